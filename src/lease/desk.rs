@@ -1,0 +1,343 @@
+//! Where requests ask for credits, wait for them, and hand back what they did not use.
+//!
+//! Everything here is short work under an account's mutex: nothing awaits, nothing blocks on the ledger. What the ledger must hear is left for
+//! the [`Worker`](super::Worker), which is woken only where it would otherwise sleep too long.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use tokio::{
+    sync::{Notify, oneshot, watch},
+    time::Instant,
+};
+
+use super::{
+    lease::{Lease, Run, Served, Want},
+    rules::LeaseRules,
+};
+use crate::{
+    Account, Credits, Period,
+    ledger::{LeaseId, Ledger, Standing, Terms, Usage},
+};
+
+/// Where requests ask for credits. `B` is what the host keeps beside each account's lease.
+pub(crate) struct Desk<B>(pub(super) Arc<Shared<B>>);
+
+/// What the desk and the worker share.
+pub(super) struct Shared<B> {
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) rules: LeaseRules,
+    pub(super) cells: DashMap<(Account, Period), Arc<Cell<B>>>,
+    most_accounts: usize,
+    next_cell: AtomicU64,
+    origin: Instant,
+    /// Cells that want the worker's attention; each is in it at most once.
+    pub(super) inbox: Mutex<Vec<Arc<Cell<B>>>>,
+    pub(super) wake: Notify,
+    pub(super) phase: AtomicU8,
+    pub(super) settled: AtomicI64,
+    pub(super) done: watch::Sender<bool>,
+}
+
+/// Requests are admitted.
+pub(super) const OPEN: u8 = 0;
+/// Nobody can ask any more; what runs goes on.
+pub(super) const ORPHANED: u8 = 1;
+/// Shutting down: everything ends now.
+pub(super) const CLOSING: u8 = 2;
+
+/// One account in one period.
+pub(super) struct Cell<B> {
+    pub(super) id: u64,
+    pub(super) account: Account,
+    pub(super) period: Period,
+    beside: B,
+    pub(super) queued: AtomicBool,
+    inner: Mutex<Inner<B>>,
+}
+
+pub(super) struct Inner<B> {
+    pub(super) lease: RunningLease<B>,
+    /// Leases that say goodbye while a newer one is in use.
+    pub(super) retired: Vec<RunningLease<B>>,
+    pub(super) terms: Terms,
+    /// Out of the map: look it up anew.
+    pub(super) dead: bool,
+    /// When the worker comes by on its own.
+    pub(super) timer: Option<Duration>,
+}
+
+pub(super) type Waiter<B> = oneshot::Sender<Verdict<B>>;
+
+/// A running request.
+pub(crate) type Runner = Arc<dyn Run + Send + Sync>;
+
+/// An account's lease.
+pub(super) type RunningLease<B> = Lease<Waiter<B>, Runner>;
+
+/// What came of waiting.
+pub(crate) enum Verdict<B> {
+    /// Go ahead.
+    Admitted(Place<B>),
+    /// The ledger has not enough.
+    Refused(Standing),
+    /// By the ledger's clock it is another month.
+    Elsewhere(Period),
+}
+
+/// Why nothing can be asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Too many accounts at once.
+    Full,
+    /// Shutting down.
+    Closing,
+}
+
+/// An account at the desk.
+pub(crate) struct Seat<B> {
+    shared: Arc<Shared<B>>,
+    cell: Arc<Cell<B>>,
+}
+
+/// What came of asking.
+pub(crate) enum Admission<B> {
+    /// Go ahead.
+    Admitted(Place<B>),
+    /// The ledger is asked.
+    Waiting(Ticket<B>),
+}
+
+/// A place in the queue.
+pub(crate) type Ticket<B> = oneshot::Receiver<Verdict<B>>;
+
+/// A running request's slice, which ends when this is dropped.
+pub(crate) struct Place<B> {
+    seat: Option<Seat<B>>,
+    key: usize,
+}
+
+/// What is known when a request ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ended {
+    /// What it was billed; `None` where it never began.
+    pub(crate) billed: Option<Usage>,
+    /// How the account stood when the ledger last answered.
+    pub(crate) standing: Standing,
+    /// What was spent here and is not in `standing`.
+    pub(crate) unreported: Credits,
+}
+
+impl<B: Default> Desk<B> {
+    pub(super) fn new(ledger: Arc<dyn Ledger>, rules: LeaseRules, most_accounts: usize) -> Self {
+        Self(Arc::new(Shared {
+            ledger,
+            rules,
+            cells: DashMap::new(),
+            most_accounts,
+            next_cell: AtomicU64::new(0),
+            origin: Instant::now(),
+            inbox: Mutex::default(),
+            wake: Notify::new(),
+            phase: AtomicU8::new(OPEN),
+            settled: AtomicI64::new(0),
+            done: watch::Sender::new(false),
+        }))
+    }
+
+    /// The account's seat, made where there is none.
+    pub(crate) fn seat(&self, account: &Account, period: Period) -> Result<Seat<B>, Refusal> {
+        let shared = &self.0;
+        if shared.phase.load(Ordering::Acquire) == CLOSING {
+            return Err(Refusal::Closing);
+        }
+        let key = (account.clone(), period);
+        if let Some(cell) = shared.cells.get(&key) {
+            return Ok(Seat { shared: Arc::clone(shared), cell: Arc::clone(&cell) });
+        }
+        if shared.cells.len() >= shared.most_accounts {
+            return Err(Refusal::Full);
+        }
+        let lease = Lease::new(LeaseId::random().map_err(|_| Refusal::Full)?, shared.now());
+        let cell = shared.cells.entry(key).or_insert_with(|| {
+            Arc::new(Cell {
+                id: shared.next_cell.fetch_add(1, Ordering::Relaxed),
+                account: account.clone(),
+                period,
+                beside: B::default(),
+                queued: AtomicBool::new(false),
+                inner: Mutex::new(Inner { lease, retired: Vec::new(), terms: Terms::nothing(), dead: false, timer: None }),
+            })
+        });
+        let cell = Arc::clone(&cell);
+        // So that a cell of which nothing comes is cleared away in time.
+        shared.attend(&cell);
+        Ok(Seat { shared: Arc::clone(shared), cell })
+    }
+
+    /// Asks for a slice.
+    pub(crate) fn admit(&self, mut seat: Seat<B>, terms: Terms, want: Want, run: &Runner) -> Result<Admission<B>, Refusal> {
+        loop {
+            let mut inner = seat.cell.lock();
+            if self.0.phase.load(Ordering::Acquire) == CLOSING {
+                return Err(Refusal::Closing);
+            }
+            if inner.dead {
+                drop(inner);
+                seat = self.seat(&seat.cell.account, seat.cell.period)?;
+                continue;
+            }
+            let now = self.0.now();
+            inner.terms = terms;
+            if inner.lease.is_leaving() {
+                let fresh = Lease::new(LeaseId::random().map_err(|_| Refusal::Full)?, now);
+                let old = std::mem::replace(&mut inner.lease, fresh);
+                inner.retired.push(old);
+            }
+            let admission = match inner.lease.admit(want, Arc::clone(run), now) {
+                Ok(key) => {
+                    let asleep = inner.timer.is_none_or(|timer| timer > inner.lease.due_of(key, now));
+                    drop(inner);
+                    if asleep {
+                        self.0.attend(&seat.cell);
+                    }
+                    Admission::Admitted(Place { seat: Some(seat), key })
+                }
+                Err(run) => {
+                    let (tell, ticket) = oneshot::channel();
+                    inner.lease.wait(want, run, tell);
+                    drop(inner);
+                    self.0.attend(&seat.cell);
+                    Admission::Waiting(ticket)
+                }
+            };
+            return Ok(admission);
+        }
+    }
+
+    /// Asks for a slice that the ledger did not answer for, within what the tier allows for such times.
+    pub(crate) fn trust(&self, account: &Account, period: Period, want: Want, run: &Runner, allowance: Credits) -> Option<Place<B>> {
+        let seat = self.seat(account, period).ok()?;
+        let mut inner = seat.cell.lock();
+        if inner.dead || inner.lease.is_leaving() {
+            return None;
+        }
+        let key = inner.lease.trust(want, Arc::clone(run), allowance, self.0.now()).ok()?;
+        drop(inner);
+        self.0.attend(&seat.cell);
+        Some(Place { seat: Some(seat), key })
+    }
+}
+
+impl<B> Clone for Desk<B> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<B> Shared<B> {
+    /// The time that leases count in.
+    pub(super) fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    pub(super) fn instant(&self, at: Duration) -> Option<Instant> {
+        self.origin.checked_add(at)
+    }
+
+    /// Has the worker look at a cell.
+    pub(super) fn attend(&self, cell: &Arc<Cell<B>>) {
+        if !cell.queued.swap(true, Ordering::AcqRel) {
+            self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(cell));
+            self.wake.notify_one();
+        }
+    }
+}
+
+impl<B> Cell<B> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Inner<B>> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<B> Inner<B> {
+    pub(super) fn leases(&self) -> impl Iterator<Item = &RunningLease<B>> {
+        std::iter::once(&self.lease).chain(&self.retired)
+    }
+
+    pub(super) fn leases_mut(&mut self) -> impl Iterator<Item = &mut RunningLease<B>> {
+        std::iter::once(&mut self.lease).chain(&mut self.retired)
+    }
+}
+
+impl<B> Seat<B> {
+    /// What the host keeps beside the account's lease.
+    pub(crate) fn beside(&self) -> &B {
+        &self.cell.beside
+    }
+
+    /// How the account stood when the ledger last answered, and what was spent here since.
+    pub(crate) fn standing(&self) -> (Standing, Credits) {
+        let inner = self.cell.lock();
+        (inner.lease.standing(), inner.lease.unreported())
+    }
+}
+
+impl<B> Place<B> {
+    /// Ends the slice.
+    pub(crate) fn end(mut self) -> Option<Ended> {
+        self.close()
+    }
+
+    fn close(&mut self) -> Option<Ended> {
+        let seat = self.seat.take()?;
+        let now = seat.shared.now();
+        let mut inner = seat.cell.lock();
+        let billed = inner.lease.end(self.key, now);
+        inner.lease.forget_waiting(oneshot::Sender::is_closed);
+        let served = if inner.lease.is_waited_for() { inner.lease.share_out(now) } else { Served::nobody() };
+        let news = inner.lease.is_newly_dirty(now);
+        let ended = Ended { billed, standing: inner.lease.standing(), unreported: inner.lease.unreported() };
+        drop(inner);
+        tell(&seat.shared, &seat.cell, served);
+        if news {
+            seat.shared.attend(&seat.cell);
+        }
+        Some(ended)
+    }
+}
+
+impl<B> Drop for Place<B> {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Tells those who waited, outside of the account's lock: one who has gone meanwhile hands its place back through it.
+pub(super) fn tell<B>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, served: Served<Waiter<B>>) {
+    if served.admitted.is_empty() && served.refused.is_empty() {
+        return;
+    }
+    for (waiter, key) in served.admitted {
+        let seat = Seat { shared: Arc::clone(shared), cell: Arc::clone(cell) };
+        drop(waiter.send(Verdict::Admitted(Place { seat: Some(seat), key })));
+    }
+    let standing = cell.lock().lease.standing();
+    for waiter in served.refused {
+        let verdict = if standing.ended { Verdict::Elsewhere(cell.period.next()) } else { Verdict::Refused(standing) };
+        drop(waiter.send(verdict));
+    }
+}
+
+impl<B> fmt::Debug for Desk<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").field("ledger", &self.0.ledger).field("accounts", &self.0.cells.len()).finish_non_exhaustive()
+    }
+}

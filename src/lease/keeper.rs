@@ -1,0 +1,315 @@
+//! The background task that renews leases.
+//!
+//! At most one renewal of a lease is under way at a time, and at most [`MOST_IN_FLIGHT`] of all leases; what is due beyond that waits its turn in
+//! the order in which it came. A cell is in the inbox, in the backlog and among the timers at most once each, so that memory is bounded by the
+//! number of accounts.
+
+use std::{
+    collections::{BTreeMap, HashSet, VecDeque},
+    fmt,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{
+    desk::{CLOSING, Cell, Desk, Inner, OPEN, ORPHANED, Shared, Verdict, tell},
+    lease::Next,
+    rules::LeaseRules,
+};
+use crate::{
+    Account, Credits, Period,
+    ledger::{Answer, LeaseId, Ledger, LedgerError, Outcome, Renewal},
+};
+
+/// Renewals under way at once.
+const MOST_IN_FLIGHT: usize = 4_096;
+
+/// How long a shutdown tries to settle.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The handle of a [`Worker`]. When the last one is dropped, the worker settles what is left and ends.
+pub(crate) struct Keeper<B> {
+    shared: Arc<Shared<B>>,
+}
+
+/// The task that renews leases.
+pub(crate) struct Worker<B> {
+    shared: Arc<Shared<B>>,
+    timers: BTreeMap<(Duration, u64), Arc<Cell<B>>>,
+    backlog: VecDeque<Arc<Cell<B>>>,
+    in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Landed<B>> + Send>>>,
+    /// While closing: the cells that still owe something.
+    open: Option<HashSet<u64>>,
+}
+
+struct Landed<B> {
+    cell: Arc<Cell<B>>,
+    lease: LeaseId,
+    seq: u64,
+    answer: Result<Answer, LedgerError>,
+}
+
+/// What a shutdown settled, and what it could not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settlement {
+    /// All that this node settled in its life.
+    pub settled: Credits,
+    /// What the ledger did not acknowledge: it may or may not have been debited.
+    pub unsettled: Vec<Unsettled>,
+}
+
+/// What one account could not be debited for certain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unsettled {
+    /// Whose.
+    pub account: Account,
+    /// Of which month.
+    pub period: Period,
+    /// How much.
+    pub amount: Credits,
+}
+
+impl<B> Keeper<B>
+where
+    B: Default + Send + Sync + 'static,
+{
+    /// A keeper, the desk it serves, and the task that does its work; nothing is spawned.
+    pub(crate) fn pair(ledger: Arc<dyn Ledger>, rules: LeaseRules, most_accounts: usize) -> (Self, Desk<B>, Worker<B>) {
+        let desk = Desk::new(ledger, rules, most_accounts);
+        let shared = Arc::clone(&desk.0);
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            timers: BTreeMap::new(),
+            backlog: VecDeque::new(),
+            in_flight: FuturesUnordered::new(),
+            open: None,
+        };
+        (Self { shared }, desk, worker)
+    }
+
+    /// Admits nobody any more, ends what runs at what it used so far, and waits until all is settled, five seconds at most.
+    pub(crate) async fn shutdown(&self) -> Settlement {
+        let mut done = self.shared.done.subscribe();
+        self.shared.phase.store(CLOSING, Ordering::Release);
+        self.shared.wake.notify_one();
+        // Where the worker is not run, its part is missing below.
+        let _ = timeout(GRACE + self.shared.rules.deadline, done.wait_for(|done| *done)).await;
+
+        let mut unsettled = Vec::new();
+        for cell in self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect::<Vec<_>>() {
+            let inner = cell.lock();
+            let amount = inner.leases().fold(Credits::ZERO, |sum, lease| sum.saturating_add(lease.unreported()));
+            if !amount.is_zero() {
+                unsettled.push(Unsettled { account: cell.account.clone(), period: cell.period, amount });
+            }
+        }
+        Settlement { settled: Credits::clamped(self.shared.settled.load(Ordering::Acquire)), unsettled }
+    }
+}
+
+impl<B> Drop for Keeper<B> {
+    fn drop(&mut self) {
+        let _ = self.shared.phase.compare_exchange(OPEN, ORPHANED, Ordering::AcqRel, Ordering::Acquire);
+        self.shared.wake.notify_one();
+    }
+}
+
+impl<B> Worker<B>
+where
+    B: Default + Send + Sync + 'static,
+{
+    /// Works until the keeper is shut down or dropped, and everything is settled.
+    pub(crate) async fn run(mut self) {
+        let mut give_up = None;
+        loop {
+            self.begin_closing(&mut give_up);
+            self.look_around();
+            if self.open.as_ref().is_some_and(HashSet::is_empty) || give_up.is_some_and(|at| Instant::now() >= at) {
+                break;
+            }
+            let timer = self.timers.first_key_value().and_then(|((at, _), _)| self.shared.instant(*at));
+            let next = [timer, give_up].into_iter().flatten().min();
+            tokio::select! {
+                Some(landed) = self.in_flight.next(), if !self.in_flight.is_empty() => self.land(landed),
+                () = self.shared.wake.notified() => {}
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+            }
+        }
+        self.shared.done.send_replace(true);
+    }
+
+    fn begin_closing(&mut self, give_up: &mut Option<Instant>) {
+        let phase = self.shared.phase.load(Ordering::Acquire);
+        if phase == OPEN {
+            return;
+        }
+        if phase == CLOSING && give_up.is_none() {
+            *give_up = Some(Instant::now() + GRACE);
+            self.open = None;
+        }
+        if self.open.is_none() {
+            let cells: Vec<_> = self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect();
+            self.open = Some(cells.iter().map(|cell| cell.id).collect());
+            for cell in &cells {
+                if phase == CLOSING {
+                    let now = self.shared.now();
+                    let mut inner = cell.lock();
+                    inner.lease.end_all(now);
+                    drop(inner.lease.dismiss());
+                }
+                self.examine(cell);
+            }
+        }
+    }
+
+    /// Looks at every cell that asked for it, whose time has come, or whose turn it is.
+    fn look_around(&mut self) {
+        let inbox = std::mem::take(&mut *self.shared.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        for cell in inbox {
+            cell.queued.store(false, Ordering::Release);
+            self.examine(&cell);
+        }
+        let now = self.shared.now();
+        while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now) {
+            let cell = first.remove();
+            cell.lock().timer = None;
+            self.examine(&cell);
+        }
+        while self.in_flight.len() < MOST_IN_FLIGHT
+            && let Some(cell) = self.backlog.pop_front()
+        {
+            self.examine(&cell);
+        }
+    }
+
+    /// Does what a cell's leases want to be done, and notes when to look again.
+    fn examine(&mut self, cell: &Arc<Cell<B>>) {
+        let shared = Arc::clone(&self.shared);
+        let closing = self.open.is_some();
+        let rules = if closing { LeaseRules { ahead: None, ..shared.rules } } else { shared.rules };
+        let now = shared.now();
+        let mut guard = cell.lock();
+        let inner = &mut *guard;
+        inner.lease.forget_waiting(tokio::sync::oneshot::Sender::is_closed);
+
+        let mut wake_at = Duration::MAX;
+        let terms = inner.terms;
+        for lease in inner.leases_mut() {
+            match lease.next(&rules, closing, now) {
+                Next::Renew if self.in_flight.len() >= MOST_IN_FLIGHT => {
+                    self.backlog.push_back(Arc::clone(cell));
+                    wake_at = Duration::MAX;
+                    break;
+                }
+                Next::Renew => {
+                    let renewal = lease.renew(&rules, terms, now);
+                    self.in_flight.push(send(Arc::clone(&shared.ledger), rules.deadline, Arc::clone(cell), renewal));
+                }
+                Next::Wait(at) => wake_at = wake_at.min(at),
+                Next::Gone => {}
+            }
+        }
+        inner.retired.retain(|lease| lease.next(&rules, closing, now) != Next::Gone);
+        let gone = inner.retired.is_empty() && inner.lease.next(&rules, closing, now) == Next::Gone;
+        if let Some(open) = &mut self.open
+            && inner.leases().all(|lease| lease.is_settled() && !lease.is_running())
+        {
+            open.remove(&cell.id);
+        }
+
+        if let Some(timer) = inner.timer.take() {
+            self.timers.remove(&(timer, cell.id));
+        }
+        if gone {
+            inner.dead = true;
+            drop(guard);
+            shared.cells.remove_if(&(cell.account.clone(), cell.period), |_, known| known.id == cell.id);
+        } else if wake_at < Duration::MAX {
+            inner.timer = Some(wake_at);
+            self.timers.insert((wake_at, cell.id), Arc::clone(cell));
+        }
+    }
+
+    /// Hands an answer to its lease, and what it brought to those who wait.
+    fn land(&mut self, landed: Landed<B>) {
+        let Landed { cell, lease: id, seq, answer } = landed;
+        let (now, rules) = (self.shared.now(), self.shared.rules);
+        let mut guard = cell.lock();
+        guard.lease.forget_waiting(tokio::sync::oneshot::Sender::is_closed);
+        let Some(lease) = guard.leases_mut().find(|lease| lease.id() == id) else { return };
+        let owed = lease.unreported();
+        let (mut served, mut elsewhere) = (None, Vec::new());
+        match answer {
+            Err(error) => {
+                lease.unanswered(&rules, seq, now);
+                tracing::warn!(account = %cell.account, period = %cell.period, %error, "a lease could not be renewed; it is tried again");
+            }
+            Ok(answer) => {
+                served = Some(lease.answered(&rules, seq, &answer, now));
+                match answer.outcome {
+                    Outcome::Renewed { .. } | Outcome::Forgotten | Outcome::Late => {}
+                    Outcome::Superseded => {
+                        tracing::error!(account = %cell.account, lease = %id, "a lease was superseded: its name was used twice; it goes on under a new one");
+                        if let Ok(id) = LeaseId::random() {
+                            lease.rename(id);
+                        }
+                    }
+                    Outcome::NotBegun => {
+                        tracing::warn!(period = %cell.period, "this node's clock is ahead of the ledger's: the month has not begun there");
+                        elsewhere = lease.dismiss();
+                    }
+                    Outcome::Closed => {
+                        let lost = lease.unreported();
+                        tracing::error!(account = %cell.account, period = %cell.period, %lost, "the month ended too long ago to settle in");
+                        elsewhere = lease.dismiss();
+                    }
+                }
+                for waiter in elsewhere {
+                    drop(waiter.send(Verdict::Elsewhere(Period::containing(answer.now))));
+                }
+            }
+        }
+        let settled = owed.saturating_sub(lease.unreported());
+        drop(guard);
+        self.shared.settled.fetch_add(settled.as_nano_usd(), Ordering::AcqRel);
+        if let Some(served) = served {
+            tell(&self.shared, &cell, served);
+        }
+        self.examine(&cell);
+    }
+}
+
+fn send<B>(
+    ledger: Arc<dyn Ledger>,
+    deadline: Duration,
+    cell: Arc<Cell<B>>,
+    renewal: Renewal,
+) -> Pin<Box<dyn Future<Output = Landed<B>> + Send>>
+where
+    B: Default + Send + Sync + 'static,
+{
+    Box::pin(async move {
+        let renewing = timeout(deadline, ledger.renew(&cell.account, cell.period, &renewal, deadline));
+        let answer = renewing.await.unwrap_or(Err(LedgerError::Deadline(deadline)));
+        Landed { cell, lease: renewal.lease, seq: renewal.seq, answer }
+    })
+}
+
+impl<B> fmt::Debug for Keeper<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").field("accounts", &self.shared.cells.len()).finish_non_exhaustive()
+    }
+}
+
+impl<B> fmt::Debug for Worker<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("timers", &self.timers.len()).field("in_flight", &self.in_flight.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,595 @@
+//! One node's share of an account's credits in a period: arithmetic only. Time is a `Duration` since any fixed moment.
+//!
+//! The rules that make it exact when messages are lost, repeated or late are marked where they are kept: (1) what is given up is given up when
+//! it is sent, (3) admit briefly, (4) a batch is resent unchanged, (5) every open lease speaks, (6) forget last, (8) superseded means abandoned.
+
+use std::{collections::VecDeque, time::Duration};
+
+use slab::Slab;
+
+use super::{
+    batch::{Batch, Tally},
+    rules::LeaseRules,
+};
+use crate::{
+    Credits,
+    ledger::{Answer, LeaseId, LineKey, Outcome, Renewal, Standing, Terms, Usage},
+};
+
+/// A request as its lease sees it.
+pub(crate) trait Run {
+    /// What it has used so far.
+    fn accrued(&self, now: Duration) -> Credits;
+    /// The soonest that it can have used `cost`, from now.
+    fn runway(&self, cost: Credits, now: Duration) -> Duration;
+    /// Tells it how much it may use.
+    fn granted(&self, slice: Credits, now: Duration);
+    /// What it is billed now that it ends on a slice of this size; nothing where it never began.
+    fn bill(&self, slice: Credits, now: Duration) -> Option<(LineKey, Usage)>;
+}
+
+impl<T: Run + ?Sized> Run for std::sync::Arc<T> {
+    fn accrued(&self, now: Duration) -> Credits {
+        (**self).accrued(now)
+    }
+
+    fn runway(&self, cost: Credits, now: Duration) -> Duration {
+        (**self).runway(cost, now)
+    }
+
+    fn granted(&self, slice: Credits, now: Duration) {
+        (**self).granted(slice, now);
+    }
+
+    fn bill(&self, slice: Credits, now: Duration) -> Option<(LineKey, Usage)> {
+        (**self).bill(slice, now)
+    }
+}
+
+/// What a request asks for at its admission.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Want {
+    /// The slice it takes where there is enough, and is refilled to while it runs.
+    pub(crate) hold: Credits,
+    /// Less than this counts as nothing.
+    pub(crate) least: Credits,
+}
+
+/// Those who waited and got their answer. `W` is how to tell them.
+#[derive(Debug)]
+pub(crate) struct Served<W> {
+    /// Admitted, each on the slice with this key.
+    pub(crate) admitted: Vec<(W, usize)>,
+    /// Asked for, and there was not enough.
+    pub(crate) refused: Vec<W>,
+}
+
+/// A lease. `R` is a request that runs on it, `W` one that waits.
+#[derive(Debug)]
+pub(crate) struct Lease<W, R> {
+    id: LeaseId,
+    seq: u64,
+    /// All that was used by requests that ended.
+    spent: Credits,
+    /// What may be spent and sliced in all.
+    budget: Credits,
+    /// The sum of the running requests' slices.
+    slices: Credits,
+    running: Slab<Running<R>>,
+    waiting: VecDeque<Waiting<W, R>>,
+    tally: Tally,
+    batch: u64,
+    unacknowledged: Option<Batch>,
+    acknowledged: Credits,
+    in_flight: Option<Flight>,
+    admit_until: Duration,
+    /// When the ledger last answered.
+    told_at: Option<Duration>,
+    used_at: Duration,
+    /// Since when there is something to report or to give back.
+    dirty_since: Option<Duration>,
+    /// After a failure, the earliest next try.
+    retry_at: Duration,
+    failures: u32,
+    /// A goodbye was sent: nothing else may follow, unless its answer says that it brought news.
+    leaving: bool,
+    gone: bool,
+    /// Granted without the ledger during outages.
+    trusted: Credits,
+    /// What a request takes, as last seen.
+    hold: Credits,
+    standing: Standing,
+}
+
+#[derive(Debug)]
+struct Running<R> {
+    run: R,
+    slice: Credits,
+    hold: Credits,
+    /// After a short grant, the earliest next refill.
+    ask_at: Duration,
+    asked: bool,
+}
+
+#[derive(Debug)]
+struct Waiting<W, R> {
+    want: Want,
+    run: R,
+    tell: W,
+    asked: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    sent_at: Duration,
+    batch: u64,
+    settled: Credits,
+    goodbye: bool,
+}
+
+/// What a lease wants to do next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Send a renewal now.
+    Renew,
+    /// Nothing before this moment, or before something happens.
+    Wait(Duration),
+    /// Nothing ever again.
+    Gone,
+}
+
+impl<W, R: Run> Lease<W, R> {
+    pub(crate) fn new(id: LeaseId, now: Duration) -> Self {
+        Self {
+            id,
+            seq: 0,
+            spent: Credits::ZERO,
+            budget: Credits::ZERO,
+            slices: Credits::ZERO,
+            running: Slab::new(),
+            waiting: VecDeque::new(),
+            tally: Tally::default(),
+            batch: 0,
+            unacknowledged: None,
+            acknowledged: Credits::ZERO,
+            in_flight: None,
+            admit_until: Duration::ZERO,
+            told_at: None,
+            used_at: now,
+            dirty_since: None,
+            retry_at: Duration::ZERO,
+            failures: 0,
+            leaving: false,
+            gone: false,
+            trusted: Credits::ZERO,
+            hold: Credits::ZERO,
+            standing: Standing::default(),
+        }
+    }
+
+    pub(crate) fn id(&self) -> LeaseId {
+        self.id
+    }
+
+    /// Whether it said goodbye: requests need a new lease.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving || self.gone
+    }
+
+    /// How the account stood when the ledger last answered.
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing
+    }
+
+    /// What is spent here and may not be in `standing` yet.
+    pub(crate) fn unreported(&self) -> Credits {
+        self.spent.saturating_sub(self.acknowledged)
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        !self.running.is_empty()
+    }
+
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Whether the keeper has yet to hear that there is something to report.
+    pub(crate) fn is_newly_dirty(&self, now: Duration) -> bool {
+        self.in_flight.is_none() && self.dirty_since == Some(now)
+    }
+
+    /// Admits a request here and now, without asking the ledger, or gives it back.
+    pub(crate) fn admit(&mut self, want: Want, run: R, now: Duration) -> Result<usize, R> {
+        let first_come_first_served = self.waiting.is_empty();
+        match self.slice_for(want, now) {
+            Some(slice) if first_come_first_served => Ok(self.start(slice, want.hold, run, now)),
+            _ => Err(run),
+        }
+    }
+
+    /// When the request on a slice needs more, at the soonest.
+    pub(crate) fn due_of(&self, key: usize, now: Duration) -> Duration {
+        self.running.get(key).map_or(Duration::MAX, |running| running.due_at(now))
+    }
+
+    /// Queues a request until the ledger answers.
+    pub(crate) fn wait(&mut self, want: Want, run: R, tell: W) {
+        self.hold = want.hold;
+        self.waiting.push_back(Waiting { want, run, tell, asked: false });
+    }
+
+    /// Admits a request that the ledger did not answer for, as long as all of these stay within `allowance`.
+    pub(crate) fn trust(&mut self, want: Want, run: R, allowance: Credits, now: Duration) -> Result<usize, R> {
+        let trusted = self.trusted.saturating_add(want.hold);
+        if trusted > allowance {
+            return Err(run);
+        }
+        self.trusted = trusted;
+        Ok(self.start(want.hold, want.hold, run, now))
+    }
+
+    /// Ends a request: what it cost is spent, the rest of its slice is free. Answers what it was billed.
+    pub(crate) fn end(&mut self, key: usize, now: Duration) -> Option<Usage> {
+        let ended = self.running.try_remove(key)?;
+        self.slices = self.slices.saturating_sub(ended.slice);
+        self.used_at = now;
+        self.dirty_since.get_or_insert(now);
+        let (line, usage) = ended.run.bill(ended.slice, now)?;
+        self.spent = self.spent.saturating_add(usage.cost);
+        self.tally.add(line, usage);
+        Some(usage)
+    }
+
+    /// Ends all requests, as if each ended now.
+    pub(crate) fn end_all(&mut self, now: Duration) {
+        let keys: Vec<_> = self.running.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.end(key, now);
+        }
+    }
+
+    /// Gives what is free to running requests that need more, then to those who wait.
+    pub(crate) fn share_out(&mut self, now: Duration) -> Served<W> {
+        self.serve(now, None)
+    }
+
+    /// What to do next. `flush` says that nothing is waited for any more: report and give back at once.
+    pub(crate) fn next(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Next {
+        if self.gone || (self.seq == 0 && self.is_at_rest() && (flush || now >= self.used_at + rules.idle)) {
+            return Next::Gone;
+        }
+        if self.in_flight.is_some() {
+            return Next::Wait(Duration::MAX);
+        }
+        let due = self.due(rules, flush, now).max(self.retry_at);
+        if due <= now { Next::Renew } else { Next::Wait(due) }
+    }
+
+    /// Whether nothing is owed to the ledger, and nothing on hold there that this lease knows of.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.gone || (self.is_at_rest() && self.in_flight.is_none())
+    }
+
+    /// Composes the next renewal and gives up what it gives up.
+    pub(crate) fn renew(&mut self, rules: &LeaseRules, terms: Terms, now: Duration) -> Renewal {
+        // (6) Once sent, a goodbye is all that may be sent.
+        self.leaving |= self.may_leave(rules, now);
+        let batch = self.freeze();
+        let slices = self.slices;
+        let pending = self.spent.saturating_sub(batch.settled);
+        let surplus = self.surplus(rules, now);
+        let keep = slices.saturating_add(pending).saturating_add(self.spare().min(surplus));
+
+        let mut refill = Credits::ZERO;
+        for (_, running) in &mut self.running {
+            let accrued = running.run.accrued(now);
+            running.asked = running.is_due(accrued, now);
+            if running.asked {
+                refill = refill.saturating_add(running.missing(accrued));
+            }
+        }
+        let mut need = Credits::ZERO;
+        for waiting in &mut self.waiting {
+            waiting.asked = true;
+            need = need.saturating_add(waiting.want.hold);
+        }
+
+        self.seq += 1;
+        // (1) Given up when it is sent; only this renewal's answer sets it again.
+        self.budget = self.budget.min(batch.settled.saturating_add(keep));
+        self.in_flight = Some(Flight { sent_at: now, batch: batch.number, settled: batch.settled, goodbye: self.leaving });
+        self.dirty_since = None;
+        Renewal {
+            lease: self.id,
+            seq: self.seq,
+            batch: batch.number,
+            settled: batch.settled,
+            lines: batch.lines,
+            keep,
+            refill,
+            need,
+            extra: surplus,
+            terms,
+            ttl: rules.ttl,
+            forget: self.leaving,
+        }
+    }
+
+    /// Takes the answer to the renewal numbered `seq`.
+    pub(crate) fn answered(&mut self, rules: &LeaseRules, seq: u64, answer: &Answer, now: Duration) -> Served<W> {
+        let Some(flight) = self.in_flight.take_if(|_| seq == self.seq) else {
+            // An answer to an older renewal says nothing.
+            return Served::nobody();
+        };
+        match answer.outcome {
+            Outcome::Renewed { hold, standing } => {
+                self.acknowledge(flight.batch);
+                self.heard(now);
+                self.budget = flight.settled.saturating_add(hold);
+                self.admit_until = flight.sent_at + rules.admit_for;
+                self.standing = standing;
+                // (6) A goodbye that brought news is none.
+                self.leaving = false;
+                if self.has_surplus(rules, now) || self.unreported() > Credits::ZERO {
+                    self.dirty_since.get_or_insert(now);
+                }
+                self.serve(now, Some(rules))
+            }
+            Outcome::Forgotten => {
+                self.acknowledge(flight.batch);
+                self.heard(now);
+                self.gone = flight.goodbye;
+                Served::nobody()
+            }
+            Outcome::Closed => {
+                self.gone = true;
+                Served::nobody()
+            }
+            Outcome::Superseded | Outcome::Late | Outcome::NotBegun => {
+                self.fail(rules, now);
+                Served::nobody()
+            }
+        }
+    }
+
+    /// No answer came, or none that counts.
+    pub(crate) fn unanswered(&mut self, rules: &LeaseRules, seq: u64, now: Duration) {
+        if self.in_flight.take_if(|_| seq == self.seq).is_some() {
+            self.fail(rules, now);
+        }
+    }
+
+    /// (8) Abandons the name: what the ledger has not acknowledged goes on under a new one.
+    pub(crate) fn rename(&mut self, id: LeaseId) {
+        let acknowledged = std::mem::take(&mut self.acknowledged);
+        self.id = id;
+        self.seq = 0;
+        self.spent = self.spent.saturating_sub(acknowledged);
+        self.budget = self.spent;
+        self.batch = 0;
+        if let Some(batch) = &mut self.unacknowledged {
+            self.batch = 1;
+            *batch = Batch { number: 1, settled: batch.settled.saturating_sub(acknowledged), lines: batch.lines.clone() };
+        }
+        self.in_flight = None;
+        self.leaving = false;
+        self.told_at = None;
+        self.retry_at = Duration::ZERO;
+    }
+
+    /// What is left of a lease when its process was killed and its journal read back: nothing runs any more.
+    #[cfg(test)]
+    pub(super) fn killed(mut self, now: Duration) -> Self {
+        self.running.clear();
+        self.waiting.clear();
+        self.slices = Credits::ZERO;
+        self.in_flight = None;
+        self.dirty_since = Some(now);
+        self
+    }
+
+    /// Those who wait give up waiting for the ledger, all of them.
+    pub(crate) fn dismiss(&mut self) -> Vec<W> {
+        self.waiting.drain(..).map(|waiting| waiting.tell).collect()
+    }
+
+    /// Those who wait and satisfy `left` no longer do.
+    pub(crate) fn forget_waiting(&mut self, left: impl Fn(&W) -> bool) {
+        self.waiting.retain(|waiting| !left(&waiting.tell));
+    }
+
+    fn start(&mut self, slice: Credits, hold: Credits, run: R, now: Duration) -> usize {
+        run.granted(slice, now);
+        self.slices = self.slices.saturating_add(slice);
+        self.used_at = now;
+        self.hold = hold;
+        let short = slice < hold;
+        // Where there was not enough just now, there will not be at once.
+        let ask_at = if short { now.saturating_add(run.runway(slice.half(), now)) } else { Duration::ZERO };
+        self.running.insert(Running { run, slice, hold, ask_at, asked: false })
+    }
+
+    fn spare(&self) -> Credits {
+        self.budget.saturating_sub(self.spent).saturating_sub(self.slices)
+    }
+
+    /// (3) Admissions end a while after the renewal was sent, long before the ledger releases the hold.
+    fn slice_for(&self, want: Want, now: Duration) -> Option<Credits> {
+        if want.hold.is_zero() {
+            return Some(Credits::ZERO);
+        }
+        let slice = self.spare().min(want.hold);
+        (now < self.admit_until && !self.is_leaving() && slice >= want.least).then_some(slice)
+    }
+
+    fn serve(&mut self, now: Duration, answered: Option<&LeaseRules>) -> Served<W> {
+        let mut spare = self.spare();
+        for (_, running) in &mut self.running {
+            let accrued = running.run.accrued(now);
+            if !running.asked && !running.is_due(accrued, now) {
+                continue;
+            }
+            let more = running.missing(accrued).min(spare);
+            spare = spare.saturating_sub(more);
+            self.slices = self.slices.saturating_add(more);
+            running.slice = running.slice.saturating_add(more);
+            running.run.granted(running.slice, now);
+            if let Some(rules) = answered
+                && std::mem::take(&mut running.asked)
+                && !running.missing(accrued).is_zero()
+            {
+                let runway = running.run.runway(running.slice, now);
+                running.ask_at = now + rules.flush.max(runway / 2);
+            }
+        }
+
+        let mut served = Served::nobody();
+        let mut kept = VecDeque::new();
+        while let Some(waiting) = self.waiting.pop_front() {
+            match self.slice_for(waiting.want, now) {
+                Some(slice) => {
+                    let key = self.start(slice, waiting.want.hold, waiting.run, now);
+                    served.admitted.push((waiting.tell, key));
+                }
+                None if answered.is_some() && waiting.asked => served.refused.push(waiting.tell),
+                // First come, first served: nobody passes one who still waits.
+                None => {
+                    kept.push_back(waiting);
+                    break;
+                }
+            }
+        }
+        kept.append(&mut self.waiting);
+        self.waiting = kept;
+        served
+    }
+
+    fn due(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Duration {
+        let mut due = Duration::MAX;
+        if self.leaving {
+            return now;
+        }
+        if self.waiting.iter().any(|waiting| !waiting.asked) {
+            return now;
+        }
+        if let Some(since) = self.dirty_since {
+            due = due.min(if flush { now } else { since + rules.flush });
+        }
+        if self.unacknowledged.is_some() {
+            due = due.min(now);
+        }
+        for (_, running) in &self.running {
+            due = due.min(running.due_at(now));
+        }
+        let Some(told_at) = self.told_at else { return due };
+        let heartbeat = told_at + rules.ttl / 3;
+        if self.is_quiet(rules, now) {
+            due = due.min(told_at + rules.ttl);
+        } else {
+            // (5) Every open lease speaks: that is what repairs a failover.
+            due = due.min(heartbeat).min(self.quiet_at(rules).max(now + Duration::from_millis(1)));
+        }
+        if rules.ahead.is_some() && !self.spare().is_zero() {
+            // What was held ahead is given back some time after the last use.
+            due = due.min(self.used_at + rules.admit_for);
+        }
+        due
+    }
+
+    /// Nothing runs, nobody waits, nothing is owed.
+    fn is_at_rest(&self) -> bool {
+        self.running.is_empty()
+            && self.waiting.is_empty()
+            && self.unacknowledged.is_none()
+            && self.spent == self.acknowledged
+            && self.dirty_since.is_none()
+            && self.spare().is_zero()
+    }
+
+    fn is_quiet(&self, rules: &LeaseRules, now: Duration) -> bool {
+        self.is_at_rest() && now >= self.quiet_at(rules)
+    }
+
+    fn quiet_at(&self, rules: &LeaseRules) -> Duration {
+        self.used_at + rules.idle
+    }
+
+    /// (6) A lease that rested for a whole `ttl` since the ledger's last answer: nothing older is under way any more.
+    fn may_leave(&self, rules: &LeaseRules, now: Duration) -> bool {
+        self.is_quiet(rules, now) && self.told_at.is_some_and(|told_at| now >= told_at + rules.ttl)
+    }
+
+    /// The surplus to ask for, and to keep of what is there.
+    fn surplus(&self, rules: &LeaseRules, now: Duration) -> Credits {
+        match rules.ahead {
+            Some(ahead) if now < self.used_at + rules.admit_for && !self.leaving => {
+                self.hold.checked_mul(ahead.slices).unwrap_or(Credits::MAX)
+            }
+            _ => Credits::ZERO,
+        }
+    }
+
+    fn has_surplus(&self, rules: &LeaseRules, now: Duration) -> bool {
+        self.spare() > self.surplus(rules, now)
+    }
+
+    /// (4) The batch that is not acknowledged yet, or else a new one of all that was tallied since.
+    fn freeze(&mut self) -> Batch {
+        if self.unacknowledged.is_none() {
+            self.batch += 1;
+            self.unacknowledged = Some(Batch { number: self.batch, settled: self.spent, lines: self.tally.take() });
+        }
+        let spent = self.spent;
+        let number = self.batch;
+        self.unacknowledged.clone().unwrap_or_else(|| Batch { number, settled: spent, lines: [].into() })
+    }
+
+    fn acknowledge(&mut self, number: u64) {
+        if let Some(batch) = self.unacknowledged.take_if(|batch| batch.number == number) {
+            self.acknowledged = batch.settled;
+        }
+    }
+
+    fn heard(&mut self, now: Duration) {
+        self.told_at = Some(now);
+        self.failures = 0;
+        self.retry_at = Duration::ZERO;
+    }
+
+    /// Tries again after a pause that doubles, up to a second.
+    fn fail(&mut self, rules: &LeaseRules, now: Duration) {
+        let pause = rules.flush / 4 * 2_u32.saturating_pow(self.failures.min(8));
+        let longest = Duration::from_secs(1).min(rules.ttl / 60);
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = now + pause.min(longest);
+    }
+}
+
+impl<R: Run> Running<R> {
+    /// When only half of what it asks for is left, it needs more.
+    fn is_due(&self, accrued: Credits, now: Duration) -> bool {
+        !self.hold.is_zero() && now >= self.ask_at && accrued >= self.refill_at()
+    }
+
+    fn refill_at(&self) -> Credits {
+        self.slice.saturating_sub(self.hold.half())
+    }
+
+    fn due_at(&self, now: Duration) -> Duration {
+        if self.hold.is_zero() {
+            return Duration::MAX;
+        }
+        now.saturating_add(self.run.runway(self.refill_at(), now)).max(self.ask_at)
+    }
+
+    fn missing(&self, accrued: Credits) -> Credits {
+        accrued.saturating_add(self.hold).saturating_sub(self.slice)
+    }
+}
+
+impl<W> Served<W> {
+    pub(super) const fn nobody() -> Self {
+        Self { admitted: Vec::new(), refused: Vec::new() }
+    }
+}

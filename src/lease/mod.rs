@@ -1,0 +1,26 @@
+//! The node's side of the ledger: credits on hold under a lease, requests admitted and charged against them locally.
+//!
+//! * [`Lease`] is pure: what is on hold, what is spent, which requests run on which slices, who waits, and what the next renewal says.
+//! * [`Keeper`] is the edge: one background task that sends renewals when leases say so, and hands their answers back.
+//! * [`Desk`] is what requests meet: they ask it for a [`Charge`](crate::meter), wait for one, and close it.
+//!
+//! Always `spent + slices <= budget`, but for what `finish` requests use beyond their slices, which is debt.
+
+mod batch;
+mod desk;
+mod keeper;
+#[expect(clippy::module_inception, reason = "the lease is what this module is named for")]
+mod lease;
+mod rules;
+#[cfg(test)]
+mod simulation;
+
+pub(crate) use self::{
+    desk::{Admission, Desk, Ended, Place, Refusal, Runner, Seat, Ticket, Verdict},
+    keeper::{Keeper, Worker},
+    lease::{Run, Want},
+};
+pub use self::{
+    keeper::{Settlement, Unsettled},
+    rules::{Ahead, LeaseRules},
+};

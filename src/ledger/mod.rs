@@ -1,0 +1,298 @@
+//! Where leases are renewed and statements are read.
+//!
+//! A [`Lease`](crate::lease) is one node's share of an account's credits in one period. With each [`Renewal`] the node reports the lease's
+//! **running total** of settled cost and asks for the hold it wants now; the ledger debits the difference to the total that it last saw.
+//! Totals only grow and the ledger keeps the largest, so a renewal that is repeated, late or reordered changes nothing the second time.
+//!
+//! [`Book`] is that rule as a pure function. [`MemoryLedger`] is a `Book` for each account and period behind a mutex; [`RedisLedger`] runs the
+//! same function as a Lua script, checked against `Book`.
+
+mod book;
+mod memory;
+#[cfg(feature = "redis")]
+mod redis;
+mod statement;
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+#[cfg(feature = "redis")]
+pub use self::redis::{RedisLedger, RedisLedgerBuilder};
+pub use self::{
+    book::{Book, Grant, Record},
+    memory::MemoryLedger,
+    statement::{Statement, StatementLine},
+};
+use crate::{Account, Credits, MoneyError, Name, Period};
+
+/// The most usage lines that a book keeps apart; what would be more is added to one line, [`LineKey::Other`].
+pub const MOST_LINES: usize = 2_000;
+
+/// The part of what is left that a surplus may take: one in this many.
+pub(crate) const SHARE: i64 = 4;
+
+/// How far ahead of the ledger's clock a period may begin and still be renewed in.
+pub(crate) const EARLY: Duration = Duration::from_secs(60);
+
+/// How long after its end a period still takes what is settled.
+pub(crate) const LATE: Duration = Duration::from_secs(62 * 24 * 60 * 60);
+
+/// A boxed future of a ledger's answer.
+pub type Answering<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
+
+/// Where leases are renewed and statements are read.
+///
+/// Implementations keep the contract of [`Book`]: `renew` is one atomic step, safe to repeat. The contract suite of this crate's tests runs
+/// against every one of them.
+pub trait Ledger: fmt::Debug + Send + Sync + 'static {
+    /// Renews a lease: settles, and sets its hold.
+    ///
+    /// A renewal whose future was dropped may still take effect, but no later than `within` (and a little) from this call by the ledger's
+    /// own clock; later it must have none.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] where there was no answer, or where the renewal was refused whole.
+    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer>;
+
+    /// Reads what an account used in a period. An account that used nothing has a statement of zeros.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] where there was no answer.
+    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Terms) -> Answering<'a, Statement>;
+
+    /// Changes the account's own record. Answers `false` for a grant whose id is known already: it changed nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] where there was no answer.
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool>;
+}
+
+/// 128 random bits that name a lease; a name is never used twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseId(u128);
+
+impl LeaseId {
+    /// A name from its bits.
+    pub const fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) fn random() -> Result<Self, getrandom::Error> {
+        let mut bits = [0; 16];
+        getrandom::fill(&mut bits)?;
+        Ok(Self(u128::from_ne_bytes(bits)))
+    }
+}
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:032x}", self.0)
+    }
+}
+
+impl fmt::Debug for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// What a tier allows an account; the account's own [`Record`] may add to it or narrow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Included each period.
+    pub included: Credits,
+    /// Whether `included` counts once for each seat of the account.
+    pub per_seat: bool,
+    /// What may be used beyond included and purchased credits and is charged afterwards: nothing where usage stops there,
+    /// [`Credits::MAX`] where it has no limit.
+    pub pay_as_you_go: Credits,
+}
+
+impl Terms {
+    /// Nothing is allowed.
+    pub const fn nothing() -> Self {
+        Self { included: Credits::ZERO, per_seat: false, pay_as_you_go: Credits::ZERO }
+    }
+}
+
+/// One message from a node to the ledger about one lease.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Renewal {
+    /// Which lease.
+    pub lease: LeaseId,
+    /// Counts this lease's renewals from 1; the ledger acts only on a number larger than any before.
+    pub seq: u64,
+    /// Counts this lease's batches of lines from 1.
+    pub batch: u64,
+    /// All that this lease ever settled, this batch included.
+    pub settled: Credits,
+    /// What this batch is made of. Together they cost what `settled` grew by since the batch before.
+    pub lines: Arc<[UsageLine]>,
+    /// What must stay on hold: running requests' slices, and what is spent but not in this batch. Kept by right where it is on hold already.
+    pub keep: Credits,
+    /// More for running requests, as far as there is any.
+    pub refill: Credits,
+    /// More for requests that wait to be admitted, as far as there is any and the period has not ended.
+    pub need: Credits,
+    /// A surplus for requests to come: granted from a share of what is left after everything else.
+    pub extra: Credits,
+    /// What the tier allows the account now.
+    pub terms: Terms,
+    /// How long the ledger keeps the hold without hearing of the lease again.
+    pub ttl: Duration,
+    /// The lease says goodbye: if this brings no news, its entry is removed.
+    pub forget: bool,
+}
+
+/// What was used in one batch under one key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UsageLine {
+    /// What the usage was for.
+    pub key: LineKey,
+    /// How much it was.
+    pub usage: Usage,
+}
+
+/// What usage was for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum LineKey {
+    /// The usual: by day, model, hardware, feature and subject.
+    Of {
+        /// Day of the month, 1 to 31, UTC, of the admission.
+        day: u8,
+        /// The model that ran.
+        model: Name,
+        /// The hardware it ran on.
+        hardware: Name,
+        /// The feature it was used through.
+        feature: Name,
+        /// Who asked.
+        subject: Name,
+    },
+    /// All beyond [`MOST_LINES`] lines.
+    Other,
+}
+
+/// How much was used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Billed requests.
+    pub requests: u64,
+    /// Compute time in whole microseconds.
+    pub compute_micros: u64,
+    /// What it cost.
+    pub cost: Credits,
+}
+
+impl Usage {
+    /// Adds `more`; counts stay at 2^53 - 1 rather than grow beyond.
+    pub(crate) fn add(&mut self, more: Self) {
+        let most = Credits::MAX.as_nano_usd().unsigned_abs();
+        self.requests = self.requests.saturating_add(more.requests).min(most);
+        self.compute_micros = self.compute_micros.saturating_add(more.compute_micros).min(most);
+        self.cost = self.cost.saturating_add(more.cost);
+    }
+}
+
+/// What the ledger says to a [`Renewal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The ledger's clock, since the Unix epoch, in whole milliseconds.
+    pub now: Duration,
+}
+
+/// What came of a [`Renewal`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It took effect, now or when it came the first time.
+    Renewed {
+        /// What this lease has on hold now.
+        hold: Credits,
+        /// How the account stands.
+        standing: Standing,
+    },
+    /// A later renewal of this lease came before it. No effect.
+    Superseded,
+    /// The entry is gone. Nothing may be sent about this lease again.
+    Forgotten,
+    /// It came too late by the ledger's clock. No effect.
+    Late,
+    /// The period has not begun by the ledger's clock. No effect.
+    NotBegun,
+    /// The period ended too long ago to settle in. No effect.
+    Closed,
+}
+
+/// How an account stands in a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Debited so far.
+    pub used: Credits,
+    /// On hold by all leases.
+    pub held: Credits,
+    /// The most that may be used: included, purchased and pay-as-you-go credits.
+    pub limit: Credits,
+    /// Included credits, seats counted.
+    pub included: Credits,
+    /// Whether the owner's own spending limit is what bounds `limit`.
+    pub limited_by_owner: bool,
+    /// Whether the period has ended by the ledger's clock.
+    pub ended: bool,
+}
+
+impl Standing {
+    /// What is neither used nor on hold.
+    pub fn available(&self) -> Credits {
+        self.limit.saturating_sub(self.used).saturating_sub(self.held)
+    }
+}
+
+/// A change of an account's own [`Record`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Amendment {
+    /// Adds purchased credits; a second grant of the same id changes nothing.
+    Grant {
+        /// Names the grant: a payment's or an order's id, say.
+        id: Name,
+        /// How much.
+        amount: Credits,
+        /// Until when requests are admitted on it, since the Unix epoch; `None` for ever.
+        expires: Option<Duration>,
+    },
+    /// Sets how many seats the account has.
+    Seats(std::num::NonZeroU32),
+    /// Sets or removes the owner's limit on pay-as-you-go spending in a period.
+    SpendingLimit(Option<Credits>),
+}
+
+/// Why a ledger gave no answer, or none that counts.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LedgerError {
+    /// No answer within the deadline.
+    #[error("the ledger gave no answer within {0:?}")]
+    Deadline(Duration),
+    /// The ledger cannot be reached or is failing.
+    #[error("the ledger cannot be reached: {reason}")]
+    Unreachable {
+        /// What the client or the server said.
+        reason: String,
+        /// The error of the client library, where there is one.
+        #[source]
+        source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    },
+    /// The ledger is set up in a way that would lose or mix money.
+    #[error("the ledger cannot be used: {0}")]
+    Unfit(String),
+    /// What the ledger keeps or was sent makes no sense; it changed nothing.
+    #[error("the ledger refused: {0}")]
+    Refused(String),
+    /// A total would be larger than [`Credits::MAX`].
+    #[error("the account's total for the period would be too large")]
+    TooLarge(#[from] MoneyError),
+}

@@ -1,0 +1,5 @@
+-- The ledger's clock: the server's own, in whole milliseconds since the Unix epoch.
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end

@@ -1,0 +1,183 @@
+//! How renewals, answers and books look in Redis. `renew.lua` says the same in its head.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroU32,
+    time::Duration,
+};
+
+use redis::{ScriptInvocation, ToRedisArgs};
+
+use super::super::{
+    Answer, Book, Grant, LeaseId, LedgerError, LineKey, Outcome, Record, Renewal, Standing, Usage,
+    book::{Entry, Pledge},
+};
+use crate::{Account, Credits, Name, Period};
+
+/// The four keys of an account and period. All share the account's slot of a cluster.
+pub(super) struct Keys {
+    pub(super) record: String,
+    pub(super) header: String,
+    pub(super) leases: String,
+    pub(super) lines: String,
+}
+
+impl Keys {
+    pub(super) fn new(prefix: &str, account: &Account, period: Period) -> Self {
+        let record = format!("{prefix}:{{{account}}}");
+        let of = |part| format!("{record}:{period}:{part}");
+        Self { header: of("h"), leases: of("l"), lines: of("u"), record }
+    }
+}
+
+pub(super) fn write_renewal(call: &mut ScriptInvocation<'_>, keys: &Keys, renewal: &Renewal, not_after: Duration, period: Period) {
+    call.key(&keys.record).key(&keys.header).key(&keys.leases).key(&keys.lines);
+    let nanos = Credits::as_nano_usd;
+    call.arg(renewal.lease.to_string()).arg(renewal.seq).arg(renewal.batch).arg(nanos(renewal.settled));
+    call.arg(nanos(renewal.keep)).arg(nanos(renewal.refill)).arg(nanos(renewal.need)).arg(nanos(renewal.extra));
+    call.arg(nanos(renewal.terms.included)).arg(u8::from(renewal.terms.per_seat)).arg(nanos(renewal.terms.pay_as_you_go));
+    call.arg(millis(renewal.ttl)).arg(u8::from(renewal.forget)).arg(millis(not_after));
+    call.arg(period.to_string()).arg(millis(period.begins())).arg(millis(period.ends()));
+    for line in renewal.lines.iter() {
+        call.arg(LineField(&line.key)).arg(line.usage.requests).arg(line.usage.compute_micros).arg(nanos(line.usage.cost));
+    }
+}
+
+pub(super) fn read_answer(words: &[String]) -> Result<Answer, LedgerError> {
+    let number = |at: usize| words.get(at).and_then(|word| word.parse::<i64>().ok()).ok_or_else(|| bad("an answer", words));
+    let amount = |at| number(at).and_then(|nanos| Credits::from_nano_usd(nanos).map_err(LedgerError::from));
+    let outcome = match words.first().map(String::as_str) {
+        Some("renewed") => {
+            let standing = Standing {
+                used: amount(3)?,
+                held: amount(4)?,
+                limit: amount(5)?,
+                included: amount(6)?,
+                limited_by_owner: number(7)? == 1,
+                ended: number(8)? == 1,
+            };
+            Outcome::Renewed { hold: amount(2)?, standing }
+        }
+        Some("superseded") => Outcome::Superseded,
+        Some("forgotten") => Outcome::Forgotten,
+        Some("late") => Outcome::Late,
+        Some("not-begun") => Outcome::NotBegun,
+        Some("closed") => Outcome::Closed,
+        _ => return Err(bad("an answer", words)),
+    };
+    Ok(Answer { outcome, now: Duration::from_millis(number(1)?.unsigned_abs()) })
+}
+
+pub(super) fn read_record(hash: &HashMap<String, String>) -> Result<Record, LedgerError> {
+    let mut record = Record::default();
+    for (field, value) in hash {
+        let wrong = || bad(field, value);
+        let words: Vec<_> = value.split(' ').collect();
+        if field == "seats" {
+            record.seats = value.parse::<NonZeroU32>().map_err(|_| wrong())?;
+        } else if field == "limit" {
+            record.spending_limit = Some(parse_amount(value).ok_or_else(wrong)?);
+        } else if let (Some(id), [amount, left, expires]) = (field.strip_prefix("grant:"), words.as_slice()) {
+            let expires = if *expires == "never" { None } else { Some(parse_millis(expires).ok_or_else(wrong)?) };
+            let grant = Grant { amount: parse_amount(amount).ok_or_else(wrong)?, left: parse_amount(left).ok_or_else(wrong)?, expires };
+            record.grants.insert(id.parse().map_err(|_| wrong())?, grant);
+        } else if let (Some(period), [amount, until]) = (field.strip_prefix("pledge:"), words.as_slice()) {
+            let pledge = Pledge { amount: parse_amount(amount).ok_or_else(wrong)?, until: parse_millis(until).ok_or_else(wrong)? };
+            record.pledges.insert(period.parse().map_err(|_| wrong())?, pledge);
+        }
+    }
+    Ok(record)
+}
+
+pub(super) fn read_book(
+    period: Period,
+    header: &HashMap<String, String>,
+    leases: &HashMap<String, String>,
+    lines: &HashMap<String, String>,
+) -> Result<Book, LedgerError> {
+    let amount = |field: &str| match header.get(field) {
+        None => Ok(Credits::ZERO),
+        Some(value) => parse_amount(value).ok_or_else(|| bad(field, value)),
+    };
+    let next = header.get("next").map_or(Ok(Duration::ZERO), |value| parse_millis(value).ok_or_else(|| bad("next", value)))?;
+    let entries = leases.iter().map(|(id, value)| read_entry(id, value).ok_or_else(|| bad(id, value)));
+    let lines = lines.iter().map(|(key, value)| read_line(key, value).ok_or_else(|| bad(key, value)));
+    Ok(Book {
+        period,
+        used: amount("used")?,
+        held: amount("held")?,
+        next: (!next.is_zero()).then_some(next),
+        drawn: amount("drawn")?,
+        recovered: amount("recovered")?,
+        lines: lines.collect::<Result<BTreeMap<_, _>, _>>()?,
+        entries: entries.collect::<Result<BTreeMap<_, _>, _>>()?,
+    })
+}
+
+pub(super) fn grant(amount: Credits, expires: Option<Duration>) -> String {
+    let expires = expires.map_or_else(|| "never".to_owned(), |expires| millis(expires).to_string());
+    format!("{nanos} {nanos} {expires}", nanos = amount.as_nano_usd())
+}
+
+fn read_entry(id: &str, value: &str) -> Option<(LeaseId, Entry)> {
+    let [seq, batch, settled, hold, expires] = value.split(' ').collect::<Vec<_>>().try_into().ok()?;
+    let entry = Entry {
+        seq: seq.parse().ok()?,
+        batch: batch.parse().ok()?,
+        settled: parse_amount(settled)?,
+        hold: parse_amount(hold)?,
+        expires: parse_millis(expires)?,
+    };
+    Some((LeaseId::from_bits(u128::from_str_radix(id, 16).ok()?), entry))
+}
+
+fn read_line(key: &str, value: &str) -> Option<(LineKey, Usage)> {
+    let [requests, micros, cost] = value.split(' ').collect::<Vec<_>>().try_into().ok()?;
+    let usage = Usage { requests: requests.parse().ok()?, compute_micros: micros.parse().ok()?, cost: parse_amount(cost)? };
+    if key == "other" {
+        return Some((LineKey::Other, usage));
+    }
+    let [day, model, hardware, feature, subject] = key.split(SEPARATOR).collect::<Vec<_>>().try_into().ok()?;
+    let name = |text: &str| text.parse::<Name>().ok();
+    let key = LineKey::Of {
+        day: day.parse().ok()?,
+        model: name(model)?,
+        hardware: name(hardware)?,
+        feature: name(feature)?,
+        subject: name(subject)?,
+    };
+    Some((key, usage))
+}
+
+/// No name holds a control character.
+const SEPARATOR: char = '\t';
+
+struct LineField<'a>(&'a LineKey);
+
+impl ToRedisArgs for LineField<'_> {
+    fn write_redis_args<W: ?Sized + redis::RedisWrite>(&self, out: &mut W) {
+        match self.0 {
+            LineKey::Of { day, model, hardware, feature, subject } => {
+                let s = SEPARATOR;
+                out.write_arg_fmt(format_args!("{day}{s}{model}{s}{hardware}{s}{feature}{s}{subject}"));
+            }
+            LineKey::Other => out.write_arg(b"other"),
+        }
+    }
+}
+
+fn parse_amount(text: &str) -> Option<Credits> {
+    Credits::from_nano_usd(text.parse().ok()?).ok()
+}
+
+fn parse_millis(text: &str) -> Option<Duration> {
+    text.parse().ok().map(Duration::from_millis)
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn bad(what: &str, value: impl std::fmt::Debug) -> LedgerError {
+    LedgerError::Refused(format!("cannot read {what} in Redis: {value:?}"))
+}

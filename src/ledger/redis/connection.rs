@@ -1,0 +1,221 @@
+//! One multiplexed connection to one server, replaced when it stops answering.
+//!
+//! The client's own reconnecting manager waits longer than a caller may, and keeps a connection whose other end has silently gone. Here every
+//! call has the caller's deadline, and a connection is thrown away after an I/O error, after a replica's refusal to write, or after two calls
+//! in a row without an answer. A new one is opened in the background, once for all who wait for it.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::{BoxFuture, FutureExt, Shared};
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, ServerErrorKind, aio::MultiplexedConnection,
+    io::tcp::TcpSettings,
+};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::LedgerError;
+
+/// The schema of keys and values that this version reads and writes.
+const SCHEMA: &str = "1";
+
+/// How long opening a connection may take; callers wait no longer than their own deadline.
+const OPENING: Duration = Duration::from_secs(5);
+
+/// After a connection could not be opened, callers are told so without another try for this long.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Calls in a row without an answer, after which a connection is thrown away.
+const SILENCES: u32 = 2;
+
+/// A connection to one server.
+pub(super) struct Connection {
+    client: Client,
+    schema_key: String,
+    slot: Mutex<Slot>,
+}
+
+type Opening = Shared<BoxFuture<'static, Result<Open, Arc<LedgerError>>>>;
+
+#[derive(Clone)]
+struct Open {
+    link: MultiplexedConnection,
+    silences: Arc<AtomicU32>,
+}
+
+#[derive(Default)]
+struct Slot {
+    /// Counts connections, so that one is thrown away only by those who used it.
+    generation: u64,
+    opening: Option<Opening>,
+    failed: Option<(Instant, Arc<LedgerError>)>,
+}
+
+impl Connection {
+    pub(super) fn new(server: impl IntoConnectionInfo, prefix: &str) -> Result<Self, LedgerError> {
+        let server = server.into_connection_info().map_err(unreachable)?;
+        let tcp = TcpSettings::default().set_nodelay(true);
+        let client = Client::open(server.set_tcp_settings(tcp)).map_err(unreachable)?;
+        Ok(Self { client, schema_key: format!("{prefix}:schema"), slot: Mutex::default() })
+    }
+
+    /// Runs `call` on the connection, opening one where there is none; gives up after `within`.
+    pub(super) async fn run<T, F>(&self, within: Duration, call: impl FnOnce(MultiplexedConnection) -> F) -> Result<T, LedgerError>
+    where
+        T: FromRedisValue,
+        F: Future<Output = Result<T, RedisError>>,
+    {
+        let deadline = Instant::now() + within;
+        let (generation, opening) = self.opening()?;
+        let opened = timeout_at(deadline, opening).await.map_err(|_| LedgerError::Deadline(within))?;
+        let open = match opened {
+            Ok(open) => open,
+            Err(error) => {
+                self.close(generation, Some(&error));
+                return Err(copy(&error));
+            }
+        };
+        match timeout_at(deadline, call(open.link)).await {
+            Err(_) => {
+                if open.silences.fetch_add(1, Ordering::Relaxed) + 1 >= SILENCES {
+                    self.close(generation, None);
+                }
+                Err(LedgerError::Deadline(within))
+            }
+            Ok(Err(error)) => {
+                if is_lost(&error) {
+                    self.close(generation, None);
+                }
+                Err(from_redis(error))
+            }
+            Ok(Ok(answer)) => {
+                open.silences.store(0, Ordering::Relaxed);
+                Ok(answer)
+            }
+        }
+    }
+
+    fn opening(&self) -> Result<(u64, Opening), LedgerError> {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(opening) = &slot.opening {
+            return Ok((slot.generation, opening.clone()));
+        }
+        if let Some((at, error)) = &slot.failed
+            && at.elapsed() < PAUSE
+        {
+            return Err(copy(error));
+        }
+        let opening = open(self.client.clone(), self.schema_key.clone()).boxed().shared();
+        slot.opening = Some(opening.clone());
+        // On its own task, so that it goes on when those who wait for it have given up.
+        tokio::spawn(opening.clone());
+        Ok((slot.generation, opening))
+    }
+
+    fn close(&self, generation: u64, failed: Option<&Arc<LedgerError>>) {
+        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.generation == generation {
+            slot.generation += 1;
+            slot.opening = None;
+            slot.failed = failed.map(|error| (Instant::now(), Arc::clone(error)));
+        }
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The client holds the password.
+        f.debug_struct("Connection").field("server", self.client.get_connection_info().addr()).finish_non_exhaustive()
+    }
+}
+
+/// Opens a connection to a server that is fit to keep money.
+async fn open(client: Client, schema_key: String) -> Result<Open, Arc<LedgerError>> {
+    let opened = timeout(OPENING, async {
+        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let mut link = client.get_multiplexed_async_connection_with_config(&config).await.map_err(unreachable)?;
+        check_eviction(&mut link).await?;
+        check_schema(&mut link, &schema_key).await?;
+        Ok(Open { link, silences: Arc::default() })
+    });
+    opened.await.map_err(|_| Arc::new(LedgerError::Deadline(OPENING)))?.map_err(Arc::new)
+}
+
+/// A server that evicts keys when its memory is full deletes balances in silence.
+async fn check_eviction(link: &mut MultiplexedConnection) -> Result<(), LedgerError> {
+    let config: Result<Vec<String>, _> = redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").query_async(link).await;
+    let policy = match config {
+        Ok(pair) => pair.into_iter().nth(1),
+        Err(error) if error.is_io_error() => return Err(unreachable(error)),
+        Err(_) => {
+            let info: Result<String, _> = redis::cmd("INFO").arg("memory").query_async(link).await;
+            let line =
+                |info: String| info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:").map(|policy| policy.trim().to_owned()));
+            info.ok().and_then(line)
+        }
+    };
+    match policy.as_deref() {
+        Some("noeviction") => Ok(()),
+        Some(policy) => Err(LedgerError::Unfit(format!(
+            "the server's maxmemory-policy is `{policy}`, under which it deletes balances in silence when memory is full: \
+             set `maxmemory-policy noeviction`"
+        ))),
+        None => {
+            tracing::warn!(
+                "the Redis server does not tell its maxmemory-policy (CONFIG and INFO are denied): make sure that it is `noeviction`, \
+                 or balances may be deleted in silence"
+            );
+            Ok(())
+        }
+    }
+}
+
+/// Two versions that read each other's keys differently must not share them.
+async fn check_schema(link: &mut MultiplexedConnection, key: &str) -> Result<(), LedgerError> {
+    let (_, found): ((), String) =
+        redis::pipe().cmd("SET").arg(key).arg(SCHEMA).arg("NX").cmd("GET").arg(key).query_async(link).await.map_err(from_redis)?;
+    if found == SCHEMA {
+        return Ok(());
+    }
+    Err(LedgerError::Unfit(format!(
+        "its keys have schema version {found}, and this version of tower-credits reads version {SCHEMA}: use another key prefix, or the \
+         version of tower-credits that wrote them"
+    )))
+}
+
+/// Whether an error says that this connection is of no more use.
+fn is_lost(error: &RedisError) -> bool {
+    let by_server =
+        [ErrorKind::Server(ServerErrorKind::ReadOnly), ErrorKind::Server(ServerErrorKind::MasterDown), ErrorKind::AuthenticationFailed];
+    error.is_io_error() || error.is_connection_dropped() || by_server.contains(&error.kind()) || error.code() == Some("NOAUTH")
+}
+
+fn from_redis(error: RedisError) -> LedgerError {
+    let detail = || error.detail().unwrap_or("no details").to_owned();
+    match error.code() {
+        Some("REFUSED" | "WRONGTYPE") => LedgerError::Refused(detail()),
+        Some("TOOLARGE") => LedgerError::TooLarge(crate::MoneyError::TooLarge),
+        _ => unreachable(error),
+    }
+}
+
+fn unreachable(error: RedisError) -> LedgerError {
+    LedgerError::Unreachable { reason: error.to_string(), source: Some(Arc::new(error)) }
+}
+
+/// One failure to connect is told to all who wait for the connection.
+fn copy(error: &LedgerError) -> LedgerError {
+    match error {
+        LedgerError::Deadline(within) => LedgerError::Deadline(*within),
+        LedgerError::Unreachable { reason, source } => LedgerError::Unreachable { reason: reason.clone(), source: source.clone() },
+        LedgerError::Unfit(reason) => LedgerError::Unfit(reason.clone()),
+        LedgerError::Refused(reason) => LedgerError::Refused(reason.clone()),
+        LedgerError::TooLarge(error) => LedgerError::TooLarge(*error),
+    }
+}

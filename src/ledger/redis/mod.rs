@@ -1,0 +1,213 @@
+//! The ledger in Redis: balances that any number of nodes share.
+//!
+//! `renew.lua` runs the whole of a renewal in one atomic step on the server. The keys of an account share a slot:
+//!
+//! | key | what |
+//! |---|---|
+//! | `tc:{user:alice}` | the account's [`Record`](super::Record); does not expire |
+//! | `tc:{user:alice}:2026-11:h` | the period's totals; 13 months |
+//! | `tc:{user:alice}:2026-11:l` | its leases; 62 days |
+//! | `tc:{user:alice}:2026-11:u` | its usage lines; 13 months |
+//! | `tc:schema` | the version of all this |
+
+mod codec;
+mod connection;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use redis::Script;
+use tokio::time::Instant;
+
+use self::{codec::Keys, connection::Connection};
+use super::{Amendment, Answer, Answering, Ledger, LedgerError, Outcome, Renewal, Statement, Terms};
+use crate::{Account, Credits, Period};
+
+const CLOCK: &str = include_str!("clock.lua");
+const RENEW: &str = include_str!("renew.lua");
+
+/// What the carried clock may be off by, on top of a renewal's own deadline.
+const LITTLE: Duration = Duration::from_millis(50);
+
+/// How long reading a statement or changing a record may take.
+const READING: Duration = Duration::from_secs(2);
+
+/// A ledger in one Redis server (6.0 or newer). Clones share one connection.
+///
+/// The server must keep what it acknowledged: set `appendonly yes`. Its `maxmemory-policy` must be `noeviction`, which is checked at connect.
+#[derive(Clone, Debug)]
+pub struct RedisLedger {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    connection: Connection,
+    prefix: String,
+    renew: Script,
+    clock: Mutex<Option<LedgerClock>>,
+}
+
+/// The server's clock as it last answered, carried on by this node's monotonic clock.
+#[derive(Clone, Copy, Debug)]
+struct LedgerClock {
+    told: Duration,
+    at: Instant,
+}
+
+impl RedisLedger {
+    /// Connects to a server: `redis://[user:password@]host[:port][/db]`.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] where the server cannot be reached within five seconds, evicts keys, or holds keys of another schema version.
+    pub async fn connect(url: &str) -> Result<Self, LedgerError> {
+        Self::builder(url).connect().await
+    }
+
+    /// Settings before connecting.
+    pub fn builder(url: impl Into<String>) -> RedisLedgerBuilder {
+        RedisLedgerBuilder { url: url.into(), prefix: "tc".into() }
+    }
+
+    fn new(connection: Connection, prefix: String, script: &str) -> Self {
+        Self { inner: Arc::new(Inner { connection, prefix, renew: Script::new(script), clock: Mutex::default() }) }
+    }
+
+    /// Reads the server's clock, so that the first renewal can say how long it is good for.
+    async fn learn_clock(&self, within: Duration) -> Result<(), LedgerError> {
+        let time = |mut link| async move { redis::cmd("TIME").query_async(&mut link).await };
+        let (seconds, micros): (u64, u64) = self.inner.connection.run(within, time).await?;
+        self.inner.heard(Duration::from_secs(seconds) + Duration::from_millis(micros / 1000));
+        Ok(())
+    }
+
+    async fn renew(&self, account: &Account, period: Period, renewal: &Renewal, within: Duration) -> Result<Answer, LedgerError> {
+        let deadline = Instant::now() + within;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        if self.inner.clock().is_none() {
+            self.learn_clock(within).await?;
+        }
+        let answer = self.send(account, period, renewal, left()).await?;
+        if answer.outcome != Outcome::Late {
+            return Ok(answer);
+        }
+        // The server's clock is ahead of what it was: a failover's new one, say. Now it is known.
+        self.send(account, period, renewal, left()).await
+    }
+
+    async fn send(&self, account: &Account, period: Period, renewal: &Renewal, within: Duration) -> Result<Answer, LedgerError> {
+        let inner = &*self.inner;
+        let keys = Keys::new(&inner.prefix, account, period);
+        let not_after = inner.clock().map_or(Duration::ZERO, |clock| clock.told + clock.at.elapsed()) + within + LITTLE;
+        let mut call = inner.renew.prepare_invoke();
+        codec::write_renewal(&mut call, &keys, renewal, not_after, period);
+        let call = &call;
+        let invoke = |mut link| async move { call.invoke_async(&mut link).await };
+        let words: Vec<String> = inner.connection.run(within, invoke).await?;
+        let answer = codec::read_answer(&words)?;
+        inner.heard(answer.now);
+        Ok(answer)
+    }
+
+    async fn read(&self, account: &Account, period: Period, terms: Terms) -> Result<Statement, LedgerError> {
+        let keys = &Keys::new(&self.inner.prefix, account, period);
+        let read = |mut link| async move {
+            let mut pipe = redis::pipe();
+            pipe.atomic().cmd("TIME");
+            for key in [&keys.record, &keys.header, &keys.leases, &keys.lines] {
+                pipe.cmd("HGETALL").arg(key);
+            }
+            pipe.query_async(&mut link).await
+        };
+        let ((seconds, micros), record, header, leases, lines): ((u64, u64), Hash, Hash, Hash, Hash) =
+            self.inner.connection.run(READING, read).await?;
+        let book = codec::read_book(period, &header, &leases, &lines)?;
+        let now = Duration::from_secs(seconds) + Duration::from_millis(micros / 1000);
+        Ok(Statement::of(account, &book, &codec::read_record(&record)?, terms, now))
+    }
+
+    async fn change(&self, account: &Account, amendment: Amendment) -> Result<bool, LedgerError> {
+        let key = format!("{}:{{{account}}}", self.inner.prefix);
+        let is_grant = matches!(amendment, Amendment::Grant { .. });
+        let command = match amendment {
+            Amendment::Grant { id, amount, expires } => {
+                redis::cmd("HSETNX").arg(key).arg(format!("grant:{id}")).arg(codec::grant(amount, expires)).to_owned()
+            }
+            Amendment::Seats(seats) => redis::cmd("HSET").arg(key).arg("seats").arg(seats.get()).to_owned(),
+            Amendment::SpendingLimit(Some(limit)) => redis::cmd("HSET").arg(key).arg("limit").arg(limit.as_nano_usd()).to_owned(),
+            Amendment::SpendingLimit(None) => redis::cmd("HDEL").arg(key).arg("limit").to_owned(),
+        };
+        let written: bool = self.inner.connection.run(READING, |mut link| async move { command.query_async(&mut link).await }).await?;
+        Ok(written || !is_grant)
+    }
+}
+
+type Hash = HashMap<String, String>;
+
+impl Inner {
+    fn clock(&self) -> Option<LedgerClock> {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self, told: Duration) {
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(LedgerClock { told, at: Instant::now() });
+    }
+}
+
+impl Ledger for RedisLedger {
+    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
+        Box::pin(self.renew(account, period, renewal, within))
+    }
+
+    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Terms) -> Answering<'a, Statement> {
+        Box::pin(self.read(account, period, terms))
+    }
+
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
+        Box::pin(self.change(account, amendment))
+    }
+}
+
+/// Settings of a [`RedisLedger`].
+#[derive(Clone)]
+pub struct RedisLedgerBuilder {
+    url: String,
+    prefix: String,
+}
+
+impl RedisLedgerBuilder {
+    /// What every key begins with; default `tc`. Ledgers with different prefixes on one server do not see each other.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// As [`RedisLedger::connect`]; also where the prefix holds a brace, which would move keys to other slots.
+    pub async fn connect(self) -> Result<RedisLedger, LedgerError> {
+        if self.prefix.contains(['{', '}']) {
+            return Err(LedgerError::Unfit("the key prefix holds a brace: leave it out".into()));
+        }
+        let connection = Connection::new(self.url.as_str(), &self.prefix)?;
+        let ledger = RedisLedger::new(connection, self.prefix, &format!("{CLOCK}{RENEW}"));
+        ledger.learn_clock(Duration::from_secs(5)).await?;
+        Ok(ledger)
+    }
+}
+
+impl std::fmt::Debug for RedisLedgerBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The URL may hold a password.
+        f.debug_struct("RedisLedgerBuilder").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}

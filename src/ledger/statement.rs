@@ -1,0 +1,97 @@
+//! What an account used in a period, as people and programs read it.
+
+use std::time::Duration;
+
+use super::{Book, LineKey, Record, Terms, Usage};
+use crate::{Account, Credits, Name, Period};
+
+/// What an account used in a period. Its lines add up to `used`, always.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Statement {
+    /// Whose.
+    pub account: Account,
+    /// Which month.
+    pub period: Period,
+    /// Included credits, seats counted.
+    pub included: Credits,
+    /// Debited so far.
+    pub used: Credits,
+    /// On hold by running requests.
+    pub held: Credits,
+    /// What of `used` was paid from purchased credits.
+    pub purchased_used: Credits,
+    /// What of `used` is charged on top.
+    pub pay_as_you_go: Credits,
+    /// The lines, in order of day, model, hardware, feature and subject.
+    pub lines: Vec<StatementLine>,
+}
+
+/// One line of a [`Statement`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StatementLine {
+    /// Day of the month, 1 to 31, UTC; `None` for usage whose details are not known.
+    pub day: Option<u8>,
+    /// The model; `other` for what did not fit apart, `recovered` for what a failover of the ledger forgot the details of.
+    pub model: Name,
+    /// The hardware, or the same word.
+    pub hardware: Name,
+    /// The feature, or the same word.
+    pub feature: Name,
+    /// Who asked; `None` where that is not known.
+    pub subject: Option<Name>,
+    /// How much.
+    pub usage: Usage,
+}
+
+impl Statement {
+    /// Billed requests.
+    pub fn requests(&self) -> u64 {
+        self.lines.iter().map(|line| line.usage.requests).fold(0, u64::saturating_add)
+    }
+
+    /// Compute time of all lines.
+    pub fn compute(&self) -> Duration {
+        Duration::from_micros(self.lines.iter().map(|line| line.usage.compute_micros).fold(0, u64::saturating_add))
+    }
+
+    /// The statement of a book as of `now`.
+    pub(crate) fn of(account: &Account, book: &Book, record: &Record, terms: Terms, now: Duration) -> Self {
+        let mut book = book.clone();
+        book.release(now);
+        let standing = book.standing(record, terms, now);
+        let beyond = book.used.saturating_sub(book.drawn).saturating_sub(standing.included);
+        Self {
+            account: account.clone(),
+            period: book.period,
+            included: standing.included,
+            used: book.used,
+            held: book.held,
+            purchased_used: book.drawn,
+            pay_as_you_go: if terms.pay_as_you_go.is_zero() { Credits::ZERO } else { beyond },
+            lines: lines(&book),
+        }
+    }
+}
+
+fn lines(book: &Book) -> Vec<StatementLine> {
+    let without_details = |name: &'static str, usage| {
+        let name = Name::known(name);
+        StatementLine { day: None, model: name.clone(), hardware: name.clone(), feature: name, subject: None, usage }
+    };
+    let mut lines: Vec<_> = book
+        .lines
+        .iter()
+        .map(|(key, usage)| match key.clone() {
+            LineKey::Of { day, model, hardware, feature, subject } => {
+                StatementLine { day: Some(day), model, hardware, feature, subject: Some(subject), usage: *usage }
+            }
+            LineKey::Other => without_details("other", *usage),
+        })
+        .collect();
+    if !book.recovered.is_zero() {
+        lines.push(without_details("recovered", Usage { cost: book.recovered, ..Usage::default() }));
+    }
+    lines
+}

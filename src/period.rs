@@ -1,0 +1,130 @@
+//! The calendar: an account's credits are those of a month, UTC.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use jiff::{Timestamp, civil::Date, tz::TimeZone};
+
+/// A calendar month, UTC: `2026-11`. Years 1970 to 9998.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Period {
+    year: i16,
+    month: i8,
+}
+
+impl Period {
+    /// The month of a moment, given as time since the Unix epoch. Moments after the year 9998 count as its last month.
+    pub fn containing(unix_time: Duration) -> Self {
+        let date = date(unix_time);
+        Self { year: date.year(), month: date.month() }
+    }
+
+    /// The month after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        match self {
+            Self { year: 9998, month: 12 } => self,
+            Self { year, month: 12 } => Self { year: year + 1, month: 1 },
+            Self { year, month } => Self { year, month: month + 1 },
+        }
+    }
+
+    /// When it begins, since the Unix epoch.
+    pub fn begins(self) -> Duration {
+        Duration::from_secs(seconds(jiff::civil::date(self.year, self.month, 1)))
+    }
+
+    /// When it ends and the next one begins, since the Unix epoch.
+    pub fn ends(self) -> Duration {
+        self.next().begins()
+    }
+
+    /// When it ends, as a timestamp for people and machines: `2026-12-01T00:00:00Z`.
+    pub fn resets_at(self) -> String {
+        let next = self.next();
+        format!("{:04}-{:02}-01T00:00:00Z", next.year, next.month)
+    }
+
+    /// The day of the month of a moment, 1 to 31.
+    pub(crate) fn day(unix_time: Duration) -> u8 {
+        date(unix_time).day().unsigned_abs()
+    }
+}
+
+impl FromStr for Period {
+    type Err = PeriodError;
+
+    fn from_str(text: &str) -> Result<Self, PeriodError> {
+        let digits = |part: &str, len| part.len() == len && part.bytes().all(|b| b.is_ascii_digit());
+        match text.split_once('-') {
+            Some((year, month)) if digits(year, 4) && digits(month, 2) => {
+                let period = Self { year: year.parse().map_err(|_| PeriodError)?, month: month.parse().map_err(|_| PeriodError)? };
+                let known = (1970..=9998).contains(&period.year) && (1..=12).contains(&period.month);
+                if known { Ok(period) } else { Err(PeriodError) }
+            }
+            _ => Err(PeriodError),
+        }
+    }
+}
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:04}-{:02}", self.year, self.month)
+    }
+}
+
+impl fmt::Debug for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A text that names no month.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a month: write it like 2026-11")]
+pub struct PeriodError;
+
+fn date(unix_time: Duration) -> Date {
+    let seconds = i64::try_from(unix_time.as_secs()).unwrap_or(i64::MAX);
+    Timestamp::from_second(seconds)
+        .map(|moment| TimeZone::UTC.to_datetime(moment).date())
+        .ok()
+        .filter(|date| date.year() <= 9998)
+        .unwrap_or(jiff::civil::date(9998, 12, 31))
+}
+
+fn seconds(date: Date) -> u64 {
+    let epoch = jiff::civil::date(1970, 1, 1);
+    let days = date.duration_since(epoch).as_secs();
+    days.unsigned_abs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_moment_of_a_month_belongs_to_it() {
+        let november: Period = "2026-11".parse().unwrap();
+        assert_eq!(november.begins(), Duration::from_secs(1_793_491_200));
+        assert_eq!(november.ends(), Duration::from_secs(1_796_083_200));
+        assert_eq!(Period::containing(november.ends() - Duration::from_nanos(1)), november);
+        assert_eq!(Period::containing(november.ends()), november.next());
+        assert_eq!(Period::day(november.ends() - Duration::from_nanos(1)), 30);
+        assert_eq!(november.resets_at(), "2026-12-01T00:00:00Z");
+        assert_eq!(november.next().next().to_string(), "2027-01");
+    }
+
+    #[test]
+    fn any_moment_has_a_month() {
+        assert_eq!(Period::containing(Duration::ZERO).to_string(), "1970-01");
+        assert_eq!(Period::containing(Duration::MAX).to_string(), "9998-12");
+        assert_eq!(Period::containing(Duration::MAX).next().to_string(), "9998-12");
+    }
+
+    #[test]
+    fn what_names_no_month_is_refused() {
+        for text in ["", "2026", "2026-13", "2026-00", "26-11", "2026-1", "1969-12", "9999-01", "2026-+1", "2026-11-01"] {
+            assert_eq!(text.parse::<Period>(), Err(PeriodError), "{text:?}");
+        }
+    }
+}
