@@ -1,13 +1,40 @@
-//! x
+#![doc = include_str!("../README.md")]
+
 mod account;
+#[cfg(feature = "axum")]
+pub mod billing;
 mod clock;
+mod identify;
 mod lease;
 mod ledger;
+mod limit;
+mod meter;
 mod money;
+mod observe;
 mod period;
-pub use account::*;
-pub use clock::*;
-pub use lease::*;
-pub use ledger::*;
-pub use money::*;
-pub use period::*;
+pub mod plan;
+mod rejection;
+
+#[cfg(feature = "redis")]
+pub use self::ledger::{RedisLedger, RedisLedgerBuilder};
+pub use self::{
+    account::{Account, Name, NameError},
+    clock::{Clock, ManualClock, SystemClock},
+    identify::{BearerTokens, Identify, IdentifyError, Identifying, Identity, IdentityFromExtensions, RequestHead, TokensError},
+    lease::{Ahead, Settlement, Unsettled},
+    ledger::{
+        Amendment, Answer, Answering, Book, Grant, LeaseId, Ledger, LedgerError, LineKey, MOST_LINES, MemoryLedger, Outcome, Record,
+        Renewal, Standing, Statement, StatementLine, Terms, Usage, UsageLine,
+    },
+    meter::{
+        ComputeClock, ComputeTime, ConfigError, CreditMeter, CreditMeterBuilder, CreditService, CreditWorker, CutOff, End, Ending,
+        MeterBody, ResponseFuture,
+    },
+    money::{Credits, MoneyError, Price},
+    period::{Period, PeriodError},
+    plan::{Classification, DuringOutage, Midway, Plan, PlanError, PlanHandle, RequestQuota, Tier, WhenUsedUp, Workload},
+    rejection::Rejection,
+};
+
+/// Any error, as in tower.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

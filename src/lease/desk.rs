@@ -282,12 +282,6 @@ impl<B> Seat<B> {
     pub(crate) fn beside(&self) -> &B {
         &self.cell.beside
     }
-
-    /// How the account stood when the ledger last answered, and what was spent here since.
-    pub(crate) fn standing(&self) -> (Standing, Credits) {
-        let inner = self.cell.lock();
-        (inner.lease.standing(), inner.lease.unreported())
-    }
 }
 
 impl<B> Place<B> {

@@ -17,7 +17,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
-    desk::{CLOSING, Cell, Desk, Inner, OPEN, ORPHANED, Shared, Verdict, tell},
+    desk::{CLOSING, Cell, Desk, OPEN, ORPHANED, Shared, Verdict, tell},
     lease::Next,
     rules::LeaseRules,
 };

@@ -16,11 +16,12 @@ mod rules;
 mod simulation;
 
 pub(crate) use self::{
-    desk::{Admission, Desk, Ended, Place, Refusal, Runner, Seat, Ticket, Verdict},
+    desk::{Admission, Desk, Ended, Place, Refusal, Runner, Ticket, Verdict},
     keeper::{Keeper, Worker},
     lease::{Run, Want},
+    rules::LeaseRules,
 };
 pub use self::{
     keeper::{Settlement, Unsettled},
-    rules::{Ahead, LeaseRules},
+    rules::Ahead,
 };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The times of the lease protocol. The defaults fit a ledger in the same data centre.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeaseRules {
+pub(crate) struct LeaseRules {
     /// How long a call to the ledger may take, and how long a request waits for its admission, counted from its arrival. Default 250 ms.
     pub(crate) deadline: Duration,
     /// How long spending may stay unreported. Default 100 ms.

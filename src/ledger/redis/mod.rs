@@ -26,7 +26,7 @@ use tokio::time::Instant;
 
 use self::{codec::Keys, connection::Connection};
 use super::{Amendment, Answer, Answering, Ledger, LedgerError, Outcome, Renewal, Statement, Terms};
-use crate::{Account, Credits, Period};
+use crate::{Account, Period};
 
 const CLOCK: &str = include_str!("clock.lua");
 const RENEW: &str = include_str!("renew.lua");

@@ -1,0 +1,252 @@
+//! Bearer tokens (RFC 6750), kept as SHA-256 digests only.
+//!
+//! A token of high entropy needs no slow hash. It is found by the first bytes of its digest and confirmed by comparing the rest in constant
+//! time; what is longer than [`LONGEST`] is not even hashed.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use http::{HeaderMap, header::AUTHORIZATION};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+use toml::Spanned;
+
+use super::{Identify, IdentifyError, Identifying, Identity, RequestHead};
+use crate::Name;
+
+/// The longest token that is looked at, in bytes.
+const LONGEST: usize = 4096;
+
+type Sha256Digest = [u8; 32];
+
+/// Tokens that callers send as `Authorization: Bearer <token>` (RFC 6750).
+///
+/// ```
+/// use std::sync::Arc;
+/// use tower_credits::{Account, BearerTokens, Identity};
+///
+/// let alice = Identity { subject: "alice".parse()?, account: Account::user("alice")?, tier: "free".parse()? };
+/// let tokens = BearerTokens::new().with("a-long-random-token", alice);
+/// # Ok::<(), tower_credits::NameError>(())
+/// ```
+///
+/// A file holds digests only (`printf %s TOKEN | sha256sum`):
+///
+/// ```toml
+/// [[tokens]]
+/// sha256 = "d1d9b3f2b4ea37a8a0bd0e0ba4af4dffdb15ef2dfbc5dbd9d41a4fb2e1d5ed2f"
+/// account = "user:alice"
+/// tier = "free"
+/// subject = "alice"       # who stands on the usage lines; default: the account
+/// ```
+#[derive(Clone, Default)]
+pub struct BearerTokens {
+    by_prefix: Arc<HashMap<[u8; 8], Vec<(Sha256Digest, Arc<Identity>)>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTokens {
+    #[serde(default)]
+    tokens: Vec<RawToken>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawToken {
+    sha256: Spanned<String>,
+    account: Spanned<String>,
+    tier: Spanned<String>,
+    subject: Option<Spanned<String>>,
+}
+
+impl BearerTokens {
+    /// No tokens: nobody is known.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a token. Only its digest is kept.
+    #[must_use]
+    pub fn with(self, token: &str, identity: Identity) -> Self {
+        self.with_digest(Sha256::digest(token).into(), identity)
+    }
+
+    /// Reads tokens from a file.
+    ///
+    /// # Errors
+    ///
+    /// [`TokensError`] with the file, the line, and what to write instead.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, TokensError> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path).map_err(|source| TokensError {
+            file: Some(path.to_owned()),
+            line: None,
+            reason: "cannot be read".to_owned(),
+            source: Some(source),
+        })?;
+        Self::from_toml(&text).map_err(|error| TokensError { file: Some(path.to_owned()), ..error })
+    }
+
+    /// Reads tokens from TOML.
+    ///
+    /// # Errors
+    ///
+    /// [`TokensError`] with the line, and what to write instead.
+    pub fn from_toml(text: &str) -> Result<Self, TokensError> {
+        let wrong = |at: Option<usize>, reason: String| {
+            let line = at.and_then(|at| text.get(..at)).map(|before| before.matches('\n').count() + 1);
+            TokensError { file: None, line, reason, source: None }
+        };
+        // What the parser says may quote the file, and a token pasted in place of its digest must not reach a log.
+        let raw: RawTokens = toml::from_str(text).map_err(|error| {
+            wrong(
+                error.span().map(|span| span.start),
+                format!("{}: each [[tokens]] has sha256, account, tier and, if you like, subject", error.message()),
+            )
+        })?;
+        let mut tokens = Self::new();
+        for token in raw.tokens {
+            let refused = |field: &Spanned<String>, reason: &dyn fmt::Display| wrong(Some(field.span().start), reason.to_string());
+            let digest = parse_digest(token.sha256.as_ref())
+                .ok_or_else(|| refused(&token.sha256, &"sha256: write 64 hexadecimal digits, as `printf %s TOKEN | sha256sum` prints"))?;
+            let account = token.account.as_ref().parse().map_err(|error| refused(&token.account, &format!("account: {error}")))?;
+            let tier = token.tier.as_ref().parse().map_err(|error| refused(&token.tier, &format!("tier: {error}")))?;
+            let subject = token.subject.as_ref().unwrap_or(&token.account);
+            let subject: Name = subject.as_ref().parse().map_err(|error| refused(subject, &format!("subject: {error}")))?;
+            tokens = tokens.with_digest(digest, Identity { subject, account, tier });
+        }
+        Ok(tokens)
+    }
+
+    fn with_digest(mut self, digest: Sha256Digest, identity: Identity) -> Self {
+        let same_prefix = Arc::make_mut(&mut self.by_prefix).entry(prefix(&digest)).or_default();
+        same_prefix.retain(|(known, _)| *known != digest);
+        same_prefix.push((digest, Arc::new(identity)));
+        self
+    }
+
+    fn find(&self, token: &[u8]) -> Option<Arc<Identity>> {
+        if token.is_empty() || token.len() > LONGEST {
+            return None;
+        }
+        let digest: Sha256Digest = Sha256::digest(token).into();
+        let same_prefix = self.by_prefix.get(&prefix(&digest))?;
+        same_prefix.iter().find(|(known, _)| known.ct_eq(&digest).into()).map(|(_, identity)| Arc::clone(identity))
+    }
+}
+
+impl Identify for BearerTokens {
+    fn identify(&self, head: RequestHead<'_>) -> Identifying {
+        Identifying::Ready(bearer(head.headers).and_then(|token| self.find(token).ok_or(IdentifyError::Invalid)))
+    }
+}
+
+impl fmt::Debug for BearerTokens {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BearerTokens").field("tokens", &self.by_prefix.values().map(Vec::len).sum::<usize>()).finish()
+    }
+}
+
+/// The one bearer token of a request. The scheme's name is compared without case (RFC 9110, section 11.1).
+fn bearer(headers: &HeaderMap) -> Result<&[u8], IdentifyError> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().ok_or(IdentifyError::Missing)?.as_bytes();
+    if values.next().is_some() {
+        return Err(IdentifyError::Invalid);
+    }
+    match value.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => Ok(token.trim_ascii()),
+        _ => Err(IdentifyError::Invalid),
+    }
+}
+
+fn prefix(digest: &Sha256Digest) -> [u8; 8] {
+    let mut prefix = [0; 8];
+    prefix.copy_from_slice(&digest[..8]);
+    prefix
+}
+
+fn parse_digest(hex: &str) -> Option<Sha256Digest> {
+    let mut digest = [0; 32];
+    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (at, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(digest)
+}
+
+/// Why tokens were refused: where, and what to write instead.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{}{reason}", .file.as_ref().map(|file| format!("{}: ", file.display())).unwrap_or_default(), .line.map(|line| format!("line {line}: ")).unwrap_or_default())]
+pub struct TokensError {
+    file: Option<PathBuf>,
+    line: Option<usize>,
+    reason: String,
+    #[source]
+    source: Option<std::io::Error>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Account;
+
+    fn tokens() -> BearerTokens {
+        let alice = Identity { subject: "alice".parse().unwrap(), account: Account::user("alice").unwrap(), tier: "free".parse().unwrap() };
+        BearerTokens::new().with("s3cret", alice)
+    }
+
+    fn ask(values: &[&[u8]]) -> Result<String, String> {
+        let mut request = http::Request::new(());
+        for value in values {
+            request.headers_mut().append(AUTHORIZATION, http::HeaderValue::from_bytes(value).unwrap());
+        }
+        match tokens().identify(RequestHead::from(&request)) {
+            Identifying::Ready(answer) => answer.map(|identity| identity.account.to_string()).map_err(|error| error.to_string()),
+            Identifying::Later(_) => unreachable!(),
+        }
+    }
+
+    #[test]
+    fn only_the_one_right_token_is_known() {
+        assert_eq!(ask(&[b"Bearer s3cret"]), Ok("user:alice".into()));
+        assert_eq!(ask(&[b"bearer  s3cret "]), Ok("user:alice".into()));
+        assert_eq!(ask(&[]), Err("no credentials".into()));
+        let long = [b"Bearer ".as_slice(), &[b'x'; 100 << 10]].concat();
+        let wrong: [&[&[u8]]; 8] = [
+            &[b"Bearer s3creT"],
+            &[b"Bearer "],
+            &[b"Bearer"],
+            &[b""],
+            &[b"Basic s3cret"],
+            &[b"Bearer \xff\xfe"],
+            &[&long],
+            &[b"Bearer s3cret", b"Bearer s3cret"],
+        ];
+        for values in wrong {
+            assert_eq!(ask(values), Err("unknown credentials".into()));
+        }
+    }
+
+    #[test]
+    fn a_file_of_digests_is_read_and_no_secret_is_shown() {
+        let digest = "1ec1c26b50d5d3c58d9583181af8076655fe00756bf7285940ba3670f99fcba0";
+        let entry = |sha256: &str| format!("[[tokens]]\nsha256 = \"{sha256}\"\naccount = \"user:alice\"\ntier = \"free\"\n");
+        let read = BearerTokens::from_toml(&entry(digest)).unwrap();
+        assert!(read.find(b"s3cret").is_some(), "{read:?}");
+        assert_eq!(format!("{read:?}"), "BearerTokens { tokens: 1 }");
+        let refused = |text: &str| BearerTokens::from_toml(text).unwrap_err().to_string();
+        assert!(refused(&entry("s3cret")).starts_with("line 2: sha256: write 64 hexadecimal digits"));
+        assert!(!refused(&entry("s3cret")).contains("s3cret"));
+        assert!(refused(&entry(digest).replace("user:", "")).starts_with("line 3: account: "));
+        assert!(refused("[[tokens]]\ntoken = \"s3cret\"").contains("sha256"));
+    }
+}

@@ -1,0 +1,97 @@
+//! Who asks, who pays, and which tier applies.
+//!
+//! The layer asks an [`Identify`] before each metered call. Shipped are [`BearerTokens`] for hosts without authentication of their own, and
+//! [`IdentityFromExtensions`] for those that have it: put an [`Identity`] into the request's extensions before this layer sees it.
+
+mod bearer;
+
+use std::{fmt, future::Future, pin::Pin, sync::Arc};
+
+use http::{Extensions, HeaderMap, Method, Uri};
+
+pub use self::bearer::{BearerTokens, TokensError};
+use crate::{Account, Name};
+
+/// Who asks, who pays, and which tier applies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Who asks; stands on the usage lines.
+    pub subject: Name,
+    /// Who pays.
+    pub account: Account,
+    /// The name of the payer's tier in the plan.
+    pub tier: Name,
+}
+
+/// What is known of a request before its body is read.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct RequestHead<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its target.
+    pub uri: &'a Uri,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// Its extensions.
+    pub extensions: &'a Extensions,
+}
+
+impl<'a, B> From<&'a http::Request<B>> for RequestHead<'a> {
+    fn from(request: &'a http::Request<B>) -> Self {
+        Self { method: request.method(), uri: request.uri(), headers: request.headers(), extensions: request.extensions() }
+    }
+}
+
+/// Says who asks.
+pub trait Identify: fmt::Debug + Send + Sync + 'static {
+    /// Says who asks: at once where that is known here, or later. What is needed later is taken from the head now.
+    fn identify(&self, head: RequestHead<'_>) -> Identifying;
+}
+
+/// An answer of [`Identify`].
+pub enum Identifying {
+    /// Known here and now.
+    Ready(Result<Arc<Identity>, IdentifyError>),
+    /// Somebody else must be asked first.
+    Later(Pin<Box<dyn Future<Output = Result<Arc<Identity>, IdentifyError>> + Send>>),
+}
+
+impl fmt::Debug for Identifying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready(answer) => f.debug_tuple("Ready").field(answer).finish(),
+            Self::Later(_) => f.write_str("Later"),
+        }
+    }
+}
+
+/// Why nobody was identified.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum IdentifyError {
+    /// No credentials came with the request.
+    #[error("no credentials")]
+    Missing,
+    /// Credentials came, and are not known.
+    #[error("unknown credentials")]
+    Invalid,
+    /// The subject is not a member of the organisation to bill, or there is none of that name.
+    #[error("not a member of the organisation to bill")]
+    NotAMember,
+    /// It cannot be told now.
+    #[error("credentials cannot be checked now: {0}")]
+    Unavailable(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+/// Takes the [`Identity`] that the host's own authentication put into the request's extensions (as it is, or in an `Arc`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct IdentityFromExtensions;
+
+impl Identify for IdentityFromExtensions {
+    fn identify(&self, head: RequestHead<'_>) -> Identifying {
+        let shared = head.extensions.get::<Arc<Identity>>().cloned();
+        let found = shared.or_else(|| head.extensions.get::<Identity>().cloned().map(Arc::new));
+        Identifying::Ready(found.ok_or(IdentifyError::Missing))
+    }
+}

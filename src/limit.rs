@@ -1,0 +1,106 @@
+//! Request rate: how many requests an account may make on this node, by its tier.
+//!
+//! A token bucket of `governor`'s for each account, kept beside the account's lease. The `RateLimit` and `RateLimit-Policy` fields follow
+//! draft-ietf-httpapi-ratelimit-headers-11.
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock as _, DefaultClock},
+    middleware::StateInformationMiddleware,
+    state::{InMemoryState, NotKeyed},
+};
+
+use crate::RequestQuota;
+
+type Bucket = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
+
+/// An account's request rate.
+#[derive(Default)]
+pub(crate) struct RequestRate(Mutex<Option<(RequestQuota, Bucket)>>);
+
+/// How an account's request rate stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RateState {
+    pub(crate) quota: RequestQuota,
+    /// Requests that may come at once.
+    pub(crate) remaining: u32,
+    /// When `remaining` is larger: full again, or, where it is none, one.
+    pub(crate) reset: Duration,
+}
+
+impl RequestRate {
+    /// Counts a request. `Err` where it is one too many.
+    pub(crate) fn count(&self, quota: RequestQuota) -> Result<RateState, RateState> {
+        let interval = quota.per / quota.count.get();
+        let mut bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, bucket) = match &mut *bucket {
+            Some(bucket) if bucket.0 == quota => bucket,
+            other => {
+                let rule = Quota::with_period(interval).unwrap_or(Quota::per_second(quota.count)).allow_burst(quota.burst);
+                other.insert((quota, RateLimiter::direct(rule).with_middleware()))
+            }
+        };
+        match bucket.check() {
+            Ok(snapshot) => {
+                let remaining = snapshot.remaining_burst_capacity();
+                let missing = quota.burst.get().saturating_sub(remaining);
+                Ok(RateState { quota, remaining, reset: interval.saturating_mul(missing) })
+            }
+            Err(not_yet) => Err(RateState { quota, remaining: 0, reset: not_yet.wait_time_from(bucket.clock().now()) }),
+        }
+    }
+}
+
+impl RateState {
+    /// `RateLimit: "requests";r=50;t=30`
+    pub(crate) fn field(&self) -> String {
+        format!("\"requests\";r={};t={}", self.remaining, self.reset_seconds())
+    }
+
+    /// `RateLimit-Policy: "requests";q=600;w=60`
+    pub(crate) fn policy(&self) -> String {
+        format!("\"requests\";q={};w={}", self.quota.count, whole_seconds(self.quota.per))
+    }
+
+    /// Rounded up, so that nobody comes too early.
+    pub(crate) fn reset_seconds(&self) -> u64 {
+        whole_seconds(self.reset)
+    }
+}
+
+impl fmt::Debug for RequestRate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RequestRate")
+    }
+}
+
+fn whole_seconds(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    #[test]
+    fn a_burst_passes_and_the_next_is_told_when_to_come() {
+        let number = |n| NonZeroU32::new(n).unwrap();
+        let quota = RequestQuota { count: number(6), per: Duration::from_secs(60), burst: number(2) };
+        let rate = RequestRate::default();
+        assert_eq!(rate.count(quota).unwrap().remaining, 1);
+        let last = rate.count(quota).unwrap();
+        assert_eq!((last.field().as_str(), last.policy().as_str()), ("\"requests\";r=0;t=20", "\"requests\";q=6;w=60"));
+        let denied = rate.count(quota).unwrap_err();
+        assert!((9..=10).contains(&denied.reset_seconds()), "{denied:?}");
+        let wider = RequestQuota { burst: number(3), ..quota };
+        assert_eq!(rate.count(wider).unwrap().remaining, 2, "another quota begins anew");
+    }
+}

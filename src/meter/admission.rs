@@ -1,0 +1,160 @@
+//! From a request's head to a charge, or to a denial.
+
+use std::{future::Future, pin::Pin, sync::Arc};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    charge::{Charge, Metering},
+    layer::CreditMeter,
+};
+use crate::{
+    Classification, DuringOutage, Identity, Period, Plan, RequestHead, Workload,
+    identify::{IdentifyError, Identifying},
+    lease::{Admission, Runner, Ticket, Verdict},
+    limit::{RateState, RequestRate},
+    rejection::Rejection,
+};
+
+/// A charge; `None` for what is free.
+pub(super) type Decided = Result<Option<Charge>, Rejection>;
+
+/// What comes of a request's head.
+pub(super) enum Decision {
+    /// Known without waiting for anybody.
+    Now(Decided),
+    /// The ledger is asked, or whoever knows the caller.
+    Later(Pin<Box<dyn Future<Output = Decided> + Send>>),
+}
+
+impl CreditMeter {
+    pub(super) fn decide(&self, head: RequestHead<'_>) -> Decision {
+        let plan = self.inner.plan.current();
+        let classification = match &self.inner.classify {
+            Some(classify) => classify(head, &plan),
+            None => plan.classify(head.method, head.uri.path()),
+        };
+        let workload = match classification {
+            Classification::Free => return Decision::Now(Ok(None)),
+            Classification::Workload(workload) => Ok(workload),
+            Classification::Unknown => {
+                self.inner.log_unknown(head.uri.path());
+                Err(Rejection::NotInPlan)
+            }
+        };
+        self.ensure_worker();
+        // Who is not known is not told what there is.
+        match self.inner.identify.identify(head) {
+            Identifying::Ready(Err(error)) => Decision::Now(Err(error.into())),
+            Identifying::Ready(Ok(identity)) => match workload {
+                Ok(workload) => self.begin(&plan, identity, workload),
+                Err(rejection) => Decision::Now(Err(rejection)),
+            },
+            Identifying::Later(identity) => {
+                let meter = self.clone();
+                Decision::Later(Box::pin(async move {
+                    let identity = identity.await.map_err(Rejection::from)?;
+                    match meter.begin(&plan, identity, workload?) {
+                        Decision::Now(decided) => decided,
+                        Decision::Later(deciding) => deciding.await,
+                    }
+                }))
+            }
+        }
+    }
+
+    fn begin(&self, plan: &Plan, identity: Arc<Identity>, workload: Workload) -> Decision {
+        let Some(tier) = plan.tier(identity.tier.as_str()).cloned() else {
+            tracing::error!(target: "tower_credits", account = %identity.account, tier = %identity.tier,
+                "an identity's tier is not in the plan: add [tiers.{}]", identity.tier);
+            return Decision::Now(Err(Rejection::UnknownTier));
+        };
+        let period = Period::containing(self.inner.clock.unix_time());
+        let hold = self.inner.settings.rules.deadline * 4;
+        let quota = tier.requests;
+        let metering = Metering::new(&self.inner.clock, hold, workload, identity, tier, period);
+
+        let rate = match quota {
+            None => None,
+            Some(quota) => match self.inner.desk.seat(&metering.identity.account, period) {
+                Err(refusal) => return Decision::Now(Err(refusal.into())),
+                Ok(seat) => match seat.beside().count(quota) {
+                    Err(state) => return Decision::Now(Err(state.into())),
+                    Ok(state) => Some(state),
+                },
+            },
+        };
+        match self.ask(metering, rate) {
+            Err(rejection) => Decision::Now(Err(rejection)),
+            Ok(Asked::Admitted(charge)) => Decision::Now(Ok(Some(charge))),
+            Ok(Asked::Waiting(metering, ticket)) => Decision::Later(Box::pin(self.clone().wait(metering, ticket, rate))),
+        }
+    }
+
+    fn ask(&self, metering: Metering, rate: Option<RateState>) -> Result<Asked, Rejection> {
+        let metering = Arc::new(metering);
+        let runner: Runner = metering.clone();
+        let seat = self.inner.desk.seat(&metering.identity.account, metering.period)?;
+        let admission = self.inner.desk.admit(seat, metering.tier.terms(), metering.want, &runner)?;
+        Ok(match admission {
+            Admission::Admitted(place) => Asked::Admitted(Charge::new(place, metering, self.inner.settings.billable, rate)),
+            Admission::Waiting(ticket) => Asked::Waiting(metering, ticket),
+        })
+    }
+
+    /// Waits for the ledger until the deadline; after it the tier's outage policy decides.
+    async fn wait(self, mut metering: Arc<Metering>, mut ticket: Ticket<RequestRate>, rate: Option<RateState>) -> Decided {
+        let rules = self.inner.settings.rules;
+        let deadline = Instant::now() + rules.deadline;
+        let mut moved = false;
+        loop {
+            let verdict = match timeout_at(deadline, &mut ticket).await {
+                Err(_) => return self.without_ledger(&metering, rate),
+                Ok(Err(_)) => return Err(Rejection::ShuttingDown),
+                Ok(Ok(verdict)) => verdict,
+            };
+            match verdict {
+                Verdict::Admitted(place) => return Ok(Some(Charge::new(place, metering, self.inner.settings.billable, rate))),
+                Verdict::Refused(standing) => {
+                    let hint = metering.tier.hint.as_deref();
+                    return Err(Rejection::of(&standing, metering.want.least, metering.period, hint));
+                }
+                Verdict::Elsewhere(_) if moved => return Err(Rejection::LedgerUnreachable),
+                Verdict::Elsewhere(period) => {
+                    moved = true;
+                    match self.ask(metering.in_period(rules.deadline * 4, period), rate)? {
+                        Asked::Admitted(charge) => return Ok(Some(charge)),
+                        Asked::Waiting(again, next) => (metering, ticket) = (again, next),
+                    }
+                }
+            }
+        }
+    }
+
+    fn without_ledger(&self, metering: &Arc<Metering>, rate: Option<RateState>) -> Decided {
+        let DuringOutage::Allow(allowance) = metering.tier.during_outage else { return Err(Rejection::LedgerUnreachable) };
+        let runner: Runner = metering.clone();
+        let place = self.inner.desk.trust(&metering.identity.account, metering.period, metering.want, &runner, allowance);
+        let charge = |place| Charge::new(place, Arc::clone(metering), self.inner.settings.billable, rate);
+        place.map(charge).map(Some).ok_or(Rejection::LedgerUnreachable)
+    }
+}
+
+enum Asked {
+    Admitted(Charge),
+    Waiting(Arc<Metering>, Ticket<RequestRate>),
+}
+
+impl From<IdentifyError> for Rejection {
+    fn from(error: IdentifyError) -> Self {
+        match error {
+            IdentifyError::Missing => Self::Unauthenticated { invalid: false },
+            IdentifyError::Invalid => Self::Unauthenticated { invalid: true },
+            IdentifyError::NotAMember => Self::NotAMember,
+            IdentifyError::Unavailable(error) => {
+                tracing::warn!(target: "tower_credits", %error, "credentials cannot be checked");
+                Self::CredentialsUnchecked
+            }
+        }
+    }
+}

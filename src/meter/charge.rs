@@ -1,0 +1,322 @@
+//! The guard that holds a request's slice from its admission until its response ends, however it ends.
+
+use std::{
+    fmt,
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::StatusCode;
+use tokio::time::{Instant, Sleep};
+
+use super::compute::Compute;
+use crate::{
+    Clock, Credits, Identity, Midway, Period, Tier, Workload,
+    lease::{Place, Run, Want},
+    ledger::{LineKey, Usage},
+    limit::{RateState, RequestRate},
+    observe,
+    rejection::Rejection,
+};
+
+/// The least compute time that a request is admitted for.
+const LEAST: Duration = Duration::from_millis(50);
+
+/// How a metered response ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum End {
+    /// Its body was complete.
+    Complete,
+    /// The service or its body failed.
+    Failed,
+    /// It was dropped first: the client went away, a timeout struck, or the service panicked.
+    Dropped,
+    /// Its credits ended.
+    CutOff,
+}
+
+/// What is known of a metered request when it ended.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Ending {
+    /// The response's status; `None` where there was none.
+    pub status: Option<StatusCode>,
+    /// How it ended.
+    pub end: End,
+}
+
+/// Decides which requests are billed, by how they ended.
+pub(crate) type Billable = fn(&Ending) -> bool;
+
+/// What a request is metered by. Shared with the lease, which reads what it has used.
+#[derive(Debug)]
+pub(crate) struct Metering {
+    clock: Arc<dyn Clock>,
+    compute: Mutex<Compute>,
+    slice: AtomicI64,
+    forgiven: AtomicBool,
+    /// Nothing of this layer's is between the service and its client any more.
+    unstoppable: AtomicBool,
+    pub(crate) workload: Workload,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) tier: Arc<Tier>,
+    pub(super) period: Period,
+    day: u8,
+    pub(super) want: Want,
+}
+
+impl Metering {
+    /// `hold` is the least compute time that a tier may put on hold.
+    pub(super) fn new(
+        clock: &Arc<dyn Clock>,
+        hold: Duration,
+        workload: Workload,
+        identity: Arc<Identity>,
+        tier: Arc<Tier>,
+        period: Period,
+    ) -> Self {
+        // A request that another month admits after all stands on that month's first or last day.
+        let now = clock.unix_time().clamp(period.begins(), period.ends() - Duration::from_millis(1));
+        let price = workload.price;
+        let want = Want { hold: price.cost_or_max(tier.hold.max(hold)), least: price.cost_or_max(LEAST) };
+        Self {
+            clock: Arc::clone(clock),
+            compute: Mutex::default(),
+            slice: AtomicI64::new(0),
+            forgiven: AtomicBool::new(false),
+            unstoppable: AtomicBool::new(false),
+            workload,
+            identity,
+            tier,
+            period,
+            day: Period::day(now),
+            want,
+        }
+    }
+
+    /// The same request, admitted by another month.
+    pub(super) fn in_period(&self, hold: Duration, period: Period) -> Self {
+        Self::new(&self.clock, hold, self.workload.clone(), Arc::clone(&self.identity), Arc::clone(&self.tier), period)
+    }
+
+    pub(super) fn with<T>(&self, change: impl FnOnce(&mut Compute, Duration) -> T) -> T {
+        let now = self.clock.monotonic();
+        change(&mut self.lock(), now)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Compute> {
+        self.compute.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn compute(&self) -> Duration {
+        self.with(|compute, now| compute.so_far(now))
+    }
+
+    fn stops(&self) -> bool {
+        self.tier.midway == Midway::Stop && !self.unstoppable.load(Ordering::Acquire)
+    }
+
+    /// How much longer it may run; `None` where nothing stops it.
+    fn remaining(&self) -> Option<Duration> {
+        let slice = Credits::clamped(self.slice.load(Ordering::Acquire));
+        self.stops().then(|| self.workload.price.runway(slice).saturating_sub(self.compute()))
+    }
+}
+
+impl Run for Metering {
+    fn accrued(&self, _: Duration) -> Credits {
+        self.workload.price.cost_or_max(self.compute())
+    }
+
+    fn runway(&self, cost: Credits, _: Duration) -> Duration {
+        self.workload.price.runway(cost).saturating_sub(self.compute())
+    }
+
+    fn granted(&self, slice: Credits, _: Duration) {
+        self.slice.store(slice.as_nano_usd(), Ordering::Release);
+    }
+
+    fn bill(&self, slice: Credits, _: Duration) -> Option<(LineKey, Usage)> {
+        let compute = self.with(|compute, now| {
+            compute.end(now);
+            compute.has_begun().then(|| compute.so_far(now))
+        })?;
+        if self.forgiven.load(Ordering::Acquire) {
+            return None;
+        }
+        let cost = self.workload.price.cost_or_max(compute);
+        let cost = if self.stops() { cost.min(slice) } else { cost };
+        let Workload { model, hardware, feature, .. } = self.workload.clone();
+        let line = LineKey::Of { day: self.day, model, hardware, feature, subject: self.identity.subject.clone() };
+        let compute_micros = u64::try_from(compute.as_micros()).unwrap_or(u64::MAX);
+        Some((line, Usage { requests: 1, compute_micros, cost }))
+    }
+}
+
+/// Holds a request's slice from its admission until its response ends, and is closed exactly once: here, or when it is dropped.
+pub(crate) struct Charge {
+    place: Option<Place<RequestRate>>,
+    metering: Arc<Metering>,
+    billable: Billable,
+    pub(super) rate: Option<RateState>,
+    status: Option<StatusCode>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Charge {
+    pub(super) fn new(place: Place<RequestRate>, metering: Arc<Metering>, billable: Billable, rate: Option<RateState>) -> Self {
+        Self { place: Some(place), metering, billable, rate, status: None, timer: None }
+    }
+
+    pub(super) fn metering(&self) -> &Arc<Metering> {
+        &self.metering
+    }
+
+    /// The inner service is called now.
+    pub(super) fn begin(&self) {
+        self.metering.with(Compute::begin);
+    }
+
+    /// The response's head is there.
+    pub(super) fn responded(&mut self, status: StatusCode) {
+        self.status = Some(status);
+        self.metering.with(Compute::hand_over);
+    }
+
+    /// Whether nothing of the slice is left, for a request that stops there.
+    pub(super) fn is_exhausted(&self) -> bool {
+        self.metering.remaining().is_some_and(|remaining| remaining.is_zero())
+    }
+
+    /// Ready once nothing of the slice is left, for a request that stops there. The slice may grow meanwhile.
+    pub(super) fn poll_exhausted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(remaining) = self.metering.remaining() else { return Poll::Pending };
+            if remaining.is_zero() {
+                return Poll::Ready(());
+            }
+            // Timers count whole milliseconds; a billing clock that stands still must not make this spin.
+            let Some(at) = Instant::now().checked_add(remaining.max(Duration::from_millis(1))) else { return Poll::Pending };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+            if timer.is_elapsed() || timer.deadline() > at + Duration::from_millis(1) {
+                timer.as_mut().reset(at);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.place.is_none()
+    }
+
+    /// Ends where its credits ended, and says why.
+    pub(super) fn cut_off(&mut self) -> Rejection {
+        self.close(End::CutOff);
+        Rejection::CreditsUsedUp { period: self.metering.period, hint: self.metering.tier.hint.as_deref().map(Into::into) }
+    }
+
+    /// Settles, and says so in the log.
+    pub(super) fn close(&mut self, end: End) {
+        let Some(place) = self.place.take() else { return };
+        self.timer = None;
+        let ending = Ending { status: self.status, end };
+        if !(self.billable)(&ending) {
+            self.metering.forgiven.store(true, Ordering::Release);
+        }
+        let slice = Credits::clamped(self.metering.slice.load(Ordering::Acquire));
+        if let Some(ended) = place.end() {
+            observe::ended(&self.metering, &ending, &ended, self.metering.workload.price.runway(slice));
+        }
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.close(End::Dropped);
+    }
+}
+
+impl fmt::Debug for Charge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Charge").field("metering", &self.metering).field("open", &self.place.is_some()).finish_non_exhaustive()
+    }
+}
+
+/// A service's own word on its compute time, for services that know when their hardware was busy. It is in the request's extensions.
+///
+/// Once started, it takes the place of the layer's measuring: what is billed is the time between [`start`](Self::start) and
+/// [`pause`](Self::pause). A time that is [reported](Self::report) takes precedence over both. Nothing counts once the response has ended.
+///
+/// A handler that switches protocols (101) keeps a clone for as long as the connection is to be charged; the charge ends when the last clone is
+/// dropped, and is not stopped before: what it uses beyond its slice is owed.
+#[derive(Clone, Debug)]
+pub struct ComputeClock(Arc<Handle>);
+
+#[derive(Debug)]
+struct Handle {
+    metering: Arc<Metering>,
+    /// The charge of a connection that outlives its response.
+    parked: Mutex<Option<Charge>>,
+}
+
+/// Finds out whether a handler kept its clock.
+#[derive(Clone, Debug)]
+pub(crate) struct ClockKept(Weak<Handle>);
+
+impl ComputeClock {
+    pub(super) fn new(metering: &Arc<Metering>) -> Self {
+        Self(Arc::new(Handle { metering: Arc::clone(metering), parked: Mutex::default() }))
+    }
+
+    pub(super) fn watch(&self) -> ClockKept {
+        ClockKept(Arc::downgrade(&self.0))
+    }
+
+    /// The hardware begins to work for this request.
+    pub fn start(&self) {
+        self.0.metering.with(Compute::start);
+    }
+
+    /// The hardware has stopped working for this request; it may be started again.
+    pub fn pause(&self) {
+        self.0.metering.with(Compute::pause);
+    }
+
+    /// Says what the compute time is, all in all. The last report counts. More than 31 days is not believed, and logged.
+    pub fn report(&self, total: Duration) {
+        if !self.0.metering.with(|compute, _| compute.report(total)) {
+            tracing::error!(?total, model = %self.0.metering.workload.model, "a reported compute time of more than 31 days is not believed");
+        }
+    }
+
+    /// Compute time so far, as it would be billed now.
+    pub fn so_far(&self) -> Duration {
+        self.0.metering.compute()
+    }
+}
+
+impl ClockKept {
+    /// Leaves the charge with the handler's clock, or gives it back where the handler kept none.
+    pub(super) fn park(&self, charge: Charge) -> Result<(), Charge> {
+        match self.0.upgrade() {
+            Some(handle) => {
+                handle.metering.unstoppable.store(true, Ordering::Release);
+                *handle.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(charge);
+                Ok(())
+            }
+            None => Err(charge),
+        }
+    }
+}
+
+/// A response extension with which a service reports its compute time once its head is ready. It takes precedence over what the layer measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ComputeTime(pub Duration);

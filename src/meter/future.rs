@@ -1,0 +1,248 @@
+//! The future of a metered call.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Buf, Bytes};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header::EXPECT};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tokio::time::Sleep;
+use tower_service::Service;
+use uuid::Uuid;
+
+use super::{
+    admission::{Decided, Decision},
+    body::MeterBody,
+    charge::{Charge, ClockKept, ComputeClock, ComputeTime, End},
+    compute::Compute,
+    layer::CreditMeter,
+};
+use crate::{BoxError, limit::RateState, observe, rejection::Rejection};
+
+/// Names a response, for questions about its bill.
+const INFERENCE_ID: HeaderName = HeaderName::from_static("inference-id");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Before a denial, this much of the request's body is read and thrown away, so that a client that is still sending reads the answer and not a
+/// broken pipe.
+const MOST_DRAINED: usize = 1 << 20;
+
+/// And for this long.
+const DRAINING: Duration = Duration::from_secs(1);
+
+pin_project! {
+    /// The future of a [`CreditService`](super::CreditService)'s response.
+    pub struct ResponseFuture<S, B>
+    where
+        S: Service<Request<B>>,
+    {
+        #[pin]
+        state: State<S, B, S::Future>,
+        meter: CreditMeter,
+    }
+}
+
+pin_project! {
+    #[project = StateProj]
+    #[project_replace = StateOwned]
+    enum State<S, B, F> {
+        Deciding { deciding: Pin<Box<dyn Future<Output = Decided> + Send>>, service: S, request: Request<B> },
+        Calling { #[pin] future: F, call: Call },
+        Denying { #[pin] drain: Drain<B>, response: Option<Response<Bytes>> },
+        Done,
+    }
+}
+
+/// What is known of a call that goes on.
+struct Call {
+    /// `None` for what is free.
+    charge: Option<Charge>,
+    kept: Option<ClockKept>,
+}
+
+impl<S, B> ResponseFuture<S, B>
+where
+    S: Service<Request<B>>,
+    B: Body,
+{
+    pub(super) fn new(service: S, request: Request<B>, decision: Decision, meter: CreditMeter) -> Self {
+        let state = match decision {
+            Decision::Later(deciding) => State::Deciding { deciding, service, request },
+            Decision::Now(decided) => decided_state(decided, service, request, &meter),
+        };
+        Self { state, meter }
+    }
+}
+
+impl<S, B, R> Future for ResponseFuture<S, B>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    B: Body,
+    R: Body<Data = Bytes>,
+    R::Error: Into<BoxError>,
+{
+    type Output = Result<Response<MeterBody<R>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            match this.state.as_mut().project() {
+                StateProj::Deciding { deciding, .. } => {
+                    let decided = ready!(deciding.as_mut().poll(cx));
+                    if let StateOwned::Deciding { service, request, .. } = this.state.as_mut().project_replace(State::Done) {
+                        this.state.set(decided_state(decided, service, request, this.meter));
+                    }
+                }
+                StateProj::Calling { future, call } => {
+                    let response = match future.poll(cx) {
+                        Poll::Ready(Ok(response)) => call.respond(response, this.meter),
+                        Poll::Ready(Err(error)) => {
+                            if let Some(charge) = &mut call.charge {
+                                charge.close(End::Failed);
+                            }
+                            this.state.set(State::Done);
+                            return Poll::Ready(Err(error));
+                        }
+                        Poll::Pending => {
+                            let Some(charge) = &mut call.charge else { return Poll::Pending };
+                            ready!(charge.poll_exhausted(cx));
+                            let rejection = charge.cut_off();
+                            finish(rejection.into_response(this.meter.inner.settings.unavailable).map(MeterBody::text), None, this.meter)
+                        }
+                    };
+                    this.state.set(State::Done);
+                    return Poll::Ready(Ok(response));
+                }
+                StateProj::Denying { drain, response } => {
+                    ready!(drain.poll(cx));
+                    let response = response.take();
+                    this.state.set(State::Done);
+                    if let Some(response) = response {
+                        return Poll::Ready(Ok(response.map(MeterBody::text)));
+                    }
+                }
+                // As of any future, polling again after the end is a mistake; it never wakes.
+                StateProj::Done => return Poll::Pending,
+            }
+        }
+    }
+}
+
+fn decided_state<S, B>(decided: Decided, mut service: S, mut request: Request<B>, meter: &CreditMeter) -> State<S, B, S::Future>
+where
+    S: Service<Request<B>>,
+    B: Body,
+{
+    match decided {
+        Ok(charge) => {
+            let kept = charge.as_ref().map(|charge| {
+                let clock = ComputeClock::new(charge.metering());
+                let kept = clock.watch();
+                request.extensions_mut().insert(clock);
+                request.extensions_mut().insert(charge.metering().identity.clone());
+                charge.begin();
+                kept
+            });
+            State::Calling { future: service.call(request), call: Call { charge, kept } }
+        }
+        Err(rejection) => {
+            observe::denied(&rejection, request.uri().path());
+            let response = finish(rejection.into_response(meter.inner.settings.unavailable), None, meter);
+            State::Denying { drain: Drain::new(request), response: Some(response) }
+        }
+    }
+}
+
+impl Call {
+    fn respond<R>(&mut self, mut response: Response<R>, meter: &CreditMeter) -> Response<MeterBody<R>>
+    where
+        R: Body<Data = Bytes>,
+    {
+        let Some(mut charge) = self.charge.take() else { return response.map(MeterBody::free) };
+        let rate = charge.rate;
+        charge.responded(response.status());
+        if let Some(ComputeTime(total)) = response.extensions_mut().remove() {
+            ComputeClock::new(charge.metering()).report(total);
+        }
+        if meter.inner.settings.until_head {
+            charge.metering().with(Compute::end);
+        }
+        let response = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // Only the handler's own clock can tell when the new protocol has ended.
+            match self.kept.take().map(|kept| kept.park(charge)) {
+                Some(Err(mut charge)) => {
+                    charge.close(End::Failed);
+                    tracing::error!(target: "tower_credits", "a handler switched protocols and kept no ComputeClock: keep a clone for as long as \
+                        the connection is to be charged");
+                    Rejection::UnmeteredUpgrade.into_response(meter.inner.settings.unavailable).map(MeterBody::text)
+                }
+                _ => response.map(MeterBody::free),
+            }
+        } else {
+            let (parts, body) = response.into_parts();
+            let body = MeterBody::metered(body, &parts, charge);
+            Response::from_parts(parts, body)
+        };
+        finish(response, rate, meter)
+    }
+}
+
+/// Adds the layer's own header fields.
+fn finish<B>(mut response: Response<B>, rate: Option<RateState>, meter: &CreditMeter) -> Response<B> {
+    if let Some(rate) = rate {
+        for (name, value) in [(RATE_LIMIT, rate.field()), (RATE_LIMIT_POLICY, rate.policy())] {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                response.headers_mut().entry(name).or_insert(value);
+            }
+        }
+    }
+    if meter.inner.settings.inference_id
+        && let Ok(id) = HeaderValue::try_from(Uuid::now_v7().to_string())
+    {
+        response.headers_mut().entry(INFERENCE_ID).or_insert(id);
+    }
+    response
+}
+
+pin_project! {
+    /// Reads what a client still sends, up to a bound.
+    struct Drain<B> {
+        #[pin]
+        body: Option<B>,
+        left: usize,
+        timer: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<B: Body> Drain<B> {
+    fn new(request: Request<B>) -> Self {
+        // A client that waits to be asked for its body reads the answer first, unless the body is asked for.
+        let waits = request.headers().get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let body = request.into_body();
+        Self { body: (!waits && !body.is_end_stream()).then_some(body), left: MOST_DRAINED, timer: None }
+    }
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut this = self.project();
+        let Some(mut body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(()) };
+        loop {
+            match body.as_mut().poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let size = frame.data_ref().map_or(0, Buf::remaining);
+                    match this.left.checked_sub(size) {
+                        Some(left) => *this.left = left,
+                        None => return Poll::Ready(()),
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(DRAINING))).as_mut().poll(cx),
+            }
+        }
+    }
+}

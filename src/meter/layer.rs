@@ -1,0 +1,363 @@
+//! [`CreditMeter`] and its settings.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    future::Future,
+    num::NonZeroUsize,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use tokio::runtime::Handle;
+use tower_layer::Layer;
+
+use super::{
+    charge::{Billable, Ending},
+    service::CreditService,
+};
+use crate::{
+    Ahead, Classification, Clock, Identify, Identity, Ledger, LedgerError, Period, Plan, PlanHandle, RequestHead, Settlement, Statement,
+    SystemClock,
+    identify::{IdentifyError, Identifying},
+    lease::{Desk, Keeper, LeaseRules, Worker},
+    limit::RequestRate,
+};
+
+/// Accounts that a node keeps leases of at once, by default.
+const MOST_ACCOUNTS: usize = 1 << 18;
+
+/// Paths that are not in the plan are logged once each, up to this many.
+const MOST_LOGGED_PATHS: usize = 64;
+
+/// Meters a service: what it runs is paid for from its callers' credits. The crate's [front page](crate) has the example.
+///
+/// Clones are one meter: put them on as many servers as one process has. [`shutdown`](Self::shutdown) settles what is open.
+#[derive(Clone, Debug)]
+pub struct CreditMeter {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) plan: PlanHandle,
+    pub(super) identify: Box<dyn Identify>,
+    pub(super) classify: Option<Box<Classify>>,
+    pub(super) desk: Desk<RequestRate>,
+    keeper: Keeper<RequestRate>,
+    /// Until the first request starts it.
+    worker: Mutex<Option<Worker<RequestRate>>>,
+    works: AtomicBool,
+    ledger: Arc<dyn Ledger>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) settings: Settings,
+    unknown_paths: Mutex<HashSet<String>>,
+}
+
+pub(super) type Classify = dyn Fn(RequestHead<'_>, &Plan) -> Classification + Send + Sync;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) rules: LeaseRules,
+    pub(super) most_accounts: usize,
+    pub(super) until_head: bool,
+    pub(super) inference_id: bool,
+    pub(super) unavailable: StatusCode,
+    pub(super) billable: Billable,
+}
+
+impl CreditMeter {
+    /// A meter with default settings. Its background task is spawned by the first request, on that request's tokio runtime.
+    pub fn new(plan: impl Into<PlanHandle>, ledger: impl Ledger, identify: impl Identify) -> Self {
+        let (meter, worker) = Self::builder(plan, ledger, identify).assemble();
+        meter.spawn_later(worker);
+        meter
+    }
+
+    /// Settings before building.
+    pub fn builder(plan: impl Into<PlanHandle>, ledger: impl Ledger, identify: impl Identify) -> CreditMeterBuilder {
+        CreditMeterBuilder {
+            plan: plan.into(),
+            ledger: Arc::new(ledger),
+            identify: Box::new(identify),
+            classify: None,
+            clock: Arc::new(SystemClock),
+            settings: Settings {
+                rules: LeaseRules::default(),
+                most_accounts: MOST_ACCOUNTS,
+                until_head: false,
+                inference_id: true,
+                unavailable: StatusCode::SERVICE_UNAVAILABLE,
+                billable: |_| true,
+            },
+        }
+    }
+
+    /// The plan in force; [`PlanHandle::replace`] changes it while requests run.
+    pub fn plan(&self) -> &PlanHandle {
+        &self.inner.plan
+    }
+
+    /// Who asks, as the layer would have it.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentifyError`] where nobody was identified.
+    pub async fn identify(&self, head: RequestHead<'_>) -> Result<Arc<Identity>, IdentifyError> {
+        match self.inner.identify.identify(head) {
+            Identifying::Ready(answer) => answer,
+            Identifying::Later(answer) => answer.await,
+        }
+    }
+
+    /// What an identity's account used in a month, by the terms of its tier today; in the current month where `period` is `None`.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] where the ledger gave no answer, or the tier is not in the plan.
+    pub async fn statement(&self, identity: &Identity, period: Option<Period>) -> Result<Statement, LedgerError> {
+        let period = period.unwrap_or_else(|| Period::containing(self.inner.clock.unix_time()));
+        let tier = self.inner.plan.current().tier(identity.tier.as_str()).cloned();
+        let tier = tier.ok_or_else(|| LedgerError::Refused(format!("tier `{}` is not in the plan", identity.tier)))?;
+        self.inner.ledger.statement(&identity.account, period, tier.terms()).await
+    }
+
+    /// Denies what comes from now on, ends what still runs at what it has used, and waits until the ledger has acknowledged everything, five
+    /// seconds at most. Answers what was settled, and what could not be.
+    ///
+    /// Call it when the server has shut down: what runs on is not charged for the time after.
+    pub async fn shutdown(&self) -> Settlement {
+        self.ensure_worker();
+        let settlement = self.inner.keeper.shutdown().await;
+        for unsettled in &settlement.unsettled {
+            tracing::error!(target: "tower_credits", account = %unsettled.account, period = %unsettled.period, amount = %unsettled.amount,
+                "not acknowledged by the ledger at shutdown");
+        }
+        settlement
+    }
+
+    #[cfg(feature = "axum")]
+    pub(crate) fn unavailable_status(&self) -> StatusCode {
+        self.inner.settings.unavailable
+    }
+
+    fn spawn_later(&self, worker: Worker<RequestRate>) {
+        *self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker);
+        self.inner.works.store(false, Ordering::Release);
+    }
+
+    /// Spawns the background task if nobody did yet.
+    pub(super) fn ensure_worker(&self) {
+        if self.inner.works.load(Ordering::Acquire) {
+            return;
+        }
+        let mut slot = self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        match Handle::try_current() {
+            Ok(runtime) => {
+                if let Some(worker) = slot.take() {
+                    runtime.spawn(worker.run());
+                }
+                self.inner.works.store(true, Ordering::Release);
+            }
+            Err(error) => tracing::error!(target: "tower_credits", %error, "a CreditMeter needs a tokio runtime to settle on"),
+        }
+    }
+}
+
+impl<S> Layer<S> for CreditMeter {
+    type Service = CreditService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CreditService::new(inner, self.clone())
+    }
+}
+
+impl Inner {
+    /// Says once how a path can be put into the plan.
+    pub(super) fn log_unknown(&self, path: &str) {
+        let mut logged = self.unknown_paths.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.len() < MOST_LOGGED_PATHS && path.len() <= 256 && logged.insert(path.to_owned()) {
+            tracing::warn!(target: "tower_credits", path, "denied: the plan has no route or model for this path; to let it pass unmetered, add under \
+                [routes]: {path:?} = \"free\"; to meter it: {path:?} = {{ model = \"<name>\" }}");
+        }
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("identify", &self.identify)
+            .field("desk", &self.desk)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Settings of a [`CreditMeter`].
+pub struct CreditMeterBuilder {
+    plan: PlanHandle,
+    ledger: Arc<dyn Ledger>,
+    identify: Box<dyn Identify>,
+    classify: Option<Box<Classify>>,
+    clock: Arc<dyn Clock>,
+    settings: Settings,
+}
+
+impl CreditMeterBuilder {
+    /// Leases hold a surplus, so that most requests are admitted without a call to the ledger. Default: they hold nothing that no request owns.
+    #[must_use]
+    pub fn ahead(mut self, ahead: Ahead) -> Self {
+        self.settings.rules.ahead = Some(ahead);
+        self
+    }
+
+    /// How long a call to the ledger may take, and how long a request waits for it. Default 250 ms. A request puts at least four deadlines of
+    /// compute time on hold, so that it can be refilled in time.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.settings.rules.deadline = deadline;
+        self
+    }
+
+    /// How long spending may stay unreported to the ledger. Default 100 ms.
+    #[must_use]
+    pub fn flush(mut self, flush: Duration) -> Self {
+        self.settings.rules.flush = flush;
+        self
+    }
+
+    /// Decides what a request runs, in place of the plan's routes. [`Plan::workload`] finds the model's price.
+    #[must_use]
+    pub fn classify(mut self, classify: impl Fn(RequestHead<'_>, &Plan) -> Classification + Send + Sync + 'static) -> Self {
+        self.classify = Some(Box::new(classify));
+        self
+    }
+
+    /// Compute time ends with the response's head; streaming its body is not billed.
+    #[must_use]
+    pub fn until_head(mut self) -> Self {
+        self.settings.until_head = true;
+        self
+    }
+
+    /// Whether responses carry an `Inference-Id` (a UUID of version 7). Default: they do.
+    #[must_use]
+    pub fn inference_id(mut self, on: bool) -> Self {
+        self.settings.inference_id = on;
+        self
+    }
+
+    /// Decides by how a request ended whether it is billed. Default: every request whose inner service was called.
+    #[must_use]
+    pub fn billable(mut self, billable: fn(&Ending) -> bool) -> Self {
+        self.settings.billable = billable;
+        self
+    }
+
+    /// The status sent where this server cannot tell or cannot take more. Default 503. Some clients retry that at once and without end.
+    #[must_use]
+    pub fn unavailable_status(mut self, status: StatusCode) -> Self {
+        self.settings.unavailable = status;
+        self
+    }
+
+    /// The most accounts that this node keeps leases of at once; what would be more is denied as unavailable. Default 262 144.
+    #[must_use]
+    pub fn most_accounts(mut self, most: NonZeroUsize) -> Self {
+        self.settings.most_accounts = most.get();
+        self
+    }
+
+    /// The clock that compute time and months are read from. Default: the system's.
+    #[must_use]
+    pub fn clock(mut self, clock: impl Clock) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+
+    /// The meter. Its background task is spawned by the first request, on that request's tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the setting that cannot be.
+    pub fn build(self) -> Result<CreditMeter, ConfigError> {
+        self.check()?;
+        let (meter, worker) = self.assemble();
+        meter.spawn_later(worker);
+        Ok(meter)
+    }
+
+    /// The meter and its background task, for those who run their tasks themselves: nothing is spawned.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] names the setting that cannot be.
+    pub fn build_with_worker(self) -> Result<(CreditMeter, CreditWorker), ConfigError> {
+        self.check()?;
+        let (meter, worker) = self.assemble();
+        Ok((meter, CreditWorker(worker)))
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let LeaseRules { deadline, flush, ttl, .. } = self.settings.rules;
+        let within = |time: Duration| time >= Duration::from_millis(1) && time <= ttl / 10;
+        if !within(deadline) {
+            return Err(ConfigError { setting: "deadline", remedy: "set 1 ms to 60 s" });
+        }
+        if !within(flush) {
+            return Err(ConfigError { setting: "flush", remedy: "set 1 ms to 60 s" });
+        }
+        if !(self.settings.unavailable.is_client_error() || self.settings.unavailable.is_server_error()) {
+            return Err(ConfigError { setting: "unavailable_status", remedy: "set a status of 400 to 599" });
+        }
+        Ok(())
+    }
+
+    fn assemble(self) -> (CreditMeter, Worker<RequestRate>) {
+        let Self { plan, ledger, identify, classify, clock, settings } = self;
+        let (keeper, desk, worker) = Keeper::pair(Arc::clone(&ledger), settings.rules, settings.most_accounts);
+        let inner = Inner {
+            plan,
+            identify,
+            classify,
+            desk,
+            keeper,
+            worker: Mutex::new(None),
+            works: AtomicBool::new(true),
+            ledger,
+            clock,
+            settings,
+            unknown_paths: Mutex::default(),
+        };
+        (CreditMeter { inner: Arc::new(inner) }, worker)
+    }
+}
+
+impl fmt::Debug for CreditMeterBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CreditMeterBuilder").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// The background task of a [`CreditMeter`]: it tells the ledger what was spent, and asks it for more. Without it, no request that needs the
+/// ledger is admitted, and nothing is settled.
+#[derive(Debug)]
+pub struct CreditWorker(Worker<RequestRate>);
+
+impl CreditWorker {
+    /// Works until the meter is shut down, or its last clone and service are dropped and all is settled.
+    pub fn run(self) -> impl Future<Output = ()> + Send {
+        self.0.run()
+    }
+}
+
+/// A setting that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{setting} cannot be used: {remedy}")]
+pub struct ConfigError {
+    setting: &'static str,
+    remedy: &'static str,
+}

@@ -1,0 +1,28 @@
+//! The middleware: [`CreditMeter`] is the layer, [`CreditService`] the service, [`ResponseFuture`] and [`MeterBody`] what they return.
+//!
+//! A request's way through it:
+//!
+//! 1. The plan's routes say what it runs. Free requests go straight through.
+//! 2. [`Identify`](crate::Identify) says who asks, who pays, and which tier applies; the tier's request rate is counted.
+//! 3. A slice of the account's credits is put on hold: locally where the account's lease covers it, else with one call to the ledger.
+//! 4. The inner service is called. From now on its compute time is measured, on its future and on its response's body.
+//! 5. When the body ends, fails or is dropped, the charge is closed: what was used is spent, the rest of the slice is free.
+//!
+//! What is denied gets a response; the inner service's error type stays what it is, and its future is never boxed.
+
+mod admission;
+mod body;
+mod charge;
+mod compute;
+mod future;
+mod layer;
+mod service;
+
+pub(crate) use self::charge::Metering;
+pub use self::{
+    body::{CutOff, MeterBody},
+    charge::{ComputeClock, ComputeTime, End, Ending},
+    future::ResponseFuture,
+    layer::{ConfigError, CreditMeter, CreditMeterBuilder, CreditWorker},
+    service::CreditService,
+};

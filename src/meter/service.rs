@@ -1,0 +1,48 @@
+//! The service: decides, then calls the service it wraps.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::{body::MeterBody, future::ResponseFuture, layer::CreditMeter};
+use crate::{BoxError, RequestHead};
+
+/// A service whose calls are paid for. Made by [`CreditMeter`].
+#[derive(Clone, Debug)]
+pub struct CreditService<S> {
+    inner: S,
+    meter: CreditMeter,
+}
+
+impl<S> CreditService<S> {
+    pub(super) fn new(inner: S, meter: CreditMeter) -> Self {
+        Self { inner, meter }
+    }
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for CreditService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
+    ReqBody: Body,
+    ResBody: Body<Data = Bytes>,
+    ResBody::Error: Into<BoxError>,
+{
+    type Response = Response<MeterBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S, ReqBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        // The service that was polled ready must be the one that is called; the clone takes its place and is polled ready next time.
+        let clone = self.inner.clone();
+        let ready = std::mem::replace(&mut self.inner, clone);
+        let decision = self.meter.decide(RequestHead::from(&request));
+        ResponseFuture::new(ready, request, decision, self.meter.clone())
+    }
+}

@@ -1,0 +1,43 @@
+//! What an operator sees: one event for each metered request, one for each denial.
+//!
+//! Events have the target `tower_credits`. Durations are in seconds, amounts in dollars.
+
+use std::time::Duration;
+
+use crate::{
+    Credits,
+    lease::Ended,
+    meter::{Ending, Metering},
+    rejection::Rejection,
+};
+
+/// A metered request ended. `runway` is the compute time that its slice paid for.
+pub(crate) fn ended(metering: &Metering, ending: &Ending, ended: &Ended, runway: Duration) {
+    let Some(usage) = ended.billed else { return };
+    let standing = &ended.standing;
+    // Where there is no limit, what people want to know is how much of the included credits is left.
+    let of = if standing.limit == Credits::MAX { standing.included } else { standing.limit };
+    let left = of.saturating_sub(standing.used.saturating_add(ended.unreported));
+    let compute = Duration::from_micros(usage.compute_micros);
+    tracing::info!(
+        target: "tower_credits",
+        account = %metering.identity.account,
+        subject = %metering.identity.subject,
+        tier = %metering.tier.name,
+        model = %metering.workload.model,
+        hardware = %metering.workload.hardware,
+        feature = %metering.workload.feature,
+        compute_seconds = compute.as_secs_f64(),
+        overshoot_seconds = compute.saturating_sub(runway).as_secs_f64(),
+        cost = %usage.cost,
+        left = %left,
+        status = ending.status.map(|status| status.as_u16()),
+        end = ?ending.end,
+        "metered"
+    );
+}
+
+/// A request was denied before its service was called.
+pub(crate) fn denied(rejection: &Rejection, path: &str) {
+    tracing::info!(target: "tower_credits", reason = rejection.reason(), path, "denied");
+}

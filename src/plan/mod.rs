@@ -1,0 +1,142 @@
+//! All policy as data: hardware prices, models, routes and tiers.
+//!
+//! A [`Plan`] is read from TOML ([`Plan::from_file`]) and is valid once it exists: every route leads to a known model, every model runs on priced
+//! hardware, every tier has its rules. What would not be is refused with the file's line and what to write instead.
+//!
+//! ```
+//! use tower_credits::Plan;
+//!
+//! let plan = Plan::from_toml(r#"
+//!     [hardware.gpu-small]
+//!     price_per_second = "0.00012"
+//!
+//!     [models.rnnoise]
+//!     hardware = "gpu-small"
+//!
+//!     [routes]
+//!     "/models/{model}" = { model = "{model}" }
+//!     "/health" = "free"
+//!
+//!     [tiers.free]
+//!     included = "0.10"
+//!     when_used_up = "block"
+//! "#)?;
+//!
+//! let error = Plan::from_toml("[tiers.free]\nincluded = \"-1\"\nwhen_used_up = \"block\"").unwrap_err();
+//! assert_eq!(error.to_string(), "line 2: tier `free`, included: amounts are not negative: write 0 or more");
+//! # Ok::<(), tower_credits::PlanError>(())
+//! ```
+
+mod file;
+mod routes;
+mod tier;
+
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
+
+use arc_swap::ArcSwap;
+use http::Method;
+
+pub(crate) use self::routes::Routes;
+pub use self::{
+    routes::Classification,
+    tier::{DuringOutage, Midway, RequestQuota, Tier, WhenUsedUp},
+};
+use crate::{Name, Price};
+
+/// All policy as data. See the [module's](self) example, and the README for the file explained.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    hardware: HashMap<Name, Price>,
+    models: HashMap<Name, Name>,
+    tiers: HashMap<Name, Arc<Tier>>,
+    routes: Routes,
+}
+
+/// What is run, and what a second of it costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Workload {
+    /// The model.
+    pub model: Name,
+    /// The hardware it runs on.
+    pub hardware: Name,
+    /// The price of a second on that hardware.
+    pub price: Price,
+    /// The feature that it is used through: `api`, unless the route says otherwise.
+    pub feature: Name,
+}
+
+impl Plan {
+    /// The tier of this name.
+    pub fn tier(&self, name: &str) -> Option<&Arc<Tier>> {
+        self.tiers.get(name)
+    }
+
+    /// Running a model, through a feature.
+    pub fn workload(&self, model: &str, feature: &Name) -> Option<Workload> {
+        let (model, hardware) = self.models.get_key_value(model)?;
+        self.on_hardware(model, hardware, feature)
+    }
+
+    /// What a request runs, by the plan's routes. OPTIONS is always free.
+    pub fn classify(&self, method: &Method, path: &str) -> Classification {
+        if method == Method::OPTIONS { Classification::Free } else { self.routes.classify(self, path) }
+    }
+
+    fn on_hardware(&self, model: &Name, hardware: &Name, feature: &Name) -> Option<Workload> {
+        let price = *self.hardware.get(hardware)?;
+        Some(Workload { model: model.clone(), hardware: hardware.clone(), price, feature: feature.clone() })
+    }
+}
+
+/// The plan in force. Clones share it; requests keep the plan under which they were admitted.
+#[derive(Clone, Debug)]
+pub struct PlanHandle(Arc<ArcSwap<Plan>>);
+
+impl PlanHandle {
+    /// The plan in force now.
+    pub fn current(&self) -> Arc<Plan> {
+        self.0.load_full()
+    }
+
+    /// Puts another plan in force, for requests that come from now on.
+    pub fn replace(&self, plan: Plan) {
+        self.0.store(Arc::new(plan));
+    }
+}
+
+impl From<Plan> for PlanHandle {
+    fn from(plan: Plan) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(plan)))
+    }
+}
+
+/// Why a plan was refused: where, and what to write instead.
+#[derive(Debug, thiserror::Error)]
+#[error("{}{reason}", place(.file.as_ref(), *.line))]
+pub struct PlanError {
+    file: Option<PathBuf>,
+    line: Option<usize>,
+    reason: String,
+    #[source]
+    source: Option<std::io::Error>,
+}
+
+impl PlanError {
+    /// The line of the file, counted from 1, where it is one line that is wrong.
+    pub fn line(&self) -> Option<usize> {
+        self.line
+    }
+}
+
+fn place(file: Option<&PathBuf>, line: Option<usize>) -> String {
+    match (file, line) {
+        (Some(file), Some(line)) => format!("{}:{line}: ", file.display()),
+        (Some(file), None) => format!("{}: ", file.display()),
+        (None, Some(line)) => format!("line {line}: "),
+        (None, None) => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

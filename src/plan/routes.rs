@@ -1,0 +1,104 @@
+//! Which path runs which model.
+
+use std::borrow::Cow;
+
+use matchit::{Params, Router};
+use percent_encoding::percent_decode_str;
+
+use super::{Plan, Workload};
+use crate::Name;
+
+/// What a request runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Classification {
+    /// This, for money.
+    Workload(Workload),
+    /// Nothing that costs anything.
+    Free,
+    /// The plan does not say.
+    Unknown,
+}
+
+/// The plan's routes, in axum's path patterns.
+#[derive(Clone, Debug)]
+pub(crate) struct Routes {
+    pub(super) router: Router<Target>,
+    pub(super) otherwise: Target,
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Free,
+    Refuse,
+    Model { model: Template, feature: Name },
+    Hardware { hardware: Name, feature: Name },
+}
+
+/// A model's name, or one with parts taken from the path: `{org}/{name}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Template(pub(super) Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Text(String),
+    Parameter(String),
+}
+
+impl Routes {
+    pub(super) fn classify(&self, plan: &Plan, path: &str) -> Classification {
+        let workload = match self.router.at(path) {
+            Ok(found) => found.value.workload(plan, Some(&found.params)),
+            Err(_) => self.otherwise.workload(plan, None),
+        };
+        workload.unwrap_or(Classification::Unknown)
+    }
+}
+
+impl Target {
+    fn workload(&self, plan: &Plan, parameters: Option<&Params<'_, '_>>) -> Option<Classification> {
+        let workload = match self {
+            Self::Free => return Some(Classification::Free),
+            Self::Refuse => return None,
+            Self::Model { model, feature } => plan.workload(&model.fill(parameters)?, feature)?,
+            Self::Hardware { hardware, feature } => plan.on_hardware(&Name::known("unlisted"), hardware, feature)?,
+        };
+        Some(Classification::Workload(workload))
+    }
+}
+
+impl Template {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (mut parts, mut rest) = (Vec::new(), text);
+        while let Some((before, after)) = rest.split_once('{') {
+            let (name, after) = after.split_once('}')?;
+            if !before.is_empty() {
+                parts.push(Part::Text(before.to_owned()));
+            }
+            parts.push(Part::Parameter(name.to_owned()));
+            rest = after;
+        }
+        if !rest.is_empty() {
+            parts.push(Part::Text(rest.to_owned()));
+        }
+        (!rest.contains('}')).then_some(Self(parts))
+    }
+
+    /// The name, if it is the same for every path.
+    pub(super) fn fixed(&self) -> Option<&str> {
+        match self.0.as_slice() {
+            [Part::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    fn fill(&self, parameters: Option<&Params<'_, '_>>) -> Option<String> {
+        self.0
+            .iter()
+            .map(|part| match part {
+                Part::Text(text) => Some(Cow::Borrowed(text.as_str())),
+                Part::Parameter(name) => percent_decode_str(parameters?.get(name)?).decode_utf8().ok(),
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,127 @@
+use std::time::Duration;
+
+use super::*;
+use crate::Credits;
+
+const GOOD: &str = r#"
+[hardware.gpu-small]
+price_per_second = "0.00012"
+
+[models.rnnoise]
+hardware = "gpu-small"
+
+[models."acme/whisper"]
+hardware = "gpu-small"
+
+[routes]
+"/models/{model}" = { model = "{model}" }
+"/hub/{org}/{name}" = { model = "{org}/{name}", feature = "widget" }
+"/denoise.v1.Denoise/{*method}" = { model = "rnnoise" }
+"/health" = "free"
+
+[tiers.free]
+included = "0.10"
+when_used_up = "block"
+requests = { count = 600, per = "1m", burst = 100 }
+
+[tiers.pro]
+included = "2.00"
+when_used_up = { pay_as_you_go_up_to = "100" }
+during_outage = { allow = "0.05" }
+hold = "500ms"
+"#;
+
+fn refused(change: impl FnOnce(&str) -> String) -> (Option<usize>, String) {
+    let error = Plan::from_toml(&change(GOOD)).unwrap_err();
+    (error.line(), error.to_string())
+}
+
+#[test]
+fn a_plan_says_what_its_file_says() {
+    let plan = Plan::from_toml(GOOD).unwrap();
+    let (free, pro) = (plan.tier("free").unwrap(), plan.tier("pro").unwrap());
+    assert_eq!(free.included.to_string(), "$0.10");
+    assert_eq!((free.when_used_up, free.midway, free.during_outage), (WhenUsedUp::Block, Midway::Stop, DuringOutage::Deny));
+    assert_eq!((free.hold, pro.hold), (Duration::from_secs(1), Duration::from_millis(500)));
+    assert_eq!(free.requests.unwrap().per, Duration::from_secs(60));
+    assert_eq!(pro.when_used_up, WhenUsedUp::PayAsYouGo("100".parse().unwrap()));
+    assert_eq!(pro.midway, Midway::Finish);
+    assert_eq!(pro.during_outage, DuringOutage::Allow("0.05".parse().unwrap()));
+    assert_eq!(free.terms().pay_as_you_go, Credits::ZERO);
+}
+
+#[test]
+fn routes_lead_to_models() {
+    let plan = Plan::from_toml(GOOD).unwrap();
+    let model = |path| match plan.classify(&Method::POST, path) {
+        Classification::Workload(workload) => format!("{} {} {}", workload.model, workload.hardware, workload.feature),
+        other => format!("{other:?}"),
+    };
+    assert_eq!(model("/models/rnnoise"), "rnnoise gpu-small api");
+    assert_eq!(model("/models/acme%2Fwhisper"), "acme/whisper gpu-small api");
+    assert_eq!(model("/hub/acme/whisper"), "acme/whisper gpu-small widget");
+    assert_eq!(model("/denoise.v1.Denoise/Stream"), "rnnoise gpu-small api");
+    assert_eq!(model("/health"), "Free");
+    assert_eq!(model("/models/unheard-of"), "Unknown");
+    assert_eq!(model("/models/%FF"), "Unknown");
+    assert_eq!(model("/elsewhere"), "Unknown");
+    assert_eq!(plan.classify(&Method::OPTIONS, "/elsewhere"), Classification::Free);
+
+    let priced = Plan::from_toml(&GOOD.replace("[routes]", "[routes]\notherwise = { hardware = \"gpu-small\" }")).unwrap();
+    assert!(matches!(priced.classify(&Method::GET, "/elsewhere"), Classification::Workload(_)));
+}
+
+#[test]
+fn what_is_wrong_is_refused_with_its_line_and_remedy() {
+    let cases: [(&str, &str, usize, &str); 22] = [
+        ("included = \"0.10\"", "included = \"-0.10\"", 18, "tier `free`, included: amounts are not negative"),
+        ("included = \"0.10\"", "included = \"0.1000000001\"", 18, "at most nine digits after the point"),
+        ("included = \"0.10\"", "included = 0.10", 18, "write dollars as a string"),
+        ("included = \"0.10\"", "", 17, "tier `free` does not say what is included"),
+        ("when_used_up = \"block\"", "", 17, "tier `free` has no rule for used-up credits: write when_used_up"),
+        ("when_used_up = \"block\"", "when_used_up = \"stop\"", 19, "write when_used_up = \"block\""),
+        ("pay_as_you_go_up_to = \"100\"", "pay_as_you_go_up_to = \"9007199.3\"", 24, "the most that one amount can be"),
+        (
+            "hardware = \"gpu-small\"",
+            "hardware = \"gpu-large\"",
+            6,
+            "model `rnnoise` runs on hardware `gpu-large`, which has no price: add [hardware.gpu-large]",
+        ),
+        ("hardware = \"gpu-small\"", "", 5, "model `rnnoise` has no hardware"),
+        ("price_per_second = \"0.00012\"", "", 2, "hardware `gpu-small` has no price: write price_per_second"),
+        ("price_per_second = \"0.00012\"", "price = \"0.00012\"", 3, "unknown field `price`"),
+        ("{ model = \"rnnoise\" }", "{ model = \"gone\" }", 14, "leads to model `gone`, which the plan does not have: add [models.gone]"),
+        ("{ model = \"{model}\" }", "{ model = \"{modle}\" }", 12, "its path has no `{modle}`"),
+        ("{ model = \"{model}\" }", "{ model = \"{model\" }", 12, "a brace has no other"),
+        ("\"free\"\n", "\"gratis\"\n", 15, "route `/health` leads nowhere: write \"free\""),
+        ("\"/health\"", "\"health\"", 15, "write a path that begins with `/`"),
+        ("\"/health\"", "\"/models/{other}\"", 0, "route `/models/{"),
+        ("feature = \"widget\"", "features = \"widget\"", 13, "unknown key `features`"),
+        ("hold = \"500ms\"", "hold = \"soon\"", 26, "tier `pro`, hold: write a time"),
+        ("count = 600", "count = 0", 20, "tier `free`, requests.count: write a whole number"),
+        ("{ allow = \"0.05\" }", "\"perhaps\"", 25, "during_outage: write \"deny\""),
+        ("[tiers.free]", "[tears.free]", 17, "unknown field `tears`"),
+    ];
+    for (from, to, line, reason) in cases {
+        assert!(GOOD.contains(from), "{from}");
+        let (found, message) = refused(|plan| plan.replacen(from, to, 1));
+        assert!(message.contains(reason), "{to}: {message}");
+        if line > 0 {
+            assert_eq!(found, Some(line), "{to}: {message}");
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_wrong_is_named() {
+    let folder = std::env::temp_dir().join(format!("tower-credits-plan-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = folder.join("plan.toml");
+    std::fs::write(&path, "[tiers.free]\nincluded = 1").unwrap();
+    let error = Plan::from_file(&path).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("{}:", path.display())), "{error}");
+    std::fs::write(&path, vec![b'#'; 5 << 20]).unwrap();
+    assert!(Plan::from_file(&path).unwrap_err().to_string().contains("larger than 4 MiB"));
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert!(Plan::from_file(&path).unwrap_err().to_string().ends_with("cannot be read"));
+}

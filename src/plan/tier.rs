@@ -1,0 +1,79 @@
+//! What an account of a tier may use, and what happens when it has.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use crate::{Credits, Name, Terms};
+
+/// What an account of a tier may use, and what happens when it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Tier {
+    /// Its name in the plan.
+    pub name: Name,
+    /// Credits included each month.
+    pub included: Credits,
+    /// Whether `included` counts once for each of the account's seats.
+    pub per_seat: bool,
+    /// What happens when the included and purchased credits are used up.
+    pub when_used_up: WhenUsedUp,
+    /// What happens to a running request when nothing more is to be had.
+    pub midway: Midway,
+    /// The compute time that a request puts on hold at its admission, and is refilled to while it runs.
+    pub hold: Duration,
+    /// How many requests an account may make, on each node.
+    pub requests: Option<RequestQuota>,
+    /// What happens while the ledger does not answer.
+    pub during_outage: DuringOutage,
+    /// What a denied caller is told to do: an upgrade link, say.
+    pub hint: Option<String>,
+}
+
+/// What happens when the included and purchased credits are used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenUsedUp {
+    /// Requests are denied.
+    Block,
+    /// Requests go on and are charged on top, up to this much each month ([`Credits::MAX`]: without limit).
+    PayAsYouGo(Credits),
+}
+
+/// What happens to a running request when nothing more is to be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Midway {
+    /// It ends there, and costs no more than was on hold for it.
+    Stop,
+    /// It runs on, and what it uses beyond its hold is owed.
+    Finish,
+}
+
+/// A request rate, as a token bucket: `burst` at once, refilled at `count` a `per`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RequestQuota {
+    /// Requests in each `per`.
+    pub count: NonZeroU32,
+    /// The window.
+    pub per: Duration,
+    /// Requests that may come at once.
+    pub burst: NonZeroU32,
+}
+
+/// What happens while the ledger does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DuringOutage {
+    /// Requests that need the ledger are denied.
+    Deny,
+    /// Requests go on, as long as what they put on hold stays within this much per account, node and month; debited when the ledger is back.
+    Allow(Credits),
+}
+
+impl Tier {
+    /// What the tier allows an account.
+    pub fn terms(&self) -> Terms {
+        let pay_as_you_go = match self.when_used_up {
+            WhenUsedUp::Block => Credits::ZERO,
+            WhenUsedUp::PayAsYouGo(limit) => limit,
+        };
+        Terms { included: self.included, per_seat: self.per_seat, pay_as_you_go }
+    }
+}

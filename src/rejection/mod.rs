@@ -1,0 +1,179 @@
+//! Denials that tell the truth: a caller learns whether to pay, to wait, or to mend the request.
+
+mod http;
+
+use std::{sync::Arc, time::Duration};
+
+use ::http::StatusCode;
+
+use crate::{Credits, Period, lease::Refusal, ledger::Standing, limit::RateState};
+
+/// Why a request was denied. It is in the extensions of the response that says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Rejection {
+    /// No credentials, or (`invalid`) some that nobody knows. 401.
+    Unauthenticated {
+        /// Whether credentials were sent.
+        invalid: bool,
+    },
+    /// The subject may not bill that organisation, or there is none of that name. 403.
+    NotAMember,
+    /// The plan has no route or model for it. 404.
+    NotInPlan,
+    /// All credits are used up until the period ends. 402.
+    CreditsUsedUp {
+        /// The period whose credits they were.
+        period: Period,
+        /// The tier's own hint.
+        hint: Option<Arc<str>>,
+    },
+    /// What is left is on hold by running requests. 429.
+    CreditsOnHold,
+    /// The owner's own spending limit is reached. 403.
+    SpendingLimit {
+        /// The period whose limit it was.
+        period: Period,
+    },
+    /// Too many requests. 429.
+    RequestRate {
+        /// When the next one may come.
+        retry_after: Duration,
+    },
+    /// The ledger does not answer, and the tier does not allow for that. 503, unless set otherwise.
+    LedgerUnreachable,
+    /// The credentials cannot be checked now. 503, unless set otherwise.
+    CredentialsUnchecked,
+    /// This node has too many accounts at once. 503, unless set otherwise.
+    Busy,
+    /// This node is shutting down. 503, unless set otherwise.
+    ShuttingDown,
+    /// The identity has a tier that is not in the plan: the operator's mistake. 500.
+    UnknownTier,
+    /// The month that was asked about is none. 400.
+    NoSuchPeriod,
+    /// The handler switched protocols without keeping its `ComputeClock`: what follows could not be charged. 500.
+    UnmeteredUpgrade,
+}
+
+impl Rejection {
+    /// Why an account that stands like this gets less than `least`.
+    pub(crate) fn of(standing: &Standing, least: Credits, period: Period, hint: Option<&str>) -> Self {
+        let left = standing.limit.saturating_sub(standing.used);
+        if left >= least {
+            Self::CreditsOnHold
+        } else if standing.limited_by_owner {
+            Self::SpendingLimit { period }
+        } else {
+            Self::CreditsUsedUp { period, hint: hint.map(Into::into) }
+        }
+    }
+
+    /// The machine-readable reason: `CREDITS_USED_UP`.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Unauthenticated { .. } => "UNAUTHENTICATED",
+            Self::NotAMember => "NOT_A_MEMBER",
+            Self::NotInPlan => "NOT_IN_PLAN",
+            Self::CreditsUsedUp { .. } => "CREDITS_USED_UP",
+            Self::CreditsOnHold => "CREDITS_ON_HOLD",
+            Self::SpendingLimit { .. } => "SPENDING_LIMIT",
+            Self::RequestRate { .. } => "REQUEST_RATE",
+            Self::LedgerUnreachable => "LEDGER_UNREACHABLE",
+            Self::CredentialsUnchecked => "CREDENTIALS_UNCHECKED",
+            Self::Busy => "BUSY",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::UnknownTier => "UNKNOWN_TIER",
+            Self::NoSuchPeriod => "NO_SUCH_PERIOD",
+            Self::UnmeteredUpgrade => "UNMETERED_UPGRADE",
+        }
+    }
+
+    /// The status of the HTTP response. `unavailable` is what the host sends where the service cannot tell or cannot take more.
+    pub(crate) const fn status(&self, unavailable: StatusCode) -> StatusCode {
+        match self {
+            Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
+            Self::NotAMember | Self::SpendingLimit { .. } => StatusCode::FORBIDDEN,
+            Self::NotInPlan => StatusCode::NOT_FOUND,
+            Self::NoSuchPeriod => StatusCode::BAD_REQUEST,
+            Self::CreditsUsedUp { .. } => StatusCode::PAYMENT_REQUIRED,
+            Self::CreditsOnHold | Self::RequestRate { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::LedgerUnreachable | Self::CredentialsUnchecked | Self::Busy | Self::ShuttingDown => unavailable,
+            Self::UnknownTier | Self::UnmeteredUpgrade => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// In how many whole seconds to come again, where that helps.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        match self {
+            Self::RequestRate { retry_after } => Some((retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)).max(1)),
+            Self::CreditsOnHold | Self::LedgerUnreachable | Self::CredentialsUnchecked | Self::Busy | Self::ShuttingDown => Some(1),
+            _ => None,
+        }
+    }
+
+    /// When the credits reset, where that is what to wait for.
+    pub(crate) fn resets_at(&self) -> Option<String> {
+        match self {
+            Self::CreditsUsedUp { period, .. } | Self::SpendingLimit { period } => Some(period.resets_at()),
+            _ => None,
+        }
+    }
+
+    const fn title(&self) -> &'static str {
+        match self {
+            Self::Unauthenticated { .. } => "Not authenticated",
+            Self::NotAMember => "Not a member",
+            Self::NotInPlan => "Not found",
+            Self::NoSuchPeriod => "No such month",
+            Self::CreditsUsedUp { .. } => "Credits used up",
+            Self::CreditsOnHold => "Credits on hold",
+            Self::SpendingLimit { .. } => "Spending limit reached",
+            Self::RequestRate { .. } => "Too many requests",
+            Self::LedgerUnreachable | Self::CredentialsUnchecked | Self::Busy | Self::ShuttingDown => "Temporarily unavailable",
+            Self::UnknownTier | Self::UnmeteredUpgrade => "Misconfigured",
+        }
+    }
+
+    pub(crate) fn detail(&self) -> String {
+        match self {
+            Self::Unauthenticated { invalid: false } => "Send your token: `Authorization: Bearer <token>`.".into(),
+            Self::Unauthenticated { invalid: true } => "These credentials are not known.".into(),
+            Self::NotAMember => "You may not bill this organisation, or there is none of that name.".into(),
+            Self::NotInPlan => "There is no such model or path here.".into(),
+            Self::CreditsUsedUp { period, hint } => {
+                let hint = hint.as_ref().map(|hint| format!(" {hint}")).unwrap_or_default();
+                format!("Your credits for {period} are used up. They reset at {}.{hint}", period.resets_at())
+            }
+            Self::CreditsOnHold => {
+                "All of your remaining credits are on hold by requests that are running. Try again when one has ended.".into()
+            }
+            Self::SpendingLimit { period } => {
+                format!("The spending limit that is set for this account is reached for {period}. Its owner can raise it.")
+            }
+            Self::RequestRate { .. } => "Too many requests in a short time.".into(),
+            Self::LedgerUnreachable => "Your credit balance cannot be checked just now. Try again soon.".into(),
+            Self::CredentialsUnchecked => "Your credentials cannot be checked just now. Try again soon.".into(),
+            Self::Busy => "This server has too many accounts at once. Try again soon.".into(),
+            Self::ShuttingDown => "This server is shutting down. Try again; another may answer.".into(),
+            Self::NoSuchPeriod => "Write the month like `period=2026-11`.".into(),
+            Self::UnknownTier => "Your account's tier is not set up on this server.".into(),
+            Self::UnmeteredUpgrade => "This server cannot charge for the connection it was about to open.".into(),
+        }
+    }
+}
+
+impl From<Refusal> for Rejection {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Full => Self::Busy,
+            Refusal::Closing => Self::ShuttingDown,
+        }
+    }
+}
+
+impl From<RateState> for Rejection {
+    fn from(state: RateState) -> Self {
+        Self::RequestRate { retry_after: state.reset }
+    }
+}
