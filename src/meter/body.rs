@@ -102,8 +102,10 @@ where
                 if charge.is_closed() {
                     return body.poll_frame(cx).map_err(Into::into);
                 }
+                // The reader's gap ends here: what the body computes while it is polled is computation.
+                let came_back = charge.metering().now();
                 let polled = body.as_mut().poll_frame(cx);
-                charge.metering().with(|compute, now| compute.polled(polled.is_ready(), now));
+                charge.metering().with(|compute, _| compute.polled(polled.is_ready(), came_back));
                 let step = match polled {
                     Poll::Pending if charge.poll_exhausted(cx).is_pending() => return Poll::Pending,
                     Poll::Pending => Step::CutOff,

@@ -105,8 +105,12 @@ impl Metering {
         Self::new(&self.clock, hold, self.workload.clone(), Arc::clone(&self.identity), Arc::clone(&self.tier), period)
     }
 
+    pub(super) fn now(&self) -> Duration {
+        self.clock.monotonic()
+    }
+
     pub(super) fn with<T>(&self, change: impl FnOnce(&mut Compute, Duration) -> T) -> T {
-        let now = self.clock.monotonic();
+        let now = self.now();
         change(&mut self.lock(), now)
     }
 

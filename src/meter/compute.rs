@@ -46,7 +46,7 @@ impl Compute {
         self.handed_over = Some(now);
     }
 
-    /// The reader came back, and found the next frame ready, or has to wait for it.
+    /// The reader came back at `now`, and found the next frame ready, or has to wait for it.
     pub(crate) fn polled(&mut self, ready: bool, now: Duration) {
         if let Some(since) = self.handed_over.take()
             && ready

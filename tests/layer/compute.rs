@@ -1,0 +1,159 @@
+//! Compute time is what the design says it is.
+
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_credits::{ComputeClock, ComputeTime, Identity, ManualClock, MemoryLedger, Period};
+
+use crate::support::{bodies::Fed, *};
+
+fn metered(clock: &ManualClock) -> tower_credits::CreditMeter {
+    meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).build().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clients_stalls_are_not_billed_and_computation_is() {
+    let clock = november();
+    let meter = metered(&clock);
+    let (feed, body) = Fed::new();
+    let body = Once::new(body);
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
+        let body = body.take();
+        async move { Ok::<_, Infallible>(Response::new(body)) }
+    }));
+    let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+    let mut body = Box::pin(response.into_body());
+    let frame = Bytes::from_static(b"x");
+
+    feed.send(frame.clone()).await.unwrap();
+    body.frame().await.unwrap().unwrap();
+    // The next frame is ready; the client takes 7 s to come for it.
+    feed.send(frame.clone()).await.unwrap();
+    clock.advance(seconds(7));
+    body.frame().await.unwrap().unwrap();
+    // The client takes 3 s to come, and has to wait: those were computation too.
+    clock.advance(seconds(3));
+    assert!(body.frame().now_or_never().is_none());
+    clock.advance(seconds(2));
+    feed.send(frame.clone()).await.unwrap();
+    body.frame().await.unwrap().unwrap();
+    // Stalls of 7 s and 90 s: 30 s are forgiven in all.
+    feed.send(frame).await.unwrap();
+    clock.advance(seconds(90));
+    body.frame().await.unwrap().unwrap();
+    drop(feed);
+    assert!(body.frame().await.is_none());
+    assert_eq!(settled(&meter, "alice", "pro", 1).await.compute(), seconds(3 + 2 + 97 - 30));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reported_time_takes_precedence() {
+    for (case, expected) in [("extension", 3), ("report", 4), ("stopwatch", 2), ("both", 4), ("absurd", 60), ("none", 60)] {
+        let clock = november();
+        let meter = metered(&clock);
+        let passing = clock.clone();
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
+            let compute = request.extensions().get::<ComputeClock>().unwrap().clone();
+            let passing = passing.clone();
+            async move {
+                let mut response = Response::new(Empty::<Bytes>::new());
+                if case == "stopwatch" || case == "both" {
+                    compute.start();
+                    passing.advance(seconds(2));
+                    compute.pause();
+                    passing.advance(seconds(58));
+                } else {
+                    passing.advance(seconds(60));
+                }
+                match case {
+                    "extension" => drop(response.extensions_mut().insert(ComputeTime(seconds(3)))),
+                    "report" | "both" => compute.report(seconds(4)),
+                    "absurd" => compute.report(Duration::MAX),
+                    _ => {}
+                }
+                Ok::<_, Infallible>(response)
+            }
+        }));
+        service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+        assert_eq!(settled(&meter, "alice", "pro", 1).await.compute(), seconds(expected), "{case}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn until_the_head_only_where_that_is_set() {
+    let clock = november();
+    let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).until_head().build().unwrap();
+    let (feed, body) = Fed::new();
+    let (body, passing) = (Once::new(body), clock.clone());
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
+        passing.advance(seconds(1));
+        let body = body.take();
+        async move { Ok::<_, Infallible>(Response::new(body)) }
+    }));
+    let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+    clock.advance(seconds(10));
+    drop(feed);
+    read(response).await.unwrap();
+    assert_eq!(settled(&meter, "alice", "pro", 1).await.compute(), seconds(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_belongs_to_the_month_of_its_admission() {
+    let clock = november();
+    let november: Period = "2026-11".parse().unwrap();
+    clock.advance(november.ends() - november.begins() - Duration::from_millis(1));
+    let meter = metered(&clock);
+    let passing = clock.clone();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
+        // Ten seconds, of which all but a millisecond are December's. A `stop` request keeps its slice filled across midnight.
+        let passing = passing.clone();
+        async move {
+            for _ in 0..40 {
+                passing.advance(Duration::from_millis(250));
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            }
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }
+    }));
+    let (first, second) = (service.clone(), service);
+    assert_eq!(first.oneshot(request("alice", "free", Empty::new())).await.unwrap().status(), StatusCode::OK);
+    second.oneshot(request("alice", "free", Empty::new())).await.unwrap();
+
+    let alice: Identity = identity("alice", "free");
+    for (period, day) in [(november, 30), (november.next(), 1)] {
+        let statement = eventually(async || {
+            let statement = meter.statement(&alice, Some(period)).await.ok()?;
+            (statement.requests() == 1 && statement.held.is_zero()).then_some(statement)
+        })
+        .await;
+        assert_eq!((statement.used, statement.lines[0].day), (nanos(10 * SLICE), Some(day)), "{period}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_is_charged_while_the_handler_keeps_its_clock_and_refused_otherwise() {
+    for keeps in [true, false] {
+        let clock = november();
+        let meter = metered(&clock);
+        let kept = std::sync::Arc::new(std::sync::Mutex::new(None));
+        let keep = kept.clone();
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
+            if keeps {
+                *keep.lock().unwrap() = request.extensions().get::<ComputeClock>().cloned();
+            }
+            let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).body(Empty::<Bytes>::new());
+            async move { Ok::<_, Infallible>(response.unwrap()) }
+        }));
+        let response = service.oneshot(request("alice", "free", Empty::new())).await.unwrap();
+        let expected = if keeps { StatusCode::SWITCHING_PROTOCOLS } else { StatusCode::INTERNAL_SERVER_ERROR };
+        assert_eq!(response.status(), expected);
+        drop(response);
+        clock.advance(seconds(20));
+        drop(kept.lock().unwrap().take());
+        assert_eq!(settled(&meter, "alice", "free", 1).await.compute(), seconds(if keeps { 20 } else { 0 }));
+    }
+}

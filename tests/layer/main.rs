@@ -1,0 +1,12 @@
+//! The layer over the memory ledger: every end, every denial, tower's contract, and real sockets.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod compute;
+mod contract;
+mod denials;
+mod ends;
+mod midway;
+#[cfg(feature = "axum")]
+mod sockets;

@@ -1,0 +1,118 @@
+//! What happens to running requests when their credits end.
+
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, header};
+use http_body::Body;
+use http_body_util::{BodyExt, Empty};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_credits::{BoxError, CreditMeter, CutOff, MemoryLedger, MeterBody};
+
+use crate::support::{bodies::Fed, *};
+
+const LIMIT: i64 = 36_000;
+
+/// A service that streams an event every ten milliseconds for as long as somebody listens, or until `total` of them.
+fn streaming(
+    meter: &CreditMeter,
+    content_type: &'static str,
+    event: &'static str,
+    total: usize,
+) -> impl tower::Service<Request<Empty<Bytes>>, Response = Response<MeterBody<Fed>>, Error = Infallible, Future: Send> + use<> {
+    ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| async move {
+        let (feed, body) = Fed::new();
+        tokio::spawn(async move {
+            let mut ticks = tokio::time::interval(Duration::from_millis(10));
+            for _ in 0..total {
+                ticks.tick().await;
+                if feed.send(Bytes::from_static(event.as_bytes())).await.is_err() {
+                    break;
+                }
+            }
+        });
+        Ok(Response::builder().header(header::CONTENT_TYPE, content_type).body(body).unwrap())
+    }))
+}
+
+/// All data up to the end or the error, and when that was.
+async fn listen<B>(response: Response<MeterBody<B>>) -> (String, Option<BoxError>, Instant)
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let mut body = Box::pin(response.into_body());
+    let mut text = String::new();
+    loop {
+        match body.frame().await {
+            Some(Ok(frame)) => text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap()),
+            Some(Err(error)) => return (text, Some(error), Instant::now()),
+            None => return (text, None, Instant::now()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_cut_when_its_credits_end_and_its_bill_ends_at_the_limit() {
+    let meter = CreditMeter::new(plan(), MemoryLedger::new(), tower_credits::IdentityFromExtensions);
+    let mut lateness = Vec::new();
+    for round in 0..5 {
+        let user = format!("alice-{round}");
+        let began = Instant::now();
+        let response =
+            streaming(&meter, "text/event-stream", "data: 1\n\n", 1000).oneshot(request(&user, "quick", Empty::new())).await.unwrap();
+        let (text, error, ended) = listen(response).await;
+        assert!(error.is_none(), "an event stream ends with an event: {error:?}");
+        let (events, last) = text.rsplit_once("event: error\ndata: ").expect("the last event is an error");
+        assert!(events.split_inclusive("\n\n").all(|event| event == "data: 1\n\n"), "{events}");
+        let problem: serde_json::Value = serde_json::from_str(last.trim_end()).unwrap();
+        assert_eq!((problem["reason"].as_str(), problem["status"].as_u64()), (Some("CREDITS_USED_UP"), Some(402)));
+        let statement = settled(&meter, &user, "quick", 1).await;
+        assert_eq!((statement.used, statement.held), (nanos(LIMIT), nanos(0)), "to the nano-dollar");
+        assert!(ended.duration_since(began) >= Duration::from_millis(300), "not a moment too soon");
+        lateness.push(ended.duration_since(began) - Duration::from_millis(300));
+    }
+    eprintln!("cut later than 300 ms after the call by {lateness:?}");
+}
+
+#[tokio::test]
+async fn what_is_no_event_stream_or_not_between_events_ends_with_an_error() {
+    for (content_type, event) in [("application/octet-stream", "x"), ("text/event-stream", "data: unfinished\n")] {
+        let meter = CreditMeter::new(plan(), MemoryLedger::new(), tower_credits::IdentityFromExtensions);
+        let response = streaming(&meter, content_type, event, 1000).oneshot(request("alice", "quick", Empty::new())).await.unwrap();
+        let (_, error, _) = listen(response).await;
+        let error = error.expect("never a clean end").downcast::<CutOff>().unwrap();
+        assert_eq!(error.rejection().reason(), "CREDITS_USED_UP");
+        assert_eq!(settled(&meter, "alice", "quick", 1).await.used, nanos(LIMIT));
+    }
+}
+
+#[tokio::test]
+async fn before_the_head_it_is_a_402() {
+    let meter = CreditMeter::new(plan(), MemoryLedger::new(), tower_credits::IdentityFromExtensions);
+    let service = ServiceBuilder::new()
+        .layer(meter.clone())
+        .service(service_fn(|_: Request<Empty<Bytes>>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()));
+    let response = service.oneshot(request("alice", "quick", Empty::new())).await.unwrap();
+    assert_eq!(response.status(), 402);
+    assert_eq!(settled(&meter, "alice", "quick", 1).await.used, nanos(LIMIT));
+}
+
+#[tokio::test]
+async fn a_request_that_may_finish_does_and_its_debt_shows() {
+    let meter = CreditMeter::new(plan(), MemoryLedger::new(), tower_credits::IdentityFromExtensions);
+    let response =
+        streaming(&meter, "text/event-stream", "data: 1\n\n", 60).oneshot(request("alice", "quick-finish", Empty::new())).await.unwrap();
+    let (text, error, _) = listen(response).await;
+    assert!(error.is_none());
+    assert_eq!(text, "data: 1\n\n".repeat(60));
+    let statement = settled(&meter, "alice", "quick-finish", 1).await;
+    let cost = i64::try_from(statement.compute().as_micros()).unwrap() * 120 / 1000;
+    assert!(statement.used > nanos(LIMIT) && (cost..=cost + 1).contains(&statement.used.as_nano_usd()), "{statement:?}");
+    // And the account is stopped from then on.
+    let response = streaming(&meter, "text/event-stream", "", 1).oneshot(request("alice", "quick-finish", Empty::new())).await.unwrap();
+    assert_eq!(response.status(), 402);
+}

@@ -1,0 +1,113 @@
+//! A real `redis-server` of a test's own, on a free port of the loopback interface, ended with the test.
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+pub struct RedisServer {
+    child: Child,
+    pub port: u16,
+    folder: PathBuf,
+}
+
+impl RedisServer {
+    /// Starts a server. There is no skipping: without `redis-server` the test fails, and says what to install.
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub fn start_with(options: &[&str]) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+        let folder = std::env::temp_dir().join(format!("tower-credits-redis-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder for the server");
+        let child = spawn(port, &folder, options);
+        let mut server = Self { child, port, folder };
+        server.wait_until_ready();
+        server
+    }
+
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port)
+    }
+
+    /// Sends one command on a connection of its own, and returns the raw answer.
+    pub fn command(&self, words: &[&str]) -> String {
+        self.try_command(words).expect("the server answers")
+    }
+
+    fn try_command(&self, words: &[&str]) -> std::io::Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let head = format!("*{}\r\n", words.len());
+        let command = words.iter().fold(head, |command, word| format!("{command}${}\r\n{word}\r\n", word.len()));
+        // The server closes the connection after QUIT, which ends the answer.
+        stream.write_all(command.as_bytes())?;
+        stream.write_all(b"*1\r\n$4\r\nQUIT\r\n")?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer)
+    }
+
+    /// How often a command was called, by the server's own count.
+    pub fn calls(&self, command: &str) -> u64 {
+        let stats = self.command(&["INFO", "commandstats"]);
+        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0)
+    }
+
+    pub fn stop(&self) {
+        self.signal("STOP");
+    }
+
+    pub fn go_on(&self) {
+        self.signal("CONT");
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the server is killed");
+        self.child.wait().expect("the server ends");
+    }
+
+    /// Starts it again on its port, with what it had written.
+    pub fn restart(&mut self) {
+        self.child = spawn(self.port, &self.folder, &[]);
+        self.wait_until_ready();
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
+        assert!(sent.is_ok_and(|status| status.success()), "the signal is sent");
+    }
+
+    fn wait_until_ready(&mut self) {
+        let limit = Instant::now() + Duration::from_secs(10);
+        while !self.try_command(&["PING"]).is_ok_and(|answer| answer.starts_with("+PONG")) {
+            let ended = self.child.try_wait().expect("the server's state is known");
+            assert!(ended.is_none() && Instant::now() < limit, "redis-server did not come up: {ended:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+fn spawn(port: u16, folder: &std::path::Path, options: &[&str]) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "no"])
+        .args(options)
+        .current_dir(folder)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server starts: install it (Debian: apt-get install redis-server; macOS: brew install redis)")
+}
