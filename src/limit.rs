@@ -15,8 +15,12 @@ use governor::{
     middleware::StateInformationMiddleware,
     state::{InMemoryState, NotKeyed},
 };
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::RequestQuota;
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 type Bucket = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
 
@@ -58,13 +62,22 @@ impl RequestRate {
 }
 
 impl RateState {
+    /// Tells the caller, unless the service itself did.
+    pub(crate) fn write(&self, headers: &mut HeaderMap) {
+        for (name, value) in [(RATE_LIMIT, self.field()), (RATE_LIMIT_POLICY, self.policy())] {
+            if let Ok(value) = HeaderValue::try_from(value) {
+                headers.entry(name).or_insert(value);
+            }
+        }
+    }
+
     /// `RateLimit: "requests";r=50;t=30`
-    pub(crate) fn field(&self) -> String {
+    fn field(&self) -> String {
         format!("\"requests\";r={};t={}", self.remaining, self.reset_seconds())
     }
 
     /// `RateLimit-Policy: "requests";q=600;w=60`
-    pub(crate) fn policy(&self) -> String {
+    fn policy(&self) -> String {
         format!("\"requests\";q={};w={}", self.quota.count, whole_seconds(self.quota.per))
     }
 

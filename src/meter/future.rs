@@ -26,8 +26,6 @@ use crate::{BoxError, limit::RateState, observe, rejection::Rejection};
 
 /// Names a response, for questions about its bill.
 const INFERENCE_ID: HeaderName = HeaderName::from_static("inference-id");
-const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
-const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// Before a denial, this much of the request's body is read and thrown away, so that a client that is still sending reads the answer and not a
 /// broken pipe.
@@ -196,11 +194,7 @@ impl Call {
 /// Adds the layer's own header fields.
 fn finish<B>(mut response: Response<B>, rate: Option<RateState>, meter: &CreditMeter) -> Response<B> {
     if let Some(rate) = rate {
-        for (name, value) in [(RATE_LIMIT, rate.field()), (RATE_LIMIT_POLICY, rate.policy())] {
-            if let Ok(value) = HeaderValue::try_from(value) {
-                response.headers_mut().entry(name).or_insert(value);
-            }
-        }
+        rate.write(response.headers_mut());
     }
     if meter.inner.settings.inference_id
         && let Ok(id) = HeaderValue::try_from(Uuid::now_v7().to_string())

@@ -36,6 +36,9 @@ impl Rejection {
         if let Some(seconds) = self.retry_after() {
             headers.insert(RETRY_AFTER, seconds.into());
         }
+        if let Some(rate) = self.rate_state() {
+            rate.write(headers);
+        }
         match &self {
             Self::Unauthenticated { invalid } => {
                 let challenge = if *invalid { r#"Bearer error="invalid_token""# } else { "Bearer" };

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use ::http::StatusCode;
 
-use crate::{Credits, Period, lease::Refusal, ledger::Standing, limit::RateState};
+use crate::{Credits, Period, RequestQuota, lease::Refusal, ledger::Standing, limit::RateState};
 
 /// Why a request was denied. It is in the extensions of the response that says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +37,10 @@ pub enum Rejection {
     },
     /// Too many requests. 429.
     RequestRate {
-        /// When the next one may come.
+        /// After how long the next one may come.
         retry_after: Duration,
+        /// How many are allowed.
+        quota: RequestQuota,
     },
     /// The ledger does not answer, and the tier does not allow for that. 503, unless set otherwise.
     LedgerUnreachable,
@@ -106,8 +108,16 @@ impl Rejection {
     /// In how many whole seconds to come again, where that helps.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
-            Self::RequestRate { retry_after } => Some((retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)).max(1)),
+            Self::RequestRate { .. } => self.rate_state().map(|state| state.reset_seconds()),
             Self::CreditsOnHold | Self::LedgerUnreachable | Self::CredentialsUnchecked | Self::Busy | Self::ShuttingDown => Some(1),
+            _ => None,
+        }
+    }
+
+    /// How the request rate stands, where that is the reason.
+    pub(crate) fn rate_state(&self) -> Option<RateState> {
+        match self {
+            Self::RequestRate { retry_after, quota } => Some(RateState { quota: *quota, remaining: 0, reset: *retry_after }),
             _ => None,
         }
     }
@@ -174,6 +184,6 @@ impl From<Refusal> for Rejection {
 
 impl From<RateState> for Rejection {
     fn from(state: RateState) -> Self {
-        Self::RequestRate { retry_after: state.reset }
+        Self::RequestRate { retry_after: state.reset, quota: state.quota }
     }
 }

@@ -1,1 +1,210 @@
+//! Denials tell the truth.
 
+use std::{convert::Infallible, sync::atomic::Ordering};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{Empty, Full};
+use serde_json::Value;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_credits::{Amendment, BearerTokens, CreditMeter, IdentityFromExtensions, Ledger, LedgerError, MemoryLedger, Rejection};
+
+use crate::support::{bodies::Fed, *};
+
+/// Asks a service behind the meter that nothing denied may reach.
+async fn ask<B>(meter: &CreditMeter, request: Request<B>) -> (Response<()>, Value)
+where
+    B: http_body::Body + Send + 'static,
+{
+    let called = counter();
+    let count = called.clone();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<B>| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"{}")))) }
+    }));
+    let response = service.oneshot(request).await.unwrap();
+    let denied = response.extensions().get::<Rejection>().is_some();
+    assert_eq!(called.load(Ordering::SeqCst), usize::from(!denied), "what is denied never reaches the service");
+    let (parts, body) = response.into_parts();
+    let text = read(Response::new(body)).await.unwrap();
+    (Response::from_parts(parts, ()), serde_json::from_slice(&text).unwrap())
+}
+
+fn check(response: &Response<()>, problem: &Value, status: u16, reason: &str) {
+    assert_eq!((response.status().as_u16(), problem["reason"].as_str()), (status, Some(reason)), "{problem}");
+    assert_eq!(response.headers()["content-type"], "application/problem+json");
+    assert_eq!(problem["status"], status);
+    assert!(problem["error"].is_string() && problem["error"] == problem["detail"] && problem["title"].is_string());
+    assert!(problem["type"].as_str().unwrap().starts_with("urn:tower-credits:"));
+    assert_eq!(response.extensions().get::<Rejection>().unwrap().reason(), reason);
+    assert!(response.headers()["inference-id"].len() == 36);
+}
+
+fn header<'a>(response: &'a Response<()>, name: &str) -> Option<&'a str> {
+    response.headers().get(name).map(|value| value.to_str().unwrap())
+}
+
+fn metered() -> CreditMeter {
+    CreditMeter::new(plan(), MemoryLedger::new(), IdentityFromExtensions)
+}
+
+#[tokio::test]
+async fn credentials() {
+    let tokens = BearerTokens::new().with("s3cret", identity("alice", "pro"));
+    let meter = CreditMeter::new(plan(), MemoryLedger::new(), tokens);
+    let asked = |path: &str, token: Option<&str>| {
+        let request = Request::post(path);
+        let request = token.into_iter().fold(request, |request, token| request.header("authorization", format!("Bearer {token}")));
+        request.body(Empty::<Bytes>::new()).unwrap()
+    };
+    let (response, problem) = ask(&meter, asked("/models/echo", None)).await;
+    check(&response, &problem, 401, "UNAUTHENTICATED");
+    assert_eq!(header(&response, "www-authenticate"), Some("Bearer"));
+    let (response, problem) = ask(&meter, asked("/models/echo", Some("guess"))).await;
+    check(&response, &problem, 401, "UNAUTHENTICATED");
+    assert_eq!(header(&response, "www-authenticate"), Some("Bearer error=\"invalid_token\""));
+    // Who is not known is not told what there is.
+    let (response, problem) = ask(&meter, asked("/models/secret", None)).await;
+    check(&response, &problem, 401, "UNAUTHENTICATED");
+    let (response, problem) = ask(&meter, asked("/models/secret", Some("s3cret"))).await;
+    check(&response, &problem, 404, "NOT_IN_PLAN");
+    assert_eq!(ask(&meter, asked("/models/echo", Some("s3cret"))).await.0.status(), StatusCode::OK);
+    assert_eq!(ask(&meter, asked("/health", None)).await.0.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn used_up_is_a_402_that_says_when_it_resets_and_what_to_do() {
+    let clock = november();
+    let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock).build().unwrap();
+    let (response, problem) = ask(&meter, request("alice", "none", Empty::<Bytes>::new())).await;
+    check(&response, &problem, 402, "CREDITS_USED_UP");
+    assert_eq!(header(&response, "x-should-retry"), Some("false"));
+    assert_eq!(header(&response, "retry-after"), None);
+    assert_eq!(problem["resets_at"], "2026-12-01T00:00:00Z");
+    assert!(problem["detail"].as_str().unwrap().ends_with("Upgrade to PRO."));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_hold_is_a_429_and_never_called_used_up() {
+    let clock = november();
+    let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).build().unwrap();
+    let mut running = Vec::new();
+    for _ in 0..10 {
+        let (feed, body) = Fed::new();
+        let body = Once::new(body);
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
+            let body = body.take();
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        }));
+        let response = service.oneshot(request("alice", "ten", Empty::new())).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        running.push((feed, response));
+    }
+    let (response, problem) = ask(&meter, request("alice", "ten", Empty::<Bytes>::new())).await;
+    check(&response, &problem, 429, "CREDITS_ON_HOLD");
+    assert_eq!(header(&response, "retry-after"), Some("1"));
+    assert_eq!(problem.get("resets_at"), None);
+    clock.advance(seconds(1));
+    drop(running);
+    let (response, problem) = ask(&meter, request("alice", "ten", Empty::<Bytes>::new())).await;
+    check(&response, &problem, 402, "CREDITS_USED_UP");
+    assert_eq!(settled(&meter, "alice", "ten", 10).await.used, nanos(10 * SLICE));
+}
+
+#[tokio::test]
+async fn the_owners_own_limit_is_a_403() {
+    let ledger = MemoryLedger::new();
+    let alice = identity("alice", "pro").account;
+    ledger.amend(&alice, Amendment::SpendingLimit(Some(nanos(0)))).await.unwrap();
+    let meter = CreditMeter::new(
+        tower_credits::Plan::from_toml(&PLAN.replace("included = \"2.00\"\nwhen_used_up = \"pay", "included = \"0\"\nwhen_used_up = \"pay")).unwrap(),
+        ledger.clone(),
+        IdentityFromExtensions,
+    );
+    let (response, problem) = ask(&meter, request("alice", "pro", Empty::<Bytes>::new())).await;
+    check(&response, &problem, 403, "SPENDING_LIMIT");
+    assert_eq!(header(&response, "retry-after"), None);
+    ledger.amend(&alice, Amendment::SpendingLimit(None)).await.unwrap();
+    assert_eq!(ask(&meter, request("alice", "pro", Empty::<Bytes>::new())).await.0.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn request_rates_are_told_before_and_after_they_are_reached() {
+    let meter = metered();
+    let (response, _) = ask(&meter, request("alice", "slow", Empty::<Bytes>::new())).await;
+    assert_eq!(header(&response, "ratelimit"), Some("\"requests\";r=1;t=10"));
+    assert_eq!(header(&response, "ratelimit-policy"), Some("\"requests\";q=6;w=60"));
+    assert_eq!(header(&response, "retry-after"), None);
+    ask(&meter, request("alice", "slow", Empty::<Bytes>::new())).await;
+    let (response, problem) = ask(&meter, request("alice", "slow", Empty::<Bytes>::new())).await;
+    check(&response, &problem, 429, "REQUEST_RATE");
+    let retry_after: u64 = header(&response, "retry-after").unwrap().parse().unwrap();
+    assert!((9..=10).contains(&retry_after));
+    assert_eq!(header(&response, "ratelimit"), Some(format!("\"requests\";r=0;t={retry_after}").as_str()));
+    assert_eq!(header(&response, "ratelimit-policy"), Some("\"requests\";q=6;w=60"));
+    // Another account has its own.
+    assert_eq!(ask(&meter, request("bob", "slow", Empty::<Bytes>::new())).await.0.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_operators_mistakes_are_500s_and_full_nodes_503s() {
+    let (response, problem) = ask(&metered(), request("alice", "platinum", Empty::<Bytes>::new())).await;
+    check(&response, &problem, 500, "UNKNOWN_TIER");
+
+    let meter = meter(MemoryLedger::new()).most_accounts(1.try_into().unwrap()).unavailable_status(StatusCode::TOO_MANY_REQUESTS).build().unwrap();
+    assert_eq!(ask(&meter, request("alice", "pro", Empty::<Bytes>::new())).await.0.status(), StatusCode::OK);
+    let (response, problem) = ask(&meter, request("bob", "pro", Empty::<Bytes>::new())).await;
+    check(&response, &problem, 429, "BUSY");
+    assert_eq!(header(&response, "retry-after"), Some("1"));
+}
+
+/// A ledger that fails.
+#[derive(Debug)]
+struct Broken;
+
+impl Ledger for Broken {
+    fn renew<'a>(
+        &'a self,
+        _: &'a tower_credits::Account,
+        _: tower_credits::Period,
+        _: &'a tower_credits::Renewal,
+        _: std::time::Duration,
+    ) -> tower_credits::Answering<'a, tower_credits::Answer> {
+        Box::pin(async { Err(LedgerError::Unreachable { reason: "broken".into(), source: None }) })
+    }
+
+    fn statement<'a>(
+        &'a self,
+        _: &'a tower_credits::Account,
+        _: tower_credits::Period,
+        _: tower_credits::Terms,
+    ) -> tower_credits::Answering<'a, tower_credits::Statement> {
+        Box::pin(async { Err(LedgerError::Unreachable { reason: "broken".into(), source: None }) })
+    }
+
+    fn amend<'a>(&'a self, _: &'a tower_credits::Account, _: Amendment) -> tower_credits::Answering<'a, bool> {
+        Box::pin(async { Err(LedgerError::Unreachable { reason: "broken".into(), source: None }) })
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_ledger_the_tier_decides_by_the_deadline() {
+    let clock = november();
+    let meter = meter(Broken).clock(clock.clone()).build().unwrap();
+    let began = tokio::time::Instant::now();
+    let (response, problem) = ask(&meter, request("alice", "free", Empty::<Bytes>::new())).await;
+    check(&response, &problem, 503, "LEDGER_UNREACHABLE");
+    assert_eq!(header(&response, "retry-after"), Some("1"));
+    assert!((250..300).contains(&began.elapsed().as_millis()));
+    // PRO is allowed two slices.
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
+        clock.advance(seconds(1));
+        async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
+    }));
+    for expected in [200, 200, 503] {
+        assert_eq!(service.clone().oneshot(request("bob", "pro", Empty::new())).await.unwrap().status(), expected);
+    }
+    let settlement = meter.shutdown().await;
+    let [unsettled] = settlement.unsettled.as_slice() else { panic!("{settlement:?}") };
+    assert_eq!((unsettled.account.as_str(), unsettled.amount), ("user:bob", nanos(2 * SLICE)));
+}
