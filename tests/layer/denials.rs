@@ -117,7 +117,10 @@ async fn the_owners_own_limit_is_a_403() {
     let alice = identity("alice", "pro").account;
     ledger.amend(&alice, Amendment::SpendingLimit(Some(nanos(0)))).await.unwrap();
     let meter = CreditMeter::new(
-        tower_credits::Plan::from_toml(&PLAN.replace("included = \"2.00\"\nwhen_used_up = \"pay", "included = \"0\"\nwhen_used_up = \"pay")).unwrap(),
+        tower_credits::Plan::from_toml(
+            &PLAN.replace("included = \"2.00\"\nwhen_used_up = \"pay", "included = \"0\"\nwhen_used_up = \"pay"),
+        )
+        .unwrap(),
         ledger.clone(),
         IdentityFromExtensions,
     );
@@ -151,7 +154,8 @@ async fn the_operators_mistakes_are_500s_and_full_nodes_503s() {
     let (response, problem) = ask(&metered(), request("alice", "platinum", Empty::<Bytes>::new())).await;
     check(&response, &problem, 500, "UNKNOWN_TIER");
 
-    let meter = meter(MemoryLedger::new()).most_accounts(1.try_into().unwrap()).unavailable_status(StatusCode::TOO_MANY_REQUESTS).build().unwrap();
+    let meter =
+        meter(MemoryLedger::new()).most_accounts(1.try_into().unwrap()).unavailable_status(StatusCode::TOO_MANY_REQUESTS).build().unwrap();
     assert_eq!(ask(&meter, request("alice", "pro", Empty::<Bytes>::new())).await.0.status(), StatusCode::OK);
     let (response, problem) = ask(&meter, request("bob", "pro", Empty::<Bytes>::new())).await;
     check(&response, &problem, 429, "BUSY");

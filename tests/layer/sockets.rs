@@ -48,7 +48,8 @@ impl Server {
     async fn start() -> Self {
         let clock = november();
         let tokens = ["free", "none", "pro"].into_iter().fold(BearerTokens::new(), |tokens, tier| tokens.with(tier, identity(tier, tier)));
-        let plan = tower_credits::Plan::from_toml(&PLAN.replace("\"/health\"", "\"/endless\" = { model = \"echo\" }\n\"/health\"")).unwrap();
+        let plan =
+            tower_credits::Plan::from_toml(&PLAN.replace("\"/health\"", "\"/endless\" = { model = \"echo\" }\n\"/health\"")).unwrap();
         let ledger = MemoryLedger::with_clock(clock.clone());
         let meter = CreditMeter::builder(plan, ledger, tokens).clock(clock.clone()).build().unwrap();
         let streaming = Arc::new(AtomicBool::new(false));
@@ -136,7 +137,8 @@ async fn every_client_that_still_sends_reads_its_402() {
 async fn a_client_that_waits_to_be_asked_for_its_body_is_not_asked() {
     let server = Server::start().await;
     let mut socket = TcpStream::connect(server.address).await.unwrap();
-    let head = b"POST /models/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer none\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n";
+    let head =
+        b"POST /models/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer none\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n";
     socket.write_all(head).await.unwrap();
     let mut answer = vec![0; 12];
     timeout(seconds(5), socket.read_exact(&mut answer)).await.expect("an answer before the body").unwrap();

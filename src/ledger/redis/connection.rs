@@ -196,7 +196,7 @@ fn is_lost(error: &RedisError) -> bool {
     error.is_io_error() || error.is_connection_dropped() || by_server.contains(&error.kind()) || error.code() == Some("NOAUTH")
 }
 
-fn from_redis(error: RedisError) -> LedgerError {
+pub(super) fn from_redis(error: RedisError) -> LedgerError {
     let detail = || error.detail().unwrap_or("no details").to_owned();
     match error.code() {
         Some("REFUSED" | "WRONGTYPE") => LedgerError::Refused(detail()),

@@ -1,1 +1,296 @@
+//! The Lua script and [`Book`] are one function: compared answer for answer and state for state on random histories.
+//!
+//! The script runs on a real server, on a clock that the test sets. `HISTORIES` sets how many histories are played.
 
+#[path = "../../../tests/support/redis_server.rs"]
+#[allow(dead_code, reason = "the other tests use the rest")]
+mod redis_server;
+
+use std::{collections::HashMap, time::Duration};
+
+use fastrand::Rng;
+use redis::{Script, Value};
+
+use self::redis_server::RedisServer;
+use super::{
+    super::{Amendment, Answer, Book, LeaseId, LedgerError, LineKey, MOST_LINES, Record, Renewal, Terms, Usage, UsageLine},
+    RENEW, codec,
+    codec::Keys,
+};
+use crate::{Account, Credits, Period};
+
+/// In place of the server's clock.
+const TEST_CLOCK: &str = "local function clock() return tonumber(redis.call('GET', 'test:clock')) end\n";
+
+/// One step of a history.
+enum Step {
+    Renew { period: Period, renewal: Renewal, not_after: Duration, now: Duration },
+    Amend(Amendment),
+}
+
+/// What both sides say after a step.
+type Said = (Result<Answer, String>, Record, Vec<Book>);
+
+fn nanos(n: i64) -> Credits {
+    Credits::from_nano_usd(n).unwrap()
+}
+
+fn months() -> [Period; 2] {
+    let november: Period = "2026-11".parse().unwrap();
+    [november, november.next()]
+}
+
+/// Random renewals of a few leases: repeated, reordered, late, forgotten, with changing terms, around a month's end.
+fn history(rng: &mut Rng) -> Vec<Step> {
+    let months = months();
+    let small = rng.bool();
+    let amount = |rng: &mut Rng| match (small, rng.u8(0..20)) {
+        (_, 0..4) => Credits::ZERO,
+        (false, 19) => nanos(Credits::MAX.as_nano_usd() - rng.i64(0..3)),
+        _ => nanos(rng.i64(0..400)),
+    };
+    let ttl = Duration::from_secs([1, 60, 600][rng.usize(0..3)]);
+    // From a while before the month's end to a while after; sometimes far off.
+    let mut now = match rng.u8(0..12) {
+        0 => months[0].begins() - Duration::from_secs(rng.u64(0..120)),
+        1 => months[0].ends() + Duration::from_secs(62 * 86_400) - Duration::from_secs(rng.u64(0..100)),
+        _ => months[0].ends() - Duration::from_millis(rng.u64(0..1_500_000)),
+    };
+    let mut terms = Terms { included: amount(rng), per_seat: rng.bool(), pay_as_you_go: Credits::ZERO };
+    let leases = rng.u128(1..6);
+    let mut sent: Vec<(Period, Renewal)> = Vec::new();
+    let mut totals: HashMap<(Period, u128), (u64, u64, Credits)> = HashMap::new();
+    let mut steps = Vec::new();
+    for _ in 0..rng.usize(5..40) {
+        now += Duration::from_millis(match rng.u8(0..8) {
+            0 => rng.u64(0..700_000),
+            1..4 => rng.u64(0..2_000),
+            _ => 0,
+        });
+        match rng.u8(0..16) {
+            0 => steps.push(Step::Amend(Amendment::Grant {
+                id: format!("order {}", rng.u8(0..4)).parse().unwrap(),
+                amount: amount(rng),
+                expires: rng.bool().then(|| now + Duration::from_millis(rng.u64(0..900_000))),
+            })),
+            1 => steps.push(Step::Amend(Amendment::Seats(rng.u32(1..5).try_into().unwrap()))),
+            2 => steps.push(Step::Amend(Amendment::SpendingLimit(if rng.bool() { Some(amount(rng)) } else { None }))),
+            3 => {
+                let pay_as_you_go = if rng.bool() { Credits::MAX } else { amount(rng) };
+                terms = Terms { included: amount(rng), per_seat: rng.bool(), pay_as_you_go };
+            }
+            _ => {}
+        }
+        let repeated = (!sent.is_empty() && rng.u8(0..5) == 0).then(|| sent[rng.usize(0..sent.len())].clone());
+        let (period, renewal) = repeated.unwrap_or_else(|| {
+            let (period, lease) = (months[usize::from(rng.u8(0..4) == 0)], rng.u128(0..leases));
+            let (seq, batch, settled) = totals.entry((period, lease)).or_default();
+            *seq += u64::from(rng.u8(0..10) > 0);
+            let goodbye = rng.u8(0..6) == 0;
+            let mut lines = Vec::new();
+            if !goodbye && rng.bool() {
+                *batch += 1;
+                let before = *settled;
+                for _ in 0..rng.usize(0..4) {
+                    let cost = amount(rng);
+                    // Sometimes the lines cost more than what is settled: that is refused.
+                    *settled = settled.saturating_add(if rng.u8(0..40) == 0 { Credits::ZERO } else { cost });
+                    lines.push(line(rng, cost));
+                }
+                // What a failover forgot: more is settled than itemised.
+                if rng.u8(0..6) == 0 {
+                    *settled = before.saturating_add(settled.saturating_sub(before)).saturating_add(amount(rng));
+                }
+            }
+            let want = |rng: &mut Rng| if goodbye { Credits::ZERO } else { amount(rng) };
+            let renewal = Renewal {
+                lease: LeaseId::from_bits(lease),
+                seq: *seq,
+                batch: *batch,
+                settled: *settled,
+                lines: lines.into(),
+                keep: want(rng),
+                refill: want(rng),
+                need: want(rng),
+                extra: want(rng),
+                terms,
+                ttl,
+                forget: goodbye,
+            };
+            sent.push((period, renewal.clone()));
+            (period, renewal)
+        });
+        let not_after = if rng.u8(0..12) == 0 { now - Duration::from_millis(rng.u64(0..2)) } else { now + Duration::from_millis(300) };
+        steps.push(Step::Renew { period, renewal, not_after, now });
+    }
+    steps
+}
+
+fn line(rng: &mut Rng, cost: Credits) -> UsageLine {
+    let name = |names: &[&str], rng: &mut Rng| names[rng.usize(0..names.len())].parse().unwrap();
+    let key = match rng.u8(0..12) {
+        0 => LineKey::Other,
+        _ => LineKey::Of {
+            day: rng.u8(1..4),
+            model: name(&["rnnoise", "a b", "ü/{x}"], rng),
+            hardware: name(&["gpu"], rng),
+            feature: name(&["api", "widget"], rng),
+            subject: name(&["alice", "other"], rng),
+        },
+    };
+    let count = if rng.u8(0..30) == 0 { (1 << 53) - 1 } else { rng.u64(0..1000) };
+    UsageLine { key, usage: Usage { requests: rng.u64(0..3), compute_micros: count, cost } }
+}
+
+/// What [`Book`] says.
+fn by_book(steps: &[Step]) -> Vec<Said> {
+    let mut record = Record::default();
+    let mut books: Vec<_> = months().map(Book::new).into();
+    let mut said = Vec::new();
+    for step in steps {
+        match step {
+            Step::Amend(amendment) => {
+                record.amend(amendment.clone());
+            }
+            Step::Renew { period, renewal, not_after, now } => {
+                let book = books.iter_mut().find(|book| book.period == *period).unwrap();
+                let answer = book.renew(&mut record, renewal, *not_after, *now).map_err(|error| kind(&error));
+                said.push((answer, record.clone(), books.clone()));
+            }
+        }
+    }
+    said
+}
+
+/// What the server says, in one round trip.
+async fn by_script(server: &mut redis::aio::MultiplexedConnection, script: &Script, account: &Account, steps: &[Step]) -> Vec<Said> {
+    let keys = months().map(|period| Keys::new("tc", account, period));
+    let mut pipe = redis::pipe();
+    for step in steps {
+        match step {
+            Step::Amend(amendment) => {
+                let record = &keys[0].record;
+                match amendment {
+                    Amendment::Grant { id, amount, expires } => {
+                        pipe.cmd("HSETNX").arg(record).arg(format!("grant:{id}")).arg(codec::grant(*amount, *expires)).ignore()
+                    }
+                    Amendment::Seats(seats) => pipe.cmd("HSET").arg(record).arg("seats").arg(seats.get()).ignore(),
+                    Amendment::SpendingLimit(Some(limit)) => pipe.cmd("HSET").arg(record).arg("limit").arg(limit.as_nano_usd()).ignore(),
+                    Amendment::SpendingLimit(None) => pipe.cmd("HDEL").arg(record).arg("limit").ignore(),
+                };
+            }
+            Step::Renew { period, renewal, not_after, now } => {
+                let of = months().iter().position(|month| month == period).unwrap();
+                let mut call = script.prepare_invoke();
+                codec::write_renewal(&mut call, &keys[of], renewal, *not_after, *period);
+                pipe.cmd("SET").arg("test:clock").arg(now.as_millis().to_string()).ignore();
+                pipe.invoke_script(&call);
+                pipe.cmd("HGETALL").arg(&keys[0].record);
+                for keys in &keys {
+                    pipe.cmd("HGETALL").arg(&keys.header).cmd("HGETALL").arg(&keys.leases).cmd("HGETALL").arg(&keys.lines);
+                }
+            }
+        }
+    }
+    let answers: Vec<Value> = server.send_packed_commands(&pipe, 0, pipe.len()).await.unwrap();
+    let mut answers = answers.into_iter();
+    let mut next = || answers.next().unwrap();
+    let mut said = Vec::new();
+    for step in steps {
+        if matches!(step, Step::Amend(_)) {
+            next();
+            continue;
+        }
+        next();
+        let answer = match next().extract_error() {
+            Ok(answer) => codec::read_answer(&redis::from_redis_value::<Vec<String>>(answer).unwrap()).map_err(|error| kind(&error)),
+            Err(error) => Err(kind(&super::connection::from_redis(error))),
+        };
+        let mut hash = || -> HashMap<String, String> { redis::from_redis_value(next()).unwrap() };
+        let record = codec::read_record(&hash()).unwrap();
+        let books = months().map(|period| codec::read_book(period, &hash(), &hash(), &hash()).unwrap());
+        said.push((answer, record, books.into()));
+    }
+    said
+}
+
+fn kind(error: &LedgerError) -> String {
+    match error {
+        LedgerError::Refused(_) => "refused".to_owned(),
+        LedgerError::TooLarge(_) => "too large".to_owned(),
+        other => panic!("neither side fails: {other}"),
+    }
+}
+
+#[tokio::test]
+async fn the_script_and_the_book_agree_state_for_state() {
+    let histories = std::env::var("HISTORIES").map_or(10_000, |histories| histories.parse().expect("HISTORIES is a number"));
+    let server = RedisServer::start_with(&["--appendonly", "no"]);
+    let mut link = redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let script = Script::new(&format!("{TEST_CLOCK}{RENEW}"));
+    script.load_async(&mut link).await.unwrap();
+    let mut outcomes: HashMap<String, usize> = HashMap::new();
+    for seed in 0..histories {
+        let steps = history(&mut Rng::with_seed(seed));
+        let account = Account::user(&format!("u{seed}")).unwrap();
+        let (expected, found) = (by_book(&steps), by_script(&mut link, &script, &account, &steps).await);
+        for (step, (expected, found)) in expected.iter().zip(&found).enumerate() {
+            assert_eq!(expected, found, "history {seed}, renewal {step}");
+        }
+        assert_eq!(expected.len(), found.len());
+        for (answer, ..) in expected {
+            let words = format!("{answer:?}");
+            let outcome = words.split([' ', ',', '(']).find(|word| !["Ok", "Err", "Answer", "{", "outcome:"].contains(word));
+            *outcomes.entry(outcome.unwrap_or_default().to_owned()).or_default() += 1;
+        }
+        if seed % 500 == 499 {
+            redis::cmd("FLUSHDB").exec_async(&mut link).await.unwrap();
+        }
+    }
+    eprintln!("{histories} histories agree; answers: {outcomes:?}");
+    assert!(outcomes.len() >= 8 || histories < 100, "every kind of answer came up: {outcomes:?}");
+}
+
+#[tokio::test]
+async fn what_is_more_than_2000_lines_goes_to_one() {
+    let server = RedisServer::start_with(&["--appendonly", "no"]);
+    let mut link = redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let script = Script::new(&format!("{TEST_CLOCK}{RENEW}"));
+    script.load_async(&mut link).await.unwrap();
+    let period = months()[0];
+    let now = period.begins() + Duration::from_secs(1);
+    let steps: Vec<_> = (0..3_u64)
+        .map(|batch| {
+            let lines = (0..900).map(|number| UsageLine {
+                key: LineKey::Of {
+                    day: 1,
+                    model: format!("model-{}", 900 * batch + number).parse().unwrap(),
+                    hardware: "gpu".parse().unwrap(),
+                    feature: "api".parse().unwrap(),
+                    subject: "alice".parse().unwrap(),
+                },
+                usage: Usage { requests: 1, compute_micros: 1, cost: nanos(1) },
+            });
+            let renewal = Renewal {
+                lease: LeaseId::from_bits(1),
+                seq: batch + 1,
+                batch: batch + 1,
+                settled: nanos(900 * (i64::try_from(batch).unwrap() + 1)),
+                lines: lines.collect(),
+                keep: Credits::ZERO,
+                refill: Credits::ZERO,
+                need: Credits::ZERO,
+                extra: Credits::ZERO,
+                terms: Terms::nothing(),
+                ttl: Duration::from_secs(600),
+                forget: false,
+            };
+            Step::Renew { period, renewal, not_after: now, now }
+        })
+        .collect();
+    let (expected, found) = (by_book(&steps), by_script(&mut link, &script, &Account::user("many").unwrap(), &steps).await);
+    assert!(expected == found, "both sides agree");
+    let book = &expected[2].2[0];
+    assert_eq!((book.lines.len(), book.lines[&LineKey::Other].requests), (MOST_LINES + 1, 700));
+    assert_eq!(book.itemised(), book.used());
+}
