@@ -1,0 +1,196 @@
+//! Whatever happens to Redis, every caller has an answer in time, and the debits arrive, exactly.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Empty;
+use tokio::sync::watch;
+use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
+use tower_credits::{ComputeTime, CreditMeter, LedgerError, MeterBody, RedisLedger};
+
+use crate::support::{proxy::Proxy, redis_server::RedisServer, *};
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    /// SIGSTOP.
+    Stopped,
+    /// `kill -9`, then a restart.
+    Killed,
+    /// Answers take longer than the deadline.
+    Slow,
+    /// Answers are errors: the server is out of memory.
+    Failing,
+    /// Connections stay open and nothing passes.
+    BlackHoled,
+}
+
+/// Each call reports ten milliseconds of compute: 1 200 nano-dollars.
+const COST: i64 = 1_200;
+
+type Answer = Response<MeterBody<Empty<Bytes>>>;
+
+/// A service that counts its calls; a call to `hold` waits to be released.
+fn counting(
+    meter: &CreditMeter,
+    called: &Arc<AtomicU64>,
+    release: &watch::Receiver<bool>,
+) -> impl Service<Request<Empty<Bytes>>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + use<> {
+    let (called, release) = (called.clone(), release.clone());
+    ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
+        let (called, mut release) = (called.clone(), release.clone());
+        async move {
+            called.fetch_add(1, Ordering::SeqCst);
+            if request.headers().contains_key("x-hold") {
+                release.wait_for(|released| *released).await.unwrap();
+            }
+            Ok(Response::builder().extension(ComputeTime(Duration::from_millis(10))).body(Empty::new()).unwrap())
+        }
+    }))
+}
+
+async fn survives(fault: Fault) {
+    let mut server = RedisServer::start();
+    let proxy = Proxy::before(server.port).await;
+    let meter = CreditMeter::new(plan(), RedisLedger::connect(&proxy.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
+    let called = Arc::new(AtomicU64::new(0));
+    let (release, released) = watch::channel(false);
+    let service = counting(&meter, &called, &released);
+    let ask = async |user: &str, tier: &str| {
+        let began = Instant::now();
+        let status = service.clone().oneshot(request(user, tier, Empty::new())).await.unwrap().status();
+        (status, began.elapsed())
+    };
+
+    for _ in 0..20 {
+        assert_eq!(ask("alice", "free").await.0, StatusCode::OK);
+    }
+    // One that runs through the outage and ends in it.
+    let mut held = request("alice", "free", Empty::new());
+    held.headers_mut().insert("x-hold", http::HeaderValue::from_static("1"));
+    let held = tokio::spawn(service.clone().oneshot(held));
+    eventually(async || (called.load(Ordering::SeqCst) == 21).then_some(())).await;
+
+    match fault {
+        Fault::Stopped => server.stop(),
+        Fault::Killed => server.kill(),
+        Fault::Slow => proxy.delay(Duration::from_millis(400)),
+        Fault::Failing => drop(server.command(&["CONFIG", "SET", "maxmemory", "1"])),
+        Fault::BlackHoled => proxy.silence(true),
+    }
+    release.send(true).unwrap();
+    assert_eq!(held.await.unwrap().unwrap().status(), StatusCode::OK);
+
+    // Until the next report, some may be admitted on what the lease still holds; then everybody is denied, in time.
+    let mut slowest = eventually(async || match ask("alice", "free").await {
+        (StatusCode::SERVICE_UNAVAILABLE, took) => Some(took),
+        (status, _) => {
+            assert_eq!(status, StatusCode::OK, "{fault:?}");
+            None
+        }
+    })
+    .await;
+    for _ in 0..5 {
+        let (status, took) = ask("alice", "free").await;
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{fault:?}");
+        slowest = slowest.max(took);
+    }
+    // Bob's tier allows two slices during an outage.
+    let before = called.load(Ordering::SeqCst);
+    for expected in [StatusCode::OK, StatusCode::OK, StatusCode::SERVICE_UNAVAILABLE] {
+        let (status, took) = ask("bob", "pro").await;
+        assert_eq!(status, expected, "{fault:?}");
+        slowest = slowest.max(took);
+    }
+    let bobs = called.load(Ordering::SeqCst) - before;
+    assert!(slowest < seconds(2), "{fault:?}: the deadline is 250 ms, and one waited {slowest:?}");
+    eprintln!("{fault:?}: the slowest answer took {slowest:?}");
+
+    match fault {
+        Fault::Stopped => server.go_on(),
+        Fault::Killed => server.restart(),
+        Fault::Slow => proxy.delay(Duration::ZERO),
+        Fault::Failing => drop(server.command(&["CONFIG", "SET", "maxmemory", "0"])),
+        Fault::BlackHoled => proxy.silence(false),
+    }
+    eventually(async || (ask("alice", "free").await.0 == StatusCode::OK).then_some(())).await;
+    let total = called.load(Ordering::SeqCst);
+    let alice = settled(&meter, "alice", "free", total - bobs).await;
+    let bob = settled(&meter, "bob", "pro", bobs).await;
+    assert_eq!(alice.used, nanos(COST * i64::try_from(total - bobs).unwrap()), "{fault:?}");
+    assert_eq!(bob.used, nanos(COST * i64::try_from(bobs).unwrap()), "{fault:?}");
+    assert_eq!(alice.lines.len() + bob.lines.len(), 2, "{fault:?}: nothing had to be recovered");
+    let settlement = meter.shutdown().await;
+    assert_eq!((settlement.settled, settlement.unsettled.len()), (nanos(COST * i64::try_from(total).unwrap()), 0));
+    if fault == Fault::BlackHoled {
+        assert!(proxy.connections.load(Ordering::SeqCst) >= 2, "the black-holed connection was replaced");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_server() {
+    survives(Fault::Stopped).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_and_restarted_server() {
+    survives(Fault::Killed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_server() {
+    survives(Fault::Slow).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_returns_errors() {
+    survives(Fault::Failing).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_black_holed() {
+    survives(Fault::BlackHoled).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shutdown_without_the_server_says_what_it_could_not_settle() {
+    let mut server = RedisServer::start();
+    let meter = CreditMeter::new(plan(), RedisLedger::connect(&server.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
+    let (called, (release, released)) = (Arc::new(AtomicU64::new(0)), watch::channel(false));
+    let service = counting(&meter, &called, &released);
+    let mut held = request("alice", "free", Empty::new());
+    held.headers_mut().insert("x-hold", http::HeaderValue::from_static("1"));
+    let held = tokio::spawn(service.clone().oneshot(held));
+    eventually(async || (called.load(Ordering::SeqCst) == 1).then_some(())).await;
+    server.kill();
+    release.send(true).unwrap();
+    held.await.unwrap().unwrap();
+    let settlement = meter.shutdown().await;
+    let [unsettled] = settlement.unsettled.as_slice() else { panic!("{settlement:?}") };
+    assert_eq!((unsettled.account.as_str(), unsettled.amount, settlement.settled), ("user:alice", nanos(COST), nanos(0)));
+}
+
+#[tokio::test]
+async fn servers_that_would_lose_or_mix_money_are_refused() {
+    let server = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]);
+    let error = RedisLedger::connect(&server.url()).await.unwrap_err();
+    assert!(matches!(&error, LedgerError::Unfit(reason) if reason.contains("set `maxmemory-policy noeviction`")), "{error}");
+
+    server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
+    server.command(&["SET", "old:schema", "0"]);
+    let error = RedisLedger::builder(server.url()).prefix("old").connect().await.unwrap_err();
+    assert!(error.to_string().contains("schema version 0"), "{error}");
+    let error = RedisLedger::builder(server.url()).prefix("{x}").connect().await.unwrap_err();
+    assert!(error.to_string().contains("brace"), "{error}");
+    RedisLedger::builder(server.url()).prefix("new").connect().await.unwrap();
+
+    let error = RedisLedger::connect("redis://127.0.0.1:1/").await.unwrap_err();
+    assert!(matches!(error, LedgerError::Unreachable { .. }), "{error}");
+}
