@@ -70,9 +70,8 @@ async fn billing_json(State(meter): State<CreditMeter>, Query(asked): Query<Aske
         Ok(identity) => identity,
         Err(error) => return denied(error.into()),
     };
-    let period = match asked.period.as_deref().map(str::parse::<Period>).transpose() {
-        Ok(period) => period,
-        Err(_) => return denied(Rejection::NoSuchPeriod),
+    let Ok(period) = asked.period.as_deref().map(str::parse::<Period>).transpose() else {
+        return denied(Rejection::NoSuchPeriod);
     };
     match meter.statement(&identity, period).await {
         Ok(statement) => ([(CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(Bill::new(&identity, &statement))).into_response(),

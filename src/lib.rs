@@ -1,4 +1,6 @@
-#![doc = include_str!("../README.md")]
+//! Tower middleware that charges compute time x hardware price against a monthly credit balance, by account tier.
+// The README's code is tested where the features that it uses are there.
+#![cfg_attr(all(feature = "axum", feature = "redis"), doc = "", doc = include_str!("../README.md"))]
 
 mod account;
 #[cfg(feature = "axum")]

@@ -24,6 +24,12 @@ const LONGEST: usize = 4096;
 
 type Sha256Digest = [u8; 32];
 
+/// A token's digest, and whose it is.
+type Known = (Sha256Digest, Arc<Identity>);
+
+/// The first bytes of a digest.
+type Prefix = [u8; 8];
+
 /// Tokens that callers send as `Authorization: Bearer <token>` (RFC 6750).
 ///
 /// ```
@@ -46,7 +52,7 @@ type Sha256Digest = [u8; 32];
 /// ```
 #[derive(Clone, Default)]
 pub struct BearerTokens {
-    by_prefix: Arc<HashMap<[u8; 8], Vec<(Sha256Digest, Arc<Identity>)>>>,
+    by_prefix: Arc<HashMap<Prefix, Vec<Known>>>,
 }
 
 #[derive(Deserialize)]
@@ -166,7 +172,7 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], IdentifyError> {
     }
 }
 
-fn prefix(digest: &Sha256Digest) -> [u8; 8] {
+fn prefix(digest: &Sha256Digest) -> Prefix {
     let mut prefix = [0; 8];
     prefix.copy_from_slice(&digest[..8]);
     prefix

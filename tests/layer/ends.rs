@@ -127,13 +127,16 @@ async fn the_service_panics() {
         let clock = clock.clone();
         async move {
             clock.advance(seconds(4));
-            let panic: Option<Infallible> = None;
-            Err::<Response<Empty<Bytes>>, _>(panic.expect("the model panicked"))
+            broken().await
         }
     }));
     let panicked = AssertUnwindSafe(service.oneshot(request("alice", "pro", Empty::new()))).catch_unwind().await;
     assert!(panicked.is_err());
     world.billed(4).await;
+}
+
+async fn broken() -> Result<Response<Empty<Bytes>>, Infallible> {
+    panic!("the model panicked")
 }
 
 #[tokio::test(start_paused = true)]

@@ -39,7 +39,10 @@ async fn crowd(ahead: Option<Ahead>) {
         // A deadline long enough for a thousand to be answered on a busy machine: here nobody is to be denied for lateness.
         let builder = meter(ledger).clock(clock.clone()).deadline(seconds(5));
         // Which would make a hold of 20 s: the price of a slice stays a second's by giving the tier twenty times as much.
-        let builder = ahead.into_iter().fold(builder, |builder, ahead| builder.ahead(ahead));
+        let builder = match ahead {
+            Some(ahead) => builder.ahead(ahead),
+            None => builder,
+        };
         meters.push(builder.build().unwrap());
     }
     let plan = tower_credits::Plan::from_toml(&PLAN.replace("\"0.0012\"", "\"0.024\"")).unwrap();

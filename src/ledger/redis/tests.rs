@@ -3,7 +3,7 @@
 //! The script runs on a real server, on a clock that the test sets. `HISTORIES` sets how many histories are played.
 
 #[path = "../../../tests/support/redis_server.rs"]
-#[allow(dead_code, reason = "the other tests use the rest")]
+#[allow(dead_code, unreachable_pub, reason = "the other tests use the rest")]
 mod redis_server;
 
 use std::{collections::HashMap, time::Duration};
