@@ -27,7 +27,7 @@ when_used_up = "pay-as-you-go"
 fn layer(c: &mut Criterion) {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let echo = service_fn(|_: Request<Full<Bytes>>| async { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"echo")))) });
-    let identity = Identity { subject: "alice".parse().unwrap(), account: Account::user("alice").unwrap(), tier: "pro".parse().unwrap() };
+    let identity = Identity::new("alice".parse().unwrap(), Account::user("alice").unwrap(), "pro".parse().unwrap());
     let request = |path: &'static str| {
         let identity = identity.clone();
         move || Request::post(path).extension(identity.clone()).body(Full::new(Bytes::new())).unwrap()

@@ -61,12 +61,7 @@ fn denoised<E>(input: impl Stream<Item = Result<Bytes, E>> + Send + 'static, clo
         let clock = clock?;
         loop {
             let (output, goes_on) = match input.next().await {
-                Some(Ok(chunk)) => {
-                    clock.start();
-                    let output = denoiser.push(&chunk).await;
-                    clock.pause();
-                    (Ok(output), true)
-                }
+                Some(Ok(chunk)) => (Ok(denoiser.push(&chunk, &clock).await), true),
                 Some(Err(error)) => (Err(error), false),
                 None => {
                     clock.start();
@@ -102,18 +97,18 @@ impl Denoiser {
         Self { network: DenoiseState::new(), pending: Vec::new(), received: 0, sent: 0, is_late: true }
     }
 
-    async fn push(&mut self, chunk: &[u8]) -> Vec<u8> {
+    async fn push(&mut self, chunk: &[u8], clock: &ComputeClock) -> Vec<u8> {
         self.pending.extend_from_slice(chunk);
         self.received += chunk.len();
         let mut output = Vec::with_capacity(chunk.len());
         let whole = self.pending.len() / (2 * Self::FRAME) * (2 * Self::FRAME);
         let frames: Vec<u8> = self.pending.drain(..whole).collect();
-        for (count, frame) in frames.chunks_exact(2 * Self::FRAME).enumerate() {
-            self.frame(frame, &mut output);
-            // Other requests get their turn every few milliseconds.
-            if count % 32 == 31 {
-                tokio::task::yield_now().await;
-            }
+        for frames in frames.chunks(32 * 2 * Self::FRAME) {
+            clock.start();
+            frames.chunks_exact(2 * Self::FRAME).for_each(|frame| self.frame(frame, &mut output));
+            clock.pause();
+            // Other requests get their turn every few milliseconds, at their own cost.
+            tokio::task::yield_now().await;
         }
         self.sent += output.len();
         output

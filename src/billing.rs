@@ -61,18 +61,21 @@ struct BillLine {
     cost_nano_usd: i64,
 }
 
-async fn billing_json(State(meter): State<CreditMeter>, Query(asked): Query<Asked>, request: Request) -> Response {
+async fn billing_json(State(meter): State<CreditMeter>, request: Request) -> Response {
     let unavailable = meter.unavailable_status();
     let denied = |rejection: Rejection| rejection.into_response(unavailable).map(axum::body::Body::from);
     let (parts, _) = request.into_parts();
-    let head = RequestHead { method: &parts.method, uri: &parts.uri, headers: &parts.headers, extensions: &parts.extensions };
-    let identity = match meter.identify(head).await {
+    let identity = match meter.identify(RequestHead::from(&parts)).await {
         Ok(identity) => identity,
         Err(error) => return denied(error.into()),
     };
-    let Ok(period) = asked.period.as_deref().map(str::parse::<Period>).transpose() else {
+    let asked = Query::<Asked>::try_from_uri(&parts.uri).ok();
+    let Some(Ok(period)) = asked.map(|Query(asked)| asked.period.as_deref().map(str::parse::<Period>).transpose()) else {
         return denied(Rejection::NoSuchPeriod);
     };
+    if meter.plan().current().tier(identity.tier.as_str()).is_none() {
+        return denied(Rejection::UnknownTier);
+    }
     match meter.statement(&identity, period).await {
         Ok(statement) => ([(CACHE_CONTROL, HeaderValue::from_static("no-store"))], Json(Bill::new(&identity, &statement))).into_response(),
         Err(error) => {

@@ -6,7 +6,7 @@
 use std::{
     fmt,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use governor::{
@@ -17,7 +17,7 @@ use governor::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::RequestQuota;
+use crate::{RequestQuota, lease::Beside};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -26,7 +26,14 @@ type Bucket = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformatio
 
 /// An account's request rate.
 #[derive(Default)]
-pub(crate) struct RequestRate(Mutex<Option<(RequestQuota, Bucket)>>);
+pub(crate) struct RequestRate(Mutex<Option<Filling>>);
+
+struct Filling {
+    quota: RequestQuota,
+    bucket: Bucket,
+    /// From then on it is as good as new.
+    full_at: Instant,
+}
 
 /// How an account's request rate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,21 +50,29 @@ impl RequestRate {
     pub(crate) fn count(&self, quota: RequestQuota) -> Result<RateState, RateState> {
         let interval = quota.per / quota.count.get();
         let mut bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (_, bucket) = match &mut *bucket {
-            Some(bucket) if bucket.0 == quota => bucket,
+        let Filling { bucket, full_at, .. } = match &mut *bucket {
+            Some(filling) if filling.quota == quota => filling,
             other => {
                 let rule = Quota::with_period(interval).unwrap_or(Quota::per_second(quota.count)).allow_burst(quota.burst);
-                other.insert((quota, RateLimiter::direct(rule).with_middleware()))
+                other.insert(Filling { quota, bucket: RateLimiter::direct(rule).with_middleware(), full_at: Instant::now() })
             }
         };
         match bucket.check() {
             Ok(snapshot) => {
                 let remaining = snapshot.remaining_burst_capacity();
-                let missing = quota.burst.get().saturating_sub(remaining);
-                Ok(RateState { quota, remaining, reset: interval.saturating_mul(missing) })
+                let reset = interval.saturating_mul(quota.burst.get().saturating_sub(remaining));
+                *full_at = Instant::now() + reset;
+                Ok(RateState { quota, remaining, reset })
             }
             Err(not_yet) => Err(RateState { quota, remaining: 0, reset: not_yet.wait_time_from(bucket.clock().now()) }),
         }
+    }
+}
+
+impl Beside for RequestRate {
+    fn is_spent(&self) -> bool {
+        let bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.as_ref().is_none_or(|filling| Instant::now() >= filling.full_at)
     }
 }
 
@@ -113,6 +128,7 @@ mod tests {
         assert_eq!((last.field().as_str(), last.policy().as_str()), ("\"requests\";r=0;t=20", "\"requests\";q=6;w=60"));
         let denied = rate.count(quota).unwrap_err();
         assert!((9..=10).contains(&denied.reset_seconds()), "{denied:?}");
+        assert!(!rate.is_spent() && RequestRate::default().is_spent(), "what is used up is remembered until it is full again");
         let wider = RequestQuota { burst: number(3), ..quota };
         assert_eq!(rate.count(wider).unwrap().remaining, 2, "another quota begins anew");
     }

@@ -39,5 +39,11 @@ pub(crate) fn ended(metering: &Metering, ending: &Ending, ended: &Ended, runway:
 
 /// A request was denied before its service was called.
 pub(crate) fn denied(rejection: &Rejection, path: &str) {
-    tracing::info!(target: "tower_credits", reason = rejection.reason(), path, "denied");
+    tracing::info!(target: "tower_credits", reason = rejection.reason(), path = shortened(path), "denied");
+}
+
+/// As much of a client's text as belongs into a log.
+pub(crate) fn shortened(text: &str) -> &str {
+    let end = (0..=text.len().min(256)).rev().find(|end| text.is_char_boundary(*end));
+    end.and_then(|end| text.get(..end)).unwrap_or_default()
 }

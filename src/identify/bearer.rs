@@ -36,7 +36,7 @@ type Prefix = [u8; 8];
 /// use std::sync::Arc;
 /// use tower_credits::{Account, BearerTokens, Identity};
 ///
-/// let alice = Identity { subject: "alice".parse()?, account: Account::user("alice")?, tier: "free".parse()? };
+/// let alice = Identity::new("alice".parse()?, Account::user("alice")?, "free".parse()?);
 /// let tokens = BearerTokens::new().with("a-long-random-token", alice);
 /// # Ok::<(), tower_credits::NameError>(())
 /// ```
@@ -109,12 +109,10 @@ impl BearerTokens {
             let line = at.and_then(|at| text.get(..at)).map(|before| before.matches('\n').count() + 1);
             TokensError { file: None, line, reason, source: None }
         };
-        // What the parser says may quote the file, and a token pasted in place of its digest must not reach a log.
+        // What the parser itself says may quote the file, and a token pasted in place of its digest must not reach a log.
         let raw: RawTokens = toml::from_str(text).map_err(|error| {
-            wrong(
-                error.span().map(|span| span.start),
-                format!("{}: each [[tokens]] has sha256, account, tier and, if you like, subject", error.message()),
-            )
+            let reason = "not a list of tokens: each [[tokens]] has sha256, account, tier and, if you like, subject, all of them strings";
+            wrong(error.span().map(|span| span.start), reason.to_owned())
         })?;
         let mut tokens = Self::new();
         for token in raw.tokens {
@@ -253,6 +251,9 @@ mod tests {
         assert!(refused(&entry("s3cret")).starts_with("line 2: sha256: write 64 hexadecimal digits"));
         assert!(!refused(&entry("s3cret")).contains("s3cret"));
         assert!(refused(&entry(digest).replace("user:", "")).starts_with("line 3: account: "));
-        assert!(refused("[[tokens]]\ntoken = \"s3cret\"").contains("sha256"));
+        for pasted in ["[[tokens]]\ntoken = \"s3cret\"", "tokens = [\"s3cret\"]", "tokens = s3cret"] {
+            let refused = refused(pasted);
+            assert!(refused.contains("each [[tokens]] has sha256") && !refused.contains("s3cret"), "{refused}");
+        }
     }
 }

@@ -7,13 +7,17 @@ mod bearer;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
-use http::{Extensions, HeaderMap, Method, Uri};
+use http::{
+    Extensions, HeaderMap, Method, Uri,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
+};
 
 pub use self::bearer::{BearerTokens, TokensError};
 use crate::{Account, Name};
 
 /// Who asks, who pays, and which tier applies.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Identity {
     /// Who asks; stands on the usage lines.
     pub subject: Name,
@@ -21,6 +25,13 @@ pub struct Identity {
     pub account: Account,
     /// The name of the payer's tier in the plan.
     pub tier: Name,
+}
+
+impl Identity {
+    /// A subject that asks, an account that pays, and the name of that account's tier.
+    pub const fn new(subject: Name, account: Account, tier: Name) -> Self {
+        Self { subject, account, tier }
+    }
 }
 
 /// What is known of a request before its body is read.
@@ -43,13 +54,26 @@ impl<'a, B> From<&'a http::Request<B>> for RequestHead<'a> {
     }
 }
 
+impl<'a> From<&'a http::request::Parts> for RequestHead<'a> {
+    fn from(parts: &'a http::request::Parts) -> Self {
+        Self { method: &parts.method, uri: &parts.uri, headers: &parts.headers, extensions: &parts.extensions }
+    }
+}
+
+impl RequestHead<'_> {
+    /// Whether a browser asks what it may send (Fetch standard, "CORS-preflight request"). It asks without credentials.
+    pub(crate) fn is_preflight(&self) -> bool {
+        self.method == Method::OPTIONS && self.headers.contains_key(ORIGIN) && self.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+    }
+}
+
 /// Says who asks.
 pub trait Identify: fmt::Debug + Send + Sync + 'static {
     /// Says who asks: at once where that is known here, or later. What is needed later is taken from the head now.
     fn identify(&self, head: RequestHead<'_>) -> Identifying;
 }
 
-/// An answer of [`Identify`].
+/// An answer of [`Identify`]. Closed.
 pub enum Identifying {
     /// Known here and now.
     Ready(Result<Arc<Identity>, IdentifyError>),

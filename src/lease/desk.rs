@@ -23,7 +23,7 @@ use super::{
     rules::LeaseRules,
 };
 use crate::{
-    Account, Credits, Period,
+    Account, Clock, Credits, Period,
     ledger::{LeaseId, Ledger, Standing, Terms, Usage},
 };
 
@@ -33,6 +33,7 @@ pub(crate) struct Desk<B>(pub(super) Arc<Shared<B>>);
 /// What the desk and the worker share.
 pub(super) struct Shared<B> {
     pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) clock: Arc<dyn Clock>,
     pub(super) rules: LeaseRules,
     pub(super) cells: DashMap<(Account, Period), Arc<Cell<B>>>,
     most_accounts: usize,
@@ -58,7 +59,7 @@ pub(super) struct Cell<B> {
     pub(super) id: u64,
     pub(super) account: Account,
     pub(super) period: Period,
-    beside: B,
+    pub(super) beside: B,
     pub(super) queued: AtomicBool,
     inner: Mutex<Inner<B>>,
 }
@@ -72,6 +73,14 @@ pub(super) struct Inner<B> {
     pub(super) dead: bool,
     /// When the worker comes by on its own.
     pub(super) timer: Option<Duration>,
+    /// Waits in the worker's backlog.
+    pub(super) backlogged: bool,
+}
+
+/// What the host keeps beside an account's lease.
+pub(crate) trait Beside: Default {
+    /// Whether nothing is lost when it is thrown away and made anew.
+    fn is_spent(&self) -> bool;
 }
 
 pub(super) type Waiter<B> = oneshot::Sender<Verdict<B>>;
@@ -133,12 +142,15 @@ pub(crate) struct Ended {
     pub(crate) standing: Standing,
     /// What was spent here and is not in `standing`.
     pub(crate) unreported: Credits,
+    /// Whether the ledger answered when it was last asked.
+    pub(crate) ledger_answers: bool,
 }
 
-impl<B: Default> Desk<B> {
-    pub(super) fn new(ledger: Arc<dyn Ledger>, rules: LeaseRules, most_accounts: usize) -> Self {
+impl<B: Beside> Desk<B> {
+    pub(super) fn new(ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, rules: LeaseRules, most_accounts: usize) -> Self {
         Self(Arc::new(Shared {
             ledger,
+            clock,
             rules,
             cells: DashMap::new(),
             most_accounts,
@@ -173,7 +185,14 @@ impl<B: Default> Desk<B> {
                 period,
                 beside: B::default(),
                 queued: AtomicBool::new(false),
-                inner: Mutex::new(Inner { lease, retired: Vec::new(), terms: Terms::nothing(), dead: false, timer: None }),
+                inner: Mutex::new(Inner {
+                    lease,
+                    retired: Vec::new(),
+                    terms: Terms::nothing(),
+                    dead: false,
+                    timer: None,
+                    backlogged: false,
+                }),
             })
         });
         let cell = Arc::clone(&cell);
@@ -199,6 +218,7 @@ impl<B: Default> Desk<B> {
             if inner.lease.is_leaving() {
                 let fresh = Lease::new(LeaseId::random().map_err(|_| Refusal::Full)?, now);
                 let old = std::mem::replace(&mut inner.lease, fresh);
+                inner.lease.inherit(&old);
                 inner.retired.push(old);
             }
             let admission = match inner.lease.admit(want, Arc::clone(run), now) {
@@ -226,7 +246,7 @@ impl<B: Default> Desk<B> {
     pub(crate) fn trust(&self, account: &Account, period: Period, want: Want, run: &Runner, allowance: Credits) -> Option<Place<B>> {
         let seat = self.seat(account, period).ok()?;
         let mut inner = seat.cell.lock();
-        if inner.dead || inner.lease.is_leaving() {
+        if inner.dead || inner.lease.is_leaving() || self.0.phase.load(Ordering::Acquire) == CLOSING {
             return None;
         }
         let key = inner.lease.trust(want, Arc::clone(run), allowance, self.0.now()).ok()?;
@@ -278,13 +298,30 @@ impl<B> Inner<B> {
 }
 
 impl<B> Seat<B> {
+    /// Has the lease looked at: a running request may need more.
+    pub(crate) fn attend(&self) {
+        self.shared.attend(&self.cell);
+    }
+
     /// What the host keeps beside the account's lease.
     pub(crate) fn beside(&self) -> &B {
         &self.cell.beside
     }
 }
 
+impl<B> fmt::Debug for Seat<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").field("account", &self.cell.account).field("period", &self.cell.period).finish_non_exhaustive()
+    }
+}
+
 impl<B> Place<B> {
+    /// The account's seat, while the slice has not ended.
+    pub(crate) fn seat(&self) -> Option<Seat<B>> {
+        let seat = self.seat.as_ref()?;
+        Some(Seat { shared: Arc::clone(&seat.shared), cell: Arc::clone(&seat.cell) })
+    }
+
     /// Ends the slice.
     pub(crate) fn end(mut self) -> Option<Ended> {
         self.close()
@@ -298,7 +335,8 @@ impl<B> Place<B> {
         inner.lease.forget_waiting(oneshot::Sender::is_closed);
         let served = if inner.lease.is_waited_for() { inner.lease.share_out(now) } else { Served::nobody() };
         let news = inner.lease.is_newly_dirty(now);
-        let ended = Ended { billed, standing: inner.lease.standing(), unreported: inner.lease.unreported() };
+        let lease = &inner.lease;
+        let ended = Ended { billed, standing: lease.standing(), unreported: lease.unreported(), ledger_answers: lease.is_answered() };
         drop(inner);
         tell(&seat.shared, &seat.cell, served);
         if news {

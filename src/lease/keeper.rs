@@ -17,17 +17,20 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
-    desk::{CLOSING, Cell, Desk, OPEN, ORPHANED, Shared, Verdict, tell},
+    desk::{Beside, CLOSING, Cell, Desk, Inner, OPEN, ORPHANED, Shared, Verdict, tell},
     lease::Next,
     rules::LeaseRules,
 };
 use crate::{
-    Account, Credits, Period,
+    Account, Clock, Credits, Period,
     ledger::{Answer, LeaseId, Ledger, LedgerError, Outcome, Renewal},
 };
 
 /// Renewals under way at once.
 const MOST_IN_FLIGHT: usize = 4_096;
+
+/// When to look again at an account that cannot be forgotten yet.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// How long a shutdown tries to settle.
 const GRACE: Duration = Duration::from_secs(5);
@@ -78,11 +81,16 @@ pub struct Unsettled {
 
 impl<B> Keeper<B>
 where
-    B: Default + Send + Sync + 'static,
+    B: Beside + Send + Sync + 'static,
 {
     /// A keeper, the desk it serves, and the task that does its work; nothing is spawned.
-    pub(crate) fn pair(ledger: Arc<dyn Ledger>, rules: LeaseRules, most_accounts: usize) -> (Self, Desk<B>, Worker<B>) {
-        let desk = Desk::new(ledger, rules, most_accounts);
+    pub(crate) fn pair(
+        ledger: Arc<dyn Ledger>,
+        clock: Arc<dyn Clock>,
+        rules: LeaseRules,
+        most_accounts: usize,
+    ) -> (Self, Desk<B>, Worker<B>) {
+        let desk = Desk::new(ledger, clock, rules, most_accounts);
         let shared = Arc::clone(&desk.0);
         let worker = Worker {
             shared: Arc::clone(&shared),
@@ -123,7 +131,7 @@ impl<B> Drop for Keeper<B> {
 
 impl<B> Worker<B>
 where
-    B: Default + Send + Sync + 'static,
+    B: Beside + Send + Sync + 'static,
 {
     /// Works until the keeper is shut down or dropped, and everything is settled.
     pub(crate) async fn run(mut self) {
@@ -185,6 +193,7 @@ where
         while self.in_flight.len() < MOST_IN_FLIGHT
             && let Some(cell) = self.backlog.pop_front()
         {
+            cell.lock().backlogged = false;
             self.examine(&cell);
         }
     }
@@ -200,16 +209,18 @@ where
         inner.lease.forget_waiting(tokio::sync::oneshot::Sender::is_closed);
 
         let mut wake_at = Duration::MAX;
-        let terms = inner.terms;
-        for lease in inner.leases_mut() {
+        let Inner { lease, retired, terms, backlogged, .. } = inner;
+        for lease in std::iter::once(lease).chain(retired) {
             match lease.next(&rules, closing, now) {
                 Next::Renew if self.in_flight.len() >= MOST_IN_FLIGHT => {
-                    self.backlog.push_back(Arc::clone(cell));
+                    if !std::mem::replace(backlogged, true) {
+                        self.backlog.push_back(Arc::clone(cell));
+                    }
                     wake_at = Duration::MAX;
                     break;
                 }
                 Next::Renew => {
-                    let renewal = lease.renew(&rules, terms, now);
+                    let renewal = lease.renew(&rules, *terms, now);
                     self.in_flight.push(send(Arc::clone(&shared.ledger), rules.deadline, Arc::clone(cell), renewal));
                 }
                 Next::Wait(at) => wake_at = wake_at.min(at),
@@ -217,7 +228,10 @@ where
             }
         }
         inner.retired.retain(|lease| lease.next(&rules, closing, now) != Next::Gone);
-        let gone = inner.retired.is_empty() && inner.lease.next(&rules, closing, now) == Next::Gone;
+        let mut gone = inner.retired.is_empty() && inner.lease.next(&rules, closing, now) == Next::Gone;
+        if gone && !closing && !self.is_forgettable(cell, inner) {
+            (gone, wake_at) = (false, now + LOOK_AGAIN);
+        }
         if let Some(open) = &mut self.open
             && inner.leases().all(|lease| lease.is_settled() && !lease.is_running())
         {
@@ -235,6 +249,12 @@ where
             inner.timer = Some(wake_at);
             self.timers.insert((wake_at, cell.id), Arc::clone(cell));
         }
+    }
+
+    /// Whether nothing is lost with what a node remembers of an account: a request rate that is used up, an outage allowance that was taken.
+    fn is_forgettable(&self, cell: &Cell<B>, inner: &Inner<B>) -> bool {
+        let month_ended = self.shared.clock.unix_time() >= cell.period.ends();
+        cell.beside.is_spent() && (month_ended || !inner.lease.has_trusted())
     }
 
     /// Hands an answer to its lease, and what it brought to those who wait.
@@ -293,7 +313,7 @@ fn send<B>(
     renewal: Renewal,
 ) -> Pin<Box<dyn Future<Output = Landed<B>> + Send>>
 where
-    B: Default + Send + Sync + 'static,
+    B: Beside + Send + Sync + 'static,
 {
     Box::pin(async move {
         let renewing = timeout(deadline, ledger.renew(&cell.account, cell.period, &renewal, deadline));

@@ -186,6 +186,11 @@ impl<W, R: Run> Lease<W, R> {
         self.spent.saturating_sub(self.acknowledged)
     }
 
+    /// Whether the ledger answered when it was last asked.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.failures == 0
+    }
+
     pub(crate) fn is_running(&self) -> bool {
         !self.running.is_empty()
     }
@@ -227,6 +232,15 @@ impl<W, R: Run> Lease<W, R> {
         }
         self.trusted = trusted;
         Ok(self.start(want.hold, want.hold, run, now))
+    }
+
+    /// What an account was granted without the ledger counts on when its lease is replaced.
+    pub(crate) fn inherit(&mut self, old: &Self) {
+        self.trusted = old.trusted;
+    }
+
+    pub(crate) fn has_trusted(&self) -> bool {
+        !self.trusted.is_zero()
     }
 
     /// Ends a request: what it cost is spent, the rest of its slice is free. Answers what it was billed.
@@ -279,7 +293,8 @@ impl<W, R: Run> Lease<W, R> {
         let slices = self.slices;
         let pending = self.spent.saturating_sub(batch.settled);
         let surplus = self.surplus(rules, now);
-        let keep = slices.saturating_add(pending).saturating_add(self.spare().min(surplus));
+        let ahead = self.spare().min(surplus);
+        let keep = slices.saturating_add(pending).saturating_add(ahead);
 
         let mut refill = Credits::ZERO;
         for (_, running) in &mut self.running {
@@ -309,7 +324,7 @@ impl<W, R: Run> Lease<W, R> {
             keep,
             refill,
             need,
-            extra: surplus,
+            extra: surplus.saturating_sub(ahead),
             terms,
             ttl: rules.ttl,
             forget: self.leaving,
@@ -331,10 +346,12 @@ impl<W, R: Run> Lease<W, R> {
                 self.standing = standing;
                 // (6) A goodbye that brought news is none.
                 self.leaving = false;
+                let served = self.serve(now, Some(rules));
+                // What nobody took is given back.
                 if self.has_surplus(rules, now) || self.unreported() > Credits::ZERO {
                     self.dirty_since.get_or_insert(now);
                 }
-                self.serve(now, Some(rules))
+                served
             }
             Outcome::Forgotten => {
                 self.acknowledge(flight.batch);
@@ -343,6 +360,11 @@ impl<W, R: Run> Lease<W, R> {
                 Served::nobody()
             }
             Outcome::Closed => {
+                self.gone = true;
+                Served::nobody()
+            }
+            Outcome::NotBegun if self.running.is_empty() && self.spent.is_zero() => {
+                // It never had an effect, and there is nothing to say once the month has begun.
                 self.gone = true;
                 Served::nobody()
             }
@@ -482,19 +504,21 @@ impl<W, R: Run> Lease<W, R> {
         for (_, running) in &self.running {
             due = due.min(running.due_at(now));
         }
-        let Some(told_at) = self.told_at else { return due };
-        let heartbeat = told_at + rules.ttl / 3;
-        if self.is_quiet(rules, now) {
-            due = due.min(told_at + rules.ttl);
-        } else {
-            // (5) Every open lease speaks: that is what repairs a failover.
-            due = due.min(heartbeat).min(self.quiet_at(rules).max(now + Duration::from_millis(1)));
-        }
-        if rules.ahead.is_some() && !self.spare().is_zero() {
+        if !self.spare().is_zero() {
             // What was held ahead is given back some time after the last use.
-            due = due.min(self.used_at + rules.admit_for);
+            due = due.min(if flush { now } else { self.used_at + rules.admit_for });
         }
-        due
+        let Some(told_at) = self.told_at else {
+            // Nothing came of it yet; if nothing does, it goes.
+            return if self.seq == 0 && self.is_at_rest() { due.min(self.quiet_at(rules)) } else { due };
+        };
+        // (5) Every open lease speaks: that is what repairs a failover.
+        let heartbeat = told_at + rules.ttl / 3;
+        due.min(match (self.is_at_rest(), self.is_quiet(rules)) {
+            (_, true) => told_at + rules.ttl,
+            (true, false) => heartbeat.min(self.quiet_at(rules)),
+            (false, false) => heartbeat,
+        })
     }
 
     /// Nothing runs, nobody waits, nothing is owed.
@@ -507,8 +531,9 @@ impl<W, R: Run> Lease<W, R> {
             && self.spare().is_zero()
     }
 
-    fn is_quiet(&self, rules: &LeaseRules, now: Duration) -> bool {
-        self.is_at_rest() && now >= self.quiet_at(rules)
+    /// At rest for a while, and the ledger was told so: once more after the last settling, in case that was forgotten.
+    fn is_quiet(&self, rules: &LeaseRules) -> bool {
+        self.is_at_rest() && self.told_at.is_some_and(|told_at| told_at >= self.quiet_at(rules))
     }
 
     fn quiet_at(&self, rules: &LeaseRules) -> Duration {
@@ -517,7 +542,7 @@ impl<W, R: Run> Lease<W, R> {
 
     /// (6) A lease that rested for a whole `ttl` since the ledger's last answer: nothing older is under way any more.
     fn may_leave(&self, rules: &LeaseRules, now: Duration) -> bool {
-        self.is_quiet(rules, now) && self.told_at.is_some_and(|told_at| now >= told_at + rules.ttl)
+        self.is_quiet(rules) && self.told_at.is_some_and(|told_at| now >= told_at + rules.ttl)
     }
 
     /// The surplus to ask for, and to keep of what is there.

@@ -16,7 +16,7 @@ mod rules;
 mod simulation;
 
 pub(crate) use self::{
-    desk::{Admission, Desk, Ended, Place, Refusal, Runner, Ticket, Verdict},
+    desk::{Admission, Beside, Desk, Ended, Place, Refusal, Runner, Seat, Ticket, Verdict},
     keeper::{Keeper, Worker},
     lease::{Run, Want},
     rules::LeaseRules,

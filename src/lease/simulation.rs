@@ -147,7 +147,8 @@ impl World {
             flush: at(3),
             admit_for: at(60),
             ttl: at(200),
-            idle: at(90),
+            // Shorter and longer than the time between heartbeats.
+            idle: at([30, 90][rng.usize(0..2)]),
             ahead: setting.ahead.then_some(Ahead { slices: 3 }),
         };
         Self {

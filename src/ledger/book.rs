@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
-use super::{Amendment, Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MOST_LINES, Outcome, Renewal, SHARE, Standing, Terms, Usage};
+use super::{
+    Amendment, Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MOST_LINES, Outcome, Renewal, SHARE, Standing, Terms, Usage,
+    whole_millis,
+};
 use crate::{Credits, Name, Period};
 
 /// What an account keeps across periods.
@@ -51,7 +54,7 @@ impl Record {
         match amendment {
             Amendment::Grant { id, amount, expires } => {
                 let known = self.grants.contains_key(&id);
-                self.grants.entry(id).or_insert(Grant { amount, left: amount, expires });
+                self.grants.entry(id).or_insert(Grant { amount, left: amount, expires: expires.map(whole_millis) });
                 return !known;
             }
             Amendment::Seats(seats) => self.seats = seats,

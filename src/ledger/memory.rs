@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Amendment, Answer, Answering, Book, Ledger, Record, Renewal, Statement, Terms};
+use super::{Amendment, Answer, Answering, Book, Ledger, Record, Renewal, Statement, Terms, whole_millis};
 use crate::{Account, Clock, Period, SystemClock};
 
 /// How many periods of an account are kept; the oldest goes first.
@@ -79,8 +79,4 @@ impl Ledger for MemoryLedger {
         let changed = self.accounts().entry(account.clone()).or_default().record.amend(amendment);
         Box::pin(ready(Ok(changed)))
     }
-}
-
-fn whole_millis(time: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }

@@ -4,6 +4,9 @@
 //! **running total** of settled cost and asks for the hold it wants now; the ledger debits the difference to the total that it last saw.
 //! Totals only grow and the ledger keeps the largest, so a renewal that is repeated, late or reordered changes nothing the second time.
 //!
+//! The types of the protocol ([`Renewal`], [`Terms`], [`Answer`], [`Outcome`], [`Standing`], [`UsageLine`], [`LineKey`], [`Usage`]) are closed: those
+//! who write a ledger of their own build and match them whole, and a change of them is a change of the protocol.
+//!
 //! [`Book`] is that rule as a pure function. [`MemoryLedger`] is a `Book` for each account and period behind a mutex; [`RedisLedger`] runs the
 //! same function as a Lua script, checked against `Book`.
 
@@ -35,6 +38,12 @@ pub(crate) const EARLY: Duration = Duration::from_secs(60);
 
 /// How long after its end a period still takes what is settled.
 pub(crate) const LATE: Duration = Duration::from_secs(62 * 24 * 60 * 60);
+
+/// Time as ledgers count it: in whole milliseconds, at most 2^53 - 1 of them.
+pub(crate) fn whole_millis(time: Duration) -> Duration {
+    let most = Credits::MAX.as_nano_usd().unsigned_abs();
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(most).min(most))
+}
 
 /// A boxed future of a ledger's answer.
 pub type Answering<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;

@@ -6,13 +6,14 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     charge::{Charge, Metering},
-    layer::CreditMeter,
+    layer::{CreditMeter, Inner},
 };
 use crate::{
     Classification, DuringOutage, Identity, Period, Plan, RequestHead, Workload,
     identify::{IdentifyError, Identifying},
     lease::{Admission, Runner, Ticket, Verdict},
     limit::{RateState, RequestRate},
+    observe,
     rejection::Rejection,
 };
 
@@ -28,19 +29,20 @@ pub(super) enum Decision {
 }
 
 impl CreditMeter {
-    pub(super) fn decide(&self, head: RequestHead<'_>) -> Decision {
+    pub(super) fn decide(&self, head: RequestHead<'_>, body_is_empty: bool) -> Decision {
+        // A browser asks without credentials what it may send. What could carry a model's input is no such question.
+        if body_is_empty && head.is_preflight() {
+            return Decision::Now(Ok(None));
+        }
         let plan = self.inner.plan.current();
         let classification = match &self.inner.classify {
             Some(classify) => classify(head, &plan),
-            None => plan.classify(head.method, head.uri.path()),
+            None => plan.classify(head.uri.path()),
         };
         let workload = match classification {
             Classification::Free => return Decision::Now(Ok(None)),
             Classification::Workload(workload) => Ok(workload),
-            Classification::Unknown => {
-                self.inner.log_unknown(head.uri.path());
-                Err(Rejection::NotInPlan)
-            }
+            Classification::Unknown => Err(UnknownPath::of(head.uri.path())),
         };
         self.ensure_worker();
         // Who is not known is not told what there is.
@@ -48,13 +50,14 @@ impl CreditMeter {
             Identifying::Ready(Err(error)) => Decision::Now(Err(error.into())),
             Identifying::Ready(Ok(identity)) => match workload {
                 Ok(workload) => self.begin(&plan, identity, workload),
-                Err(rejection) => Decision::Now(Err(rejection)),
+                Err(path) => Decision::Now(Err(self.inner.not_in_plan(&path))),
             },
             Identifying::Later(identity) => {
                 let meter = self.clone();
                 Decision::Later(Box::pin(async move {
                     let identity = identity.await.map_err(Rejection::from)?;
-                    match meter.begin(&plan, identity, workload?) {
+                    let workload = workload.map_err(|path| meter.inner.not_in_plan(&path))?;
+                    match meter.begin(&plan, identity, workload) {
                         Decision::Now(decided) => decided,
                         Decision::Later(deciding) => deciding.await,
                     }
@@ -69,6 +72,7 @@ impl CreditMeter {
                 "an identity's tier is not in the plan: add [tiers.{}]", identity.tier);
             return Decision::Now(Err(Rejection::UnknownTier));
         };
+        let deadline = Instant::now() + self.inner.settings.rules.deadline;
         let period = Period::containing(self.inner.clock.unix_time());
         let hold = self.inner.settings.rules.deadline * 4;
         let quota = tier.requests;
@@ -87,7 +91,7 @@ impl CreditMeter {
         match self.ask(metering, rate) {
             Err(rejection) => Decision::Now(Err(rejection)),
             Ok(Asked::Admitted(charge)) => Decision::Now(Ok(Some(charge))),
-            Ok(Asked::Waiting(metering, ticket)) => Decision::Later(Box::pin(self.clone().wait(metering, ticket, rate))),
+            Ok(Asked::Waiting(metering, ticket)) => Decision::Later(Box::pin(self.clone().wait(metering, ticket, rate, deadline))),
         }
     }
 
@@ -103,13 +107,22 @@ impl CreditMeter {
     }
 
     /// Waits for the ledger until the deadline; after it the tier's outage policy decides.
-    async fn wait(self, mut metering: Arc<Metering>, mut ticket: Ticket<RequestRate>, rate: Option<RateState>) -> Decided {
+    async fn wait(
+        self,
+        mut metering: Arc<Metering>,
+        mut ticket: Ticket<RequestRate>,
+        rate: Option<RateState>,
+        deadline: Instant,
+    ) -> Decided {
         let rules = self.inner.settings.rules;
-        let deadline = Instant::now() + rules.deadline;
         let mut moved = false;
         loop {
             let verdict = match timeout_at(deadline, &mut ticket).await {
-                Err(_) => return self.without_ledger(&metering, rate),
+                Err(_) => {
+                    drop(ticket);
+                    // Not the same metering: an answer may be admitting that one at this moment, for nobody.
+                    return self.without_ledger(metering.in_period(rules.deadline * 4, metering.period), rate);
+                }
                 Ok(Err(_)) => return Err(Rejection::ShuttingDown),
                 Ok(Ok(verdict)) => verdict,
             };
@@ -131,12 +144,30 @@ impl CreditMeter {
         }
     }
 
-    fn without_ledger(&self, metering: &Arc<Metering>, rate: Option<RateState>) -> Decided {
+    fn without_ledger(&self, metering: Metering, rate: Option<RateState>) -> Decided {
+        let metering = Arc::new(metering);
         let DuringOutage::Allow(allowance) = metering.tier.during_outage else { return Err(Rejection::LedgerUnreachable) };
         let runner: Runner = metering.clone();
         let place = self.inner.desk.trust(&metering.identity.account, metering.period, metering.want, &runner, allowance);
-        let charge = |place| Charge::new(place, Arc::clone(metering), self.inner.settings.billable, rate);
+        let charge = |place| Charge::new(place, Arc::clone(&metering), self.inner.settings.billable, rate);
         place.map(charge).map(Some).ok_or(Rejection::LedgerUnreachable)
+    }
+}
+
+/// The beginning of a path that the plan does not know.
+struct UnknownPath(String);
+
+impl UnknownPath {
+    fn of(path: &str) -> Self {
+        Self(observe::shortened(path).to_owned())
+    }
+}
+
+impl Inner {
+    /// Says once how the path can be put into the plan: to the operator, and only of paths that known callers asked for.
+    fn not_in_plan(&self, path: &UnknownPath) -> Rejection {
+        self.log_unknown(&path.0);
+        Rejection::NotInPlan
     }
 }
 

@@ -40,7 +40,7 @@ pin_project! {
     enum Kind<B> {
         /// Nothing is charged for it any more.
         Free { #[pin] body: B },
-        Metered { #[pin] body: B, charge: Charge, ending: Ending },
+        Metered { #[pin] body: B, charge: Charge, ending: Ending, announced: Option<u64> },
         /// A denial, or the last words of a response that was cut off.
         Text { text: Option<Bytes> },
     }
@@ -71,10 +71,22 @@ impl<B: Body<Data = Bytes>> MeterBody<B> {
             let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
             essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
         });
-        let is_plain = header(CONTENT_ENCODING).is_none() && header(CONTENT_LENGTH).is_none();
+        let has_length = header(CONTENT_LENGTH).is_some() || body.size_hint().exact().is_some();
+        let is_plain = header(CONTENT_ENCODING).is_none() && !has_length;
         let ending = if is_event_stream && is_plain { Ending::Event(EventBoundary::default()) } else { Ending::Error };
-        Self { kind: Kind::Metered { body, charge, ending } }
+        // Servers do not poll on for the end of a body whose announced length has passed.
+        let announced = header(CONTENT_LENGTH).and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
+        Self { kind: Kind::Metered { body, charge, ending, announced } }
     }
+}
+
+/// Counts a frame off the announced length, and says whether that was all.
+fn passes_last(announced: &mut Option<u64>, frame: &Frame<Bytes>) -> bool {
+    let size = frame.data_ref().map_or(0, Bytes::len) as u64;
+    announced.as_mut().is_some_and(|left| {
+        *left = left.saturating_sub(size);
+        *left == 0
+    })
 }
 
 /// What comes of polling a metered body.
@@ -98,7 +110,7 @@ where
         match this.kind.as_mut().project() {
             KindProj::Free { body } => body.poll_frame(cx).map_err(Into::into),
             KindProj::Text { text } => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            KindProj::Metered { mut body, charge, ending } => {
+            KindProj::Metered { mut body, charge, ending, announced } => {
                 if charge.is_closed() {
                     return body.poll_frame(cx).map_err(Into::into);
                 }
@@ -118,7 +130,7 @@ where
                         Step::Closed(Some(Err(error)))
                     }
                     // The last frame is there: nothing is won by withholding it.
-                    Poll::Ready(Some(Ok(frame))) if frame.is_trailers() || body.is_end_stream() => {
+                    Poll::Ready(Some(Ok(frame))) if frame.is_trailers() || passes_last(announced, &frame) || body.is_end_stream() => {
                         charge.close(End::Complete);
                         Step::Closed(Some(Ok(frame)))
                     }

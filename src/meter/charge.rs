@@ -17,8 +17,8 @@ use tokio::time::{Instant, Sleep};
 use super::compute::Compute;
 use crate::{
     Clock, Credits, Identity, Midway, Period, Tier, Workload,
-    lease::{Place, Run, Want},
-    ledger::{LineKey, Usage},
+    lease::{Ended, Place, Run, Seat, Want},
+    ledger::{LineKey, Standing, Usage},
     limit::{RateState, RequestRate},
     observe,
     rejection::Rejection,
@@ -84,7 +84,8 @@ impl Metering {
         // A request that another month admits after all stands on that month's first or last day.
         let now = clock.unix_time().clamp(period.begins(), period.ends() - Duration::from_millis(1));
         let price = workload.price;
-        let want = Want { hold: price.cost_or_max(tier.hold.max(hold)), least: price.cost_or_max(LEAST) };
+        let hold = tier.hold.max(hold);
+        let want = Want { hold: price.cost_or_max(hold), least: price.cost_or_max(LEAST.min(hold)) };
         Self {
             clock: Arc::clone(clock),
             compute: Mutex::default(),
@@ -126,10 +127,15 @@ impl Metering {
         self.tier.midway == Midway::Stop && !self.unstoppable.load(Ordering::Acquire)
     }
 
+    /// How much longer its slice lasts, as that is now.
+    fn left(&self) -> Duration {
+        let slice = Credits::clamped(self.slice.load(Ordering::Acquire));
+        self.workload.price.runway(slice).saturating_sub(self.compute())
+    }
+
     /// How much longer it may run; `None` where nothing stops it.
     fn remaining(&self) -> Option<Duration> {
-        let slice = Credits::clamped(self.slice.load(Ordering::Acquire));
-        self.stops().then(|| self.workload.price.runway(slice).saturating_sub(self.compute()))
+        self.stops().then(|| self.left())
     }
 }
 
@@ -148,8 +154,10 @@ impl Run for Metering {
 
     fn bill(&self, slice: Credits, _: Duration) -> Option<(LineKey, Usage)> {
         let compute = self.with(|compute, now| {
-            compute.end(now);
-            compute.has_begun().then(|| compute.so_far(now))
+            compute.has_begun().then(|| {
+                compute.end(now);
+                compute.so_far(now)
+            })
         })?;
         if self.forgiven.load(Ordering::Acquire) {
             return None;
@@ -170,12 +178,13 @@ pub(crate) struct Charge {
     billable: Billable,
     pub(super) rate: Option<RateState>,
     status: Option<StatusCode>,
+    when_dropped: End,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Charge {
     pub(super) fn new(place: Place<RequestRate>, metering: Arc<Metering>, billable: Billable, rate: Option<RateState>) -> Self {
-        Self { place: Some(place), metering, billable, rate, status: None, timer: None }
+        Self { place: Some(place), metering, billable, rate, status: None, when_dropped: End::Dropped, timer: None }
     }
 
     pub(super) fn metering(&self) -> &Arc<Metering> {
@@ -221,30 +230,41 @@ impl Charge {
         self.place.is_none()
     }
 
-    /// Ends where its credits ended, and says why.
+    /// Ends where its slice ended and nothing more was to be had, and says why that was.
     pub(super) fn cut_off(&mut self) -> Rejection {
-        self.close(End::CutOff);
-        Rejection::CreditsUsedUp { period: self.metering.period, hint: self.metering.tier.hint.as_deref().map(Into::into) }
+        match self.close(End::CutOff) {
+            Some(ended) if ended.ledger_answers => {
+                let used = ended.standing.used.saturating_add(ended.unreported);
+                let Metering { want, period, tier, .. } = &*self.metering;
+                Rejection::of(&Standing { used, ..ended.standing }, want.least, *period, tier.hint.as_deref())
+            }
+            _ => Rejection::LedgerUnreachable,
+        }
+    }
+
+    /// Nobody will read the body: that it is dropped is how it completes.
+    pub(super) fn completes_when_dropped(&mut self) {
+        self.when_dropped = End::Complete;
     }
 
     /// Settles, and says so in the log.
-    pub(super) fn close(&mut self, end: End) {
-        let Some(place) = self.place.take() else { return };
+    pub(super) fn close(&mut self, end: End) -> Option<Ended> {
+        let place = self.place.take()?;
         self.timer = None;
         let ending = Ending { status: self.status, end };
         if !(self.billable)(&ending) {
             self.metering.forgiven.store(true, Ordering::Release);
         }
         let slice = Credits::clamped(self.metering.slice.load(Ordering::Acquire));
-        if let Some(ended) = place.end() {
-            observe::ended(&self.metering, &ending, &ended, self.metering.workload.price.runway(slice));
-        }
+        let ended = place.end()?;
+        observe::ended(&self.metering, &ending, &ended, self.metering.workload.price.runway(slice));
+        Some(ended)
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.close(End::Dropped);
+        self.close(self.when_dropped);
     }
 }
 
@@ -259,14 +279,22 @@ impl fmt::Debug for Charge {
 /// Once started, it takes the place of the layer's measuring: what is billed is the time between [`start`](Self::start) and
 /// [`pause`](Self::pause). A time that is [reported](Self::report) takes precedence over both. Nothing counts once the response has ended.
 ///
-/// A handler that switches protocols (101) keeps a clone for as long as the connection is to be charged; the charge ends when the last clone is
-/// dropped, and is not stopped before: what it uses beyond its slice is owed.
+/// It is one stopwatch: work that overlaps in several tasks is reported, not started and paused by each.
+///
+/// On a tier that stops requests, one costs at most what it has on hold when it ends, however much is reported then: report while it runs, and
+/// give the tier a `hold` that covers what is reported at once.
+///
+/// A handler that switches protocols (101, or a WebSocket's CONNECT) keeps a clone for as long as the connection is to be charged; the charge ends
+/// when the last clone is dropped. Nothing of this layer stands in such a connection's way, so nothing stops it but the handler, which can look
+/// at what is [left](Self::left); what it uses beyond that is owed.
 #[derive(Clone, Debug)]
 pub struct ComputeClock(Arc<Handle>);
 
 #[derive(Debug)]
 struct Handle {
     metering: Arc<Metering>,
+    /// Has the lease look at what was reported.
+    seat: Option<Seat<RequestRate>>,
     /// The charge of a connection that outlives its response.
     parked: Mutex<Option<Charge>>,
 }
@@ -276,8 +304,9 @@ struct Handle {
 pub(crate) struct ClockKept(Weak<Handle>);
 
 impl ComputeClock {
-    pub(super) fn new(metering: &Arc<Metering>) -> Self {
-        Self(Arc::new(Handle { metering: Arc::clone(metering), parked: Mutex::default() }))
+    pub(super) fn new(charge: &Charge) -> Self {
+        let seat = charge.place.as_ref().and_then(Place::seat);
+        Self(Arc::new(Handle { metering: Arc::clone(&charge.metering), seat, parked: Mutex::default() }))
     }
 
     pub(super) fn watch(&self) -> ClockKept {
@@ -297,8 +326,18 @@ impl ComputeClock {
     /// Says what the compute time is, all in all. The last report counts. More than 31 days is not believed, and logged.
     pub fn report(&self, total: Duration) {
         if !self.0.metering.with(|compute, _| compute.report(total)) {
-            tracing::error!(?total, model = %self.0.metering.workload.model, "a reported compute time of more than 31 days is not believed");
+            tracing::error!(target: "tower_credits", ?total, model = %self.0.metering.workload.model,
+                "a reported compute time of more than 31 days is not believed");
         }
+        if let Some(seat) = &self.0.seat {
+            seat.attend();
+        }
+    }
+
+    /// How much more compute time is on hold for this request. While there are credits it is refilled before it ends; where it reaches zero,
+    /// there are none.
+    pub fn left(&self) -> Duration {
+        self.0.metering.left()
     }
 
     /// Compute time so far, as it would be billed now.
@@ -322,5 +361,6 @@ impl ClockKept {
 }
 
 /// A response extension with which a service reports its compute time once its head is ready. It takes precedence over what the layer measures.
+/// What [`ComputeClock`] says of tiers that stop requests holds here too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ComputeTime(pub Duration);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderName, HeaderValue, Request, Response, StatusCode, header::EXPECT};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::EXPECT};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
@@ -62,6 +62,15 @@ struct Call {
     /// `None` for what is free.
     charge: Option<Charge>,
     kept: Option<ClockKept>,
+    method: Method,
+}
+
+impl Call {
+    /// Whether the connection or stream is no longer HTTP after this response: 101 (RFC 9110, section 15.2.2), or a CONNECT that succeeds
+    /// (section 9.3.6; WebSockets over HTTP/2 come like this, RFC 8441).
+    fn is_switching(&self, status: StatusCode) -> bool {
+        status == StatusCode::SWITCHING_PROTOCOLS || (self.method == Method::CONNECT && status.is_success())
+    }
 }
 
 impl<S, B> ResponseFuture<S, B>
@@ -110,8 +119,8 @@ where
                         Poll::Pending => {
                             let Some(charge) = &mut call.charge else { return Poll::Pending };
                             ready!(charge.poll_exhausted(cx));
-                            let rejection = charge.cut_off();
-                            finish(rejection.into_response(this.meter.inner.settings.unavailable).map(MeterBody::text), None, this.meter)
+                            let (rejection, rate) = (charge.cut_off(), charge.rate);
+                            finish(rejection.into_response(this.meter.inner.settings.unavailable).map(MeterBody::text), rate, this.meter)
                         }
                     };
                     this.state.set(State::Done);
@@ -140,14 +149,15 @@ where
     match decided {
         Ok(charge) => {
             let kept = charge.as_ref().map(|charge| {
-                let clock = ComputeClock::new(charge.metering());
+                let clock = ComputeClock::new(charge);
                 let kept = clock.watch();
                 request.extensions_mut().insert(clock);
                 request.extensions_mut().insert(charge.metering().identity.clone());
                 charge.begin();
                 kept
             });
-            State::Calling { future: service.call(request), call: Call { charge, kept } }
+            let method = request.method().clone();
+            State::Calling { future: service.call(request), call: Call { charge, kept, method } }
         }
         Err(rejection) => {
             observe::denied(&rejection, request.uri().path());
@@ -166,12 +176,15 @@ impl Call {
         let rate = charge.rate;
         charge.responded(response.status());
         if let Some(ComputeTime(total)) = response.extensions_mut().remove() {
-            ComputeClock::new(charge.metering()).report(total);
+            ComputeClock::new(&charge).report(total);
         }
         if meter.inner.settings.until_head {
             charge.metering().with(Compute::end);
         }
-        let response = if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        if self.method == Method::HEAD {
+            charge.completes_when_dropped();
+        }
+        let response = if self.is_switching(response.status()) {
             // Only the handler's own clock can tell when the new protocol has ended.
             match self.kept.take().map(|kept| kept.park(charge)) {
                 Some(Err(mut charge)) => {
@@ -228,7 +241,8 @@ impl<B: Body> Drain<B> {
         loop {
             match body.as_mut().poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    let size = frame.data_ref().map_or(0, Buf::remaining);
+                    // Even an empty frame is one more.
+                    let size = frame.data_ref().map_or(1, Buf::remaining).max(1);
                     match this.left.checked_sub(size) {
                         Some(left) => *this.left = left,
                         None => return Poll::Ready(()),

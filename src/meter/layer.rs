@@ -179,7 +179,7 @@ impl Inner {
     /// Says once how a path can be put into the plan.
     pub(super) fn log_unknown(&self, path: &str) {
         let mut logged = self.unknown_paths.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.len() < MOST_LOGGED_PATHS && path.len() <= 256 && logged.insert(path.to_owned()) {
+        if logged.len() < MOST_LOGGED_PATHS && logged.insert(path.to_owned()) {
             tracing::warn!(target: "tower_credits", path, "denied: the plan has no route or model for this path; to let it pass unmetered, add under \
                 [routes]: {path:?} = \"free\"; to meter it: {path:?} = {{ model = \"<name>\" }}");
         }
@@ -302,12 +302,12 @@ impl CreditMeterBuilder {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let LeaseRules { deadline, flush, ttl, .. } = self.settings.rules;
-        let within = |time: Duration| time >= Duration::from_millis(1) && time <= ttl / 10;
-        if !within(deadline) {
-            return Err(ConfigError { setting: "deadline", remedy: "set 1 ms to 60 s" });
+        let LeaseRules { deadline, flush, ttl, admit_for, .. } = self.settings.rules;
+        let shortest = Duration::from_millis(1);
+        if !(shortest..=admit_for / 2).contains(&deadline) {
+            return Err(ConfigError { setting: "deadline", remedy: "set 1 ms to 5 s" });
         }
-        if !within(flush) {
+        if !(shortest..=ttl / 10).contains(&flush) {
             return Err(ConfigError { setting: "flush", remedy: "set 1 ms to 60 s" });
         }
         if !(self.settings.unavailable.is_client_error() || self.settings.unavailable.is_server_error()) {
@@ -318,7 +318,7 @@ impl CreditMeterBuilder {
 
     fn assemble(self) -> (CreditMeter, Worker<RequestRate>) {
         let Self { plan, ledger, identify, classify, clock, settings } = self;
-        let (keeper, desk, worker) = Keeper::pair(Arc::clone(&ledger), settings.rules, settings.most_accounts);
+        let (keeper, desk, worker) = Keeper::pair(Arc::clone(&ledger), Arc::clone(&clock), settings.rules, settings.most_accounts);
         let inner = Inner {
             plan,
             identify,

@@ -42,7 +42,7 @@ where
         // The service that was polled ready must be the one that is called; the clone takes its place and is polled ready next time.
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);
-        let decision = self.meter.decide(RequestHead::from(&request));
+        let decision = self.meter.decide(RequestHead::from(&request), request.body().is_end_stream());
         ResponseFuture::new(ready, request, decision, self.meter.clone())
     }
 }

@@ -24,6 +24,9 @@ use crate::{Credits, Name, Price};
 /// The largest file that is read: far more than a plan needs.
 const LARGEST: u64 = 4 * 1024 * 1024;
 
+/// The longest that a bucket of requests may take to fill.
+const LONGEST_REFILL: Duration = Duration::from_secs(31 * 24 * 60 * 60);
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPlan {
@@ -143,6 +146,10 @@ fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
             return Err(wrong(pattern.span(), format!("route `{}`: write a path that begins with `/`, or `otherwise`", pattern.as_ref())));
         }
     }
+    if raw.tiers.is_empty() {
+        let reason = "no tiers: add [tiers.<name>] with included and when_used_up, for the tiers that identities have".to_owned();
+        return Err(Wrong { span: None, reason });
+    }
     for (key, raw) in raw.tiers {
         let tier = tier(&key, &raw)?;
         plan.tiers.insert(tier.name.clone(), Arc::new(tier));
@@ -169,11 +176,13 @@ fn target(plan: &Plan, pattern: &Spanned<String>, value: &Spanned<Value>) -> Res
         text("feature")?.unwrap_or("api").parse::<Name>().map_err(|error| wrong(value.span(), format!("{subject}, feature: {error}")))?;
     match (text("model")?, text("hardware")?) {
         (Some(model), None) => {
-            let template =
-                Template::parse(model).ok_or_else(|| wrong(value.span(), format!("{subject}, model `{model}`: a brace has no other")))?;
+            let template = Template::parse(model)
+                .ok_or_else(|| wrong(value.span(), format!("{subject}, model `{model}`: write a name, or parts of the path in braces")))?;
             for part in &template.0 {
                 if let Part::Parameter(parameter) = part
-                    && ![format!("{{{parameter}}}"), format!("{{*{parameter}}}")].iter().any(|hole| pattern.as_ref().contains(hole))
+                    && ![format!("{{{parameter}}}"), format!("{{*{parameter}}}")]
+                        .iter()
+                        .any(|hole| pattern.as_ref().replace("{{", "").replace("}}", "").contains(hole))
                 {
                     return Err(wrong(
                         value.span(),
@@ -246,7 +255,22 @@ fn tier(key: &Spanned<String>, raw: &RawTier) -> Result<Tier, Wrong> {
 fn request_quota(raw: &RawQuota, subject: &str) -> Result<RequestQuota, Wrong> {
     let count = whole(&raw.count, &format!("{subject}, requests.count"))?;
     let burst = raw.burst.as_ref().map_or(Ok(count), |burst| whole(burst, &format!("{subject}, requests.burst")))?;
-    Ok(RequestQuota { count, per: duration(&raw.per, &format!("{subject}, requests.per"))?, burst })
+    let per = duration(&raw.per, &format!("{subject}, requests.per"))?;
+    let interval = per / count.get();
+    if interval < Duration::from_micros(1) {
+        return Err(wrong(
+            raw.count.span(),
+            format!("{subject}, requests.count: more than one in a microsecond: write fewer, or leave the quota out"),
+        ));
+    }
+    if interval.checked_mul(burst.get()).is_none_or(|refill| refill > LONGEST_REFILL) {
+        let at = raw.burst.as_ref().unwrap_or(&raw.count).span();
+        return Err(wrong(
+            at,
+            format!("{subject}, requests: a used-up burst would take more than 31 days to fill again: write a smaller one"),
+        ));
+    }
+    Ok(RequestQuota { count, per, burst })
 }
 
 /// The value of a table's only key.

@@ -34,7 +34,6 @@ mod tier;
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
-use http::Method;
 
 pub(crate) use self::routes::Routes;
 pub use self::{
@@ -78,9 +77,9 @@ impl Plan {
         self.on_hardware(model, hardware, feature)
     }
 
-    /// What a request runs, by the plan's routes. OPTIONS is always free.
-    pub fn classify(&self, method: &Method, path: &str) -> Classification {
-        if method == Method::OPTIONS { Classification::Free } else { self.routes.classify(self, path) }
+    /// What a request to a path runs, by the plan's routes.
+    pub fn classify(&self, path: &str) -> Classification {
+        self.routes.classify(self, path)
     }
 
     fn on_hardware(&self, model: &Name, hardware: &Name, feature: &Name) -> Option<Workload> {

@@ -10,6 +10,7 @@ use crate::Name;
 
 /// What a request runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Classification {
     /// This, for money.
     Workload(Workload),
@@ -47,12 +48,21 @@ pub(crate) enum Part {
 
 impl Routes {
     pub(super) fn classify(&self, plan: &Plan, path: &str) -> Classification {
+        // What stands behind may resolve them and run something else.
+        if path.split('/').any(is_dot_segment) {
+            return Classification::Unknown;
+        }
         let workload = match self.router.at(path) {
             Ok(found) => found.value.workload(plan, Some(&found.params)),
             Err(_) => self.otherwise.workload(plan, None),
         };
         workload.unwrap_or(Classification::Unknown)
     }
+}
+
+/// `.` or `..` (RFC 3986, section 3.3), also where the dots are percent-encoded.
+fn is_dot_segment(segment: &str) -> bool {
+    segment.len() <= 6 && matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
 }
 
 impl Target {
@@ -81,7 +91,11 @@ impl Template {
         if !rest.is_empty() {
             parts.push(Part::Text(rest.to_owned()));
         }
-        (!rest.contains('}')).then_some(Self(parts))
+        let is_whole = |part: &Part| match part {
+            Part::Text(text) => !text.contains('}'),
+            Part::Parameter(name) => !name.is_empty() && !name.contains('{'),
+        };
+        (!parts.is_empty() && parts.iter().all(is_whole)).then_some(Self(parts))
     }
 
     /// The name, if it is the same for every path.

@@ -53,7 +53,7 @@ fn a_plan_says_what_its_file_says() {
 #[test]
 fn routes_lead_to_models() {
     let plan = Plan::from_toml(GOOD).unwrap();
-    let model = |path| match plan.classify(&Method::POST, path) {
+    let model = |path| match plan.classify(path) {
         Classification::Workload(workload) => format!("{} {} {}", workload.model, workload.hardware, workload.feature),
         other => format!("{other:?}"),
     };
@@ -65,15 +65,17 @@ fn routes_lead_to_models() {
     assert_eq!(model("/models/unheard-of"), "Unknown");
     assert_eq!(model("/models/%FF"), "Unknown");
     assert_eq!(model("/elsewhere"), "Unknown");
-    assert_eq!(plan.classify(&Method::OPTIONS, "/elsewhere"), Classification::Free);
+    for dots in ["/models/..", "/models/./rnnoise", "/health/../models/rnnoise", "/models/%2E%2e", "/models/.%2e"] {
+        assert_eq!(model(dots), "Unknown", "{dots}");
+    }
 
     let priced = Plan::from_toml(&GOOD.replace("[routes]", "[routes]\notherwise = { hardware = \"gpu-small\" }")).unwrap();
-    assert!(matches!(priced.classify(&Method::GET, "/elsewhere"), Classification::Workload(_)));
+    assert!(matches!(priced.classify("/elsewhere"), Classification::Workload(_)));
 }
 
 #[test]
 fn what_is_wrong_is_refused_with_its_line_and_remedy() {
-    let cases: [(&str, &str, usize, &str); 22] = [
+    let cases: [(&str, &str, usize, &str); 28] = [
         ("included = \"0.10\"", "included = \"-0.10\"", 18, "tier `free`, included: amounts are not negative"),
         ("included = \"0.10\"", "included = \"0.1000000001\"", 18, "at most nine digits after the point"),
         ("included = \"0.10\"", "included = 0.10", 18, "write dollars as a string"),
@@ -92,7 +94,7 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
         ("price_per_second = \"0.00012\"", "price = \"0.00012\"", 3, "unknown field `price`"),
         ("{ model = \"rnnoise\" }", "{ model = \"gone\" }", 14, "leads to model `gone`, which the plan does not have: add [models.gone]"),
         ("{ model = \"{model}\" }", "{ model = \"{modle}\" }", 12, "its path has no `{modle}`"),
-        ("{ model = \"{model}\" }", "{ model = \"{model\" }", 12, "a brace has no other"),
+        ("{ model = \"{model}\" }", "{ model = \"{model\" }", 12, "write a name, or parts of the path in braces"),
         ("\"free\"\n", "\"gratis\"\n", 15, "route `/health` leads nowhere: write \"free\""),
         ("\"/health\"", "\"health\"", 15, "write a path that begins with `/`"),
         ("\"/health\"", "\"/models/{other}\"", 0, "route `/models/{"),
@@ -100,6 +102,12 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
         ("hold = \"500ms\"", "hold = \"soon\"", 26, "tier `pro`, hold: write a time"),
         ("count = 600", "count = 0", 20, "tier `free`, requests.count: write a whole number"),
         ("{ allow = \"0.05\" }", "\"perhaps\"", 25, "during_outage: write \"deny\""),
+        ("{ model = \"{model}\" }", "{ model = \"\" }", 12, "write a name"),
+        ("{ model = \"{model}\" }", "{ model = \"a}b{model}\" }", 12, "write a name"),
+        ("\"/models/{model}\"", "\"/models/{{model}}\"", 12, "its path has no `{model}`"),
+        ("count = 600, per = \"1m\", burst = 100", "count = 1, per = \"24h\", burst = 300000", 20, "more than 31 days to fill again"),
+        ("count = 600, per = \"1m\"", "count = 2000000, per = \"1ms\"", 20, "more than one in a microsecond"),
+        ("count = 600, per = \"1m\", burst = 100", "count = 600, per = \"48h\"", 20, "write a time from"),
         ("[tiers.free]", "[tears.free]", 17, "unknown field `tears`"),
     ];
     for (from, to, line, reason) in cases {
@@ -109,6 +117,13 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
         if line > 0 {
             assert_eq!(found, Some(line), "{to}: {message}");
         }
+    }
+}
+
+#[test]
+fn a_plan_without_tiers_is_none() {
+    for text in ["", "[hardware.cpu]\nprice_per_second = \"1\""] {
+        assert!(Plan::from_toml(text).unwrap_err().to_string().starts_with("no tiers: add [tiers.<name>]"));
     }
 }
 

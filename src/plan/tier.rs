@@ -30,6 +30,7 @@ pub struct Tier {
 
 /// What happens when the included and purchased credits are used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WhenUsedUp {
     /// Requests are denied.
     Block,
@@ -39,6 +40,7 @@ pub enum WhenUsedUp {
 
 /// What happens to a running request when nothing more is to be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Midway {
     /// It ends there, and costs no more than was on hold for it.
     Stop,
@@ -60,6 +62,7 @@ pub struct RequestQuota {
 
 /// What happens while the ledger does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DuringOutage {
     /// Requests that need the ledger are denied.
     Deny,

@@ -135,7 +135,7 @@ async fn the_worker_can_be_run_by_its_owner_and_ends_with_the_meter() {
 #[test]
 fn settings_that_cannot_be_are_refused_by_name() {
     let refused = |builder: tower_credits::CreditMeterBuilder| builder.build().unwrap_err().to_string();
-    assert_eq!(refused(meter(MemoryLedger::new()).deadline(Duration::ZERO)), "deadline cannot be used: set 1 ms to 60 s");
+    assert_eq!(refused(meter(MemoryLedger::new()).deadline(Duration::ZERO)), "deadline cannot be used: set 1 ms to 5 s");
     assert_eq!(refused(meter(MemoryLedger::new()).flush(Duration::MAX)), "flush cannot be used: set 1 ms to 60 s");
     assert!(refused(meter(MemoryLedger::new()).unavailable_status(http::StatusCode::OK)).starts_with("unavailable_status"));
 }

@@ -86,7 +86,7 @@ pub fn nanos(nanos: i64) -> Credits {
 }
 
 pub fn identity(user: &str, tier: &str) -> Identity {
-    Identity { subject: user.parse().unwrap(), account: Account::user(user).unwrap(), tier: tier.parse().unwrap() }
+    Identity::new(user.parse().unwrap(), Account::user(user).unwrap(), tier.parse().unwrap())
 }
 
 pub fn meter(ledger: impl Ledger) -> CreditMeterBuilder {

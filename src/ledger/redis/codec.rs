@@ -11,6 +11,7 @@ use redis::{ScriptInvocation, ToRedisArgs};
 use super::super::{
     Answer, Book, Grant, LeaseId, LedgerError, LineKey, Outcome, Record, Renewal, Standing, Usage,
     book::{Entry, Pledge},
+    whole_millis,
 };
 use crate::{Account, Credits, Name, Period};
 
@@ -175,7 +176,7 @@ fn parse_millis(text: &str) -> Option<Duration> {
 }
 
 fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(whole_millis(time).as_millis()).unwrap_or(u64::MAX)
 }
 
 fn bad(what: &str, value: impl std::fmt::Debug) -> LedgerError {

@@ -81,9 +81,12 @@ impl Connection {
                 return Err(copy(&error));
             }
         };
+        let asked_at = Instant::now();
         match timeout_at(deadline, call(open.link)).await {
             Err(_) => {
-                if open.silences.fetch_add(1, Ordering::Relaxed) + 1 >= SILENCES {
+                // A call that spent its time waiting for the connection says nothing about it.
+                let had_time = asked_at.elapsed() >= within / 2;
+                if had_time && open.silences.fetch_add(1, Ordering::Relaxed) + 1 >= SILENCES {
                     self.close(generation, None);
                 }
                 Err(LedgerError::Deadline(within))

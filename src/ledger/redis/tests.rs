@@ -6,7 +6,10 @@
 #[allow(dead_code, unreachable_pub, reason = "the other tests use the rest")]
 mod redis_server;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use fastrand::Rng;
 use redis::{Script, Value};
@@ -35,9 +38,10 @@ fn nanos(n: i64) -> Credits {
     Credits::from_nano_usd(n).unwrap()
 }
 
+/// This month and the next: keys expire by the server's own clock.
 fn months() -> [Period; 2] {
-    let november: Period = "2026-11".parse().unwrap();
-    [november, november.next()]
+    let this = Period::containing(SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
+    [this, this.next()]
 }
 
 /// Random renewals of a few leases: repeated, reordered, late, forgotten, with changing terms, around a month's end.
