@@ -223,7 +223,8 @@ where
                     let renewal = lease.renew(&rules, *terms, now);
                     self.in_flight.push(send(Arc::clone(&shared.ledger), rules.deadline, Arc::clone(cell), renewal));
                 }
-                Next::Wait(at) => wake_at = wake_at.min(at),
+                // A request whose stopwatch stands just before its refill must not keep the worker awake.
+                Next::Wait(at) => wake_at = wake_at.min(at.max(now + rules.flush / 20)),
                 Next::Gone => {}
             }
         }

@@ -52,7 +52,17 @@ async fn a_clients_stalls_are_not_billed_and_computation_is() {
 
 #[tokio::test(start_paused = true)]
 async fn a_reported_time_takes_precedence() {
-    for (case, expected) in [("extension", 3), ("report", 4), ("stopwatch", 2), ("both", 4), ("absurd", 60), ("none", 60)] {
+    for (case, tier, expected) in [
+        ("extension", "pro", 3),
+        ("report", "pro", 4),
+        ("stopwatch", "pro", 2),
+        ("both", "pro", 4),
+        ("absurd", "pro", 60),
+        ("none", "pro", 60),
+        // A request that stops costs at most what is on hold for it.
+        ("extension", "free", 1),
+        ("stopwatch", "free", 1),
+    ] {
         let clock = november();
         let meter = metered(&clock);
         let passing = clock.clone();
@@ -78,8 +88,8 @@ async fn a_reported_time_takes_precedence() {
                 Ok::<_, Infallible>(response)
             }
         }));
-        service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
-        assert_eq!(settled(&meter, "alice", "pro", 1).await.compute(), seconds(expected), "{case}");
+        service.oneshot(request("alice", tier, Empty::new())).await.unwrap();
+        assert_eq!(settled(&meter, "alice", tier, 1).await.used, nanos(SLICE * expected), "{case} {tier}");
     }
 }
 
@@ -95,9 +105,11 @@ async fn until_the_head_only_where_that_is_set() {
         async move { Ok::<_, Infallible>(Response::new(body)) }
     }));
     let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+    let mut body = Box::pin(response.into_body());
+    assert!(body.frame().now_or_never().is_none(), "the wait that follows is computation");
     clock.advance(seconds(10));
     drop(feed);
-    read(response).await.unwrap();
+    assert!(body.frame().await.is_none());
     assert_eq!(settled(&meter, "alice", "pro", 1).await.compute(), seconds(1));
 }
 
@@ -136,7 +148,8 @@ async fn a_request_belongs_to_the_month_of_its_admission() {
 
 #[tokio::test(start_paused = true)]
 async fn an_upgrade_is_charged_while_the_handler_keeps_its_clock_and_refused_otherwise() {
-    for keeps in [true, false] {
+    // WebSockets over HTTP/2 come as a CONNECT that succeeds.
+    for (keeps, method, status) in [(true, "GET", 101), (false, "GET", 101), (true, "CONNECT", 200), (false, "CONNECT", 200)] {
         let clock = november();
         let meter = metered(&clock);
         let kept = std::sync::Arc::new(std::sync::Mutex::new(None));
@@ -145,12 +158,13 @@ async fn an_upgrade_is_charged_while_the_handler_keeps_its_clock_and_refused_oth
             if keeps {
                 *keep.lock().unwrap() = request.extensions().get::<ComputeClock>().cloned();
             }
-            let response = Response::builder().status(StatusCode::SWITCHING_PROTOCOLS).body(Empty::<Bytes>::new());
+            let response = Response::builder().status(status).body(Empty::<Bytes>::new());
             async move { Ok::<_, Infallible>(response.unwrap()) }
         }));
-        let response = service.oneshot(request("alice", "free", Empty::new())).await.unwrap();
-        let expected = if keeps { StatusCode::SWITCHING_PROTOCOLS } else { StatusCode::INTERNAL_SERVER_ERROR };
-        assert_eq!(response.status(), expected);
+        let mut upgrade = request("alice", "free", Empty::new());
+        *upgrade.method_mut() = method.parse().unwrap();
+        let response = service.oneshot(upgrade).await.unwrap();
+        assert_eq!(response.status(), if keeps { status } else { 500 }, "{method}");
         drop(response);
         clock.advance(seconds(20));
         drop(kept.lock().unwrap().take());

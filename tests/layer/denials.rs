@@ -212,3 +212,81 @@ async fn without_the_ledger_the_tier_decides_by_the_deadline() {
     let [unsettled] = settlement.unsettled.as_slice() else { panic!("{settlement:?}") };
     assert_eq!((unsettled.account.as_str(), unsettled.amount), ("user:bob", nanos(2 * SLICE)));
 }
+
+/// Somebody else is asked who the caller is.
+#[derive(Debug)]
+struct AskedElsewhere;
+
+impl tower_credits::Identify for AskedElsewhere {
+    fn identify(&self, head: tower_credits::RequestHead<'_>) -> tower_credits::Identifying {
+        let who = head.headers.get("x-user").and_then(|who| who.to_str().ok()).map(ToOwned::to_owned);
+        tower_credits::Identifying::Later(Box::pin(async move {
+            // Longer than the ledger's deadline, which does not count meanwhile.
+            tokio::time::sleep(seconds(1)).await;
+            match who.as_deref() {
+                None => Err(tower_credits::IdentifyError::Missing),
+                Some("outsider") => Err(tower_credits::IdentifyError::NotAMember),
+                Some("unlucky") => Err(tower_credits::IdentifyError::Unavailable(std::sync::Arc::new(std::io::Error::other("down")))),
+                Some(who) => Ok(std::sync::Arc::new(identity(who, "pro"))),
+            }
+        }))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn identities_may_come_later() {
+    let meter = CreditMeter::new(plan(), MemoryLedger::new(), AskedElsewhere);
+    let asked = |user: Option<&str>, path: &str| {
+        let request = user.into_iter().fold(Request::post(path), |request, user| request.header("x-user", user));
+        request.body(Empty::<Bytes>::new()).unwrap()
+    };
+    assert_eq!(ask(&meter, asked(Some("alice"), "/models/echo")).await.0.status(), StatusCode::OK);
+    for (user, path, status, reason) in [
+        (None, "/models/echo", 401, "UNAUTHENTICATED"),
+        (Some("outsider"), "/models/echo", 403, "NOT_A_MEMBER"),
+        (Some("unlucky"), "/models/echo", 503, "CREDENTIALS_UNCHECKED"),
+        (Some("alice"), "/models/none", 404, "NOT_IN_PLAN"),
+        (None, "/models/none", 401, "UNAUTHENTICATED"),
+    ] {
+        let (response, problem) = ask(&meter, asked(user, path)).await;
+        check(&response, &problem, status, reason);
+    }
+    assert_eq!(settled(&meter, "alice", "pro", 1).await.requests(), 1);
+}
+
+#[tokio::test]
+async fn a_preflight_is_free_and_no_other_options_request_is() {
+    let meter = CreditMeter::new(plan(), MemoryLedger::new(), BearerTokens::new());
+    let preflight =
+        || Request::options("/models/echo").header("origin", "https://x.example").header("access-control-request-method", "POST");
+    let empty = preflight().body(Full::new(Bytes::new())).unwrap();
+    assert_eq!(ask(&meter, empty).await.0.status(), StatusCode::OK);
+    let with_input = preflight().body(Full::new(Bytes::from_static(b"a prompt"))).unwrap();
+    let bare = Request::options("/models/echo").body(Full::new(Bytes::new())).unwrap();
+    for request in [with_input, bare] {
+        let (response, problem) = ask(&meter, request).await;
+        check(&response, &problem, 401, "UNAUTHENTICATED");
+    }
+}
+
+#[tokio::test]
+async fn short_holds_and_deadlines_admit() {
+    let plan = tower_credits::Plan::from_toml(&PLAN.replace("hold = \"100ms\"", "hold = \"5ms\"")).unwrap();
+    let meter = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions)
+        .deadline(std::time::Duration::from_millis(5))
+        .build()
+        .unwrap();
+    assert_eq!(ask(&meter, request("alice", "quick", Empty::<Bytes>::new())).await.0.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_rate_outlives_the_accounts_lease() {
+    let plan = PLAN.replace("{ count = 6, per = \"1m\", burst = 2 }", "{ count = 2, per = \"24h\" }");
+    let meter = CreditMeter::new(tower_credits::Plan::from_toml(&plan).unwrap(), MemoryLedger::new(), IdentityFromExtensions);
+    for expected in [200, 200, 429] {
+        assert_eq!(ask(&meter, request("alice", "slow", Empty::<Bytes>::new())).await.0.status(), expected);
+    }
+    // By then the lease has said goodbye.
+    tokio::time::sleep(seconds(3_600)).await;
+    assert_eq!(ask(&meter, request("alice", "slow", Empty::<Bytes>::new())).await.0.status(), 429);
+}

@@ -159,12 +159,54 @@ async fn cancelled_before_the_head() {
 #[tokio::test(start_paused = true)]
 async fn cancelled_before_the_service_is_called_costs_nothing() {
     let world = World::new();
-    let service = world.wrap(service_fn(|_: Request<Empty<Bytes>>| async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }));
-    // One poll: the ledger is asked, and the caller goes away before it has answered.
-    assert!(service.oneshot(request("alice", "pro", Empty::new())).now_or_never().is_none());
-    let statement = settled(&world.meter, "alice", "pro", 0).await;
-    assert_eq!(statement.used, nanos(0));
-    assert!(world.meter.shutdown().await.unsettled.is_empty());
+    let called = counter();
+    let count = called.clone();
+    let service = world.wrap(service_fn(move |_: Request<Empty<Bytes>>| {
+        count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
+    }));
+    // Polled once: the ledger is asked. The caller stays until its credits are on hold, and goes away without taking them.
+    let mut call = Box::pin(service.oneshot(request("alice", "pro", Empty::new())));
+    assert!((&mut call).now_or_never().is_none());
+    eventually(async || (statement(&world.meter, "alice", "pro").await.held == nanos(SLICE)).then_some(())).await;
+    drop(call);
+    settled(&world.meter, "alice", "pro", 0).await;
+    assert_eq!(world.meter.shutdown().await.settled, nanos(0));
+    assert_eq!(settled(&world.meter, "alice", "pro", 0).await.used, nanos(0));
+    assert_eq!(called.load(std::sync::atomic::Ordering::SeqCst), 0);
+}
+
+/// A body that panics when it is polled.
+struct Panicking;
+
+impl Body for Panicking {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        panic!("the model panicked")
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_body_panics() {
+    let world = World::new();
+    let response = world.respond(Panicking).await;
+    assert!(AssertUnwindSafe(read(response)).catch_unwind().await.is_err());
+    world.billed(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_call_itself_panics() {
+    let world = World::new();
+    let service = world.wrap(service_fn(|_: Request<Empty<Bytes>>| -> std::future::Ready<Result<Response<Empty<Bytes>>, Infallible>> {
+        panic!("before there is a future")
+    }));
+    assert!(AssertUnwindSafe(service.oneshot(request("alice", "pro", Empty::new()))).catch_unwind().await.is_err());
+    world.billed(0).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -21,10 +21,19 @@ fn quick_meter() -> CreditMeter {
     meter(MemoryLedger::new()).deadline(Duration::from_millis(20)).flush(Duration::from_millis(20)).build().unwrap()
 }
 
+/// What the stream is said to be.
+#[derive(Clone, Copy)]
+struct Said {
+    content_type: &'static str,
+    encoding: Option<&'static str>,
+}
+
+const EVENTS: Said = Said { content_type: "text/event-stream; charset=utf-8", encoding: None };
+
 /// A service that streams an event every ten milliseconds for as long as somebody listens, or until `total` of them.
 fn streaming(
     meter: &CreditMeter,
-    content_type: &'static str,
+    said: Said,
     event: &'static str,
     total: usize,
 ) -> impl tower::Service<Request<Empty<Bytes>>, Response = Response<MeterBody<Fed>>, Error = Infallible, Future: Send> + use<> {
@@ -39,7 +48,9 @@ fn streaming(
                 }
             }
         });
-        Ok(Response::builder().header(header::CONTENT_TYPE, content_type).body(body).unwrap())
+        let response = Response::builder().header(header::CONTENT_TYPE, said.content_type);
+        let response = said.encoding.into_iter().fold(response, |response, encoding| response.header(header::CONTENT_ENCODING, encoding));
+        Ok(response.body(body).unwrap())
     }))
 }
 
@@ -67,8 +78,7 @@ async fn a_stream_is_cut_when_its_credits_end_and_its_bill_ends_at_the_limit() {
     for round in 0..5 {
         let user = format!("alice-{round}");
         let began = Instant::now();
-        let response =
-            streaming(&meter, "text/event-stream", "data: 1\n\n", 1000).oneshot(request(&user, "quick", Empty::new())).await.unwrap();
+        let response = streaming(&meter, EVENTS, "data: 1\n\n", 1000).oneshot(request(&user, "quick", Empty::new())).await.unwrap();
         let (text, error, ended) = listen(response).await;
         assert!(error.is_none(), "an event stream ends with an event: {error:?}");
         let (events, last) = text.rsplit_once("event: error\ndata: ").expect("the last event is an error");
@@ -85,10 +95,18 @@ async fn a_stream_is_cut_when_its_credits_end_and_its_bill_ends_at_the_limit() {
 
 #[tokio::test]
 async fn what_is_no_event_stream_or_not_between_events_ends_with_an_error() {
-    for (content_type, event) in [("application/octet-stream", "x"), ("text/event-stream", "data: unfinished\n")] {
+    let bytes = Said { content_type: "application/octet-stream", encoding: None };
+    for (said, event) in [(bytes, "x"), (EVENTS, "data: unfinished\n"), (Said { encoding: Some("gzip"), ..EVENTS }, "data: 1\n\n")] {
         let meter = quick_meter();
-        let response = streaming(&meter, content_type, event, 1000).oneshot(request("alice", "quick", Empty::new())).await.unwrap();
-        let (_, error, _) = listen(response).await;
+        let response = streaming(&meter, said, event, 1000).oneshot(request("alice", "quick", Empty::new())).await.unwrap();
+        let mut body = Box::pin(response.into_body());
+        let error = loop {
+            match body.frame().await.expect("never a clean end") {
+                Ok(frame) => assert!(frame.is_data()),
+                Err(error) => break Some(error),
+            }
+        };
+        assert!(body.is_end_stream() && body.size_hint().exact() == Some(0) && body.frame().await.is_none(), "and nothing after it");
         let error = error.expect("never a clean end").downcast::<CutOff>().unwrap();
         assert_eq!(error.rejection().reason(), "CREDITS_USED_UP");
         assert_eq!(settled(&meter, "alice", "quick", 1).await.used, nanos(LIMIT));
@@ -109,8 +127,7 @@ async fn before_the_head_it_is_a_402() {
 #[tokio::test]
 async fn a_request_that_may_finish_does_and_its_debt_shows() {
     let meter = quick_meter();
-    let response =
-        streaming(&meter, "text/event-stream", "data: 1\n\n", 60).oneshot(request("alice", "quick-finish", Empty::new())).await.unwrap();
+    let response = streaming(&meter, EVENTS, "data: 1\n\n", 60).oneshot(request("alice", "quick-finish", Empty::new())).await.unwrap();
     let (text, error, _) = listen(response).await;
     assert!(error.is_none());
     assert_eq!(text, "data: 1\n\n".repeat(60));
@@ -118,6 +135,23 @@ async fn a_request_that_may_finish_does_and_its_debt_shows() {
     let cost = i64::try_from(statement.compute().as_micros()).unwrap() * 120 / 1000;
     assert!(statement.used > nanos(LIMIT) && (cost..=cost + 2).contains(&statement.used.as_nano_usd()), "{statement:?}");
     // And the account is stopped from then on.
-    let response = streaming(&meter, "text/event-stream", "", 1).oneshot(request("alice", "quick-finish", Empty::new())).await.unwrap();
+    let response = streaming(&meter, EVENTS, "", 1).oneshot(request("alice", "quick-finish", Empty::new())).await.unwrap();
+    assert_eq!(response.status(), 402);
+}
+
+#[tokio::test]
+async fn a_cut_tells_the_truth_about_what_is_on_hold_elsewhere() {
+    let meter = quick_meter();
+    // Two requests share 300 ms: the first to be cut is cut while the other still holds a part.
+    let (first, second) = tokio::join!(
+        streaming(&meter, EVENTS, "data: 1\n\n", 1000).oneshot(request("alice", "quick", Empty::new())),
+        streaming(&meter, EVENTS, "data: 1\n\n", 1000).oneshot(request("alice", "quick", Empty::new())),
+    );
+    let ((first, ..), (second, ..)) = tokio::join!(listen(first.unwrap()), listen(second.unwrap()));
+    for text in [first, second] {
+        assert!(["CREDITS_ON_HOLD", "CREDITS_USED_UP"].iter().any(|reason| text.contains(reason)), "{text}");
+    }
+    assert_eq!(settled(&meter, "alice", "quick", 2).await.used, nanos(LIMIT));
+    let response = streaming(&meter, EVENTS, "", 1).oneshot(request("alice", "quick", Empty::new())).await.unwrap();
     assert_eq!(response.status(), 402);
 }

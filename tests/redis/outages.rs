@@ -194,3 +194,21 @@ async fn servers_that_would_lose_or_mix_money_are_refused() {
     let error = RedisLedger::connect("redis://127.0.0.1:1/").await.unwrap_err();
     assert!(matches!(error, LedgerError::Unreachable { .. }), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_is_stopped_because_the_ledger_is_away_is_told_so() {
+    let server = RedisServer::start();
+    let ledger = RedisLedger::connect(&server.url()).await.unwrap();
+    let meter = meter(ledger).deadline(Duration::from_millis(50)).build().unwrap();
+    let service = ServiceBuilder::new()
+        .layer(meter.clone())
+        .service(service_fn(|_: Request<Empty<Bytes>>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()));
+    let call = tokio::spawn(service.oneshot(request("alice", "free", Empty::new())));
+    eventually(async || (statement(&meter, "alice", "free").await.held == nanos(SLICE)).then_some(())).await;
+    server.stop();
+    let response = call.await.unwrap().unwrap();
+    assert_eq!(response.status(), 503);
+    assert_eq!(response.extensions().get::<tower_credits::Rejection>(), Some(&tower_credits::Rejection::LedgerUnreachable));
+    server.go_on();
+    assert_eq!(settled(&meter, "alice", "free", 1).await.used, nanos(SLICE), "it is billed what was on hold for it, and no more");
+}

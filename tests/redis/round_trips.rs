@@ -36,6 +36,50 @@ async fn one_before_the_call_and_none_before_the_response() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_takes_a_while_asks_no_more_than_its_refills() {
+    let server = RedisServer::start();
+    let meter = meter(RedisLedger::connect(&server.url()).await.unwrap()).build().unwrap();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(|_: Request<Empty<Bytes>>| async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    }));
+    service.clone().oneshot(request("bob", "pro", Empty::new())).await.unwrap();
+    let before = server.calls("evalsha");
+    service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+    // One for alice's admission; bob's spending is reported meanwhile.
+    assert_eq!(server.calls("evalsha") - before, 2);
+    settled(&meter, "alice", "pro", 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn leases_that_hold_ahead_report_and_do_not_beg() {
+    let server = RedisServer::start();
+    let ahead = tower_credits::Ahead::default();
+    let meter = meter(RedisLedger::connect(&server.url()).await.unwrap()).ahead(ahead).flush(Duration::from_millis(20)).build().unwrap();
+    let service = ServiceBuilder::new()
+        .layer(meter.clone())
+        .service(service_fn(|_: Request<Empty<Bytes>>| async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }));
+    service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+    eventually(async || (statement(&meter, "alice", "pro").await.requests() == 1).then_some(())).await;
+    assert_eq!(statement(&meter, "alice", "pro").await.held, nanos(8 * SLICE), "the surplus stays on hold");
+    let before = server.calls("evalsha");
+    for _ in 0..5 {
+        // Admitted on the surplus, whatever the ledger does.
+        server.stop();
+        let response = service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+        server.go_on();
+        assert_eq!(response.status(), 200);
+    }
+    eventually(async || (statement(&meter, "alice", "pro").await.requests() == 6).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let asked = server.calls("evalsha") - before;
+    assert!(asked <= 12, "one report for each, resent where the stopped server did not answer; nothing while nothing happens: {asked}");
+    assert_eq!(statement(&meter, "alice", "pro").await.held, nanos(8 * SLICE));
+    meter.shutdown().await;
+    assert_eq!(statement(&meter, "alice", "pro").await.held, nanos(0), "a shutdown gives it back");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn those_who_wait_together_share_one() {
     let server = RedisServer::start();
     let proxy = Proxy::before(server.port).await;

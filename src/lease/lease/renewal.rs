@@ -1,0 +1,258 @@
+//! What a lease says to the ledger, and when, and what it makes of the answers.
+
+use std::time::Duration;
+
+use super::{Flight, Lease, LeaseRules, Next, Run, Served};
+use crate::{
+    Credits,
+    lease::batch::Batch,
+    ledger::{Answer, LeaseId, Outcome, Renewal, Terms},
+};
+
+impl<W, R: Run> Lease<W, R> {
+    /// What to do next. `flush` says that nothing is waited for any more: report and give back at once.
+    pub(crate) fn next(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Next {
+        if self.gone || (self.seq == 0 && self.is_at_rest() && (flush || now >= self.used_at + rules.idle)) {
+            return Next::Gone;
+        }
+        if self.in_flight.is_some() {
+            return Next::Wait(Duration::MAX);
+        }
+        let due = self.due(rules, flush, now).max(self.retry_at);
+        if due <= now { Next::Renew } else { Next::Wait(due) }
+    }
+
+    /// Whether nothing is owed to the ledger, and nothing on hold there that this lease knows of.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.gone || (self.is_at_rest() && self.in_flight.is_none())
+    }
+
+    /// Composes the next renewal and gives up what it gives up.
+    pub(crate) fn renew(&mut self, rules: &LeaseRules, terms: Terms, now: Duration) -> Renewal {
+        // (6) Once sent, a goodbye is all that may be sent.
+        self.leaving |= self.may_leave(rules, now);
+        let batch = self.freeze();
+        let slices = self.slices;
+        let pending = self.spent.saturating_sub(batch.settled);
+        let surplus = self.surplus(rules, now);
+        let ahead = self.spare().min(surplus);
+        let keep = slices.saturating_add(pending).saturating_add(ahead);
+
+        let mut refill = Credits::ZERO;
+        for (_, running) in &mut self.running {
+            let accrued = running.run.accrued(now);
+            running.asked = running.is_due(accrued, now);
+            if running.asked {
+                refill = refill.saturating_add(running.missing(accrued));
+            }
+        }
+        let mut need = Credits::ZERO;
+        for waiting in &mut self.waiting {
+            waiting.asked = true;
+            need = need.saturating_add(waiting.want.hold);
+        }
+
+        self.seq += 1;
+        // (1) Given up when it is sent; only this renewal's answer sets it again.
+        self.budget = self.budget.min(batch.settled.saturating_add(keep));
+        self.in_flight = Some(Flight { sent_at: now, batch: batch.number, settled: batch.settled, goodbye: self.leaving });
+        self.dirty_since = None;
+        Renewal {
+            lease: self.id,
+            seq: self.seq,
+            batch: batch.number,
+            settled: batch.settled,
+            lines: batch.lines,
+            keep,
+            refill,
+            need,
+            extra: surplus.saturating_sub(ahead),
+            terms,
+            ttl: rules.ttl,
+            forget: self.leaving,
+        }
+    }
+
+    /// Takes the answer to the renewal numbered `seq`.
+    pub(crate) fn answered(&mut self, rules: &LeaseRules, seq: u64, answer: &Answer, now: Duration) -> Served<W> {
+        let Some(flight) = self.in_flight.take_if(|_| seq == self.seq) else {
+            // An answer to an older renewal says nothing.
+            return Served::nobody();
+        };
+        match answer.outcome {
+            Outcome::Renewed { hold, standing } => {
+                self.acknowledge(flight.batch);
+                self.heard(now);
+                self.budget = flight.settled.saturating_add(hold);
+                self.admit_until = flight.sent_at + rules.admit_for;
+                self.standing = standing;
+                // (6) A goodbye that brought news is none.
+                self.leaving = false;
+                let served = self.serve(now, Some(rules));
+                // What nobody took is given back.
+                if self.has_surplus(rules, now) || self.unreported() > Credits::ZERO {
+                    self.dirty_since.get_or_insert(now);
+                }
+                served
+            }
+            Outcome::Forgotten => {
+                self.acknowledge(flight.batch);
+                self.heard(now);
+                self.gone = flight.goodbye;
+                Served::nobody()
+            }
+            Outcome::Closed => {
+                self.gone = true;
+                Served::nobody()
+            }
+            Outcome::NotBegun if self.running.is_empty() && self.spent.is_zero() => {
+                // It never had an effect, and there is nothing to say once the month has begun.
+                self.gone = true;
+                Served::nobody()
+            }
+            Outcome::Superseded | Outcome::Late | Outcome::NotBegun => {
+                self.fail(rules, now);
+                Served::nobody()
+            }
+        }
+    }
+
+    /// No answer came, or none that counts.
+    pub(crate) fn unanswered(&mut self, rules: &LeaseRules, seq: u64, now: Duration) {
+        if self.in_flight.take_if(|_| seq == self.seq).is_some() {
+            self.fail(rules, now);
+        }
+    }
+
+    /// (8) Abandons the name: what the ledger has not acknowledged goes on under a new one.
+    pub(crate) fn rename(&mut self, id: LeaseId) {
+        let acknowledged = std::mem::take(&mut self.acknowledged);
+        self.id = id;
+        self.seq = 0;
+        self.spent = self.spent.saturating_sub(acknowledged);
+        self.budget = self.spent;
+        self.batch = 0;
+        if let Some(batch) = &mut self.unacknowledged {
+            self.batch = 1;
+            *batch = Batch { number: 1, settled: batch.settled.saturating_sub(acknowledged), lines: batch.lines.clone() };
+        }
+        self.in_flight = None;
+        self.leaving = false;
+        self.told_at = None;
+        self.retry_at = Duration::ZERO;
+    }
+
+    /// What is left of a lease when its process was killed and its journal read back: nothing runs any more.
+    #[cfg(test)]
+    pub(in crate::lease) fn killed(mut self, now: Duration) -> Self {
+        self.running.clear();
+        self.waiting.clear();
+        self.slices = Credits::ZERO;
+        self.in_flight = None;
+        self.dirty_since = Some(now);
+        self
+    }
+
+    fn due(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Duration {
+        let mut due = Duration::MAX;
+        if self.leaving {
+            return now;
+        }
+        if self.waiting.iter().any(|waiting| !waiting.asked) {
+            return now;
+        }
+        if let Some(since) = self.dirty_since {
+            due = due.min(if flush { now } else { since + rules.flush });
+        }
+        if self.unacknowledged.is_some() {
+            due = due.min(now);
+        }
+        for (_, running) in &self.running {
+            due = due.min(running.due_at(now));
+        }
+        if !self.spare().is_zero() {
+            // What was held ahead is given back some time after the last use.
+            due = due.min(if flush { now } else { self.used_at + rules.admit_for });
+        }
+        let Some(told_at) = self.told_at else {
+            // Nothing came of it yet; if nothing does, it goes.
+            return if self.seq == 0 && self.is_at_rest() { due.min(self.quiet_at(rules)) } else { due };
+        };
+        // (5) Every open lease speaks: that is what repairs a failover.
+        let heartbeat = told_at + rules.ttl / 3;
+        due.min(match (self.is_at_rest(), self.is_quiet(rules)) {
+            (_, true) => told_at + rules.ttl,
+            (true, false) => heartbeat.min(self.quiet_at(rules)),
+            (false, false) => heartbeat,
+        })
+    }
+
+    /// Nothing runs, nobody waits, nothing is owed.
+    fn is_at_rest(&self) -> bool {
+        self.running.is_empty()
+            && self.waiting.is_empty()
+            && self.unacknowledged.is_none()
+            && self.spent == self.acknowledged
+            && self.dirty_since.is_none()
+            && self.spare().is_zero()
+    }
+
+    /// At rest for a while, and the ledger was told so: once more after the last settling, in case that was forgotten.
+    fn is_quiet(&self, rules: &LeaseRules) -> bool {
+        self.is_at_rest() && self.told_at.is_some_and(|told_at| told_at >= self.quiet_at(rules))
+    }
+
+    fn quiet_at(&self, rules: &LeaseRules) -> Duration {
+        self.used_at + rules.idle
+    }
+
+    /// (6) A lease that rested for a whole `ttl` since the ledger's last answer: nothing older is under way any more.
+    fn may_leave(&self, rules: &LeaseRules, now: Duration) -> bool {
+        self.is_quiet(rules) && self.told_at.is_some_and(|told_at| now >= told_at + rules.ttl)
+    }
+
+    /// The surplus to ask for, and to keep of what is there.
+    fn surplus(&self, rules: &LeaseRules, now: Duration) -> Credits {
+        match rules.ahead {
+            Some(ahead) if now < self.used_at + rules.admit_for && !self.leaving => {
+                self.hold.checked_mul(ahead.slices).unwrap_or(Credits::MAX)
+            }
+            _ => Credits::ZERO,
+        }
+    }
+
+    fn has_surplus(&self, rules: &LeaseRules, now: Duration) -> bool {
+        self.spare() > self.surplus(rules, now)
+    }
+
+    /// (4) The batch that is not acknowledged yet, or else a new one of all that was tallied since.
+    fn freeze(&mut self) -> Batch {
+        if self.unacknowledged.is_none() {
+            self.batch += 1;
+            self.unacknowledged = Some(Batch { number: self.batch, settled: self.spent, lines: self.tally.take() });
+        }
+        let spent = self.spent;
+        let number = self.batch;
+        self.unacknowledged.clone().unwrap_or_else(|| Batch { number, settled: spent, lines: [].into() })
+    }
+
+    fn acknowledge(&mut self, number: u64) {
+        if let Some(batch) = self.unacknowledged.take_if(|batch| batch.number == number) {
+            self.acknowledged = batch.settled;
+        }
+    }
+
+    fn heard(&mut self, now: Duration) {
+        self.told_at = Some(now);
+        self.failures = 0;
+        self.retry_at = Duration::ZERO;
+    }
+
+    /// Tries again after a pause that doubles, up to a second.
+    fn fail(&mut self, rules: &LeaseRules, now: Duration) {
+        let pause = rules.flush / 4 * 2_u32.saturating_pow(self.failures.min(8));
+        let longest = Duration::from_secs(1).min(rules.ttl / 60);
+        self.failures = self.failures.saturating_add(1);
+        self.retry_at = now + pause.min(longest);
+    }
+}
