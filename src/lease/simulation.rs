@@ -37,6 +37,7 @@ struct Outcome {
     used: i64,
     debited: i64,
     itemised: i64,
+    recovered: i64,
     held: i64,
     leases: usize,
     overspent: i64,
@@ -203,6 +204,7 @@ impl World {
             used: book.used().as_nano_usd(),
             debited: self.debited,
             itemised,
+            recovered: book.recovered().as_nano_usd(),
             held: book.held().as_nano_usd(),
             leases: book.leases(),
             overspent: self.overspent,
@@ -353,7 +355,8 @@ fn run(seeds: u64, setting: Setting) {
         let exact = (result.used, result.itemised, result.held) == (result.debited, result.debited, 0);
         // A failover may forget a goodbye: that entry, which holds nothing, stays until the period's leases expire.
         let tidy = result.leases == 0 || setting.failover;
-        assert!(exact && tidy, "{setting:?}, seed {seed}: {result:?}");
+        let nothing_forgotten = result.recovered == 0 || setting.failover;
+        assert!(exact && tidy && nothing_forgotten, "{setting:?}, seed {seed}: {result:?}");
         worst = worst.max(result.overspent);
     }
     let silent_beyond_ttl = setting.down.contains(&300);

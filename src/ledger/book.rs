@@ -148,6 +148,11 @@ impl Book {
         self.entries.len()
     }
 
+    /// What of `used` stands in no line, because a failover forgot the batch.
+    pub const fn recovered(&self) -> Credits {
+        self.recovered
+    }
+
     /// What the lines and the line of recovered usage add up to: always [`Book::used`].
     pub fn itemised(&self) -> Credits {
         self.lines.values().fold(self.recovered, |sum, usage| sum.saturating_add(usage.cost))
