@@ -149,7 +149,7 @@ impl World {
             admit_for: at(60),
             ttl: at(200),
             // Shorter and longer than the time between heartbeats.
-            idle: at([30, 90][rng.usize(0..2)]),
+            idle: at([5, 30, 90][rng.usize(0..3)]),
             ahead: setting.ahead.then_some(Ahead { slices: 3 }),
         };
         Self {
@@ -171,7 +171,7 @@ impl World {
     }
 
     fn run(mut self) -> Outcome {
-        let arrivals = [0.02, 0.1, 0.4][self.rng.usize(0..3)];
+        let arrivals = [0.003, 0.02, 0.1, 0.4][self.rng.usize(0..4)];
         for tick in 0..END {
             let working = tick < WORK;
             if !working {
