@@ -16,7 +16,7 @@ use axum::{
 use futures_util::{Stream, StreamExt, stream};
 use nnnoiseless::DenoiseState;
 use tokio::{net::TcpListener, signal};
-use tower_credits::{BearerTokens, ComputeClock, CreditMeter, MemoryLedger, Plan, RedisLedger, billing};
+use tower_credits::{BearerTokens, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger, billing};
 use tracing::level_filters::LevelFilter;
 
 #[tokio::main]
@@ -24,8 +24,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt().with_max_level(LevelFilter::INFO).with_ansi(std::io::stdout().is_terminal()).with_target(false).init();
     let setting = |name: &str, default: &str| env::var(name).unwrap_or_else(|_| default.to_owned());
 
-    let plan = Plan::from_file(setting("PLAN", "examples/plan.toml"))?;
-    let tokens = BearerTokens::from_file(setting("TOKENS", "examples/tokens.toml"))?;
+    let plan = PlanFile::watch(setting("PLAN", "examples/plan.toml"))?;
+    let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?;
     let meter = match env::var("REDIS_URL") {
         Ok(url) => CreditMeter::new(plan, RedisLedger::connect(&url).await?, tokens),
         Err(_) => CreditMeter::new(plan, MemoryLedger::new(), tokens),

@@ -16,6 +16,7 @@ mod observe;
 mod period;
 pub mod plan;
 mod rejection;
+mod reload;
 
 #[cfg(feature = "redis")]
 pub use self::ledger::{RedisLedger, RedisLedgerBuilder};
@@ -34,7 +35,7 @@ pub use self::{
     },
     money::{Credits, MoneyError, Price},
     period::{Period, PeriodError},
-    plan::{Classification, DuringOutage, Midway, Plan, PlanError, PlanHandle, RequestQuota, Tier, WhenUsedUp, Workload},
+    plan::{Classification, DuringOutage, Midway, Plan, PlanError, PlanFile, PlanHandle, RequestQuota, Tier, WhenUsedUp, Workload},
     rejection::Rejection,
 };
 

@@ -42,6 +42,16 @@ pub(crate) fn denied(rejection: &Rejection, path: &str) {
     tracing::info!(target: "tower_credits", reason = rejection.reason(), path = shortened(path), "denied");
 }
 
+/// A file that is followed has changed, and counts.
+pub(crate) fn reloaded(what: &'static str, file: &std::path::Path) {
+    tracing::info!(target: "tower_credits", file = %file.display(), "{what} reloaded");
+}
+
+/// A file that is followed has changed and is refused; what was read before stays in force.
+pub(crate) fn not_reloaded(what: &'static str, error: &dyn std::error::Error) {
+    tracing::error!(target: "tower_credits", %error, "{what} not reloaded: what was read before stays in force");
+}
+
 /// As much of a client's text as belongs into a log.
 pub(crate) fn shortened(text: &str) -> &str {
     let end = (0..=text.len().min(256)).rev().find(|end| text.is_char_boundary(*end));

@@ -4,12 +4,13 @@
 //! time; what is longer than [`LONGEST`] is not even hashed.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, header::AUTHORIZATION};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -17,7 +18,10 @@ use subtle::ConstantTimeEq;
 use toml::Spanned;
 
 use super::{Identify, IdentifyError, Identifying, Identity, RequestHead};
-use crate::Name;
+use crate::{
+    Name, observe,
+    reload::{self, Applied},
+};
 
 /// The longest token that is looked at, in bytes.
 const LONGEST: usize = 4096;
@@ -52,8 +56,19 @@ type Prefix = [u8; 8];
 /// ```
 #[derive(Clone, Default)]
 pub struct BearerTokens {
-    by_prefix: Arc<HashMap<Prefix, Vec<Known>>>,
+    shared: Arc<Shared>,
 }
+
+#[derive(Default)]
+struct Shared {
+    table: ArcSwap<Table>,
+    /// What was revoked while this process runs stays revoked, whatever a file says that is read again.
+    revoked: Mutex<HashSet<Sha256Digest>>,
+}
+
+/// Tokens by the first bytes of their digests.
+#[derive(Clone, Default)]
+struct Table(HashMap<Prefix, Vec<Known>>);
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -77,10 +92,25 @@ impl BearerTokens {
         Self::default()
     }
 
-    /// Adds a token. Only its digest is kept.
+    /// Adds a token. Only its digest is kept. What comes out is a list of its own: it follows no file and no [`revoke`](Self::revoke) of the one before.
     #[must_use]
     pub fn with(self, token: &str, identity: Identity) -> Self {
-        self.with_digest(Sha256::digest(token).into(), identity)
+        let mut table = Table::clone(&self.shared.table.load());
+        table.add(Sha256::digest(token).into(), identity);
+        Self { shared: Arc::new(Shared { table: ArcSwap::from_pointee(table), revoked: Mutex::default() }) }
+    }
+
+    /// Forgets a token, here and now, in all clones; answers whether it was known. While this process runs it stays forgotten, also where a
+    /// [watched](Self::watch) file still has it: take it out there too.
+    pub fn revoke(&self, token: &str) -> bool {
+        let digest: Sha256Digest = Sha256::digest(token).into();
+        let mut revoked = self.shared.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.shared.table.load().find(&digest).is_some();
+        if known {
+            revoked.insert(digest);
+            self.shared.put(&revoked, Table::clone(&self.shared.table.load()));
+        }
+        known
     }
 
     /// Reads tokens from a file.
@@ -90,13 +120,46 @@ impl BearerTokens {
     /// [`TokensError`] with the file, the line, and what to write instead.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, TokensError> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(|source| TokensError {
-            file: Some(path.to_owned()),
+        let text = reload::read(path).map_err(|error| unreadable(path, error))?;
+        Self::from_toml(&text).map_err(|error| TokensError { file: Some(path.to_owned()), ..error })
+    }
+
+    /// Reads tokens from a file and follows its changes: what is taken out of it stops working within two seconds. A file that became wrong
+    /// changes nothing and is logged, with its line and what to write instead.
+    ///
+    /// The file is looked at every second by a thread of its own, which ends when the last clone is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`from_file`](Self::from_file); also where no thread can be started.
+    pub fn watch(path: impl Into<PathBuf>) -> Result<Self, TokensError> {
+        let path = path.into();
+        let text = reload::read(&path).map_err(|error| unreadable(&path, error))?;
+        let in_file = |error| TokensError { file: Some(path.clone()), ..error };
+        let tokens = Self::from_toml(&text).map_err(in_file)?;
+        let (alive, watched) = (Arc::downgrade(&tokens.shared), Arc::downgrade(&tokens.shared));
+        let file = path.clone();
+        let apply = move |content: std::io::Result<String>| {
+            let Some(shared) = watched.upgrade() else { return Applied::NobodyCares };
+            let read = content.map_err(|error| unreadable(&file, error));
+            let table = read.and_then(|text| Table::parse(&text).map_err(|error| TokensError { file: Some(file.clone()), ..error }));
+            match table {
+                Ok(table) => {
+                    let revoked = shared.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+                    shared.put(&revoked, table);
+                    observe::reloaded("tokens", &file);
+                }
+                Err(error) => observe::not_reloaded("tokens", &error),
+            }
+            Applied::Done
+        };
+        reload::follow(path.clone(), &text, move || alive.strong_count() > 0, apply).map_err(|source| TokensError {
+            file: Some(path),
             line: None,
-            reason: "cannot be read".to_owned(),
+            reason: "cannot be watched: no thread could be started".to_owned(),
             source: Some(source),
         })?;
-        Self::from_toml(&text).map_err(|error| TokensError { file: Some(path.to_owned()), ..error })
+        Ok(tokens)
     }
 
     /// Reads tokens from TOML.
@@ -105,6 +168,30 @@ impl BearerTokens {
     ///
     /// [`TokensError`] with the line, and what to write instead.
     pub fn from_toml(text: &str) -> Result<Self, TokensError> {
+        let table = ArcSwap::from_pointee(Table::parse(text)?);
+        Ok(Self { shared: Arc::new(Shared { table, revoked: Mutex::default() }) })
+    }
+
+    fn find(&self, token: &[u8]) -> Option<Arc<Identity>> {
+        if token.is_empty() || token.len() > LONGEST {
+            return None;
+        }
+        self.shared.table.load().find(&Sha256::digest(token).into())
+    }
+}
+
+impl Shared {
+    /// Puts a table in force, less what was revoked.
+    fn put(&self, revoked: &HashSet<Sha256Digest>, mut table: Table) {
+        for digest in revoked {
+            table.remove(digest);
+        }
+        self.table.store(Arc::new(table));
+    }
+}
+
+impl Table {
+    fn parse(text: &str) -> Result<Self, TokensError> {
         let wrong = |at: Option<usize>, reason: String| {
             let line = at.and_then(|at| text.get(..at)).map(|before| before.matches('\n').count() + 1);
             TokensError { file: None, line, reason, source: None }
@@ -114,7 +201,7 @@ impl BearerTokens {
             let reason = "not a list of tokens: each [[tokens]] has sha256, account, tier and, if you like, subject, all of them strings";
             wrong(error.span().map(|span| span.start), reason.to_owned())
         })?;
-        let mut tokens = Self::new();
+        let mut table = Self::default();
         for token in raw.tokens {
             let refused = |field: &Spanned<String>, reason: &dyn fmt::Display| wrong(Some(field.span().start), reason.to_string());
             let digest = parse_digest(token.sha256.as_ref())
@@ -123,25 +210,25 @@ impl BearerTokens {
             let tier = token.tier.as_ref().parse().map_err(|error| refused(&token.tier, &format!("tier: {error}")))?;
             let subject = token.subject.as_ref().unwrap_or(&token.account);
             let subject: Name = subject.as_ref().parse().map_err(|error| refused(subject, &format!("subject: {error}")))?;
-            tokens = tokens.with_digest(digest, Identity { subject, account, tier });
+            table.add(digest, Identity { subject, account, tier });
         }
-        Ok(tokens)
+        Ok(table)
     }
 
-    fn with_digest(mut self, digest: Sha256Digest, identity: Identity) -> Self {
-        let same_prefix = Arc::make_mut(&mut self.by_prefix).entry(prefix(&digest)).or_default();
-        same_prefix.retain(|(known, _)| *known != digest);
-        same_prefix.push((digest, Arc::new(identity)));
-        self
+    fn add(&mut self, digest: Sha256Digest, identity: Identity) {
+        self.remove(&digest);
+        self.0.entry(prefix(&digest)).or_default().push((digest, Arc::new(identity)));
     }
 
-    fn find(&self, token: &[u8]) -> Option<Arc<Identity>> {
-        if token.is_empty() || token.len() > LONGEST {
-            return None;
+    fn remove(&mut self, digest: &Sha256Digest) {
+        if let Some(same_prefix) = self.0.get_mut(&prefix(digest)) {
+            same_prefix.retain(|(known, _)| known != digest);
         }
-        let digest: Sha256Digest = Sha256::digest(token).into();
-        let same_prefix = self.by_prefix.get(&prefix(&digest))?;
-        same_prefix.iter().find(|(known, _)| known.ct_eq(&digest).into()).map(|(_, identity)| Arc::clone(identity))
+    }
+
+    fn find(&self, digest: &Sha256Digest) -> Option<Arc<Identity>> {
+        let same_prefix = self.0.get(&prefix(digest))?;
+        same_prefix.iter().find(|(known, _)| known.ct_eq(digest).into()).map(|(_, identity)| Arc::clone(identity))
     }
 }
 
@@ -153,7 +240,7 @@ impl Identify for BearerTokens {
 
 impl fmt::Debug for BearerTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BearerTokens").field("tokens", &self.by_prefix.values().map(Vec::len).sum::<usize>()).finish()
+        f.debug_struct("BearerTokens").field("tokens", &self.shared.table.load().0.values().map(Vec::len).sum::<usize>()).finish()
     }
 }
 
@@ -168,6 +255,10 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], IdentifyError> {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => Ok(token.trim_ascii()),
         _ => Err(IdentifyError::Invalid),
     }
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> TokensError {
+    TokensError { file: Some(path.to_owned()), line: None, reason: format!("cannot be read: {source}"), source: Some(source) }
 }
 
 fn prefix(digest: &Sha256Digest) -> Prefix {

@@ -16,13 +16,13 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use super::{
-    DuringOutage, Midway, Plan, PlanError, RequestQuota, Tier, WhenUsedUp,
+    DuringOutage, Midway, Plan, PlanError, PlanHandle, RequestQuota, Tier, WhenUsedUp,
     routes::{Part, Routes, Target, Template},
 };
-use crate::{Credits, Name, Price};
-
-/// The largest file that is read: far more than a plan needs.
-const LARGEST: u64 = 4 * 1024 * 1024;
+use crate::{
+    Credits, Name, Price, observe,
+    reload::{self, Applied},
+};
 
 /// The longest that a bucket of requests may take to fill.
 const LONGEST_REFILL: Duration = Duration::from_secs(31 * 24 * 60 * 60);
@@ -88,13 +88,7 @@ impl Plan {
     /// [`PlanError`] with the file, the line, and what to write instead.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, PlanError> {
         let path = path.as_ref();
-        let error = |reason: String, source| PlanError { file: Some(path.to_owned()), line: None, reason, source };
-        let unreadable = |source: std::io::Error| error("cannot be read".to_owned(), Some(source));
-        if std::fs::metadata(path).map_err(unreadable)?.len() > LARGEST {
-            return Err(error("larger than 4 MiB: no plan needs that much, write a shorter one".to_owned(), None));
-        }
-        let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        Self::parse(&text, Some(path.to_owned()))
+        reload::read(path).map_err(|error| unreadable(path, error)).and_then(|text| Self::parse(&text, Some(path.to_owned())))
     }
 
     /// Reads a plan from TOML.
@@ -113,6 +107,58 @@ impl Plan {
             PlanError { file, line, reason: wrong.reason, source: None }
         })
     }
+}
+
+/// A plan in a file that may change.
+///
+/// ```no_run
+/// use tower_credits::{BearerTokens, CreditMeter, MemoryLedger, PlanFile};
+///
+/// let plan = PlanFile::watch("plan.toml")?;
+/// let meter = CreditMeter::new(plan, MemoryLedger::new(), BearerTokens::new());
+/// # Ok::<(), tower_credits::PlanError>(())
+/// ```
+#[derive(Debug)]
+pub struct PlanFile;
+
+impl PlanFile {
+    /// Reads a plan from a file and follows its changes: prices, tiers, routes and quotas count for requests that come after. A file that became
+    /// wrong changes nothing and is logged, with its line and what to write instead, once for each content.
+    ///
+    /// The file is looked at every second by a thread of its own, which ends when the last handle is gone.
+    ///
+    /// # Errors
+    ///
+    /// As [`Plan::from_file`]; also where no thread can be started.
+    pub fn watch(path: impl Into<PathBuf>) -> Result<PlanHandle, PlanError> {
+        let path = path.into();
+        let text = reload::read(&path).map_err(|error| unreadable(&path, error))?;
+        let handle = PlanHandle::from(Plan::parse(&text, Some(path.clone()))?);
+        let (alive, watched) = (handle.downgrade(), handle.downgrade());
+        let file = path.clone();
+        let apply = move |content: std::io::Result<String>| {
+            let Some(handle) = watched.upgrade() else { return Applied::NobodyCares };
+            match content.map_err(|error| unreadable(&file, error)).and_then(|text| Plan::parse(&text, Some(file.clone()))) {
+                Ok(plan) => {
+                    handle.replace(plan);
+                    observe::reloaded("plan", &file);
+                }
+                Err(error) => observe::not_reloaded("plan", &error),
+            }
+            Applied::Done
+        };
+        reload::follow(path.clone(), &text, move || alive.upgrade().is_some(), apply).map_err(|source| PlanError {
+            file: Some(path),
+            line: None,
+            reason: "cannot be watched: no thread could be started".to_owned(),
+            source: Some(source),
+        })?;
+        Ok(handle)
+    }
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> PlanError {
+    PlanError { file: Some(path.to_owned()), line: None, reason: format!("cannot be read: {source}"), source: Some(source) }
 }
 
 fn plan(raw: RawPlan) -> Result<Plan, Wrong> {

@@ -31,12 +31,17 @@ mod file;
 mod routes;
 mod tier;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Weak},
+};
 
 use arc_swap::ArcSwap;
 
 pub(crate) use self::routes::Routes;
 pub use self::{
+    file::PlanFile,
     routes::Classification,
     tier::{DuringOutage, Midway, RequestQuota, Tier, WhenUsedUp},
 };
@@ -98,9 +103,22 @@ impl PlanHandle {
         self.0.load_full()
     }
 
+    pub(crate) fn downgrade(&self) -> WeakPlan {
+        WeakPlan(Arc::downgrade(&self.0))
+    }
+
     /// Puts another plan in force, for requests that come from now on.
     pub fn replace(&self, plan: Plan) {
         self.0.store(Arc::new(plan));
+    }
+}
+
+/// A handle that keeps nothing alive.
+pub(crate) struct WeakPlan(Weak<ArcSwap<Plan>>);
+
+impl WeakPlan {
+    pub(crate) fn upgrade(&self) -> Option<PlanHandle> {
+        self.0.upgrade().map(PlanHandle)
     }
 }
 

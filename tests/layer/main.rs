@@ -9,5 +9,6 @@ mod contract;
 mod denials;
 mod ends;
 mod midway;
+mod reload;
 #[cfg(feature = "axum")]
 mod sockets;

@@ -1,0 +1,175 @@
+//! Plans and tokens change while requests run.
+
+use std::{
+    convert::Infallible,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_credits::{BearerTokens, ComputeTime, CreditMeter, IdentityFromExtensions, MemoryLedger, PlanFile};
+
+use crate::support::*;
+
+/// A folder of a test's own.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("tower-credits-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn priced(price: &str) -> String {
+    PLAN.replace("\"0.00012\"", &format!("\"{price}\""))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_each_request_is_billed_wholly_by_one_plan() {
+    let folder = Folder::new("reload");
+    let path = folder.write("plan.toml", &priced("0.000001"));
+    let meter = CreditMeter::new(PlanFile::watch(&path).unwrap(), MemoryLedger::new(), IdentityFromExtensions);
+    // Every request takes a second by its own word, so its cost names the plan that billed it.
+    let called = Arc::new(AtomicU64::new(0));
+    let count = called.clone();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
+        count.fetch_add(1, Ordering::SeqCst);
+        async {
+            tokio::task::yield_now().await;
+            Ok::<_, Infallible>(Response::builder().extension(ComputeTime(seconds(1))).body(Empty::<Bytes>::new()).unwrap())
+        }
+    }));
+    let stop = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..8)
+        .map(|number| {
+            let (service, stop) = (service.clone(), stop.clone());
+            tokio::spawn(async move {
+                // 250 a second each: two thousand in all.
+                let mut ticks = tokio::time::interval(Duration::from_millis(4));
+                let mut sent = 0_u64;
+                while !stop.load(Ordering::SeqCst) {
+                    ticks.tick().await;
+                    let response = service.clone().oneshot(request(&format!("alice-{number}"), "pro", Empty::new())).await.unwrap();
+                    assert_eq!(response.status(), 200);
+                    sent += 1;
+                }
+                sent
+            })
+        })
+        .collect();
+    // Prices that no sum of others can be mistaken for, as long as there are fewer than a thousand of each with each account.
+    let billed_at = async |nanos: i64| {
+        let account = identity("alice-0", "pro");
+        eventually(async || {
+            let used = meter.statement(&account, None).await.ok()?.used.as_nano_usd();
+            (used / nanos > 0).then_some(())
+        })
+        .await;
+    };
+    billed_at(1_000).await;
+    for (price, nanos) in [("0.01", 10_000_000), ("100", 100_000_000_000)] {
+        std::fs::write(&path, priced(price)).unwrap();
+        billed_at(nanos).await;
+        std::fs::write(&path, "this is no plan").unwrap();
+        tokio::time::sleep(Duration::from_millis(1_200)).await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    let mut sent = 0;
+    for task in load {
+        sent += task.await.unwrap();
+    }
+    assert_eq!(called.load(Ordering::SeqCst), sent);
+    let mut billed = 0;
+    for number in 0..8 {
+        let account = identity(&format!("alice-{number}"), "pro");
+        let statement = eventually(async || {
+            let statement = meter.statement(&account, None).await.ok()?;
+            statement.held.is_zero().then_some(statement)
+        })
+        .await;
+        billed += statement.requests();
+        let used = statement.used.as_nano_usd();
+        let by_plan = [used % 10_000_000 / 1_000, used % 100_000_000_000 / 10_000_000, used / 100_000_000_000];
+        assert_eq!(used % 1_000, 0, "no request was billed by two plans");
+        assert_eq!(by_plan.iter().sum::<i64>().unsigned_abs(), statement.requests(), "{by_plan:?}");
+        assert!(by_plan.iter().all(|requests| *requests > 0), "{by_plan:?}");
+    }
+    assert_eq!(billed, sent, "nothing lost, nothing billed twice");
+    eprintln!("{sent} requests over five files, all billed by one plan each");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_mounted_configuration_that_is_swapped_through_a_link_is_seen() {
+    use std::os::unix::fs::symlink;
+
+    let folder = Folder::new("links");
+    for (version, price) in [("v1", "0.1"), ("v2", "0.2")] {
+        std::fs::create_dir_all(folder.0.join(version)).unwrap();
+        folder.write(&format!("{version}/plan.toml"), &priced(price));
+    }
+    symlink("v1", folder.0.join("data")).unwrap();
+    let plan = PlanFile::watch(folder.0.join("data/plan.toml")).unwrap();
+    let price = || plan.current().workload("echo", &"api".parse().unwrap()).unwrap().price.a_second().to_string();
+    assert_eq!(price(), "$0.10");
+    symlink("v2", folder.0.join("next")).unwrap();
+    std::fs::rename(folder.0.join("next"), folder.0.join("data")).unwrap();
+    eventually(async || (price() == "$0.20").then_some(())).await;
+    // A file that is gone changes nothing; when it is back it counts.
+    std::fs::remove_file(folder.0.join("v2/plan.toml")).unwrap();
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert_eq!(price(), "$0.20");
+    folder.write("v2/plan.toml", &priced("0.3"));
+    eventually(async || (price() == "$0.30").then_some(())).await;
+}
+
+#[tokio::test]
+async fn tokens_are_followed_and_revoked() {
+    // printf %s one | sha256sum, and so on
+    let entry = |digest: &str, user: &str| format!("[[tokens]]\nsha256 = \"{digest}\"\naccount = \"user:{user}\"\ntier = \"pro\"\n");
+    let one = entry("7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed", "one");
+    let two = entry("3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3", "two");
+    let folder = Folder::new("tokens");
+    let path = folder.write("tokens.toml", &one);
+    let tokens = BearerTokens::watch(&path).unwrap();
+    let meter = CreditMeter::new(plan(), MemoryLedger::new(), tokens.clone());
+    let knows = async |token: &str| {
+        let request = Request::get("/").header("authorization", format!("Bearer {token}")).body(()).unwrap();
+        meter.identify((&request).into()).await.is_ok()
+    };
+    assert!(knows("one").await && !knows("two").await);
+    folder.write("tokens.toml", &format!("{one}{two}"));
+    eventually(async || knows("two").await.then_some(())).await;
+    folder.write("tokens.toml", &format!("{two}[[tokens]]\nsha256 = \"one\"\n"));
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    assert!(knows("one").await && knows("two").await, "a wrong file changes nothing");
+    folder.write("tokens.toml", &two);
+    eventually(async || (!knows("one").await).then_some(())).await;
+
+    assert!(tokens.revoke("two") && !tokens.revoke("three"));
+    assert!(!knows("two").await, "at once");
+    folder.write("tokens.toml", &format!("{one}{two}"));
+    eventually(async || knows("one").await.then_some(())).await;
+    assert!(!knows("two").await, "and it stays revoked while the process runs");
+}
