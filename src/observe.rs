@@ -52,6 +52,15 @@ pub(crate) fn not_reloaded(what: &'static str, error: &dyn std::error::Error) {
     tracing::error!(target: "tower_credits", %error, "{what} not reloaded: what was read before stays in force");
 }
 
+/// The ledger stopped answering, or answers again.
+pub(crate) fn ledger_away(away: bool) {
+    if away {
+        tracing::error!(target: "tower_credits", "the ledger does not answer: requests that need it are treated by their tiers' outage policy at once");
+    } else {
+        tracing::info!(target: "tower_credits", "the ledger answers again");
+    }
+}
+
 /// As much of a client's text as belongs into a log.
 pub(crate) fn shortened(text: &str) -> &str {
     let end = (0..=text.len().min(256)).rev().find(|end| text.is_char_boundary(*end));

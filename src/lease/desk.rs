@@ -43,6 +43,8 @@ pub(super) struct Shared<B> {
     pub(super) inbox: Mutex<Vec<Arc<Cell<B>>>>,
     pub(super) wake: Notify,
     pub(super) phase: AtomicU8,
+    /// Nobody needs to wait for it to learn that.
+    pub(super) ledger_is_away: AtomicBool,
     pub(super) settled: AtomicI64,
     pub(super) done: watch::Sender<bool>,
 }
@@ -122,6 +124,8 @@ pub(crate) enum Admission<B> {
     Admitted(Place<B>),
     /// The ledger is asked.
     Waiting(Ticket<B>),
+    /// The ledger would have to be asked, and has not answered for a while.
+    LedgerAway,
 }
 
 /// A place in the queue.
@@ -159,6 +163,7 @@ impl<B: Beside> Desk<B> {
             inbox: Mutex::default(),
             wake: Notify::new(),
             phase: AtomicU8::new(OPEN),
+            ledger_is_away: AtomicBool::new(false),
             settled: AtomicI64::new(0),
             done: watch::Sender::new(false),
         }))
@@ -230,6 +235,7 @@ impl<B: Beside> Desk<B> {
                     }
                     Admission::Admitted(Place { seat: Some(seat), key })
                 }
+                Err(_) if self.0.ledger_is_away.load(Ordering::Acquire) => Admission::LedgerAway,
                 Err(run) => {
                     let (tell, ticket) = oneshot::channel();
                     inner.lease.wait(want, run, tell);

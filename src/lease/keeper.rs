@@ -1,7 +1,7 @@
 //! The background task that renews leases.
 //!
-//! At most one renewal of a lease is under way at a time, and at most [`MOST_IN_FLIGHT`] of all leases; what is due beyond that waits its turn in
-//! the order in which it came. A cell is in the inbox, in the backlog and among the timers at most once each, so that memory is bounded by the
+//! At most one renewal of a lease is under way at a time, and of all leases as many as the [`Breaker`] allows; what is due beyond that waits its
+//! turn in the order in which it came. A cell is in the inbox, in the backlog and among the timers at most once each, so that memory is bounded by the
 //! number of accounts.
 
 use std::{
@@ -17,6 +17,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{
+    breaker::Breaker,
     desk::{Beside, CLOSING, Cell, Desk, Inner, OPEN, ORPHANED, Shared, Verdict, tell},
     lease::Next,
     rules::LeaseRules,
@@ -24,10 +25,8 @@ use super::{
 use crate::{
     Account, Clock, Credits, Period,
     ledger::{Answer, LeaseId, Ledger, LedgerError, Outcome, Renewal},
+    observe,
 };
-
-/// Renewals under way at once.
-const MOST_IN_FLIGHT: usize = 4_096;
 
 /// When to look again at an account that cannot be forgotten yet.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
@@ -46,6 +45,7 @@ pub(crate) struct Worker<B> {
     timers: BTreeMap<(Duration, u64), Arc<Cell<B>>>,
     backlog: VecDeque<Arc<Cell<B>>>,
     in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Landed<B>> + Send>>>,
+    breaker: Breaker,
     /// While closing: the cells that still owe something.
     open: Option<HashSet<u64>>,
 }
@@ -97,6 +97,7 @@ where
             timers: BTreeMap::new(),
             backlog: VecDeque::new(),
             in_flight: FuturesUnordered::new(),
+            breaker: Breaker::new(),
             open: None,
         };
         (Self { shared }, desk, worker)
@@ -142,8 +143,9 @@ where
             if self.open.as_ref().is_some_and(HashSet::is_empty) || give_up.is_some_and(|at| Instant::now() >= at) {
                 break;
             }
-            let timer = self.timers.first_key_value().and_then(|((at, _), _)| self.shared.instant(*at));
-            let next = [timer, give_up].into_iter().flatten().min();
+            let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
+            let next_try = self.breaker.next_try().filter(|_| !self.backlog.is_empty() && self.in_flight.is_empty());
+            let next = [timer, next_try].into_iter().flatten().filter_map(|at| self.shared.instant(at)).chain(give_up).min();
             tokio::select! {
                 Some(landed) = self.in_flight.next(), if !self.in_flight.is_empty() => self.land(landed),
                 () = self.shared.wake.notified() => {}
@@ -190,7 +192,7 @@ where
             cell.lock().timer = None;
             self.examine(&cell);
         }
-        while self.in_flight.len() < MOST_IN_FLIGHT
+        while self.breaker.allows(self.in_flight.len(), now)
             && let Some(cell) = self.backlog.pop_front()
         {
             cell.lock().backlogged = false;
@@ -212,7 +214,7 @@ where
         let Inner { lease, retired, terms, backlogged, .. } = inner;
         for lease in std::iter::once(lease).chain(retired) {
             match lease.next(&rules, closing, now) {
-                Next::Renew if self.in_flight.len() >= MOST_IN_FLIGHT => {
+                Next::Renew if !self.breaker.allows(self.in_flight.len(), now) => {
                     if !std::mem::replace(backlogged, true) {
                         self.backlog.push_back(Arc::clone(cell));
                     }
@@ -262,6 +264,14 @@ where
     fn land(&mut self, landed: Landed<B>) {
         let Landed { cell, lease: id, seq, answer } = landed;
         let (now, rules) = (self.shared.now(), self.shared.rules);
+        match &answer {
+            Err(LedgerError::Deadline(_) | LedgerError::Unreachable { .. } | LedgerError::Unfit(_)) => self.breaker.failed(now),
+            // It answers, if only that it refuses this one.
+            Ok(_) | Err(_) => self.breaker.answered(),
+        }
+        if self.shared.ledger_is_away.swap(self.breaker.is_open(), Ordering::AcqRel) != self.breaker.is_open() {
+            observe::ledger_away(self.breaker.is_open());
+        }
         let mut guard = cell.lock();
         guard.lease.forget_waiting(tokio::sync::oneshot::Sender::is_closed);
         let Some(lease) = guard.leases_mut().find(|lease| lease.id() == id) else { return };
@@ -270,25 +280,25 @@ where
         match answer {
             Err(error) => {
                 lease.unanswered(&rules, seq, now);
-                tracing::warn!(account = %cell.account, period = %cell.period, %error, "a lease could not be renewed; it is tried again");
+                tracing::warn!(target: "tower_credits", account = %cell.account, period = %cell.period, %error, "a lease could not be renewed; it is tried again");
             }
             Ok(answer) => {
                 served = Some(lease.answered(&rules, seq, &answer, now));
                 match answer.outcome {
                     Outcome::Renewed { .. } | Outcome::Forgotten | Outcome::Late => {}
                     Outcome::Superseded => {
-                        tracing::error!(account = %cell.account, lease = %id, "a lease was superseded: its name was used twice; it goes on under a new one");
+                        tracing::error!(target: "tower_credits", account = %cell.account, lease = %id, "a lease was superseded: its name was used twice; it goes on under a new one");
                         if let Ok(id) = LeaseId::random() {
                             lease.rename(id);
                         }
                     }
                     Outcome::NotBegun => {
-                        tracing::warn!(period = %cell.period, "this node's clock is ahead of the ledger's: the month has not begun there");
+                        tracing::warn!(target: "tower_credits", period = %cell.period, "this node's clock is ahead of the ledger's: the month has not begun there");
                         elsewhere = lease.dismiss();
                     }
                     Outcome::Closed => {
                         let lost = lease.unreported();
-                        tracing::error!(account = %cell.account, period = %cell.period, %lost, "the month ended too long ago to settle in");
+                        tracing::error!(target: "tower_credits", account = %cell.account, period = %cell.period, %lost, "the month ended too long ago to settle in");
                         elsewhere = lease.dismiss();
                     }
                 }

@@ -7,6 +7,7 @@
 //! Always `spent + slices <= budget`, but for what `finish` requests use beyond their slices, which is debt.
 
 mod batch;
+mod breaker;
 mod desk;
 mod keeper;
 #[expect(clippy::module_inception, reason = "the lease is what this module is named for")]

@@ -91,6 +91,7 @@ impl CreditMeter {
         match self.ask(metering, rate) {
             Err(rejection) => Decision::Now(Err(rejection)),
             Ok(Asked::Admitted(charge)) => Decision::Now(Ok(Some(charge))),
+            Ok(Asked::LedgerAway(metering)) => Decision::Now(self.without_ledger(metering, rate)),
             Ok(Asked::Waiting(metering, ticket)) => Decision::Later(Box::pin(self.clone().wait(metering, ticket, rate, deadline))),
         }
     }
@@ -103,6 +104,7 @@ impl CreditMeter {
         Ok(match admission {
             Admission::Admitted(place) => Asked::Admitted(Charge::new(place, metering, self.inner.settings.billable, rate)),
             Admission::Waiting(ticket) => Asked::Waiting(metering, ticket),
+            Admission::LedgerAway => Asked::LedgerAway(metering),
         })
     }
 
@@ -121,7 +123,7 @@ impl CreditMeter {
                 Err(_) => {
                     drop(ticket);
                     // Not the same metering: an answer may be admitting that one at this moment, for nobody.
-                    return self.without_ledger(metering.in_period(rules.deadline * 4, metering.period), rate);
+                    return self.without_ledger(Arc::new(metering.in_period(rules.deadline * 4, metering.period)), rate);
                 }
                 Ok(Err(_)) => return Err(Rejection::ShuttingDown),
                 Ok(Ok(verdict)) => verdict,
@@ -137,6 +139,7 @@ impl CreditMeter {
                     moved = true;
                     match self.ask(metering.in_period(rules.deadline * 4, period), rate)? {
                         Asked::Admitted(charge) => return Ok(Some(charge)),
+                        Asked::LedgerAway(again) => return self.without_ledger(again, rate),
                         Asked::Waiting(again, next) => (metering, ticket) = (again, next),
                     }
                 }
@@ -144,8 +147,7 @@ impl CreditMeter {
         }
     }
 
-    fn without_ledger(&self, metering: Metering, rate: Option<RateState>) -> Decided {
-        let metering = Arc::new(metering);
+    fn without_ledger(&self, metering: Arc<Metering>, rate: Option<RateState>) -> Decided {
         let DuringOutage::Allow(allowance) = metering.tier.during_outage else { return Err(Rejection::LedgerUnreachable) };
         let runner: Runner = metering.clone();
         let place = self.inner.desk.trust(&metering.identity.account, metering.period, metering.want, &runner, allowance);
@@ -174,6 +176,7 @@ impl Inner {
 enum Asked {
     Admitted(Charge),
     Waiting(Arc<Metering>, Ticket<RequestRate>),
+    LedgerAway(Arc<Metering>),
 }
 
 impl From<IdentifyError> for Rejection {

@@ -109,6 +109,9 @@ async fn survives(fault: Fault) {
         assert_eq!(status, expected, "{fault:?}");
         slowest = slowest.max(took);
     }
+    let (status, took) = ask("carol", "free").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{fault:?}");
+    eprintln!("{fault:?}: once that is known, an answer took {took:?}");
     let bobs = called.load(Ordering::SeqCst) - before;
     assert!(slowest < seconds(2), "{fault:?}: the deadline is 250 ms, and one waited {slowest:?}");
     eprintln!("{fault:?}: the slowest answer took {slowest:?}");

@@ -1,0 +1,101 @@
+//! How many renewals may be under way, by how the ledger answers.
+//!
+//! After [`FAILURES`] renewals in a row without an answer the breaker opens: requests that need the ledger are told so at once instead of waiting
+//! for a deadline each, and one renewal at a time is tried, at growing intervals. The first answer closes it, and from then on each answer lets
+//! one more renewal under way: what piled up reaches the ledger as a ramp and not as a herd.
+
+use std::time::Duration;
+
+/// Failures in a row that open it.
+const FAILURES: u32 = 3;
+
+/// Renewals under way at once, at most.
+const MOST: usize = 4_096;
+
+/// Renewals under way at once after an outage.
+const FEW: usize = 16;
+
+/// Between tries while it is open: at first, and at most.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+#[derive(Debug)]
+pub(super) struct Breaker {
+    failures: u32,
+    window: usize,
+    pause: Duration,
+    next_try: Duration,
+}
+
+impl Breaker {
+    pub(super) const fn new() -> Self {
+        Self { failures: 0, window: MOST, pause: PAUSES.0, next_try: Duration::ZERO }
+    }
+
+    pub(super) const fn is_open(&self) -> bool {
+        self.failures >= FAILURES
+    }
+
+    /// Whether another renewal may be sent.
+    pub(super) fn allows(&self, in_flight: usize, now: Duration) -> bool {
+        if self.is_open() { in_flight == 0 && now >= self.next_try } else { in_flight < self.window }
+    }
+
+    /// When to try again; `None` while it is closed.
+    pub(super) fn next_try(&self) -> Option<Duration> {
+        self.is_open().then_some(self.next_try)
+    }
+
+    pub(super) fn answered(&mut self) {
+        if self.is_open() {
+            self.window = FEW;
+        }
+        self.failures = 0;
+        self.pause = PAUSES.0;
+        self.window = (self.window + 1).min(MOST);
+    }
+
+    pub(super) fn failed(&mut self, now: Duration) {
+        self.failures = self.failures.saturating_add(1);
+        if self.is_open() {
+            self.next_try = now + self.pause;
+            self.pause = (self.pause * 2).min(PAUSES.1);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn it_opens_after_failures_in_a_row_and_tries_one_at_a_time() {
+        let mut breaker = Breaker::new();
+        breaker.failed(ms(0));
+        breaker.failed(ms(0));
+        breaker.answered();
+        breaker.failed(ms(0));
+        breaker.failed(ms(0));
+        assert!(!breaker.is_open() && breaker.allows(MOST - 1, ms(0)) && !breaker.allows(MOST, ms(0)));
+        breaker.failed(ms(100));
+        assert!(breaker.is_open() && !breaker.allows(0, ms(149)) && breaker.allows(0, ms(150)) && !breaker.allows(1, ms(150)));
+        for _ in 0..10 {
+            breaker.failed(ms(200));
+        }
+        assert_eq!(breaker.next_try(), Some(ms(1_200)));
+    }
+
+    #[test]
+    fn after_an_outage_the_ledger_is_asked_gently() {
+        let mut breaker = Breaker::new();
+        (0..3).for_each(|_| breaker.failed(ms(0)));
+        breaker.answered();
+        assert!(!breaker.is_open() && breaker.next_try().is_none());
+        assert!(breaker.allows(FEW, ms(0)) && !breaker.allows(FEW + 1, ms(0)));
+        (0..10_000).for_each(|_| breaker.answered());
+        assert!(breaker.allows(MOST - 1, ms(0)) && !breaker.allows(MOST, ms(0)));
+    }
+}
