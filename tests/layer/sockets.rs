@@ -133,6 +133,26 @@ async fn every_client_that_still_sends_reads_its_402() {
     }
 }
 
+/// A plain client sends all of its body before it reads. Where the server closes with bytes unread, its kernel resets the connection, and the
+/// answer is lost with it.
+#[tokio::test]
+async fn every_plain_client_that_sends_first_and_reads_then_has_its_402() {
+    let server = Server::start().await;
+    for round in 0..30 {
+        let mut socket = TcpStream::connect(server.address).await.unwrap();
+        let head =
+            "POST /models/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer none\r\nContent-Length: 1000000\r\nConnection: close\r\n\r\n";
+        socket.write_all(head.as_bytes()).await.unwrap();
+        for chunk in vec![b'x'; 1_000_000].chunks(50_000) {
+            socket.write_all(chunk).await.unwrap_or_else(|error| panic!("round {round}: a broken pipe: {error}"));
+            tokio::task::yield_now().await;
+        }
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.unwrap_or_else(|error| panic!("round {round}: no answer: {error}"));
+        assert!(answer.starts_with("HTTP/1.1 402 ") && answer.contains("CREDITS_USED_UP"), "{answer}");
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_waits_to_be_asked_for_its_body_is_not_asked() {
     let server = Server::start().await;
