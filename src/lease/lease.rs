@@ -374,3 +374,6 @@ impl<W> Served<W> {
         Self { admitted: Vec::new(), refused: Vec::new() }
     }
 }
+
+#[cfg(test)]
+mod tests;
