@@ -35,7 +35,9 @@ pub use self::{
     },
     money::{Credits, MoneyError, Price},
     period::{Period, PeriodError},
-    plan::{Classification, DuringOutage, Midway, Plan, PlanError, PlanFile, PlanHandle, RequestQuota, Tier, WhenUsedUp, Workload},
+    plan::{
+        Classification, DuringOutage, Midway, Plan, PlanError, PlanFile, PlanHandle, RequestCap, RequestQuota, Tier, WhenUsedUp, Workload,
+    },
     rejection::Rejection,
 };
 

@@ -42,6 +42,11 @@ pub(crate) fn denied(rejection: &Rejection, path: &str) {
     tracing::info!(target: "tower_credits", reason = rejection.reason(), path = shortened(path), "denied");
 }
 
+/// A request passed that would have been denied but for shadow mode.
+pub(crate) fn would_deny(rejection: &Rejection) {
+    tracing::warn!(target: "tower_credits", reason = rejection.reason(), "would be denied");
+}
+
 /// A file that is followed has changed, and counts.
 pub(crate) fn reloaded(what: &'static str, file: &std::path::Path) {
     tracing::info!(target: "tower_credits", file = %file.display(), "{what} reloaded");

@@ -110,6 +110,8 @@ pub(crate) enum Refusal {
     Full,
     /// Shutting down.
     Closing,
+    /// As many of the account's requests run or wait as may.
+    Crowded,
 }
 
 /// An account at the desk.
@@ -220,6 +222,10 @@ impl<B: Beside> Desk<B> {
             }
             let now = self.0.now();
             inner.terms = terms;
+            inner.lease.forget_waiting(oneshot::Sender::is_closed);
+            if want.most_running.is_some_and(|most| inner.lease.engaged() >= most.get() as usize) {
+                return Err(Refusal::Crowded);
+            }
             if inner.lease.is_leaving() {
                 let fresh = Lease::new(LeaseId::random().map_err(|_| Refusal::Full)?, now);
                 let old = std::mem::replace(&mut inner.lease, fresh);

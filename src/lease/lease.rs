@@ -5,7 +5,7 @@
 
 mod renewal;
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 
 use slab::Slab;
 
@@ -55,6 +55,8 @@ pub(crate) struct Want {
     pub(crate) hold: Credits,
     /// Less than this counts as nothing.
     pub(crate) least: Credits,
+    /// Where so many of the account's requests run or wait already, it may not even ask.
+    pub(crate) most_running: Option<NonZeroU32>,
 }
 
 /// Those who waited and got their answer. `W` is how to tell them.
@@ -88,6 +90,8 @@ pub(crate) struct Lease<W, R> {
     /// When the ledger last answered.
     told_at: Option<Duration>,
     used_at: Duration,
+    /// When the ledger last acknowledged that more was settled.
+    news_at: Duration,
     /// Since when there is something to report or to give back.
     dirty_since: Option<Duration>,
     /// After a failure, the earliest next try.
@@ -158,6 +162,7 @@ impl<W, R: Run> Lease<W, R> {
             admit_until: Duration::ZERO,
             told_at: None,
             used_at: now,
+            news_at: now,
             dirty_since: None,
             retry_at: Duration::ZERO,
             failures: 0,
@@ -195,6 +200,11 @@ impl<W, R: Run> Lease<W, R> {
 
     pub(crate) fn is_running(&self) -> bool {
         !self.running.is_empty()
+    }
+
+    /// How many requests run or wait.
+    pub(crate) fn engaged(&self) -> usize {
+        self.running.len() + self.waiting.len()
     }
 
     pub(crate) fn is_waited_for(&self) -> bool {

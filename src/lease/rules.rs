@@ -13,8 +13,6 @@ pub(crate) struct LeaseRules {
     pub(crate) admit_for: Duration,
     /// How long the ledger keeps a hold without hearing of the lease. Default 10 min.
     pub(crate) ttl: Duration,
-    /// After how long without use a lease stops speaking, until it says goodbye. Default 60 s.
-    pub(crate) idle: Duration,
     /// Whether leases ask for more than running requests own.
     pub(crate) ahead: Option<Ahead>,
 }
@@ -26,9 +24,16 @@ impl Default for LeaseRules {
             flush: Duration::from_millis(100),
             admit_for: Duration::from_secs(10),
             ttl: Duration::from_secs(600),
-            idle: Duration::from_secs(60),
             ahead: None,
         }
+    }
+}
+
+impl LeaseRules {
+    /// After how long without use and without news a lease speaks once more, and is then quiet until it says goodbye. Longer than what a failover
+    /// of the ledger can forget: that lags by seconds, not by minutes.
+    pub(crate) fn idle(&self) -> Duration {
+        self.ttl / 6
     }
 }
 

@@ -148,8 +148,6 @@ impl World {
             flush: at(3),
             admit_for: at(60),
             ttl: at(200),
-            // Shorter and longer than the time between heartbeats.
-            idle: at([5, 30, 90][rng.usize(0..3)]),
             ahead: setting.ahead.then_some(Ahead { slices: 3 }),
         };
         Self {
@@ -286,7 +284,7 @@ impl World {
     }
 
     fn begin_requests(&mut self, node: usize, tick: u64) {
-        let want = Want { hold: nanos(HOLD), least: nanos(LEAST) };
+        let want = Want { hold: nanos(HOLD), least: nanos(LEAST), most_running: None };
         for _ in 0..[1, 1, 5][self.rng.usize(0..3)] {
             let length = [1, 3, 10, 60, 150][self.rng.usize(0..5)];
             let request = Rc::new(Request { stop: self.setting.stop, length, start: Cell::new(None), slice: Cell::new(0) });

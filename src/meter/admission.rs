@@ -9,7 +9,7 @@ use super::{
     layer::{CreditMeter, Inner},
 };
 use crate::{
-    Classification, DuringOutage, Identity, Period, Plan, RequestHead, Workload,
+    Classification, Credits, DuringOutage, Identity, Period, Plan, RequestHead, RequestQuota, Workload,
     identify::{IdentifyError, Identifying},
     lease::{Admission, Runner, Ticket, Verdict},
     limit::{RateState, RequestRate},
@@ -47,16 +47,22 @@ impl CreditMeter {
         self.ensure_worker();
         // Who is not known is not told what there is.
         match self.inner.identify.identify(head) {
-            Identifying::Ready(Err(error)) => Decision::Now(Err(error.into())),
+            Identifying::Ready(Err(error)) => Decision::Now(self.deny(error.into())),
             Identifying::Ready(Ok(identity)) => match workload {
                 Ok(workload) => self.begin(&plan, identity, workload),
-                Err(path) => Decision::Now(Err(self.inner.not_in_plan(&path))),
+                Err(path) => Decision::Now(self.deny(self.inner.not_in_plan(&path))),
             },
             Identifying::Later(identity) => {
                 let meter = self.clone();
                 Decision::Later(Box::pin(async move {
-                    let identity = identity.await.map_err(Rejection::from)?;
-                    let workload = workload.map_err(|path| meter.inner.not_in_plan(&path))?;
+                    let identity = match identity.await {
+                        Ok(identity) => identity,
+                        Err(error) => return meter.deny(error.into()),
+                    };
+                    let workload = match workload {
+                        Ok(workload) => workload,
+                        Err(path) => return meter.deny(meter.inner.not_in_plan(&path)),
+                    };
                     match meter.begin(&plan, identity, workload) {
                         Decision::Now(decided) => decided,
                         Decision::Later(deciding) => deciding.await,
@@ -70,34 +76,36 @@ impl CreditMeter {
         let Some(tier) = plan.tier(identity.tier.as_str()).cloned() else {
             tracing::error!(target: "tower_credits", account = %identity.account, tier = %identity.tier,
                 "an identity's tier is not in the plan: add [tiers.{}]", identity.tier);
-            return Decision::Now(Err(Rejection::UnknownTier));
+            return Decision::Now(self.deny(Rejection::UnknownTier));
         };
         let deadline = Instant::now() + self.inner.settings.rules.deadline;
         let period = Period::containing(self.inner.clock.unix_time());
         let hold = self.inner.settings.rules.deadline * 4;
         let quota = tier.requests;
-        let metering = Metering::new(&self.inner.clock, hold, workload, identity, tier, period);
+        let metering = Arc::new(Metering::new(&self.inner.clock, hold, workload, identity, tier, period));
+        if self.inner.settings.shadow {
+            metering.never_stop();
+        }
 
-        let rate = match quota {
-            None => None,
-            Some(quota) => match self.inner.desk.seat(&metering.identity.account, period) {
-                Err(refusal) => return Decision::Now(Err(refusal.into())),
-                Ok(seat) => match seat.beside().count(quota) {
-                    Err(state) => return Decision::Now(Err(state.into())),
-                    Ok(state) => Some(state),
-                },
-            },
+        let rate = match quota.map(|quota| self.count(&metering, quota)).transpose() {
+            Ok(rate) => rate,
+            Err(rejection) => return Decision::Now(self.deny_metered(rejection, &metering, None)),
         };
-        match self.ask(metering, rate) {
-            Err(rejection) => Decision::Now(Err(rejection)),
+        match self.ask(Arc::clone(&metering), rate) {
+            Err(rejection) => Decision::Now(self.deny_metered(rejection, &metering, rate)),
             Ok(Asked::Admitted(charge)) => Decision::Now(Ok(Some(charge))),
             Ok(Asked::LedgerAway(metering)) => Decision::Now(self.without_ledger(metering, rate)),
             Ok(Asked::Waiting(metering, ticket)) => Decision::Later(Box::pin(self.clone().wait(metering, ticket, rate, deadline))),
         }
     }
 
-    fn ask(&self, metering: Metering, rate: Option<RateState>) -> Result<Asked, Rejection> {
-        let metering = Arc::new(metering);
+    /// Counts the request against its account's rate.
+    fn count(&self, metering: &Metering, quota: RequestQuota) -> Result<RateState, Rejection> {
+        let seat = self.inner.desk.seat(&metering.identity.account, metering.period)?;
+        seat.beside().count(quota).map_err(Rejection::from)
+    }
+
+    fn ask(&self, metering: Arc<Metering>, rate: Option<RateState>) -> Result<Asked, Rejection> {
         let runner: Runner = metering.clone();
         let seat = self.inner.desk.seat(&metering.identity.account, metering.period)?;
         let admission = self.inner.desk.admit(seat, metering.tier.terms(), metering.want, &runner)?;
@@ -125,22 +133,25 @@ impl CreditMeter {
                     // Not the same metering: an answer may be admitting that one at this moment, for nobody.
                     return self.without_ledger(Arc::new(metering.in_period(rules.deadline * 4, metering.period)), rate);
                 }
-                Ok(Err(_)) => return Err(Rejection::ShuttingDown),
+                Ok(Err(_)) => return self.deny(Rejection::ShuttingDown),
                 Ok(Ok(verdict)) => verdict,
             };
             match verdict {
                 Verdict::Admitted(place) => return Ok(Some(Charge::new(place, metering, self.inner.settings.billable, rate))),
                 Verdict::Refused(standing) => {
                     let hint = metering.tier.hint.as_deref();
-                    return Err(Rejection::of(&standing, metering.want.least, metering.period, hint));
+                    let rejection = Rejection::of(&standing, metering.want.least, metering.period, hint);
+                    return self.deny_metered(rejection, &metering, rate);
                 }
-                Verdict::Elsewhere(_) if moved => return Err(Rejection::LedgerUnreachable),
+                Verdict::Elsewhere(_) if moved => return self.deny(Rejection::LedgerUnreachable),
                 Verdict::Elsewhere(period) => {
                     moved = true;
-                    match self.ask(metering.in_period(rules.deadline * 4, period), rate)? {
-                        Asked::Admitted(charge) => return Ok(Some(charge)),
-                        Asked::LedgerAway(again) => return self.without_ledger(again, rate),
-                        Asked::Waiting(again, next) => (metering, ticket) = (again, next),
+                    metering = Arc::new(metering.in_period(rules.deadline * 4, period));
+                    match self.ask(Arc::clone(&metering), rate) {
+                        Err(rejection) => return self.deny_metered(rejection, &metering, rate),
+                        Ok(Asked::Admitted(charge)) => return Ok(Some(charge)),
+                        Ok(Asked::LedgerAway(again)) => return self.without_ledger(again, rate),
+                        Ok(Asked::Waiting(_, next)) => ticket = next,
                     }
                 }
             }
@@ -148,11 +159,36 @@ impl CreditMeter {
     }
 
     fn without_ledger(&self, metering: Arc<Metering>, rate: Option<RateState>) -> Decided {
-        let DuringOutage::Allow(allowance) = metering.tier.during_outage else { return Err(Rejection::LedgerUnreachable) };
+        let charge = match metering.tier.during_outage {
+            DuringOutage::Deny => None,
+            DuringOutage::Allow(allowance) => self.trust(&metering, rate, allowance),
+        };
+        match charge {
+            Some(charge) => Ok(Some(charge)),
+            None => self.deny_metered(Rejection::LedgerUnreachable, &metering, rate),
+        }
+    }
+
+    /// A charge that the ledger did not agree to.
+    fn trust(&self, metering: &Arc<Metering>, rate: Option<RateState>, allowance: Credits) -> Option<Charge> {
         let runner: Runner = metering.clone();
-        let place = self.inner.desk.trust(&metering.identity.account, metering.period, metering.want, &runner, allowance);
-        let charge = |place| Charge::new(place, Arc::clone(&metering), self.inner.settings.billable, rate);
-        place.map(charge).map(Some).ok_or(Rejection::LedgerUnreachable)
+        let place = self.inner.desk.trust(&metering.identity.account, metering.period, metering.want, &runner, allowance)?;
+        Some(Charge::new(place, Arc::clone(metering), self.inner.settings.billable, rate))
+    }
+
+    /// A denial; in shadow mode, a word to the operator.
+    fn deny(&self, rejection: Rejection) -> Decided {
+        if !self.inner.settings.shadow {
+            return Err(rejection);
+        }
+        observe::would_deny(&rejection);
+        Ok(None)
+    }
+
+    /// The same of a request whose account is known: in shadow mode it is metered all the same, and what it uses is owed.
+    fn deny_metered(&self, rejection: Rejection, metering: &Arc<Metering>, rate: Option<RateState>) -> Decided {
+        self.deny(rejection)?;
+        Ok(self.trust(metering, rate, Credits::MAX))
     }
 }
 

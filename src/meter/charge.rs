@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::compute::Compute;
 use crate::{
-    Clock, Credits, Identity, Midway, Period, Tier, Workload,
+    Clock, Credits, Identity, Midway, Period, RequestCap, Tier, Workload,
     lease::{Ended, Place, Run, Seat, Want},
     ledger::{LineKey, Standing, Usage},
     limit::{RateState, RequestRate},
@@ -68,6 +68,8 @@ pub(crate) struct Metering {
     pub(crate) tier: Arc<Tier>,
     pub(super) period: Period,
     day: u8,
+    /// The most compute time that it may use.
+    cap: Option<Duration>,
     pub(super) want: Want,
 }
 
@@ -84,8 +86,13 @@ impl Metering {
         // A request that another month admits after all stands on that month's first or last day.
         let now = clock.unix_time().clamp(period.begins(), period.ends() - Duration::from_millis(1));
         let price = workload.price;
-        let hold = tier.hold.max(hold);
-        let want = Want { hold: price.cost_or_max(hold), least: price.cost_or_max(LEAST.min(hold)) };
+        let cap = tier.most_per_request.map(|cap| match cap {
+            RequestCap::Compute(time) => time,
+            RequestCap::Cost(cost) => price.runway(cost),
+        });
+        let hold = cap.unwrap_or(Duration::MAX).min(tier.hold.max(hold));
+        let least = price.cost_or_max(LEAST.min(hold));
+        let want = Want { hold: price.cost_or_max(hold), least, most_running: tier.most_running };
         Self {
             clock: Arc::clone(clock),
             compute: Mutex::default(),
@@ -97,13 +104,24 @@ impl Metering {
             tier,
             period,
             day: Period::day(now),
+            cap,
             want,
         }
     }
 
-    /// The same request, admitted by another month.
+    /// The same request, admitted anew.
     pub(super) fn in_period(&self, hold: Duration, period: Period) -> Self {
-        Self::new(&self.clock, hold, self.workload.clone(), Arc::clone(&self.identity), Arc::clone(&self.tier), period)
+        let again = Self::new(&self.clock, hold, self.workload.clone(), Arc::clone(&self.identity), Arc::clone(&self.tier), period);
+        Self { unstoppable: AtomicBool::new(self.unstoppable.load(Ordering::Acquire)), ..again }
+    }
+
+    /// Nothing that this layer could do may stop it.
+    pub(super) fn never_stop(&self) {
+        self.unstoppable.store(true, Ordering::Release);
+    }
+
+    fn cap(&self) -> Option<Duration> {
+        self.cap.filter(|_| !self.unstoppable.load(Ordering::Acquire))
     }
 
     pub(super) fn now(&self) -> Duration {
@@ -135,7 +153,9 @@ impl Metering {
 
     /// How much longer it may run; `None` where nothing stops it.
     fn remaining(&self) -> Option<Duration> {
-        self.stops().then(|| self.left())
+        let capped = self.cap().map(|cap| cap.saturating_sub(self.compute()));
+        let stopped = self.stops().then(|| self.left());
+        capped.into_iter().chain(stopped).min()
     }
 }
 
@@ -164,6 +184,7 @@ impl Run for Metering {
         }
         let cost = self.workload.price.cost_or_max(compute);
         let cost = if self.stops() { cost.min(slice) } else { cost };
+        let cost = self.cap().map_or(cost, |cap| cost.min(self.workload.price.cost_or_max(cap)));
         let Workload { model, hardware, feature, .. } = self.workload.clone();
         let line = LineKey::Of { day: self.day, model, hardware, feature, subject: self.identity.subject.clone() };
         let compute_micros = u64::try_from(compute.as_micros()).unwrap_or(u64::MAX);
@@ -232,7 +253,9 @@ impl Charge {
 
     /// Ends where its slice ended and nothing more was to be had, and says why that was.
     pub(super) fn cut_off(&mut self) -> Rejection {
+        let capped = self.metering.cap().is_some_and(|cap| self.metering.compute() >= cap);
         match self.close(End::CutOff) {
+            _ if capped => Rejection::RequestCap,
             Some(ended) if ended.ledger_answers => {
                 let used = ended.standing.used.saturating_add(ended.unreported);
                 let Metering { want, period, tier, .. } = &*self.metering;
@@ -351,7 +374,7 @@ impl ClockKept {
     pub(super) fn park(&self, charge: Charge) -> Result<(), Charge> {
         match self.0.upgrade() {
             Some(handle) => {
-                handle.metering.unstoppable.store(true, Ordering::Release);
+                handle.metering.never_stop();
                 *handle.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(charge);
                 Ok(())
             }

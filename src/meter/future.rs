@@ -187,6 +187,11 @@ impl Call {
         let response = if self.is_switching(response.status()) {
             // Only the handler's own clock can tell when the new protocol has ended.
             match self.kept.take().map(|kept| kept.park(charge)) {
+                Some(Err(mut charge)) if meter.inner.settings.shadow => {
+                    charge.close(End::Complete);
+                    observe::would_deny(&Rejection::UnmeteredUpgrade);
+                    response.map(MeterBody::free)
+                }
                 Some(Err(mut charge)) => {
                     charge.close(End::Failed);
                     tracing::error!(target: "tower_credits", "a handler switched protocols and kept no ComputeClock: keep a clone for as long as \

@@ -65,6 +65,7 @@ pub(super) struct Settings {
     pub(super) most_accounts: usize,
     pub(super) until_head: bool,
     pub(super) inference_id: bool,
+    pub(super) shadow: bool,
     pub(super) unavailable: StatusCode,
     pub(super) billable: Billable,
 }
@@ -90,6 +91,7 @@ impl CreditMeter {
                 most_accounts: MOST_ACCOUNTS,
                 until_head: false,
                 inference_id: true,
+                shadow: false,
                 unavailable: StatusCode::SERVICE_UNAVAILABLE,
                 billable: |_| true,
             },
@@ -247,6 +249,14 @@ impl CreditMeterBuilder {
     #[must_use]
     pub fn inference_id(mut self, on: bool) -> Self {
         self.settings.inference_id = on;
+        self
+    }
+
+    /// Denies nothing and stops nothing: what would have been denied is logged, and metered where its account is known. For those who put the
+    /// meter in front of live traffic first. What would have been denied is owed, and shows on the bill.
+    #[must_use]
+    pub fn shadow(mut self) -> Self {
+        self.settings.shadow = true;
         self
     }
 

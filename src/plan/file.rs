@@ -16,7 +16,7 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use super::{
-    DuringOutage, Midway, Plan, PlanError, PlanHandle, RequestQuota, Tier, WhenUsedUp,
+    DuringOutage, Midway, Plan, PlanError, PlanHandle, RequestCap, RequestQuota, Tier, WhenUsedUp,
     routes::{Part, Routes, Target, Template},
 };
 use crate::{
@@ -62,6 +62,8 @@ struct RawTier {
     midway: Option<Spanned<Value>>,
     hold: Option<Spanned<Value>>,
     requests: Option<RawQuota>,
+    most_per_request: Option<Spanned<Value>>,
+    most_running: Option<Spanned<Value>>,
     during_outage: Option<Spanned<Value>>,
     hint: Option<String>,
 }
@@ -292,10 +294,21 @@ fn tier(key: &Spanned<String>, raw: &RawTier) -> Result<Tier, Wrong> {
         when_used_up,
         midway,
         hold: raw.hold.as_ref().map_or(Ok(Duration::from_secs(1)), |value| duration(value, &format!("{subject}, hold")))?,
+        most_per_request: raw.most_per_request.as_ref().map(|value| request_cap(value, &subject)).transpose()?,
+        most_running: raw.most_running.as_ref().map(|value| whole(value, &format!("{subject}, most_running"))).transpose()?,
         requests: raw.requests.as_ref().map(|quota| request_quota(quota, &subject)).transpose()?,
         during_outage,
         hint: raw.hint.clone(),
     })
+}
+
+fn request_cap(value: &Spanned<Value>, subject: &str) -> Result<RequestCap, Wrong> {
+    let subject = format!("{subject}, most_per_request");
+    match sole(value.as_ref(), "cost") {
+        Some(cost) => Ok(RequestCap::Cost(amount_of(cost, &value.span(), &subject)?)),
+        None if value.as_ref().is_str() => Ok(RequestCap::Compute(duration(value, &subject)?)),
+        None => Err(wrong(value.span(), format!("{subject}: write a time like \"10m\", or {{ cost = \"0.05\" }}"))),
+    }
 }
 
 fn request_quota(raw: &RawQuota, subject: &str) -> Result<RequestQuota, Wrong> {

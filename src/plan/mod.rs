@@ -43,7 +43,7 @@ pub(crate) use self::routes::Routes;
 pub use self::{
     file::PlanFile,
     routes::Classification,
-    tier::{DuringOutage, Midway, RequestQuota, Tier, WhenUsedUp},
+    tier::{DuringOutage, Midway, RequestCap, RequestQuota, Tier, WhenUsedUp},
 };
 use crate::{Name, Price};
 

@@ -29,6 +29,8 @@ included = "2.00"
 when_used_up = { pay_as_you_go_up_to = "100" }
 during_outage = { allow = "0.05" }
 hold = "500ms"
+most_per_request = "10m"
+most_running = 8
 "#;
 
 fn refused(change: impl FnOnce(&str) -> String) -> (Option<usize>, String) {
@@ -47,6 +49,8 @@ fn a_plan_says_what_its_file_says() {
     assert_eq!(pro.when_used_up, WhenUsedUp::PayAsYouGo("100".parse().unwrap()));
     assert_eq!(pro.midway, Midway::Finish);
     assert_eq!(pro.during_outage, DuringOutage::Allow("0.05".parse().unwrap()));
+    assert_eq!((free.most_per_request, free.most_running), (None, None));
+    assert_eq!((pro.most_per_request, pro.most_running.unwrap().get()), (Some(RequestCap::Compute(Duration::from_secs(600))), 8));
     assert_eq!(free.terms().pay_as_you_go, Credits::ZERO);
 }
 
@@ -75,7 +79,7 @@ fn routes_lead_to_models() {
 
 #[test]
 fn what_is_wrong_is_refused_with_its_line_and_remedy() {
-    let cases: [(&str, &str, usize, &str); 28] = [
+    let cases: [(&str, &str, usize, &str); 30] = [
         ("included = \"0.10\"", "included = \"-0.10\"", 18, "tier `free`, included: amounts are not negative"),
         ("included = \"0.10\"", "included = \"0.1000000001\"", 18, "at most nine digits after the point"),
         ("included = \"0.10\"", "included = 0.10", 18, "write dollars as a string"),
@@ -108,6 +112,8 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
         ("count = 600, per = \"1m\", burst = 100", "count = 1, per = \"24h\", burst = 300000", 20, "more than 31 days to fill again"),
         ("count = 600, per = \"1m\"", "count = 2000000, per = \"1ms\"", 20, "more than one in a microsecond"),
         ("count = 600, per = \"1m\", burst = 100", "count = 600, per = \"48h\"", 20, "write a time from"),
+        ("most_per_request = \"10m\"", "most_per_request = { price = \"1\" }", 27, "most_per_request: write a time like"),
+        ("most_running = 8", "most_running = -1", 28, "most_running: write a whole number"),
         ("[tiers.free]", "[tears.free]", 17, "unknown field `tears`"),
     ];
     for (from, to, line, reason) in cases {

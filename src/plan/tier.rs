@@ -22,6 +22,10 @@ pub struct Tier {
     pub hold: Duration,
     /// How many requests an account may make, on each node.
     pub requests: Option<RequestQuota>,
+    /// The most that one request may use; where it reaches that it is cut off.
+    pub most_per_request: Option<RequestCap>,
+    /// How many requests of an account may run or wait at once, on each node.
+    pub most_running: Option<NonZeroU32>,
     /// What happens while the ledger does not answer.
     pub during_outage: DuringOutage,
     /// What a denied caller is told to do: an upgrade link, say.
@@ -46,6 +50,16 @@ pub enum Midway {
     Stop,
     /// It runs on, and what it uses beyond its hold is owed.
     Finish,
+}
+
+/// The most that one request may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RequestCap {
+    /// This much compute time.
+    Compute(Duration),
+    /// This much money.
+    Cost(Credits),
 }
 
 /// A request rate, as a token bucket: `burst` at once, refilled at `count` a `per`.

@@ -44,7 +44,7 @@ impl Rejection {
                 let challenge = if *invalid { r#"Bearer error="invalid_token""# } else { "Bearer" };
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
             }
-            Self::CreditsUsedUp { .. } => {
+            Self::CreditsUsedUp { .. } | Self::RequestCap => {
                 headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
             }
             _ => {}

@@ -42,6 +42,10 @@ pub enum Rejection {
         /// How many are allowed.
         quota: RequestQuota,
     },
+    /// As many of the account's requests run at once as may. 429.
+    TooManyRunning,
+    /// The request used the most that one request may, and was cut off. 403.
+    RequestCap,
     /// The ledger does not answer, and the tier does not allow for that. 503, unless set otherwise.
     LedgerUnreachable,
     /// The credentials cannot be checked now. 503, unless set otherwise.
@@ -81,6 +85,8 @@ impl Rejection {
             Self::CreditsOnHold => "CREDITS_ON_HOLD",
             Self::SpendingLimit { .. } => "SPENDING_LIMIT",
             Self::RequestRate { .. } => "REQUEST_RATE",
+            Self::TooManyRunning => "TOO_MANY_RUNNING",
+            Self::RequestCap => "REQUEST_CAP",
             Self::LedgerUnreachable => "LEDGER_UNREACHABLE",
             Self::CredentialsUnchecked => "CREDENTIALS_UNCHECKED",
             Self::Busy => "BUSY",
@@ -95,11 +101,11 @@ impl Rejection {
     pub(crate) const fn status(&self, unavailable: StatusCode) -> StatusCode {
         match self {
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
-            Self::NotAMember | Self::SpendingLimit { .. } => StatusCode::FORBIDDEN,
+            Self::NotAMember | Self::SpendingLimit { .. } | Self::RequestCap => StatusCode::FORBIDDEN,
             Self::NotInPlan => StatusCode::NOT_FOUND,
             Self::NoSuchPeriod => StatusCode::BAD_REQUEST,
             Self::CreditsUsedUp { .. } => StatusCode::PAYMENT_REQUIRED,
-            Self::CreditsOnHold | Self::RequestRate { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::CreditsOnHold | Self::RequestRate { .. } | Self::TooManyRunning => StatusCode::TOO_MANY_REQUESTS,
             Self::LedgerUnreachable | Self::CredentialsUnchecked | Self::Busy | Self::ShuttingDown => unavailable,
             Self::UnknownTier | Self::UnmeteredUpgrade => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -109,7 +115,12 @@ impl Rejection {
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::RequestRate { .. } => self.rate_state().map(|state| state.reset_seconds()),
-            Self::CreditsOnHold | Self::LedgerUnreachable | Self::CredentialsUnchecked | Self::Busy | Self::ShuttingDown => Some(1),
+            Self::CreditsOnHold
+            | Self::TooManyRunning
+            | Self::LedgerUnreachable
+            | Self::CredentialsUnchecked
+            | Self::Busy
+            | Self::ShuttingDown => Some(1),
             _ => None,
         }
     }
@@ -139,7 +150,8 @@ impl Rejection {
             Self::CreditsUsedUp { .. } => "Credits used up",
             Self::CreditsOnHold => "Credits on hold",
             Self::SpendingLimit { .. } => "Spending limit reached",
-            Self::RequestRate { .. } => "Too many requests",
+            Self::RequestRate { .. } | Self::TooManyRunning => "Too many requests",
+            Self::RequestCap => "Request too long",
             Self::LedgerUnreachable | Self::CredentialsUnchecked | Self::Busy | Self::ShuttingDown => "Temporarily unavailable",
             Self::UnknownTier | Self::UnmeteredUpgrade => "Misconfigured",
         }
@@ -162,6 +174,8 @@ impl Rejection {
                 format!("The spending limit that is set for this account is reached for {period}. Its owner can raise it.")
             }
             Self::RequestRate { .. } => "Too many requests in a short time.".into(),
+            Self::TooManyRunning => "As many of your requests are running as may at once. Try again when one has ended.".into(),
+            Self::RequestCap => "This request has used the most that one request may use here.".into(),
             Self::LedgerUnreachable => "Your credit balance cannot be checked just now. Try again soon.".into(),
             Self::CredentialsUnchecked => "Your credentials cannot be checked just now. Try again soon.".into(),
             Self::Busy => "This server has too many accounts at once. Try again soon.".into(),
@@ -178,6 +192,7 @@ impl From<Refusal> for Rejection {
         match refusal {
             Refusal::Full => Self::Busy,
             Refusal::Closing => Self::ShuttingDown,
+            Refusal::Crowded => Self::TooManyRunning,
         }
     }
 }

@@ -295,3 +295,55 @@ async fn a_request_rate_outlives_the_accounts_lease() {
     tokio::time::sleep(seconds(3_600)).await;
     assert_eq!(ask(&meter, request("alice", "slow", Empty::<Bytes>::new())).await.0.status(), 429);
 }
+
+#[tokio::test]
+async fn as_many_requests_run_at_once_as_may() {
+    let text = PLAN.replace("[tiers.pro]", "[tiers.pro]\nmost_running = 2");
+    let meter = CreditMeter::new(tower_credits::Plan::from_toml(&text).unwrap(), MemoryLedger::new(), IdentityFromExtensions);
+    let mut running = Vec::new();
+    for _ in 0..2 {
+        let (feed, body) = Fed::new();
+        let body = Once::new(body);
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
+            let body = body.take();
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        }));
+        running.push((feed, service.oneshot(request("alice", "pro", Empty::new())).await.unwrap()));
+    }
+    let (response, problem) = ask(&meter, request("alice", "pro", Empty::<Bytes>::new())).await;
+    check(&response, &problem, 429, "TOO_MANY_RUNNING");
+    assert_eq!(header(&response, "retry-after"), Some("1"));
+    assert_eq!(ask(&meter, request("bob", "pro", Empty::<Bytes>::new())).await.0.status(), StatusCode::OK);
+    running.pop();
+    assert_eq!(ask(&meter, request("alice", "pro", Empty::<Bytes>::new())).await.0.status(), StatusCode::OK);
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_shadow_mode_nothing_is_denied_or_stopped_and_everything_is_metered() {
+    let clock = november();
+    let shadow = || meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).shadow().build().unwrap();
+    let meter = shadow();
+    let passing = clock.clone();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
+        let passing = passing.clone();
+        async move {
+            passing.advance(seconds(5));
+            // Long enough to be cut off, were this not shadow mode.
+            tokio::time::sleep(seconds(5)).await;
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }
+    }));
+    let status = async |request: Request<Empty<Bytes>>| service.clone().oneshot(request).await.unwrap().status().as_u16();
+    for tier in ["none", "ten", "quick"] {
+        assert_eq!(status(request(tier, tier, Empty::new())).await, 200, "{tier}");
+        assert_eq!(settled(&meter, tier, tier, 1).await.used, nanos(5 * SLICE), "{tier}");
+    }
+    for _ in 0..3 {
+        assert_eq!(status(request("slow", "slow", Empty::new())).await, 200);
+    }
+    settled(&meter, "slow", "slow", 3).await;
+    assert_eq!(status(request("gold", "gold", Empty::new())).await, 200, "an unknown tier");
+    assert_eq!(status(Request::post("/nowhere").body(Empty::new()).unwrap()).await, 200, "nobody, nowhere");
+    let away = CreditMeter::builder(plan(), Broken, IdentityFromExtensions).shadow().build().unwrap();
+    assert_eq!(ask(&away, request("alice", "free", Empty::<Bytes>::new())).await.0.status(), StatusCode::OK, "no ledger");
+}

@@ -155,3 +155,19 @@ async fn a_cut_tells_the_truth_about_what_is_on_hold_elsewhere() {
     let response = streaming(&meter, EVENTS, "", 1).oneshot(request("alice", "quick", Empty::new())).await.unwrap();
     assert_eq!(response.status(), 402);
 }
+
+#[tokio::test]
+async fn a_request_that_reaches_its_cap_is_cut_off_also_where_it_may_finish() {
+    for (tier, cap) in [("pro", "most_per_request = \"80ms\""), ("free", "most_per_request = { cost = \"0.0000096\" }")] {
+        let text = PLAN.replace(&format!("[tiers.{tier}]"), &format!("[tiers.{tier}]\n{cap}"));
+        let meter =
+            CreditMeter::new(tower_credits::Plan::from_toml(&text).unwrap(), MemoryLedger::new(), tower_credits::IdentityFromExtensions);
+        let response = streaming(&meter, EVENTS, "data: 1\n\n", 1000).oneshot(request("alice", tier, Empty::new())).await.unwrap();
+        let (text, error, _) = listen(response).await;
+        assert!(error.is_none() && text.contains("\"reason\":\"REQUEST_CAP\"") && text.contains("\"status\":403"), "{text}");
+        assert_eq!(settled(&meter, "alice", tier, 1).await.used, nanos(9_600), "80 ms, to the nano-dollar");
+        // It is the request that is too long; the account goes on.
+        let response = streaming(&meter, EVENTS, "data: 1\n\n", 1).oneshot(request("alice", tier, Empty::new())).await.unwrap();
+        assert!(listen(response).await.1.is_none());
+    }
+}

@@ -12,7 +12,7 @@ use crate::{
 impl<W, R: Run> Lease<W, R> {
     /// What to do next. `flush` says that nothing is waited for any more: report and give back at once.
     pub(crate) fn next(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Next {
-        if self.gone || (self.seq == 0 && self.is_at_rest() && (flush || now >= self.used_at + rules.idle)) {
+        if self.gone || (self.seq == 0 && self.is_at_rest() && (flush || now >= self.quiet_at(rules))) {
             return Next::Gone;
         }
         if self.in_flight.is_some() {
@@ -81,7 +81,7 @@ impl<W, R: Run> Lease<W, R> {
         };
         match answer.outcome {
             Outcome::Renewed { hold, standing } => {
-                self.acknowledge(flight.batch);
+                self.acknowledge(flight.batch, now);
                 self.heard(now);
                 self.budget = flight.settled.saturating_add(hold);
                 self.admit_until = flight.sent_at + rules.admit_for;
@@ -96,7 +96,7 @@ impl<W, R: Run> Lease<W, R> {
                 served
             }
             Outcome::Forgotten => {
-                self.acknowledge(flight.batch);
+                self.acknowledge(flight.batch, now);
                 self.heard(now);
                 self.gone = flight.goodbye;
                 Served::nobody()
@@ -197,13 +197,13 @@ impl<W, R: Run> Lease<W, R> {
             && self.spare().is_zero()
     }
 
-    /// At rest for a while, and the ledger was told so: once more after the last settling, in case that was forgotten.
+    /// At rest for a while, and the ledger was told so: once more after the last news, in case a failover forgot that.
     fn is_quiet(&self, rules: &LeaseRules) -> bool {
         self.is_at_rest() && self.told_at.is_some_and(|told_at| told_at >= self.quiet_at(rules))
     }
 
     fn quiet_at(&self, rules: &LeaseRules) -> Duration {
-        self.used_at + rules.idle
+        self.used_at.max(self.news_at) + rules.idle()
     }
 
     /// (6) A lease that rested for a whole `ttl` since the ledger's last answer: nothing older is under way any more.
@@ -236,8 +236,11 @@ impl<W, R: Run> Lease<W, R> {
         self.unacknowledged.clone().unwrap_or_else(|| Batch { number, settled: spent, lines: [].into() })
     }
 
-    fn acknowledge(&mut self, number: u64) {
+    fn acknowledge(&mut self, number: u64, now: Duration) {
         if let Some(batch) = self.unacknowledged.take_if(|batch| batch.number == number) {
+            if batch.settled > self.acknowledged {
+                self.news_at = now;
+            }
             self.acknowledged = batch.settled;
         }
     }
