@@ -23,7 +23,9 @@ pub use self::ledger::{RedisLedger, RedisLedgerBuilder};
 pub use self::{
     account::{Account, Name, NameError},
     clock::{Clock, ManualClock, SystemClock},
-    identify::{BearerTokens, Identify, IdentifyError, Identifying, Identity, IdentityFromExtensions, RequestHead, TokensError},
+    identify::{
+        BearerTokens, Identify, IdentifyError, IdentifyWith, Identifying, Identity, IdentityFromExtensions, RequestHead, TokensError,
+    },
     lease::{Ahead, Settlement, Unsettled},
     ledger::{
         Amendment, Answer, Answering, Book, Grant, LeaseId, Ledger, LedgerError, LineKey, MOST_LINES, MemoryLedger, Outcome, Record,

@@ -11,13 +11,16 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::{
+    HeaderMap,
+    header::{AUTHORIZATION, COOKIE},
+};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use toml::Spanned;
 
-use super::{Identify, IdentifyError, Identifying, Identity, RequestHead};
+use super::{Identify, IdentifyError, Identifying, Identity, RequestHead, origin};
 use crate::{
     Name, observe,
     reload::{self, Applied},
@@ -57,6 +60,8 @@ type Prefix = [u8; 8];
 #[derive(Clone, Default)]
 pub struct BearerTokens {
     shared: Arc<Shared>,
+    /// Where browsers keep their token.
+    cookie: Option<Name>,
 }
 
 #[derive(Default)]
@@ -97,7 +102,14 @@ impl BearerTokens {
     pub fn with(self, token: &str, identity: Identity) -> Self {
         let mut table = Table::clone(&self.shared.table.load());
         table.add(Sha256::digest(token).into(), identity);
-        Self { shared: Arc::new(Shared { table: ArcSwap::from_pointee(table), revoked: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { table: ArcSwap::from_pointee(table), revoked: Mutex::default() }), ..self }
+    }
+
+    /// Takes a token also from this cookie, where there is no `Authorization` field: for browsers. A cookie pays only for requests of pages of the
+    /// same origin (`Sec-Fetch-Site`, `Origin`); others are denied with 403. Set it `HttpOnly`, `Secure` and `SameSite=Strict` all the same.
+    #[must_use]
+    pub fn or_cookie(self, name: Name) -> Self {
+        Self { cookie: Some(name), ..self }
     }
 
     /// Forgets a token, here and now, in all clones; answers whether it was known. While this process runs it stays forgotten, also where a
@@ -169,7 +181,7 @@ impl BearerTokens {
     /// [`TokensError`] with the line, and what to write instead.
     pub fn from_toml(text: &str) -> Result<Self, TokensError> {
         let table = ArcSwap::from_pointee(Table::parse(text)?);
-        Ok(Self { shared: Arc::new(Shared { table, revoked: Mutex::default() }) })
+        Ok(Self { shared: Arc::new(Shared { table, revoked: Mutex::default() }), cookie: None })
     }
 
     fn find(&self, token: &[u8]) -> Option<Arc<Identity>> {
@@ -234,7 +246,17 @@ impl Table {
 
 impl Identify for BearerTokens {
     fn identify(&self, head: RequestHead<'_>) -> Identifying {
-        Identifying::Ready(bearer(head.headers).and_then(|token| self.find(token).ok_or(IdentifyError::Invalid)))
+        let find = |token: &[u8]| self.find(token).ok_or(IdentifyError::Invalid);
+        let in_cookie = || self.cookie.as_ref().and_then(|name| cookie(head.headers, name.as_str()));
+        Identifying::Ready(match bearer(head.headers) {
+            Ok(token) => find(token),
+            Err(IdentifyError::Missing) => match in_cookie() {
+                None => Err(IdentifyError::Missing),
+                Some(_) if !origin::is_own(head) => Err(IdentifyError::CrossOrigin),
+                Some(token) => find(token),
+            },
+            Err(error) => Err(error),
+        })
     }
 }
 
@@ -255,6 +277,15 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], IdentifyError> {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => Ok(token.trim_ascii()),
         _ => Err(IdentifyError::Invalid),
     }
+}
+
+/// The value of a cookie (RFC 6265, section 5.4: pairs, each after a semicolon and a space).
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    let mut values = pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    let value = values.next()?;
+    // Which of two would count is anybody's guess.
+    values.next().is_none().then_some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
 }
 
 fn unreadable(path: &Path, source: std::io::Error) -> TokensError {
@@ -328,6 +359,38 @@ mod tests {
         ];
         for values in wrong {
             assert_eq!(ask(values), Err("unknown credentials".into()));
+        }
+    }
+
+    #[test]
+    fn a_cookie_counts_where_it_is_named_and_for_the_same_origin() {
+        let tokens = tokens().or_cookie("credits".parse().unwrap());
+        let ask = |cookies: &[&str], site: &str, authorization: Option<&str>| {
+            let request = http::Request::post("/").header("sec-fetch-site", site);
+            let request = cookies.iter().fold(request, |request, cookie| request.header(COOKIE, *cookie));
+            let request = authorization.into_iter().fold(request, |request, value| request.header(AUTHORIZATION, value));
+            match tokens.identify(RequestHead::from(&request.body(()).unwrap())) {
+                Identifying::Ready(answer) => answer.map(|identity| identity.subject.to_string()).map_err(|error| error.to_string()),
+                Identifying::Later(_) => unreachable!(),
+            }
+        };
+        let alice = Ok("alice".to_owned());
+        assert_eq!(ask(&["a=b; credits=s3cret; c=d"], "same-origin", None), alice);
+        assert_eq!(ask(&["a=b", "credits=\"s3cret\""], "same-origin", None), alice);
+        assert_eq!(
+            ask(&["credits=s3cret"], "cross-site", Some("Bearer s3cret")),
+            alice,
+            "a token that a page itself sends needs no origin"
+        );
+        for (cookies, site, authorization, error) in [
+            (&["credits=s3cret"] as &[_], "cross-site", None, "a cookie from another origin"),
+            (&["credits=s3cret"], "same-origin", Some("Bearer wrong"), "unknown credentials"),
+            (&["credits=wrong"], "same-origin", None, "unknown credentials"),
+            (&["xcredits=s3cret"], "same-origin", None, "no credentials"),
+            (&["credits=s3cret; credits=other"], "same-origin", None, "no credentials"),
+            (&[], "same-origin", None, "no credentials"),
+        ] {
+            assert_eq!(ask(cookies, site, authorization), Err(error.to_owned()), "{cookies:?}");
         }
     }
 

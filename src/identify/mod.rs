@@ -4,6 +4,7 @@
 //! [`IdentityFromExtensions`] for those that have it: put an [`Identity`] into the request's extensions before this layer sees it.
 
 mod bearer;
+mod origin;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
@@ -103,9 +104,63 @@ pub enum IdentifyError {
     /// The subject is not a member of the organisation to bill, or there is none of that name.
     #[error("not a member of the organisation to bill")]
     NotAMember,
+    /// A cookie came with a request that another site's page may have made.
+    #[error("a cookie from another origin")]
+    CrossOrigin,
     /// It cannot be told now.
     #[error("credentials cannot be checked now: {0}")]
     Unavailable(Arc<dyn std::error::Error + Send + Sync>),
+}
+
+/// Asks an async function who asks: the host's session store, its database, another service.
+///
+/// The function takes what it needs from the head and answers a future that borrows nothing:
+///
+/// ```
+/// use tower_credits::{Account, CreditMeter, Identity, IdentifyError, IdentifyWith, MemoryLedger, Plan};
+///
+/// # let plan = Plan::from_toml("[tiers.free]\nincluded = \"0.10\"\nwhen_used_up = \"block\"")?;
+/// let identify = IdentifyWith::new(|head| {
+///     let session = head.headers.get("x-session").and_then(|value| value.to_str().ok()).map(str::to_owned);
+///     async move {
+///         let user = session.ok_or(IdentifyError::Missing)?; // and look it up
+///         let name = |text: &str| text.parse().map_err(|_| IdentifyError::Invalid);
+///         let account = Account::user(&user).map_err(|_| IdentifyError::Invalid)?;
+///         Ok(Identity::new(name(&user)?, account, name("free")?))
+///     }
+/// });
+/// let meter = CreditMeter::new(plan, MemoryLedger::new(), identify);
+/// # Ok::<(), tower_credits::PlanError>(())
+/// ```
+#[derive(Clone, Copy)]
+pub struct IdentifyWith<F>(F);
+
+impl<F> IdentifyWith<F> {
+    /// Asks this function, for each request.
+    pub const fn new<Answer>(identify: F) -> Self
+    where
+        F: Fn(RequestHead<'_>) -> Answer + Send + Sync + 'static,
+        Answer: Future<Output = Result<Identity, IdentifyError>> + Send + 'static,
+    {
+        Self(identify)
+    }
+}
+
+impl<F, Answer> Identify for IdentifyWith<F>
+where
+    F: Fn(RequestHead<'_>) -> Answer + Send + Sync + 'static,
+    Answer: Future<Output = Result<Identity, IdentifyError>> + Send + 'static,
+{
+    fn identify(&self, head: RequestHead<'_>) -> Identifying {
+        let answer = (self.0)(head);
+        Identifying::Later(Box::pin(async move { answer.await.map(Arc::new) }))
+    }
+}
+
+impl<F> fmt::Debug for IdentifyWith<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("IdentifyWith")
+    }
 }
 
 /// Takes the [`Identity`] that the host's own authentication put into the request's extensions (as it is, or in an `Arc`).

@@ -31,9 +31,9 @@ impl Default for LeaseRules {
 
 impl LeaseRules {
     /// After how long without use and without news a lease speaks once more, and is then quiet until it says goodbye. Longer than what a failover
-    /// of the ledger can forget: that lags by seconds, not by minutes.
+    /// of the ledger can forget, and than two that follow each other closely: they lag by seconds, not by minutes.
     pub(crate) fn idle(&self) -> Duration {
-        self.ttl / 6
+        self.ttl / 3
     }
 }
 

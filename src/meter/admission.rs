@@ -221,6 +221,7 @@ impl From<IdentifyError> for Rejection {
             IdentifyError::Missing => Self::Unauthenticated { invalid: false },
             IdentifyError::Invalid => Self::Unauthenticated { invalid: true },
             IdentifyError::NotAMember => Self::NotAMember,
+            IdentifyError::CrossOrigin => Self::CrossOrigin,
             IdentifyError::Unavailable(error) => {
                 tracing::warn!(target: "tower_credits", %error, "credentials cannot be checked");
                 Self::CredentialsUnchecked

@@ -19,6 +19,8 @@ pub enum Rejection {
     },
     /// The subject may not bill that organisation, or there is none of that name. 403.
     NotAMember,
+    /// A cookie came with a request that another site's page may have made. 403.
+    CrossOrigin,
     /// The plan has no route or model for it. 404.
     NotInPlan,
     /// All credits are used up until the period ends. 402.
@@ -80,6 +82,7 @@ impl Rejection {
         match self {
             Self::Unauthenticated { .. } => "UNAUTHENTICATED",
             Self::NotAMember => "NOT_A_MEMBER",
+            Self::CrossOrigin => "CROSS_ORIGIN",
             Self::NotInPlan => "NOT_IN_PLAN",
             Self::CreditsUsedUp { .. } => "CREDITS_USED_UP",
             Self::CreditsOnHold => "CREDITS_ON_HOLD",
@@ -101,7 +104,7 @@ impl Rejection {
     pub(crate) const fn status(&self, unavailable: StatusCode) -> StatusCode {
         match self {
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
-            Self::NotAMember | Self::SpendingLimit { .. } | Self::RequestCap => StatusCode::FORBIDDEN,
+            Self::NotAMember | Self::CrossOrigin | Self::SpendingLimit { .. } | Self::RequestCap => StatusCode::FORBIDDEN,
             Self::NotInPlan => StatusCode::NOT_FOUND,
             Self::NoSuchPeriod => StatusCode::BAD_REQUEST,
             Self::CreditsUsedUp { .. } => StatusCode::PAYMENT_REQUIRED,
@@ -145,6 +148,7 @@ impl Rejection {
         match self {
             Self::Unauthenticated { .. } => "Not authenticated",
             Self::NotAMember => "Not a member",
+            Self::CrossOrigin => "Another origin",
             Self::NotInPlan => "Not found",
             Self::NoSuchPeriod => "No such month",
             Self::CreditsUsedUp { .. } => "Credits used up",
@@ -162,6 +166,7 @@ impl Rejection {
             Self::Unauthenticated { invalid: false } => "Send your token: `Authorization: Bearer <token>`.".into(),
             Self::Unauthenticated { invalid: true } => "These credentials are not known.".into(),
             Self::NotAMember => "You may not bill this organisation, or there is none of that name.".into(),
+            Self::CrossOrigin => "A cookie pays only for requests of this site's own pages. Send your token instead.".into(),
             Self::NotInPlan => "There is no such model or path here.".into(),
             Self::CreditsUsedUp { period, hint } => {
                 let hint = hint.as_ref().map(|hint| format!(" {hint}")).unwrap_or_default();
