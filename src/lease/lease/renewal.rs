@@ -82,7 +82,7 @@ impl<W, R: Run> Lease<W, R> {
         match answer.outcome {
             Outcome::Renewed { hold, standing } => {
                 self.acknowledge(flight.batch, now);
-                self.heard(now);
+                self.heard(rules, now);
                 self.budget = flight.settled.saturating_add(hold);
                 self.admit_until = flight.sent_at + rules.admit_for;
                 self.standing = standing;
@@ -97,7 +97,7 @@ impl<W, R: Run> Lease<W, R> {
             }
             Outcome::Forgotten => {
                 self.acknowledge(flight.batch, now);
-                self.heard(now);
+                self.heard(rules, now);
                 self.gone = flight.goodbye;
                 Served::nobody()
             }
@@ -245,7 +245,11 @@ impl<W, R: Run> Lease<W, R> {
         }
     }
 
-    fn heard(&mut self, now: Duration) {
+    fn heard(&mut self, rules: &LeaseRules, now: Duration) {
+        if self.told_at.is_none_or(|told_at| now > told_at + rules.ttl / 2) {
+            // After a silence, what was acknowledged before it may have been forgotten in it, and been news just now.
+            self.news_at = now;
+        }
         self.told_at = Some(now);
         self.failures = 0;
         self.retry_at = Duration::ZERO;
