@@ -62,8 +62,8 @@ struct BillLine {
 }
 
 async fn billing_json(State(meter): State<CreditMeter>, request: Request) -> Response {
-    let unavailable = meter.unavailable_status();
-    let denied = |rejection: Rejection| rejection.into_response(unavailable).map(axum::body::Body::from);
+    let style = meter.denial_style();
+    let denied = |rejection: Rejection| rejection.into_response(style).map(axum::body::Body::from);
     let (parts, _) = request.into_parts();
     let identity = match meter.identify(RequestHead::from(&parts)).await {
         Ok(identity) => identity,

@@ -40,7 +40,7 @@ pub use self::{
     plan::{
         Classification, DuringOutage, Midway, Plan, PlanError, PlanFile, PlanHandle, RequestCap, RequestQuota, Tier, WhenUsedUp, Workload,
     },
-    rejection::Rejection,
+    rejection::{DenialFormat, Rejection},
 };
 
 /// Any error, as in tower.

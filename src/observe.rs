@@ -5,7 +5,6 @@
 use std::time::Duration;
 
 use crate::{
-    Credits,
     lease::Ended,
     meter::{Ending, Metering},
     rejection::Rejection,
@@ -14,10 +13,7 @@ use crate::{
 /// A metered request ended. `runway` is the compute time that its slice paid for.
 pub(crate) fn ended(metering: &Metering, ending: &Ending, ended: &Ended, runway: Duration) {
     let Some(usage) = ended.billed else { return };
-    let standing = &ended.standing;
-    // Where there is no limit, what people want to know is how much of the included credits is left.
-    let of = if standing.limit == Credits::MAX { standing.included } else { standing.limit };
-    let left = of.saturating_sub(standing.used.saturating_add(ended.unreported));
+    let left = ended.standing.left(ended.unreported);
     let compute = Duration::from_micros(usage.compute_micros);
     tracing::info!(
         target: "tower_credits",

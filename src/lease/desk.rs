@@ -334,6 +334,12 @@ impl<B> Place<B> {
         Some(Seat { shared: Arc::clone(&seat.shared), cell: Arc::clone(&seat.cell) })
     }
 
+    /// What the account has left as far as this node knows: what running requests use is not off it yet.
+    pub(crate) fn left(&self) -> Option<Credits> {
+        let inner = self.seat.as_ref()?.cell.lock();
+        Some(inner.lease.standing().left(inner.lease.unreported()))
+    }
+
     /// Ends the slice.
     pub(crate) fn end(mut self) -> Option<Ended> {
         self.close()

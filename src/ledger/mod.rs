@@ -254,6 +254,12 @@ pub struct Standing {
 }
 
 impl Standing {
+    /// What is left once `unreported` is debited too: of the included credits where there is no limit, which is what people want to know then.
+    pub(crate) fn left(&self, unreported: Credits) -> Credits {
+        let of = if self.limit == Credits::MAX { self.included } else { self.limit };
+        of.saturating_sub(self.used.saturating_add(unreported))
+    }
+
     /// What is neither used nor on hold.
     pub fn available(&self) -> Credits {
         self.limit.saturating_sub(self.used).saturating_sub(self.held)

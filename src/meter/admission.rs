@@ -102,7 +102,8 @@ impl CreditMeter {
     /// Counts the request against its account's rate.
     fn count(&self, metering: &Metering, quota: RequestQuota) -> Result<RateState, Rejection> {
         let seat = self.inner.desk.seat(&metering.identity.account, metering.period)?;
-        seat.beside().count(quota).map_err(Rejection::from)
+        let hint = || metering.tier.hint.as_deref().map(Into::into);
+        seat.beside().count(quota).map_err(|state| Rejection::RequestRate { retry_after: state.reset, quota: state.quota, hint: hint() })
     }
 
     fn ask(&self, metering: Arc<Metering>, rate: Option<RateState>) -> Result<Asked, Rejection> {

@@ -11,7 +11,6 @@ use std::{
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{
-    StatusCode,
     header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
     response::Parts,
 };
@@ -22,7 +21,7 @@ use super::{
     charge::{Charge, End},
     compute::Compute,
 };
-use crate::{BoxError, Rejection};
+use crate::{BoxError, Rejection, rejection::DenialStyle};
 
 pin_project! {
     /// The body of a response that came through a [`CreditService`](super::CreditService).
@@ -49,7 +48,7 @@ pin_project! {
 /// How a body says that it was cut off.
 enum Ending {
     Error,
-    Event(EventBoundary),
+    Event(EventBoundary, DenialStyle),
 }
 
 impl<B: Body<Data = Bytes>> MeterBody<B> {
@@ -61,7 +60,7 @@ impl<B: Body<Data = Bytes>> MeterBody<B> {
         Self { kind: Kind::Text { text: Some(text).filter(|text| !text.is_empty()) } }
     }
 
-    pub(super) fn metered(body: B, parts: &Parts, mut charge: Charge) -> Self {
+    pub(super) fn metered(body: B, parts: &Parts, mut charge: Charge, style: DenialStyle) -> Self {
         if body.is_end_stream() {
             charge.close(End::Complete);
             return Self::free(body);
@@ -73,7 +72,7 @@ impl<B: Body<Data = Bytes>> MeterBody<B> {
         });
         let has_length = header(CONTENT_LENGTH).is_some() || body.size_hint().exact().is_some();
         let is_plain = header(CONTENT_ENCODING).is_none() && !has_length;
-        let ending = if is_event_stream && is_plain { Ending::Event(EventBoundary::default()) } else { Ending::Error };
+        let ending = if is_event_stream && is_plain { Ending::Event(EventBoundary::default(), style) } else { Ending::Error };
         // Servers do not poll on for the end of a body whose announced length has passed.
         let announced = header(CONTENT_LENGTH).and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
         Self { kind: Kind::Metered { body, charge, ending, announced } }
@@ -136,7 +135,7 @@ where
                     }
                     Poll::Ready(Some(Ok(_))) if charge.is_exhausted() => Step::CutOff,
                     Poll::Ready(Some(Ok(frame))) => {
-                        if let (Ending::Event(boundary), Some(data)) = (ending as &mut Ending, frame.data_ref()) {
+                        if let (Ending::Event(boundary, _), Some(data)) = (ending as &mut Ending, frame.data_ref()) {
                             boundary.pass(data);
                         }
                         charge.metering().with(Compute::hand_over);
@@ -148,7 +147,7 @@ where
                     Step::CutOff => {
                         let rejection = charge.cut_off();
                         let last_words = match ending {
-                            Ending::Event(boundary) if boundary.is_at() => Ok(Frame::data(error_event(&rejection))),
+                            Ending::Event(boundary, style) if boundary.is_at() => Ok(Frame::data(error_event(&rejection, *style))),
                             _ => Err(CutOff { rejection }.into()),
                         };
                         // What the service computes on would be for nothing.
@@ -231,8 +230,8 @@ impl EventBoundary {
     }
 }
 
-fn error_event(rejection: &Rejection) -> Bytes {
-    let problem = rejection.problem(StatusCode::SERVICE_UNAVAILABLE);
+fn error_event(rejection: &Rejection, style: DenialStyle) -> Bytes {
+    let problem = rejection.body(style);
     let mut event = BytesMut::with_capacity(problem.len() + 32);
     event.put_slice(b"event: error\ndata: ");
     event.put_slice(&problem);

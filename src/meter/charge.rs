@@ -212,6 +212,11 @@ impl Charge {
         &self.metering
     }
 
+    /// What the account has left, as far as this node knows.
+    pub(super) fn left(&self) -> Option<Credits> {
+        self.place.as_ref().and_then(Place::left)
+    }
+
     /// The inner service is called now.
     pub(super) fn begin(&self) {
         self.metering.with(Compute::begin);

@@ -8,7 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::EXPECT};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::EXPECT};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
@@ -26,6 +26,9 @@ use crate::{BoxError, limit::RateState, observe, rejection::Rejection};
 
 /// Names a response, for questions about its bill.
 const INFERENCE_ID: HeaderName = HeaderName::from_static("inference-id");
+const CREDITS_REMAINING: HeaderName = HeaderName::from_static("x-credits-remaining");
+/// As text-generation-inference says it.
+const COMPUTE_TIME: HeaderName = HeaderName::from_static("x-compute-time");
 
 /// Before a denial, this much of the request's body is read and thrown away, so that a client that is still sending reads the answer and not a
 /// broken pipe.
@@ -120,7 +123,7 @@ where
                             let Some(charge) = &mut call.charge else { return Poll::Pending };
                             ready!(charge.poll_exhausted(cx));
                             let (rejection, rate) = (charge.cut_off(), charge.rate);
-                            finish(rejection.into_response(this.meter.inner.settings.unavailable).map(MeterBody::text), rate, this.meter)
+                            finish(rejection.into_response(this.meter.inner.settings.denials).map(MeterBody::text), rate, this.meter)
                         }
                     };
                     this.state.set(State::Done);
@@ -161,7 +164,7 @@ where
         }
         Err(rejection) => {
             observe::denied(&rejection, request.uri().path());
-            let response = finish(rejection.into_response(meter.inner.settings.unavailable), None, meter);
+            let response = finish(rejection.into_response(meter.inner.settings.denials), None, meter);
             State::Denying { drain: Drain::new(request), response: Some(response) }
         }
     }
@@ -175,6 +178,7 @@ impl Call {
         let Some(mut charge) = self.charge.take() else { return response.map(MeterBody::free) };
         let rate = charge.rate;
         charge.responded(response.status());
+        let reported = response.extensions().get::<ComputeTime>().is_some();
         if let Some(ComputeTime(total)) = response.extensions_mut().remove() {
             ComputeClock::new(&charge).report(total);
         }
@@ -196,16 +200,32 @@ impl Call {
                     charge.close(End::Failed);
                     tracing::error!(target: "tower_credits", "a handler switched protocols and kept no ComputeClock: keep a clone for as long as \
                         the connection is to be charged");
-                    Rejection::UnmeteredUpgrade.into_response(meter.inner.settings.unavailable).map(MeterBody::text)
+                    Rejection::UnmeteredUpgrade.into_response(meter.inner.settings.denials).map(MeterBody::text)
                 }
                 _ => response.map(MeterBody::free),
             }
         } else {
-            let (parts, body) = response.into_parts();
-            let body = MeterBody::metered(body, &parts, charge);
+            let (mut parts, body) = response.into_parts();
+            if meter.inner.settings.tells {
+                let known = reported || meter.inner.settings.until_head || body.is_end_stream();
+                tell(&mut parts.headers, &charge, known);
+            }
+            let body = MeterBody::metered(body, &parts, charge, meter.inner.settings.denials);
             Response::from_parts(parts, body)
         };
         finish(response, rate, meter)
+    }
+}
+
+/// Tells the caller how the account stands, and what the compute time was where that is `known`.
+fn tell(headers: &mut HeaderMap, charge: &Charge, known: bool) {
+    let compute = charge.metering().with(|compute, now| compute.so_far(now));
+    let fields = [(CREDITS_REMAINING, charge.left().map(|left| left.to_string().trim_start_matches('$').to_owned()))];
+    let time = (COMPUTE_TIME, known.then(|| format!("{:.6}", compute.as_secs_f64())));
+    for (name, value) in fields.into_iter().chain([time]) {
+        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            headers.entry(name).or_insert(value);
+        }
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     identify::{IdentifyError, Identifying},
     lease::{Desk, Keeper, LeaseRules, Worker},
     limit::RequestRate,
+    rejection::{DenialFormat, DenialStyle},
 };
 
 /// Accounts that a node keeps leases of at once, by default.
@@ -66,7 +67,8 @@ pub(super) struct Settings {
     pub(super) until_head: bool,
     pub(super) inference_id: bool,
     pub(super) shadow: bool,
-    pub(super) unavailable: StatusCode,
+    pub(super) denials: DenialStyle,
+    pub(super) tells: bool,
     pub(super) billable: Billable,
 }
 
@@ -92,7 +94,8 @@ impl CreditMeter {
                 until_head: false,
                 inference_id: true,
                 shadow: false,
-                unavailable: StatusCode::SERVICE_UNAVAILABLE,
+                denials: DenialStyle { unavailable: StatusCode::SERVICE_UNAVAILABLE, format: DenialFormat::Problem },
+                tells: false,
                 billable: |_| true,
             },
         }
@@ -142,8 +145,8 @@ impl CreditMeter {
     }
 
     #[cfg(feature = "axum")]
-    pub(crate) fn unavailable_status(&self) -> StatusCode {
-        self.inner.settings.unavailable
+    pub(crate) fn denial_style(&self) -> DenialStyle {
+        self.inner.settings.denials
     }
 
     fn spawn_later(&self, worker: Worker<RequestRate>) {
@@ -270,7 +273,22 @@ impl CreditMeterBuilder {
     /// The status sent where this server cannot tell or cannot take more. Default 503. Some clients retry that at once and without end.
     #[must_use]
     pub fn unavailable_status(mut self, status: StatusCode) -> Self {
-        self.settings.unavailable = status;
+        self.settings.denials.unavailable = status;
+        self
+    }
+
+    /// What the body of a denial looks like. Default: [`DenialFormat::Problem`].
+    #[must_use]
+    pub fn denial_format(mut self, format: DenialFormat) -> Self {
+        self.settings.denials.format = format;
+        self
+    }
+
+    /// Whether metered responses tell what is known at their head: `x-credits-remaining` (dollars; of included credits where there is no limit)
+    /// and, where the compute time has ended or was reported by then, `x-compute-time` (seconds). Default: they do not.
+    #[must_use]
+    pub fn tell_remaining(mut self, on: bool) -> Self {
+        self.settings.tells = on;
         self
     }
 
@@ -320,7 +338,8 @@ impl CreditMeterBuilder {
         if !(shortest..=ttl / 10).contains(&flush) {
             return Err(ConfigError { setting: "flush", remedy: "set 1 ms to 60 s" });
         }
-        if !(self.settings.unavailable.is_client_error() || self.settings.unavailable.is_server_error()) {
+        let unavailable = self.settings.denials.unavailable;
+        if !(unavailable.is_client_error() || unavailable.is_server_error()) {
             return Err(ConfigError { setting: "unavailable_status", remedy: "set a status of 400 to 599" });
         }
         Ok(())

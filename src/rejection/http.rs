@@ -1,4 +1,5 @@
-//! Denials in HTTP: problem details (RFC 9457) with a machine `reason`, and `error` as a string, which Hugging Face's clients print.
+//! Denials in HTTP: problem details (RFC 9457) with a machine `reason`, and `error` as a string, which Hugging Face's clients print; or the error
+//! object that OpenAI's clients read.
 
 use bytes::Bytes;
 use http::{
@@ -11,6 +12,38 @@ use super::Rejection;
 
 /// Read by OpenAI's clients: they retry some statuses on their own, and this is how they are told not to.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// What the body of a denial looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DenialFormat {
+    /// Problem details (RFC 9457), with `reason`, and with `error` as a string, which Hugging Face's clients print.
+    #[default]
+    Problem,
+    /// `{"error": {"message", "type", "param", "code"}}`, which OpenAI's clients read.
+    OpenAi,
+}
+
+/// How denials look here.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DenialStyle {
+    /// The status of denials that are this server's own fault.
+    pub(crate) unavailable: StatusCode,
+    pub(crate) format: DenialFormat,
+}
+
+#[derive(Serialize)]
+struct OpenAi<'a> {
+    error: OpenAiError<'a>,
+}
+
+#[derive(Serialize)]
+struct OpenAiError<'a> {
+    message: &'a str,
+    r#type: &'a str,
+    param: Option<&'a str>,
+    code: String,
+}
 
 #[derive(Serialize)]
 struct Problem<'a> {
@@ -25,12 +58,16 @@ struct Problem<'a> {
 }
 
 impl Rejection {
-    /// The denial as a response. `unavailable` is the status of those that are this server's own fault.
-    pub(crate) fn into_response(self, unavailable: StatusCode) -> Response<Bytes> {
-        let mut response = Response::new(self.problem(unavailable));
-        *response.status_mut() = self.status(unavailable);
+    /// The denial as a response.
+    pub(crate) fn into_response(self, style: DenialStyle) -> Response<Bytes> {
+        let mut response = Response::new(self.body(style));
+        *response.status_mut() = self.status(style.unavailable);
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        let content_type = match style.format {
+            DenialFormat::Problem => "application/problem+json",
+            DenialFormat::OpenAi => "application/json",
+        };
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         // Another caller's denial, or this one's of a minute ago, is nobody's answer.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after() {
@@ -53,13 +90,27 @@ impl Rejection {
         response
     }
 
-    /// The problem details as JSON.
-    pub(crate) fn problem(&self, unavailable: StatusCode) -> Bytes {
+    /// The denial as JSON, on one line.
+    pub(crate) fn body(&self, style: DenialStyle) -> Bytes {
         let (reason, detail) = (self.reason(), self.detail());
+        let status = self.status(style.unavailable);
+        if style.format == DenialFormat::OpenAi {
+            let r#type = match status.as_u16() {
+                401 => "authentication_error",
+                402 => "insufficient_quota",
+                403 => "permission_error",
+                404 => "not_found_error",
+                429 => "rate_limit_error",
+                500.. => "server_error",
+                _ => "invalid_request_error",
+            };
+            let error = OpenAiError { message: &detail, r#type, param: None, code: reason.to_ascii_lowercase() };
+            return serde_json::to_vec(&OpenAi { error }).unwrap_or_default().into();
+        }
         let problem = Problem {
             r#type: format!("urn:tower-credits:{}", reason.to_ascii_lowercase().replace('_', "-")),
             title: self.title(),
-            status: self.status(unavailable).as_u16(),
+            status: status.as_u16(),
             detail: &detail,
             reason,
             error: &detail,

@@ -4,6 +4,9 @@ mod http;
 
 use std::{sync::Arc, time::Duration};
 
+pub use self::http::DenialFormat;
+pub(crate) use self::http::DenialStyle;
+
 use ::http::StatusCode;
 
 use crate::{Credits, Period, RequestQuota, lease::Refusal, ledger::Standing, limit::RateState};
@@ -31,7 +34,10 @@ pub enum Rejection {
         hint: Option<Arc<str>>,
     },
     /// What is left is on hold by running requests. 429.
-    CreditsOnHold,
+    CreditsOnHold {
+        /// The tier's own hint.
+        hint: Option<Arc<str>>,
+    },
     /// The owner's own spending limit is reached. 403.
     SpendingLimit {
         /// The period whose limit it was.
@@ -43,6 +49,8 @@ pub enum Rejection {
         retry_after: Duration,
         /// How many are allowed.
         quota: RequestQuota,
+        /// The tier's own hint.
+        hint: Option<Arc<str>>,
     },
     /// As many of the account's requests run at once as may. 429.
     TooManyRunning,
@@ -69,7 +77,7 @@ impl Rejection {
     pub(crate) fn of(standing: &Standing, least: Credits, period: Period, hint: Option<&str>) -> Self {
         let left = standing.limit.saturating_sub(standing.used);
         if left >= least {
-            Self::CreditsOnHold
+            Self::CreditsOnHold { hint: hint.map(Into::into) }
         } else if standing.limited_by_owner {
             Self::SpendingLimit { period }
         } else {
@@ -85,7 +93,7 @@ impl Rejection {
             Self::CrossOrigin => "CROSS_ORIGIN",
             Self::NotInPlan => "NOT_IN_PLAN",
             Self::CreditsUsedUp { .. } => "CREDITS_USED_UP",
-            Self::CreditsOnHold => "CREDITS_ON_HOLD",
+            Self::CreditsOnHold { .. } => "CREDITS_ON_HOLD",
             Self::SpendingLimit { .. } => "SPENDING_LIMIT",
             Self::RequestRate { .. } => "REQUEST_RATE",
             Self::TooManyRunning => "TOO_MANY_RUNNING",
@@ -108,7 +116,7 @@ impl Rejection {
             Self::NotInPlan => StatusCode::NOT_FOUND,
             Self::NoSuchPeriod => StatusCode::BAD_REQUEST,
             Self::CreditsUsedUp { .. } => StatusCode::PAYMENT_REQUIRED,
-            Self::CreditsOnHold | Self::RequestRate { .. } | Self::TooManyRunning => StatusCode::TOO_MANY_REQUESTS,
+            Self::CreditsOnHold { .. } | Self::RequestRate { .. } | Self::TooManyRunning => StatusCode::TOO_MANY_REQUESTS,
             Self::LedgerUnreachable | Self::CredentialsUnchecked | Self::Busy | Self::ShuttingDown => unavailable,
             Self::UnknownTier | Self::UnmeteredUpgrade => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -118,7 +126,7 @@ impl Rejection {
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::RequestRate { .. } => self.rate_state().map(|state| state.reset_seconds()),
-            Self::CreditsOnHold
+            Self::CreditsOnHold { .. }
             | Self::TooManyRunning
             | Self::LedgerUnreachable
             | Self::CredentialsUnchecked
@@ -131,7 +139,7 @@ impl Rejection {
     /// How the request rate stands, where that is the reason.
     pub(crate) fn rate_state(&self) -> Option<RateState> {
         match self {
-            Self::RequestRate { retry_after, quota } => Some(RateState { quota: *quota, remaining: 0, reset: *retry_after }),
+            Self::RequestRate { retry_after, quota, .. } => Some(RateState { quota: *quota, remaining: 0, reset: *retry_after }),
             _ => None,
         }
     }
@@ -152,7 +160,7 @@ impl Rejection {
             Self::NotInPlan => "Not found",
             Self::NoSuchPeriod => "No such month",
             Self::CreditsUsedUp { .. } => "Credits used up",
-            Self::CreditsOnHold => "Credits on hold",
+            Self::CreditsOnHold { .. } => "Credits on hold",
             Self::SpendingLimit { .. } => "Spending limit reached",
             Self::RequestRate { .. } | Self::TooManyRunning => "Too many requests",
             Self::RequestCap => "Request too long",
@@ -169,16 +177,16 @@ impl Rejection {
             Self::CrossOrigin => "A cookie pays only for requests of this site's own pages. Send your token instead.".into(),
             Self::NotInPlan => "There is no such model or path here.".into(),
             Self::CreditsUsedUp { period, hint } => {
-                let hint = hint.as_ref().map(|hint| format!(" {hint}")).unwrap_or_default();
-                format!("Your credits for {period} are used up. They reset at {}.{hint}", period.resets_at())
+                with_hint(&format!("Your credits for {period} are used up. They reset at {}.", period.resets_at()), hint.as_deref())
             }
-            Self::CreditsOnHold => {
-                "All of your remaining credits are on hold by requests that are running. Try again when one has ended.".into()
+            Self::CreditsOnHold { hint } => {
+                let detail = "All of your remaining credits are on hold by requests that are running. Try again when one has ended.";
+                with_hint(detail, hint.as_deref())
             }
             Self::SpendingLimit { period } => {
                 format!("The spending limit that is set for this account is reached for {period}. Its owner can raise it.")
             }
-            Self::RequestRate { .. } => "Too many requests in a short time.".into(),
+            Self::RequestRate { hint, .. } => with_hint("Too many requests in a short time.", hint.as_deref()),
             Self::TooManyRunning => "As many of your requests are running as may at once. Try again when one has ended.".into(),
             Self::RequestCap => "This request has used the most that one request may use here.".into(),
             Self::LedgerUnreachable => "Your credit balance cannot be checked just now. Try again soon.".into(),
@@ -202,8 +210,6 @@ impl From<Refusal> for Rejection {
     }
 }
 
-impl From<RateState> for Rejection {
-    fn from(state: RateState) -> Self {
-        Self::RequestRate { retry_after: state.reset, quota: state.quota }
-    }
+fn with_hint(detail: &str, hint: Option<&str>) -> String {
+    hint.map_or_else(|| detail.to_owned(), |hint| format!("{detail} {hint}"))
 }

@@ -347,3 +347,34 @@ async fn in_shadow_mode_nothing_is_denied_or_stopped_and_everything_is_metered()
     let away = CreditMeter::builder(plan(), Broken, IdentityFromExtensions).shadow().build().unwrap();
     assert_eq!(ask(&away, request("alice", "free", Empty::<Bytes>::new())).await.0.status(), StatusCode::OK, "no ledger");
 }
+
+#[tokio::test]
+async fn denials_in_the_shape_that_openais_clients_read() {
+    let meter = meter(MemoryLedger::new()).denial_format(tower_credits::DenialFormat::OpenAi).build().unwrap();
+    let (response, body) = ask(&meter, request("alice", "none", Empty::<Bytes>::new())).await;
+    assert_eq!((response.status().as_u16(), header(&response, "content-type")), (402, Some("application/json")));
+    let error = &body["error"];
+    assert_eq!(
+        (error["type"].as_str(), error["code"].as_str(), &error["param"]),
+        (Some("insufficient_quota"), Some("credits_used_up"), &Value::Null)
+    );
+    assert!(error["message"].as_str().unwrap().ends_with("Upgrade to PRO."));
+    let (_, body) = ask(&meter, Request::post("/models/echo").body(Empty::<Bytes>::new()).unwrap()).await;
+    assert_eq!(body["error"]["type"], "authentication_error");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_remains_is_told_where_that_is_set() {
+    let clock = november();
+    let tells = |on| meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).tell_remaining(on).build().unwrap();
+    for (on, remaining, time) in [(true, Some("0.10"), Some("2.000000")), (false, None, None)] {
+        let passing = clock.clone();
+        let service = ServiceBuilder::new().layer(tells(on)).service(service_fn(move |_: Request<Empty<Bytes>>| {
+            passing.advance(seconds(2));
+            async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
+        }));
+        let (parts, _) = service.oneshot(request("alice", "free", Empty::new())).await.unwrap().into_parts();
+        let response = Response::from_parts(parts, ());
+        assert_eq!((header(&response, "x-credits-remaining"), header(&response, "x-compute-time")), (remaining, time));
+    }
+}
