@@ -25,6 +25,9 @@ impl Credits {
     /// Nothing.
     pub const ZERO: Self = Self(0);
 
+    /// One nano-dollar.
+    pub(crate) const SMALLEST: Self = Self(1);
+
     /// 2^53 - 1 nano-dollars, about $9.0 million: the largest whole number that a double holds exactly.
     pub const MAX: Self = Self((1 << 53) - 1);
 

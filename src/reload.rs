@@ -1,6 +1,6 @@
 //! Follows a file: what is read from it is read again when its content has changed.
 //!
-//! The content itself is compared, every second, by a thread that does nothing else. Notifications of the file system would miss a mounted
+//! The content itself is compared, by a thread that does nothing else. Notifications of the file system would miss a mounted
 //! configuration whose folder is replaced through a symbolic link, and a file's times say little there.
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 };
 
 /// How often the file is looked at.
-const EVERY: Duration = Duration::from_secs(1);
+const EVERY: Duration = Duration::from_millis(700);
 
 /// The largest file that is read.
 pub(crate) const LARGEST: u64 = 4 * 1024 * 1024;
@@ -47,15 +47,18 @@ pub(crate) fn follow(
     let mut seen = fingerprint(&Ok(current.to_owned()));
     let watcher = thread::Builder::new().name("tower-credits-reload".to_owned());
     watcher.spawn(move || {
+        let mut before = seen;
         while is_alive() {
             let now = read(&path);
             let found = fingerprint(&now);
-            if found != seen {
+            // Two looks in a row must find the same: a file that is just being written is half of one.
+            if found != seen && found == before {
                 seen = found;
                 if matches!(apply(now), Applied::NobodyCares) {
                     return;
                 }
             }
+            before = found;
             thread::park_timeout(EVERY);
         }
     })?;

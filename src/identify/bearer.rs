@@ -117,9 +117,10 @@ impl BearerTokens {
     pub fn revoke(&self, token: &str) -> bool {
         let digest: Sha256Digest = Sha256::digest(token).into();
         let mut revoked = self.shared.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        // Also where it is not known here and now: a file may be about to bring it.
+        revoked.insert(digest);
         let known = self.shared.table.load().find(&digest).is_some();
         if known {
-            revoked.insert(digest);
             self.shared.put(&revoked, Table::clone(&self.shared.table.load()));
         }
         known
@@ -139,7 +140,7 @@ impl BearerTokens {
     /// Reads tokens from a file and follows its changes: what is taken out of it stops working within two seconds. A file that became wrong
     /// changes nothing and is logged, with its line and what to write instead.
     ///
-    /// The file is looked at every second by a thread of its own, which ends when the last clone is gone.
+    /// The file is looked at, more than once a second, by a thread of its own, which ends when the last clone is gone.
     ///
     /// # Errors
     ///

@@ -9,8 +9,8 @@ mod origin;
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
 use http::{
-    Extensions, HeaderMap, Method, Uri,
-    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
+    Extensions, HeaderMap, HeaderName, Method, Uri,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN, UPGRADE},
 };
 
 pub use self::bearer::{BearerTokens, TokensError};
@@ -64,7 +64,10 @@ impl<'a> From<&'a http::request::Parts> for RequestHead<'a> {
 impl RequestHead<'_> {
     /// Whether a browser asks what it may send (Fetch standard, "CORS-preflight request"). It asks without credentials.
     pub(crate) fn is_preflight(&self) -> bool {
-        self.method == Method::OPTIONS && self.headers.contains_key(ORIGIN) && self.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+        let has = |name: HeaderName| self.headers.contains_key(name);
+        let asks = self.method == Method::OPTIONS && has(ORIGIN) && has(ACCESS_CONTROL_REQUEST_METHOD);
+        // No browser sends these with it; whoever does wants something else.
+        asks && !has(AUTHORIZATION) && !has(COOKIE) && !has(UPGRADE)
     }
 }
 

@@ -12,7 +12,8 @@ use super::RequestHead;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Whether a cookie may pay for this request. What says nothing of where it comes from may only read.
+/// Whether a cookie may pay for this request: only where the browser says that it comes from a page of the same origin. The scheme is not compared,
+/// since a server behind a proxy does not know its own.
 pub(super) fn is_own(head: RequestHead<'_>) -> bool {
     let text = |name: &HeaderName| {
         let mut values = head.headers.get_all(name).iter();
@@ -28,7 +29,8 @@ pub(super) fn is_own(head: RequestHead<'_>) -> bool {
         let to = head.uri.authority().map(http::uri::Authority::as_str).or_else(|| text(&HOST));
         return from.is_some_and(|from| to.is_some_and(|to| from.as_str().eq_ignore_ascii_case(to)));
     }
-    head.method.is_safe()
+    // Browsers say nothing over plain http, or where they are old; a page of another site can make them send such a request.
+    false
 }
 
 #[cfg(test)]
@@ -58,7 +60,8 @@ mod tests {
             ("POST", &[("origin", "null")], false),
             ("POST", &[("origin", "http://credits.example:8080"), ("origin", "http://credits.example:8080")], false),
             ("POST", &[], false),
-            ("GET", &[], true),
+            ("GET", &[], false),
+            ("GET", &[("sec-fetch-site", "same-origin")], true),
         ] {
             assert_eq!(is_own_with(method, headers), own, "{method} {headers:?}");
         }

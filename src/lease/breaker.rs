@@ -55,8 +55,11 @@ impl Breaker {
     }
 
     pub(super) fn failed(&mut self, now: Duration) {
+        let was_open = self.is_open();
         self.failures = self.failures.saturating_add(1);
-        if self.is_open() {
+        // What was under way when it opened fails too, and says nothing new.
+        let was_a_try = !was_open || now >= self.next_try;
+        if self.is_open() && was_a_try {
             self.next_try = now + self.pause;
             self.pause = (self.pause * 2).min(PAUSES.1);
         }
@@ -82,10 +85,14 @@ mod tests {
         assert!(!breaker.is_open() && breaker.allows(MOST - 1, ms(0)) && !breaker.allows(MOST, ms(0)));
         breaker.failed(ms(100));
         assert!(breaker.is_open() && !breaker.allows(0, ms(149)) && breaker.allows(0, ms(150)) && !breaker.allows(1, ms(150)));
-        for _ in 0..10 {
-            breaker.failed(ms(200));
+        for _ in 0..100 {
+            breaker.failed(ms(149));
         }
-        assert_eq!(breaker.next_try(), Some(ms(1_200)));
+        assert_eq!(breaker.next_try(), Some(ms(150)), "those that were under way do not put it off");
+        for seconds in 1..10 {
+            breaker.failed(ms(1_000 * seconds));
+        }
+        assert_eq!(breaker.next_try(), Some(ms(10_000)), "a second, at most");
     }
 
     #[test]

@@ -222,9 +222,13 @@ impl<B: Beside> Desk<B> {
             }
             let now = self.0.now();
             inner.terms = terms;
-            inner.lease.forget_waiting(oneshot::Sender::is_closed);
-            if want.most_running.is_some_and(|most| inner.lease.engaged() >= most.get() as usize) {
-                return Err(Refusal::Crowded);
+            if let Some(most) = want.most_running.map(|most| most.get() as usize)
+                && inner.lease.engaged() >= most
+            {
+                inner.lease.forget_waiting(oneshot::Sender::is_closed);
+                if inner.lease.engaged() >= most {
+                    return Err(Refusal::Crowded);
+                }
             }
             if inner.lease.is_leaving() {
                 let fresh = Lease::new(LeaseId::random().map_err(|_| Refusal::Full)?, now);
@@ -350,11 +354,12 @@ impl<B> Place<B> {
         let now = seat.shared.now();
         let mut inner = seat.cell.lock();
         let billed = inner.lease.end(self.key, now);
-        inner.lease.forget_waiting(oneshot::Sender::is_closed);
-        let served = if inner.lease.is_waited_for() { inner.lease.share_out(now) } else { Served::nobody() };
+        let waited_for = inner.lease.is_waited_for();
+        let served = if waited_for { inner.lease.share_out(oneshot::Sender::is_closed, now) } else { Served::nobody() };
         let news = inner.lease.is_newly_dirty(now);
-        let lease = &inner.lease;
-        let ended = Ended { billed, standing: lease.standing(), unreported: lease.unreported(), ledger_answers: lease.is_answered() };
+        let (lease, away) = (&inner.lease, seat.shared.ledger_is_away.load(Ordering::Acquire));
+        let ended =
+            Ended { billed, standing: lease.standing(), unreported: lease.unreported(), ledger_answers: lease.is_answered() && !away };
         drop(inner);
         tell(&seat.shared, &seat.cell, served);
         if news {

@@ -14,7 +14,10 @@ use std::{
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep_until, timeout},
+};
 
 use super::{
     breaker::Breaker,
@@ -208,7 +211,7 @@ where
         let now = shared.now();
         let mut guard = cell.lock();
         let inner = &mut *guard;
-        inner.lease.forget_waiting(tokio::sync::oneshot::Sender::is_closed);
+        inner.lease.forget_waiting(oneshot::Sender::is_closed);
 
         let mut wake_at = Duration::MAX;
         let Inner { lease, retired, terms, backlogged, .. } = inner;
@@ -273,7 +276,6 @@ where
             observe::ledger_away(self.breaker.is_open());
         }
         let mut guard = cell.lock();
-        guard.lease.forget_waiting(tokio::sync::oneshot::Sender::is_closed);
         let Some(lease) = guard.leases_mut().find(|lease| lease.id() == id) else { return };
         let owed = lease.unreported();
         let (mut served, mut elsewhere) = (None, Vec::new());
@@ -283,7 +285,7 @@ where
                 tracing::warn!(target: "tower_credits", account = %cell.account, period = %cell.period, %error, "a lease could not be renewed; it is tried again");
             }
             Ok(answer) => {
-                served = Some(lease.answered(&rules, seq, &answer, now));
+                served = Some(lease.answered(&rules, seq, &answer, oneshot::Sender::is_closed, now));
                 match answer.outcome {
                     Outcome::Renewed { .. } | Outcome::Forgotten | Outcome::Late => {}
                     Outcome::Superseded => {

@@ -195,7 +195,7 @@ impl<W, R: Run> Lease<W, R> {
 
     /// Whether the ledger answered when it was last asked.
     pub(crate) fn is_answered(&self) -> bool {
-        self.failures == 0
+        self.failures == 0 && self.told_at.is_some()
     }
 
     pub(crate) fn is_running(&self) -> bool {
@@ -276,8 +276,8 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Gives what is free to running requests that need more, then to those who wait.
-    pub(crate) fn share_out(&mut self, now: Duration) -> Served<W> {
-        self.serve(now, None)
+    pub(crate) fn share_out(&mut self, has_left: impl Fn(&W) -> bool, now: Duration) -> Served<W> {
+        self.serve(now, None, has_left)
     }
 
     /// Those who wait give up waiting for the ledger, all of them.
@@ -314,7 +314,7 @@ impl<W, R: Run> Lease<W, R> {
         (now < self.admit_until && !self.is_leaving() && slice >= want.least).then_some(slice)
     }
 
-    fn serve(&mut self, now: Duration, answered: Option<&LeaseRules>) -> Served<W> {
+    fn serve(&mut self, now: Duration, answered: Option<&LeaseRules>, has_left: impl Fn(&W) -> bool) -> Served<W> {
         let mut spare = self.spare();
         for (_, running) in &mut self.running {
             let accrued = running.run.accrued(now);
@@ -338,6 +338,9 @@ impl<W, R: Run> Lease<W, R> {
         let mut served = Served::nobody();
         let mut kept = VecDeque::new();
         while let Some(waiting) = self.waiting.pop_front() {
+            if has_left(&waiting.tell) {
+                continue;
+            }
             match self.slice_for(waiting.want, now) {
                 Some(slice) => {
                     let key = self.start(slice, waiting.want.hold, waiting.run, now);

@@ -251,7 +251,7 @@ impl World {
         }
         let lease = node.lease.iter_mut().chain(&mut node.old).find(|lease| lease.id() == renewal.lease);
         if let Some(lease) = lease {
-            let Served { admitted, .. } = lease.answered(&rules, renewal.seq, &answer, at(tick));
+            let Served { admitted, .. } = lease.answered(&rules, renewal.seq, &answer, |_| false, at(tick));
             node.running.extend(admitted.into_iter().map(|((request, _), key)| (request, key)));
         }
     }
@@ -279,7 +279,7 @@ impl World {
                 node.running.push((request, key));
             }
         }
-        let Served { admitted, .. } = lease.share_out(now);
+        let Served { admitted, .. } = lease.share_out(|_| false, now);
         node.running.extend(admitted.into_iter().map(|((request, _), key)| (request, key)));
     }
 

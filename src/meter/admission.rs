@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     charge::{Charge, Metering},
@@ -55,9 +55,13 @@ impl CreditMeter {
             Identifying::Later(identity) => {
                 let meter = self.clone();
                 Decision::Later(Box::pin(async move {
-                    let identity = match identity.await {
-                        Ok(identity) => identity,
-                        Err(error) => return meter.deny(error.into()),
+                    let identity = match timeout(meter.inner.settings.identify_within, identity).await {
+                        Ok(Ok(identity)) => identity,
+                        Ok(Err(error)) => return meter.deny(error.into()),
+                        Err(_) => {
+                            tracing::warn!(target: "tower_credits", "nobody said in time who asks");
+                            return meter.deny(Rejection::CredentialsUnchecked);
+                        }
                     };
                     let workload = match workload {
                         Ok(workload) => workload,
@@ -84,7 +88,7 @@ impl CreditMeter {
         let quota = tier.requests;
         let metering = Arc::new(Metering::new(&self.inner.clock, hold, workload, identity, tier, period));
         if self.inner.settings.shadow {
-            metering.never_stop();
+            metering.shadow();
         }
 
         let rate = match quota.map(|quota| self.count(&metering, quota)).transpose() {

@@ -63,6 +63,8 @@ pub(crate) struct Metering {
     forgiven: AtomicBool,
     /// Nothing of this layer's is between the service and its client any more.
     unstoppable: AtomicBool,
+    /// It only looks as if it were metered: in shadow mode there is always more.
+    shadow: AtomicBool,
     pub(crate) workload: Workload,
     pub(crate) identity: Arc<Identity>,
     pub(crate) tier: Arc<Tier>,
@@ -91,14 +93,17 @@ impl Metering {
             RequestCap::Cost(cost) => price.runway(cost),
         });
         let hold = cap.unwrap_or(Duration::MAX).min(tier.hold.max(hold));
-        let least = price.cost_or_max(LEAST.min(hold));
-        let want = Want { hold: price.cost_or_max(hold), least, most_running: tier.most_running };
+        // Where a second costs anything, so does a request, however short it has to be.
+        let floor = if price.a_second().is_zero() { Credits::ZERO } else { Credits::SMALLEST };
+        let cost = |time: Duration| price.cost_or_max(time).max(floor);
+        let want = Want { hold: cost(hold), least: cost(LEAST.min(hold)), most_running: tier.most_running };
         Self {
             clock: Arc::clone(clock),
             compute: Mutex::default(),
             slice: AtomicI64::new(0),
             forgiven: AtomicBool::new(false),
             unstoppable: AtomicBool::new(false),
+            shadow: AtomicBool::new(false),
             workload,
             identity,
             tier,
@@ -112,7 +117,16 @@ impl Metering {
     /// The same request, admitted anew.
     pub(super) fn in_period(&self, hold: Duration, period: Period) -> Self {
         let again = Self::new(&self.clock, hold, self.workload.clone(), Arc::clone(&self.identity), Arc::clone(&self.tier), period);
-        Self { unstoppable: AtomicBool::new(self.unstoppable.load(Ordering::Acquire)), ..again }
+        if self.shadow.load(Ordering::Acquire) {
+            again.shadow();
+        }
+        again
+    }
+
+    /// In shadow mode nothing stops it, and it is told so.
+    pub(super) fn shadow(&self) {
+        self.shadow.store(true, Ordering::Release);
+        self.never_stop();
     }
 
     /// Nothing that this layer could do may stop it.
@@ -320,7 +334,8 @@ pub struct ComputeClock(Arc<Handle>);
 
 #[derive(Debug)]
 struct Handle {
-    metering: Arc<Metering>,
+    /// `None` where nothing is metered.
+    metering: Option<Arc<Metering>>,
     /// Has the lease look at what was reported.
     seat: Option<Seat<RequestRate>>,
     /// The charge of a connection that outlives its response.
@@ -334,7 +349,12 @@ pub(crate) struct ClockKept(Weak<Handle>);
 impl ComputeClock {
     pub(super) fn new(charge: &Charge) -> Self {
         let seat = charge.place.as_ref().and_then(Place::seat);
-        Self(Arc::new(Handle { metering: Arc::clone(&charge.metering), seat, parked: Mutex::default() }))
+        Self(Arc::new(Handle { metering: Some(Arc::clone(&charge.metering)), seat, parked: Mutex::default() }))
+    }
+
+    /// A clock that counts for nothing, for handlers that expect one.
+    pub(super) fn detached() -> Self {
+        Self(Arc::new(Handle { metering: None, seat: None, parked: Mutex::default() }))
     }
 
     pub(super) fn watch(&self) -> ClockKept {
@@ -343,18 +363,23 @@ impl ComputeClock {
 
     /// The hardware begins to work for this request.
     pub fn start(&self) {
-        self.0.metering.with(Compute::start);
+        if let Some(metering) = &self.0.metering {
+            metering.with(Compute::start);
+        }
     }
 
     /// The hardware has stopped working for this request; it may be started again.
     pub fn pause(&self) {
-        self.0.metering.with(Compute::pause);
+        if let Some(metering) = &self.0.metering {
+            metering.with(Compute::pause);
+        }
     }
 
     /// Says what the compute time is, all in all. The last report counts. More than 31 days is not believed, and logged.
     pub fn report(&self, total: Duration) {
-        if !self.0.metering.with(|compute, _| compute.report(total)) {
-            tracing::error!(target: "tower_credits", ?total, model = %self.0.metering.workload.model,
+        let Some(metering) = &self.0.metering else { return };
+        if !metering.with(|compute, _| compute.report(total)) {
+            tracing::error!(target: "tower_credits", ?total, model = %metering.workload.model,
                 "a reported compute time of more than 31 days is not believed");
         }
         if let Some(seat) = &self.0.seat {
@@ -363,14 +388,15 @@ impl ComputeClock {
     }
 
     /// How much more compute time is on hold for this request. While there are credits it is refilled before it ends; where it reaches zero,
-    /// there are none.
+    /// there are none. [`Duration::MAX`] where nothing is metered, and in shadow mode.
     pub fn left(&self) -> Duration {
-        self.0.metering.left()
+        let counts = |metering: &&Arc<Metering>| !metering.shadow.load(Ordering::Acquire);
+        self.0.metering.as_ref().filter(counts).map_or(Duration::MAX, |metering| metering.left())
     }
 
     /// Compute time so far, as it would be billed now.
     pub fn so_far(&self) -> Duration {
-        self.0.metering.compute()
+        self.0.metering.as_ref().map_or(Duration::ZERO, |metering| metering.compute())
     }
 }
 
@@ -379,7 +405,7 @@ impl ClockKept {
     pub(super) fn park(&self, charge: Charge) -> Result<(), Charge> {
         match self.0.upgrade() {
             Some(handle) => {
-                handle.metering.never_stop();
+                charge.metering.never_stop();
                 *handle.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(charge);
                 Ok(())
             }

@@ -159,6 +159,10 @@ where
                 charge.begin();
                 kept
             });
+            if charge.is_none() && meter.inner.settings.shadow {
+                // A handler that expects a clock would otherwise deny what nothing else does.
+                request.extensions_mut().insert(ComputeClock::detached());
+            }
             let method = request.method().clone();
             State::Calling { future: service.call(request), call: Call { charge, kept, method } }
         }

@@ -69,6 +69,7 @@ pub(super) struct Settings {
     pub(super) shadow: bool,
     pub(super) denials: DenialStyle,
     pub(super) tells: bool,
+    pub(super) identify_within: Duration,
     pub(super) billable: Billable,
 }
 
@@ -96,6 +97,7 @@ impl CreditMeter {
                 shadow: false,
                 denials: DenialStyle { unavailable: StatusCode::SERVICE_UNAVAILABLE, format: DenialFormat::Problem },
                 tells: false,
+                identify_within: Duration::from_secs(5),
                 billable: |_| true,
             },
         }
@@ -231,6 +233,13 @@ impl CreditMeterBuilder {
     #[must_use]
     pub fn flush(mut self, flush: Duration) -> Self {
         self.settings.rules.flush = flush;
+        self
+    }
+
+    /// How long an [`Identify`] that asks elsewhere may take; after it the request is denied as unavailable. Default 5 s.
+    #[must_use]
+    pub fn identify_within(mut self, within: Duration) -> Self {
+        self.settings.identify_within = within;
         self
     }
 

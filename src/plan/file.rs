@@ -127,7 +127,7 @@ impl PlanFile {
     /// Reads a plan from a file and follows its changes: prices, tiers, routes and quotas count for requests that come after. A file that became
     /// wrong changes nothing and is logged, with its line and what to write instead, once for each content.
     ///
-    /// The file is looked at every second by a thread of its own, which ends when the last handle is gone.
+    /// The file is looked at, more than once a second, by a thread of its own, which ends when the last handle is gone.
     ///
     /// # Errors
     ///
@@ -305,7 +305,12 @@ fn tier(key: &Spanned<String>, raw: &RawTier) -> Result<Tier, Wrong> {
 fn request_cap(value: &Spanned<Value>, subject: &str) -> Result<RequestCap, Wrong> {
     let subject = format!("{subject}, most_per_request");
     match sole(value.as_ref(), "cost") {
-        Some(cost) => Ok(RequestCap::Cost(amount_of(cost, &value.span(), &subject)?)),
+        Some(cost) => match amount_of(cost, &value.span(), &subject)? {
+            Credits::ZERO => {
+                Err(wrong(value.span(), format!("{subject}: nothing runs for nothing: write more than 0, or leave the cap out")))
+            }
+            cost => Ok(RequestCap::Cost(cost)),
+        },
         None if value.as_ref().is_str() => Ok(RequestCap::Compute(duration(value, &subject)?)),
         None => Err(wrong(value.span(), format!("{subject}: write a time like \"10m\", or {{ cost = \"0.05\" }}"))),
     }

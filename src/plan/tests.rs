@@ -79,7 +79,7 @@ fn routes_lead_to_models() {
 
 #[test]
 fn what_is_wrong_is_refused_with_its_line_and_remedy() {
-    let cases: [(&str, &str, usize, &str); 30] = [
+    let cases: [(&str, &str, usize, &str); 31] = [
         ("included = \"0.10\"", "included = \"-0.10\"", 18, "tier `free`, included: amounts are not negative"),
         ("included = \"0.10\"", "included = \"0.1000000001\"", 18, "at most nine digits after the point"),
         ("included = \"0.10\"", "included = 0.10", 18, "write dollars as a string"),
@@ -113,6 +113,7 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
         ("count = 600, per = \"1m\"", "count = 2000000, per = \"1ms\"", 20, "more than one in a microsecond"),
         ("count = 600, per = \"1m\", burst = 100", "count = 600, per = \"48h\"", 20, "write a time from"),
         ("most_per_request = \"10m\"", "most_per_request = { price = \"1\" }", 27, "most_per_request: write a time like"),
+        ("most_per_request = \"10m\"", "most_per_request = { cost = \"0\" }", 27, "write more than 0"),
         ("most_running = 8", "most_running = -1", 28, "most_running: write a whole number"),
         ("[tiers.free]", "[tears.free]", 17, "unknown field `tears`"),
     ];

@@ -268,7 +268,8 @@ async fn a_preflight_is_free_and_no_other_options_request_is() {
     assert_eq!(ask(&meter, empty).await.0.status(), StatusCode::OK);
     let with_input = preflight().body(Full::new(Bytes::from_static(b"a prompt"))).unwrap();
     let bare = Request::options("/models/echo").body(Full::new(Bytes::new())).unwrap();
-    for request in [with_input, bare] {
+    let upgrading = preflight().header("upgrade", "websocket").body(Full::new(Bytes::new())).unwrap();
+    for request in [with_input, bare, upgrading] {
         let (response, problem) = ask(&meter, request).await;
         check(&response, &problem, 401, "UNAUTHENTICATED");
     }
@@ -324,10 +325,12 @@ async fn in_shadow_mode_nothing_is_denied_or_stopped_and_everything_is_metered()
     let shadow = || meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).shadow().build().unwrap();
     let meter = shadow();
     let passing = clock.clone();
-    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
         let passing = passing.clone();
+        let clock = request.extensions().get::<tower_credits::ComputeClock>().expect("a handler finds its clock").clone();
         async move {
             passing.advance(seconds(5));
+            assert_eq!(clock.left(), std::time::Duration::MAX);
             // Long enough to be cut off, were this not shadow mode.
             tokio::time::sleep(seconds(5)).await;
             Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))

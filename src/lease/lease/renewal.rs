@@ -73,8 +73,15 @@ impl<W, R: Run> Lease<W, R> {
         }
     }
 
-    /// Takes the answer to the renewal numbered `seq`.
-    pub(crate) fn answered(&mut self, rules: &LeaseRules, seq: u64, answer: &Answer, now: Duration) -> Served<W> {
+    /// Takes the answer to the renewal numbered `seq`. Nothing is given to those who waited and have left.
+    pub(crate) fn answered(
+        &mut self,
+        rules: &LeaseRules,
+        seq: u64,
+        answer: &Answer,
+        has_left: impl Fn(&W) -> bool,
+        now: Duration,
+    ) -> Served<W> {
         let Some(flight) = self.in_flight.take_if(|_| seq == self.seq) else {
             // An answer to an older renewal says nothing.
             return Served::nobody();
@@ -88,7 +95,7 @@ impl<W, R: Run> Lease<W, R> {
                 self.standing = standing;
                 // (6) A goodbye that brought news is none.
                 self.leaving = false;
-                let served = self.serve(now, Some(rules));
+                let served = self.serve(now, Some(rules), has_left);
                 // What nobody took is given back.
                 if self.has_surplus(rules, now) || self.unreported() > Credits::ZERO {
                     self.dirty_since.get_or_insert(now);

@@ -67,7 +67,7 @@ impl Pair {
         let clock = Self::ledger_clock(now);
         let answer = self.book.renew(&mut self.record, &renewal, clock, clock).unwrap();
         self.renewals += 1;
-        self.lease.answered(&RULES, renewal.seq, &answer, now)
+        self.lease.answered(&RULES, renewal.seq, &answer, |()| false, now)
     }
 
     /// Lets the lease do what it wants until `end`, and answers when it spoke.
@@ -139,7 +139,7 @@ fn a_superseded_lease_goes_on_under_a_new_name_with_what_was_not_acknowledged() 
     let terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
     let renewal = pair.lease.renew(&RULES, terms, s(3));
     let answer = Answer { outcome: Outcome::Superseded, now: Pair::ledger_clock(s(3)) };
-    pair.lease.answered(&RULES, renewal.seq, &answer, s(3));
+    pair.lease.answered(&RULES, renewal.seq, &answer, |()| false, s(3));
     pair.lease.rename(LeaseId::from_bits(2));
     pair.until(s(3), s(4));
     assert_eq!((pair.book.used(), pair.book.itemised(), pair.lease.unreported()), (nanos(37), nanos(37), nanos(0)));
