@@ -37,14 +37,14 @@ fn layer(c: &mut Criterion) {
     let ahead = builder().ahead(Ahead::default()).build().unwrap();
 
     let mut group = c.benchmark_group("call");
-    group.bench_function("bare", |b| run(b, &runtime, echo, request("/models/echo")));
-    group.bench_function("free path", |b| run(b, &runtime, strict.layer(echo), request("/health")));
-    group.bench_function("ahead", |b| run(b, &runtime, ahead.layer(echo), request("/models/echo")));
-    group.bench_function("strict", |b| run(b, &runtime, strict.layer(echo), request("/models/echo")));
+    group.bench_function("bare", |b| run(b, &runtime, &echo, request("/models/echo")));
+    group.bench_function("free path", |b| run(b, &runtime, &strict.layer(echo), request("/health")));
+    group.bench_function("ahead", |b| run(b, &runtime, &ahead.layer(echo), request("/models/echo")));
+    group.bench_function("strict", |b| run(b, &runtime, &strict.layer(echo), request("/models/echo")));
     group.finish();
 }
 
-fn run<S, B>(b: &mut criterion::Bencher<'_>, runtime: &tokio::runtime::Runtime, service: S, request: impl Fn() -> Request<Full<Bytes>>)
+fn run<S, B>(b: &mut criterion::Bencher<'_>, runtime: &tokio::runtime::Runtime, service: &S, request: impl Fn() -> Request<Full<Bytes>>)
 where
     S: Service<Request<Full<Bytes>>, Response = Response<B>, Error = Infallible> + Clone,
     B: http_body::Body<Error: std::fmt::Debug>,

@@ -12,6 +12,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
+    serve::ListenerExt,
 };
 use futures_util::{Stream, StreamExt, stream};
 use nnnoiseless::DenoiseState;
@@ -38,6 +39,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .merge(billing::router(&meter));
     let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:3000")).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
+    // Small chunks of a stream must not wait for the client's acknowledgement of those before.
+    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
     axum::serve(listener, app).with_graceful_shutdown(stopped()).await?;
 
     let settlement = meter.shutdown().await;

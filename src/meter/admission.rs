@@ -98,7 +98,7 @@ impl CreditMeter {
         match self.ask(Arc::clone(&metering), rate) {
             Err(rejection) => Decision::Now(self.deny_metered(rejection, &metering, rate)),
             Ok(Asked::Admitted(charge)) => Decision::Now(Ok(Some(charge))),
-            Ok(Asked::LedgerAway(metering)) => Decision::Now(self.without_ledger(metering, rate)),
+            Ok(Asked::LedgerAway(metering)) => Decision::Now(self.without_ledger(&metering, rate)),
             Ok(Asked::Waiting(metering, ticket)) => Decision::Later(Box::pin(self.clone().wait(metering, ticket, rate, deadline))),
         }
     }
@@ -136,7 +136,7 @@ impl CreditMeter {
                 Err(_) => {
                     drop(ticket);
                     // Not the same metering: an answer may be admitting that one at this moment, for nobody.
-                    return self.without_ledger(Arc::new(metering.in_period(rules.deadline * 4, metering.period)), rate);
+                    return self.without_ledger(&Arc::new(metering.in_period(rules.deadline * 4, metering.period)), rate);
                 }
                 Ok(Err(_)) => return self.deny(Rejection::ShuttingDown),
                 Ok(Ok(verdict)) => verdict,
@@ -155,7 +155,7 @@ impl CreditMeter {
                     match self.ask(Arc::clone(&metering), rate) {
                         Err(rejection) => return self.deny_metered(rejection, &metering, rate),
                         Ok(Asked::Admitted(charge)) => return Ok(Some(charge)),
-                        Ok(Asked::LedgerAway(again)) => return self.without_ledger(again, rate),
+                        Ok(Asked::LedgerAway(again)) => return self.without_ledger(&again, rate),
                         Ok(Asked::Waiting(_, next)) => ticket = next,
                     }
                 }
@@ -163,14 +163,14 @@ impl CreditMeter {
         }
     }
 
-    fn without_ledger(&self, metering: Arc<Metering>, rate: Option<RateState>) -> Decided {
+    fn without_ledger(&self, metering: &Arc<Metering>, rate: Option<RateState>) -> Decided {
         let charge = match metering.tier.during_outage {
             DuringOutage::Deny => None,
-            DuringOutage::Allow(allowance) => self.trust(&metering, rate, allowance),
+            DuringOutage::Allow(allowance) => self.trust(metering, rate, allowance),
         };
         match charge {
             Some(charge) => Ok(Some(charge)),
-            None => self.deny_metered(Rejection::LedgerUnreachable, &metering, rate),
+            None => self.deny_metered(Rejection::LedgerUnreachable, metering, rate),
         }
     }
 
