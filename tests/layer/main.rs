@@ -8,6 +8,7 @@ mod compute;
 mod contract;
 mod denials;
 mod ends;
+mod hostile;
 mod midway;
 mod reload;
 #[cfg(feature = "axum")]

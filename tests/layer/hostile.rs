@@ -1,0 +1,116 @@
+//! Hostile input: a clear answer, no panic, and nothing kept.
+
+use std::{convert::Infallible, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
+use http_body_util::Empty;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_credits::{Account, BearerTokens, Classification, CreditMeter, Identify, Identifying, Identity, MemoryLedger, Name, RequestHead};
+
+use crate::support::*;
+
+async fn status(meter: &CreditMeter, request: Request<Empty<Bytes>>) -> u16 {
+    let service = ServiceBuilder::new()
+        .layer(meter.clone())
+        .service(service_fn(|_: Request<Empty<Bytes>>| async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }));
+    service.oneshot(request).await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn credentials_of_any_bytes_are_unknown() {
+    let meter = CreditMeter::new(plan(), MemoryLedger::new(), BearerTokens::new().with("s3cret", identity("alice", "pro")));
+    let long = [b"Bearer ".as_slice(), &[b'x'; 100 << 10]].concat();
+    let values: [&[u8]; 6] = [&long, b"Bearer \xff\xfe\x80", b"Bearer", b"", b"\xc3\x28", b"Bearer s3cret\t\xe2\x80\x8b"];
+    for value in values {
+        let request = Request::post("/models/echo").header(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
+        assert_eq!(status(&meter, request.body(Empty::new()).unwrap()).await, 401);
+    }
+    let twice = Request::post("/models/echo").header(AUTHORIZATION, "Bearer s3cret").header(AUTHORIZATION, "Bearer s3cret");
+    assert_eq!(status(&meter, twice.body(Empty::new()).unwrap()).await, 401);
+}
+
+#[tokio::test]
+async fn names_that_clients_choose_are_found_or_not_and_never_kept() {
+    let tokens = BearerTokens::new().with("s3cret", identity("alice", "pro"));
+    let meter = CreditMeter::new(plan(), MemoryLedger::new(), tokens);
+    for number in 0..2_000 {
+        for path in
+            [format!("/models/model-{number}"), format!("/models/%00%0d%0a%7b{number}%7d"), format!("/{number}/{}", "x".repeat(2_000))]
+        {
+            let request = Request::post(path).header(AUTHORIZATION, "Bearer s3cret").body(Empty::new()).unwrap();
+            assert_eq!(status(&meter, request).await, 404);
+        }
+    }
+    assert!(statement(&meter, "alice", "pro").await.lines.is_empty());
+    for id in ["a{b", "a}b", "a\r\nb", "a\0b", "", &"x".repeat(129)] {
+        assert!(Account::user(id).is_err() && Account::org(id).is_err(), "{id:?}");
+    }
+    for name in ["", "a\nb", "a\tb", &"x".repeat(129)] {
+        assert!(name.parse::<Name>().is_err(), "{name:?}");
+    }
+}
+
+/// Everybody is somebody new.
+#[derive(Debug, Default)]
+struct Strangers(std::sync::atomic::AtomicUsize);
+
+impl Identify for Strangers {
+    fn identify(&self, _: RequestHead<'_>) -> Identifying {
+        let number = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let name = format!("stranger-{number}");
+        Identifying::Ready(Ok(Arc::new(Identity::new(name.parse().unwrap(), Account::user(&name).unwrap(), "pro".parse().unwrap()))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn endless_accounts_find_a_bound_and_leave_room_again() {
+    let meter =
+        CreditMeter::builder(plan(), MemoryLedger::new(), Strangers::default()).most_accounts(1_000.try_into().unwrap()).build().unwrap();
+    let ask = || Request::post("/models/echo").body(Empty::new()).unwrap();
+    let mut busy = 0;
+    for number in 0..3_000 {
+        match status(&meter, ask()).await {
+            200 => assert!(number < 1_000, "{number}"),
+            503 => busy += 1,
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(busy, 2_000);
+    // Once their leases have said goodbye, others find room.
+    eventually_in_an_hour(async || status(&meter, ask()).await == 200).await;
+}
+
+async fn eventually_in_an_hour(mut condition: impl AsyncFnMut() -> bool) {
+    for _ in 0..60 {
+        if condition().await {
+            return;
+        }
+        tokio::time::advance(seconds(60)).await;
+        // Lets the worker do what became due.
+        for _ in 0..10_000 {
+            tokio::task::yield_now().await;
+        }
+    }
+    panic!("no room after an hour");
+}
+
+#[tokio::test]
+async fn a_host_that_lets_clients_name_features_keeps_a_bounded_bill() {
+    // Each request names its own feature: after 2 000 lines, the rest goes to one.
+    let number = std::sync::atomic::AtomicUsize::new(0);
+    let meter = meter(MemoryLedger::new())
+        .classify(move |_, plan| {
+            let feature = format!("feature-{}", number.fetch_add(1, std::sync::atomic::Ordering::SeqCst));
+            plan.workload("echo", &feature.parse().unwrap()).map_or(Classification::Unknown, Classification::Workload)
+        })
+        .build()
+        .unwrap();
+    for _ in 0..3_000 {
+        assert_eq!(status(&meter, request("alice", "pro", Empty::new())).await, 200);
+    }
+    let statement = settled(&meter, "alice", "pro", 3_000).await;
+    assert_eq!(statement.lines.len(), tower_credits::MOST_LINES + 1);
+    let lines: i64 = statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum();
+    assert_eq!(lines, statement.used.as_nano_usd());
+}
