@@ -215,3 +215,67 @@ async fn a_request_that_is_stopped_because_the_ledger_is_away_is_told_so() {
     server.go_on();
     assert_eq!(settled(&meter, "alice", "free", 1).await.used, nanos(SLICE), "it is billed what was on hold for it, and no more");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_with_scripts_flushed_and_clients_killed_the_total_is_exact() {
+    let server = Arc::new(RedisServer::start());
+    let meter = CreditMeter::new(plan(), RedisLedger::connect(&server.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
+    let (called, (_release, released)) = (Arc::new(AtomicU64::new(0)), watch::channel(false));
+    let service = counting(&meter, &called, &released);
+    let (stop, stopped) = watch::channel(false);
+    let load: Vec<_> = (0..8)
+        .map(|number| {
+            let (service, stopped) = (service.clone(), stopped.clone());
+            tokio::spawn(async move {
+                let mut served = 0_u64;
+                while !*stopped.borrow() {
+                    let user = format!("alice-{number}");
+                    let status = service.clone().oneshot(request(&user, "free", Empty::new())).await.unwrap().status();
+                    assert!(status == StatusCode::OK || status == StatusCode::SERVICE_UNAVAILABLE, "{status}");
+                    served += u64::from(status == StatusCode::OK);
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+                served
+            })
+        })
+        .collect();
+    let harm = server.clone();
+    tokio::task::spawn_blocking(move || {
+        // Ten times a second, for two seconds.
+        let began = Instant::now();
+        for round in 1..=20 {
+            harm.command(&["SCRIPT", "FLUSH"]);
+            harm.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+            while began.elapsed() < Duration::from_millis(100 * round) {
+                harm.command(&["SCRIPT", "FLUSH"]);
+            }
+        }
+    })
+    .await
+    .unwrap();
+    stop.send(true).unwrap();
+    for (number, task) in load.into_iter().enumerate() {
+        let served = task.await.unwrap();
+        let statement = settled(&meter, &format!("alice-{number}"), "free", served).await;
+        assert!(served > 0, "some were served all the same");
+        assert_eq!(statement.used, nanos(COST * i64::try_from(served).unwrap()));
+    }
+    assert!(meter.shutdown().await.unsettled.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_became_a_replica_and_is_master_again() {
+    let server = RedisServer::start();
+    let meter = CreditMeter::new(plan(), RedisLedger::connect(&server.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
+    let (called, (_release, released)) = (Arc::new(AtomicU64::new(0)), watch::channel(false));
+    let service = counting(&meter, &called, &released);
+    let ask = async || service.clone().oneshot(request("alice", "free", Empty::new())).await.unwrap().status();
+    assert_eq!(ask().await, StatusCode::OK);
+    // Of a master that is not there: it keeps its data, and refuses to write.
+    server.command(&["REPLICAOF", "127.0.0.1", "1"]);
+    eventually(async || (ask().await == StatusCode::SERVICE_UNAVAILABLE).then_some(())).await;
+    server.command(&["REPLICAOF", "NO", "ONE"]);
+    eventually(async || (ask().await == StatusCode::OK).then_some(())).await;
+    let total = called.load(Ordering::SeqCst);
+    assert_eq!(settled(&meter, "alice", "free", total).await.used, nanos(COST * i64::try_from(total).unwrap()));
+}

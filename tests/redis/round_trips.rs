@@ -89,7 +89,7 @@ async fn those_who_wait_together_share_one() {
         .service(service_fn(|_: Request<Empty<Bytes>>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()));
     // The first call loads the script.
     let mut running = vec![tokio::spawn(service.clone().oneshot(request("bob", "pro", Empty::new())))];
-    eventually(async || (server.calls("evalsha") == 2).then_some(())).await;
+    eventually(async || (server.calls("eval") == 1).then_some(())).await;
 
     proxy.delay(Duration::from_millis(40));
     let before = server.calls("evalsha");

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{ScriptInvocation, ToRedisArgs};
+use redis::{Cmd, ToRedisArgs};
 
 use super::super::{
     Answer, Book, Grant, LeaseId, LedgerError, LineKey, Outcome, Record, Renewal, Standing, Usage,
@@ -31,8 +31,10 @@ impl Keys {
     }
 }
 
-pub(super) fn write_renewal(call: &mut ScriptInvocation<'_>, keys: &Keys, renewal: &Renewal, not_after: Duration, period: Period) {
-    call.key(&keys.record).key(&keys.header).key(&keys.leases).key(&keys.lines);
+/// A call of the script: `how` is `EVALSHA` and the script's hash, or `EVAL` and the script itself.
+pub(super) fn renewal(how: (&str, &str), keys: &Keys, renewal: &Renewal, not_after: Duration, period: Period) -> Cmd {
+    let mut call = redis::cmd(how.0);
+    call.arg(how.1).arg(4).arg(&keys.record).arg(&keys.header).arg(&keys.leases).arg(&keys.lines);
     let nanos = Credits::as_nano_usd;
     call.arg(renewal.lease.to_string()).arg(renewal.seq).arg(renewal.batch).arg(nanos(renewal.settled));
     call.arg(nanos(renewal.keep)).arg(nanos(renewal.refill)).arg(nanos(renewal.need)).arg(nanos(renewal.extra));
@@ -42,6 +44,7 @@ pub(super) fn write_renewal(call: &mut ScriptInvocation<'_>, keys: &Keys, renewa
     for line in renewal.lines.iter() {
         call.arg(LineField(&line.key)).arg(line.usage.requests).arg(line.usage.compute_micros).arg(nanos(line.usage.cost));
     }
+    call
 }
 
 pub(super) fn read_answer(words: &[String]) -> Result<Answer, LedgerError> {

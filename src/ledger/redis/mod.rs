@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use redis::Script;
+use redis::{ErrorKind, Script, ServerErrorKind};
 use tokio::time::Instant;
 
 use self::{codec::Keys, connection::Connection};
@@ -50,6 +50,7 @@ struct Inner {
     connection: Connection,
     prefix: String,
     renew: Script,
+    renew_text: String,
     clock: Mutex<Option<LedgerClock>>,
 }
 
@@ -75,8 +76,9 @@ impl RedisLedger {
         RedisLedgerBuilder { url: url.into(), prefix: "tc".into() }
     }
 
-    fn new(connection: Connection, prefix: String, script: &str) -> Self {
-        Self { inner: Arc::new(Inner { connection, prefix, renew: Script::new(script), clock: Mutex::default() }) }
+    fn new(connection: Connection, prefix: String) -> Self {
+        let renew_text = format!("{CLOCK}{RENEW}");
+        Self { inner: Arc::new(Inner { connection, prefix, renew: Script::new(&renew_text), renew_text, clock: Mutex::default() }) }
     }
 
     /// Reads the server's clock, so that the first renewal can say how long it is good for.
@@ -105,10 +107,16 @@ impl RedisLedger {
         let inner = &*self.inner;
         let keys = Keys::new(&inner.prefix, account, period);
         let not_after = inner.clock().map_or(Duration::ZERO, |clock| clock.told + clock.at.elapsed()) + within + LITTLE;
-        let mut call = inner.renew.prepare_invoke();
-        codec::write_renewal(&mut call, &keys, renewal, not_after, period);
-        let call = &call;
-        let invoke = |mut link| async move { call.invoke_async(&mut link).await };
+        let call = |how| codec::renewal(how, &keys, renewal, not_after, period);
+        let invoke = |mut link| async move {
+            match call(("EVALSHA", inner.renew.get_hash())).query_async(&mut link).await {
+                // The server forgot it, and may be made to forget it again at once: with its text it needs no memory.
+                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                    call(("EVAL", &inner.renew_text)).query_async(&mut link).await
+                }
+                answered => answered,
+            }
+        };
         let words: Vec<String> = inner.connection.run(within, invoke).await?;
         let answer = codec::read_answer(&words)?;
         inner.heard(answer.now);
@@ -199,7 +207,7 @@ impl RedisLedgerBuilder {
             return Err(LedgerError::Unfit("the key prefix holds a brace: leave it out".into()));
         }
         let connection = Connection::new(self.url.as_str(), &self.prefix)?;
-        let ledger = RedisLedger::new(connection, self.prefix, &format!("{CLOCK}{RENEW}"));
+        let ledger = RedisLedger::new(connection, self.prefix);
         ledger.learn_clock(Duration::from_secs(5)).await?;
         Ok(ledger)
     }

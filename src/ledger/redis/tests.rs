@@ -185,10 +185,9 @@ async fn by_script(server: &mut redis::aio::MultiplexedConnection, script: &Scri
             }
             Step::Renew { period, renewal, not_after, now } => {
                 let of = months().iter().position(|month| month == period).unwrap();
-                let mut call = script.prepare_invoke();
-                codec::write_renewal(&mut call, &keys[of], renewal, *not_after, *period);
+                let call = codec::renewal(("EVALSHA", script.get_hash()), &keys[of], renewal, *not_after, *period);
                 pipe.cmd("SET").arg("test:clock").arg(now.as_millis().to_string()).ignore();
-                pipe.invoke_script(&call);
+                pipe.add_command(call);
                 pipe.cmd("HGETALL").arg(&keys[0].record);
                 for keys in &keys {
                     pipe.cmd("HGETALL").arg(&keys.header).cmd("HGETALL").arg(&keys.leases).cmd("HGETALL").arg(&keys.lines);
