@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let plan = PlanFile::watch(setting("PLAN", "examples/plan.toml"))?;
     let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?;
     let meter = match env::var("REDIS_URL") {
-        Ok(url) => CreditMeter::new(plan, RedisLedger::connect(&url).await?, tokens),
+        Ok(url) => CreditMeter::new(plan, RedisLedger::connect(&*url).await?, tokens),
         Err(_) => CreditMeter::new(plan, MemoryLedger::new(), tokens),
     };
 

@@ -15,11 +15,11 @@ mod money;
 mod observe;
 mod period;
 pub mod plan;
+#[cfg(feature = "redis")]
+mod redis_server;
 mod rejection;
 mod reload;
 
-#[cfg(feature = "redis")]
-pub use self::ledger::{RedisLedger, RedisLedgerBuilder};
 pub use self::{
     account::{Account, Name, NameError},
     clock::{Clock, ManualClock, SystemClock},
@@ -41,6 +41,12 @@ pub use self::{
         Classification, DuringOutage, Midway, Plan, PlanError, PlanFile, PlanHandle, RequestCap, RequestQuota, Tier, WhenUsedUp, Workload,
     },
     rejection::{DenialFormat, Rejection},
+};
+#[cfg(feature = "redis")]
+pub use self::{
+    identify::{IssuedToken, RedisTokens, RedisTokensBuilder, RedisTokensError, TokenSummary},
+    ledger::{RedisLedger, RedisLedgerBuilder},
+    redis_server::RedisServer,
 };
 
 /// Any error, as in tower.

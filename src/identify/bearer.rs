@@ -1,7 +1,7 @@
 //! Bearer tokens (RFC 6750), kept as SHA-256 digests only.
 //!
 //! A token of high entropy needs no slow hash. It is found by the first bytes of its digest and confirmed by comparing the rest in constant
-//! time; what is longer than [`LONGEST`] is not even hashed.
+//! time; what is longer than 4 KiB is not even hashed.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,25 +11,18 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use http::{
-    HeaderMap,
-    header::{AUTHORIZATION, COOKIE},
-};
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use toml::Spanned;
 
-use super::{Identify, IdentifyError, Identifying, Identity, RequestHead, origin};
+use super::{
+    Identify, IdentifyError, Identifying, Identity, RequestHead,
+    credentials::{self, Sha256Digest},
+};
 use crate::{
     Name, observe,
     reload::{self, Applied},
 };
-
-/// The longest token that is looked at, in bytes.
-const LONGEST: usize = 4096;
-
-type Sha256Digest = [u8; 32];
 
 /// A token's digest, and whose it is.
 type Known = (Sha256Digest, Arc<Identity>);
@@ -101,7 +94,7 @@ impl BearerTokens {
     #[must_use]
     pub fn with(self, token: &str, identity: Identity) -> Self {
         let mut table = Table::clone(&self.shared.table.load());
-        table.add(Sha256::digest(token).into(), identity);
+        table.add(credentials::digest(token.as_bytes()), identity);
         Self { shared: Arc::new(Shared { table: ArcSwap::from_pointee(table), revoked: Mutex::default() }), ..self }
     }
 
@@ -115,7 +108,7 @@ impl BearerTokens {
     /// Forgets a token, here and now, in all clones; answers whether it was known. While this process runs it stays forgotten, also where a
     /// [watched](Self::watch) file still has it: take it out there too.
     pub fn revoke(&self, token: &str) -> bool {
-        let digest: Sha256Digest = Sha256::digest(token).into();
+        let digest: Sha256Digest = credentials::digest(token.as_bytes());
         let mut revoked = self.shared.revoked.lock().unwrap_or_else(PoisonError::into_inner);
         // Also where it is not known here and now: a file may be about to bring it.
         revoked.insert(digest);
@@ -184,13 +177,6 @@ impl BearerTokens {
         let table = ArcSwap::from_pointee(Table::parse(text)?);
         Ok(Self { shared: Arc::new(Shared { table, revoked: Mutex::default() }), cookie: None })
     }
-
-    fn find(&self, token: &[u8]) -> Option<Arc<Identity>> {
-        if token.is_empty() || token.len() > LONGEST {
-            return None;
-        }
-        self.shared.table.load().find(&Sha256::digest(token).into())
-    }
 }
 
 impl Shared {
@@ -217,7 +203,7 @@ impl Table {
         let mut table = Self::default();
         for token in raw.tokens {
             let refused = |field: &Spanned<String>, reason: &dyn fmt::Display| wrong(Some(field.span().start), reason.to_string());
-            let digest = parse_digest(token.sha256.as_ref())
+            let digest = credentials::parse_digest(token.sha256.as_ref())
                 .ok_or_else(|| refused(&token.sha256, &"sha256: write 64 hexadecimal digits, as `printf %s TOKEN | sha256sum` prints"))?;
             let account = token.account.as_ref().parse().map_err(|error| refused(&token.account, &format!("account: {error}")))?;
             let tier = token.tier.as_ref().parse().map_err(|error| refused(&token.tier, &format!("tier: {error}")))?;
@@ -247,17 +233,8 @@ impl Table {
 
 impl Identify for BearerTokens {
     fn identify(&self, head: RequestHead<'_>) -> Identifying {
-        let find = |token: &[u8]| self.find(token).ok_or(IdentifyError::Invalid);
-        let in_cookie = || self.cookie.as_ref().and_then(|name| cookie(head.headers, name.as_str()));
-        Identifying::Ready(match bearer(head.headers) {
-            Ok(token) => find(token),
-            Err(IdentifyError::Missing) => match in_cookie() {
-                None => Err(IdentifyError::Missing),
-                Some(_) if !origin::is_own(head) => Err(IdentifyError::CrossOrigin),
-                Some(token) => find(token),
-            },
-            Err(error) => Err(error),
-        })
+        let found = credentials::token_of(head, self.cookie.as_ref()).map(credentials::digest);
+        Identifying::Ready(found.and_then(|digest| self.shared.table.load().find(&digest).ok_or(IdentifyError::Invalid)))
     }
 }
 
@@ -265,28 +242,6 @@ impl fmt::Debug for BearerTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BearerTokens").field("tokens", &self.shared.table.load().0.values().map(Vec::len).sum::<usize>()).finish()
     }
-}
-
-/// The one bearer token of a request. The scheme's name is compared without case (RFC 9110, section 11.1).
-fn bearer(headers: &HeaderMap) -> Result<&[u8], IdentifyError> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
-    let value = values.next().ok_or(IdentifyError::Missing)?.as_bytes();
-    if values.next().is_some() {
-        return Err(IdentifyError::Invalid);
-    }
-    match value.split_at_checked(7) {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => Ok(token.trim_ascii()),
-        _ => Err(IdentifyError::Invalid),
-    }
-}
-
-/// The value of a cookie (RFC 6265, section 5.4: pairs, each after a semicolon and a space).
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
-    let mut values = pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
-    let value = values.next()?;
-    // Which of two would count is anybody's guess.
-    values.next().is_none().then_some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
 }
 
 fn unreadable(path: &Path, source: std::io::Error) -> TokensError {
@@ -297,17 +252,6 @@ fn prefix(digest: &Sha256Digest) -> Prefix {
     let mut prefix = [0; 8];
     prefix.copy_from_slice(&digest[..8]);
     prefix
-}
-
-fn parse_digest(hex: &str) -> Option<Sha256Digest> {
-    let mut digest = [0; 32];
-    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (at, byte) in digest.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok()?;
-    }
-    Some(digest)
 }
 
 /// Why tokens were refused: where, and what to write instead.
@@ -323,6 +267,8 @@ pub struct TokensError {
 
 #[cfg(test)]
 mod tests {
+    use http::header::{AUTHORIZATION, COOKIE};
+
     use super::*;
     use crate::Account;
 
@@ -400,7 +346,7 @@ mod tests {
         let digest = "1ec1c26b50d5d3c58d9583181af8076655fe00756bf7285940ba3670f99fcba0";
         let entry = |sha256: &str| format!("[[tokens]]\nsha256 = \"{sha256}\"\naccount = \"user:alice\"\ntier = \"free\"\n");
         let read = BearerTokens::from_toml(&entry(digest)).unwrap();
-        assert!(read.find(b"s3cret").is_some(), "{read:?}");
+        assert!(read.shared.table.load().find(&credentials::digest(b"s3cret")).is_some(), "{read:?}");
         assert_eq!(format!("{read:?}"), "BearerTokens { tokens: 1 }");
         let refused = |text: &str| BearerTokens::from_toml(text).unwrap_err().to_string();
         assert!(refused(&entry("s3cret")).starts_with("line 2: sha256: write 64 hexadecimal digits"));

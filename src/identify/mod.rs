@@ -1,10 +1,14 @@
 //! Who asks, who pays, and which tier applies.
 //!
-//! The layer asks an [`Identify`] before each metered call. Shipped are [`BearerTokens`] for hosts without authentication of their own, and
-//! [`IdentityFromExtensions`] for those that have it: put an [`Identity`] into the request's extensions before this layer sees it.
+//! The layer asks an [`Identify`] before each metered call. Shipped are, for hosts without authentication of their own, [`BearerTokens`] (a file's)
+//! and `RedisTokens` (issued and revoked while the servers run); and for those that have it, [`IdentityFromExtensions`] (put an [`Identity`] into the
+//! request's extensions before this layer sees it) and [`IdentifyWith`] (an async function).
 
 mod bearer;
+mod credentials;
 mod origin;
+#[cfg(feature = "redis")]
+mod redis_tokens;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
@@ -14,6 +18,8 @@ use http::{
 };
 
 pub use self::bearer::{BearerTokens, TokensError};
+#[cfg(feature = "redis")]
+pub use self::redis_tokens::{IssuedToken, RedisTokens, RedisTokensBuilder, RedisTokensError, TokenSummary};
 use crate::{Account, Name};
 
 /// Who asks, who pays, and which tier applies.

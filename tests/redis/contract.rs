@@ -113,7 +113,7 @@ async fn the_memory_ledger() {
 #[tokio::test]
 async fn the_redis_ledger() {
     let server = RedisServer::start();
-    keeps_the_contract(RedisLedger::connect(&server.url()).await.unwrap()).await;
+    keeps_the_contract(RedisLedger::connect(server.url()).await.unwrap()).await;
     let ttl = |key: &str| -> i64 { server.command(&["TTL", key]).lines().next().unwrap()[1..].parse().unwrap() };
     let period = Period::containing(SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
     let days = |part: &str| ttl(&format!("tc:{{user:ü x:y}}:{period}:{part}")) / 86_400;

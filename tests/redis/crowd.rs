@@ -35,7 +35,7 @@ async fn crowd(ahead: Option<Ahead>) {
     let (release, released) = watch::channel(false);
     let mut meters = Vec::new();
     for _ in 0..2 {
-        let ledger = RedisLedger::connect(&server.url()).await.unwrap();
+        let ledger = RedisLedger::connect(server.url()).await.unwrap();
         // A deadline long enough for a thousand to be answered on a busy machine: here nobody is to be denied for lateness.
         let builder = meter(ledger).clock(clock.clone()).deadline(seconds(5));
         // Which would make a hold of 20 s: the price of a slice stays a second's by giving the tier twenty times as much.

@@ -5,7 +5,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod connections;
 mod contract;
 mod crowd;
 mod outages;
 mod round_trips;
+mod tokens;

@@ -30,6 +30,32 @@ enum Fault {
     Failing,
     /// Connections stay open and nothing passes.
     BlackHoled,
+    /// It became a replica of a master that is not there: it keeps its data, and refuses to write.
+    Replica,
+}
+
+impl Fault {
+    fn begin(self, server: &mut RedisServer, proxy: &Proxy) {
+        match self {
+            Self::Stopped => server.stop(),
+            Self::Killed => server.kill(),
+            Self::Slow => proxy.delay(Duration::from_millis(400)),
+            Self::Failing => drop(server.command(&["CONFIG", "SET", "maxmemory", "1"])),
+            Self::BlackHoled => proxy.silence(true),
+            Self::Replica => drop(server.command(&["REPLICAOF", "127.0.0.1", "1"])),
+        }
+    }
+
+    fn end(self, server: &mut RedisServer, proxy: &Proxy) {
+        match self {
+            Self::Stopped => server.go_on(),
+            Self::Killed => server.restart(),
+            Self::Slow => proxy.delay(Duration::ZERO),
+            Self::Failing => drop(server.command(&["CONFIG", "SET", "maxmemory", "0"])),
+            Self::BlackHoled => proxy.silence(false),
+            Self::Replica => drop(server.command(&["REPLICAOF", "NO", "ONE"])),
+        }
+    }
 }
 
 /// Each call reports ten milliseconds of compute: 1 200 nano-dollars.
@@ -59,7 +85,7 @@ fn counting(
 async fn survives(fault: Fault) {
     let mut server = RedisServer::start();
     let proxy = Proxy::before(server.port).await;
-    let meter = CreditMeter::new(plan(), RedisLedger::connect(&proxy.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
+    let meter = CreditMeter::new(plan(), RedisLedger::connect(proxy.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
     let called = Arc::new(AtomicU64::new(0));
     let (release, released) = watch::channel(false);
     let service = counting(&meter, &called, &released);
@@ -78,13 +104,7 @@ async fn survives(fault: Fault) {
     let held = tokio::spawn(service.clone().oneshot(held));
     eventually(async || (called.load(Ordering::SeqCst) == 21).then_some(())).await;
 
-    match fault {
-        Fault::Stopped => server.stop(),
-        Fault::Killed => server.kill(),
-        Fault::Slow => proxy.delay(Duration::from_millis(400)),
-        Fault::Failing => drop(server.command(&["CONFIG", "SET", "maxmemory", "1"])),
-        Fault::BlackHoled => proxy.silence(true),
-    }
+    fault.begin(&mut server, &proxy);
     release.send(true).unwrap();
     assert_eq!(held.await.unwrap().unwrap().status(), StatusCode::OK);
 
@@ -116,13 +136,7 @@ async fn survives(fault: Fault) {
     assert!(slowest < seconds(2), "{fault:?}: the deadline is 250 ms, and one waited {slowest:?}");
     eprintln!("{fault:?}: the slowest answer took {slowest:?}");
 
-    match fault {
-        Fault::Stopped => server.go_on(),
-        Fault::Killed => server.restart(),
-        Fault::Slow => proxy.delay(Duration::ZERO),
-        Fault::Failing => drop(server.command(&["CONFIG", "SET", "maxmemory", "0"])),
-        Fault::BlackHoled => proxy.silence(false),
-    }
+    fault.end(&mut server, &proxy);
     eventually(async || (ask("alice", "free").await.0 == StatusCode::OK).then_some(())).await;
     let total = called.load(Ordering::SeqCst);
     let alice = settled(&meter, "alice", "free", total - bobs).await;
@@ -165,7 +179,7 @@ async fn a_connection_that_is_black_holed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_without_the_server_says_what_it_could_not_settle() {
     let mut server = RedisServer::start();
-    let meter = CreditMeter::new(plan(), RedisLedger::connect(&server.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
+    let meter = CreditMeter::new(plan(), RedisLedger::connect(server.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
     let (called, (release, released)) = (Arc::new(AtomicU64::new(0)), watch::channel(false));
     let service = counting(&meter, &called, &released);
     let mut held = request("alice", "free", Empty::new());
@@ -183,7 +197,7 @@ async fn a_shutdown_without_the_server_says_what_it_could_not_settle() {
 #[tokio::test]
 async fn servers_that_would_lose_or_mix_money_are_refused() {
     let server = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]);
-    let error = RedisLedger::connect(&server.url()).await.unwrap_err();
+    let error = RedisLedger::connect(server.url()).await.unwrap_err();
     assert!(matches!(&error, LedgerError::Unfit(reason) if reason.contains("set `maxmemory-policy noeviction`")), "{error}");
 
     server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
@@ -201,7 +215,7 @@ async fn servers_that_would_lose_or_mix_money_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_that_is_stopped_because_the_ledger_is_away_is_told_so() {
     let server = RedisServer::start();
-    let ledger = RedisLedger::connect(&server.url()).await.unwrap();
+    let ledger = RedisLedger::connect(server.url()).await.unwrap();
     let meter = meter(ledger).deadline(Duration::from_millis(50)).build().unwrap();
     let service = ServiceBuilder::new()
         .layer(meter.clone())
@@ -216,66 +230,105 @@ async fn a_request_that_is_stopped_because_the_ledger_is_away_is_told_so() {
     assert_eq!(settled(&meter, "alice", "free", 1).await.used, nanos(SLICE), "it is billed what was on hold for it, and no more");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn under_load_with_scripts_flushed_and_clients_killed_the_total_is_exact() {
-    let server = Arc::new(RedisServer::start());
-    let meter = CreditMeter::new(plan(), RedisLedger::connect(&server.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
+/// What became of the requests of [`under_load`] so far.
+#[derive(Default)]
+pub struct Load {
+    served: [AtomicU64; 8],
+    denied: AtomicU64,
+}
+
+impl Load {
+    fn served(&self) -> [u64; 8] {
+        std::array::from_fn(|user| self.served[user].load(Ordering::SeqCst))
+    }
+
+    /// Waits until everybody was served a few more times.
+    async fn until_served(&self) {
+        let before = self.served();
+        eventually(async || self.served().iter().zip(before).all(|(now, before)| *now > before + 5).then_some(())).await;
+    }
+
+    /// Waits until a few more were denied.
+    pub async fn until_denied(&self) {
+        let before = self.denied.load(Ordering::SeqCst);
+        eventually(async || (self.denied.load(Ordering::SeqCst) > before + 50).then_some(())).await;
+    }
+}
+
+/// Eight users ask all the time; `harm` begins when all were served, and when it is over all must be served again. Then each one's bill is what was
+/// served, exactly. Answers how many requests that were.
+pub async fn under_load(meter: &CreditMeter, harm: impl AsyncFnOnce(&Load)) -> u64 {
     let (called, (_release, released)) = (Arc::new(AtomicU64::new(0)), watch::channel(false));
-    let service = counting(&meter, &called, &released);
+    let service = counting(meter, &called, &released);
     let (stop, stopped) = watch::channel(false);
-    let load: Vec<_> = (0..8)
+    let load = Arc::new(Load::default());
+    let tasks: Vec<_> = (0..8)
         .map(|number| {
-            let (service, stopped) = (service.clone(), stopped.clone());
+            let (service, stopped, load) = (service.clone(), stopped.clone(), Arc::clone(&load));
             tokio::spawn(async move {
-                let mut served = 0_u64;
                 while !*stopped.borrow() {
                     let user = format!("alice-{number}");
-                    let status = service.clone().oneshot(request(&user, "free", Empty::new())).await.unwrap().status();
-                    assert!(status == StatusCode::OK || status == StatusCode::SERVICE_UNAVAILABLE, "{status}");
-                    served += u64::from(status == StatusCode::OK);
+                    match service.clone().oneshot(request(&user, "free", Empty::new())).await.unwrap().status() {
+                        StatusCode::OK => &load.served[number],
+                        StatusCode::SERVICE_UNAVAILABLE => &load.denied,
+                        status => panic!("{status}"),
+                    }
+                    .fetch_add(1, Ordering::SeqCst);
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
-                served
             })
         })
         .collect();
-    let harm = server.clone();
-    tokio::task::spawn_blocking(move || {
-        // Ten times a second, for two seconds.
-        let began = Instant::now();
-        for round in 1..=20 {
-            harm.command(&["SCRIPT", "FLUSH"]);
-            harm.command(&["CLIENT", "KILL", "TYPE", "normal"]);
-            while began.elapsed() < Duration::from_millis(100 * round) {
-                harm.command(&["SCRIPT", "FLUSH"]);
-            }
-        }
-    })
-    .await
-    .unwrap();
+    load.until_served().await;
+    harm(&load).await;
+    load.until_served().await;
     stop.send(true).unwrap();
-    for (number, task) in load.into_iter().enumerate() {
-        let served = task.await.unwrap();
-        let statement = settled(&meter, &format!("alice-{number}"), "free", served).await;
-        assert!(served > 0, "some were served all the same");
+    for task in tasks {
+        task.await.unwrap();
+    }
+    for (number, served) in load.served().into_iter().enumerate() {
+        let statement = settled(meter, &format!("alice-{number}"), "free", served).await;
         assert_eq!(statement.used, nanos(COST * i64::try_from(served).unwrap()));
     }
+    assert_eq!(called.load(Ordering::SeqCst), load.served().iter().sum::<u64>());
     assert!(meter.shutdown().await.unsettled.is_empty());
+    called.load(Ordering::SeqCst)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_became_a_replica_and_is_master_again() {
-    let server = RedisServer::start();
-    let meter = CreditMeter::new(plan(), RedisLedger::connect(&server.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
-    let (called, (_release, released)) = (Arc::new(AtomicU64::new(0)), watch::channel(false));
-    let service = counting(&meter, &called, &released);
-    let ask = async || service.clone().oneshot(request("alice", "free", Empty::new())).await.unwrap().status();
-    assert_eq!(ask().await, StatusCode::OK);
-    // Of a master that is not there: it keeps its data, and refuses to write.
-    server.command(&["REPLICAOF", "127.0.0.1", "1"]);
-    eventually(async || (ask().await == StatusCode::SERVICE_UNAVAILABLE).then_some(())).await;
-    server.command(&["REPLICAOF", "NO", "ONE"]);
-    eventually(async || (ask().await == StatusCode::OK).then_some(())).await;
-    let total = called.load(Ordering::SeqCst);
-    assert_eq!(settled(&meter, "alice", "free", total).await.used, nanos(COST * i64::try_from(total).unwrap()));
+async fn under_load_the_total_is_exact_whatever_happens_to_the_server() {
+    for fault in [Fault::Stopped, Fault::Killed, Fault::Slow, Fault::Failing, Fault::BlackHoled, Fault::Replica] {
+        let mut server = RedisServer::start();
+        let proxy = Proxy::before(server.port).await;
+        let meter = CreditMeter::new(plan(), RedisLedger::connect(proxy.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
+        let served = under_load(&meter, async |load| {
+            fault.begin(&mut server, &proxy);
+            load.until_denied().await;
+            fault.end(&mut server, &proxy);
+        })
+        .await;
+        eprintln!("{fault:?}: {served} served");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn under_load_with_scripts_flushed_and_clients_killed_the_total_is_exact() {
+    let server = Arc::new(RedisServer::start());
+    let meter = CreditMeter::new(plan(), RedisLedger::connect(server.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
+    let harm = server.clone();
+    under_load(&meter, async |_| {
+        let harm = tokio::task::spawn_blocking(move || {
+            // Ten times a second, for two seconds.
+            let began = Instant::now();
+            for round in 1..=20 {
+                harm.command(&["SCRIPT", "FLUSH"]);
+                harm.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+                while began.elapsed() < Duration::from_millis(100 * round) {
+                    harm.command(&["SCRIPT", "FLUSH"]);
+                }
+            }
+        });
+        harm.await.unwrap();
+    })
+    .await;
 }

@@ -14,7 +14,7 @@ use crate::support::{proxy::Proxy, redis_server::RedisServer, *};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_before_the_call_and_none_before_the_response() {
     let server = Arc::new(RedisServer::start());
-    let ledger = RedisLedger::connect(&server.url()).await.unwrap();
+    let ledger = RedisLedger::connect(server.url()).await.unwrap();
     // Spending is reported after five seconds: what is counted until then is admissions alone.
     let meter = meter(ledger).flush(seconds(5)).build().unwrap();
     let counting = server.clone();
@@ -38,7 +38,7 @@ async fn one_before_the_call_and_none_before_the_response() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_takes_a_while_asks_no_more_than_its_refills() {
     let server = RedisServer::start();
-    let meter = meter(RedisLedger::connect(&server.url()).await.unwrap()).build().unwrap();
+    let meter = meter(RedisLedger::connect(server.url()).await.unwrap()).build().unwrap();
     let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(|_: Request<Empty<Bytes>>| async {
         tokio::time::sleep(Duration::from_millis(400)).await;
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
@@ -55,7 +55,7 @@ async fn a_call_that_takes_a_while_asks_no_more_than_its_refills() {
 async fn leases_that_hold_ahead_report_and_do_not_beg() {
     let server = RedisServer::start();
     let ahead = tower_credits::Ahead::default();
-    let meter = meter(RedisLedger::connect(&server.url()).await.unwrap()).ahead(ahead).flush(Duration::from_millis(20)).build().unwrap();
+    let meter = meter(RedisLedger::connect(server.url()).await.unwrap()).ahead(ahead).flush(Duration::from_millis(20)).build().unwrap();
     let service = ServiceBuilder::new()
         .layer(meter.clone())
         .service(service_fn(|_: Request<Empty<Bytes>>| async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }));
@@ -83,7 +83,7 @@ async fn leases_that_hold_ahead_report_and_do_not_beg() {
 async fn those_who_wait_together_share_one() {
     let server = RedisServer::start();
     let proxy = Proxy::before(server.port).await;
-    let meter = meter(RedisLedger::connect(&proxy.url()).await.unwrap()).flush(seconds(5)).build().unwrap();
+    let meter = meter(RedisLedger::connect(proxy.url()).await.unwrap()).flush(seconds(5)).build().unwrap();
     let service = ServiceBuilder::new()
         .layer(meter.clone())
         .service(service_fn(|_: Request<Empty<Bytes>>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()));

@@ -21,13 +21,17 @@ impl RedisServer {
     }
 
     pub fn start_with(options: &[&str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+        let port = Self::free_port();
         let folder = std::env::temp_dir().join(format!("tower-credits-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder for the server");
         let child = spawn(port, &folder, options);
         let mut server = Self { child, port, folder };
         server.wait_until_ready();
         server
+    }
+
+    pub fn free_port() -> u16 {
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
     }
 
     pub fn url(&self) -> String {
@@ -39,13 +43,24 @@ impl RedisServer {
         self.try_command(words).expect("the server answers")
     }
 
+    /// As [`command`](Self::command), logged in with a password.
+    pub fn command_as(&self, password: &str, words: &[&str]) -> String {
+        self.exchange(&[&["AUTH", password], words]).expect("the server answers")
+    }
+
     fn try_command(&self, words: &[&str]) -> std::io::Result<String> {
+        self.exchange(&[words])
+    }
+
+    fn exchange(&self, commands: &[&[&str]]) -> std::io::Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let head = format!("*{}\r\n", words.len());
-        let command = words.iter().fold(head, |command, word| format!("{command}${}\r\n{word}\r\n", word.len()));
+        for words in commands {
+            let head = format!("*{}\r\n", words.len());
+            let command = words.iter().fold(head, |command, word| format!("{command}${}\r\n{word}\r\n", word.len()));
+            stream.write_all(command.as_bytes())?;
+        }
         // The server closes the connection after QUIT, which ends the answer.
-        stream.write_all(command.as_bytes())?;
         stream.write_all(b"*1\r\n$4\r\nQUIT\r\n")?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -86,7 +101,7 @@ impl RedisServer {
 
     fn wait_until_ready(&mut self) {
         let limit = Instant::now() + Duration::from_secs(10);
-        while !self.try_command(&["PING"]).is_ok_and(|answer| answer.starts_with("+PONG")) {
+        while !self.try_command(&["PING"]).is_ok_and(|answer| answer.starts_with("+PONG") || answer.starts_with("-NOAUTH")) {
             let ended = self.child.try_wait().expect("the server's state is known");
             assert!(ended.is_none() && Instant::now() < limit, "redis-server did not come up: {ended:?}");
             std::thread::sleep(Duration::from_millis(10));

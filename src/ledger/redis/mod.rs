@@ -11,7 +11,6 @@
 //! | `tc:schema` | the version of all this |
 
 mod codec;
-mod connection;
 #[cfg(test)]
 mod tests;
 
@@ -24,9 +23,12 @@ use std::{
 use redis::{ErrorKind, Script, ServerErrorKind};
 use tokio::time::Instant;
 
-use self::{codec::Keys, connection::Connection};
+use self::codec::Keys;
 use super::{Amendment, Answer, Answering, Ledger, LedgerError, Outcome, Renewal, Statement, Terms};
-use crate::{Account, Period};
+use crate::{
+    Account, Period,
+    redis_server::{CONNECTING, Connection, Fault, PREFIX, RedisServer},
+};
 
 const CLOCK: &str = include_str!("clock.lua");
 const RENEW: &str = include_str!("renew.lua");
@@ -34,7 +36,7 @@ const RENEW: &str = include_str!("renew.lua");
 /// What the carried clock may be off by, on top of a renewal's own deadline.
 const LITTLE: Duration = Duration::from_millis(50);
 
-/// How long reading a statement or changing a record may take.
+/// How long reading a statement or changing a record may take, unless it is set.
 const READING: Duration = Duration::from_secs(2);
 
 /// A ledger in one Redis server (6.0 or newer). Clones share one connection.
@@ -49,6 +51,7 @@ pub struct RedisLedger {
 struct Inner {
     connection: Connection,
     prefix: String,
+    reading: Duration,
     renew: Script,
     renew_text: String,
     clock: Mutex<Option<LedgerClock>>,
@@ -62,23 +65,24 @@ struct LedgerClock {
 }
 
 impl RedisLedger {
-    /// Connects to a server: `redis://[user:password@]host[:port][/db]`.
+    /// Connects to a server: `redis://[user:password@]host[:port][/database]`, or whatever else a [`RedisServer`] can be made of.
     ///
     /// # Errors
     ///
     /// [`LedgerError`] where the server cannot be reached within five seconds, evicts keys, or holds keys of another schema version.
-    pub async fn connect(url: &str) -> Result<Self, LedgerError> {
-        Self::builder(url).connect().await
+    pub async fn connect(server: impl Into<RedisServer>) -> Result<Self, LedgerError> {
+        Self::builder(server).connect().await
     }
 
     /// Settings before connecting.
-    pub fn builder(url: impl Into<String>) -> RedisLedgerBuilder {
-        RedisLedgerBuilder { url: url.into(), prefix: "tc".into() }
+    pub fn builder(server: impl Into<RedisServer>) -> RedisLedgerBuilder {
+        RedisLedgerBuilder { server: server.into(), prefix: PREFIX.into(), deadline: READING }
     }
 
-    fn new(connection: Connection, prefix: String) -> Self {
+    fn new(connection: Connection, prefix: String, reading: Duration) -> Self {
         let renew_text = format!("{CLOCK}{RENEW}");
-        Self { inner: Arc::new(Inner { connection, prefix, renew: Script::new(&renew_text), renew_text, clock: Mutex::default() }) }
+        let renew = Script::new(&renew_text);
+        Self { inner: Arc::new(Inner { connection, prefix, reading, renew, renew_text, clock: Mutex::default() }) }
     }
 
     /// Reads the server's clock, so that the first renewal can say how long it is good for.
@@ -134,7 +138,7 @@ impl RedisLedger {
             pipe.query_async(&mut link).await
         };
         let ((seconds, micros), record, header, leases, lines): ((u64, u64), Hash, Hash, Hash, Hash) =
-            self.inner.connection.run(READING, read).await?;
+            self.inner.connection.run(self.inner.reading, read).await?;
         let book = codec::read_book(period, &header, &leases, &lines)?;
         let now = Duration::from_secs(seconds) + Duration::from_millis(micros / 1000);
         Ok(Statement::of(account, &book, &codec::read_record(&record)?, terms, now))
@@ -151,7 +155,8 @@ impl RedisLedger {
             Amendment::SpendingLimit(Some(limit)) => redis::cmd("HSET").arg(key).arg("limit").arg(limit.as_nano_usd()).to_owned(),
             Amendment::SpendingLimit(None) => redis::cmd("HDEL").arg(key).arg("limit").to_owned(),
         };
-        let written: bool = self.inner.connection.run(READING, |mut link| async move { command.query_async(&mut link).await }).await?;
+        let inner = &*self.inner;
+        let written: bool = inner.connection.run(inner.reading, |mut link| async move { command.query_async(&mut link).await }).await?;
         Ok(written || !is_grant)
     }
 }
@@ -182,11 +187,26 @@ impl Ledger for RedisLedger {
     }
 }
 
+impl From<Fault> for LedgerError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Deadline(within) => Self::Deadline(within),
+            Fault::Unfit(reason) => Self::Unfit(reason),
+            Fault::Failed { reason, source } => match source.as_ref().and_then(|error| error.code()) {
+                Some("REFUSED" | "WRONGTYPE") => Self::Refused(reason),
+                Some("TOOLARGE") => Self::TooLarge(crate::MoneyError::TooLarge),
+                _ => Self::Unreachable { reason, source: source.map(|error| error as _) },
+            },
+        }
+    }
+}
+
 /// Settings of a [`RedisLedger`].
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct RedisLedgerBuilder {
-    url: String,
+    server: RedisServer,
     prefix: String,
+    deadline: Duration,
 }
 
 impl RedisLedgerBuilder {
@@ -197,25 +217,24 @@ impl RedisLedgerBuilder {
         self
     }
 
+    /// How long reading a statement or changing an account's record may take; default two seconds. Renewals, on which requests wait,
+    /// have the deadline of the [meter](crate::CreditMeterBuilder::deadline).
+    #[must_use]
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
     ///
-    /// As [`RedisLedger::connect`]; also where the prefix holds a brace, which would move keys to other slots.
+    /// As [`RedisLedger::connect`]; also where the prefix holds a brace, which would move keys to other slots, and where the URL or what was
+    /// said beside it cannot be used.
     pub async fn connect(self) -> Result<RedisLedger, LedgerError> {
-        if self.prefix.contains(['{', '}']) {
-            return Err(LedgerError::Unfit("the key prefix holds a brace: leave it out".into()));
-        }
-        let connection = Connection::new(self.url.as_str(), &self.prefix)?;
-        let ledger = RedisLedger::new(connection, self.prefix);
-        ledger.learn_clock(Duration::from_secs(5)).await?;
+        let connection = Connection::new(self.server, &self.prefix)?;
+        let ledger = RedisLedger::new(connection, self.prefix, self.deadline);
+        ledger.learn_clock(CONNECTING).await?;
         Ok(ledger)
-    }
-}
-
-impl std::fmt::Debug for RedisLedgerBuilder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // The URL may hold a password.
-        f.debug_struct("RedisLedgerBuilder").field("prefix", &self.prefix).finish_non_exhaustive()
     }
 }

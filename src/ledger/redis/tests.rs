@@ -20,7 +20,7 @@ use super::{
     RENEW, codec,
     codec::Keys,
 };
-use crate::{Account, Credits, Period};
+use crate::{Account, Credits, Period, redis_server::Fault};
 
 /// In place of the server's clock.
 const TEST_CLOCK: &str = "local function clock() return tonumber(redis.call('GET', 'test:clock')) end\n";
@@ -207,7 +207,7 @@ async fn by_script(server: &mut redis::aio::MultiplexedConnection, script: &Scri
         next();
         let answer = match next().extract_error() {
             Ok(answer) => codec::read_answer(&redis::from_redis_value::<Vec<String>>(answer).unwrap()).map_err(|error| kind(&error)),
-            Err(error) => Err(kind(&super::connection::from_redis(error))),
+            Err(error) => Err(kind(&LedgerError::from(Fault::from(error)))),
         };
         let mut hash = || -> HashMap<String, String> { redis::from_redis_value(next()).unwrap() };
         let record = codec::read_record(&hash()).unwrap();

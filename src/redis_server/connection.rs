@@ -14,13 +14,10 @@ use std::{
 };
 
 use futures_util::future::{BoxFuture, FutureExt, Shared};
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, IntoConnectionInfo, RedisError, ServerErrorKind, aio::MultiplexedConnection,
-    io::tcp::TcpSettings,
-};
+use redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::LedgerError;
+use super::{Door, Link, RedisServer};
 
 /// The schema of keys and values that this version reads and writes.
 const SCHEMA: &str = "1";
@@ -34,18 +31,55 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Calls in a row without an answer, after which a connection is thrown away.
 const SILENCES: u32 = 2;
 
+/// Why a call has no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum Fault {
+    /// None came in time.
+    #[error("no answer within {0:?}")]
+    Deadline(Duration),
+    /// The server cannot be reached, or answered with an error.
+    #[error("{reason}")]
+    Failed {
+        reason: String,
+        #[source]
+        source: Option<Arc<RedisError>>,
+    },
+    /// The server, or what was said of it, is not fit to keep money.
+    #[error("{0}")]
+    Unfit(String),
+}
+
+impl Fault {
+    pub(crate) const fn failed(reason: String) -> Self {
+        Self::Failed { reason, source: None }
+    }
+
+    /// A URL that says nothing is not shown: it may hold a password.
+    pub(super) fn from_url(error: &RedisError) -> Self {
+        let remedy = "write redis://[user:password@]host[:port][/database], or rediss:// with the feature `tls`";
+        Self::Unfit(format!("the server's URL cannot be used ({error}): {remedy}"))
+    }
+}
+
+impl From<RedisError> for Fault {
+    fn from(error: RedisError) -> Self {
+        let login = if error.kind() == ErrorKind::AuthenticationFailed { "check username and password: " } else { "" };
+        Self::Failed { reason: format!("{login}{error}"), source: Some(Arc::new(error)) }
+    }
+}
+
 /// A connection to one server.
-pub(super) struct Connection {
-    client: Client,
+pub(crate) struct Connection {
+    door: Arc<Door>,
     schema_key: String,
     slot: Mutex<Slot>,
 }
 
-type Opening = Shared<BoxFuture<'static, Result<Open, Arc<LedgerError>>>>;
+type Opening = Shared<BoxFuture<'static, Result<Open, Fault>>>;
 
 #[derive(Clone)]
 struct Open {
-    link: MultiplexedConnection,
+    link: Link,
     silences: Arc<AtomicU32>,
 }
 
@@ -54,31 +88,32 @@ struct Slot {
     /// Counts connections, so that one is thrown away only by those who used it.
     generation: u64,
     opening: Option<Opening>,
-    failed: Option<(Instant, Arc<LedgerError>)>,
+    failed: Option<(Instant, Fault)>,
 }
 
 impl Connection {
-    pub(super) fn new(server: impl IntoConnectionInfo, prefix: &str) -> Result<Self, LedgerError> {
-        let server = server.into_connection_info().map_err(unreachable)?;
-        let tcp = TcpSettings::default().set_nodelay(true);
-        let client = Client::open(server.set_tcp_settings(tcp)).map_err(unreachable)?;
-        Ok(Self { client, schema_key: format!("{prefix}:schema"), slot: Mutex::default() })
+    /// A connection for keys that begin with `prefix`; it is opened by the first call.
+    pub(crate) fn new(server: RedisServer, prefix: &str) -> Result<Self, Fault> {
+        if prefix.contains(['{', '}']) {
+            return Err(Fault::Unfit("the key prefix holds a brace, which would move keys to other slots: leave it out".to_owned()));
+        }
+        Ok(Self { door: Arc::new(server.resolve()?), schema_key: format!("{prefix}:schema"), slot: Mutex::default() })
     }
 
     /// Runs `call` on the connection, opening one where there is none; gives up after `within`.
-    pub(super) async fn run<T, F>(&self, within: Duration, call: impl FnOnce(MultiplexedConnection) -> F) -> Result<T, LedgerError>
+    pub(crate) async fn run<T, F>(&self, within: Duration, call: impl FnOnce(Link) -> F) -> Result<T, Fault>
     where
         T: FromRedisValue,
         F: Future<Output = Result<T, RedisError>>,
     {
         let deadline = Instant::now() + within;
         let (generation, opening) = self.opening()?;
-        let opened = timeout_at(deadline, opening).await.map_err(|_| LedgerError::Deadline(within))?;
+        let opened = timeout_at(deadline, opening).await.map_err(|_| Fault::Deadline(within))?;
         let open = match opened {
             Ok(open) => open,
             Err(error) => {
                 self.close(generation, Some(&error));
-                return Err(copy(&error));
+                return Err(error);
             }
         };
         let asked_at = Instant::now();
@@ -89,13 +124,13 @@ impl Connection {
                 if had_time && open.silences.fetch_add(1, Ordering::Relaxed) + 1 >= SILENCES {
                     self.close(generation, None);
                 }
-                Err(LedgerError::Deadline(within))
+                Err(Fault::Deadline(within))
             }
             Ok(Err(error)) => {
                 if is_lost(&error) {
                     self.close(generation, None);
                 }
-                Err(from_redis(error))
+                Err(error.into())
             }
             Ok(Ok(answer)) => {
                 open.silences.store(0, Ordering::Relaxed);
@@ -104,7 +139,7 @@ impl Connection {
         }
     }
 
-    fn opening(&self) -> Result<(u64, Opening), LedgerError> {
+    fn opening(&self) -> Result<(u64, Opening), Fault> {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(opening) = &slot.opening {
             return Ok((slot.generation, opening.clone()));
@@ -112,50 +147,48 @@ impl Connection {
         if let Some((at, error)) = &slot.failed
             && at.elapsed() < PAUSE
         {
-            return Err(copy(error));
+            return Err(error.clone());
         }
-        let opening = open(self.client.clone(), self.schema_key.clone()).boxed().shared();
+        let opening = open(Arc::clone(&self.door), self.schema_key.clone()).boxed().shared();
         slot.opening = Some(opening.clone());
         // On its own task, so that it goes on when those who wait for it have given up.
         tokio::spawn(opening.clone());
         Ok((slot.generation, opening))
     }
 
-    fn close(&self, generation: u64, failed: Option<&Arc<LedgerError>>) {
+    fn close(&self, generation: u64, failed: Option<&Fault>) {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         if slot.generation == generation {
             slot.generation += 1;
             slot.opening = None;
-            slot.failed = failed.map(|error| (Instant::now(), Arc::clone(error)));
+            slot.failed = failed.map(|error| (Instant::now(), error.clone()));
         }
     }
 }
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The client holds the password.
-        f.debug_struct("Connection").field("server", self.client.get_connection_info().addr()).finish_non_exhaustive()
+        f.debug_struct("Connection").field("server", &self.door).finish_non_exhaustive()
     }
 }
 
 /// Opens a connection to a server that is fit to keep money.
-async fn open(client: Client, schema_key: String) -> Result<Open, Arc<LedgerError>> {
+async fn open(door: Arc<Door>, schema_key: String) -> Result<Open, Fault> {
     let opened = timeout(OPENING, async {
-        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let mut link = client.get_multiplexed_async_connection_with_config(&config).await.map_err(unreachable)?;
+        let mut link = door.open().await?;
         check_eviction(&mut link).await?;
         check_schema(&mut link, &schema_key).await?;
         Ok(Open { link, silences: Arc::default() })
     });
-    opened.await.map_err(|_| Arc::new(LedgerError::Deadline(OPENING)))?.map_err(Arc::new)
+    opened.await.map_err(|_| Fault::Deadline(OPENING))?
 }
 
 /// A server that evicts keys when its memory is full deletes balances in silence.
-async fn check_eviction(link: &mut MultiplexedConnection) -> Result<(), LedgerError> {
+async fn check_eviction(link: &mut Link) -> Result<(), Fault> {
     let config: Result<Vec<String>, _> = redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").query_async(link).await;
     let policy = match config {
         Ok(pair) => pair.into_iter().nth(1),
-        Err(error) if error.is_io_error() => return Err(unreachable(error)),
+        Err(error) if error.is_io_error() => return Err(error.into()),
         Err(_) => {
             let info: Result<String, _> = redis::cmd("INFO").arg("memory").query_async(link).await;
             let line =
@@ -165,7 +198,7 @@ async fn check_eviction(link: &mut MultiplexedConnection) -> Result<(), LedgerEr
     };
     match policy.as_deref() {
         Some("noeviction") => Ok(()),
-        Some(policy) => Err(LedgerError::Unfit(format!(
+        Some(policy) => Err(Fault::Unfit(format!(
             "the server's maxmemory-policy is `{policy}`, under which it deletes balances in silence when memory is full: \
              set `maxmemory-policy noeviction`"
         ))),
@@ -180,13 +213,12 @@ async fn check_eviction(link: &mut MultiplexedConnection) -> Result<(), LedgerEr
 }
 
 /// Two versions that read each other's keys differently must not share them.
-async fn check_schema(link: &mut MultiplexedConnection, key: &str) -> Result<(), LedgerError> {
-    let (_, found): ((), String) =
-        redis::pipe().cmd("SET").arg(key).arg(SCHEMA).arg("NX").cmd("GET").arg(key).query_async(link).await.map_err(from_redis)?;
+async fn check_schema(link: &mut Link, key: &str) -> Result<(), Fault> {
+    let (_, found): ((), String) = redis::pipe().cmd("SET").arg(key).arg(SCHEMA).arg("NX").cmd("GET").arg(key).query_async(link).await?;
     if found == SCHEMA {
         return Ok(());
     }
-    Err(LedgerError::Unfit(format!(
+    Err(Fault::Unfit(format!(
         "its keys have schema version {found}, and this version of tower-credits reads version {SCHEMA}: use another key prefix, or the \
          version of tower-credits that wrote them"
     )))
@@ -197,28 +229,4 @@ fn is_lost(error: &RedisError) -> bool {
     let by_server =
         [ErrorKind::Server(ServerErrorKind::ReadOnly), ErrorKind::Server(ServerErrorKind::MasterDown), ErrorKind::AuthenticationFailed];
     error.is_io_error() || error.is_connection_dropped() || by_server.contains(&error.kind()) || error.code() == Some("NOAUTH")
-}
-
-pub(super) fn from_redis(error: RedisError) -> LedgerError {
-    let detail = || error.detail().unwrap_or("no details").to_owned();
-    match error.code() {
-        Some("REFUSED" | "WRONGTYPE") => LedgerError::Refused(detail()),
-        Some("TOOLARGE") => LedgerError::TooLarge(crate::MoneyError::TooLarge),
-        _ => unreachable(error),
-    }
-}
-
-fn unreachable(error: RedisError) -> LedgerError {
-    LedgerError::Unreachable { reason: error.to_string(), source: Some(Arc::new(error)) }
-}
-
-/// One failure to connect is told to all who wait for the connection.
-fn copy(error: &LedgerError) -> LedgerError {
-    match error {
-        LedgerError::Deadline(within) => LedgerError::Deadline(*within),
-        LedgerError::Unreachable { reason, source } => LedgerError::Unreachable { reason: reason.clone(), source: source.clone() },
-        LedgerError::Unfit(reason) => LedgerError::Unfit(reason.clone()),
-        LedgerError::Refused(reason) => LedgerError::Refused(reason.clone()),
-        LedgerError::TooLarge(error) => LedgerError::TooLarge(*error),
-    }
 }

@@ -1,0 +1,71 @@
+//! The one token that a request carries.
+
+use http::{
+    HeaderMap,
+    header::{AUTHORIZATION, COOKIE},
+};
+use sha2::{Digest, Sha256};
+
+use super::{IdentifyError, RequestHead, origin};
+use crate::Name;
+
+/// The longest token that is looked at, in bytes.
+const LONGEST: usize = 4096;
+
+pub(super) type Sha256Digest = [u8; 32];
+
+/// The one token of a request: the bearer token of its `Authorization` field or, where there is no such field and a cookie is named,
+/// that cookie's value.
+pub(super) fn token_of<'a>(head: RequestHead<'a>, cookie_name: Option<&Name>) -> Result<&'a [u8], IdentifyError> {
+    let in_cookie = || cookie_name.and_then(|name| cookie(head.headers, name.as_str()));
+    let token = match bearer(head.headers) {
+        Err(IdentifyError::Missing) => match in_cookie() {
+            None => return Err(IdentifyError::Missing),
+            Some(_) if !origin::is_own(head) => return Err(IdentifyError::CrossOrigin),
+            Some(token) => token,
+        },
+        answer => answer?,
+    };
+    if token.is_empty() || token.len() > LONGEST {
+        return Err(IdentifyError::Invalid);
+    }
+    Ok(token)
+}
+
+pub(super) fn digest(token: &[u8]) -> Sha256Digest {
+    Sha256::digest(token).into()
+}
+
+/// The one bearer token of a request. The scheme's name is compared without case (RFC 9110, section 11.1).
+fn bearer(headers: &HeaderMap) -> Result<&[u8], IdentifyError> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let value = values.next().ok_or(IdentifyError::Missing)?.as_bytes();
+    if values.next().is_some() {
+        return Err(IdentifyError::Invalid);
+    }
+    match value.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => Ok(token.trim_ascii()),
+        _ => Err(IdentifyError::Invalid),
+    }
+}
+
+/// The value of a cookie (RFC 6265, section 5.4: pairs, each after a semicolon and a space).
+fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    let mut values = pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    let value = values.next()?;
+    // Which of two would count is anybody's guess.
+    values.next().is_none().then_some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
+}
+
+/// A digest from its 64 hexadecimal digits.
+pub(super) fn parse_digest(hex: &str) -> Option<Sha256Digest> {
+    let mut digest = [0; 32];
+    if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return None;
+    }
+    for (at, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(hex.get(2 * at..2 * at + 2)?, 16).ok()?;
+    }
+    Some(digest)
+}
