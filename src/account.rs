@@ -17,6 +17,12 @@ impl Name {
         &self.0
     }
 
+    /// The text, shared, as a recorder of metrics takes it.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn shared(&self) -> metrics::SharedString {
+        metrics::SharedString::from_shared(Arc::clone(&self.0))
+    }
+
     /// For names that are written in this crate.
     pub(crate) fn known(text: &'static str) -> Self {
         Self(text.into())

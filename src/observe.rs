@@ -1,20 +1,58 @@
-//! What an operator sees: one event for each metered request, one for each denial.
+//! What an operator sees: one event for each metered request, one for each denial; and, with the feature `metrics`, numbers.
 //!
-//! Events have the target `tower_credits`. Durations are in seconds, amounts in dollars.
+//! Events have the target `tower_credits`. Durations are in seconds, amounts in dollars. Metrics go to the recorder of the `metrics` facade that the
+//! host installed. Their labels have few values: accounts, models and paths are in the events only.
 
 use std::time::Duration;
 
 use crate::{
     lease::Ended,
+    ledger::{Answer, LedgerError, Outcome},
     meter::{Ending, Metering},
     rejection::Rejection,
 };
+
+/// Numbers for the host's recorder. Names have the prefix `tower_credits_` and end with their unit.
+#[cfg(feature = "metrics")]
+mod meters {
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+    pub(super) use metrics::{counter, gauge, histogram};
+
+    pub(super) const REQUESTS: &str = "tower_credits_requests_total";
+    pub(super) const COMPUTE: &str = "tower_credits_compute_microseconds_total";
+    pub(super) const COST: &str = "tower_credits_cost_nano_usd_total";
+    pub(super) const OVERSHOOT: &str = "tower_credits_overshoot_seconds";
+    pub(super) const DENIED: &str = "tower_credits_denied_total";
+    pub(super) const WOULD_DENY: &str = "tower_credits_would_deny_total";
+    pub(super) const RELOADS: &str = "tower_credits_reloads_total";
+    pub(super) const LEDGER_AWAY: &str = "tower_credits_ledger_away";
+    pub(super) const RENEWAL: &str = "tower_credits_renewal_seconds";
+
+    pub(super) fn describe() {
+        describe_counter!(REQUESTS, Unit::Count, "billed requests; labels tier, hardware, end");
+        describe_counter!(COMPUTE, Unit::Microseconds, "billed compute time; labels tier, hardware");
+        describe_counter!(COST, Unit::Count, "billed, in nano-dollars; labels tier, hardware");
+        describe_histogram!(OVERSHOOT, Unit::Seconds, "compute time of a request beyond what was on hold for it; labels tier, hardware");
+        describe_counter!(DENIED, Unit::Count, "denied requests; label reason");
+        describe_counter!(WOULD_DENY, Unit::Count, "requests that shadow mode let pass; label reason");
+        describe_counter!(RELOADS, Unit::Count, "changes of followed files; labels what (plan, tokens), outcome (applied, refused)");
+        describe_gauge!(LEDGER_AWAY, Unit::Count, "1 while the ledger does not answer, otherwise 0");
+        describe_histogram!(RENEWAL, Unit::Seconds, "how long a renewal took; label outcome");
+    }
+}
+
+/// Tells the recorder what the numbers are.
+pub(crate) fn describe() {
+    #[cfg(feature = "metrics")]
+    meters::describe();
+}
 
 /// A metered request ended. `runway` is the compute time that its slice paid for.
 pub(crate) fn ended(metering: &Metering, ending: &Ending, ended: &Ended, runway: Duration) {
     let Some(usage) = ended.billed else { return };
     let left = ended.standing.left(ended.unreported);
     let compute = Duration::from_micros(usage.compute_micros);
+    let overshoot = compute.saturating_sub(runway);
     tracing::info!(
         target: "tower_credits",
         account = %metering.identity.account,
@@ -24,33 +62,52 @@ pub(crate) fn ended(metering: &Metering, ending: &Ending, ended: &Ended, runway:
         hardware = %metering.workload.hardware,
         feature = %metering.workload.feature,
         compute_seconds = compute.as_secs_f64(),
-        overshoot_seconds = compute.saturating_sub(runway).as_secs_f64(),
+        overshoot_seconds = overshoot.as_secs_f64(),
         cost = %usage.cost,
         left = %left,
         status = ending.status.map(|status| status.as_u16()),
         end = ?ending.end,
         "metered"
     );
+    #[cfg(feature = "metrics")]
+    {
+        let (tier, hardware) = (metering.tier.name.shared(), metering.workload.hardware.shared());
+        let tags = [("tier", tier.clone()), ("hardware", hardware.clone())];
+        meters::counter!(meters::COMPUTE, &tags).increment(usage.compute_micros);
+        meters::counter!(meters::COST, &tags).increment(usage.cost.as_nano_usd().unsigned_abs());
+        if !overshoot.is_zero() {
+            meters::histogram!(meters::OVERSHOOT, &tags).record(overshoot.as_secs_f64());
+        }
+        meters::counter!(meters::REQUESTS, "tier" => tier, "hardware" => hardware, "end" => ending.end.as_str()).increment(1);
+    }
 }
 
 /// A request was denied before its service was called.
 pub(crate) fn denied(rejection: &Rejection, path: &str) {
     tracing::info!(target: "tower_credits", reason = rejection.reason(), path = shortened(path), "denied");
+    #[cfg(feature = "metrics")]
+    meters::counter!(meters::DENIED, "reason" => rejection.reason()).increment(1);
 }
 
 /// A request passed that would have been denied but for shadow mode.
 pub(crate) fn would_deny(rejection: &Rejection) {
     tracing::warn!(target: "tower_credits", reason = rejection.reason(), "would be denied");
+    #[cfg(feature = "metrics")]
+    meters::counter!(meters::WOULD_DENY, "reason" => rejection.reason()).increment(1);
 }
 
 /// A file that is followed has changed, and counts.
 pub(crate) fn reloaded(what: &'static str, file: &std::path::Path) {
     tracing::info!(target: "tower_credits", file = %file.display(), "{what} reloaded");
+    #[cfg(feature = "metrics")]
+    meters::counter!(meters::RELOADS, "what" => what, "outcome" => "applied").increment(1);
 }
 
 /// A file that is followed has changed and is refused; what was read before stays in force.
 pub(crate) fn not_reloaded(what: &'static str, error: &dyn std::error::Error) {
     tracing::error!(target: "tower_credits", %error, "{what} not reloaded: what was read before stays in force");
+    #[cfg(feature = "metrics")]
+    meters::counter!(meters::RELOADS, "what" => what, "outcome" => "refused").increment(1);
 }
 
 /// The ledger stopped answering, or answers again.
@@ -60,6 +117,29 @@ pub(crate) fn ledger_away(away: bool) {
     } else {
         tracing::info!(target: "tower_credits", "the ledger answers again");
     }
+    #[cfg(feature = "metrics")]
+    meters::gauge!(meters::LEDGER_AWAY).set(if away { 1.0 } else { 0.0 });
+}
+
+/// A renewal was answered, or given up.
+pub(crate) fn renewed(answer: &Result<Answer, LedgerError>, took: Duration) {
+    let outcome = match answer {
+        Ok(answer) => match answer.outcome {
+            Outcome::Renewed { .. } => "renewed",
+            Outcome::Forgotten => "forgotten",
+            Outcome::Superseded => "superseded",
+            Outcome::Late => "late",
+            Outcome::NotBegun => "not_begun",
+            Outcome::Closed => "closed",
+        },
+        Err(LedgerError::Deadline(_)) => "deadline",
+        Err(LedgerError::Unreachable { .. }) => "unreachable",
+        Err(LedgerError::Unfit(_)) => "unfit",
+        Err(LedgerError::Refused(_) | LedgerError::TooLarge(_)) => "refused",
+    };
+    tracing::trace!(target: "tower_credits", outcome, seconds = took.as_secs_f64(), "renewal");
+    #[cfg(feature = "metrics")]
+    meters::histogram!(meters::RENEWAL, "outcome" => outcome).record(took.as_secs_f64());
 }
 
 /// As much of a client's text as belongs into a log.

@@ -129,5 +129,5 @@ async fn in_memory() {
 #[tokio::test]
 async fn on_redis() {
     let server = RedisServer::start();
-    denoises_and_bills(Some(server.url())).await;
+    denoises_and_bills(Some(&server.url())).await;
 }

@@ -58,6 +58,7 @@ struct Landed<B> {
     lease: LeaseId,
     seq: u64,
     answer: Result<Answer, LedgerError>,
+    took: Duration,
 }
 
 /// What a shutdown settled, and what it could not.
@@ -265,8 +266,9 @@ where
 
     /// Hands an answer to its lease, and what it brought to those who wait.
     fn land(&mut self, landed: Landed<B>) {
-        let Landed { cell, lease: id, seq, answer } = landed;
+        let Landed { cell, lease: id, seq, answer, took } = landed;
         let (now, rules) = (self.shared.now(), self.shared.rules);
+        observe::renewed(&answer, took);
         match &answer {
             Err(LedgerError::Deadline(_) | LedgerError::Unreachable { .. } | LedgerError::Unfit(_)) => self.breaker.failed(now),
             // It answers, if only that it refuses this one.
@@ -329,9 +331,10 @@ where
     B: Beside + Send + Sync + 'static,
 {
     Box::pin(async move {
+        let sent_at = Instant::now();
         let renewing = timeout(deadline, ledger.renew(&cell.account, cell.period, &renewal, deadline));
         let answer = renewing.await.unwrap_or(Err(LedgerError::Deadline(deadline)));
-        Landed { cell, lease: renewal.lease, seq: renewal.seq, answer }
+        Landed { cell, lease: renewal.lease, seq: renewal.seq, answer, took: sent_at.elapsed() }
     })
 }
 

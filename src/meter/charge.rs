@@ -41,6 +41,19 @@ pub enum End {
     CutOff,
 }
 
+impl End {
+    /// Its name as a label of metrics.
+    #[cfg(feature = "metrics")]
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Complete => "complete",
+            Self::Failed => "failed",
+            Self::Dropped => "dropped",
+            Self::CutOff => "cut_off",
+        }
+    }
+}
+
 /// What is known of a metered request when it ended.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]

@@ -26,6 +26,7 @@ use crate::{
     identify::{IdentifyError, Identifying},
     lease::{Desk, Keeper, LeaseRules, Worker},
     limit::RequestRate,
+    observe,
     rejection::{DenialFormat, DenialStyle},
 };
 
@@ -355,6 +356,7 @@ impl CreditMeterBuilder {
     }
 
     fn assemble(self) -> (CreditMeter, Worker<RequestRate>) {
+        observe::describe();
         let Self { plan, ledger, identify, classify, clock, settings } = self;
         let (keeper, desk, worker) = Keeper::pair(Arc::clone(&ledger), Arc::clone(&clock), settings.rules, settings.most_accounts);
         let inner = Inner {

@@ -1,0 +1,133 @@
+//! The numbers that an operator's recorder gets. In a process of their own, since a recorder is global.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, reason = "tests")]
+#![cfg(feature = "metrics")]
+
+mod support;
+
+use std::{
+    convert::Infallible,
+    sync::{
+        OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_credits::{
+    Account, Amendment, Answer, Answering, ComputeTime, CreditMeter, IdentityFromExtensions, Ledger, LedgerError, MemoryLedger, Period,
+    Plan, PlanFile, Renewal, Statement, Terms,
+};
+
+use crate::support::{folder::Folder, *};
+
+/// What a Prometheus server would read.
+struct Recorded(PrometheusHandle);
+
+impl Recorded {
+    fn all() -> &'static Self {
+        static ALL: OnceLock<Recorded> = OnceLock::new();
+        ALL.get_or_init(|| Recorded(PrometheusBuilder::new().install_recorder().expect("no other recorder")))
+    }
+
+    /// The value of a line, `name` or `name{label="value",…}`; zero where there is none.
+    fn value(&self, series: &str) -> f64 {
+        let text = self.0.render();
+        let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
+    }
+}
+
+fn service(
+    meter: &CreditMeter,
+) -> impl tower::Service<Request<Empty<Bytes>>, Response = Response<tower_credits::MeterBody<Empty<Bytes>>>, Error = Infallible> + Clone {
+    ServiceBuilder::new().layer(meter.clone()).service(service_fn(async |_: Request<Empty<Bytes>>| {
+        Ok(Response::builder().extension(ComputeTime(Duration::from_millis(1500))).body(Empty::new()).unwrap())
+    }))
+}
+
+#[tokio::test]
+async fn requests_compute_cost_overshoot_and_denials_are_counted() {
+    let recorded = Recorded::all();
+    // Names of this test's own.
+    let plan = PLAN.replace("gpu-small", "gpu-counted").replace("tiers.ten-finish", "tiers.counted");
+    let meter = CreditMeter::new(Plan::from_toml(&plan).unwrap(), MemoryLedger::new(), IdentityFromExtensions);
+    for _ in 0..6 {
+        assert_eq!(service(&meter).oneshot(request("alice", "counted", Empty::new())).await.unwrap().status(), 200);
+    }
+    let tags = "tier=\"counted\",hardware=\"gpu-counted\"";
+    let value = |name: &str| recorded.value(&format!("tower_credits_{name}"));
+    // 1.5 s each, a second of which is on hold.
+    assert_eq!(value(&format!("requests_total{{{tags},end=\"complete\"}}")), 6.0, "{}", recorded.0.render());
+    assert_eq!(value(&format!("compute_microseconds_total{{{tags}}}")), 9_000_000.0);
+    assert_eq!(value(&format!("cost_nano_usd_total{{{tags}}}")), 6.0 * 180_000.0);
+    assert_eq!(value(&format!("overshoot_seconds_sum{{{tags}}}")), 3.0);
+    assert_eq!(value(&format!("overshoot_seconds_count{{{tags}}}")), 6.0);
+
+    let unknown = Request::post("/unknown").extension(identity("alice", "counted")).body(Empty::new()).unwrap();
+    assert_eq!(service(&meter).oneshot(unknown).await.unwrap().status(), 404);
+    assert_eq!(value("denied_total{reason=\"NOT_IN_PLAN\"}"), 1.0, "{}", recorded.0.render());
+
+    let shadowed =
+        CreditMeter::builder(Plan::from_toml(&plan).unwrap(), MemoryLedger::new(), IdentityFromExtensions).shadow().build().unwrap();
+    assert_eq!(service(&shadowed).oneshot(request("alice", "none", Empty::new())).await.unwrap().status(), 200);
+    assert_eq!(value("would_deny_total{reason=\"CREDITS_USED_UP\"}"), 1.0, "{}", recorded.0.render());
+    assert!(value("renewal_seconds_count{outcome=\"renewed\"}") > 0.0);
+    let text = recorded.0.render();
+    assert!(text.contains("# HELP tower_credits_cost_nano_usd_total billed, in nano-dollars"), "{text}");
+}
+
+#[tokio::test]
+async fn a_reload_that_is_refused_is_counted() {
+    let recorded = Recorded::all();
+    let [refused, applied] =
+        ["refused", "applied"].map(|outcome| format!("tower_credits_reloads_total{{what=\"plan\",outcome=\"{outcome}\"}}"));
+    let folder = Folder::new("counted-plan");
+    let file = folder.write("plan.toml", PLAN);
+    let plan = PlanFile::watch(&file).unwrap();
+    folder.write("plan.toml", "nonsense");
+    eventually(async || (recorded.value(&refused) == 1.0).then_some(())).await;
+    folder.write("plan.toml", &PLAN.replace("0.00012", "0.00024"));
+    eventually(async || (recorded.value(&applied) == 1.0).then_some(())).await;
+    drop(plan);
+}
+
+/// A ledger that is switched off and on.
+#[derive(Debug, Default)]
+struct Switched(MemoryLedger, std::sync::Arc<AtomicBool>);
+
+impl Ledger for Switched {
+    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
+        if self.1.load(Ordering::SeqCst) {
+            return Box::pin(async { Err(LedgerError::Unreachable { reason: "switched off".into(), source: None }) });
+        }
+        self.0.renew(account, period, renewal, within)
+    }
+
+    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Terms) -> Answering<'a, Statement> {
+        self.0.statement(account, period, terms)
+    }
+
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
+        self.0.amend(account, amendment)
+    }
+}
+
+#[tokio::test]
+async fn an_outage_shows_in_a_gauge() {
+    let recorded = Recorded::all();
+    let ledger = Switched::default();
+    let off = ledger.1.clone();
+    let meter = CreditMeter::new(plan(), ledger, IdentityFromExtensions);
+    off.store(true, Ordering::SeqCst);
+    let away = "tower_credits_ledger_away";
+    let ask = async || service(&meter).oneshot(request("alice", "free", Empty::new())).await.unwrap().status();
+    eventually(async || (ask().await == 503 && recorded.value(away) == 1.0).then_some(())).await;
+    off.store(false, Ordering::SeqCst);
+    eventually(async || (ask().await == 200 && recorded.value(away) == 0.0).then_some(())).await;
+    assert!(recorded.value("tower_credits_renewal_seconds_count{outcome=\"unreachable\"}") > 0.0);
+}
