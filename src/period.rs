@@ -11,6 +11,8 @@ pub struct Period {
     month: i8,
 }
 
+const SECONDS_A_DAY: u32 = 24 * 60 * 60;
+
 impl Period {
     /// The month of a moment, given as time since the Unix epoch. Moments after the year 9998 count as its last month.
     pub fn containing(unix_time: Duration) -> Self {
@@ -18,7 +20,7 @@ impl Period {
         Self { year: date.year(), month: date.month() }
     }
 
-    /// The month after this one.
+    /// The month after this one; the last one is its own.
     #[must_use]
     pub const fn next(self) -> Self {
         match self {
@@ -35,7 +37,8 @@ impl Period {
 
     /// When it ends and the next one begins, since the Unix epoch.
     pub fn ends(self) -> Duration {
-        self.next().begins()
+        let first = jiff::civil::date(self.year, self.month, 1);
+        self.begins() + Duration::from_secs(first.days_in_month().unsigned_abs().into()) * SECONDS_A_DAY
     }
 
     /// When it ends, as a timestamp for people and machines: `2026-12-01T00:00:00Z`.
@@ -107,6 +110,8 @@ mod tests {
         let november: Period = "2026-11".parse().unwrap();
         assert_eq!(november.begins(), Duration::from_secs(1_793_491_200));
         assert_eq!(november.ends(), Duration::from_secs(1_796_083_200));
+        let last = Period::containing(Duration::MAX);
+        assert!(last.next() == last && last.ends() > last.begins(), "{last}");
         assert_eq!(Period::containing(november.ends() - Duration::from_nanos(1)), november);
         assert_eq!(Period::containing(november.ends()), november.next());
         assert_eq!(Period::day(november.ends() - Duration::from_nanos(1)), 30);

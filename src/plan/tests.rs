@@ -142,7 +142,7 @@ fn a_file_that_is_wrong_is_named() {
     std::fs::write(&path, "[tiers.free]\nincluded = 1").unwrap();
     let error = Plan::from_file(&path).unwrap_err().to_string();
     assert!(error.starts_with(&format!("{}:", path.display())), "{error}");
-    std::fs::write(&path, vec![b'#'; 5 << 20]).unwrap();
+    std::fs::write(&path, vec![b'#'; 10 << 20]).unwrap();
     assert!(Plan::from_file(&path).unwrap_err().to_string().contains("larger than 4 MiB"));
     std::fs::remove_dir_all(&folder).unwrap();
     assert!(Plan::from_file(&path).unwrap_err().to_string().contains("cannot be read"));

@@ -1,12 +1,14 @@
 //! Hostile input: a clear answer, no panic, and nothing kept.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{Account, BearerTokens, Classification, CreditMeter, Identify, Identifying, Identity, MemoryLedger, Name, RequestHead};
+use tower_credits::{
+    Account, BearerTokens, Classification, CreditMeter, Identify, Identifying, Identity, MemoryLedger, Name, Period, RequestHead,
+};
 
 use crate::support::*;
 
@@ -113,4 +115,33 @@ async fn a_host_that_lets_clients_name_features_keeps_a_bounded_bill() {
     assert_eq!(statement.lines.len(), tower_credits::MOST_LINES + 1);
     let lines: i64 = statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum();
     assert_eq!(lines, statement.used.as_nano_usd());
+}
+
+#[tokio::test]
+async fn a_calendar_that_is_set_back_or_ahead_moves_no_bill() {
+    let (clock, ledgers_clock) = (november(), november());
+    let month = |text: &str| text.parse::<Period>().unwrap();
+    ledgers_clock.advance(seconds(3_600));
+    let ledger = MemoryLedger::with_clock(ledgers_clock);
+    let meter = meter(ledger).clock(clock.clone()).build().unwrap();
+    // By years, months and a minute, back and ahead; the ledger's clock says which month it is.
+    let november = month("2026-11").begins();
+    let months = ["2026-01", "2026-10", "2026-11", "2026-12", "2027-11"].map(|time| month(time).begins());
+    let around = months.into_iter().chain([Duration::ZERO, Duration::MAX, november.saturating_sub(seconds(60)), november]);
+    let mut served = 0;
+    for time in around {
+        clock.set_unix_time(time);
+        match status(&meter, request("alice", "free", Empty::new())).await {
+            200 => served += 1,
+            503 => {}
+            other => panic!("{other} at {time:?}"),
+        }
+    }
+    assert!(served > 0);
+    clock.set_unix_time(november);
+    assert_eq!(settled(&meter, "alice", "free", served).await.requests(), served, "all of it is November's");
+    for other in ["2026-10", "2026-12"] {
+        let statement = meter.statement(&identity("alice", "free"), Some(month(other))).await.unwrap();
+        assert_eq!((statement.requests(), statement.held.is_zero()), (0, true), "{other}");
+    }
 }
