@@ -4,6 +4,8 @@
 //! `GET /billing.json` shows the bill. Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory), `PLAN`
 //! and `TOKENS`.
 
+mod denoise;
+
 use std::{env, error::Error, io::IsTerminal};
 
 use axum::{
@@ -15,10 +17,11 @@ use axum::{
     serve::ListenerExt,
 };
 use futures_util::{Stream, StreamExt, stream};
-use nnnoiseless::DenoiseState;
 use tokio::{net::TcpListener, signal};
 use tower_credits::{BearerTokens, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger, billing};
 use tracing::level_filters::LevelFilter;
+
+use self::denoise::Denoiser;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -33,7 +36,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
 
     let app = Router::new()
-        .route("/models/rnnoise", post(denoise))
+        .route("/models/rnnoise", post(rnnoise))
         .route("/health", get(|| async { "ok\n" }))
         .layer(meter.clone())
         .merge(billing::router(&meter));
@@ -49,7 +52,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Streams PCM in and out. Only the time in which the network computes is billed: waiting for the client's next samples costs nothing.
-async fn denoise(Extension(clock): Extension<ComputeClock>, body: Body) -> Response {
+async fn rnnoise(Extension(clock): Extension<ComputeClock>, body: Body) -> Response {
     // Started once, so that this clock counts from here on.
     clock.start();
     clock.pause();
@@ -82,68 +85,6 @@ fn denoised<E>(input: impl Stream<Item = Result<Bytes, E>> + Send + 'static, clo
             }
         }
     })
-}
-
-/// RNNoise works on frames of 10 ms and is one frame late; as many samples come out as went in.
-struct Denoiser {
-    network: Box<DenoiseState<'static>>,
-    pending: Vec<u8>,
-    received: usize,
-    sent: usize,
-    is_late: bool,
-}
-
-impl Denoiser {
-    const FRAME: usize = DenoiseState::FRAME_SIZE;
-
-    fn new() -> Self {
-        Self { network: DenoiseState::new(), pending: Vec::new(), received: 0, sent: 0, is_late: true }
-    }
-
-    async fn push(&mut self, chunk: &[u8], clock: &ComputeClock) -> Vec<u8> {
-        self.pending.extend_from_slice(chunk);
-        self.received += chunk.len();
-        let mut output = Vec::with_capacity(chunk.len());
-        let whole = self.pending.len() / (2 * Self::FRAME) * (2 * Self::FRAME);
-        let frames: Vec<u8> = self.pending.drain(..whole).collect();
-        for frames in frames.chunks(32 * 2 * Self::FRAME) {
-            clock.start();
-            frames.chunks_exact(2 * Self::FRAME).for_each(|frame| self.frame(frame, &mut output));
-            clock.pause();
-            // Other requests get their turn every few milliseconds, at their own cost.
-            tokio::task::yield_now().await;
-        }
-        self.sent += output.len();
-        output
-    }
-
-    fn finish(&mut self) -> Vec<u8> {
-        let mut output = Vec::new();
-        let wanted = self.received / 2 * 2 - self.sent;
-        let mut rest = std::mem::take(&mut self.pending);
-        while output.len() < wanted {
-            rest.resize(2 * Self::FRAME, 0);
-            self.frame(&rest, &mut output);
-            rest.clear();
-        }
-        output.truncate(wanted);
-        output
-    }
-
-    fn frame(&mut self, frame: &[u8], output: &mut Vec<u8>) {
-        let mut input = [0.0; Self::FRAME];
-        for (sample, bytes) in input.iter_mut().zip(frame.chunks_exact(2)) {
-            *sample = f32::from(i16::from_le_bytes([bytes[0], bytes[1]]));
-        }
-        let mut denoised = [0.0; Self::FRAME];
-        self.network.process_frame(&mut denoised, &input);
-        if std::mem::take(&mut self.is_late) {
-            return;
-        }
-        for sample in denoised {
-            output.extend_from_slice(&(sample.clamp(-32768.0, 32767.0) as i16).to_le_bytes());
-        }
-    }
 }
 
 async fn stopped() {

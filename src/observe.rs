@@ -12,7 +12,7 @@ use crate::{
     rejection::Rejection,
 };
 
-/// Numbers for the host's recorder. Names have the prefix `tower_credits_` and end with their unit.
+/// Numbers for the host's recorder. Names have the prefix `tower_credits_`, and their unit where they have one.
 #[cfg(feature = "metrics")]
 mod meters {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
@@ -33,7 +33,7 @@ mod meters {
         describe_counter!(COMPUTE, Unit::Microseconds, "billed compute time; labels tier, hardware");
         describe_counter!(COST, Unit::Count, "billed, in nano-dollars; labels tier, hardware");
         describe_histogram!(OVERSHOOT, Unit::Seconds, "compute time of a request beyond what was on hold for it; labels tier, hardware");
-        describe_counter!(DENIED, Unit::Count, "denied requests; label reason");
+        describe_counter!(DENIED, Unit::Count, "requests denied before their service was called; label reason");
         describe_counter!(WOULD_DENY, Unit::Count, "requests that shadow mode let pass; label reason");
         describe_counter!(RELOADS, Unit::Count, "changes of followed files; labels what (plan, tokens), outcome (applied, refused)");
         describe_gauge!(LEDGER_AWAY, Unit::Count, "1 while the ledger does not answer, otherwise 0");
@@ -119,6 +119,12 @@ pub(crate) fn ledger_away(away: bool) {
     }
     #[cfg(feature = "metrics")]
     meters::gauge!(meters::LEDGER_AWAY).set(if away { 1.0 } else { 0.0 });
+}
+
+/// A meter's worker begins or ends: no ledger is known to be away.
+pub(crate) fn ledger_expected() {
+    #[cfg(feature = "metrics")]
+    meters::gauge!(meters::LEDGER_AWAY).set(0.0);
 }
 
 /// A renewal was answered, or given up.

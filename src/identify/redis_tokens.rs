@@ -11,7 +11,10 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -40,13 +43,19 @@ const RANDOM: usize = 24;
 /// Hexadecimal digits at a token's end that follow from those before. What has them wrong was never issued, and is not looked up.
 const CHECK: usize = 8;
 
+/// While the server does not answer, a token that may count all the same is asked about this often.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
 /// How long an unknown token is remembered as such.
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 
 /// Bearer tokens (RFC 6750) kept in Redis, for hosts without authentication of their own. Redis and this process know their SHA-256 only.
 ///
 /// Answers are cached: a token that was revoked on another node stops working here within [`cache_for`](RedisTokensBuilder::cache_for), 30
-/// seconds by default. Clones share the connection and the cache.
+/// seconds by default (and [`stale_if_error`](RedisTokensBuilder::stale_if_error), while the server does not answer). Requests that run go on.
+/// Clones share the connection and the cache.
+///
+/// A failover of Redis that forgets acknowledged writes forgets tokens that were just issued, and brings back those just revoked: revoke them again.
 ///
 /// ```no_run
 /// use tower_credits::{Account, CreditMeter, Identity, Plan, RedisLedger, RedisTokens};
@@ -81,13 +90,38 @@ struct Inner {
     cookie: Option<Name>,
     known: Cache<Sha256Digest, Found>,
     unknown: Cache<Sha256Digest, ()>,
+    /// Counts what was revoked or changed here, so that an answer from before is not kept after it.
+    changes: AtomicU64,
 }
 
-/// What was found, and when that was asked for.
+/// What was found, when that was asked for, when the token ends, and until when it counts without asking again.
 #[derive(Clone)]
 struct Found {
     identity: Arc<Identity>,
     at: Instant,
+    ends: Option<Instant>,
+    fresh_until: Instant,
+}
+
+impl Found {
+    fn has_ended(&self) -> bool {
+        self.ends.is_some_and(|ends| Instant::now() >= ends)
+    }
+}
+
+/// What is changed on the server counts here as soon as the server may know: also where no answer came, or nobody waited for it.
+struct Changing<'a> {
+    inner: &'a Inner,
+    digests: Vec<Sha256Digest>,
+}
+
+impl Drop for Changing<'_> {
+    fn drop(&mut self) {
+        self.inner.changes.fetch_add(1, Ordering::SeqCst);
+        for digest in &self.digests {
+            self.inner.known.invalidate(digest);
+        }
+    }
 }
 
 impl RedisTokens {
@@ -118,13 +152,16 @@ impl RedisTokens {
     ///
     /// # Errors
     ///
-    /// [`RedisTokensError`] where the label is none, where the account has 1 000 tokens, or where the server gave no answer; then the token, if
-    /// it was written at all, is nobody's.
+    /// [`RedisTokensError::Label`], [`RedisTokensError::Full`] where the account has 1 000 tokens, or [`RedisTokensError::Server`]: where no answer
+    /// came, a token that nobody was given may stand on the list; revoke it.
     pub async fn issue(&self, identity: &Identity, label: &str, lifetime: Option<Duration>) -> Result<IssuedToken, RedisTokensError> {
         if label.len() > 128 || label.chars().any(char::is_control) {
             return Err(RedisTokensError::Label);
         }
-        if self.list(&identity.account).await?.len() >= MOST_TOKENS {
+        let mut asked = redis::pipe();
+        asked.cmd("HLEN").arg(self.inner.list_key(&identity.account));
+        let (listed,): (usize,) = self.inner.run(asked).await?;
+        if listed >= MOST_TOKENS && self.entries(&identity.account).await?.len() >= MOST_TOKENS {
             return Err(RedisTokensError::Full(identity.account.clone()));
         }
         let mut random = [0; RANDOM];
@@ -143,7 +180,7 @@ impl RedisTokens {
             expires_at: lifetime.map(|life| millis(now) + life),
         };
         let mut pipe = redis::pipe();
-        let set = pipe.cmd("SET").arg(self.inner.record_key(&digest)).arg(json(&record)).arg("NX");
+        let set = pipe.atomic().cmd("SET").arg(self.inner.record_key(&digest)).arg(json(&record)).arg("NX");
         if let Some(lifetime) = lifetime {
             set.arg("PX").arg(lifetime);
         }
@@ -187,9 +224,10 @@ impl RedisTokens {
     /// [`RedisTokensError::Server`] where there was no answer.
     pub async fn revoke_secret(&self, secret: &str) -> Result<bool, RedisTokensError> {
         let digest = credentials::digest(secret.as_bytes());
+        let _changing = Changing { inner: &self.inner, digests: vec![digest] };
         match self.inner.record(&digest).await? {
             None => Ok(false),
-            Some(record) => {
+            Some((record, _)) => {
                 let identity = record.identity()?;
                 self.remove(&identity.account, &record.id, &digest).await
             }
@@ -197,29 +235,28 @@ impl RedisTokens {
     }
 
     /// Changes the tier of all of an account's tokens; answers how many. Nodes learn of it within [`cache_for`](RedisTokensBuilder::cache_for), this
-    /// one at once.
+    /// one at once. A token that is issued at the same time has the tier that it is issued with.
     ///
     /// # Errors
     ///
     /// [`RedisTokensError::Server`] where there was no answer; some may then have been changed: ask again.
     pub async fn set_tier(&self, account: &Account, tier: &Name) -> Result<usize, RedisTokensError> {
         let entries = self.entries(account).await?;
+        if entries.is_empty() {
+            return Ok(0);
+        }
         let mut pipe = redis::pipe();
-        let mut digests = Vec::with_capacity(entries.len());
+        pipe.atomic();
+        let mut changing = Changing { inner: &self.inner, digests: Vec::with_capacity(entries.len()) };
         for (_, entry, mut record) in entries {
             let digest = parse_digest(&entry.digest)?;
             record.tier = tier.to_string();
             // What was revoked meanwhile is not brought back.
-            pipe.cmd("SET").arg(self.inner.record_key(&digest)).arg(json(&record)).arg("XX").arg("KEEPTTL").ignore();
-            digests.push(digest);
+            pipe.cmd("SET").arg(self.inner.record_key(&digest)).arg(json(&record)).arg("XX").arg("KEEPTTL");
+            changing.digests.push(digest);
         }
-        if !digests.is_empty() {
-            let () = self.inner.run(pipe).await?;
-        }
-        for digest in &digests {
-            self.inner.known.invalidate(digest);
-        }
-        Ok(digests.len())
+        let changed: Vec<Option<String>> = self.inner.run(pipe).await?;
+        Ok(changed.into_iter().flatten().count())
     }
 
     /// The account's tokens that have a record. What has none any more is taken off the list.
@@ -228,23 +265,31 @@ impl RedisTokens {
         let mut asked = redis::pipe();
         asked.cmd("HGETALL").arg(&list);
         let (listed,): (HashMap<String, String>,) = self.inner.run(asked).await?;
-        let mut listed: Vec<(String, Entry)> =
-            listed.into_iter().map(|(id, entry)| Ok((id, read(&entry)?))).collect::<Result<_, Fault>>()?;
+        let readable =
+            |(id, entry): (String, String)| match read::<Entry>(&entry).and_then(|entry| Ok((parse_digest(&entry.digest)?, entry))) {
+                Ok((digest, entry)) => Some((id, digest, entry)),
+                Err(fault) => {
+                    tracing::warn!(target: "tower_credits", %account, token = id, %fault, "a token is left out");
+                    None
+                }
+            };
+        let listed: Vec<(String, Sha256Digest, Entry)> = listed.into_iter().filter_map(readable).collect();
         if listed.is_empty() {
             return Ok(Vec::new());
         }
         let mut asked = redis::pipe();
-        for (_, entry) in &listed {
-            asked.cmd("GET").arg(self.inner.record_key(&parse_digest(&entry.digest)?));
+        for (_, digest, _) in &listed {
+            asked.cmd("GET").arg(self.inner.record_key(digest));
         }
         let records: Vec<Option<String>> = self.inner.run(asked).await?;
         let mut gone = redis::cmd("HDEL");
         gone.arg(&list);
         let mut any_gone = false;
         let mut entries = Vec::with_capacity(listed.len());
-        for ((id, entry), record) in listed.drain(..).zip(records) {
-            match record {
-                Some(record) => entries.push((id, entry, read(&record)?)),
+        for ((id, _, entry), record) in listed.into_iter().zip(records) {
+            match record.as_deref().map(read::<Record>) {
+                Some(Ok(record)) => entries.push((id, entry, record)),
+                Some(Err(fault)) => tracing::warn!(target: "tower_credits", %account, token = id, %fault, "a token is left out"),
                 None => {
                     gone.arg(id);
                     any_gone = true;
@@ -260,12 +305,10 @@ impl RedisTokens {
     }
 
     async fn remove(&self, account: &Account, id: &str, digest: &Sha256Digest) -> Result<bool, RedisTokensError> {
+        let _changing = Changing { inner: &self.inner, digests: vec![*digest] };
         let mut pipe = redis::pipe();
-        pipe.cmd("DEL").arg(self.inner.record_key(digest)).cmd("HDEL").arg(self.inner.list_key(account)).arg(id).ignore();
-        let removed = self.inner.run(pipe).await;
-        // Also where no answer came: it may have been done all the same.
-        self.inner.known.invalidate(digest);
-        let (removed,): (u64,) = removed?;
+        pipe.atomic().cmd("DEL").arg(self.inner.record_key(digest)).cmd("HDEL").arg(self.inner.list_key(account)).arg(id).ignore();
+        let (removed,): (u64,) = self.inner.run(pipe).await?;
         Ok(removed > 0)
     }
 }
@@ -286,18 +329,30 @@ impl Inner {
         self.connection.run(self.deadline, |mut link| async move { pipe.query_async(&mut link).await }).await
     }
 
-    async fn record(&self, digest: &Sha256Digest) -> Result<Option<Record>, Fault> {
-        let mut asked = redis::pipe();
-        asked.cmd("GET").arg(self.record_key(digest));
-        let (record,): (Option<String>,) = self.run(asked).await?;
-        record.as_deref().map(read).transpose()
+    /// A token's record, and how much longer it lasts.
+    async fn record(&self, digest: &Sha256Digest) -> Result<Option<(Record, Option<Duration>)>, Fault> {
+        let ask = || {
+            let mut asked = redis::pipe();
+            let key = self.record_key(digest);
+            asked.cmd("GET").arg(&key).cmd("PTTL").arg(&key);
+            self.run(asked)
+        };
+        let answered: Result<(Option<String>, i64), Fault> = match ask().await {
+            // A connection that was idle for long may be found dead; a new one is there in a moment.
+            Err(fault) if fault.is_disconnect() => ask().await,
+            answered => answered,
+        };
+        let (record, lasts) = answered?;
+        let Some(record) = record else { return Ok(None) };
+        Ok(Some((read(&record)?, u64::try_from(lasts).ok().map(Duration::from_millis))))
     }
 
     /// Asks the server; `before` is what it said longer ago than counts, unless it does not answer.
     async fn look_up(&self, digest: Sha256Digest, before: Option<Found>) -> Result<Arc<Identity>, IdentifyError> {
+        let changes = self.changes.load(Ordering::SeqCst);
         let at = Instant::now();
         let found = match self.record(&digest).await {
-            Ok(Some(record)) => record.identity(),
+            Ok(Some((record, lasts))) => record.identity().map(|identity| (Arc::new(identity), lasts)),
             Ok(None) => {
                 self.known.invalidate(&digest);
                 self.unknown.insert(digest, ());
@@ -305,18 +360,34 @@ impl Inner {
             }
             Err(fault) => Err(fault),
         };
+        let keep = |found: Found| {
+            self.known.insert(digest, found);
+            // Revoked or changed meanwhile: what was found may be from before.
+            if self.changes.load(Ordering::SeqCst) != changes {
+                self.known.invalidate(&digest);
+            }
+        };
         match found {
-            Ok(identity) => {
-                let identity = Arc::new(identity);
-                self.known.insert(digest, Found { identity: Arc::clone(&identity), at });
+            Ok((identity, lasts)) => {
+                let ends = lasts.and_then(|lasts| at.checked_add(lasts));
+                keep(Found { identity: Arc::clone(&identity), at, ends, fresh_until: later(at, self.cache_for) });
                 Ok(identity)
             }
-            Err(fault) => before
-                .filter(|before| before.at.elapsed() <= self.cache_for.saturating_add(self.stale_if_error))
-                .map(|before| before.identity)
-                .ok_or_else(|| IdentifyError::Unavailable(Arc::new(RedisTokensError::from(fault)))),
+            Err(fault) => {
+                let longest = self.cache_for.saturating_add(self.stale_if_error);
+                let stale = before.filter(|before| before.at.elapsed() <= longest && !before.has_ended());
+                let Some(stale) = stale else { return Err(IdentifyError::Unavailable(Arc::new(RedisTokensError::from(fault)))) };
+                let identity = Arc::clone(&stale.identity);
+                // An outage must not cost each request a deadline.
+                keep(Found { fresh_until: later(Instant::now(), ASK_AGAIN).min(later(stale.at, longest)), ..stale });
+                Ok(identity)
+            }
         }
     }
+}
+
+fn later(at: Instant, by: Duration) -> Instant {
+    at.checked_add(by).unwrap_or(at)
 }
 
 impl Identify for RedisTokens {
@@ -329,7 +400,8 @@ impl Identify for RedisTokens {
         };
         let before = inner.known.get(&digest);
         match before {
-            Some(found) if found.at.elapsed() < inner.cache_for => Identifying::Ready(Ok(found.identity)),
+            Some(found) if found.has_ended() => Identifying::Ready(Err(IdentifyError::Invalid)),
+            Some(found) if Instant::now() < found.fresh_until => Identifying::Ready(Ok(found.identity)),
             None if inner.unknown.contains_key(&digest) => Identifying::Ready(Err(IdentifyError::Invalid)),
             before => {
                 let inner = Arc::clone(inner);
@@ -392,7 +464,7 @@ impl RedisTokensBuilder {
         self
     }
 
-    /// The most tokens whose answers are kept, each about 300 bytes; default 100 000. As many unknown ones are remembered, at most 10 000.
+    /// The most tokens whose answers are kept, each about half a KiB; default 100 000. As many unknown ones are remembered, at most 10 000.
     #[must_use]
     pub const fn most_cached(mut self, tokens: u64) -> Self {
         self.most_cached = tokens;
@@ -413,15 +485,18 @@ impl RedisTokensBuilder {
     /// As [`RedisTokens::connect`]; also where the prefix holds a brace, and where the URL or what was said beside it cannot be used.
     pub async fn connect(self) -> Result<RedisTokens, RedisTokensError> {
         let connection = Connection::new(self.server, &self.prefix)?;
-        let kept_for = self.cache_for.saturating_add(self.stale_if_error).min(Duration::from_secs(366 * 24 * 60 * 60));
+        let longest = Duration::from_secs(366 * 24 * 60 * 60);
+        let (cache_for, stale_if_error) = (self.cache_for.min(longest), self.stale_if_error.min(longest));
+        let kept_for = cache_for + stale_if_error;
         let inner = Inner {
             connection,
             prefix: self.prefix,
             deadline: self.deadline,
-            cache_for: self.cache_for,
-            stale_if_error: self.stale_if_error,
+            cache_for,
+            stale_if_error,
             cookie: self.cookie,
             known: Cache::builder().max_capacity(self.most_cached).time_to_live(kept_for).build(),
+            changes: AtomicU64::new(0),
             unknown: Cache::builder().max_capacity(self.most_cached.min(10_000)).time_to_live(UNKNOWN_FOR).build(),
         };
         let ping = |mut link| async move { redis::cmd("PING").query_async(&mut link).await };
@@ -466,7 +541,7 @@ pub struct TokenSummary {
     pub tier: Name,
     /// When it was issued, by the clock of the node that did.
     pub issued_at: SystemTime,
-    /// When it stops working by itself.
+    /// When it stops working by itself; `None`: never.
     pub expires_at: Option<SystemTime>,
 }
 
@@ -486,6 +561,9 @@ pub enum RedisTokensError {
     /// The server gave no answer, or none that makes sense.
     #[error("the tokens' Redis server gave no answer: {0}")]
     Server(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// The server, or what was said of it, is not fit to keep tokens.
+    #[error("the tokens' Redis server cannot be used: {0}")]
+    Unfit(String),
     /// The account has as many tokens as it may.
     #[error("{0} has 1 000 tokens: revoke one first")]
     Full(Account),
@@ -499,7 +577,10 @@ pub enum RedisTokensError {
 
 impl From<Fault> for RedisTokensError {
     fn from(fault: Fault) -> Self {
-        Self::Server(Arc::new(fault))
+        match fault {
+            Fault::Unfit(reason) => Self::Unfit(reason),
+            fault => Self::Server(Arc::new(fault)),
+        }
     }
 }
 

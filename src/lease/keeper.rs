@@ -141,6 +141,7 @@ where
     /// Works until the keeper is shut down or dropped, and everything is settled.
     pub(crate) async fn run(mut self) {
         let mut give_up = None;
+        observe::ledger_expected();
         loop {
             self.begin_closing(&mut give_up);
             self.look_around();
@@ -156,6 +157,7 @@ where
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
+        observe::ledger_expected();
         self.shared.done.send_replace(true);
     }
 

@@ -37,7 +37,7 @@ impl CreditMeter {
         let plan = self.inner.plan.current();
         let classification = match &self.inner.classify {
             Some(classify) => classify(head, &plan),
-            None => plan.classify(head.uri.path()),
+            None => plan.classify(head.uri.path(), head.headers),
         };
         let workload = match classification {
             Classification::Free => return Decision::Now(Ok(None)),

@@ -6,12 +6,13 @@
 use std::{
     fmt,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{
-    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+    HeaderMap,
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TRAILER},
     response::Parts,
 };
 use http_body::{Body, Frame, SizeHint};
@@ -20,14 +21,18 @@ use pin_project_lite::pin_project;
 use super::{
     charge::{Charge, End},
     compute::Compute,
+    future::{COMPUTE_TIME, COST, tell_usage},
 };
-use crate::{BoxError, Rejection, rejection::DenialStyle};
+use crate::{
+    BoxError, Rejection,
+    rejection::{DenialStyle, grpc_status_of},
+};
 
 pin_project! {
     /// The body of a response that came through a [`CreditService`](super::CreditService).
     ///
-    /// Where a request is stopped in mid-body because its credits end, a `text/event-stream` at an event boundary gets one last `event: error`
-    /// with the problem as data, and everything else ends with the error [`CutOff`], never as a clean end.
+    /// Where a request is stopped in mid-body because its credits end, a gRPC stream gets its trailers, a `text/event-stream` at an event boundary
+    /// gets one last `event: error` with the problem as data, and everything else ends with the error [`CutOff`], never as a clean end.
     pub struct MeterBody<B> {
         #[pin]
         kind: Kind<B>,
@@ -39,7 +44,7 @@ pin_project! {
     enum Kind<B> {
         /// Nothing is charged for it any more.
         Free { #[pin] body: B },
-        Metered { #[pin] body: B, charge: Charge, ending: Ending, announced: Option<u64> },
+        Metered { #[pin] body: B, charge: Charge, ending: Ending, announced: Option<u64>, trailers: Trailers },
         /// A denial, or the last words of a response that was cut off.
         Text { text: Option<Bytes> },
     }
@@ -49,6 +54,19 @@ pin_project! {
 enum Ending {
     Error,
     Event(EventBoundary, DenialStyle),
+    Trailers,
+}
+
+/// Where a body says what it cost.
+enum Trailers {
+    /// Nowhere.
+    None,
+    /// In the trailers that it has, if it has any: a gRPC stream.
+    Amended,
+    /// In trailers of this layer's own.
+    Added,
+    /// The same, once the inner body has ended; its charge is closed.
+    Owed(HeaderMap),
 }
 
 impl<B: Body<Data = Bytes>> MeterBody<B> {
@@ -60,9 +78,16 @@ impl<B: Body<Data = Bytes>> MeterBody<B> {
         Self { kind: Kind::Text { text: Some(text).filter(|text| !text.is_empty()) } }
     }
 
-    pub(super) fn metered(body: B, parts: &Parts, mut charge: Charge, style: DenialStyle) -> Self {
+    pub(super) fn metered(body: B, parts: &mut Parts, mut charge: Charge, style: DenialStyle, adds_trailers: bool) -> Self {
+        if style.grpc {
+            charge.stated(grpc_status_of(&parts.headers));
+        }
         if body.is_end_stream() {
             charge.close(End::Complete);
+            if style.grpc {
+                // The head is the trailers.
+                tell_usage(&mut parts.headers, charge.billed());
+            }
             return Self::free(body);
         }
         let header = |name| parts.headers.get(name).map(http::HeaderValue::as_bytes);
@@ -72,10 +97,39 @@ impl<B: Body<Data = Bytes>> MeterBody<B> {
         });
         let has_length = header(CONTENT_LENGTH).is_some() || body.size_hint().exact().is_some();
         let is_plain = header(CONTENT_ENCODING).is_none() && !has_length;
-        let ending = if is_event_stream && is_plain { Ending::Event(EventBoundary::default(), style) } else { Ending::Error };
+        let ending = match is_event_stream && is_plain {
+            _ if style.grpc => Ending::Trailers,
+            true => Ending::Event(EventBoundary::default(), style),
+            false => Ending::Error,
+        };
         // Servers do not poll on for the end of a body whose announced length has passed.
         let announced = header(CONTENT_LENGTH).and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
-        Self { kind: Kind::Metered { body, charge, ending, announced } }
+        let trailers = if style.grpc {
+            Trailers::Amended
+        } else if adds_trailers && !has_length {
+            for name in [COMPUTE_TIME, COST] {
+                // HTTP/1.1 servers send only those that are announced.
+                parts.headers.append(TRAILER, name.into());
+            }
+            Trailers::Added
+        } else {
+            Trailers::None
+        };
+        Self { kind: Kind::Metered { body, charge, ending, announced, trailers } }
+    }
+}
+
+/// Takes what a body's trailers say, and says in them what it cost.
+fn amend(frame: Frame<Bytes>, charge: &Charge, trailers: &Trailers) -> Frame<Bytes> {
+    if matches!(trailers, Trailers::None) {
+        return frame;
+    }
+    match frame.into_trailers() {
+        Ok(mut fields) => {
+            tell_usage(&mut fields, charge.billed());
+            Frame::trailers(fields)
+        }
+        Err(frame) => frame,
     }
 }
 
@@ -86,6 +140,12 @@ fn passes_last(announced: &mut Option<u64>, frame: &Frame<Bytes>) -> bool {
         *left = left.saturating_sub(size);
         *left == 0
     })
+}
+
+fn usage(charge: &Charge) -> HeaderMap {
+    let mut fields = HeaderMap::with_capacity(2);
+    tell_usage(&mut fields, charge.billed());
+    fields
 }
 
 /// What comes of polling a metered body.
@@ -109,9 +169,16 @@ where
         match this.kind.as_mut().project() {
             KindProj::Free { body } => body.poll_frame(cx).map_err(Into::into),
             KindProj::Text { text } => Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
-            KindProj::Metered { mut body, charge, ending, announced } => {
+            KindProj::Metered { mut body, charge, ending, announced, trailers } => {
                 if charge.is_closed() {
-                    return body.poll_frame(cx).map_err(Into::into);
+                    let polled = ready!(body.poll_frame(cx));
+                    if let (None, Trailers::Owed(fields)) = (&polled, &mut *trailers) {
+                        let fields = std::mem::take(fields);
+                        // The inner body must not be polled after its end.
+                        this.kind.set(Kind::Text { text: None });
+                        return Poll::Ready(Some(Ok(Frame::trailers(fields))));
+                    }
+                    return Poll::Ready(polled.map(|frame| frame.map_err(Into::into)));
                 }
                 // The reader's gap ends here: what the body computes while it is polled is computation.
                 let came_back = charge.metering().now();
@@ -122,15 +189,33 @@ where
                     Poll::Pending => Step::CutOff,
                     Poll::Ready(None) => {
                         charge.close(End::Complete);
+                        if matches!(trailers, Trailers::Added) {
+                            let last_words = Frame::trailers(usage(charge));
+                            this.kind.set(Kind::Text { text: None });
+                            return Poll::Ready(Some(Ok(last_words)));
+                        }
                         Step::Closed(None)
                     }
                     Poll::Ready(Some(Err(error))) => {
                         charge.close(End::Failed);
+                        *trailers = Trailers::None;
                         Step::Closed(Some(Err(error)))
                     }
                     // The last frame is there: nothing is won by withholding it.
-                    Poll::Ready(Some(Ok(frame))) if frame.is_trailers() || passes_last(announced, &frame) || body.is_end_stream() => {
+                    Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => {
+                        if matches!(trailers, Trailers::Amended) {
+                            charge.stated(frame.trailers_ref().and_then(grpc_status_of));
+                        }
                         charge.close(End::Complete);
+                        let frame = amend(frame, charge, trailers);
+                        *trailers = Trailers::None;
+                        Step::Closed(Some(Ok(frame)))
+                    }
+                    Poll::Ready(Some(Ok(frame))) if passes_last(announced, &frame) || body.is_end_stream() => {
+                        charge.close(End::Complete);
+                        if matches!(trailers, Trailers::Added) {
+                            *trailers = Trailers::Owed(usage(charge));
+                        }
                         Step::Closed(Some(Ok(frame)))
                     }
                     Poll::Ready(Some(Ok(_))) if charge.is_exhausted() => Step::CutOff,
@@ -148,6 +233,11 @@ where
                         let rejection = charge.cut_off();
                         let last_words = match ending {
                             Ending::Event(boundary, style) if boundary.is_at() => Ok(Frame::data(error_event(&rejection, *style))),
+                            Ending::Trailers => {
+                                let mut fields = rejection.trailers();
+                                tell_usage(&mut fields, charge.billed());
+                                Ok(Frame::trailers(fields))
+                            }
                             _ => Err(CutOff { rejection }.into()),
                         };
                         // What the service computes on would be for nothing.
@@ -161,6 +251,7 @@ where
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
+            Kind::Metered { trailers: Trailers::Added | Trailers::Owed(_), .. } => false,
             Kind::Free { body } | Kind::Metered { body, .. } => body.is_end_stream(),
             Kind::Text { text } => text.is_none(),
         }

@@ -60,6 +60,8 @@ impl End {
 pub struct Ending {
     /// The response's status; `None` where there was none.
     pub status: Option<StatusCode>,
+    /// The status of a gRPC call, as its trailers say it: 0 is OK. `None` of other requests, and of calls that ended without.
+    pub grpc_status: Option<u8>,
     /// How it ended.
     pub end: End,
 }
@@ -226,13 +228,25 @@ pub(crate) struct Charge {
     billable: Billable,
     pub(super) rate: Option<RateState>,
     status: Option<StatusCode>,
+    grpc_status: Option<u8>,
+    billed: Option<Usage>,
     when_dropped: End,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Charge {
     pub(super) fn new(place: Place<RequestRate>, metering: Arc<Metering>, billable: Billable, rate: Option<RateState>) -> Self {
-        Self { place: Some(place), metering, billable, rate, status: None, when_dropped: End::Dropped, timer: None }
+        Self {
+            place: Some(place),
+            metering,
+            billable,
+            rate,
+            status: None,
+            grpc_status: None,
+            billed: None,
+            when_dropped: End::Dropped,
+            timer: None,
+        }
     }
 
     pub(super) fn metering(&self) -> &Arc<Metering> {
@@ -253,6 +267,16 @@ impl Charge {
     pub(super) fn responded(&mut self, status: StatusCode) {
         self.status = Some(status);
         self.metering.with(Compute::hand_over);
+    }
+
+    /// A gRPC call's status is there.
+    pub(super) fn stated(&mut self, status: Option<u8>) {
+        self.grpc_status = status;
+    }
+
+    /// What the request was billed, once it was.
+    pub(super) const fn billed(&self) -> Option<Usage> {
+        self.billed
     }
 
     /// Whether nothing of the slice is left, for a request that stops there.
@@ -306,12 +330,13 @@ impl Charge {
     pub(super) fn close(&mut self, end: End) -> Option<Ended> {
         let place = self.place.take()?;
         self.timer = None;
-        let ending = Ending { status: self.status, end };
+        let ending = Ending { status: self.status, grpc_status: self.grpc_status, end };
         if !(self.billable)(&ending) {
             self.metering.forgiven.store(true, Ordering::Release);
         }
         let slice = Credits::clamped(self.metering.slice.load(Ordering::Acquire));
         let ended = place.end()?;
+        self.billed = ended.billed;
         observe::ended(&self.metering, &ending, &ended, self.metering.workload.price.runway(slice));
         Some(ended)
     }
@@ -415,15 +440,11 @@ impl ComputeClock {
 
 impl ClockKept {
     /// Leaves the charge with the handler's clock, or gives it back where the handler kept none.
-    pub(super) fn park(&self, charge: Charge) -> Result<(), Charge> {
-        match self.0.upgrade() {
-            Some(handle) => {
-                charge.metering.never_stop();
-                *handle.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(charge);
-                Ok(())
-            }
-            None => Err(charge),
-        }
+    pub(super) fn park(&self, charge: Charge) -> Option<Charge> {
+        let Some(handle) = self.0.upgrade() else { return Some(charge) };
+        charge.metering.never_stop();
+        *handle.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(charge);
+        None
     }
 }
 

@@ -8,7 +8,10 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::EXPECT};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
+    header::{EXPECT, TE},
+};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
@@ -22,13 +25,20 @@ use super::{
     compute::Compute,
     layer::CreditMeter,
 };
-use crate::{BoxError, limit::RateState, observe, rejection::Rejection};
+use crate::{
+    BoxError, Usage,
+    limit::RateState,
+    observe,
+    rejection::{DenialStyle, Rejection},
+};
 
 /// Names a response, for questions about its bill.
 const INFERENCE_ID: HeaderName = HeaderName::from_static("inference-id");
 const CREDITS_REMAINING: HeaderName = HeaderName::from_static("x-credits-remaining");
 /// As text-generation-inference says it.
-const COMPUTE_TIME: HeaderName = HeaderName::from_static("x-compute-time");
+pub(super) const COMPUTE_TIME: HeaderName = HeaderName::from_static("x-compute-time");
+pub(super) const COST: HeaderName = HeaderName::from_static("x-cost-nano-usd");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Before a denial, this much of the request's body is read and thrown away, so that a client that is still sending reads the answer and not a
 /// broken pipe.
@@ -66,6 +76,9 @@ struct Call {
     charge: Option<Charge>,
     kept: Option<ClockKept>,
     method: Method,
+    style: DenialStyle,
+    /// Whether the client takes trailers where the protocol has them.
+    takes_trailers: bool,
 }
 
 impl Call {
@@ -122,8 +135,12 @@ where
                         Poll::Pending => {
                             let Some(charge) = &mut call.charge else { return Poll::Pending };
                             ready!(charge.poll_exhausted(cx));
-                            let (rejection, rate) = (charge.cut_off(), charge.rate);
-                            finish(rejection.into_response(this.meter.inner.settings.denials).map(MeterBody::text), rate, this.meter)
+                            let rejection = charge.cut_off();
+                            let mut response = rejection.into_response(call.style).map(MeterBody::text);
+                            if call.style.grpc {
+                                tell_usage(response.headers_mut(), charge.billed());
+                            }
+                            finish(response, charge.rate, this.meter)
                         }
                     };
                     this.state.set(State::Done);
@@ -149,6 +166,7 @@ where
     S: Service<Request<B>>,
     B: Body,
 {
+    let style = meter.inner.settings.denials.for_caller(request.headers());
     match decided {
         Ok(charge) => {
             let kept = charge.as_ref().map(|charge| {
@@ -163,13 +181,16 @@ where
                 // A handler that expects a clock would otherwise deny what nothing else does.
                 request.extensions_mut().insert(ComputeClock::detached());
             }
+            let takes_trailers = !style.grpc && meter.inner.settings.tells && takes_trailers(&request);
             let method = request.method().clone();
-            State::Calling { future: service.call(request), call: Call { charge, kept, method } }
+            State::Calling { future: service.call(request), call: Call { charge, kept, method, style, takes_trailers } }
         }
         Err(rejection) => {
             observe::denied(&rejection, request.uri().path());
-            let response = finish(rejection.into_response(meter.inner.settings.denials), None, meter);
-            State::Denying { drain: Drain::new(request), response: Some(response) }
+            let response = finish(rejection.into_response(style), None, meter);
+            // A gRPC stream has no end before its answer, and its protocol no need of one.
+            let drain = if style.grpc { Drain::nothing() } else { Drain::new(request) };
+            State::Denying { drain, response: Some(response) }
         }
     }
 }
@@ -194,27 +215,28 @@ impl Call {
         }
         let response = if self.is_switching(response.status()) {
             // Only the handler's own clock can tell when the new protocol has ended.
-            match self.kept.take().map(|kept| kept.park(charge)) {
-                Some(Err(mut charge)) if meter.inner.settings.shadow => {
+            match self.kept.take().and_then(|kept| kept.park(charge)) {
+                Some(mut charge) if meter.inner.settings.shadow => {
                     charge.close(End::Complete);
                     observe::would_deny(&Rejection::UnmeteredUpgrade);
                     response.map(MeterBody::free)
                 }
-                Some(Err(mut charge)) => {
+                Some(mut charge) => {
                     charge.close(End::Failed);
                     tracing::error!(target: "tower_credits", "a handler switched protocols and kept no ComputeClock: keep a clone for as long as \
                         the connection is to be charged");
-                    Rejection::UnmeteredUpgrade.into_response(meter.inner.settings.denials).map(MeterBody::text)
+                    Rejection::UnmeteredUpgrade.into_response(self.style).map(MeterBody::text)
                 }
-                _ => response.map(MeterBody::free),
+                None => response.map(MeterBody::free),
             }
         } else {
             let (mut parts, body) = response.into_parts();
-            if meter.inner.settings.tells {
-                let known = reported || meter.inner.settings.until_head || body.is_end_stream();
+            let known = reported || meter.inner.settings.until_head || body.is_end_stream();
+            if meter.inner.settings.tells && !self.style.grpc {
                 tell(&mut parts.headers, &charge, known);
             }
-            let body = MeterBody::metered(body, &parts, charge, meter.inner.settings.denials);
+            let adds_trailers = self.takes_trailers && !known && self.method != Method::HEAD;
+            let body = MeterBody::metered(body, &mut parts, charge, self.style, adds_trailers);
             Response::from_parts(parts, body)
         };
         finish(response, rate, meter)
@@ -224,13 +246,42 @@ impl Call {
 /// Tells the caller how the account stands, and what the compute time was where that is `known`.
 fn tell(headers: &mut HeaderMap, charge: &Charge, known: bool) {
     let compute = charge.metering().with(|compute, now| compute.so_far(now));
-    let fields = [(CREDITS_REMAINING, charge.left().map(|left| left.to_string().trim_start_matches('$').to_owned()))];
-    let time = (COMPUTE_TIME, known.then(|| format!("{:.6}", compute.as_secs_f64())));
-    for (name, value) in fields.into_iter().chain([time]) {
+    let fields = [
+        (CREDITS_REMAINING, charge.left().map(|left| left.to_string().trim_start_matches('$').to_owned())),
+        (COMPUTE_TIME, known.then(|| in_seconds(compute))),
+    ];
+    if known && let Ok(timing) = HeaderValue::try_from(server_timing(compute)) {
+        headers.append(SERVER_TIMING, timing);
+    }
+    for (name, value) in fields {
         if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
             headers.entry(name).or_insert(value);
         }
     }
+}
+
+/// Tells in trailers what a request used.
+pub(super) fn tell_usage(trailers: &mut HeaderMap, billed: Option<Usage>) {
+    let Usage { compute_micros, cost, .. } = billed.unwrap_or_default();
+    trailers.insert(COST, HeaderValue::from(cost.as_nano_usd()));
+    if let Ok(time) = HeaderValue::try_from(in_seconds(Duration::from_micros(compute_micros))) {
+        trailers.insert(COMPUTE_TIME, time);
+    }
+}
+
+fn in_seconds(compute: Duration) -> String {
+    format!("{:.6}", compute.as_secs_f64())
+}
+
+/// As browsers' developer tools show it (W3C Server Timing): milliseconds.
+fn server_timing(compute: Duration) -> String {
+    format!("compute;dur={:.3}", compute.as_secs_f64() * 1e3)
+}
+
+/// Whether a client asked for trailers, and the protocol has them.
+fn takes_trailers<B>(request: &Request<B>) -> bool {
+    let mut words = request.headers().get_all(TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    matches!(request.version(), Version::HTTP_11 | Version::HTTP_2) && words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Adds the layer's own header fields.
@@ -257,6 +308,10 @@ pin_project! {
 }
 
 impl<B: Body> Drain<B> {
+    const fn nothing() -> Self {
+        Self { body: None, left: 0, timer: None }
+    }
+
     fn new(request: Request<B>) -> Self {
         // A client that waits to be asked for its body reads the answer first, unless the body is asked for.
         let waits = request.headers().get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));

@@ -96,7 +96,7 @@ impl CreditMeter {
                 until_head: false,
                 inference_id: true,
                 shadow: false,
-                denials: DenialStyle { unavailable: StatusCode::SERVICE_UNAVAILABLE, format: DenialFormat::Problem },
+                denials: DenialStyle { unavailable: StatusCode::SERVICE_UNAVAILABLE, format: DenialFormat::Problem, grpc: false },
                 tells: false,
                 identify_within: Duration::from_secs(5),
                 billable: |_| true,
@@ -295,7 +295,12 @@ impl CreditMeterBuilder {
     }
 
     /// Whether metered responses tell what is known at their head: `x-credits-remaining` (dollars; of included credits where there is no limit)
-    /// and, where the compute time has ended or was reported by then, `x-compute-time` (seconds). Default: they do not.
+    /// and, where the compute time has ended or was reported by then, `x-compute-time` (seconds) and `Server-Timing` (milliseconds). Default: they
+    /// do not.
+    ///
+    /// With it, a client that asks for trailers (`TE: trailers`, RFC 9110, section 6.5.1) learns the compute time of a stream, and its cost
+    /// (`x-cost-nano-usd`), in its trailers, on HTTP/2 and chunked HTTP/1.1; a response of known length keeps that. gRPC calls have
+    /// `x-compute-time` and `x-cost-nano-usd` in their trailers always.
     #[must_use]
     pub fn tell_remaining(mut self, on: bool) -> Self {
         self.settings.tells = on;

@@ -224,8 +224,9 @@ fn target(plan: &Plan, pattern: &Spanned<String>, value: &Spanned<Value>) -> Res
         text("feature")?.unwrap_or("api").parse::<Name>().map_err(|error| wrong(value.span(), format!("{subject}, feature: {error}")))?;
     match (text("model")?, text("hardware")?) {
         (Some(model), None) => {
-            let template = Template::parse(model)
-                .ok_or_else(|| wrong(value.span(), format!("{subject}, model `{model}`: write a name, or parts of the path in braces")))?;
+            let template = Template::parse(model).ok_or_else(|| {
+                wrong(value.span(), format!("{subject}, model `{model}`: write a name, or in braces parts of the path or header:NAME"))
+            })?;
             for part in &template.0 {
                 if let Part::Parameter(parameter) = part
                     && ![format!("{{{parameter}}}"), format!("{{*{parameter}}}")]

@@ -38,6 +38,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use http::HeaderMap;
 
 pub(crate) use self::routes::Routes;
 pub use self::{
@@ -82,9 +83,9 @@ impl Plan {
         self.on_hardware(model, hardware, feature)
     }
 
-    /// What a request to a path runs, by the plan's routes.
-    pub fn classify(&self, path: &str) -> Classification {
-        self.routes.classify(self, path)
+    /// What a request to a path, with these header fields, runs by the plan's routes.
+    pub fn classify(&self, path: &str, headers: &HeaderMap) -> Classification {
+        self.routes.classify(self, path, headers)
     }
 
     fn on_hardware(&self, model: &Name, hardware: &Name, feature: &Name) -> Option<Workload> {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use http::{HeaderMap, HeaderName};
 use matchit::{Params, Router};
 use percent_encoding::percent_decode_str;
 
@@ -36,7 +37,7 @@ pub(crate) enum Target {
     Hardware { hardware: Name, feature: Name },
 }
 
-/// A model's name, or one with parts taken from the path: `{org}/{name}`.
+/// A model's name, or one with parts taken from the path, `{org}/{name}`, or from a header field, `{header:x-model}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Template(pub(super) Vec<Part>);
 
@@ -44,17 +45,18 @@ pub(crate) struct Template(pub(super) Vec<Part>);
 pub(crate) enum Part {
     Text(String),
     Parameter(String),
+    Header(HeaderName),
 }
 
 impl Routes {
-    pub(super) fn classify(&self, plan: &Plan, path: &str) -> Classification {
+    pub(super) fn classify(&self, plan: &Plan, path: &str, headers: &HeaderMap) -> Classification {
         // What stands behind may resolve them and run something else.
         if path.split('/').any(is_dot_segment) {
             return Classification::Unknown;
         }
         let workload = match self.router.at(path) {
-            Ok(found) => found.value.workload(plan, Some(&found.params)),
-            Err(_) => self.otherwise.workload(plan, None),
+            Ok(found) => found.value.workload(plan, Some(&found.params), headers),
+            Err(_) => self.otherwise.workload(plan, None, headers),
         };
         workload.unwrap_or(Classification::Unknown)
     }
@@ -66,11 +68,11 @@ fn is_dot_segment(segment: &str) -> bool {
 }
 
 impl Target {
-    fn workload(&self, plan: &Plan, parameters: Option<&Params<'_, '_>>) -> Option<Classification> {
+    fn workload(&self, plan: &Plan, parameters: Option<&Params<'_, '_>>, headers: &HeaderMap) -> Option<Classification> {
         let workload = match self {
             Self::Free => return Some(Classification::Free),
             Self::Refuse => return None,
-            Self::Model { model, feature } => plan.workload(&model.fill(parameters)?, feature)?,
+            Self::Model { model, feature } => plan.workload(&model.fill(parameters, headers)?, feature)?,
             Self::Hardware { hardware, feature } => plan.on_hardware(&Name::known("unlisted"), hardware, feature)?,
         };
         Some(Classification::Workload(workload))
@@ -85,7 +87,10 @@ impl Template {
             if !before.is_empty() {
                 parts.push(Part::Text(before.to_owned()));
             }
-            parts.push(Part::Parameter(name.to_owned()));
+            parts.push(match name.strip_prefix("header:") {
+                Some(header) => Part::Header(header.parse().ok()?),
+                None => Part::Parameter(name.to_owned()),
+            });
             rest = after;
         }
         if !rest.is_empty() {
@@ -94,6 +99,7 @@ impl Template {
         let is_whole = |part: &Part| match part {
             Part::Text(text) => !text.contains('}'),
             Part::Parameter(name) => !name.is_empty() && !name.contains('{'),
+            Part::Header(_) => true,
         };
         (!parts.is_empty() && parts.iter().all(is_whole)).then_some(Self(parts))
     }
@@ -106,12 +112,17 @@ impl Template {
         }
     }
 
-    fn fill(&self, parameters: Option<&Params<'_, '_>>) -> Option<String> {
+    fn fill(&self, parameters: Option<&Params<'_, '_>>, headers: &HeaderMap) -> Option<String> {
         self.0
             .iter()
             .map(|part| match part {
                 Part::Text(text) => Some(Cow::Borrowed(text.as_str())),
                 Part::Parameter(name) => percent_decode_str(parameters?.get(name)?).decode_utf8().ok(),
+                Part::Header(name) => {
+                    let mut values = headers.get_all(name).iter();
+                    // Which of two the service behind would take is anybody's guess.
+                    values.next().filter(|_| values.next().is_none())?.to_str().ok().map(Cow::Borrowed)
+                }
             })
             .collect()
     }

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use http::HeaderValue;
+
 use super::*;
 use crate::Credits;
 
@@ -57,7 +59,7 @@ fn a_plan_says_what_its_file_says() {
 #[test]
 fn routes_lead_to_models() {
     let plan = Plan::from_toml(GOOD).unwrap();
-    let model = |path| match plan.classify(path) {
+    let model = |path| match plan.classify(path, &HeaderMap::new()) {
         Classification::Workload(workload) => format!("{} {} {}", workload.model, workload.hardware, workload.feature),
         other => format!("{other:?}"),
     };
@@ -73,8 +75,18 @@ fn routes_lead_to_models() {
         assert_eq!(model(dots), "Unknown", "{dots}");
     }
 
+    let by_header = |values: &[&'static [u8]]| {
+        let text = GOOD.replace("[routes]", "[routes]\n\"/v1/chat\" = { model = \"acme/{header:x-model}\" }");
+        let headers = values.iter().map(|value| ("x-model".parse().unwrap(), HeaderValue::from_bytes(value).unwrap()));
+        Plan::from_toml(&text).unwrap().classify("/v1/chat", &headers.collect())
+    };
+    assert!(matches!(by_header(&[b"whisper"]), Classification::Workload(workload) if workload.model.as_str() == "acme/whisper"));
+    for values in [&[] as &[&'static [u8]], &[b"unheard-of"], &[b"whisper", b"whisper"], &[b"\xff"]] {
+        assert_eq!(by_header(values), Classification::Unknown, "{values:?}");
+    }
+
     let priced = Plan::from_toml(&GOOD.replace("[routes]", "[routes]\notherwise = { hardware = \"gpu-small\" }")).unwrap();
-    assert!(matches!(priced.classify("/elsewhere"), Classification::Workload(_)));
+    assert!(matches!(priced.classify("/elsewhere", &HeaderMap::new()), Classification::Workload(_)));
 }
 
 #[test]
@@ -98,7 +110,7 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
         ("price_per_second = \"0.00012\"", "price = \"0.00012\"", 3, "unknown field `price`"),
         ("{ model = \"rnnoise\" }", "{ model = \"gone\" }", 14, "leads to model `gone`, which the plan does not have: add [models.gone]"),
         ("{ model = \"{model}\" }", "{ model = \"{modle}\" }", 12, "its path has no `{modle}`"),
-        ("{ model = \"{model}\" }", "{ model = \"{model\" }", 12, "write a name, or parts of the path in braces"),
+        ("{ model = \"{model}\" }", "{ model = \"{model\" }", 12, "write a name, or in braces parts of the path or header:NAME"),
         ("\"free\"\n", "\"gratis\"\n", 15, "route `/health` leads nowhere: write \"free\""),
         ("\"/health\"", "\"health\"", 15, "write a path that begins with `/`"),
         ("\"/health\"", "\"/models/{other}\"", 0, "route `/models/{"),

@@ -5,6 +5,7 @@
 //! in a row without an answer. A new one is opened in the background, once for all who wait for it.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -27,6 +28,9 @@ const OPENING: Duration = Duration::from_secs(5);
 
 /// After a connection could not be opened, callers are told so without another try for this long.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// No deadline is further away.
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Calls in a row without an answer, after which a connection is thrown away.
 const SILENCES: u32 = 2;
@@ -61,9 +65,18 @@ impl Fault {
     }
 }
 
+impl Fault {
+    /// Whether the connection ended under the call: another one may answer at once.
+    pub(crate) fn is_disconnect(&self) -> bool {
+        let Self::Failed { source: Some(error), .. } = self else { return false };
+        error.is_connection_dropped() || error.is_io_error()
+    }
+}
+
 impl From<RedisError> for Fault {
     fn from(error: RedisError) -> Self {
-        let login = if error.kind() == ErrorKind::AuthenticationFailed { "check username and password: " } else { "" };
+        let refused = ["WRONGPASS", "NOAUTH"].into_iter().any(|word| says(&error, word));
+        let login = if refused || error.kind() == ErrorKind::AuthenticationFailed { "check username and password: " } else { "" };
         Self::Failed { reason: format!("{login}{error}"), source: Some(Arc::new(error)) }
     }
 }
@@ -72,7 +85,7 @@ impl From<RedisError> for Fault {
 pub(crate) struct Connection {
     door: Arc<Door>,
     schema_key: String,
-    slot: Mutex<Slot>,
+    slot: Arc<Mutex<Slot>>,
 }
 
 type Opening = Shared<BoxFuture<'static, Result<Open, Fault>>>;
@@ -97,7 +110,7 @@ impl Connection {
         if prefix.contains(['{', '}']) {
             return Err(Fault::Unfit("the key prefix holds a brace, which would move keys to other slots: leave it out".to_owned()));
         }
-        Ok(Self { door: Arc::new(server.resolve()?), schema_key: format!("{prefix}:schema"), slot: Mutex::default() })
+        Ok(Self { door: Arc::new(server.resolve()?), schema_key: format!("{prefix}:schema"), slot: Arc::default() })
     }
 
     /// Runs `call` on the connection, opening one where there is none; gives up after `within`.
@@ -106,29 +119,23 @@ impl Connection {
         T: FromRedisValue,
         F: Future<Output = Result<T, RedisError>>,
     {
+        let within = within.min(LONGEST);
         let deadline = Instant::now() + within;
         let (generation, opening) = self.opening()?;
-        let opened = timeout_at(deadline, opening).await.map_err(|_| Fault::Deadline(within))?;
-        let open = match opened {
-            Ok(open) => open,
-            Err(error) => {
-                self.close(generation, Some(&error));
-                return Err(error);
-            }
-        };
+        let open = timeout_at(deadline, opening).await.map_err(|_| Fault::Deadline(within))??;
         let asked_at = Instant::now();
         match timeout_at(deadline, call(open.link)).await {
             Err(_) => {
                 // A call that spent its time waiting for the connection says nothing about it.
-                let had_time = asked_at.elapsed() >= within / 2;
+                let had_time = !within.is_zero() && asked_at.elapsed() >= within / 2;
                 if had_time && open.silences.fetch_add(1, Ordering::Relaxed) + 1 >= SILENCES {
-                    self.close(generation, None);
+                    close(&self.slot, generation, None);
                 }
                 Err(Fault::Deadline(within))
             }
             Ok(Err(error)) => {
                 if is_lost(&error) {
-                    self.close(generation, None);
+                    close(&self.slot, generation, None);
                 }
                 Err(error.into())
             }
@@ -150,19 +157,26 @@ impl Connection {
             return Err(error.clone());
         }
         let opening = open(Arc::clone(&self.door), self.schema_key.clone()).boxed().shared();
+        let generation = slot.generation;
         slot.opening = Some(opening.clone());
-        // On its own task, so that it goes on when those who wait for it have given up.
-        tokio::spawn(opening.clone());
-        Ok((slot.generation, opening))
+        // On its own task, so that it goes on, and its failure is known, when those who wait for it have given up.
+        let (watched, outcome) = (Arc::clone(&self.slot), opening.clone());
+        tokio::spawn(async move {
+            if let Err(fault) = outcome.await {
+                close(&watched, generation, Some(fault));
+            }
+        });
+        Ok((generation, opening))
     }
+}
 
-    fn close(&self, generation: u64, failed: Option<&Fault>) {
-        let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
-        if slot.generation == generation {
-            slot.generation += 1;
-            slot.opening = None;
-            slot.failed = failed.map(|error| (Instant::now(), error.clone()));
-        }
+/// Throws a connection away, where that was not done yet.
+fn close(slot: &Mutex<Slot>, generation: u64, failed: Option<Fault>) {
+    let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
+    if slot.generation == generation {
+        slot.generation += 1;
+        slot.opening = None;
+        slot.failed = failed.map(|fault| (Instant::now(), fault));
     }
 }
 
@@ -185,10 +199,11 @@ async fn open(door: Arc<Door>, schema_key: String) -> Result<Open, Fault> {
 
 /// A server that evicts keys when its memory is full deletes balances in silence.
 async fn check_eviction(link: &mut Link) -> Result<(), Fault> {
-    let config: Result<Vec<String>, _> = redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").query_async(link).await;
+    let config: Result<HashMap<String, String>, _> = redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").query_async(link).await;
     let policy = match config {
-        Ok(pair) => pair.into_iter().nth(1),
-        Err(error) if error.is_io_error() => return Err(error.into()),
+        Ok(mut found) => found.remove("maxmemory-policy"),
+        // Denied or renamed; whatever else is wrong is no reason to go on without looking.
+        Err(error) if !says(&error, "NOPERM") && !says(&error, "unknown") => return Err(error.into()),
         Err(_) => {
             let info: Result<String, _> = redis::cmd("INFO").arg("memory").query_async(link).await;
             let line =
@@ -228,5 +243,14 @@ async fn check_schema(link: &mut Link, key: &str) -> Result<(), Fault> {
 fn is_lost(error: &RedisError) -> bool {
     let by_server =
         [ErrorKind::Server(ServerErrorKind::ReadOnly), ErrorKind::Server(ServerErrorKind::MasterDown), ErrorKind::AuthenticationFailed];
-    error.is_io_error() || error.is_connection_dropped() || by_server.contains(&error.kind()) || error.code() == Some("NOAUTH")
+    let words = ["READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS"];
+    error.is_io_error()
+        || error.is_connection_dropped()
+        || by_server.contains(&error.kind())
+        || words.into_iter().any(|word| says(error, word))
+}
+
+/// Whether the server's error is this one. Redis 6 wraps what a script met in words of its own, and in pipelines codes stand in the text.
+pub(crate) fn says(error: &RedisError, word: &str) -> bool {
+    error.code() == Some(word) || error.detail().is_some_and(|detail| detail.contains(word))
 }

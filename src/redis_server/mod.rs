@@ -6,9 +6,9 @@ mod connection;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, aio::ConnectionLike, io::tcp::TcpSettings};
+use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, aio::ConnectionLike};
 
-pub(crate) use self::connection::{Connection, Fault};
+pub(crate) use self::connection::{Connection, Fault, says};
 
 /// What every key begins with, unless it is set.
 pub(crate) const PREFIX: &str = "tc";
@@ -20,7 +20,7 @@ pub(crate) const CONNECTING: Duration = Duration::from_secs(5);
 /// connection that the host has already.
 ///
 /// URLs are `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS (feature `tls`) and `unix:///path/to/socket`. A
-/// client that was built with certificates of its own keeps them.
+/// client that was built with certificates of its own keeps them. Types are those of the `redis` crate, version 1.
 ///
 /// ```
 /// use tower_credits::{RedisLedger, RedisServer};
@@ -52,24 +52,24 @@ enum Password {
 }
 
 impl RedisServer {
-    /// Uses a connection that the host has already: a [`MultiplexedConnection`](redis::aio::MultiplexedConnection), the `redis` crate's
-    /// `ConnectionManager`, or any other that can be cloned and shared.
+    /// Uses a connection that the host has already and that opens itself again when it breaks: the `redis` crate's `ConnectionManager`, or one
+    /// like it. A bare [`MultiplexedConnection`](redis::aio::MultiplexedConnection) ends with its socket, and with it all that was made of it: give
+    /// its [`Client`] instead. Connections to a Redis Cluster are not supported.
     ///
-    /// It stays the host's: opening it again when it breaks is the host's, or the manager's, business. Callers still wait no longer
-    /// than their deadline. Prefer a URL or a client where nothing speaks against it: the connection that is then opened is replaced
-    /// when its other end has silently gone, which managers do not notice.
+    /// Callers still wait no longer than their deadline, and the server is checked as any other. Prefer a URL or a client where nothing
+    /// speaks against it: the connection that is then opened is replaced when its other end has silently gone, which managers do not notice.
     pub fn from_connection(connection: impl ConnectionLike + Clone + Send + Sync + 'static) -> Self {
         Self::new(Place::Hosts(Box::new(connection)))
     }
 
-    /// Logs in as this user (an ACL's; without it, `default`), whatever the URL says.
+    /// Logs in as this user (an ACL's; without it, `default`), whatever the URL or the client says. It needs a password.
     #[must_use]
     pub fn username(mut self, username: impl Into<String>) -> Self {
         self.username = Some(username.into());
         self
     }
 
-    /// Logs in with this password, whatever the URL says.
+    /// Logs in with this password, whatever the URL or the client says.
     #[must_use]
     pub fn password(mut self, password: impl Into<String>) -> Self {
         self.password = Some(Password::Text(password.into()));
@@ -77,7 +77,7 @@ impl RedisServer {
     }
 
     /// Logs in with what this file holds, less white space around it. It is read at each new connection: a password that was rotated
-    /// needs no restart.
+    /// needs no restart. A file that cannot be read is an error like a server that cannot be reached.
     #[must_use]
     pub fn password_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.password = Some(Password::File(file.into()));
@@ -104,7 +104,12 @@ impl RedisServer {
         if let Some(username) = username {
             login = login.set_username(username);
         }
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        if login.username().is_some() && login.password().is_none() && password.is_none() {
+            // Without a password the client would log nobody in, and go on as `default`.
+            return Err(Fault::Unfit("a username logs nobody in without a password: give one".to_owned()));
+        }
+        let tcp = info.tcp_settings().clone().set_nodelay(true);
+        let info = info.set_tcp_settings(tcp);
         #[cfg(feature = "tls")]
         if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) && rustls::crypto::CryptoProvider::get_default().is_none() {
             // Two providers in one build and none of them chosen is a panic of rustls. Losing the race against another is as good.
@@ -171,7 +176,7 @@ impl Door {
         };
         let mut info = ConnectionInfo::clone(info);
         if let Some(password) = password {
-            let login = info.redis_settings().clone().set_password(password.read()?);
+            let login = info.redis_settings().clone().set_password(password.read().await?);
             info = info.set_redis_settings(login);
         }
         let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
@@ -190,13 +195,19 @@ impl fmt::Debug for Door {
 }
 
 impl Password {
-    fn read(&self) -> Result<String, Fault> {
-        match self {
-            Self::Text(password) => Ok(password.clone()),
-            Self::File(file) => crate::reload::read(file)
-                .map(|text| text.trim().to_owned())
-                .map_err(|error| Fault::failed(format!("the password file {} cannot be read: {error}", file.display()))),
-        }
+    async fn read(&self) -> Result<String, Fault> {
+        let file = match self {
+            Self::Text(password) => return Ok(password.clone()),
+            Self::File(file) => file.clone(),
+        };
+        let unreadable = |error: std::io::Error| format!("the password file {} cannot be read: {error}", file.display());
+        // A pipe without a writer, or a server of files that hangs, must not stop a thread that others run on.
+        let read = tokio::task::spawn_blocking({
+            let file = file.clone();
+            move || crate::reload::read(&file)
+        });
+        let text = read.await.map_err(|error| Fault::failed(unreadable(error.into())))?;
+        text.map(|text| text.trim().to_owned()).map_err(|error| Fault::failed(unreadable(error)))
     }
 }
 

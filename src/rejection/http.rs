@@ -3,12 +3,13 @@
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
 };
 use serde::Serialize;
 
-use super::Rejection;
+use super::{Rejection, is_grpc_call};
+use crate::Credits;
 
 /// Read by OpenAI's clients: they retry some statuses on their own, and this is how they are told not to.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -30,6 +31,15 @@ pub(crate) struct DenialStyle {
     /// The status of denials that are this server's own fault.
     pub(crate) unavailable: StatusCode,
     pub(crate) format: DenialFormat,
+    /// Whether the caller speaks gRPC.
+    pub(crate) grpc: bool,
+}
+
+impl DenialStyle {
+    /// As a caller with these header fields reads it.
+    pub(crate) fn for_caller(self, headers: &HeaderMap) -> Self {
+        Self { grpc: is_grpc_call(headers), ..self }
+    }
 }
 
 #[derive(Serialize)]
@@ -55,11 +65,16 @@ struct Problem<'a> {
     error: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     resets_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_nano_usd: Option<i64>,
 }
 
 impl Rejection {
     /// The denial as a response.
     pub(crate) fn into_response(self, style: DenialStyle) -> Response<Bytes> {
+        if style.grpc {
+            return self.into_grpc_response();
+        }
         let mut response = Response::new(self.body(style));
         *response.status_mut() = self.status(style.unavailable);
         let headers = response.headers_mut();
@@ -115,6 +130,7 @@ impl Rejection {
             reason,
             error: &detail,
             resets_at: self.resets_at(),
+            left_nano_usd: self.left().map(Credits::as_nano_usd),
         };
         serde_json::to_vec(&problem).unwrap_or_default().into()
     }

@@ -1,11 +1,15 @@
 //! Denials that tell the truth: a caller learns whether to pay, to wait, or to mend the request.
 
+mod grpc;
 mod http;
 
 use std::{sync::Arc, time::Duration};
 
 pub use self::http::DenialFormat;
-pub(crate) use self::http::DenialStyle;
+pub(crate) use self::{
+    grpc::{is_call as is_grpc_call, status_of as grpc_status_of},
+    http::DenialStyle,
+};
 
 use ::http::StatusCode;
 
@@ -30,11 +34,15 @@ pub enum Rejection {
     CreditsUsedUp {
         /// The period whose credits they were.
         period: Period,
+        /// What is left, which is too little to run on.
+        left: Credits,
         /// The tier's own hint.
         hint: Option<Arc<str>>,
     },
     /// What is left is on hold by running requests. 429.
     CreditsOnHold {
+        /// What is left, running requests' holds among it.
+        left: Credits,
         /// The tier's own hint.
         hint: Option<Arc<str>>,
     },
@@ -77,11 +85,11 @@ impl Rejection {
     pub(crate) fn of(standing: &Standing, least: Credits, period: Period, hint: Option<&str>) -> Self {
         let left = standing.limit.saturating_sub(standing.used);
         if left >= least {
-            Self::CreditsOnHold { hint: hint.map(Into::into) }
+            Self::CreditsOnHold { left, hint: hint.map(Into::into) }
         } else if standing.limited_by_owner {
             Self::SpendingLimit { period }
         } else {
-            Self::CreditsUsedUp { period, hint: hint.map(Into::into) }
+            Self::CreditsUsedUp { period, left, hint: hint.map(Into::into) }
         }
     }
 
@@ -152,6 +160,14 @@ impl Rejection {
         }
     }
 
+    /// What the account has left, where that is known and in question.
+    pub(crate) const fn left(&self) -> Option<Credits> {
+        match self {
+            Self::CreditsUsedUp { left, .. } | Self::CreditsOnHold { left, .. } => Some(*left),
+            _ => None,
+        }
+    }
+
     const fn title(&self) -> &'static str {
         match self {
             Self::Unauthenticated { .. } => "Not authenticated",
@@ -176,10 +192,10 @@ impl Rejection {
             Self::NotAMember => "You may not bill this organisation, or there is none of that name.".into(),
             Self::CrossOrigin => "A cookie pays only for requests of this site's own pages. Send your token instead.".into(),
             Self::NotInPlan => "There is no such model or path here.".into(),
-            Self::CreditsUsedUp { period, hint } => {
+            Self::CreditsUsedUp { period, hint, .. } => {
                 with_hint(&format!("Your credits for {period} are used up. They reset at {}.", period.resets_at()), hint.as_deref())
             }
-            Self::CreditsOnHold { hint } => {
+            Self::CreditsOnHold { hint, .. } => {
                 let detail = "All of your remaining credits are on hold by requests that are running. Try again when one has ended.";
                 with_hint(detail, hint.as_deref())
             }

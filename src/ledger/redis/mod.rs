@@ -16,6 +16,7 @@ mod tests;
 
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -27,7 +28,7 @@ use self::codec::Keys;
 use super::{Amendment, Answer, Answering, Ledger, LedgerError, Outcome, Renewal, Statement, Terms};
 use crate::{
     Account, Period,
-    redis_server::{CONNECTING, Connection, Fault, PREFIX, RedisServer},
+    redis_server::{CONNECTING, Connection, Fault, PREFIX, RedisServer, says},
 };
 
 const CLOCK: &str = include_str!("clock.lua");
@@ -47,7 +48,6 @@ pub struct RedisLedger {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     connection: Connection,
     prefix: String,
@@ -163,6 +163,12 @@ impl RedisLedger {
 
 type Hash = HashMap<String, String>;
 
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner").field("connection", &self.connection).field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
 impl Inner {
     fn clock(&self) -> Option<LedgerClock> {
         *self.clock.lock().unwrap_or_else(PoisonError::into_inner)
@@ -192,10 +198,10 @@ impl From<Fault> for LedgerError {
         match fault {
             Fault::Deadline(within) => Self::Deadline(within),
             Fault::Unfit(reason) => Self::Unfit(reason),
-            Fault::Failed { reason, source } => match source.as_ref().and_then(|error| error.code()) {
-                Some("REFUSED" | "WRONGTYPE") => Self::Refused(reason),
-                Some("TOOLARGE") => Self::TooLarge(crate::MoneyError::TooLarge),
-                _ => Self::Unreachable { reason, source: source.map(|error| error as _) },
+            Fault::Failed { reason, source } => match source {
+                Some(error) if says(&error, "REFUSED") || says(&error, "WRONGTYPE") => Self::Refused(reason),
+                Some(error) if says(&error, "TOOLARGE") => Self::TooLarge(crate::MoneyError::TooLarge),
+                source => Self::Unreachable { reason, source: source.map(|error| error as _) },
             },
         }
     }

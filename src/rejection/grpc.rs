@@ -1,0 +1,119 @@
+//! Denials in gRPC: a status in the head of a response that has nothing else ("Trailers-Only", in gRPC over HTTP/2), or in the trailers of a stream
+//! that was cut off. With the feature `grpc-details`, what went wrong stands there as data too (`google.rpc` error details, in
+//! `grpc-status-details-bin`).
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Response,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
+use super::Rejection;
+
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+/// How clients that retry by themselves are told when, or not to (gRFC A6): milliseconds, or a negative number.
+const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// What a message may not hold as it is (gRPC over HTTP/2, "Responses"): all but visible ASCII and space, and the per cent sign.
+const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
+
+/// gRPC's canonical status codes, as far as denials have them.
+#[derive(Clone, Copy)]
+enum Code {
+    InvalidArgument = 3,
+    NotFound = 5,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    Internal = 13,
+    Unavailable = 14,
+    Unauthenticated = 16,
+}
+
+/// Whether a request is a gRPC call: its content type is `application/grpc`, alone or with `+` and an encoding or `;` and parameters. gRPC-Web is not.
+pub(crate) fn is_call(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    let rest = content_type.split_at_checked(16).filter(|(essence, _)| essence.eq_ignore_ascii_case(b"application/grpc"));
+    rest.is_some_and(|(_, rest)| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// The status that a response's head or trailers say, where they say one.
+pub(crate) fn status_of(headers: &HeaderMap) -> Option<u8> {
+    headers.get(STATUS)?.to_str().ok()?.parse().ok()
+}
+
+impl Rejection {
+    /// The denial of a gRPC call.
+    pub(crate) fn into_grpc_response(self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        *response.headers_mut() = self.trailers();
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response.extensions_mut().insert(self);
+        response
+    }
+
+    /// The denial as the last words of a gRPC stream.
+    pub(crate) fn trailers(&self) -> HeaderMap {
+        let mut trailers = HeaderMap::with_capacity(4);
+        let message = self.detail();
+        trailers.insert(STATUS, HeaderValue::from(self.code() as u16));
+        if let Ok(message) = HeaderValue::try_from(utf8_percent_encode(&message, ENCODED).to_string()) {
+            trailers.insert(MESSAGE, message);
+        }
+        let pushback = self.retry_after().map(|seconds| i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX));
+        if pushback.is_some() || matches!(self.code(), Code::ResourceExhausted) {
+            trailers.insert(PUSHBACK, HeaderValue::from(pushback.unwrap_or(-1)));
+        }
+        #[cfg(feature = "grpc-details")]
+        self.add_details(&message, &mut trailers);
+        trailers
+    }
+
+    const fn code(&self) -> Code {
+        match self {
+            Self::Unauthenticated { .. } => Code::Unauthenticated,
+            Self::NotAMember | Self::CrossOrigin => Code::PermissionDenied,
+            Self::NotInPlan => Code::NotFound,
+            Self::NoSuchPeriod => Code::InvalidArgument,
+            Self::CreditsUsedUp { .. }
+            | Self::CreditsOnHold { .. }
+            | Self::SpendingLimit { .. }
+            | Self::RequestRate { .. }
+            | Self::TooManyRunning
+            | Self::RequestCap => Code::ResourceExhausted,
+            Self::LedgerUnreachable | Self::CredentialsUnchecked | Self::Busy | Self::ShuttingDown => Code::Unavailable,
+            Self::UnknownTier | Self::UnmeteredUpgrade => Code::Internal,
+        }
+    }
+
+    #[cfg(feature = "grpc-details")]
+    fn add_details(&self, message: &str, trailers: &mut HeaderMap) {
+        use std::{collections::HashMap, time::Duration};
+
+        use tonic_types::{ErrorDetails, StatusExt};
+
+        let mut details = ErrorDetails::new();
+        let mut metadata = HashMap::new();
+        metadata.extend(self.left().map(|left| ("left_nano_usd".to_owned(), left.as_nano_usd().to_string())));
+        metadata.extend(self.resets_at().map(|at| ("resets_at".to_owned(), at)));
+        details.set_error_info(self.reason(), "tower-credits", metadata);
+        let quota = match self {
+            Self::CreditsUsedUp { .. } | Self::SpendingLimit { .. } => Some("credits"),
+            Self::RequestRate { .. } => Some("requests"),
+            _ => None,
+        };
+        if let Some(quota) = quota {
+            details.add_quota_failure_violation(quota, message);
+        }
+        if let Some(seconds) = self.retry_after() {
+            details.set_retry_info(Some(Duration::from_secs(seconds)));
+        }
+        let status = tonic::Status::with_error_details(tonic::Code::from_i32(self.code() as i32), message, details);
+        let encoded = tonic::metadata::BinaryMetadataValue::from_bytes(status.details());
+        if let Ok(value) = HeaderValue::from_bytes(encoded.as_encoded_bytes()) {
+            trailers.insert(HeaderName::from_static("grpc-status-details-bin"), value);
+        }
+    }
+}
