@@ -157,3 +157,110 @@ fn what_is_trusted_in_an_outage_is_bounded_for_good() {
     next.inherit(&pair.lease);
     assert!(next.trust(WANT, request(), nanos(200), s(2)).is_err(), "also under another lease");
 }
+
+/// A lease with one request that used nothing yet, and nothing else.
+fn with_one_running(limit: i64) -> (Pair, std::rc::Rc<Standing>, usize) {
+    let mut pair = Pair::new(limit);
+    let (request, key) = pair.start(0, s(0));
+    (pair, request, key)
+}
+
+fn unused() -> std::rc::Rc<Standing> {
+    std::rc::Rc::new(Standing(Cell::new(0)))
+}
+
+#[test]
+fn nobody_passes_one_who_waits() {
+    let (mut pair, _, key) = with_one_running(1_000);
+    pair.lease.end(key, s(1));
+    let large = Want { hold: nanos(200), least: nanos(200), most_running: None };
+    pair.lease.wait(large, unused(), ());
+    assert!(pair.lease.admit(WANT, unused(), s(1)).is_err(), "there is room for it, and another came first");
+    assert_eq!(pair.lease.dismiss().len(), 1);
+    assert!(pair.lease.admit(WANT, unused(), s(1)).is_ok());
+}
+
+#[test]
+fn what_one_leaves_is_for_those_who_wait_and_are_still_there() {
+    let (mut pair, _, key) = with_one_running(100);
+    assert!(pair.lease.admit(WANT, unused(), s(1)).is_err());
+    assert!(!pair.lease.is_waited_for());
+    pair.lease.wait(WANT, unused(), ());
+    assert!(pair.lease.is_waited_for() && pair.lease.is_running());
+    assert_eq!(pair.lease.engaged(), 2);
+    pair.lease.end(key, s(1));
+    assert!(!pair.lease.is_running());
+    assert_eq!(pair.lease.share_out(|()| false, s(1)).admitted.len(), 1);
+    pair.lease.wait(WANT, unused(), ());
+    pair.lease.forget_waiting(|()| true);
+    assert_eq!((pair.lease.engaged(), pair.lease.is_waited_for()), (1, false));
+    pair.lease.wait(WANT, unused(), ());
+    pair.lease.end_all(s(1));
+    assert!(pair.lease.share_out(|()| true, s(1)).admitted.is_empty());
+    assert_eq!(pair.lease.engaged(), 0);
+}
+
+#[test]
+fn the_keeper_hears_once_that_there_is_something_to_report() {
+    let (mut pair, request, key) = with_one_running(1_000);
+    assert!(pair.lease.is_answered() && !pair.lease.is_newly_dirty(s(1)));
+    request.0.set(7);
+    pair.lease.end(key, s(1));
+    assert!(pair.lease.is_newly_dirty(s(1)) && !pair.lease.is_newly_dirty(s(2)));
+    let terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
+    let renewal = pair.lease.renew(&RULES, terms, s(1));
+    let key = pair.lease.admit(WANT, unused(), s(1)).ok();
+    if let Some(key) = key {
+        pair.lease.end(key, s(1));
+    }
+    assert!(!pair.lease.is_newly_dirty(s(1)), "it looks again when the answer is there");
+    pair.lease.unanswered(&RULES, renewal.seq, s(2));
+    assert!(!pair.lease.is_answered());
+    assert!(!TestLease::new(LeaseId::from_bits(3), s(0)).is_answered());
+}
+
+#[test]
+fn a_request_is_due_when_half_of_its_hold_is_left_and_one_with_a_short_grant_later() {
+    let (pair, request, key) = with_one_running(1_000);
+    assert_eq!(pair.lease.due_of(key, s(0)), Duration::from_nanos(50));
+    assert!(matches!(pair.lease.next(&RULES, false, s(0)), Next::Wait(_)));
+    request.0.set(50);
+    assert_eq!(pair.lease.next(&RULES, false, s(0)), Next::Renew, "at once: it got all that it asked for");
+
+    let (pair, request, key) = with_one_running(60);
+    assert_eq!(pair.lease.running[key].slice, nanos(60));
+    request.0.set(15);
+    let wait = pair.lease.next(&RULES, false, s(0));
+    assert!(matches!(wait, Next::Wait(_)), "there was no more just now: {wait:?}");
+}
+
+#[test]
+fn what_is_free_goes_to_running_requests_that_are_due_and_to_no_others() {
+    let (mut pair, first, first_key) = with_one_running(1_000);
+    let (second, second_key) = pair.start(0, s(0));
+    let (_, third_key) = pair.start(0, s(0));
+    first.0.set(30);
+    second.0.set(60);
+    pair.lease.end(third_key, s(1));
+    pair.lease.share_out(|()| false, s(1));
+    assert_eq!(pair.lease.running[first_key].slice, nanos(100), "more than half of its hold is left");
+    assert_eq!(pair.lease.running[second_key].slice, nanos(160), "it wants what it used and a hold on top");
+}
+
+#[test]
+fn admissions_end_ten_seconds_after_the_renewal_and_with_the_goodbye() {
+    let (mut pair, _, key) = with_one_running(1_000);
+    pair.lease.end(key, s(0));
+    assert!(pair.lease.admit(WANT, unused(), s(10)).is_err());
+    let key = pair.lease.admit(WANT, unused(), s(10) - Duration::from_nanos(1)).ok().unwrap();
+    pair.lease.end(key, s(10));
+    pair.until(s(10), s(800));
+    let mut now = s(800);
+    while let Next::Wait(at) = pair.lease.next(&RULES, false, now) {
+        now = at;
+    }
+    assert!(!pair.lease.is_leaving());
+    let terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
+    let renewal = pair.lease.renew(&RULES, terms, now);
+    assert!(renewal.forget && pair.lease.is_leaving(), "said, and not answered yet");
+}
