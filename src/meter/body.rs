@@ -21,7 +21,7 @@ use pin_project_lite::pin_project;
 use super::{
     charge::{Charge, End},
     compute::Compute,
-    future::{COMPUTE_TIME, COST, tell_usage},
+    told,
 };
 use crate::{
     BoxError, Rejection,
@@ -86,7 +86,7 @@ impl<B: Body<Data = Bytes>> MeterBody<B> {
             charge.close(End::Complete);
             if style.grpc {
                 // The head is the trailers.
-                tell_usage(&mut parts.headers, charge.billed());
+                told::in_trailers(&mut parts.headers, charge.billed());
             }
             return Self::free(body);
         }
@@ -107,7 +107,7 @@ impl<B: Body<Data = Bytes>> MeterBody<B> {
         let trailers = if style.grpc {
             Trailers::Amended
         } else if adds_trailers && !has_length {
-            for name in [COMPUTE_TIME, COST] {
+            for name in [told::COMPUTE_TIME, told::COST] {
                 // HTTP/1.1 servers send only those that are announced.
                 parts.headers.append(TRAILER, name.into());
             }
@@ -126,7 +126,7 @@ fn amend(frame: Frame<Bytes>, charge: &Charge, trailers: &Trailers) -> Frame<Byt
     }
     match frame.into_trailers() {
         Ok(mut fields) => {
-            tell_usage(&mut fields, charge.billed());
+            told::in_trailers(&mut fields, charge.billed());
             Frame::trailers(fields)
         }
         Err(frame) => frame,
@@ -144,7 +144,7 @@ fn passes_last(announced: &mut Option<u64>, frame: &Frame<Bytes>) -> bool {
 
 fn usage(charge: &Charge) -> HeaderMap {
     let mut fields = HeaderMap::with_capacity(2);
-    tell_usage(&mut fields, charge.billed());
+    told::in_trailers(&mut fields, charge.billed());
     fields
 }
 
@@ -235,7 +235,7 @@ where
                             Ending::Event(boundary, style) if boundary.is_at() => Ok(Frame::data(error_event(&rejection, *style))),
                             Ending::Trailers => {
                                 let mut fields = rejection.trailers();
-                                tell_usage(&mut fields, charge.billed());
+                                told::in_trailers(&mut fields, charge.billed());
                                 Ok(Frame::trailers(fields))
                             }
                             _ => Err(CutOff { rejection }.into()),

@@ -4,7 +4,7 @@ use std::{
     fmt,
     pin::Pin,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, Ordering},
     },
     task::{Context, Poll},
@@ -132,7 +132,7 @@ impl Metering {
     /// The same request, admitted anew.
     pub(super) fn in_period(&self, hold: Duration, period: Period) -> Self {
         let again = Self::new(&self.clock, hold, self.workload.clone(), Arc::clone(&self.identity), Arc::clone(&self.tier), period);
-        if self.shadow.load(Ordering::Acquire) {
+        if self.is_shadow() {
             again.shadow();
         }
         again
@@ -142,6 +142,10 @@ impl Metering {
     pub(super) fn shadow(&self) {
         self.shadow.store(true, Ordering::Release);
         self.never_stop();
+    }
+
+    pub(super) fn is_shadow(&self) -> bool {
+        self.shadow.load(Ordering::Acquire)
     }
 
     /// Nothing that this layer could do may stop it.
@@ -166,7 +170,7 @@ impl Metering {
         self.compute.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn compute(&self) -> Duration {
+    pub(super) fn compute(&self) -> Duration {
         self.with(|compute, now| compute.so_far(now))
     }
 
@@ -175,7 +179,7 @@ impl Metering {
     }
 
     /// How much longer its slice lasts, as that is now.
-    fn left(&self) -> Duration {
+    pub(super) fn left(&self) -> Duration {
         let slice = Credits::clamped(self.slice.load(Ordering::Acquire));
         self.workload.price.runway(slice).saturating_sub(self.compute())
     }
@@ -251,6 +255,11 @@ impl Charge {
 
     pub(super) fn metering(&self) -> &Arc<Metering> {
         &self.metering
+    }
+
+    /// The account's seat, while the charge is open.
+    pub(super) fn seat(&self) -> Option<Seat<RequestRate>> {
+        self.place.as_ref().and_then(Place::seat)
     }
 
     /// What the account has left, as far as this node knows.
@@ -353,102 +362,3 @@ impl fmt::Debug for Charge {
         f.debug_struct("Charge").field("metering", &self.metering).field("open", &self.place.is_some()).finish_non_exhaustive()
     }
 }
-
-/// A service's own word on its compute time, for services that know when their hardware was busy. It is in the request's extensions.
-///
-/// Once started, it takes the place of the layer's measuring: what is billed is the time between [`start`](Self::start) and
-/// [`pause`](Self::pause). A time that is [reported](Self::report) takes precedence over both. Nothing counts once the response has ended.
-///
-/// It is one stopwatch: work that overlaps in several tasks is reported, not started and paused by each.
-///
-/// On a tier that stops requests, one costs at most what it has on hold when it ends, however much is reported then: report while it runs, and
-/// give the tier a `hold` that covers what is reported at once.
-///
-/// A handler that switches protocols (101, or a WebSocket's CONNECT) keeps a clone for as long as the connection is to be charged; the charge ends
-/// when the last clone is dropped. Nothing of this layer stands in such a connection's way, so nothing stops it but the handler, which can look
-/// at what is [left](Self::left); what it uses beyond that is owed.
-#[derive(Clone, Debug)]
-pub struct ComputeClock(Arc<Handle>);
-
-#[derive(Debug)]
-struct Handle {
-    /// `None` where nothing is metered.
-    metering: Option<Arc<Metering>>,
-    /// Has the lease look at what was reported.
-    seat: Option<Seat<RequestRate>>,
-    /// The charge of a connection that outlives its response.
-    parked: Mutex<Option<Charge>>,
-}
-
-/// Finds out whether a handler kept its clock.
-#[derive(Clone, Debug)]
-pub(crate) struct ClockKept(Weak<Handle>);
-
-impl ComputeClock {
-    pub(super) fn new(charge: &Charge) -> Self {
-        let seat = charge.place.as_ref().and_then(Place::seat);
-        Self(Arc::new(Handle { metering: Some(Arc::clone(&charge.metering)), seat, parked: Mutex::default() }))
-    }
-
-    /// A clock that counts for nothing, for handlers that expect one.
-    pub(super) fn detached() -> Self {
-        Self(Arc::new(Handle { metering: None, seat: None, parked: Mutex::default() }))
-    }
-
-    pub(super) fn watch(&self) -> ClockKept {
-        ClockKept(Arc::downgrade(&self.0))
-    }
-
-    /// The hardware begins to work for this request.
-    pub fn start(&self) {
-        if let Some(metering) = &self.0.metering {
-            metering.with(Compute::start);
-        }
-    }
-
-    /// The hardware has stopped working for this request; it may be started again.
-    pub fn pause(&self) {
-        if let Some(metering) = &self.0.metering {
-            metering.with(Compute::pause);
-        }
-    }
-
-    /// Says what the compute time is, all in all. The last report counts. More than 31 days is not believed, and logged.
-    pub fn report(&self, total: Duration) {
-        let Some(metering) = &self.0.metering else { return };
-        if !metering.with(|compute, _| compute.report(total)) {
-            tracing::error!(target: "tower_credits", ?total, model = %metering.workload.model,
-                "a reported compute time of more than 31 days is not believed");
-        }
-        if let Some(seat) = &self.0.seat {
-            seat.attend();
-        }
-    }
-
-    /// How much more compute time is on hold for this request. While there are credits it is refilled before it ends; where it reaches zero,
-    /// there are none. [`Duration::MAX`] where nothing is metered, and in shadow mode.
-    pub fn left(&self) -> Duration {
-        let counts = |metering: &&Arc<Metering>| !metering.shadow.load(Ordering::Acquire);
-        self.0.metering.as_ref().filter(counts).map_or(Duration::MAX, |metering| metering.left())
-    }
-
-    /// Compute time so far, as it would be billed now.
-    pub fn so_far(&self) -> Duration {
-        self.0.metering.as_ref().map_or(Duration::ZERO, |metering| metering.compute())
-    }
-}
-
-impl ClockKept {
-    /// Leaves the charge with the handler's clock, or gives it back where the handler kept none.
-    pub(super) fn park(&self, charge: Charge) -> Option<Charge> {
-        let Some(handle) = self.0.upgrade() else { return Some(charge) };
-        charge.metering.never_stop();
-        *handle.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(charge);
-        None
-    }
-}
-
-/// A response extension with which a service reports its compute time once its head is ready. It takes precedence over what the layer measures.
-/// What [`ComputeClock`] says of tiers that stop requests holds here too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ComputeTime(pub Duration);

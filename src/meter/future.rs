@@ -8,10 +8,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version,
-    header::{EXPECT, TE},
-};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::EXPECT};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tokio::time::Sleep;
@@ -21,12 +18,14 @@ use uuid::Uuid;
 use super::{
     admission::{Decided, Decision},
     body::MeterBody,
-    charge::{Charge, ClockKept, ComputeClock, ComputeTime, End},
+    charge::{Charge, End},
     compute::Compute,
+    compute_clock::{ClockKept, ComputeClock, ComputeTime},
     layer::CreditMeter,
+    told,
 };
 use crate::{
-    BoxError, Usage,
+    BoxError,
     limit::RateState,
     observe,
     rejection::{DenialStyle, Rejection},
@@ -34,11 +33,6 @@ use crate::{
 
 /// Names a response, for questions about its bill.
 const INFERENCE_ID: HeaderName = HeaderName::from_static("inference-id");
-const CREDITS_REMAINING: HeaderName = HeaderName::from_static("x-credits-remaining");
-/// As text-generation-inference says it.
-pub(super) const COMPUTE_TIME: HeaderName = HeaderName::from_static("x-compute-time");
-pub(super) const COST: HeaderName = HeaderName::from_static("x-cost-nano-usd");
-const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Before a denial, this much of the request's body is read and thrown away, so that a client that is still sending reads the answer and not a
 /// broken pipe.
@@ -138,7 +132,7 @@ where
                             let rejection = charge.cut_off();
                             let mut response = rejection.into_response(call.style).map(MeterBody::text);
                             if call.style.grpc {
-                                tell_usage(response.headers_mut(), charge.billed());
+                                told::in_trailers(response.headers_mut(), charge.billed());
                             }
                             finish(response, charge.rate, this.meter)
                         }
@@ -166,9 +160,15 @@ where
     S: Service<Request<B>>,
     B: Body,
 {
-    let style = meter.inner.settings.denials.for_caller(request.headers());
+    let style = meter.inner.settings.denials;
     match decided {
+        // Nothing is said of what is free.
+        Ok(None) if !meter.inner.settings.shadow => {
+            let method = request.method().clone();
+            State::Calling { future: service.call(request), call: Call { charge: None, kept: None, method, style, takes_trailers: false } }
+        }
         Ok(charge) => {
+            let style = style.for_caller(request.headers());
             let kept = charge.as_ref().map(|charge| {
                 let clock = ComputeClock::new(charge);
                 let kept = clock.watch();
@@ -181,12 +181,13 @@ where
                 // A handler that expects a clock would otherwise deny what nothing else does.
                 request.extensions_mut().insert(ComputeClock::detached());
             }
-            let takes_trailers = !style.grpc && meter.inner.settings.tells && takes_trailers(&request);
+            let takes_trailers = !style.grpc && meter.inner.settings.tells && told::takes_trailers(&request);
             let method = request.method().clone();
             State::Calling { future: service.call(request), call: Call { charge, kept, method, style, takes_trailers } }
         }
         Err(rejection) => {
             observe::denied(&rejection, request.uri().path());
+            let style = style.for_caller(request.headers());
             let response = finish(rejection.into_response(style), None, meter);
             // A gRPC stream has no end before its answer, and its protocol no need of one.
             let drain = if style.grpc { Drain::nothing() } else { Drain::new(request) };
@@ -233,7 +234,7 @@ impl Call {
             let (mut parts, body) = response.into_parts();
             let known = reported || meter.inner.settings.until_head || body.is_end_stream();
             if meter.inner.settings.tells && !self.style.grpc {
-                tell(&mut parts.headers, &charge, known);
+                told::in_head(&mut parts.headers, &charge, known);
             }
             let adds_trailers = self.takes_trailers && !known && self.method != Method::HEAD;
             let body = MeterBody::metered(body, &mut parts, charge, self.style, adds_trailers);
@@ -241,47 +242,6 @@ impl Call {
         };
         finish(response, rate, meter)
     }
-}
-
-/// Tells the caller how the account stands, and what the compute time was where that is `known`.
-fn tell(headers: &mut HeaderMap, charge: &Charge, known: bool) {
-    let compute = charge.metering().with(|compute, now| compute.so_far(now));
-    let fields = [
-        (CREDITS_REMAINING, charge.left().map(|left| left.to_string().trim_start_matches('$').to_owned())),
-        (COMPUTE_TIME, known.then(|| in_seconds(compute))),
-    ];
-    if known && let Ok(timing) = HeaderValue::try_from(server_timing(compute)) {
-        headers.append(SERVER_TIMING, timing);
-    }
-    for (name, value) in fields {
-        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
-            headers.entry(name).or_insert(value);
-        }
-    }
-}
-
-/// Tells in trailers what a request used.
-pub(super) fn tell_usage(trailers: &mut HeaderMap, billed: Option<Usage>) {
-    let Usage { compute_micros, cost, .. } = billed.unwrap_or_default();
-    trailers.insert(COST, HeaderValue::from(cost.as_nano_usd()));
-    if let Ok(time) = HeaderValue::try_from(in_seconds(Duration::from_micros(compute_micros))) {
-        trailers.insert(COMPUTE_TIME, time);
-    }
-}
-
-fn in_seconds(compute: Duration) -> String {
-    format!("{:.6}", compute.as_secs_f64())
-}
-
-/// As browsers' developer tools show it (W3C Server Timing): milliseconds.
-fn server_timing(compute: Duration) -> String {
-    format!("compute;dur={:.3}", compute.as_secs_f64() * 1e3)
-}
-
-/// Whether a client asked for trailers, and the protocol has them.
-fn takes_trailers<B>(request: &Request<B>) -> bool {
-    let mut words = request.headers().get_all(TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    matches!(request.version(), Version::HTTP_11 | Version::HTTP_2) && words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Adds the layer's own header fields.

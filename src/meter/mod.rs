@@ -14,14 +14,17 @@ mod admission;
 mod body;
 mod charge;
 mod compute;
+mod compute_clock;
 mod future;
 mod layer;
 mod service;
+mod told;
 
 pub(crate) use self::charge::Metering;
 pub use self::{
     body::{CutOff, MeterBody},
-    charge::{ComputeClock, ComputeTime, End, Ending},
+    charge::{End, Ending},
+    compute_clock::{ComputeClock, ComputeTime},
     future::ResponseFuture,
     layer::{ConfigError, CreditMeter, CreditMeterBuilder, CreditWorker},
     service::CreditService,

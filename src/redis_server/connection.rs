@@ -63,9 +63,7 @@ impl Fault {
         let remedy = "write redis://[user:password@]host[:port][/database], or rediss:// with the feature `tls`";
         Self::Unfit(format!("the server's URL cannot be used ({error}): {remedy}"))
     }
-}
 
-impl Fault {
     /// Whether the connection ended under the call: another one may answer at once.
     pub(crate) fn is_disconnect(&self) -> bool {
         let Self::Failed { source: Some(error), .. } = self else { return false };
@@ -253,4 +251,41 @@ fn is_lost(error: &RedisError) -> bool {
 /// Whether the server's error is this one. Redis 6 wraps what a script met in words of its own, and in pipelines codes stand in the text.
 pub(crate) fn says(error: &RedisError, word: &str) -> bool {
     error.code() == Some(word) || error.detail().is_some_and(|detail| detail.contains(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn what_redis_6_wraps_in_a_scripts_error_is_found_all_the_same() {
+        let error = |text: &str| {
+            RedisError::from((ErrorKind::Server(ServerErrorKind::ResponseError), "An error was signalled by the server", text.to_owned()))
+        };
+        let wrapped =
+            "Error running script (call to f_1): @user_script:9: @user_script: 9: -READONLY You can't write against a read only replica.";
+        assert!(is_lost(&error(wrapped)));
+        assert!(is_lost(&error("NOAUTH Authentication required.")));
+        assert!(!is_lost(&error("Error running script (call to f_1): WRONGTYPE Operation against a key holding the wrong kind of value")));
+        assert!(!is_lost(&error("OOM command not allowed when used memory > 'maxmemory'.")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_could_not_be_opened_is_tried_again_also_where_nobody_waited_for_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let server = RedisServer::from(format!("redis://{}/", listener.local_addr().unwrap()));
+        let connection = Connection::new(server, "tc").unwrap();
+        let ask = async || {
+            let ping = |mut link| async move { redis::cmd("PING").query_async::<String>(&mut link).await };
+            connection.run(Duration::from_millis(250), ping).await.unwrap_err()
+        };
+        // Nothing answers there, and the caller gives up long before the opening does.
+        assert!(matches!(ask().await, Fault::Deadline(_)));
+        tokio::time::sleep(OPENING + PAUSE).await;
+        assert!(matches!(ask().await, Fault::Deadline(_)), "not what became of the first");
+        assert_eq!(std::iter::from_fn(|| listener.accept().ok()).count(), 2);
+    }
 }

@@ -69,6 +69,9 @@ async fn what_the_url_cannot_say_is_refused_without_showing_a_password() {
         let error = error.to_string();
         assert!(error.contains(expected) && !error.contains("s3cret"), "{url}: {error}");
     }
+    let nobody = RedisServer::from("redis://127.0.0.1/").username("credits");
+    let error = RedisLedger::connect(nobody).await.unwrap_err();
+    assert!(matches!(&error, LedgerError::Unfit(reason) if reason.contains("without a password")), "{error}");
     let server = RedisServer::from("redis://:s3cret@127.0.0.1/").username("credits").password("s3cret");
     let shown = format!("{server:?} {:?}", RedisLedger::builder(server.clone()));
     assert!(shown.contains("credits") && !shown.contains("s3cret"), "{shown}");
@@ -91,6 +94,8 @@ async fn a_user_of_an_acl_needs_no_more_than_the_keys_of_the_prefix() {
     let named = RedisServer::from(server.url()).username("credits").password("s3cret");
     let ledger = RedisLedger::builder(named.clone()).prefix("bill").connect().await.unwrap();
     works(&ledger, &open).await;
+    let other = RedisServer::from(format!("{}1", server.url())).username("credits").password("s3cret");
+    RedisLedger::builder(other).prefix("bill").connect().await.unwrap();
     let tokens = RedisTokens::builder(named.clone()).prefix("bill").connect().await.unwrap();
     let (alice, expires) = (identity("alice", "free"), Some(seconds(3600)));
     let token = tokens.issue(&alice, "", expires).await.unwrap();

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Request, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -137,6 +138,92 @@ async fn while_the_server_is_away_known_tokens_work_as_long_as_was_said() {
     server.restart();
     eventually(async || (service.clone().oneshot(bearing(token.secret())).await.unwrap().status() == StatusCode::OK).then_some(())).await;
     assert_eq!(service.oneshot(bearing("tc_unknown")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn an_answer_from_before_a_revocation_is_not_kept_after_it() {
+    let server = RedisServer::start();
+    let tokens = RedisTokens::connect(server.url()).await.unwrap();
+    let alice = identity("alice", "free");
+    for change in ["revoke", "revoke_secret", "set_tier"] {
+        let token = tokens.issue(&alice, "", None).await.unwrap();
+        let Identifying::Later(mut asking) = tokens.identify(RequestHead::from(&bearing(token.secret()))) else { panic!("it is cached") };
+        // The question is sent, and its answer not looked at before the change is done.
+        assert!((&mut asking).now_or_never().is_none());
+        match change {
+            "revoke" => assert!(tokens.revoke(&alice.account, &token.id).await.unwrap()),
+            "revoke_secret" => assert!(tokens.revoke_secret(token.secret()).await.unwrap()),
+            _ => assert_eq!(tokens.set_tier(&alice.account, &"pro".parse().unwrap()).await.unwrap(), 1),
+        }
+        asking.await.unwrap();
+        assert!(cached(&tokens, token.secret()).is_none(), "{change}");
+        let now = who(&tokens, token.secret()).await;
+        assert!(now.as_ref().map_or(change != "set_tier", |identity| identity.tier.as_str() == "pro"), "{change}: {now:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_ends_when_it_was_to_end_and_not_with_the_cache() {
+    let mut server = RedisServer::start();
+    let tokens = RedisTokens::builder(server.url()).stale_if_error(seconds(3600)).connect().await.unwrap();
+    let lifetime = Duration::from_millis(500);
+    let token = tokens.issue(&identity("alice", "free"), "", Some(lifetime)).await.unwrap();
+    who(&tokens, token.secret()).await.unwrap();
+    assert!(matches!(cached(&tokens, token.secret()), Some(Ok(_))));
+    server.kill();
+    // Answers are kept for 30 s, and for an hour while the server is away.
+    eventually(async || matches!(cached(&tokens, token.secret()), Some(Err(IdentifyError::Invalid))).then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_meanwhile_denies_nobody() {
+    let server = RedisServer::start();
+    let tokens = RedisTokens::connect(server.url()).await.unwrap();
+    for number in 0..5 {
+        let token = tokens.issue(&identity("alice", "free"), "", None).await.unwrap();
+        server.command(&["CLIENT", "KILL", "TYPE", "normal"]);
+        assert!(who(&tokens, token.secret()).await.is_ok(), "{number}");
+    }
+}
+
+#[tokio::test]
+async fn in_an_outage_a_stale_answer_costs_one_deadline_and_not_each_request_one() {
+    let server = RedisServer::start();
+    let proxy = crate::support::proxy::Proxy::before(server.port).await;
+    let tokens = RedisTokens::builder(proxy.url())
+        .cache_for(Duration::from_millis(50))
+        .stale_if_error(seconds(3600))
+        .deadline(Duration::from_millis(100))
+        .connect()
+        .await
+        .unwrap();
+    let token = tokens.issue(&identity("alice", "free"), "", None).await.unwrap();
+    who(&tokens, token.secret()).await.unwrap();
+    proxy.silence(true);
+    eventually(async || cached(&tokens, token.secret()).is_none().then_some(())).await;
+    who(&tokens, token.secret()).await.unwrap();
+    assert!(matches!(cached(&tokens, token.secret()), Some(Ok(_))), "the next one does not wait");
+    eventually(async || cached(&tokens, token.secret()).is_none().then_some(())).await;
+    proxy.silence(false);
+    who(&tokens, token.secret()).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_entry_that_cannot_be_read_blocks_no_other() {
+    let server = RedisServer::start();
+    let tokens = RedisTokens::connect(server.url()).await.unwrap();
+    let alice = identity("alice", "free");
+    let good = tokens.issue(&alice, "good", None).await.unwrap();
+    let bad = tokens.issue(&alice, "bad", None).await.unwrap();
+    let keys = server.command(&["KEYS", "tc:token:*"]);
+    let key = keys.lines().find(|key| key.starts_with(&format!("tc:token:{}", bad.id))).unwrap();
+    server.command(&["SET", key, "{}"]);
+    server.command(&["HSET", "tc:{user:alice}:tokens", "nonsense", "x"]);
+    server.command(&["HSET", "tc:{user:alice}:tokens", "short", r#"{"digest":"00","label":"","issued_at":0,"expires_at":null}"#]);
+    let listed = tokens.list(&alice.account).await.unwrap();
+    assert_eq!(listed.iter().map(|token| &token.id).collect::<Vec<_>>(), [&good.id]);
+    assert_eq!(tokens.set_tier(&alice.account, &"pro".parse().unwrap()).await.unwrap(), 1);
+    assert!(matches!(who(&tokens, bad.secret()).await, Err(IdentifyError::Unavailable(_))));
 }
 
 #[tokio::test]

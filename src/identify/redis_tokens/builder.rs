@@ -1,0 +1,93 @@
+//! Settings, and the first connection.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Inner, RedisTokens, RedisTokensError, cache::Cache, store::Store};
+use crate::{
+    Name,
+    redis_server::{CONNECTING, Connection, PREFIX, RedisServer},
+};
+
+/// Settings of [`RedisTokens`].
+#[derive(Clone, Debug)]
+pub struct RedisTokensBuilder {
+    server: RedisServer,
+    prefix: String,
+    deadline: Duration,
+    cache_for: Duration,
+    stale_if_error: Duration,
+    most_cached: u64,
+    cookie: Option<Name>,
+}
+
+impl RedisTokensBuilder {
+    pub(super) fn new(server: RedisServer) -> Self {
+        Self {
+            server,
+            prefix: PREFIX.into(),
+            deadline: Duration::from_millis(250),
+            cache_for: Duration::from_secs(30),
+            stale_if_error: Duration::ZERO,
+            most_cached: 100_000,
+            cookie: None,
+        }
+    }
+
+    /// What every key begins with; default `tc`.
+    #[must_use]
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
+    /// How long one call of the server may take; default 250 ms.
+    #[must_use]
+    pub const fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// How long the server's answer about a token counts without asking again, which is also how long a token that was revoked elsewhere
+    /// may go on working here; default 30 s. Unknown tokens are remembered for 5 s.
+    #[must_use]
+    pub const fn cache_for(mut self, time: Duration) -> Self {
+        self.cache_for = time;
+        self
+    }
+
+    /// For how much longer an answer counts while the server does not answer (as RFC 5861's `stale-if-error`); default not at all. Without it, a
+    /// tier's outage allowance ends when tokens leave the cache.
+    #[must_use]
+    pub const fn stale_if_error(mut self, time: Duration) -> Self {
+        self.stale_if_error = time;
+        self
+    }
+
+    /// The most tokens whose answers are kept, each about half a KiB; default 100 000. As many unknown ones are remembered, at most 10 000.
+    #[must_use]
+    pub const fn most_cached(mut self, tokens: u64) -> Self {
+        self.most_cached = tokens;
+        self
+    }
+
+    /// Takes a token also from this cookie; see [`BearerTokens::or_cookie`](crate::BearerTokens::or_cookie).
+    #[must_use]
+    pub fn or_cookie(mut self, name: Name) -> Self {
+        self.cookie = Some(name);
+        self
+    }
+
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// As [`RedisTokens::connect`]; also where the prefix holds a brace, and where the URL or what was said beside it cannot be used.
+    pub async fn connect(self) -> Result<RedisTokens, RedisTokensError> {
+        let connection = Connection::new(self.server, &self.prefix)?;
+        let ping = |mut link| async move { redis::cmd("PING").query_async(&mut link).await };
+        let _: String = connection.run(CONNECTING, ping).await?;
+        let store = Store { connection, prefix: self.prefix, deadline: self.deadline };
+        let cache = Cache::new(self.most_cached, self.cache_for, self.stale_if_error);
+        Ok(RedisTokens { inner: Arc::new(Inner { store, cache, cookie: self.cookie }) })
+    }
+}

@@ -1,0 +1,256 @@
+//! Tokens as Redis keeps them.
+//!
+//! | key | what |
+//! |---|---|
+//! | `tc:token:<SHA-256 of the token>` | whose it is; expires with the token |
+//! | `tc:{user:alice}:tokens` | the account's tokens by id, for the list; without secrets |
+//!
+//! The first is what counts: a token that is listed and has no record is none.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use redis::{FromRedisValue, Pipeline};
+use serde::{Deserialize, Serialize};
+
+use super::secret::hex;
+use crate::{
+    Account, Name,
+    identify::{
+        Identity,
+        credentials::{self, Sha256Digest},
+    },
+    redis_server::{Connection, Fault},
+};
+
+/// The longest lifetime, in milliseconds: a thousand years.
+const LONGEST_LIFE: u64 = 1_000 * 366 * 24 * 60 * 60 * 1_000;
+
+/// A server, and where on it tokens are.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) connection: Connection,
+    pub(super) prefix: String,
+    pub(super) deadline: Duration,
+}
+
+/// A token that is listed, and works.
+pub(super) struct Listed {
+    pub(super) id: String,
+    pub(super) digest: Sha256Digest,
+    entry: Entry,
+    identity: Identity,
+}
+
+impl Store {
+    /// Keeps a token under an id.
+    pub(super) async fn put(
+        &self,
+        digest: &Sha256Digest,
+        id: &str,
+        identity: &Identity,
+        label: &str,
+        lifetime: Option<Duration>,
+    ) -> Result<(), Fault> {
+        let lifetime = lifetime.map(|lifetime| u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_LIFE));
+        let issued_at =
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        let expires_at = lifetime.map(|lifetime| issued_at.saturating_add(lifetime));
+        let entry = Entry { digest: hex(digest), label: label.to_owned(), issued_at, expires_at };
+        let mut pipe = redis::pipe();
+        let set = pipe.atomic().cmd("SET").arg(self.record_key(digest)).arg(json(&Record::of(id, identity))).arg("NX");
+        if let Some(lifetime) = lifetime {
+            set.arg("PX").arg(lifetime);
+        }
+        pipe.ignore().cmd("HSET").arg(self.list_key(&identity.account)).arg(id).arg(json(&entry)).ignore();
+        self.run(pipe).await
+    }
+
+    /// Whose a token is, under which id, and how much longer it lasts where it ends.
+    pub(super) async fn look_up(&self, digest: &Sha256Digest) -> Result<Option<(Identity, String, Option<Duration>)>, Fault> {
+        let ask = || {
+            let mut asked = redis::pipe();
+            let key = self.record_key(digest);
+            asked.cmd("GET").arg(&key).cmd("PTTL").arg(&key);
+            self.run(asked)
+        };
+        let answered: Result<(Option<String>, i64), Fault> = match ask().await {
+            // A connection that was idle for long may be found dead; a new one is there in a moment.
+            Err(fault) if fault.is_disconnect() => ask().await,
+            answered => answered,
+        };
+        let (record, lasts) = answered?;
+        let Some(record) = record else { return Ok(None) };
+        let record: Record = read(&record)?;
+        Ok(Some((record.identity()?, record.id, u64::try_from(lasts).ok().map(Duration::from_millis))))
+    }
+
+    /// The digest of the token that an account has under an id.
+    pub(super) async fn digest_of(&self, account: &Account, id: &str) -> Result<Option<Sha256Digest>, Fault> {
+        let mut asked = redis::pipe();
+        asked.cmd("HGET").arg(self.list_key(account)).arg(id);
+        let (entry,): (Option<String>,) = self.run(asked).await?;
+        entry.map(|entry| read::<Entry>(&entry)?.digest()).transpose()
+    }
+
+    /// Removes a token; answers whether it was there.
+    pub(super) async fn remove(&self, account: &Account, id: &str, digest: &Sha256Digest) -> Result<bool, Fault> {
+        let mut pipe = redis::pipe();
+        pipe.atomic().cmd("DEL").arg(self.record_key(digest)).cmd("HDEL").arg(self.list_key(account)).arg(id).ignore();
+        let (removed,): (u64,) = self.run(pipe).await?;
+        Ok(removed > 0)
+    }
+
+    /// Gives tokens another tier; answers how many of them there still were.
+    pub(super) async fn set_tier(&self, tokens: Vec<Listed>, tier: &Name) -> Result<usize, Fault> {
+        let mut pipe = redis::pipe();
+        pipe.atomic();
+        for Listed { id, digest, mut identity, .. } in tokens {
+            identity.tier = tier.clone();
+            // What was revoked meanwhile is not brought back.
+            pipe.cmd("SET").arg(self.record_key(&digest)).arg(json(&Record::of(&id, &identity))).arg("XX").arg("KEEPTTL");
+        }
+        let changed: Vec<Option<String>> = self.run(pipe).await?;
+        Ok(changed.into_iter().flatten().count())
+    }
+
+    /// How long an account's list is, with what no longer works.
+    pub(super) async fn most_listed(&self, account: &Account) -> Result<usize, Fault> {
+        let mut asked = redis::pipe();
+        asked.cmd("HLEN").arg(self.list_key(account));
+        let (listed,): (usize,) = self.run(asked).await?;
+        Ok(listed)
+    }
+
+    /// The account's tokens that work. What no longer does is taken off the list; what cannot be read is left out.
+    pub(super) async fn list(&self, account: &Account) -> Result<Vec<Listed>, Fault> {
+        let list = self.list_key(account);
+        let mut asked = redis::pipe();
+        asked.cmd("HGETALL").arg(&list);
+        let (listed,): (HashMap<String, String>,) = self.run(asked).await?;
+        let left_out =
+            |id: &str, fault: &Fault| tracing::warn!(target: "tower_credits", %account, token = id, %fault, "a token is left out");
+        let mut entries = Vec::with_capacity(listed.len());
+        let mut asked = redis::pipe();
+        for (id, text) in listed {
+            match read::<Entry>(&text).and_then(|entry| Ok((entry.digest()?, entry))) {
+                Ok((digest, entry)) => {
+                    asked.cmd("GET").arg(self.record_key(&digest));
+                    entries.push((id, digest, entry));
+                }
+                Err(fault) => left_out(&id, &fault),
+            }
+        }
+        if entries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let records: Vec<Option<String>> = self.run(asked).await?;
+        let (mut tokens, mut gone) = (Vec::with_capacity(entries.len()), Vec::new());
+        for ((id, digest, entry), record) in entries.into_iter().zip(records) {
+            match record.as_deref().map(|record| read::<Record>(record)?.identity()) {
+                Some(Ok(identity)) => tokens.push(Listed { id, digest, entry, identity }),
+                Some(Err(fault)) => left_out(&id, &fault),
+                None => gone.push(id),
+            }
+        }
+        if !gone.is_empty() {
+            let mut pipe = redis::pipe();
+            pipe.cmd("HDEL").arg(&list).arg(gone).ignore();
+            let () = self.run(pipe).await?;
+        }
+        Ok(tokens)
+    }
+
+    async fn run<T: FromRedisValue>(&self, pipe: Pipeline) -> Result<T, Fault> {
+        self.connection.run(self.deadline, |mut link| async move { pipe.query_async(&mut link).await }).await
+    }
+
+    fn record_key(&self, digest: &Sha256Digest) -> String {
+        format!("{}:token:{}", self.prefix, hex(digest))
+    }
+
+    fn list_key(&self, account: &Account) -> String {
+        format!("{}:{{{account}}}:tokens", self.prefix)
+    }
+}
+
+/// A token of an account, without its secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TokenSummary {
+    /// 16 hexadecimal digits.
+    pub id: String,
+    /// What it was called when it was issued.
+    pub label: String,
+    /// Who asks with it.
+    pub subject: Name,
+    /// The tier that applies to it.
+    pub tier: Name,
+    /// When it was issued, by the clock of the node that did.
+    pub issued_at: SystemTime,
+    /// When it stops working by itself; `None`: never.
+    pub expires_at: Option<SystemTime>,
+}
+
+impl From<Listed> for TokenSummary {
+    fn from(Listed { id, entry, identity, .. }: Listed) -> Self {
+        let time = |millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH);
+        let Identity { subject, tier, .. } = identity;
+        Self { id, label: entry.label, subject, tier, issued_at: time(entry.issued_at), expires_at: entry.expires_at.map(time) }
+    }
+}
+
+/// Whose a token is, as Redis keeps it.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    id: String,
+    subject: String,
+    account: String,
+    tier: String,
+}
+
+/// What the list says of a token.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    digest: String,
+    label: String,
+    issued_at: u64,
+    expires_at: Option<u64>,
+}
+
+impl Entry {
+    fn digest(&self) -> Result<Sha256Digest, Fault> {
+        credentials::parse_digest(&self.digest).ok_or_else(|| unreadable("a token's digest"))
+    }
+}
+
+impl Record {
+    fn of(id: &str, identity: &Identity) -> Self {
+        let Identity { subject, account, tier } = identity;
+        Self { id: id.to_owned(), subject: subject.to_string(), account: account.to_string(), tier: tier.to_string() }
+    }
+
+    fn identity(&self) -> Result<Identity, Fault> {
+        let wrong = |_| unreadable("a token's record");
+        Ok(Identity {
+            subject: self.subject.parse().map_err(wrong)?,
+            account: self.account.parse().map_err(wrong)?,
+            tier: self.tier.parse().map_err(wrong)?,
+        })
+    }
+}
+
+fn json(value: &impl Serialize) -> String {
+    // Strings and numbers always serialize.
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Fault> {
+    serde_json::from_str(text).map_err(|_| unreadable("a token's entry"))
+}
+
+fn unreadable(what: &str) -> Fault {
+    Fault::failed(format!("{what} cannot be read: keys with this prefix were written by something else"))
+}

@@ -1,0 +1,55 @@
+//! What a response says of its cost: in its head what is known by then, in its trailers the rest.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header::TE};
+
+use super::charge::Charge;
+use crate::Usage;
+
+const CREDITS_REMAINING: HeaderName = HeaderName::from_static("x-credits-remaining");
+/// As text-generation-inference says it.
+pub(super) const COMPUTE_TIME: HeaderName = HeaderName::from_static("x-compute-time");
+pub(super) const COST: HeaderName = HeaderName::from_static("x-cost-nano-usd");
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+
+/// Tells the caller how the account stands, and what the compute time was where that is `known`.
+pub(super) fn in_head(headers: &mut HeaderMap, charge: &Charge, known: bool) {
+    let compute = charge.metering().with(|compute, now| compute.so_far(now));
+    let fields = [
+        (CREDITS_REMAINING, charge.left().map(|left| left.to_string().trim_start_matches('$').to_owned())),
+        (COMPUTE_TIME, known.then(|| in_seconds(compute))),
+    ];
+    if known && let Ok(timing) = HeaderValue::try_from(server_timing(compute)) {
+        headers.append(SERVER_TIMING, timing);
+    }
+    for (name, value) in fields {
+        if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+            headers.entry(name).or_insert(value);
+        }
+    }
+}
+
+/// Tells in trailers what a request used.
+pub(super) fn in_trailers(trailers: &mut HeaderMap, billed: Option<Usage>) {
+    let Usage { compute_micros, cost, .. } = billed.unwrap_or_default();
+    trailers.insert(COST, HeaderValue::from(cost.as_nano_usd()));
+    if let Ok(time) = HeaderValue::try_from(in_seconds(Duration::from_micros(compute_micros))) {
+        trailers.insert(COMPUTE_TIME, time);
+    }
+}
+
+fn in_seconds(compute: Duration) -> String {
+    format!("{:.6}", compute.as_secs_f64())
+}
+
+/// As browsers' developer tools show it (W3C Server Timing): milliseconds.
+fn server_timing(compute: Duration) -> String {
+    format!("compute;dur={:.3}", compute.as_secs_f64() * 1e3)
+}
+
+/// Whether a client asked for trailers, and the protocol has them.
+pub(super) fn takes_trailers<B>(request: &Request<B>) -> bool {
+    let mut words = request.headers().get_all(TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    matches!(request.version(), Version::HTTP_11 | Version::HTTP_2) && words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
