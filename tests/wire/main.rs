@@ -1,9 +1,10 @@
 //! The layer on real wires: tonic, hyper and reqwest clients, HTTP/1.1 and HTTP/2, and every way in which a call ends.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, reason = "tests")]
-#![cfg(feature = "grpc-details")]
+#![cfg(all(feature = "grpc-details", feature = "axum"))]
 
 #[path = "../support/mod.rs"]
 mod support;
 
 mod generated;
 mod grpc;
+mod http;
