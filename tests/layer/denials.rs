@@ -381,3 +381,18 @@ async fn what_remains_is_told_where_that_is_set() {
         assert_eq!((header(&response, "x-credits-remaining"), header(&response, "x-compute-time")), (remaining, time));
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_denied_grpc_call_is_answered_while_its_caller_goes_on_sending() {
+    let asked_at = tokio::time::Instant::now();
+    let (_never_ends, body) = Fed::new();
+    let mut call = request("alice", "none", body);
+    call.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc+proto"));
+    let service = ServiceBuilder::new()
+        .layer(metered())
+        .service(service_fn(async |_: Request<Fed>| Ok::<_, Infallible>(Response::new(Full::<Bytes>::default()))));
+    let response = service.oneshot(call).await.unwrap();
+    assert_eq!((response.status(), response.headers()["grpc-status"].to_str().unwrap()), (StatusCode::OK, "8"));
+    assert!(http_body::Body::is_end_stream(response.body()), "the head is all");
+    assert_eq!(asked_at.elapsed(), std::time::Duration::ZERO);
+}

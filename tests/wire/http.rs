@@ -1,6 +1,10 @@
 //! What HTTP responses tell of their cost, where, and how they stay as they were otherwise.
 
-use std::time::Duration;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use axum::{Extension, Router, extract::Query, response::Response, routing::post};
 use bytes::Bytes;
@@ -21,12 +25,30 @@ struct Asked {
     kind: String,
 }
 
+/// A body that knows with its last frame that it has ended, as those of known parts do.
+struct KnowsItsEnd(Vec<&'static str>);
+
+impl http_body::Body for KnowsItsEnd {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let next = self.0.pop();
+        Poll::Ready(next.map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes())))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 async fn answer(Query(asked): Query<Asked>, Extension(clock): Extension<ComputeClock>) -> Response {
     clock.report(Duration::from_millis(10));
     let data = |text: &'static str| Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(text.as_bytes())));
     let stream = |frames: Vec<_>| axum::body::Body::new(StreamBody::new(stream::iter(frames)));
     let mut response = match asked.kind.as_str() {
         "exact" => Response::new("whole".into()),
+        "knows its end" => Response::new(axum::body::Body::new(KnowsItsEnd(vec!["parts", "in "]))),
         "own trailers" => {
             let own = HeaderMap::from_iter([("x-own".parse().unwrap(), "1".parse().unwrap())]);
             Response::new(stream(vec![data("in "), data("parts"), Ok(Frame::trailers(own))]))
@@ -79,14 +101,13 @@ fn field<'a>(fields: &'a HeaderMap, name: &str) -> Option<&'a str> {
 #[tokio::test]
 async fn a_client_that_takes_trailers_learns_there_what_a_stream_cost() {
     for version in [Version::HTTP_11, Version::HTTP_2] {
-        let (head, body, trailers) = ask(true, version, Some("trailers"), "stream").await;
-        assert_eq!(body, "in parts");
-        assert_eq!(
-            (field(&trailers, "x-compute-time"), field(&trailers, "x-cost-nano-usd")),
-            (Some("0.010000"), Some("1200")),
-            "{version:?}"
-        );
-        assert!(!head.contains_key("x-compute-time") && !head.contains_key("content-length"), "{head:?}");
+        for kind in ["stream", "knows its end"] {
+            let (head, body, trailers) = ask(true, version, Some("trailers"), kind).await;
+            assert_eq!(body, "in parts");
+            let told = (field(&trailers, "x-compute-time"), field(&trailers, "x-cost-nano-usd"));
+            assert_eq!(told, (Some("0.010000"), Some("1200")), "{version:?} {kind}");
+            assert!(!head.contains_key("x-compute-time") && !head.contains_key("content-length"), "{head:?}");
+        }
         let (_, body, trailers) = ask(true, version, Some("trailers"), "own trailers").await;
         assert_eq!(body, "in parts");
         // What the service says there, it still says.
