@@ -25,6 +25,9 @@ use serde::{Deserialize, Serialize};
 use crate::{CreditMeter, Identity, Name, Period, RequestHead, Statement, Usage, rejection::Rejection};
 
 /// The billing routes: `GET /billing.json`, with `?period=YYYY-MM` for an earlier month.
+///
+/// It takes the credentials that metered requests take, and denies as they are denied; 400 where the period is no month. Ledgers keep 13 months:
+/// of earlier ones there are zeros.
 pub fn router(meter: &CreditMeter) -> Router {
     Router::new().route("/billing.json", get(billing_json)).with_state(meter.clone())
 }

@@ -230,9 +230,9 @@ pub enum Outcome {
     Forgotten,
     /// It came too late by the ledger's clock. No effect.
     Late,
-    /// The period has not begun by the ledger's clock. No effect.
+    /// The period has not begun by the ledger's clock, and will not within a minute. No effect.
     NotBegun,
-    /// The period ended too long ago to settle in. No effect.
+    /// The period ended too long ago to settle in: 62 days. No effect.
     Closed,
 }
 
@@ -270,18 +270,19 @@ impl Standing {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Amendment {
-    /// Adds purchased credits; a second grant of the same id changes nothing.
+    /// Adds purchased credits; a second grant of the same id changes nothing, so that it can be sent again where it is not known whether it
+    /// arrived, or after a failover that may have forgotten it.
     Grant {
         /// Names the grant: a payment's or an order's id, say.
         id: Name,
         /// How much.
         amount: Credits,
-        /// Until when requests are admitted on it, since the Unix epoch; `None` for ever.
+        /// Until when requests are admitted on it, since the Unix epoch, in whole milliseconds; `None` for ever.
         expires: Option<Duration>,
     },
-    /// Sets how many seats the account has.
+    /// Sets how many seats the account has; 1 until it is set.
     Seats(std::num::NonZeroU32),
-    /// Sets or removes the owner's limit on pay-as-you-go spending in a period.
+    /// Sets or removes the owner's limit on pay-as-you-go spending in a period; where it is reached, requests are denied with 403.
     SpendingLimit(Option<Credits>),
 }
 
@@ -289,7 +290,7 @@ pub enum Amendment {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LedgerError {
-    /// No answer within the deadline.
+    /// No answer within the deadline. What was asked may have been done all the same.
     #[error("the ledger gave no answer within {0:?}")]
     Deadline(Duration),
     /// The ledger cannot be reached or is failing.

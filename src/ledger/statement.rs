@@ -15,9 +15,9 @@ pub struct Statement {
     pub period: Period,
     /// Included credits, seats counted.
     pub included: Credits,
-    /// Debited so far.
+    /// Debited so far. It may be more than the account's limit: what requests of tiers that let them finish used beyond it, for one.
     pub used: Credits,
-    /// On hold by running requests.
+    /// On hold by all leases: by running requests, by what nodes hold ahead, and until it expires by nodes that died.
     pub held: Credits,
     /// What of `used` was paid from purchased credits.
     pub purchased_used: Credits,
@@ -31,7 +31,7 @@ pub struct Statement {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StatementLine {
-    /// Day of the month, 1 to 31, UTC; `None` for usage whose details are not known.
+    /// Day of the month on which requests were admitted, by their node's clock, 1 to 31, UTC; `None` for usage whose details are not known.
     pub day: Option<u8>,
     /// The model; `other` for what did not fit apart, `recovered` for what a failover of the ledger forgot the details of.
     pub model: Name,

@@ -30,7 +30,7 @@ pub enum Rejection {
     CrossOrigin,
     /// The plan has no route or model for it. 404.
     NotInPlan,
-    /// All credits are used up until the period ends. 402.
+    /// What is left of the period's credits does not pay for 50 ms of compute. 402: to wait for the next month, or to pay.
     CreditsUsedUp {
         /// The period whose credits they were.
         period: Period,
@@ -39,19 +39,19 @@ pub enum Rejection {
         /// The tier's own hint.
         hint: Option<Arc<str>>,
     },
-    /// What is left is on hold by running requests. 429.
+    /// What is left is on hold: by running requests, by what another node holds ahead, or by a node that died. 429: to try again.
     CreditsOnHold {
         /// What is left, running requests' holds among it.
         left: Credits,
         /// The tier's own hint.
         hint: Option<Arc<str>>,
     },
-    /// The owner's own spending limit is reached. 403.
+    /// The limit that the account's owner set is reached ([`Amendment::SpendingLimit`](crate::Amendment::SpendingLimit)). 403.
     SpendingLimit {
         /// The period whose limit it was.
         period: Period,
     },
-    /// Too many requests. 429.
+    /// More requests than the [quota](crate::Tier::requests) on this node. 429: to try again when it says.
     RequestRate {
         /// After how long the next one may come.
         retry_after: Duration,
@@ -60,9 +60,9 @@ pub enum Rejection {
         /// The tier's own hint.
         hint: Option<Arc<str>>,
     },
-    /// As many of the account's requests run at once as may. 429.
+    /// As many of the account's requests run or wait on this node as [may](crate::Tier::most_running). 429: to try again when one has ended.
     TooManyRunning,
-    /// The request used the most that one request may, and was cut off. 403.
+    /// The request used the most that [one request may](crate::Tier::most_per_request), and was cut off. 403.
     RequestCap,
     /// The ledger does not answer, and the tier does not allow for that. 503, unless set otherwise.
     LedgerUnreachable,
