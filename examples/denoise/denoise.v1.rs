@@ -2,8 +2,8 @@
 /// 48 kHz mono PCM, 16-bit little-endian.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Audio {
-    #[prost(bytes = "vec", tag = "1")]
-    pub pcm: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "bytes", tag = "1")]
+    pub pcm: ::prost::bytes::Bytes,
 }
 /// Generated client implementations.
 pub mod denoise_client {

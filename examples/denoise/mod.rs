@@ -1,10 +1,49 @@
 //! The RNNoise network on PCM, which the examples serve.
 
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt, stream};
 use nnnoiseless::DenoiseState;
 use tower_credits::ComputeClock;
 
+/// What is taken and streamed back.
+#[allow(dead_code, reason = "gRPC has a content type of its own")]
+pub(crate) const CONTENT_TYPE: &str = "audio/l16; rate=48000; channels=1";
+
+/// Streams PCM in and out. Only the time in which the network computes is billed: waiting for the client's next samples costs nothing.
+pub(crate) fn denoised<E: Send>(
+    input: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+    clock: ComputeClock,
+) -> impl Stream<Item = Result<Bytes, E>> + Send {
+    // Started once, so that this clock counts from here on.
+    clock.start();
+    clock.pause();
+    let state = (Box::pin(input), Denoiser::new(), Some(clock));
+    stream::unfold(state, |(mut input, mut denoiser, clock)| async move {
+        let clock = clock?;
+        loop {
+            let (output, goes_on) = match input.next().await {
+                Some(Ok(chunk)) => (Ok(denoiser.push(&chunk, &clock).await), true),
+                Some(Err(error)) => (Err(error), false),
+                None => {
+                    clock.start();
+                    let output = denoiser.finish();
+                    clock.pause();
+                    (Ok(output), false)
+                }
+            };
+            let is_empty = output.as_ref().is_ok_and(Vec::is_empty);
+            if !goes_on && is_empty {
+                return None;
+            }
+            if !is_empty {
+                return Some((output.map(Bytes::from), (input, denoiser, goes_on.then_some(clock))));
+            }
+        }
+    })
+}
+
 /// RNNoise works on frames of 10 ms and is one frame late; as many samples come out as went in.
-pub(crate) struct Denoiser {
+struct Denoiser {
     network: Box<DenoiseState<'static>>,
     pending: Vec<u8>,
     received: usize,
@@ -15,12 +54,12 @@ pub(crate) struct Denoiser {
 impl Denoiser {
     const FRAME: usize = DenoiseState::FRAME_SIZE;
 
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         Self { network: DenoiseState::new(), pending: Vec::new(), received: 0, sent: 0, is_late: true }
     }
 
     /// Takes samples (16-bit little-endian, 48 kHz, mono), and answers those that are denoised by now. The clock runs while the network computes.
-    pub(crate) async fn push(&mut self, chunk: &[u8], clock: &ComputeClock) -> Vec<u8> {
+    async fn push(&mut self, chunk: &[u8], clock: &ComputeClock) -> Vec<u8> {
         self.pending.extend_from_slice(chunk);
         self.received += chunk.len();
         let mut output = Vec::with_capacity(chunk.len());
@@ -38,7 +77,7 @@ impl Denoiser {
     }
 
     /// The samples that are still owed when no more come.
-    pub(crate) fn finish(&mut self) -> Vec<u8> {
+    fn finish(&mut self) -> Vec<u8> {
         let mut output = Vec::new();
         let wanted = self.received / 2 * 2 - self.sent;
         let mut rest = std::mem::take(&mut self.pending);

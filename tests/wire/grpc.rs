@@ -40,7 +40,7 @@ impl Work {
     async fn on(&mut self, audio: Audio) -> Result<Audio, Status> {
         self.messages += 1;
         self.clock.report(Duration::from_millis(10) * self.messages);
-        match audio.pcm.as_slice() {
+        match &audio.pcm[..] {
             b"error" => Err(Status::failed_precondition("as asked")),
             b"hang" => std::future::pending().await,
             _ => Ok(audio),
@@ -127,8 +127,8 @@ fn field<'a>(metadata: &'a tonic::metadata::MetadataMap, name: &str) -> Option<&
     metadata.get(name).and_then(|value| value.to_str().ok())
 }
 
-fn audio(pcm: &str) -> Audio {
-    Audio { pcm: pcm.as_bytes().to_vec() }
+fn audio(pcm: &'static str) -> Audio {
+    Audio { pcm: pcm.to_owned().into() }
 }
 
 #[tokio::test]
@@ -143,7 +143,7 @@ async fn each_kind_of_call_is_billed_once_and_says_what_it_cost() {
     // tonic adds the trailers of a unary call to its metadata.
     assert_eq!((field(whole.metadata(), "x-cost-nano-usd"), field(whole.metadata(), "x-compute-time")), (Some("1200"), Some("0.010000")));
     let collected = client.collect(asking("free", parts())).await.unwrap();
-    assert_eq!((collected.get_ref().pcm.as_slice(), field(collected.metadata(), "x-cost-nano-usd")), (b"b".as_slice(), Some("2400")));
+    assert_eq!((&collected.get_ref().pcm[..], field(collected.metadata(), "x-cost-nano-usd")), (b"b".as_slice(), Some("2400")));
     for (mut answer, messages) in [
         (client.split(asking("free", audio("a"))).await.unwrap().into_inner(), 3),
         (client.stream(asking("free", parts())).await.unwrap().into_inner(), 2),

@@ -5,6 +5,5 @@
 #[path = "../support/mod.rs"]
 mod support;
 
-mod generated;
 mod grpc;
 mod http;

@@ -1,0 +1,33 @@
+//! What the examples share of being a process: settings from the environment, a log, and the signal to stop.
+
+use std::{env, io::IsTerminal};
+
+use tokio::signal;
+use tracing::level_filters::LevelFilter;
+
+/// A setting, from the environment variable of this name.
+pub(crate) fn setting(name: &str, default: &str) -> String {
+    env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
+pub(crate) fn log() {
+    tracing_subscriber::fmt().with_max_level(LevelFilter::INFO).with_ansi(std::io::stdout().is_terminal()).with_target(false).init();
+}
+
+/// Until somebody says stop: Ctrl-C, or SIGTERM.
+pub(crate) async fn stopped() {
+    let interrupted = async { signal::ctrl_c().await.ok() };
+    #[cfg(unix)]
+    let terminated = async {
+        match signal::unix::signal(signal::unix::SignalKind::terminate()) {
+            Ok(mut terminate) => terminate.recv().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<Option<()>>();
+    tokio::select! {
+        _ = interrupted => {}
+        _ = terminated => {}
+    }
+}
