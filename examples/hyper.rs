@@ -5,7 +5,7 @@
 mod denoise;
 mod process;
 
-use std::{convert::Infallible, env, error::Error, pin::pin};
+use std::{convert::Infallible, env, error::Error, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -53,8 +53,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
             }
         });
     }
-    // The requests under way go on to their ends, and are paid for.
-    graceful.shutdown().await;
+    // Requests under way go on to their ends for a while, and are paid for.
+    drop(tokio::time::timeout(Duration::from_secs(10), graceful.shutdown()).await);
 
     let settlement = meter.shutdown().await;
     tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");

@@ -49,5 +49,10 @@ pub use self::{
     redis_server::RedisServer,
 };
 
+/// The code in the docs is tested, too.
+#[cfg(all(doctest, feature = "axum"))]
+#[doc = include_str!("../docs/stacks.md")]
+mod stacks {}
+
 /// Any error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,10 +1,14 @@
-//! The axum example as a newcomer uses it: its own process, a real client, the sample that is shipped.
+//! The examples as a newcomer uses them: each its own process, a real client, the sample that is shipped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, reason = "tests")]
 #![cfg(all(feature = "axum", feature = "redis"))]
 
 #[path = "support/redis_server.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod redis_server;
+#[allow(missing_docs, unreachable_pub, dead_code, clippy::all, clippy::pedantic, reason = "generated")]
+mod proto {
+    include!("../examples/denoise/denoise.v1.rs");
+}
 
 use std::{
     io::{BufRead, BufReader},
@@ -13,45 +17,69 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use proto::{Audio, denoise_client::DenoiseClient};
 use redis_server::RedisServer;
 use reqwest::Client;
 use serde_json::Value;
+use tonic::{Code, Request, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest,
+    server_reflection_response::MessageResponse,
+};
 
 struct Example {
     child: Child,
     lines: Receiver<String>,
     url: String,
+    /// How long the next line may take: longer where cargo builds first.
+    patience: Duration,
 }
 
 impl Example {
-    fn start(redis: Option<&str>) -> Self {
+    fn start(name: &str, redis: Option<&str>) -> Self {
         let mut command = Command::new(env!("CARGO"));
-        command.args(["run", "--quiet", "--example", "axum"]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.args(["run", "--quiet", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
         command.env("ADDR", "127.0.0.1:0").env_remove("REDIS_URL").envs(redis.map(|url| ("REDIS_URL", url)));
         let mut child = command.stdout(Stdio::piped()).spawn().expect("cargo runs");
         let (send, lines) = channel();
         let output = BufReader::new(child.stdout.take().expect("piped"));
         std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-        let mut example = Self { child, lines, url: String::new() };
+        let mut example = Self { child, lines, url: String::new(), patience: Duration::from_secs(300) };
         let line = example.line_with("listening on ");
+        example.patience = Duration::from_secs(20);
         example.url = line.split("listening on ").nth(1).expect("an address").to_owned();
         example
     }
 
     fn line_with(&self, text: &str) -> String {
         loop {
-            let line = self.lines.recv_timeout(Duration::from_secs(300)).expect("the example goes on");
+            let line = self.lines.recv_timeout(self.patience).expect("the example goes on");
             if line.contains(text) {
                 return line;
             }
         }
     }
 
-    fn terminate(&mut self) {
+    /// Stops it, and looks at what it says: something was settled, and nothing is left.
+    fn stops_settled(&self) {
+        self.terminate();
+        let settled = self.line_with("shut down");
+        assert!(settled.contains("unsettled=0") && !settled.contains("settled=$0.00 "), "{settled}");
+    }
+
+    fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    fn signal(&self, signal: &str) {
         // The example is the only child of `cargo run`, which passes no signals on.
         let script = format!(
-            "kill -TERM $(cat /proc/{0}/task/{0}/children 2>/dev/null || pgrep -P {0}) 2>/dev/null || kill -TERM {0}",
-            self.child.id()
+            "kill -{1} $(cat /proc/{0}/task/{0}/children 2>/dev/null || pgrep -P {0}) 2>/dev/null || kill -{1} {0}",
+            self.child.id(),
+            signal
         );
         let sent = Command::new("sh").arg("-c").arg(script).status();
         assert!(sent.is_ok_and(|status| status.success()));
@@ -61,7 +89,7 @@ impl Example {
 impl Drop for Example {
     fn drop(&mut self) {
         if self.child.try_wait().is_ok_and(|ended| ended.is_none()) {
-            self.terminate();
+            self.signal("KILL");
             let _ = self.child.wait();
         }
     }
@@ -73,17 +101,24 @@ fn noise(pcm: &[u8]) -> f64 {
     (samples.iter().map(|sample| sample * sample).sum::<f64>() / samples.len() as f64).sqrt()
 }
 
+fn sample() -> Vec<u8> {
+    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/noisy.pcm")).expect("the sample is there")
+}
+
+fn is_denoised(sample: &[u8], denoised: &[u8]) {
+    assert_eq!(denoised.len(), sample.len(), "as many samples come out as went in");
+    assert!(noise(denoised) < noise(sample) / 5.0, "{} {}", noise(denoised), noise(sample));
+}
+
 async fn denoises_and_bills(redis: Option<&str>) {
-    let mut example = Example::start(redis);
+    let example = Example::start("axum", redis);
     let client = Client::new();
-    let sample = std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/noisy.pcm")).expect("the sample is there");
+    let sample = sample();
     let response =
         client.post(format!("{}/models/rnnoise", example.url)).bearer_auth("demo-free").body(sample.clone()).send().await.unwrap();
     assert_eq!(response.status(), 200);
     assert!(response.headers().contains_key("inference-id") && response.headers().contains_key("ratelimit"));
-    let denoised = response.bytes().await.unwrap();
-    assert_eq!(denoised.len(), sample.len(), "as many samples come out as went in");
-    assert!(noise(&denoised) < noise(&sample) / 5.0, "{} {}", noise(&denoised), noise(&sample));
+    is_denoised(&sample, &response.bytes().await.unwrap());
 
     let logged = example.line_with("metered");
     for field in ["tier=free", "model=rnnoise", "compute_seconds=0.", "cost=$0.", "left=$0.09", "end=Complete"] {
@@ -116,18 +151,88 @@ async fn denoises_and_bills(redis: Option<&str>) {
     assert_eq!(client.post(format!("{}/models/rnnoise", example.url)).send().await.unwrap().status(), 401);
     assert_eq!(client.get(format!("{}/health", example.url)).send().await.unwrap().text().await.unwrap(), "ok\n");
 
-    example.terminate();
-    let settled = example.line_with("shut down");
-    assert!(settled.contains("unsettled=0") && !settled.contains("settled=$0.00 "), "{settled}");
+    example.stops_settled();
 }
 
-#[tokio::test]
+// Lines are waited for on this thread; connections go on beside it.
+#[tokio::test(flavor = "multi_thread")]
 async fn in_memory() {
     denoises_and_bills(None).await;
 }
 
-#[tokio::test]
+// Lines are waited for on this thread; connections go on beside it.
+#[tokio::test(flavor = "multi_thread")]
 async fn on_redis() {
     let server = RedisServer::start();
     denoises_and_bills(Some(&server.url())).await;
+}
+
+// Lines are waited for on this thread; connections go on beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn over_grpc() {
+    let example = Example::start("tonic", None);
+    let channel = Channel::from_shared(example.url.clone()).unwrap().connect().await.unwrap();
+    let mut client = DenoiseClient::new(channel.clone());
+    let sample = sample();
+    let asking = |token: &str| {
+        let parts: Vec<_> = sample.chunks(4_000).map(|part| Audio { pcm: Bytes::copy_from_slice(part) }).collect();
+        let mut request = Request::new(stream::iter(parts));
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+        request
+    };
+    // As it is spoken, and all at once.
+    let mut answer = client.stream(asking("demo-free")).await.unwrap().into_inner();
+    let mut denoised = Vec::new();
+    while let Some(part) = answer.message().await.unwrap() {
+        denoised.extend_from_slice(&part.pcm);
+    }
+    is_denoised(&sample, &denoised);
+    let trailers = answer.trailers().await.unwrap().unwrap();
+    let cost: i64 = trailers.get("x-cost-nano-usd").unwrap().to_str().unwrap().parse().unwrap();
+    assert!(cost > 0 && trailers.contains_key("x-compute-time"), "{trailers:?}");
+    let collected = client.collect(asking("demo-free")).await.unwrap();
+    assert_eq!(collected.get_ref().pcm, denoised);
+    let whole = || {
+        let mut request = Request::new(Audio { pcm: sample.clone().into() });
+        request.metadata_mut().insert("authorization", "Bearer demo-free".parse().unwrap());
+        request
+    };
+    assert_eq!(client.whole(whole()).await.unwrap().get_ref().pcm, denoised);
+    let split = client.split(whole()).await.unwrap().into_inner();
+    let split = split.map(|part| part.unwrap().pcm.to_vec()).concat().await;
+    assert_eq!(split, denoised);
+    assert_eq!(client.stream(asking("nobody")).await.unwrap_err().code(), Code::Unauthenticated);
+    for _ in 0..4 {
+        example.line_with("metered");
+    }
+
+    // Health and reflection cost nothing, and ask nobody who they are.
+    let mut health = HealthClient::new(channel.clone());
+    let asked = HealthCheckRequest { service: "denoise.v1.Denoise".into() };
+    assert_eq!(health.check(asked).await.unwrap().get_ref().status(), ServingStatus::Serving);
+    let asked = ServerReflectionRequest { message_request: Some(MessageRequest::ListServices(String::new())), ..Default::default() };
+    let mut answers = ServerReflectionClient::new(channel).server_reflection_info(stream::iter([asked])).await.unwrap().into_inner();
+    let Some(MessageResponse::ListServicesResponse(services)) = answers.message().await.unwrap().unwrap().message_response else {
+        panic!("reflection lists services");
+    };
+    assert!(services.service.iter().any(|service| service.name == "denoise.v1.Denoise"), "{services:?}");
+    example.stops_settled();
+}
+
+// Lines are waited for on this thread; connections go on beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_hyper_alone() {
+    let example = Example::start("hyper", None);
+    let sample = sample();
+    for client in [Client::builder().http1_only(), Client::builder().http2_prior_knowledge()] {
+        let client = client.build().unwrap();
+        let asked = client.post(format!("{}/models/rnnoise", example.url)).bearer_auth("demo-pro").body(sample.clone());
+        let response = asked.send().await.unwrap();
+        assert!(response.status() == 200 && response.headers().contains_key("inference-id"));
+        is_denoised(&sample, &response.bytes().await.unwrap());
+        example.line_with("metered");
+        assert_eq!(client.post(format!("{}/models/rnnoise", example.url)).send().await.unwrap().status(), 401);
+        assert_eq!(client.get(format!("{}/health", example.url)).send().await.unwrap().text().await.unwrap(), "ok\n");
+    }
+    example.stops_settled();
 }

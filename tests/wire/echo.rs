@@ -17,10 +17,13 @@ use axum::{Extension, Router, response::IntoResponse, routing::post};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::Semaphore;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming};
 use tower_credits::{BearerTokens, ComputeClock, CreditMeter, CreditMeterBuilder, Ledger, ManualClock, MemoryLedger, Plan};
 
-use super::proto::{Audio, denoise_server::Denoise};
+use super::proto::{
+    Audio,
+    denoise_server::{Denoise, DenoiseServer},
+};
 use crate::support::*;
 
 /// What a message costs: ten milliseconds, of which a second costs 120 000 nano-dollars.
@@ -191,4 +194,14 @@ pub fn builder(ledger: impl Ledger, clock: &ManualClock) -> CreditMeterBuilder {
 
 pub fn metered(clock: &ManualClock) -> CreditMeter {
     builder(MemoryLedger::with_clock(clock.clone()), clock).build().unwrap()
+}
+
+/// A tonic server behind the layer; where it listens.
+pub async fn serve(meter: &CreditMeter) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let echo = DenoiseServer::new(Echo(Arc::default()));
+    let server = tonic::transport::Server::builder().layer(meter.clone()).add_service(echo);
+    tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
+    address
 }
