@@ -13,6 +13,7 @@ mod grpc;
 mod http;
 mod one_port;
 mod same;
+mod stacks;
 mod web;
 
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]

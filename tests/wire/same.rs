@@ -77,7 +77,7 @@ async fn answer(Path(kind): Path<String>) -> Response {
             response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
             response
         }
-        "large" => Bytes::from(b"0123456789abcdef".repeat(1 << 16)).into_response(),
+        "large" => Bytes::from(b"0123456789abcdef".repeat(1 << 14)).into_response(),
         "failing" => {
             // Its head is out before it fails.
             let error = stream::once(async {
