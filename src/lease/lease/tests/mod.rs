@@ -1,3 +1,7 @@
+//! A lease on its own, against a book that answers it.
+
+mod renewal;
+
 use std::cell::Cell;
 
 use super::*;
@@ -142,6 +146,7 @@ fn a_superseded_lease_goes_on_under_a_new_name_with_what_was_not_acknowledged() 
     pair.lease.answered(&RULES, renewal.seq, &answer, |()| false, s(3));
     pair.lease.rename(LeaseId::from_bits(2));
     pair.until(s(3), s(4));
+    assert_eq!((pair.lease.id(), pair.book.leases()), (LeaseId::from_bits(2), 2));
     assert_eq!((pair.book.used(), pair.book.itemised(), pair.lease.unreported()), (nanos(37), nanos(37), nanos(0)));
 }
 

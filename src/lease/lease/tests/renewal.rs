@@ -1,0 +1,117 @@
+//! When a lease speaks, what it says, and what it makes of the answers.
+
+use super::*;
+
+const TERMS: Terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
+
+fn fresh() -> TestLease {
+    TestLease::new(LeaseId::from_bits(1), s(0))
+}
+
+fn answer(lease: &mut TestLease, outcome: Outcome, now: Duration) {
+    let renewal = lease.renew(&RULES, TERMS, now);
+    lease.answered(&RULES, renewal.seq, &Answer { outcome, now: Pair::ledger_clock(now) }, |()| false, now);
+}
+
+#[test]
+fn a_lease_that_was_never_used_goes_without_a_word() {
+    assert_eq!(fresh().next(&RULES, false, s(0)), Next::Wait(s(200)));
+    assert_eq!(fresh().next(&RULES, false, s(200)), Next::Gone);
+    assert_eq!(fresh().next(&RULES, true, s(0)), Next::Gone, "nothing is waited for at a shutdown");
+
+    let mut free = fresh();
+    assert!(free.admit(Want { hold: nanos(0), least: nanos(0), most_running: None }, unused(), s(0)).is_ok());
+    assert_eq!(free.next(&RULES, false, s(0)), Next::Wait(Duration::MAX), "what costs nothing never needs the ledger");
+    assert!(matches!(free.next(&RULES, true, s(300)), Next::Wait(_)), "and is not forgotten while it runs");
+}
+
+#[test]
+fn it_is_settled_when_nothing_runs_and_everything_is_acknowledged() {
+    let (mut pair, request, key) = with_one_running(1_000);
+    assert!(!pair.lease.is_settled());
+    request.0.set(7);
+    pair.lease.end(key, s(1));
+    assert!(!pair.lease.is_settled());
+    pair.renew(s(1));
+    assert!(pair.lease.is_settled());
+}
+
+#[test]
+fn a_month_that_has_not_begun_is_left_where_nothing_happened_in_it() {
+    let mut unused_one = fresh();
+    unused_one.wait(WANT, unused(), ());
+    let renewal = unused_one.renew(&RULES, TERMS, s(0));
+    let not_begun = Answer { outcome: Outcome::NotBegun, now: s(0) };
+    unused_one.answered(&RULES, renewal.seq, &not_begun, |()| false, s(0));
+    assert_eq!(unused_one.next(&RULES, false, s(0)), Next::Gone);
+
+    // Something runs in it, or was used in it, without the ledger: that is told once the month has begun.
+    let mut running = fresh();
+    let key = running.trust(WANT, std::rc::Rc::new(Standing(Cell::new(3))), nanos(100), s(0)).ok().unwrap();
+    answer(&mut running, Outcome::NotBegun, s(0));
+    assert!(matches!(running.next(&RULES, false, s(0)), Next::Wait(at) if at < s(1)));
+    running.end(key, s(1));
+    answer(&mut running, Outcome::NotBegun, s(2));
+    assert_eq!(running.unreported(), nanos(3));
+    assert!(matches!(running.next(&RULES, false, s(2)), Next::Wait(at) if at < s(3)));
+}
+
+#[test]
+fn what_nobody_took_is_given_back_at_once() {
+    let mut pair = Pair::new(1_000);
+    pair.lease.wait(WANT, unused(), ());
+    let renewal = pair.lease.renew(&RULES, TERMS, s(0));
+    let answer = pair.book.renew(&mut pair.record, &renewal, Pair::ledger_clock(s(0)), Pair::ledger_clock(s(0))).unwrap();
+    let served = pair.lease.answered(&RULES, renewal.seq, &answer, |()| true, s(0));
+    assert!(served.admitted.is_empty() && pair.book.held() == nanos(100));
+    assert_eq!(pair.until(s(0), s(1)), [RULES.flush]);
+    assert_eq!(pair.book.held(), nanos(0));
+}
+
+#[test]
+fn what_was_used_while_a_batch_was_resent_is_told_in_the_next() {
+    let (mut pair, request, key) = with_one_running(1_000);
+    let (second, second_key) = pair.start(0, s(0));
+    request.0.set(7);
+    pair.lease.end(key, s(1));
+    let lost = pair.lease.renew(&RULES, TERMS, s(1));
+    pair.lease.unanswered(&RULES, lost.seq, s(1));
+    second.0.set(5);
+    pair.lease.end(second_key, s(2));
+    let again = pair.lease.renew(&RULES, TERMS, s(2));
+    assert_eq!((again.batch, again.settled, &again.lines), (lost.batch, lost.settled, &lost.lines), "unchanged");
+    let clock = Pair::ledger_clock(s(2));
+    let answer = pair.book.renew(&mut pair.record, &again, clock, clock).unwrap();
+    pair.lease.answered(&RULES, again.seq, &answer, |()| false, s(2));
+    assert_eq!((pair.book.used(), pair.lease.unreported()), (nanos(7), nanos(5)));
+    assert_eq!(pair.until(s(2), s(3)), [s(2) + RULES.flush]);
+    assert_eq!((pair.book.used(), pair.book.itemised()), (nanos(12), nanos(12)));
+}
+
+#[test]
+fn a_lease_that_is_in_use_never_says_goodbye_however_long_nobody_answered() {
+    let (mut pair, ..) = with_one_running(1_000);
+    let renewal = pair.lease.renew(&RULES, TERMS, s(700));
+    assert!(!renewal.forget && !pair.lease.is_leaving());
+    assert_eq!(renewal.keep, nanos(100));
+}
+
+#[test]
+fn failures_are_retried_after_pauses_that_double_up_to_a_second() {
+    let (mut pair, request, key) = with_one_running(1_000);
+    request.0.set(7);
+    pair.lease.end(key, s(1));
+    let mut now = s(1);
+    let mut pauses = Vec::new();
+    for _ in 0..8 {
+        let renewal = pair.lease.renew(&RULES, TERMS, now);
+        assert_eq!(pair.lease.next(&RULES, false, now), Next::Wait(Duration::MAX), "one at a time");
+        pair.lease.unanswered(&RULES, renewal.seq, now);
+        let Next::Wait(at) = pair.lease.next(&RULES, false, now) else { panic!("it is not tried at once") };
+        pauses.push((at - now).as_millis());
+        now = at;
+    }
+    assert_eq!(pauses, [25, 50, 100, 200, 400, 800, 1_000, 1_000]);
+    pair.renew(now);
+    assert!(pair.lease.is_answered() && pair.lease.is_settled());
+}
