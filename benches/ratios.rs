@@ -1,0 +1,66 @@
+//! What each layer adds to a request: time, in rounds that take turns, and heap allocations. `cargo bench -p benches --bench ratios`.
+//!
+//! Everything runs in one process and one thread, one request after the other, each ready at once. What a layer adds is its median less the bare
+//! service's; ratios compare what is added. Arguments: the number of rounds (default 101), and of requests in each (default 20 000).
+#![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
+
+use std::{env, hint::black_box, time::Instant};
+
+use benches::{Contender, contenders};
+
+fn main() {
+    let numbers: Vec<usize> = env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    let (rounds, requests) = (numbers.first().copied().unwrap_or(101), numbers.get(1).copied().unwrap_or(20_000));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let _entered = runtime.enter();
+    let mut all = contenders();
+
+    let mut nanos = vec![Vec::with_capacity(rounds); all.len()];
+    let mut failed = vec![0; all.len()];
+    for round in 0..=rounds {
+        for (number, contender) in all.iter_mut().enumerate() {
+            let began = Instant::now();
+            let succeeded = (0..requests).filter(|_| black_box((contender.run)())).count();
+            let took = began.elapsed().as_nanos() as f64 / requests as f64;
+            failed[number] += requests - succeeded;
+            if round > 0 {
+                nanos[number].push(took);
+            }
+        }
+    }
+    let allocations: Vec<f64> = all.iter_mut().map(allocations).collect();
+
+    let quantile = |of: &mut Vec<f64>, at: f64| {
+        of.sort_by(f64::total_cmp);
+        of[((of.len() - 1) as f64 * at) as usize]
+    };
+    let medians: Vec<f64> = nanos.iter_mut().map(|of| quantile(of, 0.5)).collect();
+    let governor = all.iter().position(|contender| contender.name.starts_with("tower_governor, by peer"));
+    println!("{rounds} rounds that take turns, {requests} requests each\n");
+    println!("| layer | ns a request: median (5 % .. 95 %) | added ns | added / tower_governor's | added allocations | not served |");
+    println!("|---|---|---|---|---|---|");
+    for (number, contender) in all.iter().enumerate() {
+        let added = medians[number] - medians[0];
+        let ratio = governor.map_or(f64::NAN, |governor| added / (medians[governor] - medians[0]));
+        println!(
+            "| {} | {:.1} ({:.1} .. {:.1}) | {added:.1} | {ratio:.2} | {:.3} | {} |",
+            contender.name,
+            medians[number],
+            quantile(&mut nanos[number], 0.05),
+            quantile(&mut nanos[number], 0.95),
+            allocations[number] - allocations[0],
+            failed[number],
+        );
+    }
+}
+
+/// Allocations a request, on this thread.
+fn allocations(contender: &mut Contender) -> f64 {
+    let requests = 20_000;
+    let info = allocation_counter::measure(|| {
+        for _ in 0..requests {
+            black_box((contender.run)());
+        }
+    });
+    info.count_total as f64 / f64::from(requests)
+}

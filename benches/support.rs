@@ -1,0 +1,242 @@
+//! What the benches share: one inner service, one request, and the layers that are put between.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "benches")]
+
+use std::{
+    convert::Infallible,
+    future::{Ready, ready},
+    net::SocketAddr,
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use axum::body::Body as AxumBody;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use http_body_util::Full;
+use tower::{Layer, Service};
+use tower_credits::{Account, Ahead, BearerTokens, CreditMeter, CreditMeterBuilder, Identity, Ledger, MemoryLedger, Plan};
+
+pub type Asked = Request<Full<Bytes>>;
+
+/// Twelve seconds of compute cost a dollar's thousandth; a request of the benches next to nothing.
+pub const PLAN: &str = r#"
+[hardware.cpu]
+price_per_second = "0.00012"
+[models.echo]
+hardware = "cpu"
+[routes]
+"/models/{model}" = { model = "{model}" }
+"/health" = "free"
+[tiers.pro]
+included = "2.00"
+when_used_up = "pay-as-you-go"
+[tiers.limited]
+included = "2.00"
+when_used_up = "pay-as-you-go"
+requests = { count = 1000000, per = "1s", burst = 1000000000 }
+"#;
+
+pub fn plan() -> Plan {
+    Plan::from_toml(PLAN).unwrap()
+}
+
+pub fn identity(user: &str, tier: &str) -> Identity {
+    Identity::new(user.parse().unwrap(), Account::user(user).unwrap(), tier.parse().unwrap())
+}
+
+/// The token that requests of the benches send.
+pub const TOKEN: &str = "hf_0123456789abcdefghijklmnopqrstuvwx";
+
+pub fn tokens(tier: &str) -> BearerTokens {
+    BearerTokens::new().with(TOKEN, identity("alice", tier))
+}
+
+pub fn builder(ledger: impl Ledger, tier: &str) -> CreditMeterBuilder {
+    CreditMeter::builder(plan(), ledger, tokens(tier))
+}
+
+/// Metered and nothing else: no decorations.
+pub fn plain(ledger: impl Ledger, tier: &str) -> CreditMeterBuilder {
+    builder(ledger, tier).inference_id(false)
+}
+
+pub fn ahead(tier: &str) -> CreditMeter {
+    plain(MemoryLedger::new(), tier).ahead(Ahead::default()).build().unwrap()
+}
+
+/// The service at the bottom: it answers at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Echo;
+
+impl Service<Asked> for Echo {
+    type Response = Response<AxumBody>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Asked) -> Self::Future {
+        ready(Ok(Response::new(AxumBody::from("echo"))))
+    }
+}
+
+/// The same request for everybody: a token, and the peer's address.
+pub fn request(path: &'static str) -> Asked {
+    let request = Request::post(path).header(http::header::AUTHORIZATION, http::HeaderValue::from_static(BEARER));
+    request.extension(SocketAddr::from(([127, 0, 0, 1], 4000))).body(Full::new(Bytes::new())).unwrap()
+}
+
+const BEARER: &str = "Bearer hf_0123456789abcdefghijklmnopqrstuvwx";
+
+/// Calls, and reads the body to its end; everything is ready at once. Answers whether it was a success.
+pub fn drive<S, B>(service: &mut S, request: Asked) -> bool
+where
+    S: Service<Asked, Response = Response<B>, Error = Infallible>,
+    B: Body,
+{
+    let cx = &mut Context::from_waker(Waker::noop());
+    assert!(service.poll_ready(cx).is_ready());
+    let call = pin!(service.call(request));
+    let Poll::Ready(Ok(response)) = call.poll(cx) else { return false };
+    let success = response.status().is_success();
+    let mut body = pin!(response.into_body());
+    while !body.is_end_stream() {
+        match body.as_mut().poll_frame(cx) {
+            Poll::Ready(Some(Ok(_))) => {}
+            Poll::Ready(None) => break,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => return false,
+        }
+    }
+    success
+}
+
+/// A layer under measurement, with its types forgotten.
+pub struct Contender {
+    pub name: &'static str,
+    /// Runs one request.
+    pub run: Box<dyn FnMut() -> bool>,
+}
+
+impl Contender {
+    pub fn new<S, B>(name: &'static str, mut service: S, path: &'static str) -> Self
+    where
+        S: Service<Asked, Response = Response<B>, Error = Infallible> + 'static,
+        B: Body,
+    {
+        Self { name, run: Box::new(move || drive(&mut service, request(path))) }
+    }
+}
+
+/// Everything that is measured, the bare service first. Leases are opened, so that what is measured is the steady state.
+pub fn contenders() -> Vec<Contender> {
+    let model = "/models/echo";
+    let mut all = vec![Contender::new("bare", Echo, model)];
+    #[cfg(feature = "peers")]
+    all.extend([
+        Contender::new("tower_governor, by peer address", peers::governor(tower_governor::key_extractor::PeerIpKeyExtractor), model),
+        Contender::new("tower_governor, by token", peers::governor(peers::ByToken), model),
+        Contender::new("limitador, in memory", peers::Limited::new(), model),
+    ]);
+    all.extend([
+        Contender::new(
+            "tower-http timeout",
+            tower_http::timeout::TimeoutLayer::with_status_code(http::StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(60)).layer(Echo),
+            model,
+        ),
+        Contender::new("tower-http trace", tower_http::trace::TraceLayer::new_for_http().layer(Echo), model),
+        Contender::new("free path", ahead("pro").layer(Echo), "/health"),
+        Contender::new("ahead", warm(ahead("pro")).layer(Echo), model),
+        Contender::new("ahead, with a request rate", warm(ahead("limited")).layer(Echo), model),
+        Contender::new(
+            "ahead, as it is by default",
+            warm(builder(MemoryLedger::new(), "pro").ahead(Ahead::default()).build().unwrap()).layer(Echo),
+            model,
+        ),
+        Contender::new("strict, lease warm", warm(plain(MemoryLedger::new(), "pro").build().unwrap()).layer(Echo), model),
+    ]);
+    all
+}
+
+/// Has a request wait for the ledger, so that those that follow find a lease.
+fn warm(meter: CreditMeter) -> CreditMeter {
+    let handle = tokio::runtime::Handle::current();
+    let mut service = meter.layer(Echo);
+    handle.block_on(async move {
+        for _ in 0..2 {
+            assert!(service.call(request("/models/echo")).await.unwrap().status().is_success());
+        }
+    });
+    meter
+}
+
+#[cfg(feature = "peers")]
+pub mod peers {
+    use governor::middleware::NoOpMiddleware;
+    use limitador::{RateLimiter, limit::Limit};
+    use tower_governor::{GovernorError, GovernorLayer, governor::GovernorConfigBuilder, key_extractor::KeyExtractor};
+
+    use super::*;
+
+    /// By the bearer token, as tower_governor's own example does it.
+    #[derive(Clone, Copy, Debug)]
+    pub struct ByToken;
+
+    impl KeyExtractor for ByToken {
+        type Key = String;
+
+        fn extract<T>(&self, request: &Request<T>) -> Result<String, GovernorError> {
+            let token = request
+                .headers()
+                .get("authorization")
+                .and_then(|token| token.to_str().ok())
+                .and_then(|token| token.strip_prefix("Bearer "));
+            token.map(|token| token.trim().to_owned()).ok_or(GovernorError::UnableToExtractKey)
+        }
+    }
+
+    pub fn governor<K: KeyExtractor>(by: K) -> impl Service<Asked, Response = Response<AxumBody>, Error = Infallible> + Clone + use<K>
+    where
+        K::Key: Send + Sync,
+    {
+        let config = GovernorConfigBuilder::default().per_nanosecond(1).burst_size(1_000_000_000).key_extractor(by).finish().unwrap();
+        let layer: GovernorLayer<K, NoOpMiddleware<governor::clock::QuantaInstant>, AxumBody> = GovernorLayer::new(Arc::new(config));
+        layer.layer(Echo)
+    }
+
+    /// limitador has no layer of its own: the least that one would do.
+    #[derive(Clone)]
+    pub struct Limited(Arc<RateLimiter>);
+
+    impl Limited {
+        pub fn new() -> Self {
+            let limiter = RateLimiter::new(10_000);
+            limiter.add_limit(Limit::new("models", 1_000_000_000_000, 60, [], ["token".try_into().unwrap()]));
+            Self(Arc::new(limiter))
+        }
+    }
+
+    impl Service<Asked> for Limited {
+        type Response = Response<AxumBody>;
+        type Error = Infallible;
+        type Future = Ready<Result<Self::Response, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Asked) -> Self::Future {
+            let token = request.headers().get("authorization").and_then(|token| token.to_str().ok()).unwrap_or_default().to_owned();
+            let values = std::collections::HashMap::from([("token".to_owned(), token)]);
+            let checked = self.0.check_rate_limited_and_update(&"models".into(), &values.into(), 1).unwrap();
+            if checked.limited {
+                return ready(Ok(Response::builder().status(429).body(AxumBody::empty()).unwrap()));
+            }
+            Echo.call(request)
+        }
+    }
+}
