@@ -88,7 +88,7 @@ impl Service<Asked> for Echo {
 /// The same request for everybody: a token, and the peer's address.
 pub fn request(path: &'static str) -> Asked {
     let request = Request::post(path).header(http::header::AUTHORIZATION, http::HeaderValue::from_static(BEARER));
-    request.extension(SocketAddr::from(([127, 0, 0, 1], 4000))).body(Full::new(Bytes::new())).unwrap()
+    request.extension(axum::extract::ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 4000)))).body(Full::new(Bytes::new())).unwrap()
 }
 
 const BEARER: &str = "Bearer hf_0123456789abcdefghijklmnopqrstuvwx";
@@ -140,7 +140,7 @@ pub fn contenders() -> Vec<Contender> {
     all.extend([
         Contender::new("tower_governor, by peer address", peers::governor(tower_governor::key_extractor::PeerIpKeyExtractor), model),
         Contender::new("tower_governor, by token", peers::governor(peers::ByToken), model),
-        Contender::new("limitador, in memory", peers::Limited::new(), model),
+        Contender::new("limitador, in memory", peers::Limited::default(), model),
     ]);
     all.extend([
         Contender::new(
@@ -212,8 +212,8 @@ pub mod peers {
     #[derive(Clone)]
     pub struct Limited(Arc<RateLimiter>);
 
-    impl Limited {
-        pub fn new() -> Self {
+    impl Default for Limited {
+        fn default() -> Self {
             let limiter = RateLimiter::new(10_000);
             limiter.add_limit(Limit::new("models", 1_000_000_000_000, 60, [], ["token".try_into().unwrap()]));
             Self(Arc::new(limiter))

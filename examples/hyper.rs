@@ -40,11 +40,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let (server, graceful) = (Builder::new(TokioExecutor::new()), GracefulShutdown::new());
     let mut stopped = pin!(process::stopped());
     loop {
-        let (connection, _) = tokio::select! {
-            accepted = listener.accept() => accepted?,
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
             () = &mut stopped => break,
         };
-        connection.set_nodelay(true)?;
+        let (connection, _) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // One that was gone again, or no file descriptor left: others may come through.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+        };
+        drop(connection.set_nodelay(true));
         let connection = server.serve_connection(TokioIo::new(connection), service.clone()).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
@@ -53,6 +62,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
             }
         });
     }
+    drop(listener);
     // Requests under way go on to their ends for a while, and are paid for.
     drop(tokio::time::timeout(Duration::from_secs(10), graceful.shutdown()).await);
 

@@ -5,28 +5,19 @@
 //! `PLAN` and `TOKENS`.
 
 mod denoise;
+#[path = "denoise/grpc.rs"]
+mod grpc;
 mod process;
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, reason = "generated")]
-mod proto {
-    include!("denoise/denoise.v1.rs");
-}
 
-use std::{env, error::Error, pin::Pin};
+use std::{env, error::Error};
 
-use futures_util::{Stream, StreamExt, TryStreamExt, stream};
 use tokio::net::TcpListener;
-use tonic::{
-    Request, Response, Status, Streaming,
-    transport::{Server, server::TcpIncoming},
-};
-use tower_credits::{BearerTokens, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger};
+use tonic::transport::{Server, server::TcpIncoming};
+use tower_credits::{BearerTokens, CreditMeter, MemoryLedger, PlanFile, RedisLedger};
 
 use self::{
+    grpc::{Rnnoise, proto::denoise_server::DenoiseServer},
     process::setting,
-    proto::{
-        Audio,
-        denoise_server::{Denoise, DenoiseServer},
-    },
 };
 
 /// What server reflection tells of the service.
@@ -61,50 +52,4 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let settlement = meter.shutdown().await;
     tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");
     Ok(())
-}
-
-struct Rnnoise;
-
-type Parts = Pin<Box<dyn Stream<Item = Result<Audio, Status>> + Send>>;
-
-/// What comes in, denoised, as it comes.
-fn denoised<T>(request: Request<T>, parts: impl FnOnce(T) -> Parts) -> Result<Parts, Status> {
-    let clock = request.extensions().get::<ComputeClock>().cloned().ok_or_else(|| Status::internal("this server is not metered"))?;
-    let pcm = parts(request.into_inner()).map_ok(|audio| audio.pcm);
-    Ok(denoise::denoised(pcm, clock).map_ok(|pcm| Audio { pcm }).boxed())
-}
-
-async fn whole(parts: Parts) -> Result<Response<Audio>, Status> {
-    let pcm = parts.try_fold(Vec::new(), async |mut pcm, part| {
-        pcm.extend_from_slice(&part.pcm);
-        Ok(pcm)
-    });
-    Ok(Response::new(Audio { pcm: pcm.await?.into() }))
-}
-
-fn once(audio: Audio) -> Parts {
-    stream::once(async { Ok(audio) }).boxed()
-}
-
-#[tonic::async_trait]
-impl Denoise for Rnnoise {
-    async fn whole(&self, request: Request<Audio>) -> Result<Response<Audio>, Status> {
-        whole(denoised(request, once)?).await
-    }
-
-    async fn collect(&self, request: Request<Streaming<Audio>>) -> Result<Response<Audio>, Status> {
-        whole(denoised(request, Streaming::boxed)?).await
-    }
-
-    type SplitStream = Parts;
-
-    async fn split(&self, request: Request<Audio>) -> Result<Response<Parts>, Status> {
-        denoised(request, once).map(Response::new)
-    }
-
-    type StreamStream = Parts;
-
-    async fn stream(&self, request: Request<Streaming<Audio>>) -> Result<Response<Parts>, Status> {
-        denoised(request, Streaming::boxed).map(Response::new)
-    }
 }

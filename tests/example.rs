@@ -225,6 +225,35 @@ async fn over_grpc() {
 
 // Lines are waited for on this thread; connections go on beside it.
 #[tokio::test(flavor = "multi_thread")]
+async fn http_and_grpc_on_one_port() {
+    let example = Example::start("one_port", None);
+    let sample = sample();
+    let http = Client::new();
+    let asked = http.post(format!("{}/models/rnnoise", example.url)).bearer_auth("demo-pro").body(sample.clone());
+    is_denoised(&sample, &asked.send().await.unwrap().bytes().await.unwrap());
+    let mut request = Request::new(Audio { pcm: sample.clone().into() });
+    request.metadata_mut().insert("authorization", "Bearer demo-pro".parse().unwrap());
+    let mut grpc = DenoiseClient::connect(example.url.clone()).await.unwrap();
+    is_denoised(&sample, &grpc.whole(request).await.unwrap().get_ref().pcm);
+    for _ in 0..2 {
+        example.line_with("metered");
+    }
+    let limit = std::time::Instant::now() + Duration::from_secs(10);
+    loop {
+        let bill = http.get(format!("{}/billing.json", example.url)).bearer_auth("demo-pro").send().await.unwrap();
+        let bill: Value = serde_json::from_slice(&bill.bytes().await.unwrap()).unwrap();
+        if bill["requests"] == 2 {
+            break;
+        }
+        assert!(std::time::Instant::now() < limit, "{bill}");
+    }
+    assert_eq!(http.get(format!("{}/nothing", example.url)).bearer_auth("demo-pro").send().await.unwrap().status(), 404);
+    drop(grpc);
+    example.stops_settled();
+}
+
+// Lines are waited for on this thread; connections go on beside it.
+#[tokio::test(flavor = "multi_thread")]
 async fn on_hyper_alone() {
     let example = Example::start("hyper", None);
     let sample = sample();

@@ -115,7 +115,7 @@ impl CreditMeter {
         let seat = self.inner.desk.seat(&metering.identity.account, metering.period)?;
         let admission = self.inner.desk.admit(seat, metering.tier.terms(), metering.want, &runner)?;
         Ok(match admission {
-            Admission::Admitted(place) => Asked::Admitted(Charge::new(place, metering, self.inner.settings.billable, rate)),
+            Admission::Admitted(place) => Asked::Admitted(Charge::new(place, metering, Arc::clone(&self.inner.billable), rate)),
             Admission::Waiting(ticket) => Asked::Waiting(metering, ticket),
             Admission::LedgerAway => Asked::LedgerAway(metering),
         })
@@ -142,7 +142,7 @@ impl CreditMeter {
                 Ok(Ok(verdict)) => verdict,
             };
             match verdict {
-                Verdict::Admitted(place) => return Ok(Some(Charge::new(place, metering, self.inner.settings.billable, rate))),
+                Verdict::Admitted(place) => return Ok(Some(Charge::new(place, metering, Arc::clone(&self.inner.billable), rate))),
                 Verdict::Refused(standing) => {
                     let hint = metering.tier.hint.as_deref();
                     let rejection = Rejection::of(&standing, metering.want.least, metering.period, hint);
@@ -178,7 +178,7 @@ impl CreditMeter {
     fn trust(&self, metering: &Arc<Metering>, rate: Option<RateState>, allowance: Credits) -> Option<Charge> {
         let runner: Runner = metering.clone();
         let place = self.inner.desk.trust(&metering.identity.account, metering.period, metering.want, &runner, allowance)?;
-        Some(Charge::new(place, Arc::clone(metering), self.inner.settings.billable, rate))
+        Some(Charge::new(place, Arc::clone(metering), Arc::clone(&self.inner.billable), rate))
     }
 
     /// A denial; in shadow mode, a word to the operator.

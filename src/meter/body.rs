@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     BoxError, Rejection,
-    rejection::{DenialStyle, grpc_status_of},
+    rejection::{DenialStyle, grpc_status_of, is_grpc_message},
 };
 
 pin_project! {
@@ -79,16 +79,22 @@ impl<B: Body<Data = Bytes>> MeterBody<B> {
     }
 
     pub(super) fn metered(body: B, parts: &mut Parts, mut charge: Charge, style: DenialStyle, adds_trailers: bool) -> Self {
-        if style.grpc {
+        // A service that answers a gRPC call with something else has no reader for trailers.
+        let is_grpc = style.grpc && is_grpc_message(&parts.headers);
+        if is_grpc {
             charge.stated(grpc_status_of(&parts.headers));
         }
         if body.is_end_stream() {
             charge.close(End::Complete);
-            if style.grpc {
+            if is_grpc {
                 // The head is the trailers.
                 told::in_trailers(&mut parts.headers, charge.billed());
             }
             return Self::free(body);
+        }
+        if is_grpc {
+            // Its end is its trailers, which a stream that is cut off gets early.
+            parts.headers.remove(CONTENT_LENGTH);
         }
         let header = |name| parts.headers.get(name).map(http::HeaderValue::as_bytes);
         let is_event_stream = header(CONTENT_TYPE).is_some_and(|value| {
@@ -98,13 +104,13 @@ impl<B: Body<Data = Bytes>> MeterBody<B> {
         let has_length = header(CONTENT_LENGTH).is_some() || body.size_hint().exact().is_some();
         let is_plain = header(CONTENT_ENCODING).is_none() && !has_length;
         let ending = match is_event_stream && is_plain {
-            _ if style.grpc => Ending::Trailers,
+            _ if is_grpc => Ending::Trailers,
             true => Ending::Event(EventBoundary::default(), style),
             false => Ending::Error,
         };
         // Servers do not poll on for the end of a body whose announced length has passed.
         let announced = header(CONTENT_LENGTH).and_then(|value| std::str::from_utf8(value).ok()?.parse().ok());
-        let trailers = if style.grpc {
+        let trailers = if is_grpc {
             Trailers::Amended
         } else if adds_trailers && !has_length {
             for name in [told::COMPUTE_TIME, told::COST] {
@@ -116,6 +122,13 @@ impl<B: Body<Data = Bytes>> MeterBody<B> {
             Trailers::None
         };
         Self { kind: Kind::Metered { body, charge, ending, announced, trailers } }
+    }
+}
+
+/// Nothing more to say, as layers want it that answer in a service's place.
+impl<B> Default for MeterBody<B> {
+    fn default() -> Self {
+        Self { kind: Kind::Text { text: None } }
     }
 }
 

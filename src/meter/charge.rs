@@ -67,13 +67,14 @@ pub struct Ending {
 }
 
 /// Decides which requests are billed, by how they ended.
-pub(crate) type Billable = fn(&Ending) -> bool;
+pub(crate) type Billable = Arc<dyn Fn(&Ending) -> bool + Send + Sync>;
 
 /// What a request is metered by. Shared with the lease, which reads what it has used.
 #[derive(Debug)]
 pub(crate) struct Metering {
     clock: Arc<dyn Clock>,
     compute: Mutex<Compute>,
+    billed: Mutex<Option<Usage>>,
     slice: AtomicI64,
     forgiven: AtomicBool,
     /// Nothing of this layer's is between the service and its client any more.
@@ -115,6 +116,7 @@ impl Metering {
         Self {
             clock: Arc::clone(clock),
             compute: Mutex::default(),
+            billed: Mutex::default(),
             slice: AtomicI64::new(0),
             forgiven: AtomicBool::new(false),
             unstoppable: AtomicBool::new(false),
@@ -221,7 +223,9 @@ impl Run for Metering {
         let Workload { model, hardware, feature, .. } = self.workload.clone();
         let line = LineKey::Of { day: self.day, model, hardware, feature, subject: self.identity.subject.clone() };
         let compute_micros = u64::try_from(compute.as_micros()).unwrap_or(u64::MAX);
-        Some((line, Usage { requests: 1, compute_micros, cost }))
+        let usage = Usage { requests: 1, compute_micros, cost };
+        *self.billed.lock().unwrap_or_else(PoisonError::into_inner) = Some(usage);
+        Some((line, usage))
     }
 }
 
@@ -233,24 +237,13 @@ pub(crate) struct Charge {
     pub(super) rate: Option<RateState>,
     status: Option<StatusCode>,
     grpc_status: Option<u8>,
-    billed: Option<Usage>,
     when_dropped: End,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Charge {
     pub(super) fn new(place: Place<RequestRate>, metering: Arc<Metering>, billable: Billable, rate: Option<RateState>) -> Self {
-        Self {
-            place: Some(place),
-            metering,
-            billable,
-            rate,
-            status: None,
-            grpc_status: None,
-            billed: None,
-            when_dropped: End::Dropped,
-            timer: None,
-        }
+        Self { place: Some(place), metering, billable, rate, status: None, grpc_status: None, when_dropped: End::Dropped, timer: None }
     }
 
     pub(super) fn metering(&self) -> &Arc<Metering> {
@@ -283,9 +276,9 @@ impl Charge {
         self.grpc_status = status;
     }
 
-    /// What the request was billed, once it was.
-    pub(super) const fn billed(&self) -> Option<Usage> {
-        self.billed
+    /// What the request was billed, once it was: here, or by a shutdown.
+    pub(super) fn billed(&self) -> Option<Usage> {
+        *self.metering.billed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether nothing of the slice is left, for a request that stops there.
@@ -345,7 +338,6 @@ impl Charge {
         }
         let slice = Credits::clamped(self.metering.slice.load(Ordering::Acquire));
         let ended = place.end()?;
-        self.billed = ended.billed;
         observe::ended(&self.metering, &ending, &ended, self.metering.workload.price.runway(slice));
         Some(ended)
     }

@@ -56,6 +56,7 @@ pub(super) struct Inner {
     ledger: Arc<dyn Ledger>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) settings: Settings,
+    pub(super) billable: Billable,
     unknown_paths: Mutex<HashSet<String>>,
 }
 
@@ -71,7 +72,6 @@ pub(super) struct Settings {
     pub(super) denials: DenialStyle,
     pub(super) tells: bool,
     pub(super) identify_within: Duration,
-    pub(super) billable: Billable,
 }
 
 impl CreditMeter {
@@ -99,8 +99,8 @@ impl CreditMeter {
                 denials: DenialStyle { unavailable: StatusCode::SERVICE_UNAVAILABLE, format: DenialFormat::Problem, grpc: false },
                 tells: false,
                 identify_within: Duration::from_secs(5),
-                billable: |_| true,
             },
+            billable: Arc::new(|_| true),
         }
     }
 
@@ -212,6 +212,7 @@ pub struct CreditMeterBuilder {
     classify: Option<Box<Classify>>,
     clock: Arc<dyn Clock>,
     settings: Settings,
+    billable: Billable,
 }
 
 impl CreditMeterBuilder {
@@ -277,8 +278,8 @@ impl CreditMeterBuilder {
 
     /// Decides by how a request ended whether it is billed. Default: every request whose inner service was called.
     #[must_use]
-    pub fn billable(mut self, billable: fn(&Ending) -> bool) -> Self {
-        self.settings.billable = billable;
+    pub fn billable(mut self, billable: impl Fn(&Ending) -> bool + Send + Sync + 'static) -> Self {
+        self.billable = Arc::new(billable);
         self
     }
 
@@ -365,7 +366,7 @@ impl CreditMeterBuilder {
 
     fn assemble(self) -> (CreditMeter, Worker<RequestRate>) {
         observe::describe();
-        let Self { plan, ledger, identify, classify, clock, settings } = self;
+        let Self { plan, ledger, identify, classify, clock, settings, billable } = self;
         let (keeper, desk, worker) = Keeper::pair(Arc::clone(&ledger), Arc::clone(&clock), settings.rules, settings.most_accounts);
         let inner = Inner {
             plan,
@@ -378,6 +379,7 @@ impl CreditMeterBuilder {
             ledger,
             clock,
             settings,
+            billable,
             unknown_paths: Mutex::default(),
         };
         (CreditMeter { inner: Arc::new(inner) }, worker)

@@ -30,7 +30,7 @@ pub(super) fn in_head(headers: &mut HeaderMap, charge: &Charge, known: bool) {
     }
 }
 
-/// Tells in trailers what a request used.
+/// Tells in trailers what a request used: nothing where its policy forgave it.
 pub(super) fn in_trailers(trailers: &mut HeaderMap, billed: Option<Usage>) {
     let Usage { compute_micros, cost, .. } = billed.unwrap_or_default();
     trailers.insert(COST, HeaderValue::from(cost.as_nano_usd()));

@@ -31,8 +31,9 @@ enum Code {
     Unauthenticated = 16,
 }
 
-/// Whether a request is a gRPC call: its content type is `application/grpc`, alone or with `+` and an encoding or `;` and parameters. gRPC-Web is not.
-pub(crate) fn is_call(headers: &HeaderMap) -> bool {
+/// Whether a request is a gRPC call, or a response answers one: its content type is `application/grpc`, alone or with `+` and an encoding or `;` and
+/// parameters. gRPC-Web is not.
+pub(crate) fn is_message(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let rest = content_type.split_at_checked(16).filter(|(essence, _)| essence.eq_ignore_ascii_case(b"application/grpc"));
     rest.is_some_and(|(_, rest)| matches!(rest.first(), None | Some(b'+' | b';')))

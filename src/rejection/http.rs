@@ -8,7 +8,7 @@ use http::{
 };
 use serde::Serialize;
 
-use super::{Rejection, is_grpc_call};
+use super::{Rejection, is_grpc_message};
 use crate::Credits;
 
 /// Read by OpenAI's clients: they retry some statuses on their own, and this is how they are told not to.
@@ -38,7 +38,7 @@ pub(crate) struct DenialStyle {
 impl DenialStyle {
     /// As a caller with these header fields reads it.
     pub(crate) fn for_caller(self, headers: &HeaderMap) -> Self {
-        Self { grpc: is_grpc_call(headers), ..self }
+        Self { grpc: is_grpc_message(headers), ..self }
     }
 }
 

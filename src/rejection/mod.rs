@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 pub use self::http::DenialFormat;
 pub(crate) use self::{
-    grpc::{is_call as is_grpc_call, status_of as grpc_status_of},
+    grpc::{is_message as is_grpc_message, status_of as grpc_status_of},
     http::DenialStyle,
 };
 

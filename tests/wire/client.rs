@@ -95,6 +95,18 @@ impl Bare {
         body: Bytes,
         ends: bool,
     ) -> Result<(h2::client::ResponseFuture, SendStream<Bytes>), h2::Error> {
+        self.open_with(path, token, body, ends, &[]).await
+    }
+
+    /// The same, with more header fields.
+    pub async fn open_with(
+        &mut self,
+        path: &str,
+        token: &str,
+        body: Bytes,
+        ends: bool,
+        fields: &[(&str, &str)],
+    ) -> Result<(h2::client::ResponseFuture, SendStream<Bytes>), h2::Error> {
         let mut client = self.client.clone().ready().await?;
         let request = http::Request::post(format!("http://test{path}")).header("authorization", format!("Bearer {token}"));
         let request = if path.starts_with("/denoise") {
@@ -102,6 +114,7 @@ impl Bare {
         } else {
             request
         };
+        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let (response, mut stream) = client.send_request(request.body(()).unwrap(), false)?;
         stream.send_data(body, ends)?;
         Ok((response, stream))

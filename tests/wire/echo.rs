@@ -1,7 +1,8 @@
 //! The service that the tests of this folder call: gRPC by tonic, plain HTTP by axum, with one script for both.
 //!
 //! Each message takes ten milliseconds of compute, as the service reports it. What it then does depends on what the message says: `error` fails,
-//! `late` never begins to answer, `hang` answers its head and goes on once it is [released](Work::release); everything else is sent back.
+//! `late` never begins to answer, `hang` answers its head (where it has one to itself) and goes on once it is [released](Work::release), as `wait` does
+//! before its head; everything else is sent back.
 
 use std::{
     convert::Infallible,
@@ -63,7 +64,7 @@ impl Work {
         self.begun.fetch_add(1, Ordering::SeqCst);
         match message {
             b"error" => Err(Status::failed_precondition("as asked")),
-            b"hang" => {
+            b"hang" | b"wait" => {
                 drop(self.released.acquire().await);
                 Ok(())
             }
@@ -198,9 +199,14 @@ pub fn metered(clock: &ManualClock) -> CreditMeter {
 
 /// A tonic server behind the layer; where it listens.
 pub async fn serve(meter: &CreditMeter) -> std::net::SocketAddr {
+    serve_with(meter, &Arc::default()).await
+}
+
+/// The same, doing this work.
+pub async fn serve_with(meter: &CreditMeter, work: &Arc<Work>) -> std::net::SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let echo = DenoiseServer::new(Echo(Arc::default()));
+    let echo = DenoiseServer::new(Echo(Arc::clone(work)));
     let server = tonic::transport::Server::builder().layer(meter.clone()).add_service(echo);
     tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
     address

@@ -2,7 +2,11 @@
 //!
 //! `cargo test --all-features --test wire ends -- --nocapture` shows what each client saw.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::stream;
@@ -16,11 +20,11 @@ use tonic::{
     Status,
     transport::server::{Server, TcpIncoming},
 };
-use tower_credits::CreditMeter;
+use tower_credits::{CreditMeter, MemoryLedger};
 
 use super::{
     client::*,
-    echo::{COST, Echo, Work, metered, router},
+    echo::{COST, Echo, Work, builder, router},
     proto::denoise_server::DenoiseServer,
 };
 use crate::support::*;
@@ -66,9 +70,13 @@ impl Kind {
     }
 }
 
+/// How the layer saw a request end: the end, the HTTP status, the gRPC status.
+type Seen = (tower_credits::End, Option<u16>, Option<u8>);
+
 /// A server of its own for one call.
 struct World {
     meter: CreditMeter,
+    endings: Arc<Mutex<Vec<Seen>>>,
     work: Arc<Work>,
     address: SocketAddr,
     stop: oneshot::Sender<()>,
@@ -77,7 +85,13 @@ struct World {
 
 impl World {
     async fn new(kind: Kind) -> Self {
-        let meter = metered(&november());
+        let endings = Arc::new(Mutex::new(Vec::new()));
+        let (clock, seen) = (november(), Arc::clone(&endings));
+        let meter = builder(MemoryLedger::with_clock(clock.clone()), &clock).billable(move |ending| {
+            seen.lock().unwrap().push((ending.end, ending.status.map(|status| status.as_u16()), ending.grpc_status));
+            true
+        });
+        let meter = meter.build().unwrap();
         let work = Arc::new(Work::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -91,7 +105,7 @@ impl World {
             let app = router(service).layer(layer);
             tokio::spawn(async { axum::serve(listener, app).with_graceful_shutdown(stopped).await.unwrap() })
         };
-        Self { meter, work, address, stop, server }
+        Self { meter, endings, work, address, stop, server }
     }
 }
 
@@ -155,7 +169,22 @@ async fn end(kind: Kind, end: End, world: &mut Option<World>) -> String {
         // The server-streaming call answers "a" with three messages, and "b" with one, like the others.
         End::Complete => call(kind, address, "b", None).await,
         End::StatusError => call(kind, address, "error", None).await,
-        End::DeadlineExceeded => call(kind, address, "late", Some(Duration::from_millis(500))).await,
+        End::DeadlineExceeded if kind.is_grpc() => {
+            // A client that says its deadline and does not keep it by itself: the server does.
+            let mut bare = Bare::to(address).await;
+            let ends = !matches!(kind, Kind::ClientStreaming | Kind::Bidirectional);
+            let late = [("grpc-timeout", "1500m"), ("x-late", "1")];
+            let (response, _stream) = bare.open_with(kind.path(), "free", framed(&audio("late")), ends, &late).await.unwrap();
+            let response = response.await.unwrap();
+            assert_eq!(work.begun(), 1);
+            let status: i32 = response.headers()["grpc-status"].to_str().unwrap().parse().unwrap();
+            named(tonic::Code::from_i32(status))
+        }
+        End::DeadlineExceeded => {
+            let seen = call(kind, address, "late", Some(Duration::from_millis(1_500))).await;
+            assert_eq!(work.begun(), 1);
+            seen
+        }
         End::ClientCancel => {
             let call = tokio::spawn(call(kind, address, "hang", None));
             work.has_begun().await;
@@ -195,17 +224,23 @@ async fn end(kind: Kind, end: End, world: &mut Option<World>) -> String {
             call.await.unwrap()
         }
         End::GoAway => {
+            // One connection is idle, the other is not.
+            let idle = if kind == Kind::Http1 { None } else { Some(Bare::to(address).await) };
             let call = tokio::spawn(call(kind, address, "hang", None));
             work.has_begun().await;
-            let World { meter, work, stop, server, .. } = world.take().unwrap();
+            let World { meter, endings, work, stop, server, .. } = world.take().unwrap();
             stop.send(()).unwrap();
-            // It stops taking connections, and waits for what runs.
+            // It stops taking connections, says farewell to those that are idle, and waits for what runs.
             eventually(async || TcpStream::connect(address).await.is_err().then_some(())).await;
+            if let Some(idle) = idle {
+                eventually(async || idle.has_ended().then_some(())).await;
+            }
             assert!(!server.is_finished());
             work.release();
             let seen = call.await.unwrap();
             server.await.unwrap();
             settles_once(&meter, 1).await;
+            ended_as(kind, end, &endings);
             seen
         }
     }
@@ -228,7 +263,7 @@ fn expected(kind: Kind, end: End) -> &'static [&'static str] {
         (End::GoAway, false) => &["200, 4 bytes"],
         (End::StatusError, true) => &["FailedPrecondition"],
         (End::StatusError, false) => &["500, 0 bytes"],
-        // tonic's server and its client both keep the time; either may say so first.
+        // tonic's server says it so.
         (End::DeadlineExceeded, true) => &["DeadlineExceeded", "Cancelled"],
         (End::DeadlineExceeded, false) => &["timeout"],
         (End::ClientCancel, _) => &["cancelled"],
@@ -239,17 +274,36 @@ fn expected(kind: Kind, end: End) -> &'static [&'static str] {
     }
 }
 
+/// As the layer should have seen it.
+fn ended_as(kind: Kind, end: End, endings: &Mutex<Vec<Seen>>) {
+    use tower_credits::End as Seen;
+
+    // Whose head is out before its first message is worked on.
+    let has_head = !matches!(kind, Kind::Unary | Kind::ClientStreaming);
+    let expected = match (end, kind.is_grpc()) {
+        (End::Complete | End::GoAway, true) => (Seen::Complete, Some(200), Some(0)),
+        (End::Complete | End::GoAway, false) => (Seen::Complete, Some(200), None),
+        (End::StatusError, true) => (Seen::Complete, Some(200), Some(9)),
+        (End::StatusError, false) => (Seen::Complete, Some(500), None),
+        (End::DeadlineExceeded, _) => (Seen::Dropped, None, None),
+        (End::ClientCancel | End::Reset | End::ConnectionLoss, _) => (Seen::Dropped, has_head.then_some(200), None),
+    };
+    assert_eq!(*endings.lock().unwrap(), [expected], "{kind:?} {end:?}");
+}
+
 async fn ends_once(each: End) {
-    for kind in KINDS {
+    futures_util::future::join_all(KINDS.map(async |kind| {
         let mut world = Some(World::new(kind).await);
         let seen = end(kind, each, &mut world).await;
         println!("| {kind:?} | {each:?} | {seen} |");
         assert!(expected(kind, each).contains(&&*seen), "{kind:?} {each:?}: {seen}");
-        if let Some(World { meter, server, .. }) = world {
+        if let Some(World { meter, endings, server, .. }) = world {
             settles_once(&meter, 1).await;
+            ended_as(kind, each, &endings);
             server.abort();
         }
-    }
+    }))
+    .await;
 }
 
 #[tokio::test]
@@ -291,7 +345,7 @@ async fn goaway() {
 #[tokio::test]
 async fn two_hundred_rapid_resets_hold_nothing_and_bill_what_ran() {
     for kind in [Kind::Unary, Kind::Bidirectional, Kind::Http2] {
-        let World { meter, work, address, server, stop: _stop } = World::new(kind).await;
+        let World { meter, work, address, server, stop: _stop, .. } = World::new(kind).await;
         let message = if kind.is_grpc() { framed(&audio("hang")) } else { Bytes::from_static(b"hang") };
         let mut bare = Bare::to(address).await;
         let mut opened = 0;
@@ -305,7 +359,7 @@ async fn two_hundred_rapid_resets_hold_nothing_and_bill_what_ran() {
             };
             opened += 1;
             // So that resets meet the call at every stage: not sent yet, being admitted, running.
-            for _ in 0..opened % 40 {
+            for _ in 0..opened % 150 {
                 tokio::task::yield_now().await;
             }
             stream.send_reset(h2::Reason::CANCEL);
@@ -315,10 +369,11 @@ async fn two_hundred_rapid_resets_hold_nothing_and_bill_what_ran() {
         let statement = eventually(async || {
             let statement = statement(&meter, "free", "free").await;
             let begun = work.begun() as u64;
-            (begun > 0 && statement.held.is_zero() && statement.requests() >= begun).then_some(statement)
+            (statement.held.is_zero() && statement.requests() >= begun).then_some(statement)
         })
         .await;
         let ran = work.begun();
+        assert!(ran >= 3 && statement.requests() <= opened, "{ran} of {statement:?}");
         println!("| {kind:?} | 200 rapid resets | {ran} ran |");
         // One that was called and reset before its message came is billed, too: for nothing.
         assert_eq!(statement.used, nanos(COST * i64::try_from(ran).unwrap()), "{kind:?}");

@@ -73,7 +73,21 @@ async fn a_call_that_nobody_answers_is_cut_before_its_head() {
     let parts = stream::iter((0..40).map(|_| audio("a")).chain([audio("late")]));
     let error = client.collect(asking("quick", parts)).await.unwrap_err();
     assert_eq!((error.code(), error.get_details_error_info().unwrap().reason.as_str()), (Code::ResourceExhausted, "CREDITS_USED_UP"));
+    assert_eq!(field(error.metadata(), "x-cost-nano-usd"), Some("36000"));
     assert_eq!(settled(&meter, "quick", "quick", 1).await.used, nanos(36_000));
+}
+
+#[tokio::test]
+async fn a_call_that_a_shutdown_has_billed_says_so() {
+    let meter = metered(&november());
+    let work = std::sync::Arc::<super::echo::Work>::default();
+    let mut client = connect(super::echo::serve_with(&meter, &work).await).await;
+    let mut answer = client.split(asking("free", audio("hang"))).await.unwrap().into_inner();
+    work.has_begun().await;
+    assert_eq!(meter.shutdown().await.settled, nanos(COST));
+    work.release();
+    while answer.message().await.unwrap().is_some() {}
+    assert_eq!(field(&answer.trailers().await.unwrap().unwrap(), "x-cost-nano-usd"), Some("1200"));
 }
 
 #[tokio::test]

@@ -135,6 +135,35 @@ async fn nobody_else_gets_trailers() {
     }
 }
 
+/// One that is metered to its head only knows there what it cost, however long its body goes on.
+#[tokio::test]
+async fn until_the_head_the_time_stands_there() {
+    let clock = november();
+    let tokens = BearerTokens::new().with("s3cret", identity("alice", "pro"));
+    let meter = CreditMeter::builder(plan(), MemoryLedger::with_clock(clock.clone()), tokens)
+        .clock(clock.clone())
+        .until_head()
+        .tell_remaining(true)
+        .build()
+        .unwrap();
+    let infer = clock.clone();
+    let service = tower::Layer::layer(
+        &meter,
+        tower::service_fn(move |_: Request<Full<Bytes>>| {
+            infer.advance(Duration::from_millis(1_500));
+            let body = StreamBody::new(stream::iter([Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(b"a")))]));
+            std::future::ready(Ok::<_, std::convert::Infallible>(Response::new(body)))
+        }),
+    );
+    let request = Request::post("/models/echo").header("authorization", "Bearer s3cret").header("te", "trailers");
+    let response = tower::ServiceExt::oneshot(service, request.body(Full::default()).unwrap()).await.unwrap();
+    let told = (field(response.headers(), "x-compute-time"), field(response.headers(), "server-timing"));
+    assert_eq!(told, (Some("1.500000"), Some("compute;dur=1500.000")));
+    clock.advance(seconds(10));
+    assert!(response.into_body().collect().await.unwrap().trailers().is_none());
+    assert_eq!(settled(&meter, "alice", "pro", 1).await.compute(), Duration::from_millis(1_500));
+}
+
 #[tokio::test]
 async fn what_is_known_at_the_head_stands_there() {
     let (head, _, trailers) = ask(true, Version::HTTP_11, Some("trailers"), "reported").await;

@@ -16,7 +16,7 @@ use crate::support::*;
 async fn http_and_grpc_stand_on_one_bill() {
     let meter = metered(&november());
     let work = Arc::<Work>::default();
-    let grpc = tonic::service::Routes::new(DenoiseServer::new(Echo(Arc::clone(&work)))).prepare().into_axum_router();
+    let grpc = tonic::service::Routes::new(DenoiseServer::new(Echo(Arc::clone(&work)))).prepare().into_axum_router().reset_fallback();
     let app = router(work).merge(grpc).layer(meter.clone()).merge(billing::router(&meter));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -33,6 +33,8 @@ async fn http_and_grpc_stand_on_one_bill() {
     assert_eq!(grpc.whole(asking("none", audio("a"))).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
     let denied = http.post(format!("http://{address}/models/echo")).bearer_auth("none").body("a").send().await.unwrap();
     assert_eq!(denied.status(), 402);
+    // What is in the plan and served by nobody is not there.
+    assert_eq!(http.get(format!("http://{address}/health")).send().await.unwrap().status(), 404);
 
     settled(&meter, "free", "free", 3).await;
     let bill = http.get(format!("http://{address}/billing.json")).bearer_auth("free").send().await.unwrap();

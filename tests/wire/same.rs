@@ -81,7 +81,9 @@ async fn answer(Path(kind): Path<String>) -> Response {
         "failing" => {
             // Its head is out before it fails.
             let error = stream::once(async {
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                for _ in 0..50 {
+                    tokio::task::yield_now().await;
+                }
                 Err("the model broke".into())
             });
             Response::new(Body::new(StreamBody::new(stream::iter([data("half of ")]).chain(error))))

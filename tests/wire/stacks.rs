@@ -9,7 +9,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::net::TcpListener;
 use tonic::transport::Channel;
 use tower::{Layer, ServiceBuilder, ServiceExt};
-use tower_credits::{CreditMeter, Ending, IdentityFromExtensions, MemoryLedger, Rejection};
+use tower_credits::{CreditMeter, End, Ending, IdentityFromExtensions, MemoryLedger, Rejection};
 use tower_http::{catch_panic::CatchPanicLayer, compression::CompressionLayer, cors::CorsLayer, timeout::TimeoutLayer, trace::TraceLayer};
 
 use super::{
@@ -31,7 +31,7 @@ fn stack(meter: &CreditMeter) -> Router {
     Router::new().route("/models/echo", post(infer)).layer(
         ServiceBuilder::new()
             .layer(TraceLayer::new_for_http())
-            .layer(CorsLayer::permissive())
+            .layer(CorsLayer::permissive().allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE]))
             .layer(CompressionLayer::new())
             .layer(CatchPanicLayer::new())
             .layer(meter.clone())
@@ -45,7 +45,7 @@ fn asked(token: &str, body: &'static str) -> Request<Body> {
 }
 
 /// A meter on the system's clock, which is paused with tokio's.
-fn on_paused_time(billable: fn(&Ending) -> bool) -> CreditMeter {
+fn on_paused_time(billable: impl Fn(&Ending) -> bool + Send + Sync + 'static) -> CreditMeter {
     CreditMeter::builder(grpc_plan(), MemoryLedger::new(), super::echo::tokens()).billable(billable).build().unwrap()
 }
 
@@ -55,7 +55,12 @@ async fn whole(response: Response<Body>) -> bytes::Bytes {
 
 #[tokio::test(start_paused = true)]
 async fn the_order_of_the_docs_works() {
-    let meter = on_paused_time(|_| true);
+    let endings = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let seen = Arc::clone(&endings);
+    let meter = on_paused_time(move |ending| {
+        seen.lock().unwrap().push((ending.end, ending.status.map(|status| status.as_u16())));
+        true
+    });
     let app = stack(&meter);
     let answer = app.clone().oneshot(asked("free", "")).await.unwrap();
     assert_eq!((answer.status(), &answer.headers()[header::CONTENT_ENCODING]), (StatusCode::OK, &"gzip".parse().unwrap()));
@@ -67,12 +72,30 @@ async fn the_order_of_the_docs_works() {
     assert!(denied.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN));
     assert!(denied.extensions().get::<Rejection>().is_some());
     let preflight = Request::options("/models/echo").header("origin", "https://page.test").header("access-control-request-method", "POST");
+    let preflight = preflight.header("access-control-request-headers", "authorization");
     let preflight = app.clone().oneshot(preflight.body(Body::empty()).unwrap()).await.unwrap();
     assert!(preflight.status().is_success() && preflight.headers().contains_key(header::ACCESS_CONTROL_ALLOW_METHODS));
+    assert!(preflight.headers()[header::ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap().contains("authorization"));
 
     let panicked = app.oneshot(asked("free", "panic")).await.unwrap();
     assert_eq!(panicked.status(), StatusCode::INTERNAL_SERVER_ERROR);
     settled(&meter, "free", "free", 2).await;
+    assert_eq!(*endings.lock().unwrap(), [(End::Complete, Some(200)), (End::Dropped, None)], "a panic passes as a drop");
+}
+
+/// Layers that answer in the service's place need no help from the user, whichever stands directly outside.
+#[tokio::test]
+async fn layers_stand_directly_outside() {
+    let meter = metered(&november());
+    let echo = tower::service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::from("echo"))));
+    let stack = ServiceBuilder::new()
+        .layer(CorsLayer::permissive())
+        .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, PATIENCE))
+        .layer(meter.clone())
+        .service(echo);
+    let answer = stack.oneshot(asked("free", "")).await.unwrap();
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "echo");
+    settled(&meter, "free", "free", 1).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,7 +122,6 @@ async fn a_timeout_outside_is_billed_for_the_same_and_has_no_status() {
         let slow = tower::service_fn(|_: Request<Body>| std::future::pending::<Result<Response<Body>, Infallible>>());
         let outside = ServiceBuilder::new()
             .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, PATIENCE))
-            .map_response(|response: Response<_>| response.map(Body::new))
             .layer(meter.clone())
             .service(slow);
         let answer = outside.oneshot(asked("free", "")).await.unwrap();
@@ -115,7 +137,7 @@ async fn a_timeout_outside_is_billed_for_the_same_and_has_no_status() {
 async fn around_clients() {
     let upstream_meter = metered(&november());
     let work = Arc::<Work>::default();
-    let grpc = tonic::service::Routes::new(DenoiseServer::new(Echo(Arc::clone(&work)))).prepare().into_axum_router();
+    let grpc = tonic::service::Routes::new(DenoiseServer::new(Echo(Arc::clone(&work)))).prepare().into_axum_router().reset_fallback();
     // The upstream counts by itself: its answers take ten milliseconds, and say so in its own headers.
     let app = super::echo::router(Arc::clone(&work)).merge(grpc).layer(upstream_meter);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -130,12 +152,16 @@ async fn around_clients() {
     let http = gateway.layer(Client::builder(TokioExecutor::new()).build_http::<Full<bytes::Bytes>>());
     let call = |user: &str, tier: &str| {
         let request = Request::post(format!("http://{address}/models/echo")).header("authorization", "Bearer free");
-        request.extension(identity(user, tier)).body(Full::from("a")).unwrap()
+        request.extension(identity(user, tier)).body(Full::from(if user == "alice" { "wait" } else { "a" })).unwrap()
     };
-    let answer = http.clone().oneshot(call("alice", "pro")).await.unwrap();
-    assert_eq!(answer.status(), 200);
+    // Two seconds pass while the upstream works.
+    let upstream = tokio::spawn(http.clone().oneshot(call("alice", "pro")));
+    work.has_begun().await;
     clock.advance(seconds(2));
-    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "a");
+    work.release();
+    let answer = upstream.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "wait");
     let denied = http.oneshot(call("bob", "none")).await.unwrap();
     assert_eq!(denied.status(), 402);
 
@@ -150,6 +176,6 @@ async fn around_clients() {
     assert_eq!(client.whole(request).await.unwrap_err().code(), tonic::Code::ResourceExhausted);
 
     assert_eq!(work.begun(), 2, "what is denied is not called");
-    settled(&gateway, "alice", "pro", 2).await;
+    assert_eq!(settled(&gateway, "alice", "pro", 2).await.used, nanos(2 * SLICE));
     settled(&gateway, "bob", "none", 0).await;
 }

@@ -65,6 +65,17 @@ async fn outside_of_the_meter_it_is_grpc_with_everything() {
 
     let denied = client.whole(asking("none", audio("a"))).await.unwrap_err();
     assert_eq!((denied.code(), denied.get_details_error_info().unwrap().reason.as_str()), (Code::ResourceExhausted, "CREDITS_USED_UP"));
+
+    // Twenty milliseconds are all that one call may use: the third message finds that it ended.
+    let mut cut = client.split(asking("capped", audio("a"))).await.unwrap().into_inner();
+    let error = loop {
+        match cut.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it was not cut off"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((error.code(), error.get_details_error_info().unwrap().reason.as_str()), (Code::ResourceExhausted, "REQUEST_CAP"));
 }
 
 /// It is billed all the same, but denied as a plain HTTP request would be: the docs say which order to take.

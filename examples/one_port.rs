@@ -1,0 +1,63 @@
+//! The denoising server over HTTP (`POST /models/rnnoise`, as `examples/axum.rs` has it) and gRPC (`denoise.v1.Denoise`) on one port: one meter, and
+//! one bill (`GET /billing.json`).
+//!
+//! Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory), `PLAN`
+//! and `TOKENS`.
+
+mod denoise;
+#[path = "denoise/grpc.rs"]
+mod grpc;
+mod process;
+
+use std::{env, error::Error};
+
+use axum::{
+    Extension, Router,
+    body::Body,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+    serve::ListenerExt,
+};
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+use tower_credits::{BearerTokens, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger, billing};
+
+use self::{
+    grpc::{Rnnoise, proto::denoise_server::DenoiseServer},
+    process::setting,
+};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    process::log();
+    let plan = PlanFile::watch(setting("PLAN", "examples/plan.toml"))?;
+    let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?;
+    let meter = match env::var("REDIS_URL") {
+        Ok(url) => CreditMeter::new(plan, RedisLedger::connect(&*url).await?, tokens),
+        Err(_) => CreditMeter::new(plan, MemoryLedger::new(), tokens),
+    };
+
+    // tonic's own answer to what it does not know would be every unknown path's.
+    let grpc = Routes::new(DenoiseServer::new(Rnnoise)).prepare().into_axum_router().reset_fallback();
+    let app = Router::new()
+        .route("/models/rnnoise", post(rnnoise))
+        .route("/health", get(|| async { "ok\n" }))
+        .merge(grpc)
+        .layer(meter.clone())
+        .merge(billing::router(&meter));
+    let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:3000")).await?;
+    tracing::info!("listening on http://{}", listener.local_addr()?);
+    // Small chunks of a stream must not wait for the client's acknowledgement of those before.
+    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
+    axum::serve(listener, app).with_graceful_shutdown(process::stopped()).await?;
+
+    let settlement = meter.shutdown().await;
+    tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");
+    Ok(())
+}
+
+async fn rnnoise(Extension(clock): Extension<ComputeClock>, body: Body) -> Response {
+    let content_type = [(header::CONTENT_TYPE, denoise::CONTENT_TYPE)];
+    (StatusCode::OK, content_type, Body::from_stream(denoise::denoised(body.into_data_stream(), clock))).into_response()
+}
