@@ -79,7 +79,10 @@ pub struct Bare {
 
 impl Bare {
     pub async fn to(server: SocketAddr) -> Self {
-        let (client, connection) = h2::client::handshake(TcpStream::connect(server).await.unwrap()).await.unwrap();
+        let socket = TcpStream::connect(server).await.unwrap();
+        // Small frames are sent as they come, and not when the other side has acknowledged those before.
+        socket.set_nodelay(true).unwrap();
+        let (client, connection) = h2::client::handshake(socket).await.unwrap();
         Self { client, connection: tokio::spawn(async move { drop(connection.await) }) }
     }
 

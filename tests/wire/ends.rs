@@ -359,7 +359,7 @@ async fn two_hundred_rapid_resets_hold_nothing_and_bill_what_ran() {
             };
             opened += 1;
             // So that resets meet the call at every stage: not sent yet, being admitted, running.
-            for _ in 0..opened % 150 {
+            for _ in 0..opened % 300 {
                 tokio::task::yield_now().await;
             }
             stream.send_reset(h2::Reason::CANCEL);
@@ -373,7 +373,7 @@ async fn two_hundred_rapid_resets_hold_nothing_and_bill_what_ran() {
         })
         .await;
         let ran = work.begun();
-        assert!(ran >= 3 && statement.requests() <= opened, "{ran} of {statement:?}");
+        assert!(ran >= 10 && statement.requests() <= opened, "{ran} of {statement:?}");
         println!("| {kind:?} | 200 rapid resets | {ran} ran |");
         // One that was called and reset before its message came is billed, too: for nothing.
         assert_eq!(statement.used, nanos(COST * i64::try_from(ran).unwrap()), "{kind:?}");
