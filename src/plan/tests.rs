@@ -57,9 +57,28 @@ fn a_plan_says_what_its_file_says() {
 }
 
 #[test]
+fn what_is_the_default_may_be_said_too() {
+    let said = GOOD.replacen("when_used_up = \"block\"", "when_used_up = \"block\"\nmidway = \"stop\"\nduring_outage = \"deny\"", 1);
+    let said = Plan::from_toml(&said.replace("[routes]", "[routes]\notherwise = \"refuse\"")).unwrap();
+    assert_eq!(said.tier("free"), Plan::from_toml(GOOD).unwrap().tier("free"));
+    assert_eq!(said.classify("/elsewhere", &HeaderMap::new()), Classification::Unknown);
+    let finish = GOOD.replacen("when_used_up = \"block\"", "when_used_up = \"block\"\nmidway = \"finish\"", 1);
+    assert_eq!(Plan::from_toml(&finish).unwrap().tier("free").unwrap().midway, Midway::Finish);
+}
+
+#[test]
+fn a_quota_goes_to_its_bounds_and_no_further() {
+    let quota = |text: &str| Plan::from_toml(&GOOD.replace("count = 600, per = \"1m\", burst = 100", text));
+    assert!(quota("count = 1000000, per = \"1s\"").is_ok(), "one in a microsecond");
+    assert!(quota("count = 1000001, per = \"1s\"").is_err());
+    assert!(quota("count = 1, per = \"24h\", burst = 31").is_ok(), "full again in 31 days");
+    assert!(quota("count = 1, per = \"24h\", burst = 32").is_err());
+}
+
+#[test]
 fn routes_lead_to_models() {
     let plan = Plan::from_toml(GOOD).unwrap();
-    let model = |path| match plan.classify(path, &HeaderMap::new()) {
+    let model = |path: &str| match plan.classify(path, &HeaderMap::new()) {
         Classification::Workload(workload) => format!("{} {} {}", workload.model, workload.hardware, workload.feature),
         other => format!("{other:?}"),
     };
@@ -71,8 +90,12 @@ fn routes_lead_to_models() {
     assert_eq!(model("/models/unheard-of"), "Unknown");
     assert_eq!(model("/models/%FF"), "Unknown");
     assert_eq!(model("/elsewhere"), "Unknown");
-    for dots in ["/models/..", "/models/./rnnoise", "/health/../models/rnnoise", "/models/%2E%2e", "/models/.%2e"] {
-        assert_eq!(model(dots), "Unknown", "{dots}");
+    // A route that takes whatever follows takes no dots, which the service behind may resolve.
+    for dots in ["..", ".", "%2E%2e", ".%2e", "../../models/rnnoise", "a/../b", "a/%2e"] {
+        assert_eq!(model(&format!("/denoise.v1.Denoise/{dots}")), "Unknown", "{dots}");
+    }
+    for others in ["...", "a.b", ".hidden", "%2e%2e%2e", "a%2e"] {
+        assert_eq!(model(&format!("/denoise.v1.Denoise/{others}")), "rnnoise gpu-small api", "{others}");
     }
 
     let by_header = |values: &[&'static [u8]]| {
@@ -91,7 +114,7 @@ fn routes_lead_to_models() {
 
 #[test]
 fn what_is_wrong_is_refused_with_its_line_and_remedy() {
-    let cases: [(&str, &str, usize, &str); 31] = [
+    let cases: [(&str, &str, usize, &str); 33] = [
         ("included = \"0.10\"", "included = \"-0.10\"", 18, "tier `free`, included: amounts are not negative"),
         ("included = \"0.10\"", "included = \"0.1000000001\"", 18, "at most nine digits after the point"),
         ("included = \"0.10\"", "included = 0.10", 18, "write dollars as a string"),
@@ -119,6 +142,8 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
         ("count = 600", "count = 0", 20, "tier `free`, requests.count: write a whole number"),
         ("{ allow = \"0.05\" }", "\"perhaps\"", 25, "during_outage: write \"deny\""),
         ("{ model = \"{model}\" }", "{ model = \"\" }", 12, "write a name"),
+        ("{ model = \"{model}\" }", "{ model = \"{}\" }", 12, "write a name"),
+        ("{ model = \"{model}\" }", "{ model = \"{a{model}\" }", 12, "write a name"),
         ("{ model = \"{model}\" }", "{ model = \"a}b{model}\" }", 12, "write a name"),
         ("\"/models/{model}\"", "\"/models/{{model}}\"", 12, "its path has no `{model}`"),
         ("count = 600, per = \"1m\", burst = 100", "count = 1, per = \"24h\", burst = 300000", 20, "more than 31 days to fill again"),

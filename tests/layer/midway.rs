@@ -171,3 +171,42 @@ async fn a_request_that_reaches_its_cap_is_cut_off_also_where_it_may_finish() {
         assert!(listen(response).await.1.is_none());
     }
 }
+
+/// One that answers a gRPC call with something else has a reader who takes trailers for a clean end.
+#[tokio::test(start_paused = true)]
+async fn a_call_of_grpc_is_cut_with_trailers_only_where_its_answer_is_grpc() {
+    for (content_type, length, has_trailers) in
+        [("application/grpc+proto", None, true), ("application/grpc", Some("100"), true), ("text/plain", None, false)]
+    {
+        let clock = november();
+        let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).build().unwrap();
+        let (feed, body) = Fed::new();
+        let body = Once::new(body);
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
+            let response = Response::builder().header(header::CONTENT_TYPE, content_type);
+            let response = length.into_iter().fold(response, |response, length| response.header(header::CONTENT_LENGTH, length));
+            let response = response.body(body.take()).unwrap();
+            async move { Ok::<_, Infallible>(response) }
+        }));
+        let mut call = request("alice", "quick", Empty::new());
+        call.headers_mut().insert(header::CONTENT_TYPE, "application/grpc".parse().unwrap());
+        let response = service.oneshot(call).await.unwrap();
+        // A length is announced where nothing but data follows.
+        assert!(!response.headers().contains_key(header::CONTENT_LENGTH));
+        let mut body = Box::pin(response.into_body());
+        feed.send(Bytes::from_static(&[b'x'; 100])).await.unwrap();
+        assert!(body.frame().await.unwrap().unwrap().is_data());
+        clock.advance(seconds(1));
+        feed.send(Bytes::from_static(b"more")).await.unwrap();
+        // The gap was the reader's; what it now waits for is computation.
+        assert!(body.frame().await.unwrap().unwrap().is_data());
+        let next = tokio::spawn(async move { body.frame().await.unwrap().map_err(|error| error.to_string()) });
+        tokio::task::yield_now().await;
+        clock.advance(seconds(1));
+        match next.await.unwrap() {
+            Ok(frame) => assert!(has_trailers && frame.trailers_ref().unwrap()["grpc-status"] == "8", "{content_type}: {frame:?}"),
+            Err(error) => assert!(!has_trailers && error.starts_with("cut off"), "{content_type}: {error}"),
+        }
+        assert_eq!(settled(&meter, "alice", "quick", 1).await.used, nanos(LIMIT));
+    }
+}
