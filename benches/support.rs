@@ -60,7 +60,7 @@ pub fn builder(ledger: impl Ledger, tier: &str) -> CreditMeterBuilder {
 
 /// Metered and nothing else: no decorations.
 pub fn plain(ledger: impl Ledger, tier: &str) -> CreditMeterBuilder {
-    builder(ledger, tier).inference_id(false)
+    builder(ledger, tier).inference_id(false).extensions(false)
 }
 
 pub fn ahead(tier: &str) -> CreditMeter {

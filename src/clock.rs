@@ -1,16 +1,22 @@
 //! The two clocks that decide what is billed: compute time is monotonic, the month is the calendar's.
 //!
-//! Waiting (deadlines, renewals) is not here: it is tokio's time, which tests pause.
+//! What leases wait for is a third one: on the [`SystemClock`] it is the same reading, so that a request is worth few of them; under any other
+//! clock it is tokio's time, which tests pause.
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use tokio::time::Instant;
 
-/// Where time is read. Production uses [`SystemClock`], tests [`ManualClock`].
+use crate::Period;
+
+/// Where time is read. Production uses [`SystemClock`], tests [`ManualClock`] or [`TokioClock`].
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// Time since a moment that is the same for the whole process; never goes back.
     fn monotonic(&self) -> Duration;
@@ -19,11 +25,32 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     fn unix_time(&self) -> Duration;
 }
 
-/// The system's own clocks. Under tokio's paused time, compute time is paused with it.
+/// The system's own clocks. Compute time is read from the processor's time-stamp counter where that is invariant, else from the operating system
+/// (by [quanta](https://docs.rs/quanta)).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
 impl Clock for SystemClock {
+    fn monotonic(&self) -> Duration {
+        monotonic()
+    }
+
+    fn unix_time(&self) -> Duration {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    }
+}
+
+fn monotonic() -> Duration {
+    static ORIGIN: OnceLock<quanta::Instant> = OnceLock::new();
+    let now = quanta::Instant::now();
+    now.saturating_duration_since(*ORIGIN.get_or_init(|| now))
+}
+
+/// The system's clocks, but for compute time, which is tokio's: for tests on paused time (`#[tokio::test(start_paused = true)]`).
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TokioClock;
+
+impl Clock for TokioClock {
     fn monotonic(&self) -> Duration {
         // The standard clock's own now: tokio's may be paused and far ahead in one test's runtime.
         static ORIGIN: OnceLock<Instant> = OnceLock::new();
@@ -75,5 +102,104 @@ impl Clock for ManualClock {
 
     fn unix_time(&self) -> Duration {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+    }
+}
+
+/// One reading of a meter's clocks.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Now {
+    /// What compute time is counted in.
+    pub(crate) compute: Duration,
+    /// What leases wait in.
+    pub(crate) lease: Duration,
+}
+
+const SECONDS_A_DAY: u64 = 24 * 60 * 60;
+
+/// How long the calendar's date is taken from the last look at it. A clock that is set counts after that; a month ends on time.
+const DATED: Duration = Duration::from_millis(100);
+
+/// A meter's clocks. Clones read the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Time(Arc<Source>);
+
+#[derive(Debug)]
+struct Source {
+    /// `None` for the system's own.
+    other: Option<Arc<dyn Clock>>,
+    origin: Instant,
+    /// The date when it was last looked at, and until when that counts, in nanoseconds of compute time.
+    dated: AtomicU64,
+    dated_until: AtomicU64,
+}
+
+impl Time {
+    /// The system's clocks.
+    pub(crate) fn system() -> Self {
+        Self::from(None)
+    }
+
+    pub(crate) fn of(clock: Arc<dyn Clock>) -> Self {
+        Self::from(Some(clock))
+    }
+
+    fn from(other: Option<Arc<dyn Clock>>) -> Self {
+        Self(Arc::new(Source { other, origin: Instant::now(), dated: AtomicU64::new(0), dated_until: AtomicU64::new(0) }))
+    }
+
+    pub(crate) fn now(&self) -> Now {
+        match &self.0.other {
+            None => {
+                let now = monotonic();
+                Now { compute: now, lease: now }
+            }
+            Some(clock) => Now { compute: clock.monotonic(), lease: self.0.origin.elapsed() },
+        }
+    }
+
+    /// The clock that compute time is counted by, where that is not the one that leases wait by.
+    pub(crate) fn other(&self) -> Option<&Arc<dyn Clock>> {
+        self.0.other.as_ref()
+    }
+
+    pub(crate) fn unix_time(&self) -> Duration {
+        self.0.other.as_ref().map_or_else(|| SystemClock.unix_time(), |clock| clock.unix_time())
+    }
+
+    /// The month, and the day of it.
+    pub(crate) fn date(&self, now: Now) -> (Period, u8) {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        if self.0.other.is_none() && nanos(now.compute) < self.0.dated_until.load(Ordering::Acquire) {
+            return Period::unpack(self.0.dated.load(Ordering::Relaxed));
+        }
+        let unix_time = self.unix_time();
+        let date = (Period::containing(unix_time), Period::day(unix_time));
+        let today = Duration::from_secs(unix_time.as_secs() % SECONDS_A_DAY) + Duration::from_nanos(unix_time.subsec_nanos().into());
+        let left = Duration::from_secs(SECONDS_A_DAY).saturating_sub(today);
+        self.0.dated.store(Period::pack(date), Ordering::Relaxed);
+        self.0.dated_until.store(nanos(now.compute + DATED.min(left)), Ordering::Release);
+        date
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_systems_date_is_looked_at_ten_times_a_second_and_other_clocks_every_time() {
+        let time = Time::system();
+        let now = time.now();
+        let date = time.date(now);
+        assert_eq!(date, (Period::containing(SystemClock.unix_time()), Period::day(SystemClock.unix_time())));
+        time.0.dated.store(Period::pack(("2001-09".parse().unwrap(), 9)), Ordering::Relaxed);
+        assert_eq!(time.date(now), ("2001-09".parse().unwrap(), 9), "as it was last looked at");
+        assert_eq!(time.date(Now { compute: now.compute + DATED, ..now }), date);
+
+        let clock = ManualClock::at("2026-11".parse().unwrap());
+        let time = Time::of(Arc::new(clock.clone()));
+        assert_eq!(time.date(time.now()), ("2026-11".parse().unwrap(), 1));
+        clock.set_unix_time("2026-12".parse::<Period>().unwrap().begins());
+        assert_eq!(time.date(time.now()), ("2026-12".parse().unwrap(), 1));
     }
 }

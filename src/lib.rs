@@ -22,7 +22,7 @@ mod reload;
 
 pub use self::{
     account::{Account, Name, NameError},
-    clock::{Clock, ManualClock, SystemClock},
+    clock::{Clock, ManualClock, SystemClock, TokioClock},
     identify::{
         BearerTokens, Identify, IdentifyError, IdentifyWith, Identifying, Identity, IdentityFromExtensions, RequestHead, TokensError,
     },

@@ -6,7 +6,7 @@
 use std::{
     fmt,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use governor::{
@@ -17,7 +17,7 @@ use governor::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::{RequestQuota, lease::Beside};
+use crate::RequestQuota;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -32,7 +32,7 @@ struct Filling {
     quota: RequestQuota,
     bucket: Bucket,
     /// From then on it is as good as new.
-    full_at: Instant,
+    full_at: Duration,
 }
 
 /// How an account's request rate stands.
@@ -47,21 +47,21 @@ pub(crate) struct RateState {
 
 impl RequestRate {
     /// Counts a request. `Err` where it is one too many.
-    pub(crate) fn count(&self, quota: RequestQuota) -> Result<RateState, RateState> {
+    pub(crate) fn count(&self, quota: RequestQuota, now: Duration) -> Result<RateState, RateState> {
         let interval = quota.per / quota.count.get();
         let mut bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Filling { bucket, full_at, .. } = match &mut *bucket {
             Some(filling) if filling.quota == quota => filling,
             other => {
                 let rule = Quota::with_period(interval).unwrap_or(Quota::per_second(quota.count)).allow_burst(quota.burst);
-                other.insert(Filling { quota, bucket: RateLimiter::direct(rule).with_middleware(), full_at: Instant::now() })
+                other.insert(Filling { quota, bucket: RateLimiter::direct(rule).with_middleware(), full_at: now })
             }
         };
         match bucket.check() {
             Ok(snapshot) => {
                 let remaining = snapshot.remaining_burst_capacity();
                 let reset = interval.saturating_mul(quota.burst.get().saturating_sub(remaining));
-                *full_at = Instant::now() + reset;
+                *full_at = now.saturating_add(reset);
                 Ok(RateState { quota, remaining, reset })
             }
             Err(not_yet) => Err(RateState { quota, remaining: 0, reset: not_yet.wait_time_from(bucket.clock().now()) }),
@@ -69,10 +69,11 @@ impl RequestRate {
     }
 }
 
-impl Beside for RequestRate {
-    fn is_spent(&self) -> bool {
+impl RequestRate {
+    /// Whether it is as good as new.
+    pub(crate) fn is_full(&self, now: Duration) -> bool {
         let bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.as_ref().is_none_or(|filling| Instant::now() >= filling.full_at)
+        bucket.as_ref().is_none_or(|filling| now >= filling.full_at)
     }
 }
 
@@ -123,13 +124,18 @@ mod tests {
         let number = |n| NonZeroU32::new(n).unwrap();
         let quota = RequestQuota { count: number(6), per: Duration::from_secs(60), burst: number(2) };
         let rate = RequestRate::default();
-        assert_eq!(rate.count(quota).unwrap().remaining, 1);
-        let last = rate.count(quota).unwrap();
+        assert_eq!(rate.count(quota, Duration::ZERO).unwrap().remaining, 1);
+        let last = rate.count(quota, Duration::ZERO).unwrap();
         assert_eq!((last.field().as_str(), last.policy().as_str()), ("\"requests\";r=0;t=20", "\"requests\";q=6;w=60"));
-        let denied = rate.count(quota).unwrap_err();
+        let denied = rate.count(quota, Duration::ZERO).unwrap_err();
         assert!((9..=10).contains(&denied.reset_seconds()), "{denied:?}");
-        assert!(!rate.is_spent() && RequestRate::default().is_spent(), "what is used up is remembered until it is full again");
+        assert!(
+            !rate.is_full(Duration::from_secs(19))
+                && rate.is_full(Duration::from_secs(20))
+                && RequestRate::default().is_full(Duration::ZERO),
+            "what is used up is remembered until it is full again"
+        );
         let wider = RequestQuota { burst: number(3), ..quota };
-        assert_eq!(rate.count(wider).unwrap().remaining, 2, "another quota begins anew");
+        assert_eq!(rate.count(wider, Duration::ZERO).unwrap().remaining, 2, "another quota begins anew");
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::{
     lease::Ended,
     ledger::{Answer, LedgerError, Outcome},
-    meter::{Ending, Metering},
+    meter::{Ending, Metering, Usual},
     rejection::Rejection,
 };
 
@@ -47,36 +47,37 @@ pub(crate) fn describe() {
     meters::describe();
 }
 
-/// A metered request ended. `runway` is the compute time that its slice paid for.
-pub(crate) fn ended(metering: &Metering, ending: &Ending, ended: &Ended, runway: Duration) {
+/// A metered request ended.
+pub(crate) fn ended(ending: &Ending, ended: &Ended<Metering>) {
     let Some(usage) = ended.billed else { return };
-    let left = ended.standing.left(ended.unreported);
+    let Usual { account, subject, tier, workload, .. } = &*ended.run.usual;
     let compute = Duration::from_micros(usage.compute_micros);
-    let overshoot = compute.saturating_sub(runway);
+    // Beyond the compute time that its slice paid for.
+    let overshoot = || compute.saturating_sub(ended.run.runway_of_slice());
     tracing::info!(
         target: "tower_credits",
-        account = %metering.identity.account,
-        subject = %metering.identity.subject,
-        tier = %metering.tier.name,
-        model = %metering.workload.model,
-        hardware = %metering.workload.hardware,
-        feature = %metering.workload.feature,
+        %account,
+        %subject,
+        tier = %tier.name,
+        model = %workload.model,
+        hardware = %workload.hardware,
+        feature = %workload.feature,
         compute_seconds = compute.as_secs_f64(),
-        overshoot_seconds = overshoot.as_secs_f64(),
+        overshoot_seconds = overshoot().as_secs_f64(),
         cost = %usage.cost,
-        left = %left,
+        left = %ended.standing.left(ended.unreported),
         status = ending.status.map(|status| status.as_u16()),
         end = ?ending.end,
         "metered"
     );
     #[cfg(feature = "metrics")]
     {
-        let (tier, hardware) = (metering.tier.name.shared(), metering.workload.hardware.shared());
+        let (tier, hardware) = (tier.name.shared(), workload.hardware.shared());
         let tags = [("tier", tier.clone()), ("hardware", hardware.clone())];
         meters::counter!(meters::COMPUTE, &tags).increment(usage.compute_micros);
         meters::counter!(meters::COST, &tags).increment(usage.cost.as_nano_usd().unsigned_abs());
-        if !overshoot.is_zero() {
-            meters::histogram!(meters::OVERSHOOT, &tags).record(overshoot.as_secs_f64());
+        if !overshoot().is_zero() {
+            meters::histogram!(meters::OVERSHOOT, &tags).record(overshoot().as_secs_f64());
         }
         meters::counter!(meters::REQUESTS, "tier" => tier, "hardware" => hardware, "end" => ending.end.as_str()).increment(1);
     }

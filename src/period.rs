@@ -47,6 +47,16 @@ impl Period {
         format!("{:04}-{:02}-01T00:00:00Z", next.year, next.month)
     }
 
+    /// A day in one number.
+    pub(crate) const fn pack((Self { year, month }, day): (Self, u8)) -> u64 {
+        (year.unsigned_abs() as u64) << 16 | (month.unsigned_abs() as u64) << 8 | day as u64
+    }
+
+    /// A day that was [packed](Self::pack).
+    pub(crate) const fn unpack(packed: u64) -> (Self, u8) {
+        (Self { year: (packed >> 16) as i16, month: (packed >> 8) as i8 }, packed as u8)
+    }
+
     /// The day of the month of a moment, 1 to 31.
     pub(crate) fn day(unix_time: Duration) -> u8 {
         date(unix_time).day().unsigned_abs()

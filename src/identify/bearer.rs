@@ -18,6 +18,7 @@ use toml::Spanned;
 use super::{
     Identify, IdentifyError, Identifying, Identity, RequestHead,
     credentials::{self, Sha256Digest},
+    recent::Recent,
 };
 use crate::{
     Name, observe,
@@ -66,7 +67,11 @@ struct Shared {
 
 /// Tokens by the first bytes of their digests.
 #[derive(Clone, Default)]
-struct Table(HashMap<Prefix, Vec<Known>>);
+struct Table {
+    known: HashMap<Prefix, Vec<Known>>,
+    /// Those that came lately. Each table has its own, so that nothing in it is older than the table.
+    recent: Recent,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -209,38 +214,40 @@ impl Table {
             let tier = token.tier.as_ref().parse().map_err(|error| refused(&token.tier, &format!("tier: {error}")))?;
             let subject = token.subject.as_ref().unwrap_or(&token.account);
             let subject: Name = subject.as_ref().parse().map_err(|error| refused(subject, &format!("subject: {error}")))?;
-            table.add(digest, Identity { subject, account, tier });
+            table.add(digest, Identity::new(subject, account, tier));
         }
         Ok(table)
     }
 
     fn add(&mut self, digest: Sha256Digest, identity: Identity) {
         self.remove(&digest);
-        self.0.entry(prefix(&digest)).or_default().push((digest, Arc::new(identity)));
+        self.known.entry(prefix(&digest)).or_default().push((digest, Arc::new(identity)));
     }
 
     fn remove(&mut self, digest: &Sha256Digest) {
-        if let Some(same_prefix) = self.0.get_mut(&prefix(digest)) {
+        self.recent = Recent::default();
+        if let Some(same_prefix) = self.known.get_mut(&prefix(digest)) {
             same_prefix.retain(|(known, _)| known != digest);
         }
     }
 
     fn find(&self, digest: &Sha256Digest) -> Option<Arc<Identity>> {
-        let same_prefix = self.0.get(&prefix(digest))?;
+        let same_prefix = self.known.get(&prefix(digest))?;
         same_prefix.iter().find(|(known, _)| known.ct_eq(digest).into()).map(|(_, identity)| Arc::clone(identity))
     }
 }
 
 impl Identify for BearerTokens {
     fn identify(&self, head: RequestHead<'_>) -> Identifying {
-        let found = credentials::token_of(head, self.cookie.as_ref()).map(credentials::digest);
-        Identifying::Ready(found.and_then(|digest| self.shared.table.load().find(&digest).ok_or(IdentifyError::Invalid)))
+        let table = self.shared.table.load();
+        let find = |token| table.recent.find(token, || table.find(&credentials::digest(token))).ok_or(IdentifyError::Invalid);
+        Identifying::Ready(credentials::token_of(head, self.cookie.as_ref()).and_then(find))
     }
 }
 
 impl fmt::Debug for BearerTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BearerTokens").field("tokens", &self.shared.table.load().0.values().map(Vec::len).sum::<usize>()).finish()
+        f.debug_struct("BearerTokens").field("tokens", &self.shared.table.load().known.values().map(Vec::len).sum::<usize>()).finish()
     }
 }
 
@@ -273,7 +280,7 @@ mod tests {
     use crate::Account;
 
     fn tokens() -> BearerTokens {
-        let alice = Identity { subject: "alice".parse().unwrap(), account: Account::user("alice").unwrap(), tier: "free".parse().unwrap() };
+        let alice = Identity::new("alice".parse().unwrap(), Account::user("alice").unwrap(), "free".parse().unwrap());
         BearerTokens::new().with("s3cret", alice)
     }
 

@@ -7,11 +7,13 @@
 mod bearer;
 mod credentials;
 mod origin;
+mod recent;
 #[cfg(feature = "redis")]
 mod redis_tokens;
 
 use std::{fmt, future::Future, pin::Pin, sync::Arc};
 
+use arc_swap::ArcSwapOption;
 use http::{
     Extensions, HeaderMap, HeaderName, Method, Uri,
     header::{ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, COOKIE, ORIGIN, UPGRADE},
@@ -23,7 +25,9 @@ pub use self::redis_tokens::{IssuedToken, RedisTokens, RedisTokensBuilder, Redis
 use crate::{Account, Name};
 
 /// Who asks, who pays, and which tier applies.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// Keep it and hand out the same one, or clones of it, where that is easy: what a meter found out about it once is found again at once.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Identity {
     /// Who asks; stands on the usage lines.
@@ -32,12 +36,45 @@ pub struct Identity {
     pub account: Account,
     /// The name of the payer's tier in the plan.
     pub tier: Name,
+    pub(crate) home: Home,
+}
+
+/// What a meter found out about an identity. Clones of an identity share it; whoever reads it makes sure that it is about the same.
+#[derive(Clone, Default)]
+pub(crate) struct Home(Arc<ArcSwapOption<Found>>);
+
+/// Of whatever type the meter likes.
+pub(crate) type Found = Box<dyn std::any::Any + Send + Sync>;
+
+impl Home {
+    pub(crate) fn look(&self) -> arc_swap::Guard<Option<Arc<Found>>> {
+        self.0.load()
+    }
+
+    pub(crate) fn put(&self, found: Found) {
+        self.0.store(Some(Arc::new(found)));
+    }
 }
 
 impl Identity {
     /// A subject that asks, an account that pays, and the name of that account's tier.
-    pub const fn new(subject: Name, account: Account, tier: Name) -> Self {
-        Self { subject, account, tier }
+    pub fn new(subject: Name, account: Account, tier: Name) -> Self {
+        Self { subject, account, tier, home: Home::default() }
+    }
+}
+
+impl PartialEq for Identity {
+    fn eq(&self, other: &Self) -> bool {
+        self.subject == other.subject && self.account == other.account && self.tier == other.tier
+    }
+}
+
+impl Eq for Identity {}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { subject, account, tier, home: _ } = self;
+        f.debug_struct("Identity").field("subject", subject).field("account", account).field("tier", tier).finish()
     }
 }
 

@@ -6,7 +6,7 @@
 use std::{
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -23,22 +23,22 @@ use super::{
     rules::LeaseRules,
 };
 use crate::{
-    Account, Clock, Credits, Period,
+    Account, Credits, Period,
+    clock::{Now, Time},
     ledger::{LeaseId, Ledger, Standing, Terms, Usage},
 };
 
 /// Where requests ask for credits. `B` is what the host keeps beside each account's lease.
-pub(crate) struct Desk<B>(pub(super) Arc<Shared<B>>);
+pub(crate) struct Desk<B: Beside>(pub(super) Arc<Shared<B>>);
 
 /// What the desk and the worker share.
-pub(super) struct Shared<B> {
+pub(super) struct Shared<B: Beside> {
     pub(super) ledger: Arc<dyn Ledger>,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) time: Time,
     pub(super) rules: LeaseRules,
     pub(super) cells: DashMap<(Account, Period), Arc<Cell<B>>>,
     most_accounts: usize,
     next_cell: AtomicU64,
-    origin: Instant,
     /// Cells that want the worker's attention; each is in it at most once.
     pub(super) inbox: Mutex<Vec<Arc<Cell<B>>>>,
     pub(super) wake: Notify,
@@ -57,7 +57,7 @@ pub(super) const ORPHANED: u8 = 1;
 pub(super) const CLOSING: u8 = 2;
 
 /// One account in one period.
-pub(super) struct Cell<B> {
+pub(super) struct Cell<B: Beside> {
     pub(super) id: u64,
     pub(super) account: Account,
     pub(super) period: Period,
@@ -66,7 +66,7 @@ pub(super) struct Cell<B> {
     inner: Mutex<Inner<B>>,
 }
 
-pub(super) struct Inner<B> {
+pub(super) struct Inner<B: Beside> {
     pub(super) lease: RunningLease<B>,
     /// Leases that say goodbye while a newer one is in use.
     pub(super) retired: Vec<RunningLease<B>>,
@@ -81,20 +81,19 @@ pub(super) struct Inner<B> {
 
 /// What the host keeps beside an account's lease.
 pub(crate) trait Beside: Default {
+    /// A request that runs on the lease.
+    type Run: Run + Send;
     /// Whether nothing is lost when it is thrown away and made anew.
-    fn is_spent(&self) -> bool;
+    fn is_spent(&self, now: Duration) -> bool;
 }
 
 pub(super) type Waiter<B> = oneshot::Sender<Verdict<B>>;
 
-/// A running request.
-pub(crate) type Runner = Arc<dyn Run + Send + Sync>;
-
 /// An account's lease.
-pub(super) type RunningLease<B> = Lease<Waiter<B>, Runner>;
+pub(super) type RunningLease<B> = Lease<Waiter<B>, <B as Beside>::Run>;
 
 /// What came of waiting.
-pub(crate) enum Verdict<B> {
+pub(crate) enum Verdict<B: Beside> {
     /// Go ahead.
     Admitted(Place<B>),
     /// The ledger has not enough.
@@ -115,13 +114,16 @@ pub(crate) enum Refusal {
 }
 
 /// An account at the desk.
-pub(crate) struct Seat<B> {
+pub(crate) struct Seat<B: Beside> {
     shared: Arc<Shared<B>>,
     cell: Arc<Cell<B>>,
 }
 
+/// Where an account sat, as long as it sits there.
+pub(crate) struct SeatTaken<B: Beside>(Weak<Cell<B>>);
+
 /// What came of asking.
-pub(crate) enum Admission<B> {
+pub(crate) enum Admission<B: Beside> {
     /// Go ahead.
     Admitted(Place<B>),
     /// The ledger is asked.
@@ -134,14 +136,16 @@ pub(crate) enum Admission<B> {
 pub(crate) type Ticket<B> = oneshot::Receiver<Verdict<B>>;
 
 /// A running request's slice, which ends when this is dropped.
-pub(crate) struct Place<B> {
+pub(crate) struct Place<B: Beside> {
     seat: Option<Seat<B>>,
     key: usize,
 }
 
 /// What is known when a request ended.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ended {
+#[derive(Debug)]
+pub(crate) struct Ended<R> {
+    /// The request.
+    pub(crate) run: R,
     /// What it was billed; `None` where it never began.
     pub(crate) billed: Option<Usage>,
     /// How the account stood when the ledger last answered.
@@ -153,15 +157,14 @@ pub(crate) struct Ended {
 }
 
 impl<B: Beside> Desk<B> {
-    pub(super) fn new(ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, rules: LeaseRules, most_accounts: usize) -> Self {
+    pub(super) fn new(ledger: Arc<dyn Ledger>, time: Time, rules: LeaseRules, most_accounts: usize) -> Self {
         Self(Arc::new(Shared {
             ledger,
-            clock,
+            time,
             rules,
             cells: DashMap::new(),
             most_accounts,
             next_cell: AtomicU64::new(0),
-            origin: Instant::now(),
             inbox: Mutex::default(),
             wake: Notify::new(),
             phase: AtomicU8::new(OPEN),
@@ -169,6 +172,11 @@ impl<B: Beside> Desk<B> {
             settled: AtomicI64::new(0),
             done: watch::Sender::new(false),
         }))
+    }
+
+    /// The seat that an account had, if it still sits there.
+    pub(crate) fn seat_again(&self, taken: &SeatTaken<B>) -> Option<Seat<B>> {
+        Some(Seat { shared: Arc::clone(&self.0), cell: taken.0.upgrade()? })
     }
 
     /// The account's seat, made where there is none.
@@ -209,7 +217,7 @@ impl<B: Beside> Desk<B> {
     }
 
     /// Asks for a slice.
-    pub(crate) fn admit(&self, mut seat: Seat<B>, terms: Terms, want: Want, run: &Runner) -> Result<Admission<B>, Refusal> {
+    pub(crate) fn admit(&self, mut seat: Seat<B>, terms: Terms, want: Want, run: B::Run, now: Duration) -> Result<Admission<B>, Refusal> {
         loop {
             let mut inner = seat.cell.lock();
             if self.0.phase.load(Ordering::Acquire) == CLOSING {
@@ -220,7 +228,6 @@ impl<B: Beside> Desk<B> {
                 seat = self.seat(&seat.cell.account, seat.cell.period)?;
                 continue;
             }
-            let now = self.0.now();
             inner.terms = terms;
             if let Some(most) = want.most_running.map(|most| most.get() as usize)
                 && inner.lease.engaged() >= most
@@ -236,9 +243,12 @@ impl<B: Beside> Desk<B> {
                 inner.lease.inherit(&old);
                 inner.retired.push(old);
             }
-            let admission = match inner.lease.admit(want, Arc::clone(run), now) {
+            let admission = match inner.lease.admit(want, run, now) {
                 Ok(key) => {
-                    let asleep = inner.timer.is_none_or(|timer| timer > inner.lease.due_of(key, now));
+                    if let Some(run) = inner.lease.run_mut(key) {
+                        run.begins(now);
+                    }
+                    let asleep = inner.timer.is_none_or(|timer| timer > inner.lease.due_of(key, want, now));
                     drop(inner);
                     if asleep {
                         self.0.attend(&seat.cell);
@@ -259,33 +269,33 @@ impl<B: Beside> Desk<B> {
     }
 
     /// Asks for a slice that the ledger did not answer for, within what the tier allows for such times.
-    pub(crate) fn trust(&self, account: &Account, period: Period, want: Want, run: &Runner, allowance: Credits) -> Option<Place<B>> {
+    pub(crate) fn trust(&self, account: &Account, period: Period, want: Want, run: B::Run, allowance: Credits) -> Option<Place<B>> {
         let seat = self.seat(account, period).ok()?;
         let mut inner = seat.cell.lock();
         if inner.dead || inner.lease.is_leaving() || self.0.phase.load(Ordering::Acquire) == CLOSING {
             return None;
         }
-        let key = inner.lease.trust(want, Arc::clone(run), allowance, self.0.now()).ok()?;
+        let key = inner.lease.trust(want, run, allowance, self.0.now()).ok()?;
         drop(inner);
         self.0.attend(&seat.cell);
         Some(Place { seat: Some(seat), key })
     }
 }
 
-impl<B> Clone for Desk<B> {
+impl<B: Beside> Clone for Desk<B> {
     fn clone(&self) -> Self {
         Self(Arc::clone(&self.0))
     }
 }
 
-impl<B> Shared<B> {
+impl<B: Beside> Shared<B> {
     /// The time that leases count in.
     pub(super) fn now(&self) -> Duration {
-        self.origin.elapsed()
+        self.time.now().lease
     }
 
     pub(super) fn instant(&self, at: Duration) -> Option<Instant> {
-        self.origin.checked_add(at)
+        Instant::now().checked_add(at.saturating_sub(self.now()))
     }
 
     /// Has the worker look at a cell.
@@ -297,13 +307,13 @@ impl<B> Shared<B> {
     }
 }
 
-impl<B> Cell<B> {
+impl<B: Beside> Cell<B> {
     pub(super) fn lock(&self) -> MutexGuard<'_, Inner<B>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<B> Inner<B> {
+impl<B: Beside> Inner<B> {
     pub(super) fn leases(&self) -> impl Iterator<Item = &RunningLease<B>> {
         std::iter::once(&self.lease).chain(&self.retired)
     }
@@ -313,7 +323,7 @@ impl<B> Inner<B> {
     }
 }
 
-impl<B> Seat<B> {
+impl<B: Beside> Seat<B> {
     /// Has the lease looked at: a running request may need more.
     pub(crate) fn attend(&self) {
         self.shared.attend(&self.cell);
@@ -323,19 +333,57 @@ impl<B> Seat<B> {
     pub(crate) fn beside(&self) -> &B {
         &self.cell.beside
     }
+
+    /// Where it is, without keeping it.
+    pub(crate) fn taken(&self) -> SeatTaken<B> {
+        SeatTaken(Arc::downgrade(&self.cell))
+    }
+
+    /// What the clocks say.
+    pub(crate) fn now(&self) -> Now {
+        self.shared.time.now()
+    }
+
+    /// A request that runs here, if it is still the one with this serial number.
+    pub(crate) fn with<T>(&self, key: usize, serial: u64, look: impl FnOnce(&mut B::Run) -> T) -> Option<T> {
+        self.cell.lock().lease.run_of(key, serial).map(look)
+    }
 }
 
-impl<B> fmt::Debug for Seat<B> {
+impl<B: Beside> Clone for Seat<B> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), cell: Arc::clone(&self.cell) }
+    }
+}
+
+impl<B: Beside> fmt::Debug for SeatTaken<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SeatTaken")
+    }
+}
+
+impl<B: Beside> fmt::Debug for Seat<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Seat").field("account", &self.cell.account).field("period", &self.cell.period).finish_non_exhaustive()
     }
 }
 
-impl<B> Place<B> {
-    /// The account's seat, while the slice has not ended.
-    pub(crate) fn seat(&self) -> Option<Seat<B>> {
+impl<B: Beside> Place<B> {
+    /// The account's seat while the slice has not ended, and the request's key and serial number there.
+    pub(crate) fn whereabouts(&self) -> Option<(Seat<B>, usize, u64)> {
         let seat = self.seat.as_ref()?;
-        Some(Seat { shared: Arc::clone(&seat.shared), cell: Arc::clone(&seat.cell) })
+        let serial = seat.cell.lock().lease.serial_of(self.key)?;
+        Some((seat.clone(), self.key, serial))
+    }
+
+    /// The request, while the slice has not ended.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut B::Run) -> T) -> Option<T> {
+        self.seat.as_ref()?.cell.lock().lease.run_mut(self.key).map(look)
+    }
+
+    /// What the clocks say.
+    pub(crate) fn now(&self) -> Option<Now> {
+        self.seat.as_ref().map(|seat| seat.shared.time.now())
     }
 
     /// What the account has left as far as this node knows: what running requests use is not off it yet.
@@ -344,39 +392,49 @@ impl<B> Place<B> {
         Some(inner.lease.standing().left(inner.lease.unreported()))
     }
 
-    /// Ends the slice.
-    pub(crate) fn end(mut self) -> Option<Ended> {
-        self.close()
+    /// Ends the slice, after a last look at the request.
+    pub(crate) fn end(mut self, now: Now, look: impl FnOnce(&mut B::Run)) -> Option<Ended<B::Run>> {
+        self.close(now, look)
     }
 
-    fn close(&mut self) -> Option<Ended> {
-        let seat = self.seat.take()?;
-        let now = seat.shared.now();
-        let mut inner = seat.cell.lock();
-        let billed = inner.lease.end(self.key, now);
+    fn close(&mut self, now: Now, look: impl FnOnce(&mut B::Run)) -> Option<Ended<B::Run>> {
+        let Seat { shared, cell } = self.seat.take()?;
+        let now = now.lease;
+        let mut inner = cell.lock();
+        inner.lease.run_mut(self.key).map(look);
+        let ended = inner.lease.end(self.key, now);
         let waited_for = inner.lease.is_waited_for();
-        let served = if waited_for { inner.lease.share_out(oneshot::Sender::is_closed, now) } else { Served::nobody() };
+        let served = waited_for.then(|| inner.lease.share_out(oneshot::Sender::is_closed, now));
         let news = inner.lease.is_newly_dirty(now);
-        let (lease, away) = (&inner.lease, seat.shared.ledger_is_away.load(Ordering::Acquire));
-        let ended =
-            Ended { billed, standing: lease.standing(), unreported: lease.unreported(), ledger_answers: lease.is_answered() && !away };
+        let (lease, away) = (&inner.lease, shared.ledger_is_away.load(Ordering::Acquire));
+        let ended = ended.map(|(run, billed)| Ended {
+            run,
+            billed,
+            standing: lease.standing(),
+            unreported: lease.unreported(),
+            ledger_answers: lease.is_answered() && !away,
+        });
         drop(inner);
-        tell(&seat.shared, &seat.cell, served);
-        if news {
-            seat.shared.attend(&seat.cell);
+        if let Some(served) = served {
+            tell(&shared, &cell, served);
         }
-        Some(ended)
+        if news {
+            shared.attend(&cell);
+        }
+        ended
     }
 }
 
-impl<B> Drop for Place<B> {
+impl<B: Beside> Drop for Place<B> {
     fn drop(&mut self) {
-        self.close();
+        if let Some(now) = self.now() {
+            self.close(now, |_| ());
+        }
     }
 }
 
 /// Tells those who waited, outside of the account's lock: one who has gone meanwhile hands its place back through it.
-pub(super) fn tell<B>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, served: Served<Waiter<B>>) {
+pub(super) fn tell<B: Beside>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, served: Served<Waiter<B>>) {
     if served.admitted.is_empty() && served.refused.is_empty() {
         return;
     }
@@ -391,7 +449,7 @@ pub(super) fn tell<B>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, served: Serv
     }
 }
 
-impl<B> fmt::Debug for Desk<B> {
+impl<B: Beside> fmt::Debug for Desk<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Desk").field("ledger", &self.0.ledger).field("accounts", &self.0.cells.len()).finish_non_exhaustive()
     }

@@ -26,7 +26,8 @@ use super::{
     rules::LeaseRules,
 };
 use crate::{
-    Account, Clock, Credits, Period,
+    Account, Credits, Period,
+    clock::Time,
     ledger::{Answer, LeaseId, Ledger, LedgerError, Outcome, Renewal},
     observe,
 };
@@ -38,12 +39,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(5);
 
 /// The handle of a [`Worker`]. When the last one is dropped, the worker settles what is left and ends.
-pub(crate) struct Keeper<B> {
+pub(crate) struct Keeper<B: Beside> {
     shared: Arc<Shared<B>>,
 }
 
 /// The task that renews leases.
-pub(crate) struct Worker<B> {
+pub(crate) struct Worker<B: Beside> {
     shared: Arc<Shared<B>>,
     timers: BTreeMap<(Duration, u64), Arc<Cell<B>>>,
     backlog: VecDeque<Arc<Cell<B>>>,
@@ -53,7 +54,7 @@ pub(crate) struct Worker<B> {
     open: Option<HashSet<u64>>,
 }
 
-struct Landed<B> {
+struct Landed<B: Beside> {
     cell: Arc<Cell<B>>,
     lease: LeaseId,
     seq: u64,
@@ -88,13 +89,8 @@ where
     B: Beside + Send + Sync + 'static,
 {
     /// A keeper, the desk it serves, and the task that does its work; nothing is spawned.
-    pub(crate) fn pair(
-        ledger: Arc<dyn Ledger>,
-        clock: Arc<dyn Clock>,
-        rules: LeaseRules,
-        most_accounts: usize,
-    ) -> (Self, Desk<B>, Worker<B>) {
-        let desk = Desk::new(ledger, clock, rules, most_accounts);
+    pub(crate) fn pair(ledger: Arc<dyn Ledger>, time: Time, rules: LeaseRules, most_accounts: usize) -> (Self, Desk<B>, Worker<B>) {
+        let desk = Desk::new(ledger, time, rules, most_accounts);
         let shared = Arc::clone(&desk.0);
         let worker = Worker {
             shared: Arc::clone(&shared),
@@ -127,7 +123,7 @@ where
     }
 }
 
-impl<B> Drop for Keeper<B> {
+impl<B: Beside> Drop for Keeper<B> {
     fn drop(&mut self) {
         let _ = self.shared.phase.compare_exchange(OPEN, ORPHANED, Ordering::AcqRel, Ordering::Acquire);
         self.shared.wake.notify_one();
@@ -262,8 +258,8 @@ where
 
     /// Whether nothing is lost with what a node remembers of an account: a request rate that is used up, an outage allowance that was taken.
     fn is_forgettable(&self, cell: &Cell<B>, inner: &Inner<B>) -> bool {
-        let month_ended = self.shared.clock.unix_time() >= cell.period.ends();
-        cell.beside.is_spent() && (month_ended || !inner.lease.has_trusted())
+        let month_ended = self.shared.time.unix_time() >= cell.period.ends();
+        cell.beside.is_spent(self.shared.now()) && (month_ended || !inner.lease.has_trusted())
     }
 
     /// Hands an answer to its lease, and what it brought to those who wait.
@@ -340,13 +336,13 @@ where
     })
 }
 
-impl<B> fmt::Debug for Keeper<B> {
+impl<B: Beside> fmt::Debug for Keeper<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Keeper").field("accounts", &self.shared.cells.len()).finish_non_exhaustive()
     }
 }
 
-impl<B> fmt::Debug for Worker<B> {
+impl<B: Beside> fmt::Debug for Worker<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Worker").field("timers", &self.timers.len()).field("in_flight", &self.in_flight.len()).finish_non_exhaustive()
     }

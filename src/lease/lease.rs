@@ -25,27 +25,15 @@ pub(crate) trait Run {
     /// The soonest that it can have used `cost`, from now.
     fn runway(&self, cost: Credits, now: Duration) -> Duration;
     /// Tells it how much it may use.
-    fn granted(&self, slice: Credits, now: Duration);
+    fn granted(&mut self, slice: Credits, now: Duration);
+    /// It was admitted as soon as it asked, and begins now.
+    fn begins(&mut self, _now: Duration) {}
     /// What it is billed now that it ends on a slice of this size; nothing where it never began.
-    fn bill(&self, slice: Credits, now: Duration) -> Option<(LineKey, Usage)>;
-}
-
-impl<T: Run + ?Sized> Run for std::sync::Arc<T> {
-    fn accrued(&self, now: Duration) -> Credits {
-        (**self).accrued(now)
-    }
-
-    fn runway(&self, cost: Credits, now: Duration) -> Duration {
-        (**self).runway(cost, now)
-    }
-
-    fn granted(&self, slice: Credits, now: Duration) {
-        (**self).granted(slice, now);
-    }
-
-    fn bill(&self, slice: Credits, now: Duration) -> Option<(LineKey, Usage)> {
-        (**self).bill(slice, now)
-    }
+    fn bill(&mut self, slice: Credits, now: Duration) -> Option<Usage>;
+    /// What its usage is for.
+    fn line(&self) -> LineKey;
+    /// Requests whose numbers are the same have the same line.
+    fn line_number(&self) -> u64;
 }
 
 /// What a request asks for at its admission.
@@ -55,6 +43,8 @@ pub(crate) struct Want {
     pub(crate) hold: Credits,
     /// Less than this counts as nothing.
     pub(crate) least: Credits,
+    /// After how long one that took all of it needs a refill, at the soonest.
+    pub(crate) lasts: Duration,
     /// Where so many of the account's requests run or wait already, it may not even ask.
     pub(crate) most_running: Option<NonZeroU32>,
 }
@@ -80,6 +70,10 @@ pub(crate) struct Lease<W, R> {
     /// The sum of the running requests' slices.
     slices: Credits,
     running: Slab<Running<R>>,
+    /// How many of these have ended already and wait for their owner to learn it.
+    over: usize,
+    /// How many requests were ever admitted.
+    admitted: u64,
     waiting: VecDeque<Waiting<W, R>>,
     tally: Tally,
     batch: u64,
@@ -110,6 +104,10 @@ pub(crate) struct Lease<W, R> {
 #[derive(Debug)]
 struct Running<R> {
     run: R,
+    /// No other request of this lease has it.
+    serial: u64,
+    /// What it was billed when it ended before its owner said so.
+    over: Option<Option<Usage>>,
     slice: Credits,
     hold: Credits,
     /// After a short grant, the earliest next refill.
@@ -153,6 +151,8 @@ impl<W, R: Run> Lease<W, R> {
             budget: Credits::ZERO,
             slices: Credits::ZERO,
             running: Slab::new(),
+            over: 0,
+            admitted: 0,
             waiting: VecDeque::new(),
             tally: Tally::default(),
             batch: 0,
@@ -199,12 +199,26 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     pub(crate) fn is_running(&self) -> bool {
-        !self.running.is_empty()
+        self.running.len() > self.over
     }
 
     /// How many requests run or wait.
     pub(crate) fn engaged(&self) -> usize {
-        self.running.len() + self.waiting.len()
+        self.running.len() - self.over + self.waiting.len()
+    }
+
+    /// A request, until its owner ends it.
+    pub(crate) fn run_mut(&mut self, key: usize) -> Option<&mut R> {
+        self.running.get_mut(key).map(|running| &mut running.run)
+    }
+
+    /// The same, if it is still the one with this serial number.
+    pub(crate) fn run_of(&mut self, key: usize, serial: u64) -> Option<&mut R> {
+        self.running.get_mut(key).filter(|running| running.serial == serial).map(|running| &mut running.run)
+    }
+
+    pub(crate) fn serial_of(&self, key: usize) -> Option<u64> {
+        self.running.get(key).map(|running| running.serial)
     }
 
     pub(crate) fn is_waited_for(&self) -> bool {
@@ -225,9 +239,13 @@ impl<W, R: Run> Lease<W, R> {
         }
     }
 
-    /// When the request on a slice needs more, at the soonest.
-    pub(crate) fn due_of(&self, key: usize, now: Duration) -> Duration {
-        self.running.get(key).map_or(Duration::MAX, |running| running.due_at(now))
+    /// When the request that was just admitted needs more, at the soonest.
+    pub(crate) fn due_of(&self, key: usize, want: Want, now: Duration) -> Duration {
+        match self.running.get(key) {
+            Some(running) if running.slice >= want.hold => now.saturating_add(want.lasts),
+            Some(running) => running.due_at(now),
+            None => Duration::MAX,
+        }
     }
 
     /// Queues a request until the ledger answers.
@@ -256,23 +274,35 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Ends a request: what it cost is spent, the rest of its slice is free. Answers what it was billed.
-    pub(crate) fn end(&mut self, key: usize, now: Duration) -> Option<Usage> {
-        let ended = self.running.try_remove(key)?;
+    pub(crate) fn end(&mut self, key: usize, now: Duration) -> Option<(R, Option<Usage>)> {
+        let mut ended = self.running.try_remove(key)?;
+        if let Some(billed) = ended.over {
+            self.over -= 1;
+            return Some((ended.run, billed));
+        }
+        let billed = self.settle(&mut ended, now);
+        Some((ended.run, billed))
+    }
+
+    /// Ends all requests, as if each ended now. Their owners learn it when they end them.
+    pub(crate) fn end_all(&mut self, now: Duration) {
+        let mut running = std::mem::take(&mut self.running);
+        for (_, ended) in running.iter_mut().filter(|(_, running)| running.over.is_none()) {
+            ended.over = Some(self.settle(ended, now));
+            self.over += 1;
+            (ended.slice, ended.hold, ended.asked) = (Credits::ZERO, Credits::ZERO, false);
+        }
+        self.running = running;
+    }
+
+    fn settle(&mut self, ended: &mut Running<R>, now: Duration) -> Option<Usage> {
         self.slices = self.slices.saturating_sub(ended.slice);
         self.used_at = now;
         self.dirty_since.get_or_insert(now);
-        let (line, usage) = ended.run.bill(ended.slice, now)?;
+        let usage = ended.run.bill(ended.slice, now)?;
         self.spent = self.spent.saturating_add(usage.cost);
-        self.tally.add(line, usage);
+        self.tally.add(ended.run.line_number(), || ended.run.line(), usage);
         Some(usage)
-    }
-
-    /// Ends all requests, as if each ended now.
-    pub(crate) fn end_all(&mut self, now: Duration) {
-        let keys: Vec<_> = self.running.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            self.end(key, now);
-        }
     }
 
     /// Gives what is free to running requests that need more, then to those who wait.
@@ -290,7 +320,7 @@ impl<W, R: Run> Lease<W, R> {
         self.waiting.retain(|waiting| !left(&waiting.tell));
     }
 
-    fn start(&mut self, slice: Credits, hold: Credits, run: R, now: Duration) -> usize {
+    fn start(&mut self, slice: Credits, hold: Credits, mut run: R, now: Duration) -> usize {
         run.granted(slice, now);
         self.slices = self.slices.saturating_add(slice);
         self.used_at = now;
@@ -298,7 +328,8 @@ impl<W, R: Run> Lease<W, R> {
         let short = slice < hold;
         // Where there was not enough just now, there will not be at once.
         let ask_at = if short { now.saturating_add(run.runway(slice.half(), now)) } else { Duration::ZERO };
-        self.running.insert(Running { run, slice, hold, ask_at, asked: false })
+        self.admitted += 1;
+        self.running.insert(Running { run, serial: self.admitted, over: None, slice, hold, ask_at, asked: false })
     }
 
     fn spare(&self) -> Credits {

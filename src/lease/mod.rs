@@ -17,7 +17,7 @@ mod rules;
 mod simulation;
 
 pub(crate) use self::{
-    desk::{Admission, Beside, Desk, Ended, Place, Refusal, Runner, Seat, Ticket, Verdict},
+    desk::{Admission, Beside, Desk, Ended, Place, Refusal, Seat, SeatTaken, Ticket, Verdict},
     keeper::{Keeper, Worker},
     lease::{Run, Want},
     rules::LeaseRules,

@@ -72,16 +72,24 @@ impl Run for Rc<Request> {
         Duration::from_millis((cost.as_nano_usd() - self.cost(now)).max(0).unsigned_abs())
     }
 
-    fn granted(&self, slice: Credits, now: Duration) {
+    fn granted(&mut self, slice: Credits, now: Duration) {
         if self.start.get().is_none() {
             self.start.set(Some(now));
         }
         self.slice.set(slice.as_nano_usd());
     }
 
-    fn bill(&self, _: Credits, now: Duration) -> Option<(LineKey, Usage)> {
+    fn bill(&mut self, _: Credits, now: Duration) -> Option<Usage> {
         let cost = nanos(self.debit(now));
-        Some((LineKey::Other, Usage { requests: 1, compute_micros: 1, cost }))
+        Some(Usage { requests: 1, compute_micros: 1, cost })
+    }
+
+    fn line(&self) -> LineKey {
+        LineKey::Other
+    }
+
+    fn line_number(&self) -> u64 {
+        0
     }
 }
 
@@ -274,7 +282,7 @@ impl World {
             let cost = request.cost(now);
             if cost >= request.length || (request.stop && cost >= request.slice.get()) {
                 self.debt += (request.debit(now) - request.slice.get()).max(0);
-                self.debited += lease.end(key, now).unwrap().cost.as_nano_usd();
+                self.debited += lease.end(key, now).unwrap().1.unwrap().cost.as_nano_usd();
             } else {
                 node.running.push((request, key));
             }
@@ -284,7 +292,8 @@ impl World {
     }
 
     fn begin_requests(&mut self, node: usize, tick: u64) {
-        let want = Want { hold: nanos(HOLD), least: nanos(LEAST), most_running: None };
+        let want =
+            Want { hold: nanos(HOLD), least: nanos(LEAST), lasts: Duration::from_millis(HOLD.unsigned_abs() / 2), most_running: None };
         for _ in 0..[1, 1, 5][self.rng.usize(0..3)] {
             let length = [1, 3, 10, 60, 150][self.rng.usize(0..5)];
             let request = Rc::new(Request { stop: self.setting.stop, length, start: Cell::new(None), slice: Cell::new(0) });

@@ -1,24 +1,36 @@
 //! From a request's head to a charge, or to a denial.
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    charge::{Charge, Metering},
+    charge::{Charge, Kept, Metering, Place},
     layer::{CreditMeter, Inner},
+    usual::Usual,
 };
 use crate::{
     Classification, Credits, DuringOutage, Identity, Period, Plan, RequestHead, RequestQuota, Workload,
+    clock::Now,
     identify::{IdentifyError, Identifying},
-    lease::{Admission, Runner, Ticket, Verdict},
-    limit::{RateState, RequestRate},
+    lease::{Admission, Seat, Ticket, Verdict},
+    limit::RateState,
     observe,
     rejection::Rejection,
 };
 
-/// A charge; `None` for what is free.
-pub(super) type Decided = Result<Option<Charge>, Rejection>;
+/// A request that goes on and is paid for.
+pub(super) struct Admitted {
+    pub(super) charge: Charge,
+    pub(super) identity: Arc<Identity>,
+    /// Whether its compute time counts already.
+    pub(super) has_begun: bool,
+    /// How the account's request rate stands, where it has one.
+    pub(super) rate: Option<RateState>,
+}
+
+/// What goes on; `None` for what is free.
+pub(super) type Decided = Result<Option<Admitted>, Rejection>;
 
 /// What comes of a request's head.
 pub(super) enum Decision {
@@ -28,13 +40,16 @@ pub(super) enum Decision {
     Later(Pin<Box<dyn Future<Output = Decided> + Send>>),
 }
 
+/// The HTTP fields of a request rate, where the tier has one.
+type Rate = Option<RateState>;
+
 impl CreditMeter {
     pub(super) fn decide(&self, head: RequestHead<'_>, body_is_empty: bool) -> Decision {
         // A browser asks without credentials what it may send. What could carry a model's input is no such question.
         if body_is_empty && head.is_preflight() {
             return Decision::Now(Ok(None));
         }
-        let plan = self.inner.plan.current();
+        let plan = self.inner.plan.look();
         let classification = match &self.inner.classify {
             Some(classify) => classify(head, &plan),
             None => plan.classify(head.uri.path(), head.headers),
@@ -49,11 +64,11 @@ impl CreditMeter {
         match self.inner.identify.identify(head) {
             Identifying::Ready(Err(error)) => Decision::Now(self.deny(error.into())),
             Identifying::Ready(Ok(identity)) => match workload {
-                Ok(workload) => self.begin(&plan, identity, workload),
+                Ok(workload) => self.begin(&plan, &identity, workload),
                 Err(path) => Decision::Now(self.deny(self.inner.not_in_plan(&path))),
             },
             Identifying::Later(identity) => {
-                let meter = self.clone();
+                let (meter, plan) = (self.clone(), Arc::clone(&plan));
                 Decision::Later(Box::pin(async move {
                     let identity = match timeout(meter.inner.settings.identify_within, identity).await {
                         Ok(Ok(identity)) => identity,
@@ -67,7 +82,7 @@ impl CreditMeter {
                         Ok(workload) => workload,
                         Err(path) => return meter.deny(meter.inner.not_in_plan(&path)),
                     };
-                    match meter.begin(&plan, identity, workload) {
+                    match meter.begin(&plan, &identity, workload) {
                         Decision::Now(decided) => decided,
                         Decision::Later(deciding) => deciding.await,
                     }
@@ -76,109 +91,102 @@ impl CreditMeter {
         }
     }
 
-    fn begin(&self, plan: &Plan, identity: Arc<Identity>, workload: Workload) -> Decision {
-        let Some(tier) = plan.tier(identity.tier.as_str()).cloned() else {
-            tracing::error!(target: "tower_credits", account = %identity.account, tier = %identity.tier,
-                "an identity's tier is not in the plan: add [tiers.{}]", identity.tier);
-            return Decision::Now(self.deny(Rejection::UnknownTier));
+    fn begin(&self, plan: &Plan, identity: &Arc<Identity>, workload: Arc<Workload>) -> Decision {
+        let now = self.inner.time.now();
+        let today = self.inner.time.date(now);
+        let (usual, seat) = match Usual::of(self, plan, identity, workload, today.0) {
+            Ok(found) => found,
+            Err(rejection) => return Decision::Now(self.deny(rejection)),
         };
-        let deadline = Instant::now() + self.inner.settings.rules.deadline;
-        let period = Period::containing(self.inner.clock.unix_time());
-        let hold = self.inner.settings.rules.deadline * 4;
-        let quota = tier.requests;
-        let metering = Arc::new(Metering::new(&self.inner.clock, hold, workload, identity, tier, period));
-        if self.inner.settings.shadow {
-            metering.shadow();
-        }
-
-        let rate = match quota.map(|quota| self.count(&metering, quota)).transpose() {
+        let asked = Asked { usual, identity: Arc::clone(identity), today };
+        let counted = asked.usual.tier.requests.map(|quota| count(&seat, &asked.usual, quota, now.lease)).transpose();
+        let rate = match counted {
             Ok(rate) => rate,
-            Err(rejection) => return Decision::Now(self.deny_metered(rejection, &metering, None)),
+            Err(rejection) => return Decision::Now(self.deny_metered(rejection, asked, None)),
         };
-        match self.ask(Arc::clone(&metering), rate) {
-            Err(rejection) => Decision::Now(self.deny_metered(rejection, &metering, rate)),
-            Ok(Asked::Admitted(charge)) => Decision::Now(Ok(Some(charge))),
-            Ok(Asked::LedgerAway(metering)) => Decision::Now(self.without_ledger(&metering, rate)),
-            Ok(Asked::Waiting(metering, ticket)) => Decision::Later(Box::pin(self.clone().wait(metering, ticket, rate, deadline))),
+        // A deadline is counted from here; who is admitted at once needs none.
+        match self.ask(&asked, seat, now) {
+            Err(rejection) => Decision::Now(self.deny_metered(rejection, asked, rate)),
+            Ok(Admission::Admitted(place)) => {
+                Decision::Now(Ok(Some(Admitted { has_begun: true, ..self.admitted(place, asked.identity, rate) })))
+            }
+            Ok(Admission::LedgerAway) => Decision::Now(self.without_ledger(asked, rate)),
+            Ok(Admission::Waiting(ticket)) => {
+                let deadline = Instant::now() + self.inner.settings.rules.deadline;
+                Decision::Later(Box::pin(self.clone().wait(asked, ticket, rate, deadline)))
+            }
         }
     }
 
-    /// Counts the request against its account's rate.
-    fn count(&self, metering: &Metering, quota: RequestQuota) -> Result<RateState, Rejection> {
-        let seat = self.inner.desk.seat(&metering.identity.account, metering.period)?;
-        let hint = || metering.tier.hint.as_deref().map(Into::into);
-        seat.beside().count(quota).map_err(|state| Rejection::RequestRate { retry_after: state.reset, quota: state.quota, hint: hint() })
+    fn metering(&self, asked: &Asked) -> Metering {
+        Metering::new(Arc::clone(&asked.usual), asked.today, self.inner.settings.shadow)
     }
 
-    fn ask(&self, metering: Arc<Metering>, rate: Option<RateState>) -> Result<Asked, Rejection> {
-        let runner: Runner = metering.clone();
-        let seat = self.inner.desk.seat(&metering.identity.account, metering.period)?;
-        let admission = self.inner.desk.admit(seat, metering.tier.terms(), metering.want, &runner)?;
-        Ok(match admission {
-            Admission::Admitted(place) => Asked::Admitted(Charge::new(place, metering, Arc::clone(&self.inner.billable), rate)),
-            Admission::Waiting(ticket) => Asked::Waiting(metering, ticket),
-            Admission::LedgerAway => Asked::LedgerAway(metering),
-        })
+    /// Asks for a slice. A request that gets it at once begins at once.
+    fn ask(&self, asked: &Asked, seat: Seat<Kept>, now: Now) -> Result<Admission<Kept>, Rejection> {
+        let Usual { terms, want, .. } = &*asked.usual;
+        Ok(self.inner.desk.admit(seat, *terms, *want, self.metering(asked), now.lease)?)
+    }
+
+    fn admitted(&self, place: Place, identity: Arc<Identity>, rate: Rate) -> Admitted {
+        Admitted { charge: Charge::new(place, self.inner.billable.as_ref()), identity, has_begun: false, rate }
     }
 
     /// Waits for the ledger until the deadline; after it the tier's outage policy decides.
-    async fn wait(
-        self,
-        mut metering: Arc<Metering>,
-        mut ticket: Ticket<RequestRate>,
-        rate: Option<RateState>,
-        deadline: Instant,
-    ) -> Decided {
-        let rules = self.inner.settings.rules;
+    async fn wait(self, mut asked: Asked, mut ticket: Ticket<Kept>, rate: Rate, deadline: Instant) -> Decided {
         let mut moved = false;
         loop {
             let verdict = match timeout_at(deadline, &mut ticket).await {
                 Err(_) => {
                     drop(ticket);
-                    // Not the same metering: an answer may be admitting that one at this moment, for nobody.
-                    return self.without_ledger(&Arc::new(metering.in_period(rules.deadline * 4, metering.period)), rate);
+                    return self.without_ledger(asked, rate);
                 }
                 Ok(Err(_)) => return self.deny(Rejection::ShuttingDown),
                 Ok(Ok(verdict)) => verdict,
             };
             match verdict {
-                Verdict::Admitted(place) => return Ok(Some(Charge::new(place, metering, Arc::clone(&self.inner.billable), rate))),
+                Verdict::Admitted(place) => return Ok(Some(self.admitted(place, asked.identity, rate))),
                 Verdict::Refused(standing) => {
-                    let hint = metering.tier.hint.as_deref();
-                    let rejection = Rejection::of(&standing, metering.want.least, metering.period, hint);
-                    return self.deny_metered(rejection, &metering, rate);
+                    let Usual { want, period, tier, .. } = &*asked.usual;
+                    let rejection = Rejection::of(&standing, want.least, *period, tier.hint.as_deref());
+                    return self.deny_metered(rejection, asked, rate);
                 }
                 Verdict::Elsewhere(_) if moved => return self.deny(Rejection::LedgerUnreachable),
                 Verdict::Elsewhere(period) => {
                     moved = true;
-                    metering = Arc::new(metering.in_period(rules.deadline * 4, period));
-                    match self.ask(Arc::clone(&metering), rate) {
-                        Err(rejection) => return self.deny_metered(rejection, &metering, rate),
-                        Ok(Asked::Admitted(charge)) => return Ok(Some(charge)),
-                        Ok(Asked::LedgerAway(again)) => return self.without_ledger(&again, rate),
-                        Ok(Asked::Waiting(_, next)) => ticket = next,
+                    let seat = match asked.usual.in_period(&self, period) {
+                        Ok((usual, seat)) => {
+                            asked.usual = usual;
+                            seat
+                        }
+                        Err(rejection) => return self.deny_metered(rejection, asked, rate),
+                    };
+                    match self.ask(&asked, seat, self.inner.time.now()) {
+                        Err(rejection) => return self.deny_metered(rejection, asked, rate),
+                        Ok(Admission::Admitted(place)) => return Ok(Some(self.admitted(place, asked.identity, rate))),
+                        Ok(Admission::LedgerAway) => return self.without_ledger(asked, rate),
+                        Ok(Admission::Waiting(next)) => ticket = next,
                     }
                 }
             }
         }
     }
 
-    fn without_ledger(&self, metering: &Arc<Metering>, rate: Option<RateState>) -> Decided {
-        let charge = match metering.tier.during_outage {
+    fn without_ledger(&self, asked: Asked, rate: Rate) -> Decided {
+        let place = match asked.usual.tier.during_outage {
             DuringOutage::Deny => None,
-            DuringOutage::Allow(allowance) => self.trust(metering, rate, allowance),
+            DuringOutage::Allow(allowance) => self.trust(&asked, allowance),
         };
-        match charge {
-            Some(charge) => Ok(Some(charge)),
-            None => self.deny_metered(Rejection::LedgerUnreachable, metering, rate),
+        match place {
+            Some(place) => Ok(Some(self.admitted(place, asked.identity, rate))),
+            None => self.deny_metered(Rejection::LedgerUnreachable, asked, rate),
         }
     }
 
-    /// A charge that the ledger did not agree to.
-    fn trust(&self, metering: &Arc<Metering>, rate: Option<RateState>, allowance: Credits) -> Option<Charge> {
-        let runner: Runner = metering.clone();
-        let place = self.inner.desk.trust(&metering.identity.account, metering.period, metering.want, &runner, allowance)?;
-        Some(Charge::new(place, Arc::clone(metering), Arc::clone(&self.inner.billable), rate))
+    /// A slice that the ledger did not agree to.
+    fn trust(&self, asked: &Asked, allowance: Credits) -> Option<Place> {
+        let Usual { account, period, want, .. } = &*asked.usual;
+        self.inner.desk.trust(account, *period, *want, self.metering(asked), allowance)
     }
 
     /// A denial; in shadow mode, a word to the operator.
@@ -191,10 +199,24 @@ impl CreditMeter {
     }
 
     /// The same of a request whose account is known: in shadow mode it is metered all the same, and what it uses is owed.
-    fn deny_metered(&self, rejection: Rejection, metering: &Arc<Metering>, rate: Option<RateState>) -> Decided {
+    fn deny_metered(&self, rejection: Rejection, asked: Asked, rate: Rate) -> Decided {
         self.deny(rejection)?;
-        Ok(self.trust(metering, rate, Credits::MAX))
+        Ok(self.trust(&asked, Credits::MAX).map(|place| self.admitted(place, asked.identity, rate)))
     }
+}
+
+/// Counts the request against its account's rate.
+fn count(seat: &Seat<Kept>, usual: &Usual, quota: RequestQuota, now: Duration) -> Result<RateState, Rejection> {
+    let hint = || usual.tier.hint.as_deref().map(Into::into);
+    seat.beside().0.count(quota, now).map_err(|state| Rejection::RequestRate { retry_after: state.reset, quota: state.quota, hint: hint() })
+}
+
+/// A request that asks for credits.
+struct Asked {
+    usual: Arc<Usual>,
+    identity: Arc<Identity>,
+    /// The month by this node's clock, and the day of it.
+    today: (Period, u8),
 }
 
 /// The beginning of a path that the plan does not know.
@@ -212,12 +234,6 @@ impl Inner {
         self.log_unknown(&path.0);
         Rejection::NotInPlan
     }
-}
-
-enum Asked {
-    Admitted(Charge),
-    Waiting(Arc<Metering>, Ticket<RequestRate>),
-    LedgerAway(Arc<Metering>),
 }
 
 impl From<IdentifyError> for Rejection {

@@ -20,11 +20,11 @@ use pin_project_lite::pin_project;
 
 use super::{
     charge::{Charge, End},
-    compute::Compute,
     told,
 };
 use crate::{
     BoxError, Rejection,
+    clock::Now,
     rejection::{DenialStyle, grpc_status_of, is_grpc_message},
 };
 
@@ -78,14 +78,14 @@ impl<B: Body<Data = Bytes>> MeterBody<B> {
         Self { kind: Kind::Text { text: Some(text).filter(|text| !text.is_empty()) } }
     }
 
-    pub(super) fn metered(body: B, parts: &mut Parts, mut charge: Charge, style: DenialStyle, adds_trailers: bool) -> Self {
+    pub(super) fn metered(body: B, parts: &mut Parts, mut charge: Charge, now: Now, style: DenialStyle, adds_trailers: bool) -> Self {
         // A service that answers a gRPC call with something else has no reader for trailers.
         let is_grpc = style.grpc && is_grpc_message(&parts.headers);
         if is_grpc {
             charge.stated(grpc_status_of(&parts.headers));
         }
         if body.is_end_stream() {
-            charge.close(End::Complete);
+            charge.close_at(End::Complete, now);
             if is_grpc {
                 // The head is the trailers.
                 told::in_trailers(&mut parts.headers, charge.billed());
@@ -194,9 +194,9 @@ where
                     return Poll::Ready(polled.map(|frame| frame.map_err(Into::into)));
                 }
                 // The reader's gap ends here: what the body computes while it is polled is computation.
-                let came_back = charge.metering().now();
+                let came_back = charge.now();
                 let polled = body.as_mut().poll_frame(cx);
-                charge.metering().with(|compute, _| compute.polled(polled.is_ready(), came_back));
+                charge.polled(polled.is_ready(), came_back);
                 let step = match polled {
                     Poll::Pending if charge.poll_exhausted(cx).is_pending() => return Poll::Pending,
                     Poll::Pending => Step::CutOff,
@@ -231,12 +231,11 @@ where
                         }
                         Step::Closed(Some(Ok(frame)))
                     }
-                    Poll::Ready(Some(Ok(_))) if charge.is_exhausted() => Step::CutOff,
+                    Poll::Ready(Some(Ok(_))) if charge.frame() => Step::CutOff,
                     Poll::Ready(Some(Ok(frame))) => {
                         if let (Ending::Event(boundary, _), Some(data)) = (ending as &mut Ending, frame.data_ref()) {
                             boundary.pass(data);
                         }
-                        charge.metering().with(Compute::hand_over);
                         Step::Frame(Some(Ok(frame)))
                     }
                 };

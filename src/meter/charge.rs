@@ -3,10 +3,7 @@
 use std::{
     fmt,
     pin::Pin,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -14,18 +11,19 @@ use std::{
 use http::StatusCode;
 use tokio::time::{Instant, Sleep};
 
-use super::compute::Compute;
+use super::{
+    compute::{Compute, Gaps},
+    usual::Usual,
+};
 use crate::{
-    Clock, Credits, Identity, Midway, Period, RequestCap, Tier, Workload,
-    lease::{Ended, Place, Run, Seat, Want},
+    Credits, Midway, Period,
+    clock::Now,
+    lease::{self, Beside, Ended, Run, Seat},
     ledger::{LineKey, Standing, Usage},
-    limit::{RateState, RequestRate},
+    limit::RequestRate,
     observe,
     rejection::Rejection,
 };
-
-/// The least compute time that a request is admitted for.
-const LEAST: Duration = Duration::from_millis(50);
 
 /// How a metered response ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,190 +67,197 @@ pub struct Ending {
 /// Decides which requests are billed, by how they ended.
 pub(crate) type Billable = Arc<dyn Fn(&Ending) -> bool + Send + Sync>;
 
-/// What a request is metered by. Shared with the lease, which reads what it has used.
+/// What a meter keeps beside an account's lease.
+#[derive(Debug, Default)]
+pub(crate) struct Kept(pub(super) RequestRate);
+
+impl Beside for Kept {
+    type Run = Metering;
+
+    fn is_spent(&self, now: Duration) -> bool {
+        self.0.is_full(now)
+    }
+}
+
+pub(super) type Place = lease::Place<Kept>;
+
+/// What a request is metered by, kept with the slice that it runs on.
 #[derive(Debug)]
 pub(crate) struct Metering {
-    clock: Arc<dyn Clock>,
-    compute: Mutex<Compute>,
-    billed: Mutex<Option<Usage>>,
-    slice: AtomicI64,
-    forgiven: AtomicBool,
-    /// Nothing of this layer's is between the service and its client any more.
-    unstoppable: AtomicBool,
-    /// It only looks as if it were metered: in shadow mode there is always more.
-    shadow: AtomicBool,
-    pub(crate) workload: Workload,
-    pub(crate) identity: Arc<Identity>,
-    pub(crate) tier: Arc<Tier>,
-    pub(super) period: Period,
+    pub(crate) usual: Arc<Usual>,
+    compute: Compute,
+    slice: Credits,
     day: u8,
-    /// The most compute time that it may use.
-    cap: Option<Duration>,
-    pub(super) want: Want,
+    forgiven: bool,
+    /// Nothing of this layer's is between the service and its client any more.
+    unstoppable: bool,
+    /// It only looks as if it were metered: in shadow mode there is always more.
+    shadow: bool,
 }
 
 impl Metering {
-    /// `hold` is the least compute time that a tier may put on hold.
-    pub(super) fn new(
-        clock: &Arc<dyn Clock>,
-        hold: Duration,
-        workload: Workload,
-        identity: Arc<Identity>,
-        tier: Arc<Tier>,
-        period: Period,
-    ) -> Self {
+    /// `today` is the month, and the day of it, by this node's clock.
+    pub(super) fn new(usual: Arc<Usual>, today: (Period, u8), shadow: bool) -> Self {
         // A request that another month admits after all stands on that month's first or last day.
-        let now = clock.unix_time().clamp(period.begins(), period.ends() - Duration::from_millis(1));
-        let price = workload.price;
-        let cap = tier.most_per_request.map(|cap| match cap {
-            RequestCap::Compute(time) => time,
-            RequestCap::Cost(cost) => price.runway(cost),
-        });
-        let hold = cap.unwrap_or(Duration::MAX).min(tier.hold.max(hold));
-        // Where a second costs anything, so does a request, however short it has to be.
-        let floor = if price.a_second().is_zero() { Credits::ZERO } else { Credits::SMALLEST };
-        let cost = |time: Duration| price.cost_or_max(time).max(floor);
-        let want = Want { hold: cost(hold), least: cost(LEAST.min(hold)), most_running: tier.most_running };
+        let day = match today {
+            (period, day) if period == usual.period => day,
+            (period, _) if period < usual.period => 1,
+            _ => Period::day(usual.period.ends() - Duration::from_millis(1)),
+        };
         Self {
-            clock: Arc::clone(clock),
-            compute: Mutex::default(),
-            billed: Mutex::default(),
-            slice: AtomicI64::new(0),
-            forgiven: AtomicBool::new(false),
-            unstoppable: AtomicBool::new(false),
-            shadow: AtomicBool::new(false),
-            workload,
-            identity,
-            tier,
-            period,
-            day: Period::day(now),
-            cap,
-            want,
+            usual,
+            compute: Compute::default(),
+            slice: Credits::ZERO,
+            day,
+            forgiven: false,
+            // In shadow mode nothing stops it, and it is told so.
+            unstoppable: shadow,
+            shadow,
         }
     }
 
-    /// The same request, admitted anew.
-    pub(super) fn in_period(&self, hold: Duration, period: Period) -> Self {
-        let again = Self::new(&self.clock, hold, self.workload.clone(), Arc::clone(&self.identity), Arc::clone(&self.tier), period);
-        if self.is_shadow() {
-            again.shadow();
-        }
-        again
-    }
-
-    /// In shadow mode nothing stops it, and it is told so.
-    pub(super) fn shadow(&self) {
-        self.shadow.store(true, Ordering::Release);
-        self.never_stop();
+    /// The service is called now.
+    pub(super) fn begin(&mut self, now: Duration) {
+        self.compute.begin(now);
     }
 
     pub(super) fn is_shadow(&self) -> bool {
-        self.shadow.load(Ordering::Acquire)
+        self.shadow
     }
 
     /// Nothing that this layer could do may stop it.
-    pub(super) fn never_stop(&self) {
-        self.unstoppable.store(true, Ordering::Release);
+    pub(super) fn never_stop(&mut self) {
+        self.unstoppable = true;
+    }
+
+    pub(super) fn compute(&mut self) -> &mut Compute {
+        &mut self.compute
     }
 
     fn cap(&self) -> Option<Duration> {
-        self.cap.filter(|_| !self.unstoppable.load(Ordering::Acquire))
-    }
-
-    pub(super) fn now(&self) -> Duration {
-        self.clock.monotonic()
-    }
-
-    pub(super) fn with<T>(&self, change: impl FnOnce(&mut Compute, Duration) -> T) -> T {
-        let now = self.now();
-        change(&mut self.lock(), now)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Compute> {
-        self.compute.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn compute(&self) -> Duration {
-        self.with(|compute, now| compute.so_far(now))
+        self.usual.cap.filter(|_| !self.unstoppable)
     }
 
     fn stops(&self) -> bool {
-        self.tier.midway == Midway::Stop && !self.unstoppable.load(Ordering::Acquire)
+        self.usual.tier.midway == Midway::Stop && !self.unstoppable
     }
 
     /// How much longer its slice lasts, as that is now.
-    pub(super) fn left(&self) -> Duration {
-        let slice = Credits::clamped(self.slice.load(Ordering::Acquire));
-        self.workload.price.runway(slice).saturating_sub(self.compute())
+    pub(super) fn left(&self, now: Duration) -> Duration {
+        self.runway_of_slice().saturating_sub(self.compute.so_far(now))
+    }
+
+    /// The compute time that its slice pays for.
+    pub(crate) fn runway_of_slice(&self) -> Duration {
+        self.usual.workload.price.runway(self.slice)
     }
 
     /// How much longer it may run; `None` where nothing stops it.
-    fn remaining(&self) -> Option<Duration> {
-        let capped = self.cap().map(|cap| cap.saturating_sub(self.compute()));
-        let stopped = self.stops().then(|| self.left());
+    fn remaining(&self, now: Duration) -> Option<Duration> {
+        let capped = self.cap().map(|cap| cap.saturating_sub(self.compute.so_far(now)));
+        let stopped = self.stops().then(|| self.left(now));
         capped.into_iter().chain(stopped).min()
+    }
+
+    /// The time that compute time is counted in, by the leases' time.
+    fn now(&self, lease: Duration) -> Duration {
+        self.usual.clock.as_ref().map_or(lease, |clock| clock.monotonic())
     }
 }
 
 impl Run for Metering {
-    fn accrued(&self, _: Duration) -> Credits {
-        self.workload.price.cost_or_max(self.compute())
+    fn accrued(&self, now: Duration) -> Credits {
+        self.usual.workload.price.cost_or_max(self.compute.so_far(self.now(now)))
     }
 
-    fn runway(&self, cost: Credits, _: Duration) -> Duration {
-        self.workload.price.runway(cost).saturating_sub(self.compute())
+    fn runway(&self, cost: Credits, now: Duration) -> Duration {
+        self.usual.workload.price.runway(cost).saturating_sub(self.compute.so_far(self.now(now)))
     }
 
-    fn granted(&self, slice: Credits, _: Duration) {
-        self.slice.store(slice.as_nano_usd(), Ordering::Release);
+    fn granted(&mut self, slice: Credits, _: Duration) {
+        self.slice = slice;
     }
 
-    fn bill(&self, slice: Credits, _: Duration) -> Option<(LineKey, Usage)> {
-        let compute = self.with(|compute, now| {
-            compute.has_begun().then(|| {
-                compute.end(now);
-                compute.so_far(now)
-            })
-        })?;
-        if self.forgiven.load(Ordering::Acquire) {
+    fn begins(&mut self, now: Duration) {
+        self.compute.begin(self.now(now));
+    }
+
+    fn bill(&mut self, slice: Credits, now: Duration) -> Option<Usage> {
+        if !self.compute.has_begun() {
             return None;
         }
-        let cost = self.workload.price.cost_or_max(compute);
+        let now = self.now(now);
+        self.compute.end(now);
+        if self.forgiven {
+            return None;
+        }
+        let compute = self.compute.so_far(now);
+        let price = self.usual.workload.price;
+        let cost = price.cost_or_max(compute);
         let cost = if self.stops() { cost.min(slice) } else { cost };
-        let cost = self.cap().map_or(cost, |cap| cost.min(self.workload.price.cost_or_max(cap)));
-        let Workload { model, hardware, feature, .. } = self.workload.clone();
-        let line = LineKey::Of { day: self.day, model, hardware, feature, subject: self.identity.subject.clone() };
-        let compute_micros = u64::try_from(compute.as_micros()).unwrap_or(u64::MAX);
-        let usage = Usage { requests: 1, compute_micros, cost };
-        *self.billed.lock().unwrap_or_else(PoisonError::into_inner) = Some(usage);
-        Some((line, usage))
+        let cost = self.cap().map_or(cost, |cap| cost.min(price.cost_or_max(cap)));
+        let compute_micros = compute.as_secs().saturating_mul(1_000_000).saturating_add(compute.subsec_micros().into());
+        Some(Usage { requests: 1, compute_micros, cost })
+    }
+
+    fn line(&self) -> LineKey {
+        let Usual { workload, subject, .. } = &*self.usual;
+        LineKey::Of {
+            day: self.day,
+            model: workload.model.clone(),
+            hardware: workload.hardware.clone(),
+            feature: workload.feature.clone(),
+            subject: subject.clone(),
+        }
+    }
+
+    fn line_number(&self) -> u64 {
+        self.usual.number << 5 | u64::from(self.day)
     }
 }
 
 /// Holds a request's slice from its admission until its response ends, and is closed exactly once: here, or when it is dropped.
 pub(crate) struct Charge {
-    place: Option<Place<RequestRate>>,
-    metering: Arc<Metering>,
-    billable: Billable,
-    pub(super) rate: Option<RateState>,
+    place: Option<Place>,
+    gaps: Gaps,
+    /// `None` where everything is billed.
+    billable: Option<Billable>,
     status: Option<StatusCode>,
     grpc_status: Option<u8>,
+    billed: Option<Usage>,
     when_dropped: End,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Charge {
-    pub(super) fn new(place: Place<RequestRate>, metering: Arc<Metering>, billable: Billable, rate: Option<RateState>) -> Self {
-        Self { place: Some(place), metering, billable, rate, status: None, grpc_status: None, when_dropped: End::Dropped, timer: None }
+    pub(super) fn new(place: Place, billable: Option<&Billable>) -> Self {
+        Self {
+            place: Some(place),
+            gaps: Gaps::default(),
+            billable: billable.cloned(),
+            status: None,
+            grpc_status: None,
+            billed: None,
+            when_dropped: End::Dropped,
+            timer: None,
+        }
     }
 
-    pub(super) fn metering(&self) -> &Arc<Metering> {
-        &self.metering
+    /// Where the request is found, while the charge is open.
+    pub(super) fn whereabouts(&self) -> Option<(Seat<Kept>, usize, u64)> {
+        self.place.as_ref().and_then(Place::whereabouts)
     }
 
-    /// The account's seat, while the charge is open.
-    pub(super) fn seat(&self) -> Option<Seat<RequestRate>> {
-        self.place.as_ref().and_then(Place::seat)
+    /// The request, while the charge is open.
+    pub(super) fn with<T>(&self, look: impl FnOnce(&mut Metering, Duration) -> T) -> Option<T> {
+        let place = self.place.as_ref()?;
+        let now = place.now()?.compute;
+        place.with(|metering| look(metering, now))
+    }
+
+    /// What the clocks say, while the charge is open.
+    pub(super) fn now(&self) -> Now {
+        self.place.as_ref().and_then(Place::now).unwrap_or(Now { compute: Duration::ZERO, lease: Duration::ZERO })
     }
 
     /// What the account has left, as far as this node knows.
@@ -262,13 +267,13 @@ impl Charge {
 
     /// The inner service is called now.
     pub(super) fn begin(&self) {
-        self.metering.with(Compute::begin);
+        self.with(Metering::begin);
     }
 
-    /// The response's head is there.
-    pub(super) fn responded(&mut self, status: StatusCode) {
+    /// The response's head is there, and handed over to whoever reads it.
+    pub(super) fn responded(&mut self, status: StatusCode, now: Now) {
         self.status = Some(status);
-        self.metering.with(Compute::hand_over);
+        self.gaps.hand_over(now.compute);
     }
 
     /// A gRPC call's status is there.
@@ -277,19 +282,32 @@ impl Charge {
     }
 
     /// What the request was billed, once it was: here, or by a shutdown.
-    pub(super) fn billed(&self) -> Option<Usage> {
-        *self.metering.billed.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) const fn billed(&self) -> Option<Usage> {
+        self.billed
     }
 
-    /// Whether nothing of the slice is left, for a request that stops there.
-    pub(super) fn is_exhausted(&self) -> bool {
-        self.metering.remaining().is_some_and(|remaining| remaining.is_zero())
+    /// The reader came back at `now`, and finds the next frame ready or not.
+    pub(super) fn polled(&mut self, ready: bool, now: Now) {
+        self.gaps.polled(ready, now.compute);
+    }
+
+    /// A frame that is not the last is there. Answers whether nothing of the slice is left for a request that stops there; else it is handed over.
+    pub(super) fn frame(&mut self) -> bool {
+        let now = self.now().compute;
+        let stall = self.gaps.take_stall();
+        let look = |metering: &mut Metering| {
+            metering.compute.stalled(stall);
+            metering.remaining(now).is_some_and(|remaining| remaining.is_zero())
+        };
+        let exhausted = self.place.as_ref().and_then(|place| place.with(look)).unwrap_or_default();
+        self.gaps.hand_over(now);
+        exhausted
     }
 
     /// Ready once nothing of the slice is left, for a request that stops there. The slice may grow meanwhile.
     pub(super) fn poll_exhausted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let Some(remaining) = self.metering.remaining() else { return Poll::Pending };
+            let Some(remaining) = self.with(|metering, now| metering.remaining(now)).flatten() else { return Poll::Pending };
             if remaining.is_zero() {
                 return Poll::Ready(());
             }
@@ -311,12 +329,12 @@ impl Charge {
 
     /// Ends where its slice ended and nothing more was to be had, and says why that was.
     pub(super) fn cut_off(&mut self) -> Rejection {
-        let capped = self.metering.cap().is_some_and(|cap| self.metering.compute() >= cap);
+        let capped = self.with(|metering, now| metering.cap().is_some_and(|cap| metering.compute.so_far(now) >= cap)).unwrap_or_default();
         match self.close(End::CutOff) {
             _ if capped => Rejection::RequestCap,
             Some(ended) if ended.ledger_answers => {
                 let used = ended.standing.used.saturating_add(ended.unreported);
-                let Metering { want, period, tier, .. } = &*self.metering;
+                let Usual { want, period, tier, .. } = &*ended.run.usual;
                 Rejection::of(&Standing { used, ..ended.standing }, want.least, *period, tier.hint.as_deref())
             }
             _ => Rejection::LedgerUnreachable,
@@ -329,28 +347,38 @@ impl Charge {
     }
 
     /// Settles, and says so in the log.
-    pub(super) fn close(&mut self, end: End) -> Option<Ended> {
+    pub(super) fn close(&mut self, end: End) -> Option<Ended<Metering>> {
+        let now = self.now();
+        self.close_at(end, now)
+    }
+
+    /// The same, at a moment that was just read.
+    pub(super) fn close_at(&mut self, end: End, now: Now) -> Option<Ended<Metering>> {
         let place = self.place.take()?;
         self.timer = None;
         let ending = Ending { status: self.status, grpc_status: self.grpc_status, end };
-        if !(self.billable)(&ending) {
-            self.metering.forgiven.store(true, Ordering::Release);
-        }
-        let slice = Credits::clamped(self.metering.slice.load(Ordering::Acquire));
-        let ended = place.end()?;
-        observe::ended(&self.metering, &ending, &ended, self.metering.workload.price.runway(slice));
+        let forgiven = self.billable.as_ref().is_some_and(|billable| !billable(&ending));
+        let stall = self.gaps.take_stall();
+        let ended = place.end(now, |metering| {
+            metering.compute.stalled(stall);
+            metering.forgiven |= forgiven;
+        })?;
+        self.billed = ended.billed;
+        observe::ended(&ending, &ended);
         Some(ended)
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.close(self.when_dropped);
+        if self.place.is_some() {
+            self.close(self.when_dropped);
+        }
     }
 }
 
 impl fmt::Debug for Charge {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Charge").field("metering", &self.metering).field("open", &self.place.is_some()).finish_non_exhaustive()
+        f.debug_struct("Charge").field("open", &self.place.is_some()).finish_non_exhaustive()
     }
 }

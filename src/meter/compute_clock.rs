@@ -5,11 +5,8 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    charge::{Charge, Metering},
-    compute::Compute,
-};
-use crate::{lease::Seat, limit::RequestRate};
+use super::charge::{Charge, Kept, Metering};
+use crate::lease::Seat;
 
 /// A service's own word on its compute time, for services that know when their hardware was busy. It is in the request's extensions.
 ///
@@ -29,10 +26,8 @@ pub struct ComputeClock(Arc<Handle>);
 
 #[derive(Debug)]
 struct Handle {
-    /// `None` where nothing is metered.
-    metering: Option<Arc<Metering>>,
-    /// Has the lease look at what was reported.
-    seat: Option<Seat<RequestRate>>,
+    /// Where the request runs, its key and its serial number there; `None` where nothing is metered.
+    request: Option<(Seat<Kept>, usize, u64)>,
     /// The charge of a connection that outlives its response.
     parked: Mutex<Option<Charge>>,
 }
@@ -43,54 +38,60 @@ pub(crate) struct ClockKept(Weak<Handle>);
 
 impl ComputeClock {
     pub(super) fn new(charge: &Charge) -> Self {
-        Self(Arc::new(Handle { metering: Some(Arc::clone(charge.metering())), seat: charge.seat(), parked: Mutex::default() }))
+        Self(Arc::new(Handle { request: charge.whereabouts(), parked: Mutex::default() }))
     }
 
     /// A clock that counts for nothing, for handlers that expect one.
     pub(super) fn detached() -> Self {
-        Self(Arc::new(Handle { metering: None, seat: None, parked: Mutex::default() }))
+        Self(Arc::new(Handle { request: None, parked: Mutex::default() }))
     }
 
     pub(super) fn watch(&self) -> ClockKept {
         ClockKept(Arc::downgrade(&self.0))
     }
 
+    /// The request, while its charge is open.
+    fn with<T>(&self, look: impl FnOnce(&mut Metering, Duration) -> T) -> Option<T> {
+        let (seat, key, serial) = self.0.request.as_ref()?;
+        let now = seat.now().compute;
+        seat.with(*key, *serial, |metering| look(metering, now))
+    }
+
     /// The hardware begins to work for this request.
     pub fn start(&self) {
-        if let Some(metering) = &self.0.metering {
-            metering.with(Compute::start);
-        }
+        self.with(|metering, now| metering.compute().start(now));
     }
 
     /// The hardware has stopped working for this request; it may be started again.
     pub fn pause(&self) {
-        if let Some(metering) = &self.0.metering {
-            metering.with(Compute::pause);
-        }
+        self.with(|metering, now| metering.compute().pause(now));
     }
 
     /// Says what the compute time is, all in all. The last report counts. More than 31 days is not believed, and logged.
     pub fn report(&self, total: Duration) {
-        let Some(metering) = &self.0.metering else { return };
-        if !metering.with(|compute, _| compute.report(total)) {
-            tracing::error!(target: "tower_credits", ?total, model = %metering.workload.model,
-                "a reported compute time of more than 31 days is not believed");
+        let believed =
+            self.with(|metering, _| metering.compute().report(total).then_some(()).ok_or_else(|| metering.usual.workload.model.clone()));
+        if let Some(Err(model)) = believed {
+            tracing::error!(target: "tower_credits", ?total, %model, "a reported compute time of more than 31 days is not believed");
         }
-        if let Some(seat) = &self.0.seat {
+        if let Some((seat, ..)) = &self.0.request {
+            // The lease looks whether it needs more.
             seat.attend();
         }
     }
 
     /// How much more compute time is on hold for this request. While there are credits it is refilled before it ends; where it reaches zero,
-    /// there are none. [`Duration::MAX`] where nothing is metered, and in shadow mode.
+    /// there are none, or the request has ended. [`Duration::MAX`] where nothing is metered, and in shadow mode.
     pub fn left(&self) -> Duration {
-        let counts = |metering: &&Arc<Metering>| !metering.is_shadow();
-        self.0.metering.as_ref().filter(counts).map_or(Duration::MAX, |metering| metering.left())
+        if self.0.request.is_none() {
+            return Duration::MAX;
+        }
+        self.with(|metering, now| if metering.is_shadow() { Duration::MAX } else { metering.left(now) }).unwrap_or_default()
     }
 
-    /// Compute time so far, as it would be billed now.
+    /// Compute time so far, as it would be billed now; zero once the request has ended.
     pub fn so_far(&self) -> Duration {
-        self.0.metering.as_ref().map_or(Duration::ZERO, |metering| metering.compute())
+        self.with(|metering, now| metering.compute().so_far(now)).unwrap_or_default()
     }
 }
 
@@ -98,7 +99,7 @@ impl ClockKept {
     /// Leaves the charge with the handler's clock, or gives it back where the handler kept none.
     pub(super) fn park(&self, charge: Charge) -> Option<Charge> {
         let Some(handle) = self.0.upgrade() else { return Some(charge) };
-        charge.metering().never_stop();
+        charge.with(|metering, _| metering.never_stop());
         *handle.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(charge);
         None
     }

@@ -16,10 +16,9 @@ use tower_service::Service;
 use uuid::Uuid;
 
 use super::{
-    admission::{Decided, Decision},
+    admission::{Admitted, Decided, Decision},
     body::MeterBody,
     charge::{Charge, End},
-    compute::Compute,
     compute_clock::{ClockKept, ComputeClock, ComputeTime},
     layer::CreditMeter,
     told,
@@ -57,10 +56,19 @@ pin_project! {
     #[project = StateProj]
     #[project_replace = StateOwned]
     enum State<S, B, F> {
-        Deciding { deciding: Pin<Box<dyn Future<Output = Decided> + Send>>, service: S, request: Request<B> },
+        Deciding { deciding: Pin<Box<dyn Future<Output = Decided> + Send>>, asked: Box<(S, Request<B>)> },
         Calling { #[pin] future: F, call: Call },
-        Denying { #[pin] drain: Drain<B>, response: Option<Response<Bytes>> },
+        Denying { denying: Pin<Box<Denying<B>>> },
         Done,
+    }
+}
+
+pin_project! {
+    /// A denial that waits until its reader can read it.
+    struct Denying<B> {
+        #[pin]
+        drain: Drain<B>,
+        response: Option<Response<Bytes>>,
     }
 }
 
@@ -69,17 +77,19 @@ struct Call {
     /// `None` for what is free.
     charge: Option<Charge>,
     kept: Option<ClockKept>,
-    method: Method,
+    is_head: bool,
+    is_connect: bool,
     style: DenialStyle,
     /// Whether the client takes trailers where the protocol has them.
     takes_trailers: bool,
+    rate: Option<RateState>,
 }
 
 impl Call {
     /// Whether the connection or stream is no longer HTTP after this response: 101 (RFC 9110, section 15.2.2), or a CONNECT that succeeds
     /// (section 9.3.6; WebSockets over HTTP/2 come like this, RFC 8441).
     fn is_switching(&self, status: StatusCode) -> bool {
-        status == StatusCode::SWITCHING_PROTOCOLS || (self.method == Method::CONNECT && status.is_success())
+        status == StatusCode::SWITCHING_PROTOCOLS || (self.is_connect && status.is_success())
     }
 }
 
@@ -90,7 +100,7 @@ where
 {
     pub(super) fn new(service: S, request: Request<B>, decision: Decision, meter: CreditMeter) -> Self {
         let state = match decision {
-            Decision::Later(deciding) => State::Deciding { deciding, service, request },
+            Decision::Later(deciding) => State::Deciding { deciding, asked: Box::new((service, request)) },
             Decision::Now(decided) => decided_state(decided, service, request, &meter),
         };
         Self { state, meter }
@@ -112,7 +122,8 @@ where
             match this.state.as_mut().project() {
                 StateProj::Deciding { deciding, .. } => {
                     let decided = ready!(deciding.as_mut().poll(cx));
-                    if let StateOwned::Deciding { service, request, .. } = this.state.as_mut().project_replace(State::Done) {
+                    if let StateOwned::Deciding { asked, .. } = this.state.as_mut().project_replace(State::Done) {
+                        let (service, request) = *asked;
                         this.state.set(decided_state(decided, service, request, this.meter));
                     }
                 }
@@ -134,15 +145,16 @@ where
                             if call.style.grpc {
                                 told::in_trailers(response.headers_mut(), charge.billed());
                             }
-                            finish(response, charge.rate, this.meter)
+                            finish(response, call.rate, this.meter)
                         }
                     };
                     this.state.set(State::Done);
                     return Poll::Ready(Ok(response));
                 }
-                StateProj::Denying { drain, response } => {
-                    ready!(drain.poll(cx));
-                    let response = response.take();
+                StateProj::Denying { denying } => {
+                    let denying = denying.as_mut().project();
+                    ready!(denying.drain.poll(cx));
+                    let response = denying.response.take();
                     this.state.set(State::Done);
                     if let Some(response) = response {
                         return Poll::Ready(Ok(response.map(MeterBody::text)));
@@ -164,26 +176,31 @@ where
     match decided {
         // Nothing is said of what is free.
         Ok(None) if !meter.inner.settings.shadow => {
-            let method = request.method().clone();
-            State::Calling { future: service.call(request), call: Call { charge: None, kept: None, method, style, takes_trailers: false } }
+            let call = Call { charge: None, kept: None, is_head: false, is_connect: false, style, takes_trailers: false, rate: None };
+            State::Calling { future: service.call(request), call }
         }
-        Ok(charge) => {
+        Ok(admitted) => {
             let style = style.for_caller(request.headers());
-            let kept = charge.as_ref().map(|charge| {
-                let clock = ComputeClock::new(charge);
-                let kept = clock.watch();
-                request.extensions_mut().insert(clock);
-                request.extensions_mut().insert(charge.metering().identity.clone());
-                charge.begin();
-                kept
-            });
-            if charge.is_none() && meter.inner.settings.shadow {
+            let (mut charge, mut kept, mut rate) = (None, None, None);
+            match admitted {
+                Some(Admitted { charge: open, identity, has_begun, rate: counted }) => {
+                    if meter.inner.settings.extensions {
+                        let clock = ComputeClock::new(&open);
+                        kept = Some(clock.watch());
+                        request.extensions_mut().insert(clock);
+                        request.extensions_mut().insert(identity);
+                    }
+                    if !has_begun {
+                        open.begin();
+                    }
+                    (charge, rate) = (Some(open), counted);
+                }
                 // A handler that expects a clock would otherwise deny what nothing else does.
-                request.extensions_mut().insert(ComputeClock::detached());
+                None => drop(request.extensions_mut().insert(ComputeClock::detached())),
             }
             let takes_trailers = !style.grpc && meter.inner.settings.tells && told::takes_trailers(&request);
-            let method = request.method().clone();
-            State::Calling { future: service.call(request), call: Call { charge, kept, method, style, takes_trailers } }
+            let (is_head, is_connect) = (request.method() == Method::HEAD, request.method() == Method::CONNECT);
+            State::Calling { future: service.call(request), call: Call { charge, kept, is_head, is_connect, style, takes_trailers, rate } }
         }
         Err(rejection) => {
             observe::denied(&rejection, request.uri().path());
@@ -191,7 +208,7 @@ where
             let response = finish(rejection.into_response(style), None, meter);
             // A gRPC stream has no end before its answer, and its protocol no need of one.
             let drain = if style.grpc { Drain::nothing() } else { Drain::new(request) };
-            State::Denying { drain, response: Some(response) }
+            State::Denying { denying: Box::pin(Denying { drain, response: Some(response) }) }
         }
     }
 }
@@ -202,21 +219,26 @@ impl Call {
         R: Body<Data = Bytes>,
     {
         let Some(mut charge) = self.charge.take() else { return response.map(MeterBody::free) };
-        let rate = charge.rate;
-        charge.responded(response.status());
+        let now = charge.now();
+        charge.responded(response.status(), now);
         let reported = response.extensions().get::<ComputeTime>().is_some();
         if let Some(ComputeTime(total)) = response.extensions_mut().remove() {
             ComputeClock::new(&charge).report(total);
         }
         if meter.inner.settings.until_head {
-            charge.metering().with(Compute::end);
+            charge.with(|metering, _| metering.compute().end(now.compute));
         }
-        if self.method == Method::HEAD {
+        if self.is_head {
             charge.completes_when_dropped();
         }
         let response = if self.is_switching(response.status()) {
             // Only the handler's own clock can tell when the new protocol has ended.
-            match self.kept.take().and_then(|kept| kept.park(charge)) {
+            let unkept = match self.kept.take() {
+                Some(kept) => kept.park(charge),
+                // Without extensions nobody could keep one.
+                None => Some(charge),
+            };
+            match unkept {
                 Some(mut charge) if meter.inner.settings.shadow => {
                     charge.close(End::Complete);
                     observe::would_deny(&Rejection::UnmeteredUpgrade);
@@ -236,11 +258,11 @@ impl Call {
             if meter.inner.settings.tells && !self.style.grpc {
                 told::in_head(&mut parts.headers, &charge, known);
             }
-            let adds_trailers = self.takes_trailers && !known && self.method != Method::HEAD;
-            let body = MeterBody::metered(body, &mut parts, charge, self.style, adds_trailers);
+            let adds_trailers = self.takes_trailers && !known && !self.is_head;
+            let body = MeterBody::metered(body, &mut parts, charge, now, self.style, adds_trailers);
             Response::from_parts(parts, body)
         };
-        finish(response, rate, meter)
+        finish(response, self.rate, meter)
     }
 }
 

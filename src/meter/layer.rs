@@ -7,7 +7,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,15 +17,14 @@ use tokio::runtime::Handle;
 use tower_layer::Layer;
 
 use super::{
-    charge::{Billable, Ending},
+    charge::{Billable, Ending, Kept},
     service::CreditService,
 };
 use crate::{
     Ahead, Classification, Clock, Identify, Identity, Ledger, LedgerError, Period, Plan, PlanHandle, RequestHead, Settlement, Statement,
-    SystemClock,
+    clock::Time,
     identify::{IdentifyError, Identifying},
     lease::{Desk, Keeper, LeaseRules, Worker},
-    limit::RequestRate,
     observe,
     rejection::{DenialFormat, DenialStyle},
 };
@@ -36,6 +35,9 @@ const MOST_ACCOUNTS: usize = 1 << 18;
 /// Paths that are not in the plan are logged once each, up to this many.
 const MOST_LOGGED_PATHS: usize = 64;
 
+/// The next meter's id.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
 /// Meters a service: what it runs is paid for from its callers' credits. The crate's [front page](crate) has the example.
 ///
 /// Clones are one meter: put them on as many servers as one process has. [`shutdown`](Self::shutdown) settles what is open.
@@ -45,18 +47,21 @@ pub struct CreditMeter {
 }
 
 pub(super) struct Inner {
+    /// No other meter of this process has it.
+    pub(super) id: u64,
     pub(super) plan: PlanHandle,
     pub(super) identify: Box<dyn Identify>,
     pub(super) classify: Option<Box<Classify>>,
-    pub(super) desk: Desk<RequestRate>,
-    keeper: Keeper<RequestRate>,
+    pub(super) desk: Desk<Kept>,
+    keeper: Keeper<Kept>,
     /// Until the first request starts it.
-    worker: Mutex<Option<Worker<RequestRate>>>,
+    worker: Mutex<Option<Worker<Kept>>>,
     works: AtomicBool,
     ledger: Arc<dyn Ledger>,
-    pub(super) clock: Arc<dyn Clock>,
+    pub(super) time: Time,
     pub(super) settings: Settings,
-    pub(super) billable: Billable,
+    /// `None` where everything is billed.
+    pub(super) billable: Option<Billable>,
     unknown_paths: Mutex<HashSet<String>>,
 }
 
@@ -68,6 +73,7 @@ pub(super) struct Settings {
     pub(super) most_accounts: usize,
     pub(super) until_head: bool,
     pub(super) inference_id: bool,
+    pub(super) extensions: bool,
     pub(super) shadow: bool,
     pub(super) denials: DenialStyle,
     pub(super) tells: bool,
@@ -89,18 +95,19 @@ impl CreditMeter {
             ledger: Arc::new(ledger),
             identify: Box::new(identify),
             classify: None,
-            clock: Arc::new(SystemClock),
+            time: Time::system(),
             settings: Settings {
                 rules: LeaseRules::default(),
                 most_accounts: MOST_ACCOUNTS,
                 until_head: false,
                 inference_id: true,
+                extensions: true,
                 shadow: false,
                 denials: DenialStyle { unavailable: StatusCode::SERVICE_UNAVAILABLE, format: DenialFormat::Problem, grpc: false },
                 tells: false,
                 identify_within: Duration::from_secs(5),
             },
-            billable: Arc::new(|_| true),
+            billable: None,
         }
     }
 
@@ -127,7 +134,7 @@ impl CreditMeter {
     ///
     /// [`LedgerError`] where the ledger gave no answer; [`LedgerError::Refused`] where the tier is not in the plan.
     pub async fn statement(&self, identity: &Identity, period: Option<Period>) -> Result<Statement, LedgerError> {
-        let period = period.unwrap_or_else(|| Period::containing(self.inner.clock.unix_time()));
+        let period = period.unwrap_or_else(|| Period::containing(self.inner.time.unix_time()));
         let tier = self.inner.plan.current().tier(identity.tier.as_str()).cloned();
         let tier = tier.ok_or_else(|| LedgerError::Refused(format!("tier `{}` is not in the plan", identity.tier)))?;
         self.inner.ledger.statement(&identity.account, period, tier.terms()).await
@@ -152,7 +159,7 @@ impl CreditMeter {
         self.inner.settings.denials
     }
 
-    fn spawn_later(&self, worker: Worker<RequestRate>) {
+    fn spawn_later(&self, worker: Worker<Kept>) {
         *self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker);
         self.inner.works.store(false, Ordering::Release);
     }
@@ -210,9 +217,9 @@ pub struct CreditMeterBuilder {
     ledger: Arc<dyn Ledger>,
     identify: Box<dyn Identify>,
     classify: Option<Box<Classify>>,
-    clock: Arc<dyn Clock>,
+    time: Time,
     settings: Settings,
-    billable: Billable,
+    billable: Option<Billable>,
 }
 
 impl CreditMeterBuilder {
@@ -268,6 +275,15 @@ impl CreditMeterBuilder {
         self
     }
 
+    /// Whether handlers find a [`ComputeClock`](crate::ComputeClock) and the caller's `Arc<Identity>` in their requests' extensions. Default: they do.
+    /// Without, a request is metered for a few heap allocations less; a response may still carry [`ComputeTime`](crate::ComputeTime), and protocols
+    /// cannot be switched.
+    #[must_use]
+    pub fn extensions(mut self, on: bool) -> Self {
+        self.settings.extensions = on;
+        self
+    }
+
     /// Denies nothing and stops nothing: what would have been denied is logged, and metered where its account is known. For those who put the
     /// meter in front of live traffic first. What would have been denied is owed, and shows on the bill.
     #[must_use]
@@ -279,7 +295,7 @@ impl CreditMeterBuilder {
     /// Decides by how a request ended whether it is billed. Default: every request whose inner service was called.
     #[must_use]
     pub fn billable(mut self, billable: impl Fn(&Ending) -> bool + Send + Sync + 'static) -> Self {
-        self.billable = Arc::new(billable);
+        self.billable = Some(Arc::new(billable));
         self
     }
 
@@ -318,10 +334,10 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// The clock that compute time and months are read from. Default: the system's.
+    /// The clock that compute time and months are read from. Default: the system's. Tests on paused time take [`TokioClock`](crate::TokioClock).
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Arc::new(clock);
+        self.time = Time::of(Arc::new(clock));
         self
     }
 
@@ -364,11 +380,12 @@ impl CreditMeterBuilder {
         Ok(())
     }
 
-    fn assemble(self) -> (CreditMeter, Worker<RequestRate>) {
+    fn assemble(self) -> (CreditMeter, Worker<Kept>) {
         observe::describe();
-        let Self { plan, ledger, identify, classify, clock, settings, billable } = self;
-        let (keeper, desk, worker) = Keeper::pair(Arc::clone(&ledger), Arc::clone(&clock), settings.rules, settings.most_accounts);
+        let Self { plan, ledger, identify, classify, time, settings, billable } = self;
+        let (keeper, desk, worker) = Keeper::pair(Arc::clone(&ledger), time.clone(), settings.rules, settings.most_accounts);
         let inner = Inner {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
             plan,
             identify,
             classify,
@@ -377,7 +394,7 @@ impl CreditMeterBuilder {
             worker: Mutex::new(None),
             works: AtomicBool::new(true),
             ledger,
-            clock,
+            time,
             settings,
             billable,
             unknown_paths: Mutex::default(),
@@ -395,7 +412,7 @@ impl fmt::Debug for CreditMeterBuilder {
 /// The background task of a [`CreditMeter`]: it tells the ledger what was spent, and asks it for more. Without it, no request that needs the
 /// ledger is admitted, and nothing is settled.
 #[derive(Debug)]
-pub struct CreditWorker(Worker<RequestRate>);
+pub struct CreditWorker(Worker<Kept>);
 
 impl CreditWorker {
     /// Works until the meter is shut down, or its last clone and service are dropped and all is settled.

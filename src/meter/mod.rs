@@ -19,8 +19,8 @@ mod future;
 mod layer;
 mod service;
 mod told;
+mod usual;
 
-pub(crate) use self::charge::Metering;
 pub use self::{
     body::{CutOff, MeterBody},
     charge::{End, Ending},
@@ -29,3 +29,4 @@ pub use self::{
     layer::{ConfigError, CreditMeter, CreditMeterBuilder, CreditWorker},
     service::CreditService,
 };
+pub(crate) use self::{charge::Metering, usual::Usual};

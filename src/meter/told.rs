@@ -15,7 +15,7 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
 /// Tells the caller how the account stands, and what the compute time was where that is `known`.
 pub(super) fn in_head(headers: &mut HeaderMap, charge: &Charge, known: bool) {
-    let compute = charge.metering().with(|compute, now| compute.so_far(now));
+    let compute = charge.with(|metering, now| metering.compute().so_far(now)).unwrap_or_default();
     let fields = [
         (CREDITS_REMAINING, charge.left().map(|left| left.to_string().trim_start_matches('$').to_owned())),
         (COMPUTE_TIME, known.then(|| in_seconds(compute))),

@@ -17,6 +17,7 @@ use toml::{Spanned, Value};
 
 use super::{
     DuringOutage, Midway, Plan, PlanError, PlanHandle, RequestCap, RequestQuota, Tier, WhenUsedUp,
+    exact::ExactPaths,
     routes::{Part, Routes, Target, Template},
 };
 use crate::{
@@ -167,9 +168,12 @@ fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
     let mut plan = Plan {
         hardware: HashMap::new(),
         models: HashMap::new(),
+        workloads: HashMap::new(),
         tiers: HashMap::new(),
-        routes: Routes { router: Router::new(), otherwise: Target::Refuse },
+        routes: Routes { router: Router::new(), targets: Vec::new(), otherwise: Target::Refuse },
+        exact: ExactPaths::default(),
     };
+    let mut patterns = Vec::new();
     for (key, hardware) in raw.hardware {
         let subject = format!("hardware `{}`", key.as_ref());
         let missing = || wrong(key.span(), format!("{subject} has no price: write price_per_second = \"0.00012\""));
@@ -188,8 +192,10 @@ fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
         if pattern.as_ref() == "otherwise" {
             plan.routes.otherwise = target;
         } else if pattern.as_ref().starts_with('/') {
-            let inserted = plan.routes.router.insert(pattern.as_ref().clone(), target);
+            let inserted = plan.routes.router.insert(pattern.as_ref().clone(), plan.routes.targets.len());
             inserted.map_err(|error| wrong(pattern.span(), format!("route `{}`: {error}", pattern.as_ref())))?;
+            plan.routes.targets.push(target);
+            patterns.push(pattern.as_ref().clone());
         } else {
             return Err(wrong(pattern.span(), format!("route `{}`: write a path that begins with `/`, or `otherwise`", pattern.as_ref())));
         }
@@ -202,6 +208,7 @@ fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
         let tier = tier(&key, &raw)?;
         plan.tiers.insert(tier.name.clone(), Arc::new(tier));
     }
+    plan.prepare(&patterns);
     Ok(plan)
 }
 

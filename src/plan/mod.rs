@@ -27,6 +27,7 @@
 //! # Ok::<(), tower_credits::PlanError>(())
 //! ```
 
+mod exact;
 mod file;
 mod routes;
 mod tier;
@@ -40,6 +41,7 @@ use std::{
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 
+use self::exact::ExactPaths;
 pub(crate) use self::routes::Routes;
 pub use self::{
     file::PlanFile,
@@ -53,8 +55,11 @@ use crate::{Name, Price};
 pub struct Plan {
     hardware: HashMap<Name, Price>,
     models: HashMap<Name, Name>,
+    /// What the routes lead to, by model: one for each feature.
+    workloads: HashMap<Name, Vec<Arc<Workload>>>,
     tiers: HashMap<Name, Arc<Tier>>,
     routes: Routes,
+    exact: ExactPaths,
 }
 
 /// What is run, and what a second of it costs.
@@ -78,19 +83,34 @@ impl Plan {
     }
 
     /// Running a model, through a feature.
-    pub fn workload(&self, model: &str, feature: &Name) -> Option<Workload> {
-        let (model, hardware) = self.models.get_key_value(model)?;
-        self.on_hardware(model, hardware, feature)
+    pub fn workload(&self, model: &str, feature: &Name) -> Option<Arc<Workload>> {
+        let known = self.workloads.get(model).and_then(|known| known.iter().find(|workload| workload.feature == *feature));
+        known.cloned().or_else(|| {
+            let (model, hardware) = self.models.get_key_value(model)?;
+            self.on_hardware(model, hardware, feature)
+        })
     }
 
     /// What a request to a path, with these header fields, runs by the plan's routes.
     pub fn classify(&self, path: &str, headers: &HeaderMap) -> Classification {
-        self.routes.classify(self, path, headers)
+        self.exact.find(path).unwrap_or_else(|| self.routes.classify(self, path, headers))
     }
 
-    fn on_hardware(&self, model: &Name, hardware: &Name, feature: &Name) -> Option<Workload> {
+    fn on_hardware(&self, model: &Name, hardware: &Name, feature: &Name) -> Option<Arc<Workload>> {
         let price = *self.hardware.get(hardware)?;
-        Some(Workload { model: model.clone(), hardware: hardware.clone(), price, feature: feature.clone() })
+        Some(Arc::new(Workload { model: model.clone(), hardware: hardware.clone(), price, feature: feature.clone() }))
+    }
+
+    /// Makes workloads for each model and the features that routes have, and finds out once where the paths lead that can be told in advance.
+    fn prepare(&mut self, patterns: &[String]) {
+        for feature in self.routes.features() {
+            for (model, hardware) in &self.models {
+                if let Some(workload) = self.on_hardware(model, hardware, &feature) {
+                    self.workloads.entry(model.clone()).or_default().push(workload);
+                }
+            }
+        }
+        self.exact = ExactPaths::of(self, patterns);
     }
 }
 
@@ -102,6 +122,11 @@ impl PlanHandle {
     /// The plan in force now.
     pub fn current(&self) -> Arc<Plan> {
         self.0.load_full()
+    }
+
+    /// The same, for as long as it is looked at.
+    pub(crate) fn look(&self) -> arc_swap::Guard<Arc<Plan>> {
+        self.0.load()
     }
 
     pub(crate) fn downgrade(&self) -> WeakPlan {

@@ -1,6 +1,6 @@
 //! Which path runs which model.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet, sync::Arc};
 
 use http::{HeaderMap, HeaderName};
 use matchit::{Params, Router};
@@ -14,7 +14,7 @@ use crate::Name;
 #[non_exhaustive]
 pub enum Classification {
     /// This, for money.
-    Workload(Workload),
+    Workload(Arc<Workload>),
     /// Nothing that costs anything.
     Free,
     /// The plan does not say.
@@ -24,7 +24,9 @@ pub enum Classification {
 /// The plan's routes, in axum's path patterns.
 #[derive(Clone, Debug)]
 pub(crate) struct Routes {
-    pub(super) router: Router<Target>,
+    /// Which of the targets a path leads to.
+    pub(super) router: Router<usize>,
+    pub(super) targets: Vec<Target>,
     pub(super) otherwise: Target,
 }
 
@@ -51,14 +53,24 @@ pub(crate) enum Part {
 impl Routes {
     pub(super) fn classify(&self, plan: &Plan, path: &str, headers: &HeaderMap) -> Classification {
         // What stands behind may resolve them and run something else.
-        if path.split('/').any(is_dot_segment) {
+        if path.contains(['.', '%']) && path.split('/').any(is_dot_segment) {
             return Classification::Unknown;
         }
-        let workload = match self.router.at(path) {
-            Ok(found) => found.value.workload(plan, Some(&found.params), headers),
-            Err(_) => self.otherwise.workload(plan, None, headers),
+        let found = self.router.at(path).ok().and_then(|found| Some((self.targets.get(*found.value)?, found.params)));
+        let workload = match &found {
+            Some((target, parameters)) => target.workload(plan, Some(parameters), headers),
+            None => self.otherwise.workload(plan, None, headers),
         };
         workload.unwrap_or(Classification::Unknown)
+    }
+
+    /// The features that routes are used through.
+    pub(super) fn features(&self) -> BTreeSet<Name> {
+        let feature = |target: &Target| match target {
+            Target::Model { feature, .. } => Some(feature.clone()),
+            Target::Free | Target::Refuse | Target::Hardware { .. } => None,
+        };
+        self.targets.iter().chain([&self.otherwise]).filter_map(feature).collect()
     }
 }
 

@@ -16,7 +16,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tokio::sync::Barrier;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{BoxError, CreditMeter, IdentityFromExtensions, MemoryLedger};
+use tower_credits::{BoxError, MemoryLedger};
 
 use crate::support::*;
 
@@ -54,7 +54,7 @@ impl Service<Request<Empty<Bytes>>> for Strict {
 #[tokio::test]
 async fn backpressure_passes_through_and_the_readied_service_is_called() {
     let open = Arc::new(AtomicUsize::new(0));
-    let meter = CreditMeter::new(plan(), MemoryLedger::new(), IdentityFromExtensions);
+    let meter = meter(MemoryLedger::new()).build().unwrap();
     let mut service = meter.layer(Strict { ready: false, open: Arc::clone(&open) });
     assert!(service.ready().now_or_never().is_none(), "not ready before the inner service is");
     open.store(1, Ordering::SeqCst);
@@ -73,7 +73,7 @@ fn echo() -> impl Service<Request<Empty<Bytes>>, Response = Response<Empty<Bytes
 
 #[tokio::test(start_paused = true)]
 async fn works_under_and_over_buffer_concurrency_limit_and_timeout() {
-    let meter = CreditMeter::new(plan(), MemoryLedger::new(), IdentityFromExtensions);
+    let meter = meter(MemoryLedger::new()).build().unwrap();
     let limits = ServiceBuilder::new().buffer(8).concurrency_limit(2).timeout(Duration::from_secs(5));
     let outside = limits.clone().layer(meter.clone()).service(echo());
     let calls: Vec<_> = (0..8).map(|_| outside.clone().oneshot(request("outside", "pro", Empty::new()))).collect();

@@ -7,7 +7,9 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{Empty, Full};
 use serde_json::Value;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{Amendment, BearerTokens, CreditMeter, IdentityFromExtensions, Ledger, LedgerError, MemoryLedger, Rejection};
+use tower_credits::{
+    Amendment, BearerTokens, CreditMeter, IdentityFromExtensions, Ledger, LedgerError, MemoryLedger, Rejection, TokioClock,
+};
 
 use crate::support::{bodies::Fed, *};
 
@@ -240,7 +242,7 @@ impl tower_credits::Identify for AskedElsewhere {
 
 #[tokio::test(start_paused = true)]
 async fn identities_may_come_later() {
-    let meter = CreditMeter::new(plan(), MemoryLedger::new(), AskedElsewhere);
+    let meter = CreditMeter::builder(plan(), MemoryLedger::new(), AskedElsewhere).clock(TokioClock).build().unwrap();
     let asked = |user: Option<&str>, path: &str| {
         let request = user.into_iter().fold(Request::post(path), |request, user| request.header("x-user", user));
         request.body(Empty::<Bytes>::new()).unwrap()

@@ -8,6 +8,7 @@ use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
     Account, BearerTokens, Classification, CreditMeter, Identify, Identifying, Identity, MemoryLedger, Name, Period, RequestHead,
+    TokioClock,
 };
 
 use crate::support::*;
@@ -67,8 +68,11 @@ impl Identify for Strangers {
 
 #[tokio::test(start_paused = true)]
 async fn endless_accounts_find_a_bound_and_leave_room_again() {
-    let meter =
-        CreditMeter::builder(plan(), MemoryLedger::new(), Strangers::default()).most_accounts(1_000.try_into().unwrap()).build().unwrap();
+    let meter = CreditMeter::builder(plan(), MemoryLedger::new(), Strangers::default())
+        .clock(TokioClock)
+        .most_accounts(1_000.try_into().unwrap())
+        .build()
+        .unwrap();
     let ask = || Request::post("/models/echo").body(Empty::new()).unwrap();
     let mut busy = 0;
     for number in 0..3_000 {

@@ -14,6 +14,7 @@ use std::{sync::Arc, time::Duration};
 use http::{Request, Response};
 use tower_credits::{
     Account, CreditMeter, CreditMeterBuilder, Credits, Identity, IdentityFromExtensions, Ledger, ManualClock, MeterBody, Plan, Statement,
+    TokioClock,
 };
 
 /// A second costs 120 000 nano-dollars, so a hold of a second is a slice of that.
@@ -91,7 +92,8 @@ pub fn identity(user: &str, tier: &str) -> Identity {
 }
 
 pub fn meter(ledger: impl Ledger) -> CreditMeterBuilder {
-    CreditMeter::builder(plan(), ledger, IdentityFromExtensions)
+    // As it is on the system's clock, where time may be paused.
+    CreditMeter::builder(plan(), ledger, IdentityFromExtensions).clock(TokioClock)
 }
 
 /// A request of a user of a tier to the metered path.

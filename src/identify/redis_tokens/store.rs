@@ -228,17 +228,14 @@ impl Entry {
 
 impl Record {
     fn of(id: &str, identity: &Identity) -> Self {
-        let Identity { subject, account, tier } = identity;
+        let Identity { subject, account, tier, .. } = identity;
         Self { id: id.to_owned(), subject: subject.to_string(), account: account.to_string(), tier: tier.to_string() }
     }
 
     fn identity(&self) -> Result<Identity, Fault> {
         let wrong = |_| unreadable("a token's record");
-        Ok(Identity {
-            subject: self.subject.parse().map_err(wrong)?,
-            account: self.account.parse().map_err(wrong)?,
-            tier: self.tier.parse().map_err(wrong)?,
-        })
+        let (subject, tier) = (self.subject.parse().map_err(wrong)?, self.tier.parse().map_err(wrong)?);
+        Ok(Identity::new(subject, self.account.parse().map_err(wrong)?, tier))
     }
 }
 

@@ -112,7 +112,7 @@ impl<W, R: Run> Lease<W, R> {
                 self.gone = true;
                 Served::nobody()
             }
-            Outcome::NotBegun if self.running.is_empty() && self.spent.is_zero() => {
+            Outcome::NotBegun if !self.is_running() && self.spent.is_zero() => {
                 // It never had an effect, and there is nothing to say once the month has begun.
                 self.gone = true;
                 Served::nobody()
@@ -153,6 +153,7 @@ impl<W, R: Run> Lease<W, R> {
     #[cfg(test)]
     pub(in crate::lease) fn killed(mut self, now: Duration) -> Self {
         self.running.clear();
+        self.over = 0;
         self.waiting.clear();
         self.slices = Credits::ZERO;
         self.in_flight = None;
@@ -196,7 +197,7 @@ impl<W, R: Run> Lease<W, R> {
 
     /// Nothing runs, nobody waits, nothing is owed.
     fn is_at_rest(&self) -> bool {
-        self.running.is_empty()
+        !self.is_running()
             && self.waiting.is_empty()
             && self.unacknowledged.is_none()
             && self.spent == self.acknowledged

@@ -19,10 +19,18 @@ impl Run for std::rc::Rc<Standing> {
         Duration::from_nanos((cost.as_nano_usd() - self.0.get()).max(0).unsigned_abs())
     }
 
-    fn granted(&self, _: Credits, _: Duration) {}
+    fn granted(&mut self, _: Credits, _: Duration) {}
 
-    fn bill(&self, _: Credits, _: Duration) -> Option<(LineKey, Usage)> {
-        Some((LineKey::Other, Usage { requests: 1, compute_micros: 1, cost: nanos(self.0.get()) }))
+    fn bill(&mut self, _: Credits, _: Duration) -> Option<Usage> {
+        Some(Usage { requests: 1, compute_micros: 1, cost: nanos(self.0.get()) })
+    }
+
+    fn line(&self) -> LineKey {
+        LineKey::Other
+    }
+
+    fn line_number(&self) -> u64 {
+        0
     }
 }
 
@@ -36,7 +44,7 @@ const RULES: LeaseRules = LeaseRules {
     ahead: None,
 };
 
-const WANT: Want = Want { hold: nanos(100), least: nanos(5), most_running: None };
+const WANT: Want = Want { hold: nanos(100), least: nanos(5), lasts: Duration::from_nanos(50), most_running: None };
 
 const fn nanos(n: i64) -> Credits {
     Credits::clamped(n)
@@ -178,7 +186,7 @@ fn unused() -> std::rc::Rc<Standing> {
 fn nobody_passes_one_who_waits() {
     let (mut pair, _, key) = with_one_running(1_000);
     pair.lease.end(key, s(1));
-    let large = Want { hold: nanos(200), least: nanos(200), most_running: None };
+    let large = Want { hold: nanos(200), least: nanos(200), lasts: Duration::from_nanos(100), most_running: None };
     pair.lease.wait(large, unused(), ());
     assert!(pair.lease.admit(WANT, unused(), s(1)).is_err(), "there is room for it, and another came first");
     assert_eq!(pair.lease.dismiss().len(), 1);
@@ -227,7 +235,7 @@ fn the_keeper_hears_once_that_there_is_something_to_report() {
 #[test]
 fn a_request_is_due_when_half_of_its_hold_is_left_and_one_with_a_short_grant_later() {
     let (pair, request, key) = with_one_running(1_000);
-    assert_eq!(pair.lease.due_of(key, s(0)), Duration::from_nanos(50));
+    assert_eq!(pair.lease.due_of(key, WANT, s(0)), Duration::from_nanos(50));
     assert!(matches!(pair.lease.next(&RULES, false, s(0)), Next::Wait(_)));
     request.0.set(50);
     assert_eq!(pair.lease.next(&RULES, false, s(0)), Next::Renew, "at once: it got all that it asked for");

@@ -20,7 +20,7 @@ fn a_lease_that_was_never_used_goes_without_a_word() {
     assert_eq!(fresh().next(&RULES, true, s(0)), Next::Gone, "nothing is waited for at a shutdown");
 
     let mut free = fresh();
-    assert!(free.admit(Want { hold: nanos(0), least: nanos(0), most_running: None }, unused(), s(0)).is_ok());
+    assert!(free.admit(Want { hold: nanos(0), least: nanos(0), lasts: Duration::MAX, most_running: None }, unused(), s(0)).is_ok());
     assert_eq!(free.next(&RULES, false, s(0)), Next::Wait(Duration::MAX), "what costs nothing never needs the ledger");
     assert!(matches!(free.next(&RULES, true, s(300)), Next::Wait(_)), "and is not forgotten while it runs");
 }
