@@ -26,7 +26,7 @@ pub(super) struct Admitted {
     /// Whether its compute time counts already.
     pub(super) has_begun: bool,
     /// How the account's request rate stands, where it has one.
-    pub(super) rate: Option<RateState>,
+    pub(super) rate: Rate,
 }
 
 /// What goes on; `None` for what is free.
@@ -41,7 +41,7 @@ pub(super) enum Decision {
 }
 
 /// The HTTP fields of a request rate, where the tier has one.
-type Rate = Option<RateState>;
+pub(super) type Rate = Option<Box<RateState>>;
 
 impl CreditMeter {
     pub(super) fn decide(&self, head: RequestHead<'_>, body_is_empty: bool) -> Decision {
@@ -101,7 +101,7 @@ impl CreditMeter {
         let asked = Asked { usual, identity: Arc::clone(identity), today };
         let counted = asked.usual.tier.requests.map(|quota| count(&seat, &asked.usual, quota, now.lease)).transpose();
         let rate = match counted {
-            Ok(rate) => rate,
+            Ok(rate) => rate.map(Box::new),
             Err(rejection) => return Decision::Now(self.deny_metered(rejection, asked, None)),
         };
         // A deadline is counted from here; who is admitted at once needs none.

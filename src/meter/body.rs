@@ -66,7 +66,7 @@ enum Trailers {
     /// In trailers of this layer's own.
     Added,
     /// The same, once the inner body has ended; its charge is closed.
-    Owed(HeaderMap),
+    Owed(Box<HeaderMap>),
 }
 
 impl<B: Body<Data = Bytes>> MeterBody<B> {
@@ -186,7 +186,7 @@ where
                 if charge.is_closed() {
                     let polled = ready!(body.poll_frame(cx));
                     if let (None, Trailers::Owed(fields)) = (&polled, &mut *trailers) {
-                        let fields = std::mem::take(fields);
+                        let fields = std::mem::take(&mut **fields);
                         // The inner body must not be polled after its end.
                         this.kind.set(Kind::Text { text: None });
                         return Poll::Ready(Some(Ok(Frame::trailers(fields))));
@@ -227,7 +227,7 @@ where
                     Poll::Ready(Some(Ok(frame))) if passes_last(announced, &frame) || body.is_end_stream() => {
                         charge.close(End::Complete);
                         if matches!(trailers, Trailers::Added) {
-                            *trailers = Trailers::Owed(usage(charge));
+                            *trailers = Trailers::Owed(Box::new(usage(charge)));
                         }
                         Step::Closed(Some(Ok(frame)))
                     }

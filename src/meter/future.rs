@@ -16,7 +16,7 @@ use tower_service::Service;
 use uuid::Uuid;
 
 use super::{
-    admission::{Admitted, Decided, Decision},
+    admission::{Admitted, Decided, Decision, Rate},
     body::MeterBody,
     charge::{Charge, End},
     compute_clock::{ClockKept, ComputeClock, ComputeTime},
@@ -24,9 +24,7 @@ use super::{
     told,
 };
 use crate::{
-    BoxError,
-    limit::RateState,
-    observe,
+    BoxError, observe,
     rejection::{DenialStyle, Rejection},
 };
 
@@ -82,7 +80,7 @@ struct Call {
     style: DenialStyle,
     /// Whether the client takes trailers where the protocol has them.
     takes_trailers: bool,
-    rate: Option<RateState>,
+    rate: Rate,
 }
 
 impl Call {
@@ -98,6 +96,8 @@ where
     S: Service<Request<B>>,
     B: Body,
 {
+    // Inlined, so that the request is moved once and not at each step.
+    #[inline(always)]
     pub(super) fn new(service: S, request: Request<B>, decision: Decision, meter: CreditMeter) -> Self {
         let state = match decision {
             Decision::Later(deciding) => State::Deciding { deciding, asked: Box::new((service, request)) },
@@ -145,7 +145,7 @@ where
                             if call.style.grpc {
                                 told::in_trailers(response.headers_mut(), charge.billed());
                             }
-                            finish(response, call.rate, this.meter)
+                            finish(response, call.rate.take(), this.meter)
                         }
                     };
                     this.state.set(State::Done);
@@ -167,6 +167,7 @@ where
     }
 }
 
+#[inline(always)]
 fn decided_state<S, B>(decided: Decided, mut service: S, mut request: Request<B>, meter: &CreditMeter) -> State<S, B, S::Future>
 where
     S: Service<Request<B>>,
@@ -262,12 +263,12 @@ impl Call {
             let body = MeterBody::metered(body, &mut parts, charge, now, self.style, adds_trailers);
             Response::from_parts(parts, body)
         };
-        finish(response, self.rate, meter)
+        finish(response, self.rate.take(), meter)
     }
 }
 
 /// Adds the layer's own header fields.
-fn finish<B>(mut response: Response<B>, rate: Option<RateState>, meter: &CreditMeter) -> Response<B> {
+fn finish<B>(mut response: Response<B>, rate: Rate, meter: &CreditMeter) -> Response<B> {
     if let Some(rate) = rate {
         rate.write(response.headers_mut());
     }

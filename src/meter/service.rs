@@ -38,6 +38,7 @@ where
         self.inner.poll_ready(cx)
     }
 
+    #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         // The service that was polled ready must be the one that is called; the clone takes its place and is polled ready next time.
         let clone = self.inner.clone();
