@@ -171,3 +171,33 @@ async fn an_upgrade_is_charged_while_the_handler_keeps_its_clock_and_refused_oth
         assert_eq!(settled(&meter, "alice", "free", 1).await.compute(), seconds(if keeps { 20 } else { 0 }));
     }
 }
+
+/// What is reported is looked at when it is, and not when the hold would have been due without.
+#[tokio::test(start_paused = true)]
+async fn a_report_that_uses_up_half_of_the_hold_is_refilled_at_once() {
+    let clock = november();
+    let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).build().unwrap();
+    let (clocks, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
+        clocks.send(request.extensions().get::<ComputeClock>().unwrap().clone()).unwrap();
+        let (feed, body) = Fed::new();
+        // It goes on until somebody drops it.
+        std::mem::forget(feed);
+        async move { Ok::<_, Infallible>(Response::new(body)) }
+    }));
+    let response = service.clone().oneshot(request("alice", "free", Empty::new())).await.unwrap();
+    let compute = told.recv().await.unwrap();
+    let began = tokio::time::Instant::now();
+    compute.report(Duration::from_millis(600));
+    eventually(async || (statement(&meter, "alice", "free").await.held == nanos(SLICE * 16 / 10)).then_some(())).await;
+    assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
+    assert_eq!((compute.so_far(), compute.left()), (Duration::from_millis(600), seconds(1)));
+    drop(response);
+    assert_eq!(settled(&meter, "alice", "free", 1).await.used, nanos(SLICE * 6 / 10));
+    assert_eq!((compute.so_far(), compute.left()), (Duration::ZERO, Duration::ZERO), "it has ended");
+    // Whoever runs in its place is not touched by it.
+    let next = service.oneshot(request("alice", "free", Empty::new())).await.unwrap();
+    compute.report(seconds(100));
+    drop(next);
+    assert_eq!(settled(&meter, "alice", "free", 2).await.used, nanos(SLICE * 6 / 10));
+}

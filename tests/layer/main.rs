@@ -13,3 +13,4 @@ mod midway;
 mod reload;
 #[cfg(feature = "axum")]
 mod sockets;
+mod usual;
