@@ -25,8 +25,7 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     fn unix_time(&self) -> Duration;
 }
 
-/// The system's own clocks. Compute time is read from the processor's time-stamp counter where that is invariant, else from the operating system
-/// (by [quanta](https://docs.rs/quanta)).
+/// The system's own clocks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -40,9 +39,10 @@ impl Clock for SystemClock {
     }
 }
 
+/// The operating system's own: counters of the processor are read faster, and may be scaled wrongly or begin anew without a word.
 fn monotonic() -> Duration {
-    static ORIGIN: OnceLock<quanta::Instant> = OnceLock::new();
-    let now = quanta::Instant::now();
+    static ORIGIN: OnceLock<std::time::Instant> = OnceLock::new();
+    let now = std::time::Instant::now();
     now.saturating_duration_since(*ORIGIN.get_or_init(|| now))
 }
 
@@ -128,10 +128,12 @@ struct Source {
     /// `None` for the system's own.
     other: Option<Arc<dyn Clock>>,
     origin: Instant,
-    /// The date when it was last looked at, and until when that counts, in nanoseconds of compute time.
+    /// The date when it was last looked at, and until when that counts: in one word, so that nobody sees one of another.
     dated: AtomicU64,
-    dated_until: AtomicU64,
 }
+
+/// The upper bits of a word are milliseconds, for 69 years; the lower ones a day.
+const DAY_BITS: u32 = 23;
 
 impl Time {
     /// The system's clocks.
@@ -144,7 +146,7 @@ impl Time {
     }
 
     fn from(other: Option<Arc<dyn Clock>>) -> Self {
-        Self(Arc::new(Source { other, origin: Instant::now(), dated: AtomicU64::new(0), dated_until: AtomicU64::new(0) }))
+        Self(Arc::new(Source { other, origin: Instant::now(), dated: AtomicU64::new(0) }))
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -168,16 +170,20 @@ impl Time {
 
     /// The month, and the day of it.
     pub(crate) fn date(&self, now: Now) -> (Period, u8) {
-        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        if self.0.other.is_none() && nanos(now.compute) < self.0.dated_until.load(Ordering::Acquire) {
-            return Period::unpack(self.0.dated.load(Ordering::Relaxed));
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let dated = self.0.dated.load(Ordering::Relaxed);
+        let is_system = self.0.other.is_none();
+        if is_system && millis(now.compute) < dated >> DAY_BITS {
+            return Period::unpack(dated & ((1 << DAY_BITS) - 1));
         }
         let unix_time = self.unix_time();
         let date = (Period::containing(unix_time), Period::day(unix_time));
-        let today = Duration::from_secs(unix_time.as_secs() % SECONDS_A_DAY) + Duration::from_nanos(unix_time.subsec_nanos().into());
-        let left = Duration::from_secs(SECONDS_A_DAY).saturating_sub(today);
-        self.0.dated.store(Period::pack(date), Ordering::Relaxed);
-        self.0.dated_until.store(nanos(now.compute + DATED.min(left)), Ordering::Release);
+        if is_system {
+            let today = Duration::new(unix_time.as_secs() % SECONDS_A_DAY, unix_time.subsec_nanos());
+            let left = Duration::from_secs(SECONDS_A_DAY).saturating_sub(today);
+            let until = millis(now.compute.saturating_add(DATED.min(left))).min(u64::MAX >> DAY_BITS);
+            self.0.dated.store(until << DAY_BITS | Period::pack(date), Ordering::Relaxed);
+        }
         date
     }
 }
@@ -192,7 +198,8 @@ mod tests {
         let now = time.now();
         let date = time.date(now);
         assert_eq!(date, (Period::containing(SystemClock.unix_time()), Period::day(SystemClock.unix_time())));
-        time.0.dated.store(Period::pack(("2001-09".parse().unwrap(), 9)), Ordering::Relaxed);
+        let until = time.0.dated.load(Ordering::Relaxed) >> DAY_BITS;
+        time.0.dated.store(until << DAY_BITS | Period::pack(("2001-09".parse().unwrap(), 9)), Ordering::Relaxed);
         assert_eq!(time.date(now), ("2001-09".parse().unwrap(), 9), "as it was last looked at");
         assert_eq!(time.date(Now { compute: now.compute + DATED, ..now }), date);
 
@@ -201,5 +208,7 @@ mod tests {
         assert_eq!(time.date(time.now()), ("2026-11".parse().unwrap(), 1));
         clock.set_unix_time("2026-12".parse::<Period>().unwrap().begins());
         assert_eq!(time.date(time.now()), ("2026-12".parse().unwrap(), 1));
+        clock.advance(Duration::MAX);
+        assert_eq!(time.date(time.now()), ("9998-12".parse().unwrap(), 31), "however far it goes");
     }
 }

@@ -47,14 +47,14 @@ impl Period {
         format!("{:04}-{:02}-01T00:00:00Z", next.year, next.month)
     }
 
-    /// A day in one number.
+    /// A day in one number of 23 bits.
     pub(crate) const fn pack((Self { year, month }, day): (Self, u8)) -> u64 {
-        (year.unsigned_abs() as u64) << 16 | (month.unsigned_abs() as u64) << 8 | day as u64
+        (year.unsigned_abs() as u64) << 9 | (month.unsigned_abs() as u64) << 5 | day as u64
     }
 
     /// A day that was [packed](Self::pack).
     pub(crate) const fn unpack(packed: u64) -> (Self, u8) {
-        (Self { year: (packed >> 16) as i16, month: (packed >> 8) as i8 }, packed as u8)
+        (Self { year: (packed >> 9) as i16, month: (packed >> 5 & 15) as i8 }, (packed & 31) as u8)
     }
 
     /// The day of the month of a moment, 1 to 31.
@@ -127,6 +127,9 @@ mod tests {
         assert_eq!(Period::day(november.ends() - Duration::from_nanos(1)), 30);
         assert_eq!(november.resets_at(), "2026-12-01T00:00:00Z");
         assert_eq!(november.next().next().to_string(), "2027-01");
+        for day in [(november, 1), (november, 30), (last, 31), ("1970-01".parse().unwrap(), 1)] {
+            assert!(Period::unpack(Period::pack(day)) == day && Period::pack(day) < 1 << 23, "{day:?}");
+        }
     }
 
     #[test]

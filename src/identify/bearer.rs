@@ -317,6 +317,26 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_came_lately_is_gone_when_it_is_revoked_or_given_to_somebody_else() {
+        let ask = |tokens: &BearerTokens| {
+            let request = http::Request::builder().header(AUTHORIZATION, "Bearer s3cret").body(()).unwrap();
+            match tokens.identify(RequestHead::from(&request)) {
+                Identifying::Ready(answer) => answer.ok().map(|identity| identity.subject.to_string()),
+                Identifying::Later(_) => unreachable!(),
+            }
+        };
+        let tokens = tokens();
+        for _ in 0..2 {
+            assert_eq!(ask(&tokens).as_deref(), Some("alice"));
+        }
+        let bob = Identity::new("bob".parse().unwrap(), Account::user("bob").unwrap(), "free".parse().unwrap());
+        assert_eq!(ask(&tokens.clone().with("s3cret", bob)).as_deref(), Some("bob"));
+        assert_eq!(ask(&tokens).as_deref(), Some("alice"), "the list before is another");
+        assert!(tokens.revoke("s3cret"));
+        assert_eq!(ask(&tokens), None);
+    }
+
+    #[test]
     fn a_cookie_counts_where_it_is_named_and_for_the_same_origin() {
         let tokens = tokens().or_cookie("credits".parse().unwrap());
         let ask = |cookies: &[&str], site: &str, authorization: Option<&str>| {

@@ -24,8 +24,11 @@ pub(super) struct Recent(OnceLock<Option<Arc<Places>>>);
 
 struct Places {
     key: SipHasher13,
-    places: Box<[ArcSwapOption<(u128, Arc<Identity>)>]>,
+    places: Box<[ArcSwapOption<Lately>]>,
 }
+
+/// A token's name, and whose it is.
+type Lately = (u128, Arc<Identity>);
 
 impl Places {
     /// None where the system has no random numbers.

@@ -63,7 +63,10 @@ pub(super) struct Cell<B: Beside> {
     pub(super) period: Period,
     pub(super) beside: B,
     pub(super) queued: AtomicBool,
-    inner: Mutex<Inner<B>>,
+    /// Out of the map: nothing of it counts any more.
+    pub(super) gone: AtomicBool,
+    /// In a box, so that little is left of a cell that somebody only remembers.
+    inner: Mutex<Box<Inner<B>>>,
 }
 
 pub(super) struct Inner<B: Beside> {
@@ -139,6 +142,7 @@ pub(crate) type Ticket<B> = oneshot::Receiver<Verdict<B>>;
 pub(crate) struct Place<B: Beside> {
     seat: Option<Seat<B>>,
     key: usize,
+    serial: u64,
 }
 
 /// What is known when a request ended.
@@ -176,7 +180,8 @@ impl<B: Beside> Desk<B> {
 
     /// The seat that an account had, if it still sits there.
     pub(crate) fn seat_again(&self, taken: &SeatTaken<B>) -> Option<Seat<B>> {
-        Some(Seat { shared: Arc::clone(&self.0), cell: taken.0.upgrade()? })
+        let cell = taken.0.upgrade().filter(|cell| !cell.gone.load(Ordering::Acquire))?;
+        Some(Seat { shared: Arc::clone(&self.0), cell })
     }
 
     /// The account's seat, made where there is none.
@@ -200,14 +205,15 @@ impl<B: Beside> Desk<B> {
                 period,
                 beside: B::default(),
                 queued: AtomicBool::new(false),
-                inner: Mutex::new(Inner {
+                gone: AtomicBool::new(false),
+                inner: Mutex::new(Box::new(Inner {
                     lease,
                     retired: Vec::new(),
                     terms: Terms::nothing(),
                     dead: false,
                     timer: None,
                     backlogged: false,
-                }),
+                })),
             })
         });
         let cell = Arc::clone(&cell);
@@ -248,12 +254,13 @@ impl<B: Beside> Desk<B> {
                     if let Some(run) = inner.lease.run_mut(key) {
                         run.begins(now);
                     }
+                    let serial = inner.lease.serial_of(key);
                     let asleep = inner.timer.is_none_or(|timer| timer > inner.lease.due_of(key, want, now));
                     drop(inner);
                     if asleep {
                         self.0.attend(&seat.cell);
                     }
-                    Admission::Admitted(Place { seat: Some(seat), key })
+                    Admission::Admitted(Place { seat: Some(seat), key, serial })
                 }
                 Err(_) if self.0.ledger_is_away.load(Ordering::Acquire) => Admission::LedgerAway,
                 Err(run) => {
@@ -276,9 +283,10 @@ impl<B: Beside> Desk<B> {
             return None;
         }
         let key = inner.lease.trust(want, run, allowance, self.0.now()).ok()?;
+        let serial = inner.lease.serial_of(key);
         drop(inner);
         self.0.attend(&seat.cell);
-        Some(Place { seat: Some(seat), key })
+        Some(Place { seat: Some(seat), key, serial })
     }
 }
 
@@ -308,7 +316,7 @@ impl<B: Beside> Shared<B> {
 }
 
 impl<B: Beside> Cell<B> {
-    pub(super) fn lock(&self) -> MutexGuard<'_, Inner<B>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Box<Inner<B>>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -371,14 +379,14 @@ impl<B: Beside> fmt::Debug for Seat<B> {
 impl<B: Beside> Place<B> {
     /// The account's seat while the slice has not ended, and the request's key and serial number there.
     pub(crate) fn whereabouts(&self) -> Option<(Seat<B>, usize, u64)> {
-        let seat = self.seat.as_ref()?;
-        let serial = seat.cell.lock().lease.serial_of(self.key)?;
-        Some((seat.clone(), self.key, serial))
+        Some((self.seat.clone()?, self.key, self.serial))
     }
 
     /// The request, while the slice has not ended.
     pub(crate) fn with<T>(&self, look: impl FnOnce(&mut B::Run) -> T) -> Option<T> {
-        self.seat.as_ref()?.cell.lock().lease.run_mut(self.key).map(look)
+        let mut inner = self.seat.as_ref()?.cell.lock();
+        let lease = &mut inner.lease;
+        (lease.serial_of(self.key) == self.serial).then(|| lease.run_mut(self.key).map(look)).flatten()
     }
 
     /// What the clocks say.
@@ -401,7 +409,13 @@ impl<B: Beside> Place<B> {
         let Seat { shared, cell } = self.seat.take()?;
         let now = now.lease;
         let mut inner = cell.lock();
-        inner.lease.run_mut(self.key).map(look);
+        if inner.lease.serial_of(self.key) != self.serial {
+            // Its lease is gone, with a month that ended long ago.
+            return None;
+        }
+        if let Some(run) = inner.lease.run_mut(self.key) {
+            look(run);
+        }
         let ended = inner.lease.end(self.key, now);
         let waited_for = inner.lease.is_waited_for();
         let served = waited_for.then(|| inner.lease.share_out(oneshot::Sender::is_closed, now));
@@ -438,9 +452,9 @@ pub(super) fn tell<B: Beside>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, serv
     if served.admitted.is_empty() && served.refused.is_empty() {
         return;
     }
-    for (waiter, key) in served.admitted {
+    for (waiter, key, serial) in served.admitted {
         let seat = Seat { shared: Arc::clone(shared), cell: Arc::clone(cell) };
-        drop(waiter.send(Verdict::Admitted(Place { seat: Some(seat), key })));
+        drop(waiter.send(Verdict::Admitted(Place { seat: Some(seat), key, serial })));
     }
     let standing = cell.lock().lease.standing();
     for waiter in served.refused {

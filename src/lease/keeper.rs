@@ -209,7 +209,7 @@ where
         let rules = if closing { LeaseRules { ahead: None, ..shared.rules } } else { shared.rules };
         let now = shared.now();
         let mut guard = cell.lock();
-        let inner = &mut *guard;
+        let inner = &mut **guard;
         inner.lease.forget_waiting(oneshot::Sender::is_closed);
 
         let mut wake_at = Duration::MAX;
@@ -248,6 +248,7 @@ where
         }
         if gone {
             inner.dead = true;
+            cell.gone.store(true, Ordering::Release);
             drop(guard);
             shared.cells.remove_if(&(cell.account.clone(), cell.period), |_, known| known.id == cell.id);
         } else if wake_at < Duration::MAX {

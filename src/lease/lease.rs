@@ -52,8 +52,8 @@ pub(crate) struct Want {
 /// Those who waited and got their answer. `W` is how to tell them.
 #[derive(Debug)]
 pub(crate) struct Served<W> {
-    /// Admitted, each on the slice with this key.
-    pub(crate) admitted: Vec<(W, usize)>,
+    /// Admitted, each on the slice with this key and serial number.
+    pub(crate) admitted: Vec<(W, usize, u64)>,
     /// Asked for, and there was not enough.
     pub(crate) refused: Vec<W>,
 }
@@ -212,13 +212,15 @@ impl<W, R: Run> Lease<W, R> {
         self.running.get_mut(key).map(|running| &mut running.run)
     }
 
-    /// The same, if it is still the one with this serial number.
+    /// The same, if it is still the one with this serial number, and has not ended.
     pub(crate) fn run_of(&mut self, key: usize, serial: u64) -> Option<&mut R> {
-        self.running.get_mut(key).filter(|running| running.serial == serial).map(|running| &mut running.run)
+        let running = self.running.get_mut(key).filter(|running| running.serial == serial && running.over.is_none());
+        running.map(|running| &mut running.run)
     }
 
-    pub(crate) fn serial_of(&self, key: usize) -> Option<u64> {
-        self.running.get(key).map(|running| running.serial)
+    /// The serial number of the request with this key; 0 where there is none.
+    pub(crate) fn serial_of(&self, key: usize) -> u64 {
+        self.running.get(key).map_or(0, |running| running.serial)
     }
 
     pub(crate) fn is_waited_for(&self) -> bool {
@@ -264,9 +266,11 @@ impl<W, R: Run> Lease<W, R> {
         Ok(self.start(want.hold, want.hold, run, now))
     }
 
-    /// What an account was granted without the ledger counts on when its lease is replaced.
+    /// What counts on when an account's lease is replaced: what was granted without the ledger, for one.
     pub(crate) fn inherit(&mut self, old: &Self) {
         self.trusted = old.trusted;
+        // No serial number is used twice, so that nobody takes one request for another.
+        self.admitted = old.admitted;
     }
 
     pub(crate) fn has_trusted(&self) -> bool {
@@ -375,7 +379,7 @@ impl<W, R: Run> Lease<W, R> {
             match self.slice_for(waiting.want, now) {
                 Some(slice) => {
                     let key = self.start(slice, waiting.want.hold, waiting.run, now);
-                    served.admitted.push((waiting.tell, key));
+                    served.admitted.push((waiting.tell, key, self.admitted));
                 }
                 None if answered.is_some() && waiting.asked => served.refused.push(waiting.tell),
                 // First come, first served: nobody passes one who still waits.

@@ -260,7 +260,7 @@ impl World {
         let lease = node.lease.iter_mut().chain(&mut node.old).find(|lease| lease.id() == renewal.lease);
         if let Some(lease) = lease {
             let Served { admitted, .. } = lease.answered(&rules, renewal.seq, &answer, |_| false, at(tick));
-            node.running.extend(admitted.into_iter().map(|((request, _), key)| (request, key)));
+            node.running.extend(admitted.into_iter().map(|((request, _), key, _)| (request, key)));
         }
     }
 
@@ -288,7 +288,7 @@ impl World {
             }
         }
         let Served { admitted, .. } = lease.share_out(|_| false, now);
-        node.running.extend(admitted.into_iter().map(|((request, _), key)| (request, key)));
+        node.running.extend(admitted.into_iter().map(|((request, _), key, _)| (request, key)));
     }
 
     fn begin_requests(&mut self, node: usize, tick: u64) {

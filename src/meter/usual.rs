@@ -26,8 +26,9 @@ const MOST: usize = 8;
 pub(crate) struct Usual {
     /// No other has it.
     pub(super) number: u64,
-    /// Which meter found it out.
+    /// Which meter found it out, by which plan.
     meter: u64,
+    plan: u64,
     pub(crate) account: Account,
     pub(crate) subject: Name,
     pub(crate) tier: Arc<Tier>,
@@ -57,7 +58,11 @@ impl Usual {
         period: Period,
     ) -> Result<(Arc<Self>, Seat<Kept>), Rejection> {
         let is_it = |usual: &&Arc<Self>| {
-            Arc::ptr_eq(&usual.workload, &workload) && usual.period == period && usual.meter == meter.inner.id && usual.is_of(identity)
+            Arc::ptr_eq(&usual.workload, &workload)
+                && usual.period == period
+                && usual.plan == plan.number()
+                && usual.meter == meter.inner.id
+                && usual.is_of(identity)
         };
         let found = identity.home.look();
         let kin = found.as_ref().and_then(|found| found.downcast_ref::<Kin>());
@@ -68,8 +73,15 @@ impl Usual {
         }
         let (usual, seat) = Self::new(meter, plan, identity, workload, period)?;
         let usual = Arc::new(usual);
-        let others = kin.into_iter().flatten().filter(|other| !Arc::ptr_eq(&other.workload, &usual.workload)).rev().take(MOST - 1);
-        let mut kin: Kin = others.cloned().collect();
+        if Arc::strong_count(&usual.workload) == 1 {
+            // Made for this request alone: it will not come again.
+            return Ok((usual, seat));
+        }
+        let is_kept = |other: &&Arc<Self>| {
+            !(Arc::ptr_eq(&other.workload, &usual.workload) && other.meter == usual.meter && other.is_of(identity))
+                && other.plan == usual.plan
+        };
+        let mut kin: Kin = kin.into_iter().flatten().filter(is_kept).rev().take(MOST - 1).cloned().collect();
         kin.reverse();
         kin.push(Arc::clone(&usual));
         identity.home.put(Box::new(kin));
@@ -83,6 +95,7 @@ impl Usual {
         let usual = Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             meter: self.meter,
+            plan: self.plan,
             account: account.clone(),
             subject: subject.clone(),
             tier: Arc::clone(tier),
@@ -125,6 +138,7 @@ impl Usual {
         let usual = Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             meter: meter.inner.id,
+            plan: plan.number(),
             account: identity.account.clone(),
             subject: identity.subject.clone(),
             terms: tier.terms(),

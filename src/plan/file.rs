@@ -166,6 +166,7 @@ fn unreadable(path: &Path, source: std::io::Error) -> PlanError {
 
 fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
     let mut plan = Plan {
+        number: 0,
         hardware: HashMap::new(),
         models: HashMap::new(),
         workloads: HashMap::new(),

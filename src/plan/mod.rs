@@ -35,7 +35,10 @@ mod tier;
 use std::{
     collections::HashMap,
     path::PathBuf,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -53,6 +56,8 @@ use crate::{Name, Price};
 /// All policy as data. See the [module's](self) example, and the README for the file explained.
 #[derive(Clone, Debug)]
 pub struct Plan {
+    /// No other plan of this process that was read has it.
+    number: u64,
     hardware: HashMap<Name, Price>,
     models: HashMap<Name, Name>,
     /// What the routes lead to, by model: one for each feature.
@@ -101,8 +106,15 @@ impl Plan {
         Some(Arc::new(Workload { model: model.clone(), hardware: hardware.clone(), price, feature: feature.clone() }))
     }
 
+    /// No other plan of this process that was read has it.
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
     /// Makes workloads for each model and the features that routes have, and finds out once where the paths lead that can be told in advance.
     fn prepare(&mut self, patterns: &[String]) {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        self.number = NEXT.fetch_add(1, Ordering::Relaxed);
         for feature in self.routes.features() {
             for (model, hardware) in &self.models {
                 if let Some(workload) = self.on_hardware(model, hardware, &feature) {

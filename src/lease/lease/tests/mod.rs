@@ -169,6 +169,9 @@ fn what_is_trusted_in_an_outage_is_bounded_for_good() {
     let mut next = TestLease::new(LeaseId::from_bits(2), s(2));
     next.inherit(&pair.lease);
     assert!(next.trust(WANT, request(), nanos(200), s(2)).is_err(), "also under another lease");
+    // Nor is a request there taken for one that ran here.
+    let key = next.trust(WANT, request(), nanos(400), s(2)).ok().unwrap();
+    assert_eq!((next.serial_of(key), pair.lease.run_of(key, 3).is_none()), (3, true));
 }
 
 /// A lease with one request that used nothing yet, and nothing else.
