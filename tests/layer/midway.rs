@@ -210,3 +210,16 @@ async fn a_call_of_grpc_is_cut_with_trailers_only_where_its_answer_is_grpc() {
         assert_eq!(settled(&meter, "alice", "quick", 1).await.used, nanos(LIMIT));
     }
 }
+
+/// One that is admitted without a word to the ledger, while nothing else happens, is refilled in time all the same.
+#[tokio::test(start_paused = true)]
+async fn who_is_admitted_locally_is_refilled_in_time() {
+    let meter = meter(MemoryLedger::new()).ahead(tower_credits::Ahead::default()).build().unwrap();
+    let stream = |total| streaming(&meter, EVENTS, "data: 1\n\n", total);
+    assert!(listen(stream(1).oneshot(request("alice", "free", Empty::new())).await.unwrap()).await.1.is_none());
+    // Its news are told, and its surplus is still there.
+    tokio::time::sleep(seconds(5)).await;
+    assert!(statement(&meter, "alice", "free").await.held > nanos(SLICE));
+    let (text, error, _) = listen(stream(300).oneshot(request("alice", "free", Empty::new())).await.unwrap()).await;
+    assert!(error.is_none() && text.len() == 300 * 9, "{error:?} after {} events", text.len() / 9);
+}
