@@ -21,9 +21,10 @@ use tokio::{
 
 use super::{
     breaker::Breaker,
-    desk::{Beside, CLOSING, Cell, Desk, Inner, OPEN, ORPHANED, Shared, Verdict, tell},
+    desk::{Beside, CLOSING, Cell, Desk, Inner, OPEN, ORPHANED, Shared, Verdict},
     lease::Next,
     rules::LeaseRules,
+    seat::tell,
 };
 use crate::{
     Account, Credits, Period,

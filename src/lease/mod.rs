@@ -13,14 +13,16 @@ mod keeper;
 #[expect(clippy::module_inception, reason = "the lease is what this module is named for")]
 mod lease;
 mod rules;
+mod seat;
 #[cfg(test)]
 mod simulation;
 
 pub(crate) use self::{
-    desk::{Admission, Beside, Desk, Ended, Place, Refusal, Seat, SeatTaken, Ticket, Verdict},
+    desk::{Admission, Beside, Desk, Refusal, Ticket, Verdict},
     keeper::{Keeper, Worker},
     lease::{Run, Want},
     rules::LeaseRules,
+    seat::{Ended, Place, Seat, SeatTaken},
 };
 pub use self::{
     keeper::{Settlement, Unsettled},

@@ -7,11 +7,9 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{Empty, Full};
 use serde_json::Value;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{
-    Amendment, BearerTokens, CreditMeter, IdentityFromExtensions, Ledger, LedgerError, MemoryLedger, Rejection, TokioClock,
-};
+use tower_credits::{Amendment, BearerTokens, CreditMeter, IdentityFromExtensions, Ledger, MemoryLedger, Rejection, TokioClock};
 
-use crate::support::{bodies::Fed, *};
+use crate::support::{bodies::Fed, broken::Broken, *};
 
 /// Asks a service behind the meter that nothing denied may reach.
 async fn ask<B>(meter: &CreditMeter, request: Request<B>) -> (Response<()>, Value)
@@ -162,35 +160,6 @@ async fn the_operators_mistakes_are_500s_and_full_nodes_503s() {
     let (response, problem) = ask(&meter, request("bob", "pro", Empty::<Bytes>::new())).await;
     check(&response, &problem, 429, "BUSY");
     assert_eq!(header(&response, "retry-after"), Some("1"));
-}
-
-/// A ledger that fails.
-#[derive(Debug)]
-struct Broken;
-
-impl Ledger for Broken {
-    fn renew<'a>(
-        &'a self,
-        _: &'a tower_credits::Account,
-        _: tower_credits::Period,
-        _: &'a tower_credits::Renewal,
-        _: std::time::Duration,
-    ) -> tower_credits::Answering<'a, tower_credits::Answer> {
-        Box::pin(async { Err(LedgerError::Unreachable { reason: "broken".into(), source: None }) })
-    }
-
-    fn statement<'a>(
-        &'a self,
-        _: &'a tower_credits::Account,
-        _: tower_credits::Period,
-        _: tower_credits::Terms,
-    ) -> tower_credits::Answering<'a, tower_credits::Statement> {
-        Box::pin(async { Err(LedgerError::Unreachable { reason: "broken".into(), source: None }) })
-    }
-
-    fn amend<'a>(&'a self, _: &'a tower_credits::Account, _: Amendment) -> tower_credits::Answering<'a, bool> {
-        Box::pin(async { Err(LedgerError::Unreachable { reason: "broken".into(), source: None }) })
-    }
 }
 
 #[tokio::test(start_paused = true)]

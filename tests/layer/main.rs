@@ -12,5 +12,6 @@ mod hostile;
 mod midway;
 mod reload;
 #[cfg(feature = "axum")]
+mod shutdown;
 mod sockets;
 mod usual;

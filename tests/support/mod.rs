@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each binary uses its part")]
 
 pub mod bodies;
+pub mod broken;
 pub mod folder;
 #[cfg(feature = "redis")]
 pub mod proxy;

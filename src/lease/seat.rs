@@ -1,0 +1,181 @@
+//! An account's seat at the desk, and a running request's place there.
+
+use std::{
+    fmt,
+    sync::{Arc, Weak, atomic::Ordering},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    desk::{Beside, Cell, Shared, Verdict, Waiter},
+    lease::Served,
+};
+use crate::{
+    Credits,
+    clock::Now,
+    ledger::{Standing, Usage},
+};
+
+/// An account at the desk.
+pub(crate) struct Seat<B: Beside> {
+    pub(super) shared: Arc<Shared<B>>,
+    pub(super) cell: Arc<Cell<B>>,
+}
+
+/// Where an account sat, as long as it sits there.
+pub(crate) struct SeatTaken<B: Beside>(pub(super) Weak<Cell<B>>);
+
+/// A running request's slice, which ends when this is dropped.
+pub(crate) struct Place<B: Beside> {
+    pub(super) seat: Option<Seat<B>>,
+    pub(super) key: usize,
+    pub(super) serial: u64,
+}
+
+/// What is known when a request ended.
+#[derive(Debug)]
+pub(crate) struct Ended<R> {
+    /// The request.
+    pub(crate) run: R,
+    /// What it was billed; `None` where it never began.
+    pub(crate) billed: Option<Usage>,
+    /// How the account stood when the ledger last answered.
+    pub(crate) standing: Standing,
+    /// What was spent here and is not in `standing`.
+    pub(crate) unreported: Credits,
+    /// Whether the ledger answered when it was last asked.
+    pub(crate) ledger_answers: bool,
+}
+
+impl<B: Beside> Seat<B> {
+    /// Has the lease looked at: a running request may need more.
+    pub(crate) fn attend(&self) {
+        self.shared.attend(&self.cell);
+    }
+
+    /// What the host keeps beside the account's lease.
+    pub(crate) fn beside(&self) -> &B {
+        &self.cell.beside
+    }
+
+    /// Where it is, without keeping it.
+    pub(crate) fn taken(&self) -> SeatTaken<B> {
+        SeatTaken(Arc::downgrade(&self.cell))
+    }
+
+    /// What the clocks say.
+    pub(crate) fn now(&self) -> Now {
+        self.shared.time.now()
+    }
+
+    /// A request that runs here, if it is still the one with this serial number.
+    pub(crate) fn with<T>(&self, key: usize, serial: u64, look: impl FnOnce(&mut B::Run) -> T) -> Option<T> {
+        self.cell.lock().lease.run_of(key, serial).map(look)
+    }
+}
+
+impl<B: Beside> Clone for Seat<B> {
+    fn clone(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), cell: Arc::clone(&self.cell) }
+    }
+}
+
+impl<B: Beside> fmt::Debug for SeatTaken<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SeatTaken")
+    }
+}
+
+impl<B: Beside> fmt::Debug for Seat<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").field("account", &self.cell.account).field("period", &self.cell.period).finish_non_exhaustive()
+    }
+}
+
+impl<B: Beside> Place<B> {
+    /// The account's seat while the slice has not ended, and the request's key and serial number there.
+    pub(crate) fn whereabouts(&self) -> Option<(Seat<B>, usize, u64)> {
+        Some((self.seat.clone()?, self.key, self.serial))
+    }
+
+    /// The request, while the slice has not ended.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut B::Run) -> T) -> Option<T> {
+        let mut inner = self.seat.as_ref()?.cell.lock();
+        let lease = &mut inner.lease;
+        (lease.serial_of(self.key) == self.serial).then(|| lease.run_mut(self.key).map(look)).flatten()
+    }
+
+    /// What the clocks say.
+    pub(crate) fn now(&self) -> Option<Now> {
+        self.seat.as_ref().map(|seat| seat.shared.time.now())
+    }
+
+    /// What the account has left as far as this node knows: what running requests use is not off it yet.
+    pub(crate) fn left(&self) -> Option<Credits> {
+        let inner = self.seat.as_ref()?.cell.lock();
+        Some(inner.lease.standing().left(inner.lease.unreported()))
+    }
+
+    /// Ends the slice, after a last look at the request.
+    pub(crate) fn end(mut self, now: Now, look: impl FnOnce(&mut B::Run)) -> Option<Ended<B::Run>> {
+        self.close(now, look)
+    }
+
+    fn close(&mut self, now: Now, look: impl FnOnce(&mut B::Run)) -> Option<Ended<B::Run>> {
+        let Seat { shared, cell } = self.seat.take()?;
+        let now = now.lease;
+        let mut inner = cell.lock();
+        if inner.lease.serial_of(self.key) != self.serial {
+            // Its lease is gone, with a month that ended long ago.
+            return None;
+        }
+        if let Some(run) = inner.lease.run_mut(self.key) {
+            look(run);
+        }
+        let ended = inner.lease.end(self.key, now);
+        let waited_for = inner.lease.is_waited_for();
+        let served = waited_for.then(|| inner.lease.share_out(oneshot::Sender::is_closed, now));
+        let news = inner.lease.is_newly_dirty(now);
+        let (lease, away) = (&inner.lease, shared.ledger_is_away.load(Ordering::Acquire));
+        let ended = ended.map(|(run, billed)| Ended {
+            run,
+            billed,
+            standing: lease.standing(),
+            unreported: lease.unreported(),
+            ledger_answers: lease.is_answered() && !away,
+        });
+        drop(inner);
+        if let Some(served) = served {
+            tell(&shared, &cell, served);
+        }
+        if news {
+            shared.attend(&cell);
+        }
+        ended
+    }
+}
+
+impl<B: Beside> Drop for Place<B> {
+    fn drop(&mut self) {
+        if let Some(now) = self.now() {
+            self.close(now, |_| ());
+        }
+    }
+}
+
+/// Tells those who waited, outside of the account's lock: one who has gone meanwhile hands its place back through it.
+pub(super) fn tell<B: Beside>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, served: Served<Waiter<B>>) {
+    if served.admitted.is_empty() && served.refused.is_empty() {
+        return;
+    }
+    for (waiter, key, serial) in served.admitted {
+        let seat = Seat { shared: Arc::clone(shared), cell: Arc::clone(cell) };
+        drop(waiter.send(Verdict::Admitted(Place { seat: Some(seat), key, serial })));
+    }
+    let standing = cell.lock().lease.standing();
+    for waiter in served.refused {
+        let verdict = if standing.ended { Verdict::Elsewhere(cell.period.next()) } else { Verdict::Refused(standing) };
+        drop(waiter.send(verdict));
+    }
+}

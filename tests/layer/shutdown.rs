@@ -1,0 +1,61 @@
+//! A meter that shuts down settles what it can, in bounded time, and says what it could not.
+
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use tokio::time::Instant;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_credits::{Ahead, CreditMeter, MemoryLedger};
+
+use crate::support::{broken::Broken, *};
+
+async fn ask(meter: &CreditMeter, user: &str) -> u16 {
+    let echo = service_fn(|_: Request<Empty<Bytes>>| async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    });
+    let service = ServiceBuilder::new().layer(meter.clone()).service(echo);
+    service.oneshot(request(user, "pro", Empty::new())).await.unwrap().status().as_u16()
+}
+
+/// What was held ahead is given back, and nobody waits for the time in which that would have come by itself.
+#[tokio::test(start_paused = true)]
+async fn a_surplus_is_given_back() {
+    let meter = meter(MemoryLedger::new()).ahead(Ahead::default()).build().unwrap();
+    assert_eq!((ask(&meter, "alice").await, ask(&meter, "bob").await), (200, 200));
+    assert!(statement(&meter, "alice", "pro").await.held > nanos(SLICE));
+    let began = Instant::now();
+    let settlement = meter.shutdown().await;
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(settlement.unsettled.is_empty());
+    for user in ["alice", "bob"] {
+        let statement = statement(&meter, user, "pro").await;
+        assert_eq!((statement.held, statement.requests()), (nanos(0), 1));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_is_away_is_waited_for_five_seconds() {
+    let (meter, worker) = meter(Broken).build_with_worker().unwrap();
+    let worker = tokio::spawn(worker.run());
+    assert_eq!(ask(&meter, "alice").await, 200, "the tier allows for it");
+    let began = Instant::now();
+    let settlement = meter.shutdown().await;
+    assert!((5_000..5_300).contains(&began.elapsed().as_millis()), "{:?}", began.elapsed());
+    assert_eq!(settlement.unsettled.len(), 1);
+    tokio::time::timeout(Duration::from_secs(1), worker).await.unwrap().unwrap();
+}
+
+/// A meter that nobody holds any more goes on until its ledger is back: there is nobody to tell what could not be settled.
+#[tokio::test(start_paused = true)]
+async fn one_that_was_only_dropped_does_not_give_up() {
+    let (meter, worker) = meter(Broken).build_with_worker().unwrap();
+    let worker = tokio::spawn(worker.run());
+    assert_eq!(ask(&meter, "alice").await, 200);
+    drop(meter);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(!worker.is_finished());
+    worker.abort();
+}
