@@ -11,7 +11,7 @@ mod ends;
 mod hostile;
 mod midway;
 mod reload;
-#[cfg(feature = "axum")]
 mod shutdown;
+#[cfg(feature = "axum")]
 mod sockets;
 mod usual;
