@@ -168,6 +168,12 @@ async fn of_a_server_that_cannot() {
     drop(server);
     Told::new(Code::Unavailable, "LEDGER_UNREACHABLE", "cannot be checked").retry(1).check(&denied(&meter, "free").await);
 
+    let meter = builder(MemoryLedger::with_clock(clock.clone()), &clock).most_accounts(1.try_into().unwrap()).build().unwrap();
+    let mut client = connect(serve(&meter).await).await;
+    let running = client.stream(asking("free", endless("a"))).await.unwrap();
+    Told::new(Code::Unavailable, "BUSY", "too many accounts").retry(1).check(&denied(&meter, "pro").await);
+    drop(running);
+
     let meter = metered(&clock);
     meter.shutdown().await;
     Told::new(Code::Unavailable, "SHUTTING_DOWN", "shutting down").retry(1).check(&denied(&meter, "free").await);
