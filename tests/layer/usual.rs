@@ -186,3 +186,21 @@ async fn a_workload_that_the_host_keeps_is_paid_for_by_the_plan_in_force() {
     settled(&world.meter, "alice", "pro", 1).await;
     assert_eq!(world.ask(&alice).await, StatusCode::PAYMENT_REQUIRED);
 }
+
+/// Also where both are told at once, because neither waits for the ledger.
+#[tokio::test(start_paused = true)]
+async fn each_day_is_a_line_of_its_own() {
+    let clock = november();
+    let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).ahead(tower_credits::Ahead::default()).build().unwrap();
+    let world = World { clock, meter };
+    let alice = Arc::new(identity("alice", "pro"));
+    for _ in 0..2 {
+        world.ask(&alice).await;
+    }
+    world.clock.set_unix_time("2026-11".parse::<tower_credits::Period>().unwrap().begins() + seconds(25 * 3_600));
+    world.ask(&alice).await;
+    world.meter.shutdown().await;
+    let statement = settled(&world.meter, "alice", "pro", 3).await;
+    let days: Vec<_> = statement.lines.iter().map(|line| (line.day, line.usage.requests)).collect();
+    assert_eq!(days, [(Some(1), 2), (Some(2), 1)]);
+}
