@@ -64,7 +64,7 @@ pub(super) struct Cell<B: Beside> {
     pub(super) period: Period,
     pub(super) beside: B,
     pub(super) queued: AtomicBool,
-    /// Out of the map: nothing of it counts any more.
+    /// Out of the map: look it up anew. Set under the lock.
     pub(super) gone: AtomicBool,
     /// In a box, so that little is left of a cell that somebody only remembers.
     inner: Mutex<Box<Inner<B>>>,
@@ -75,8 +75,6 @@ pub(super) struct Inner<B: Beside> {
     /// Leases that say goodbye while a newer one is in use.
     pub(super) retired: Vec<RunningLease<B>>,
     pub(super) terms: Terms,
-    /// Out of the map: look it up anew.
-    pub(super) dead: bool,
     /// When the worker comes by on its own.
     pub(super) timer: Option<Duration>,
     /// Waits in the worker's backlog.
@@ -150,7 +148,7 @@ impl<B: Beside> Desk<B> {
 
     /// The seat that an account had, if it still sits there.
     pub(crate) fn seat_again(&self, taken: &SeatTaken<B>) -> Option<Seat<B>> {
-        let cell = taken.0.upgrade().filter(|cell| !cell.gone.load(Ordering::Acquire))?;
+        let cell = taken.0.upgrade().filter(|cell| !cell.is_gone())?;
         Some(Seat { shared: Arc::clone(&self.0), cell })
     }
 
@@ -176,14 +174,7 @@ impl<B: Beside> Desk<B> {
                 beside: B::default(),
                 queued: AtomicBool::new(false),
                 gone: AtomicBool::new(false),
-                inner: Mutex::new(Box::new(Inner {
-                    lease,
-                    retired: Vec::new(),
-                    terms: Terms::nothing(),
-                    dead: false,
-                    timer: None,
-                    backlogged: false,
-                })),
+                inner: Mutex::new(Box::new(Inner { lease, retired: Vec::new(), terms: Terms::nothing(), timer: None, backlogged: false })),
             })
         });
         let cell = Arc::clone(&cell);
@@ -199,7 +190,7 @@ impl<B: Beside> Desk<B> {
             if self.0.phase.load(Ordering::Acquire) == CLOSING {
                 return Err(Refusal::Closing);
             }
-            if inner.dead {
+            if seat.cell.is_gone() {
                 drop(inner);
                 seat = self.seat(&seat.cell.account, seat.cell.period)?;
                 continue;
@@ -220,17 +211,13 @@ impl<B: Beside> Desk<B> {
                 inner.retired.push(old);
             }
             let admission = match inner.lease.admit(want, run, now) {
-                Ok(key) => {
-                    if let Some(run) = inner.lease.run_mut(key) {
-                        run.begins(now);
-                    }
-                    let serial = inner.lease.serial_of(key);
-                    let asleep = inner.timer.is_none_or(|timer| timer > inner.lease.due_of(key, want, now));
+                Ok(id) => {
+                    let asleep = inner.timer.is_none_or(|timer| timer > inner.lease.due_of(id, want, now));
                     drop(inner);
                     if asleep {
                         self.0.attend(&seat.cell);
                     }
-                    Admission::Admitted(Place { seat: Some(seat), key, serial })
+                    Admission::Admitted(Place { seat: Some(seat), id })
                 }
                 Err(_) if self.0.ledger_is_away.load(Ordering::Acquire) => Admission::LedgerAway,
                 Err(run) => {
@@ -249,14 +236,13 @@ impl<B: Beside> Desk<B> {
     pub(crate) fn trust(&self, account: &Account, period: Period, want: Want, run: B::Run, allowance: Credits) -> Option<Place<B>> {
         let seat = self.seat(account, period).ok()?;
         let mut inner = seat.cell.lock();
-        if inner.dead || inner.lease.is_leaving() || self.0.phase.load(Ordering::Acquire) == CLOSING {
+        if seat.cell.is_gone() || inner.lease.is_leaving() || self.0.phase.load(Ordering::Acquire) == CLOSING {
             return None;
         }
-        let key = inner.lease.trust(want, run, allowance, self.0.now()).ok()?;
-        let serial = inner.lease.serial_of(key);
+        let id = inner.lease.trust(want, run, allowance, self.0.now()).ok()?;
         drop(inner);
         self.0.attend(&seat.cell);
-        Some(Place { seat: Some(seat), key, serial })
+        Some(Place { seat: Some(seat), id })
     }
 }
 
@@ -286,6 +272,10 @@ impl<B: Beside> Shared<B> {
 }
 
 impl<B: Beside> Cell<B> {
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Box<Inner<B>>> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

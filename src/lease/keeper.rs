@@ -248,7 +248,6 @@ where
             self.timers.remove(&(timer, cell.id));
         }
         if gone {
-            inner.dead = true;
             cell.gone.store(true, Ordering::Release);
             drop(guard);
             shared.cells.remove_if(&(cell.account.clone(), cell.period), |_, known| known.id == cell.id);

@@ -49,11 +49,18 @@ pub(crate) struct Want {
     pub(crate) most_running: Option<NonZeroU32>,
 }
 
+/// Names a running request. No two requests of an account ever have the same, so that nobody takes one for another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RunId {
+    slot: usize,
+    serial: u64,
+}
+
 /// Those who waited and got their answer. `W` is how to tell them.
 #[derive(Debug)]
 pub(crate) struct Served<W> {
-    /// Admitted, each on the slice with this key and serial number.
-    pub(crate) admitted: Vec<(W, usize, u64)>,
+    /// Admitted, each as the request of this name.
+    pub(crate) admitted: Vec<(W, RunId)>,
     /// Asked for, and there was not enough.
     pub(crate) refused: Vec<W>,
 }
@@ -104,7 +111,7 @@ pub(crate) struct Lease<W, R> {
 #[derive(Debug)]
 struct Running<R> {
     run: R,
-    /// No other request of this lease has it.
+    /// No other request of this account has it.
     serial: u64,
     /// What it was billed when it ended before its owner said so.
     over: Option<Option<Usage>>,
@@ -208,19 +215,17 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// A request, until its owner ends it.
-    pub(crate) fn run_mut(&mut self, key: usize) -> Option<&mut R> {
-        self.running.get_mut(key).map(|running| &mut running.run)
+    pub(crate) fn run_mut(&mut self, id: RunId) -> Option<&mut R> {
+        self.named_mut(id).map(|running| &mut running.run)
     }
 
-    /// The same, if it is still the one with this serial number, and has not ended.
-    pub(crate) fn run_of(&mut self, key: usize, serial: u64) -> Option<&mut R> {
-        let running = self.running.get_mut(key).filter(|running| running.serial == serial && running.over.is_none());
-        running.map(|running| &mut running.run)
+    /// The same, if it has not ended before its owner said so.
+    pub(crate) fn live_mut(&mut self, id: RunId) -> Option<&mut R> {
+        self.named_mut(id).filter(|running| running.over.is_none()).map(|running| &mut running.run)
     }
 
-    /// The serial number of the request with this key; 0 where there is none.
-    pub(crate) fn serial_of(&self, key: usize) -> u64 {
-        self.running.get(key).map_or(0, |running| running.serial)
+    fn named_mut(&mut self, id: RunId) -> Option<&mut Running<R>> {
+        self.running.get_mut(id.slot).filter(|running| running.serial == id.serial)
     }
 
     pub(crate) fn is_waited_for(&self) -> bool {
@@ -233,17 +238,20 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Admits a request here and now, without asking the ledger, or gives it back.
-    pub(crate) fn admit(&mut self, want: Want, run: R, now: Duration) -> Result<usize, R> {
+    pub(crate) fn admit(&mut self, want: Want, mut run: R, now: Duration) -> Result<RunId, R> {
         let first_come_first_served = self.waiting.is_empty();
         match self.slice_for(want, now) {
-            Some(slice) if first_come_first_served => Ok(self.start(slice, want.hold, run, now)),
+            Some(slice) if first_come_first_served => {
+                run.begins(now);
+                Ok(self.start(slice, want.hold, run, now))
+            }
             _ => Err(run),
         }
     }
 
     /// When the request that was just admitted needs more, at the soonest.
-    pub(crate) fn due_of(&self, key: usize, want: Want, now: Duration) -> Duration {
-        match self.running.get(key) {
+    pub(crate) fn due_of(&self, id: RunId, want: Want, now: Duration) -> Duration {
+        match self.running.get(id.slot) {
             Some(running) if running.slice >= want.hold => now.saturating_add(want.lasts),
             Some(running) => running.due_at(now),
             None => Duration::MAX,
@@ -257,7 +265,7 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Admits a request that the ledger did not answer for, as long as all of these stay within `allowance`.
-    pub(crate) fn trust(&mut self, want: Want, run: R, allowance: Credits, now: Duration) -> Result<usize, R> {
+    pub(crate) fn trust(&mut self, want: Want, run: R, allowance: Credits, now: Duration) -> Result<RunId, R> {
         let trusted = self.trusted.saturating_add(want.hold);
         if trusted > allowance {
             return Err(run);
@@ -269,7 +277,7 @@ impl<W, R: Run> Lease<W, R> {
     /// What counts on when an account's lease is replaced: what was granted without the ledger, for one.
     pub(crate) fn inherit(&mut self, old: &Self) {
         self.trusted = old.trusted;
-        // No serial number is used twice, so that nobody takes one request for another.
+        // No serial number is used twice.
         self.admitted = old.admitted;
     }
 
@@ -278,8 +286,9 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Ends a request: what it cost is spent, the rest of its slice is free. Answers what it was billed.
-    pub(crate) fn end(&mut self, key: usize, now: Duration) -> Option<(R, Option<Usage>)> {
-        let mut ended = self.running.try_remove(key)?;
+    pub(crate) fn end(&mut self, id: RunId, now: Duration) -> Option<(R, Option<Usage>)> {
+        self.named_mut(id)?;
+        let mut ended = self.running.try_remove(id.slot)?;
         if let Some(billed) = ended.over {
             self.over -= 1;
             return Some((ended.run, billed));
@@ -324,7 +333,7 @@ impl<W, R: Run> Lease<W, R> {
         self.waiting.retain(|waiting| !left(&waiting.tell));
     }
 
-    fn start(&mut self, slice: Credits, hold: Credits, mut run: R, now: Duration) -> usize {
+    fn start(&mut self, slice: Credits, hold: Credits, mut run: R, now: Duration) -> RunId {
         run.granted(slice, now);
         self.slices = self.slices.saturating_add(slice);
         self.used_at = now;
@@ -333,7 +342,8 @@ impl<W, R: Run> Lease<W, R> {
         // Where there was not enough just now, there will not be at once.
         let ask_at = if short { now.saturating_add(run.runway(slice.half(), now)) } else { Duration::ZERO };
         self.admitted += 1;
-        self.running.insert(Running { run, serial: self.admitted, over: None, slice, hold, ask_at, asked: false })
+        let serial = self.admitted;
+        RunId { slot: self.running.insert(Running { run, serial, over: None, slice, hold, ask_at, asked: false }), serial }
     }
 
     fn spare(&self) -> Credits {
@@ -378,8 +388,8 @@ impl<W, R: Run> Lease<W, R> {
             }
             match self.slice_for(waiting.want, now) {
                 Some(slice) => {
-                    let key = self.start(slice, waiting.want.hold, waiting.run, now);
-                    served.admitted.push((waiting.tell, key, self.admitted));
+                    let id = self.start(slice, waiting.want.hold, waiting.run, now);
+                    served.admitted.push((waiting.tell, id));
                 }
                 None if answered.is_some() && waiting.asked => served.refused.push(waiting.tell),
                 // First come, first served: nobody passes one who still waits.

@@ -20,7 +20,7 @@ mod simulation;
 pub(crate) use self::{
     desk::{Admission, Beside, Desk, Refusal, Ticket, Verdict},
     keeper::{Keeper, Worker},
-    lease::{Run, Want},
+    lease::{Run, RunId, Want},
     rules::LeaseRules,
     seat::{Ended, Place, Seat, SeatTaken},
 };

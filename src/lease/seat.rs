@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 
 use super::{
     desk::{Beside, Cell, Shared, Verdict, Waiter},
-    lease::Served,
+    lease::{RunId, Served},
 };
 use crate::{
     Credits,
@@ -29,8 +29,7 @@ pub(crate) struct SeatTaken<B: Beside>(pub(super) Weak<Cell<B>>);
 /// A running request's slice, which ends when this is dropped.
 pub(crate) struct Place<B: Beside> {
     pub(super) seat: Option<Seat<B>>,
-    pub(super) key: usize,
-    pub(super) serial: u64,
+    pub(super) id: RunId,
 }
 
 /// What is known when a request ended.
@@ -69,15 +68,21 @@ impl<B: Beside> Seat<B> {
         self.shared.time.now()
     }
 
-    /// A request that runs here, if it is still the one with this serial number.
-    pub(crate) fn with<T>(&self, key: usize, serial: u64, look: impl FnOnce(&mut B::Run) -> T) -> Option<T> {
-        self.cell.lock().lease.run_of(key, serial).map(look)
+    /// A request that runs here, if it still does.
+    pub(crate) fn with<T>(&self, id: RunId, look: impl FnOnce(&mut B::Run) -> T) -> Option<T> {
+        self.cell.lock().lease.live_mut(id).map(look)
     }
 }
 
 impl<B: Beside> Clone for Seat<B> {
     fn clone(&self) -> Self {
         Self { shared: Arc::clone(&self.shared), cell: Arc::clone(&self.cell) }
+    }
+}
+
+impl<B: Beside> Clone for SeatTaken<B> {
+    fn clone(&self) -> Self {
+        Self(Weak::clone(&self.0))
     }
 }
 
@@ -94,16 +99,14 @@ impl<B: Beside> fmt::Debug for Seat<B> {
 }
 
 impl<B: Beside> Place<B> {
-    /// The account's seat while the slice has not ended, and the request's key and serial number there.
-    pub(crate) fn whereabouts(&self) -> Option<(Seat<B>, usize, u64)> {
-        Some((self.seat.clone()?, self.key, self.serial))
+    /// The account's seat while the slice has not ended, and the request's name there.
+    pub(crate) fn whereabouts(&self) -> Option<(Seat<B>, RunId)> {
+        Some((self.seat.clone()?, self.id))
     }
 
     /// The request, while the slice has not ended.
     pub(crate) fn with<T>(&self, look: impl FnOnce(&mut B::Run) -> T) -> Option<T> {
-        let mut inner = self.seat.as_ref()?.cell.lock();
-        let lease = &mut inner.lease;
-        (lease.serial_of(self.key) == self.serial).then(|| lease.run_mut(self.key).map(look)).flatten()
+        self.seat.as_ref()?.cell.lock().lease.run_mut(self.id).map(look)
     }
 
     /// What the clocks say.
@@ -126,14 +129,9 @@ impl<B: Beside> Place<B> {
         let Seat { shared, cell } = self.seat.take()?;
         let now = now.lease;
         let mut inner = cell.lock();
-        if inner.lease.serial_of(self.key) != self.serial {
-            // Its lease is gone, with a month that ended long ago.
-            return None;
-        }
-        if let Some(run) = inner.lease.run_mut(self.key) {
-            look(run);
-        }
-        let ended = inner.lease.end(self.key, now);
+        // Not there where its lease is gone, with a month that ended long ago.
+        inner.lease.run_mut(self.id).map(look)?;
+        let ended = inner.lease.end(self.id, now);
         let waited_for = inner.lease.is_waited_for();
         let served = waited_for.then(|| inner.lease.share_out(oneshot::Sender::is_closed, now));
         let news = inner.lease.is_newly_dirty(now);
@@ -169,9 +167,9 @@ pub(super) fn tell<B: Beside>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, serv
     if served.admitted.is_empty() && served.refused.is_empty() {
         return;
     }
-    for (waiter, key, serial) in served.admitted {
+    for (waiter, id) in served.admitted {
         let seat = Seat { shared: Arc::clone(shared), cell: Arc::clone(cell) };
-        drop(waiter.send(Verdict::Admitted(Place { seat: Some(seat), key, serial })));
+        drop(waiter.send(Verdict::Admitted(Place { seat: Some(seat), id })));
     }
     let standing = cell.lock().lease.standing();
     for waiter in served.refused {

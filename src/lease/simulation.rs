@@ -8,7 +8,7 @@ use std::{cell::Cell, collections::VecDeque, rc::Rc, time::Duration};
 use fastrand::Rng;
 
 use super::{
-    lease::{Lease, Next, Run, Served, Want},
+    lease::{Lease, Next, Run, RunId, Served, Want},
     rules::{Ahead, LeaseRules},
 };
 use crate::{
@@ -99,7 +99,7 @@ type Waiter = (Rc<Request>, u64);
 struct Node {
     lease: Option<Lease<Waiter, Rc<Request>>>,
     old: Vec<Lease<Waiter, Rc<Request>>>,
-    running: Vec<(Rc<Request>, usize)>,
+    running: Vec<(Rc<Request>, RunId)>,
     down_until: u64,
 }
 
@@ -260,7 +260,7 @@ impl World {
         let lease = node.lease.iter_mut().chain(&mut node.old).find(|lease| lease.id() == renewal.lease);
         if let Some(lease) = lease {
             let Served { admitted, .. } = lease.answered(&rules, renewal.seq, &answer, |_| false, at(tick));
-            node.running.extend(admitted.into_iter().map(|((request, _), key, _)| (request, key)));
+            node.running.extend(admitted.into_iter().map(|((request, _), id)| (request, id)));
         }
     }
 
@@ -288,7 +288,7 @@ impl World {
             }
         }
         let Served { admitted, .. } = lease.share_out(|_| false, now);
-        node.running.extend(admitted.into_iter().map(|((request, _), key, _)| (request, key)));
+        node.running.extend(admitted.into_iter().map(|((request, _), id)| (request, id)));
     }
 
     fn begin_requests(&mut self, node: usize, tick: u64) {

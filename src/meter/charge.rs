@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Credits, Midway, Period,
     clock::Now,
-    lease::{self, Beside, Ended, Run, Seat},
+    lease::{self, Beside, Ended, Run, RunId, Seat},
     ledger::{LineKey, Standing, Usage},
     limit::RequestRate,
     observe,
@@ -244,7 +244,7 @@ impl Charge {
     }
 
     /// Where the request is found, while the charge is open.
-    pub(super) fn whereabouts(&self) -> Option<(Seat<Kept>, usize, u64)> {
+    pub(super) fn whereabouts(&self) -> Option<(Seat<Kept>, RunId)> {
         self.place.as_ref().and_then(Place::whereabouts)
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::charge::{Charge, Kept, Metering};
-use crate::lease::Seat;
+use crate::lease::{RunId, Seat};
 
 /// A service's own word on its compute time, for services that know when their hardware was busy. It is in the request's extensions.
 ///
@@ -26,8 +26,8 @@ pub struct ComputeClock(Arc<Handle>);
 
 #[derive(Debug)]
 struct Handle {
-    /// Where the request runs, its key and its serial number there; `None` where nothing is metered.
-    request: Option<(Seat<Kept>, usize, u64)>,
+    /// Where the request runs, and its name there; `None` where nothing is metered.
+    request: Option<(Seat<Kept>, RunId)>,
     /// The charge of a connection that outlives its response.
     parked: Mutex<Option<Charge>>,
 }
@@ -52,9 +52,9 @@ impl ComputeClock {
 
     /// The request, while its charge is open.
     fn with<T>(&self, look: impl FnOnce(&mut Metering, Duration) -> T) -> Option<T> {
-        let (seat, key, serial) = self.0.request.as_ref()?;
+        let (seat, id) = self.0.request.as_ref()?;
         let now = seat.now().compute;
-        seat.with(*key, *serial, |metering| look(metering, now))
+        seat.with(*id, |metering| look(metering, now))
     }
 
     /// The hardware begins to work for this request.
@@ -74,7 +74,7 @@ impl ComputeClock {
         if let Some(Err(model)) = believed {
             tracing::error!(target: "tower_credits", ?total, %model, "a reported compute time of more than 31 days is not believed");
         }
-        if let Some((seat, ..)) = &self.0.request {
+        if let Some((seat, _)) = &self.0.request {
             // The lease looks whether it needs more.
             seat.attend();
         }

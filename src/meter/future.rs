@@ -222,8 +222,8 @@ impl Call {
         let Some(mut charge) = self.charge.take() else { return response.map(MeterBody::free) };
         let now = charge.now();
         charge.responded(response.status(), now);
-        let reported = response.extensions().get::<ComputeTime>().is_some();
-        if let Some(ComputeTime(total)) = response.extensions_mut().remove() {
+        let reported = response.extensions_mut().remove();
+        if let Some(ComputeTime(total)) = reported {
             ComputeClock::new(&charge).report(total);
         }
         if meter.inner.settings.until_head {
@@ -255,7 +255,7 @@ impl Call {
             }
         } else {
             let (mut parts, body) = response.into_parts();
-            let known = reported || meter.inner.settings.until_head || body.is_end_stream();
+            let known = reported.is_some() || meter.inner.settings.until_head || body.is_end_stream();
             if meter.inner.settings.tells && !self.style.grpc {
                 told::in_head(&mut parts.headers, &charge, known);
             }

@@ -22,7 +22,7 @@ const LEAST: Duration = Duration::from_millis(50);
 const MOST: usize = 8;
 
 /// What is the same for all requests of an identity for a workload in a month.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Usual {
     /// No other has it.
     pub(super) number: u64,
@@ -72,7 +72,6 @@ impl Usual {
             return Ok((Arc::clone(usual), seat));
         }
         let (usual, seat) = Self::new(meter, plan, identity, workload, period)?;
-        let usual = Arc::new(usual);
         if Arc::strong_count(&usual.workload) == 1 {
             // Made for this request alone: it will not come again.
             return Ok((usual, seat));
@@ -91,23 +90,8 @@ impl Usual {
     /// The same requests in another month.
     pub(super) fn in_period(&self, meter: &CreditMeter, period: Period) -> Result<(Arc<Self>, Seat<Kept>), Rejection> {
         let seat = meter.inner.desk.seat(&self.account, period)?;
-        let Self { account, subject, tier, terms, workload, want, cap, .. } = self;
-        let usual = Self {
-            number: NEXT.fetch_add(1, Ordering::Relaxed),
-            meter: self.meter,
-            plan: self.plan,
-            account: account.clone(),
-            subject: subject.clone(),
-            tier: Arc::clone(tier),
-            terms: *terms,
-            workload: Arc::clone(workload),
-            period,
-            want: *want,
-            cap: *cap,
-            seat: seat.taken(),
-            clock: meter.inner.time.other().cloned(),
-        };
-        Ok((Arc::new(usual), seat))
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        Ok((Arc::new(Self { number, period, seat: seat.taken(), ..self.clone() }), seat))
     }
 
     fn new(
@@ -116,7 +100,7 @@ impl Usual {
         identity: &Identity,
         workload: Arc<Workload>,
         period: Period,
-    ) -> Result<(Self, Seat<Kept>), Rejection> {
+    ) -> Result<(Arc<Self>, Seat<Kept>), Rejection> {
         let Some(tier) = plan.tier(identity.tier.as_str()).cloned() else {
             tracing::error!(target: "tower_credits", account = %identity.account, tier = %identity.tier,
                 "an identity's tier is not in the plan: add [tiers.{}]", identity.tier);
@@ -150,7 +134,7 @@ impl Usual {
             seat: seat.taken(),
             clock: meter.inner.time.other().cloned(),
         };
-        Ok((usual, seat))
+        Ok((Arc::new(usual), seat))
     }
 
     fn is_of(&self, identity: &Identity) -> bool {

@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tokio::time::Instant;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{Ahead, CreditMeter, MemoryLedger};
+use tower_credits::{Ahead, ComputeClock, CreditMeter, MemoryLedger};
 
 use crate::support::{broken::Broken, *};
 
@@ -58,4 +58,26 @@ async fn one_that_was_only_dropped_does_not_give_up() {
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert!(!worker.is_finished());
     worker.abort();
+}
+
+/// What runs on is not paid for any more, and its handler can tell.
+#[tokio::test(start_paused = true)]
+async fn what_still_runs_has_nothing_left() {
+    let meter = meter(MemoryLedger::new()).build().unwrap();
+    let (clocks, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let endless = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
+        clocks.send(request.extensions().get::<ComputeClock>().unwrap().clone()).unwrap();
+        std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+    }));
+    let call = tokio::spawn(endless.oneshot(request("alice", "pro", Empty::new())));
+    let clock = told.recv().await.unwrap();
+    assert!(clock.left() > Duration::from_millis(900));
+    clock.report(Duration::from_millis(100));
+    let settlement = meter.shutdown().await;
+    assert_eq!((settlement.settled, settlement.unsettled.len()), (nanos(SLICE / 10), 0));
+    assert_eq!((clock.left(), clock.so_far()), (Duration::ZERO, Duration::ZERO));
+    clock.report(seconds(100));
+    call.abort();
+    assert!(call.await.unwrap_err().is_cancelled());
+    assert_eq!(settled(&meter, "alice", "pro", 1).await.used, nanos(SLICE / 10));
 }

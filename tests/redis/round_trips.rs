@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::RedisLedger;
+use tower_credits::{Identity, RedisLedger};
 
 use crate::support::{proxy::Proxy, redis_server::RedisServer, *};
 
@@ -38,16 +38,32 @@ async fn one_before_the_call_and_none_before_the_response() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_takes_a_while_asks_no_more_than_its_refills() {
     let server = RedisServer::start();
-    let meter = meter(RedisLedger::connect(server.url()).await.unwrap()).build().unwrap();
-    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(|_: Request<Empty<Bytes>>| async {
-        tokio::time::sleep(Duration::from_millis(400)).await;
-        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    let meter = meter(RedisLedger::connect(server.url()).await.unwrap()).flush(Duration::from_millis(20)).build().unwrap();
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
+        let is_alice = request.extensions().get::<Identity>().is_some_and(|identity| identity.subject.as_str() == "alice");
+        let mut stopped = stopped.clone();
+        async move {
+            if is_alice {
+                stopped.wait_for(|stopped| *stopped).await.unwrap();
+            }
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        }
     }));
     service.clone().oneshot(request("bob", "pro", Empty::new())).await.unwrap();
+    settled(&meter, "bob", "pro", 1).await;
     let before = server.calls("evalsha");
-    service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
-    // One for alice's admission; bob's spending is reported meanwhile.
-    assert_eq!(server.calls("evalsha") - before, 2);
+    let alice = tokio::spawn(service.clone().oneshot(request("alice", "pro", Empty::new())));
+    eventually(async || (statement(&meter, "alice", "pro").await.held == nanos(SLICE)).then_some(())).await;
+    // While hers runs, others are admitted and report what they spent, many times the interval of reports.
+    for requests in 1..=8 {
+        service.clone().oneshot(request("carol", "pro", Empty::new())).await.unwrap();
+        settled(&meter, "carol", "pro", requests).await;
+    }
+    // One for alice's admission; carol's are admitted and reported.
+    assert_eq!(server.calls("evalsha") - before, 1 + 8 * 2);
+    stop.send(true).unwrap();
+    alice.await.unwrap().unwrap();
     settled(&meter, "alice", "pro", 1).await;
 }
 
@@ -71,9 +87,15 @@ async fn leases_that_hold_ahead_report_and_do_not_beg() {
         assert_eq!(response.status(), 200);
     }
     eventually(async || (statement(&meter, "alice", "pro").await.requests() == 6).then_some(())).await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
     let asked = server.calls("evalsha") - before;
-    assert!(asked <= 12, "one report for each, resent where the stopped server did not answer; nothing while nothing happens: {asked}");
+    assert!(asked <= 12, "one report for each, resent where the stopped server did not answer: {asked}");
+    // While nothing of hers happens, she is not spoken of: bob is, once to be admitted, and for each report.
+    let before = server.calls("evalsha");
+    for requests in 1..=10 {
+        service.clone().oneshot(request("bob", "pro", Empty::new())).await.unwrap();
+        eventually(async || (statement(&meter, "bob", "pro").await.requests() == requests).then_some(())).await;
+    }
+    assert_eq!(server.calls("evalsha") - before, 11);
     assert_eq!(statement(&meter, "alice", "pro").await.held, nanos(8 * SLICE));
     meter.shutdown().await;
     assert_eq!(statement(&meter, "alice", "pro").await.held, nanos(0), "a shutdown gives it back");
