@@ -132,34 +132,55 @@ impl Contender {
     }
 }
 
-/// Everything that is measured, the bare service first. Leases are opened, so that what is measured is the steady state.
-pub fn contenders() -> Vec<Contender> {
-    let model = "/models/echo";
-    let mut all = vec![Contender::new("bare", Echo, model)];
+/// Everything that is measured, the bare service first.
+pub const NAMES: &[&str] = &[
+    "bare",
     #[cfg(feature = "peers")]
-    all.extend([
-        Contender::new("tower_governor, by peer address", peers::governor(tower_governor::key_extractor::PeerIpKeyExtractor), model),
-        Contender::new("tower_governor, by token", peers::governor(peers::ByToken), model),
-        Contender::new("limitador, in memory", peers::Limited::default(), model),
-    ]);
-    all.extend([
-        Contender::new(
-            "tower-http timeout",
-            tower_http::timeout::TimeoutLayer::with_status_code(http::StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(60)).layer(Echo),
-            model,
-        ),
-        Contender::new("tower-http trace", tower_http::trace::TraceLayer::new_for_http().layer(Echo), model),
-        Contender::new("free path", ahead("pro").layer(Echo), "/health"),
-        Contender::new("ahead", warm(ahead("pro")).layer(Echo), model),
-        Contender::new("ahead, with a request rate", warm(ahead("limited")).layer(Echo), model),
-        Contender::new(
-            "ahead, as it is by default",
-            warm(builder(MemoryLedger::new(), "pro").ahead(Ahead::default()).build().unwrap()).layer(Echo),
-            model,
-        ),
-        Contender::new("strict, lease warm", warm(plain(MemoryLedger::new(), "pro").build().unwrap()).layer(Echo), model),
-    ]);
-    all
+    "tower_governor, by peer address",
+    #[cfg(feature = "peers")]
+    "tower_governor, by token",
+    #[cfg(feature = "peers")]
+    "limitador, in memory",
+    "tower-http timeout",
+    "tower-http trace",
+    "free path",
+    "ahead",
+    "ahead, with a request rate",
+    "ahead, as it is by default",
+    "strict, lease warm",
+];
+
+pub fn contenders() -> Vec<Contender> {
+    NAMES.iter().map(|name| contender(name)).collect()
+}
+
+/// The layer of this name around the echo. Leases are opened, so that what is measured is the steady state.
+pub fn contender(name: &str) -> Contender {
+    let name = NAMES.iter().find(|known| **known == name).unwrap_or_else(|| panic!("no layer is called {name:?}"));
+    let model = "/models/echo";
+    match *name {
+        "bare" => Contender::new(name, Echo, model),
+        #[cfg(feature = "peers")]
+        "tower_governor, by peer address" => Contender::new(name, peers::governor(tower_governor::key_extractor::PeerIpKeyExtractor), model),
+        #[cfg(feature = "peers")]
+        "tower_governor, by token" => Contender::new(name, peers::governor(peers::ByToken), model),
+        #[cfg(feature = "peers")]
+        "limitador, in memory" => Contender::new(name, peers::Limited::default(), model),
+        "tower-http timeout" => {
+            let layer = tower_http::timeout::TimeoutLayer::with_status_code(http::StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(60));
+            Contender::new(name, layer.layer(Echo), model)
+        }
+        "tower-http trace" => Contender::new(name, tower_http::trace::TraceLayer::new_for_http().layer(Echo), model),
+        "free path" => Contender::new(name, ahead("pro").layer(Echo), "/health"),
+        "ahead" => Contender::new(name, warm(ahead("pro")).layer(Echo), model),
+        "ahead, with a request rate" => Contender::new(name, warm(ahead("limited")).layer(Echo), model),
+        "ahead, as it is by default" => {
+            let meter = builder(MemoryLedger::new(), "pro").ahead(Ahead::default()).build().unwrap();
+            Contender::new(name, warm(meter).layer(Echo), model)
+        }
+        "strict, lease warm" => Contender::new(name, warm(plain(MemoryLedger::new(), "pro").build().unwrap()).layer(Echo), model),
+        _ => panic!("{name} has no layer"),
+    }
 }
 
 /// Has a request wait for the ledger, so that those that follow find a lease.

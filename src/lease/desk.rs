@@ -212,7 +212,7 @@ impl<B: Beside> Desk<B> {
             }
             let admission = match inner.lease.admit(want, run, now) {
                 Ok(id) => {
-                    let asleep = inner.timer.is_none_or(|timer| timer > inner.lease.due_of(id, want, now));
+                    let asleep = inner.lease.is_low() || inner.timer.is_none_or(|timer| timer > inner.lease.due_of(id, want, now));
                     drop(inner);
                     if asleep {
                         self.0.attend(&seat.cell);

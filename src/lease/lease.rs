@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::{
     batch::{Batch, Tally},
-    rules::LeaseRules,
+    rules::{Burn, LeaseRules},
 };
 use crate::{
     Credits,
@@ -103,8 +103,9 @@ pub(crate) struct Lease<W, R> {
     gone: bool,
     /// Granted without the ledger during outages.
     trusted: Credits,
-    /// What a request takes, as last seen.
-    hold: Credits,
+    burn: Burn,
+    /// With less than this to spare, a lease that holds ahead asks for more before anybody has to wait.
+    low: Credits,
     standing: Standing,
 }
 
@@ -176,7 +177,8 @@ impl<W, R: Run> Lease<W, R> {
             leaving: false,
             gone: false,
             trusted: Credits::ZERO,
-            hold: Credits::ZERO,
+            burn: Burn::new(now),
+            low: Credits::ZERO,
             standing: Standing::default(),
         }
     }
@@ -258,10 +260,15 @@ impl<W, R: Run> Lease<W, R> {
         }
     }
 
+    /// Whether so much of what was held ahead is taken that the ledger is to be asked for more.
+    pub(crate) fn is_low(&self) -> bool {
+        self.spare() < self.low && self.in_flight.is_none()
+    }
+
     /// Queues a request until the ledger answers.
     pub(crate) fn wait(&mut self, want: Want, run: R, tell: W) {
-        self.hold = want.hold;
         self.waiting.push_back(Waiting { want, run, tell, asked: false });
+        self.burn.note(self.engaged(), want.hold);
     }
 
     /// Admits a request that the ledger did not answer for, as long as all of these stay within `allowance`.
@@ -336,8 +343,8 @@ impl<W, R: Run> Lease<W, R> {
     fn start(&mut self, slice: Credits, hold: Credits, mut run: R, now: Duration) -> RunId {
         run.granted(slice, now);
         self.slices = self.slices.saturating_add(slice);
+        self.burn.note(self.engaged() + 1, hold);
         self.used_at = now;
-        self.hold = hold;
         let short = slice < hold;
         // Where there was not enough just now, there will not be at once.
         let ask_at = if short { now.saturating_add(run.runway(slice.half(), now)) } else { Duration::ZERO };

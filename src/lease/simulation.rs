@@ -156,7 +156,7 @@ impl World {
             flush: at(3),
             admit_for: at(60),
             ttl: at(200),
-            ahead: setting.ahead.then_some(Ahead { slices: 3 }),
+            ahead: setting.ahead.then(|| Ahead::default().at_least(3.try_into().unwrap())),
         };
         Self {
             setting,

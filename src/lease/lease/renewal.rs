@@ -33,6 +33,7 @@ impl<W, R: Run> Lease<W, R> {
         self.leaving |= self.may_leave(rules, now);
         let batch = self.freeze();
         let slices = self.slices;
+        self.burn.forget(self.engaged(), rules.lull(), now);
         let pending = self.spent.saturating_sub(batch.settled);
         let surplus = self.surplus(rules, now);
         let ahead = self.spare().min(surplus);
@@ -96,6 +97,9 @@ impl<W, R: Run> Lease<W, R> {
                 // (6) A goodbye that brought news is none.
                 self.leaving = false;
                 let served = self.serve(now, Some(rules), has_left);
+                let half = self.surplus(rules, now).half();
+                // Where there was not even half of it to be had, there will not be at once.
+                self.low = if self.spare() < half { Credits::ZERO } else { half };
                 // What nobody took is given back.
                 if self.has_surplus(rules, now) || self.unreported() > Credits::ZERO {
                     self.dirty_since.get_or_insert(now);
@@ -178,9 +182,14 @@ impl<W, R: Run> Lease<W, R> {
         for (_, running) in &self.running {
             due = due.min(running.due_at(now));
         }
-        if !self.spare().is_zero() {
+        if self.is_low() {
+            due = due.min(now);
+        }
+        let spare = self.spare();
+        if !spare.is_zero() {
             // What was held ahead is given back some time after the last use.
-            due = due.min(if flush { now } else { self.used_at + rules.admit_for });
+            let much = rules.ahead.is_some_and(|ahead| is_twice(spare, ahead.least(self.burn.hold())));
+            due = due.min(if flush { now } else { self.used_at + if much { rules.lull() } else { rules.admit_for } });
         }
         let Some(told_at) = self.told_at else {
             // Nothing came of it yet; if nothing does, it goes.
@@ -221,16 +230,17 @@ impl<W, R: Run> Lease<W, R> {
 
     /// The surplus to ask for, and to keep of what is there.
     fn surplus(&self, rules: &LeaseRules, now: Duration) -> Credits {
+        let unused_for = now.saturating_sub(self.used_at);
         match rules.ahead {
-            Some(ahead) if now < self.used_at + rules.admit_for && !self.leaving => {
-                self.hold.checked_mul(ahead.slices).unwrap_or(Credits::MAX)
-            }
+            Some(ahead) if unused_for < rules.lull() && !self.leaving => ahead.surplus(self.burn.hold(), self.burn.engaged()),
+            Some(ahead) if unused_for < rules.admit_for && !self.leaving => ahead.least(self.burn.hold()),
             _ => Credits::ZERO,
         }
     }
 
+    /// Whether there is so much more than the surplus that it is worth a renewal.
     fn has_surplus(&self, rules: &LeaseRules, now: Duration) -> bool {
-        self.spare() > self.surplus(rules, now)
+        is_twice(self.spare(), self.surplus(rules, now))
     }
 
     /// (4) The batch that is not acknowledged yet, or else a new one of all that was tallied since.
@@ -270,4 +280,9 @@ impl<W, R: Run> Lease<W, R> {
         self.failures = self.failures.saturating_add(1);
         self.retry_at = now + pause.min(longest);
     }
+}
+
+/// More than twice as much.
+fn is_twice(this: Credits, that: Credits) -> bool {
+    this > that.saturating_add(that)
 }

@@ -1,6 +1,7 @@
 //! A lease on its own, against a book that answers it.
 
 mod renewal;
+mod surplus;
 
 use std::cell::Cell;
 
@@ -8,6 +9,7 @@ use super::*;
 use crate::ledger::{Answer, Book, Outcome, Record, Terms};
 
 /// A request that has used this much, and goes no further by itself.
+#[derive(Debug)]
 struct Standing(Cell<i64>);
 
 impl Run for std::rc::Rc<Standing> {
@@ -61,12 +63,13 @@ struct Pair {
     record: Record,
     limit: i64,
     renewals: usize,
+    rules: LeaseRules,
 }
 
 impl Pair {
     fn new(limit: i64) -> Self {
         let book = Book::new("2026-11".parse().unwrap());
-        Self { lease: Lease::new(LeaseId::from_bits(1), s(0)), book, record: Record::default(), limit, renewals: 0 }
+        Self { lease: Lease::new(LeaseId::from_bits(1), s(0)), book, record: Record::default(), limit, renewals: 0, rules: RULES }
     }
 
     fn ledger_clock(now: Duration) -> Duration {
@@ -75,24 +78,24 @@ impl Pair {
 
     fn renew(&mut self, now: Duration) -> Served<()> {
         let terms = Terms { included: nanos(self.limit), per_seat: false, pay_as_you_go: Credits::ZERO };
-        let renewal = self.lease.renew(&RULES, terms, now);
+        let renewal = self.lease.renew(&self.rules, terms, now);
         let clock = Self::ledger_clock(now);
         let answer = self.book.renew(&mut self.record, &renewal, clock, clock).unwrap();
         self.renewals += 1;
-        self.lease.answered(&RULES, renewal.seq, &answer, |()| false, now)
+        self.lease.answered(&self.rules, renewal.seq, &answer, |()| false, now)
     }
 
     /// Lets the lease do what it wants until `end`, and answers when it spoke.
     fn until(&mut self, mut now: Duration, end: Duration) -> Vec<Duration> {
         let mut spoke = Vec::new();
         while now <= end {
-            match self.lease.next(&RULES, false, now) {
+            match self.lease.next(&self.rules, false, now) {
                 Next::Renew => {
                     self.renew(now);
                     spoke.push(now);
                 }
                 // As the keeper does: a request that stands just before its refill is not looked at all the time.
-                Next::Wait(at) => now = at.max(now + RULES.flush / 20),
+                Next::Wait(at) => now = at.max(now + self.rules.flush / 20),
                 Next::Gone => break,
             }
         }

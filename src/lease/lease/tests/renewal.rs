@@ -2,7 +2,7 @@
 
 use super::*;
 
-const TERMS: Terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
+pub(super) const TERMS: Terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
 
 fn fresh() -> TestLease {
     TestLease::new(LeaseId::from_bits(1), s(0))

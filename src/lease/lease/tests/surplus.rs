@@ -1,0 +1,114 @@
+//! What a lease holds ahead.
+
+use super::{renewal::TERMS, *};
+use crate::Ahead;
+
+fn ahead(limit: i64, ahead: Ahead) -> Pair {
+    let mut pair = Pair::new(limit);
+    pair.rules.ahead = Some(ahead);
+    pair
+}
+
+fn slices(number: u32) -> NonZeroU32 {
+    number.try_into().unwrap()
+}
+
+impl Pair {
+    /// Begins `count` requests at once: those that find no room wait for one renewal.
+    fn begin(&mut self, count: usize, now: Duration) -> Vec<RunId> {
+        let mut begun = Vec::new();
+        for _ in 0..count {
+            match self.lease.admit(WANT, unused(), now) {
+                Ok(id) => begun.push(id),
+                Err(request) => self.lease.wait(WANT, request, ()),
+            }
+        }
+        if self.lease.is_waited_for() {
+            begun.extend(self.renew(now).admitted.into_iter().map(|((), id)| id));
+        }
+        assert_eq!(begun.len(), count);
+        begun
+    }
+
+    fn end_all(&mut self, begun: Vec<RunId>, now: Duration) {
+        for id in begun {
+            self.lease.end(id, now).unwrap();
+        }
+    }
+}
+
+#[test]
+fn it_is_a_slice_for_each_request_that_lately_ran_at_once_within_bounds() {
+    for (least, most, at_once, surplus) in [(4, 1024, 1, 4), (4, 1024, 30, 30), (4, 16, 30, 16), (50, 100, 30, 50), (9, 9, 30, 9)] {
+        let mut pair = ahead(1_000_000, Ahead::default().at_least(slices(least)).at_most(slices(most)));
+        pair.begin(at_once, s(0));
+        let running = i64::try_from(at_once).unwrap() * 100;
+        assert_eq!(pair.book.held(), nanos(running + i64::from(surplus) * 100), "{least} to {most}, {at_once} at once");
+    }
+    assert_eq!(Ahead::default().at_most(slices(2)), Ahead::slices(slices(2)), "the bounds never cross");
+    assert_eq!(Ahead::default().at_least(slices(2_000)), Ahead::slices(slices(2_000)));
+}
+
+#[test]
+fn a_crowd_is_forgotten_after_two_spans_and_what_is_large_too() {
+    let mut pair = ahead(1_000_000, Ahead::default());
+    let crowd = pair.begin(40, s(0));
+    pair.end_all(crowd, s(1));
+    for now in (1..=12).map(s) {
+        let one = pair.begin(1, now);
+        pair.renew(now);
+        let held = pair.book.held();
+        assert_eq!(held, nanos(if now < s(6) { 41 * 100 } else { 5 * 100 }), "at {now:?}");
+        pair.end_all(one, now);
+    }
+}
+
+#[test]
+fn after_a_lull_it_keeps_the_least_and_after_ten_seconds_nothing() {
+    let mut pair = ahead(1_000_000, Ahead::default());
+    let crowd = pair.begin(40, s(0));
+    pair.end_all(crowd, s(1));
+    // It reports, shrinks, and gives back what is left; the last is the word for failovers.
+    let spoke = pair.until(s(1), s(190));
+    assert_eq!(spoke, [1_100, 3_500, 11_000].map(Duration::from_millis));
+    assert_eq!(pair.book.held(), nanos(0));
+
+    let mut pair = ahead(1_000_000, Ahead::default());
+    let crowd = pair.begin(40, s(0));
+    pair.end_all(crowd, s(1));
+    pair.until(s(1), s(3));
+    assert_eq!(pair.book.held(), nanos(40 * 100));
+    pair.until(s(3), s(10));
+    assert_eq!(pair.book.held(), nanos(4 * 100));
+}
+
+#[test]
+fn it_asks_for_more_when_half_is_taken_and_nobody_waits() {
+    let mut pair = ahead(1_000_000, Ahead::slices(slices(8)));
+    pair.begin(1, s(0));
+    for now in 0..4 {
+        assert!(!pair.lease.is_low(), "{now} of 8 are taken");
+        pair.lease.admit(WANT, unused(), s(1)).unwrap();
+    }
+    assert!(!pair.lease.is_low());
+    pair.lease.admit(WANT, unused(), s(1)).unwrap();
+    assert!(pair.lease.is_low());
+    assert_eq!(pair.lease.next(&pair.rules, false, s(1)), Next::Renew);
+    let renewal = pair.lease.renew(&pair.rules, TERMS, s(1));
+    assert!(!pair.lease.is_low(), "while it is asked, there is nothing to ask");
+    pair.lease.unanswered(&pair.rules, renewal.seq, s(1));
+    pair.renew(s(2));
+    assert!(!pair.lease.is_low());
+    assert_eq!(pair.book.held(), nanos(6 * 100 + 8 * 100));
+}
+
+#[test]
+fn where_half_of_it_is_not_to_be_had_it_does_not_ask_again_and_again() {
+    // A quarter of what is left after the first, at most: less than half of eight slices.
+    let mut pair = ahead(1_300, Ahead::slices(slices(8)));
+    pair.begin(1, s(0));
+    assert_eq!(pair.book.held(), nanos(100 + 300));
+    pair.lease.admit(WANT, unused(), s(0)).unwrap();
+    assert!(!pair.lease.is_low());
+    assert!(matches!(pair.lease.next(&pair.rules, false, s(0)), Next::Wait(at) if at > s(0)));
+}
