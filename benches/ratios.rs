@@ -6,22 +6,31 @@
 
 use std::{env, hint::black_box, time::Instant};
 
-use benches::{Contender, contenders};
+use benches::{Contender, contenders, streams};
 
 fn main() {
     let numbers: Vec<usize> = env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
     let (rounds, requests) = (numbers.first().copied().unwrap_or(101), numbers.get(1).copied().unwrap_or(20_000));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let _entered = runtime.enter();
-    let mut all = contenders();
 
+    println!("{rounds} rounds that take turns, {requests} requests each\n");
+    compare(&mut contenders(), rounds, requests, 1, "a request");
+    println!("\nStreams of {FRAMES} frames of 16 bytes, {rounds} rounds of 10\n");
+    compare(&mut streams(FRAMES), rounds, 10, FRAMES, "a frame");
+}
+
+const FRAMES: usize = 10_000;
+
+/// Prints what each takes and adds to the first, in rounds that take turns. What is counted comes `parts` times in each request.
+fn compare(all: &mut [Contender], rounds: usize, requests: usize, parts: usize, part: &str) {
     let mut nanos = vec![Vec::with_capacity(rounds); all.len()];
     let mut failed = vec![0; all.len()];
     for round in 0..=rounds {
         for (number, contender) in all.iter_mut().enumerate() {
             let began = Instant::now();
             let succeeded = (0..requests).filter(|_| black_box((contender.run)())).count();
-            let took = began.elapsed().as_nanos() as f64 / requests as f64;
+            let took = began.elapsed().as_nanos() as f64 / (requests * parts) as f64;
             failed[number] += requests - succeeded;
             if round > 0 {
                 nanos[number].push(took);
@@ -36,14 +45,13 @@ fn main() {
     };
     let medians: Vec<f64> = nanos.iter_mut().map(|of| quantile(of, 0.5)).collect();
     let governor = all.iter().position(|contender| contender.name.starts_with("tower_governor, by peer"));
-    println!("{rounds} rounds that take turns, {requests} requests each\n");
-    println!("| layer | ns a request: median (5 % .. 95 %) | added ns | added / tower_governor's | added allocations | not served |");
+    println!("| layer | ns {part}: median (5 % .. 95 %) | added ns | added / tower_governor's | added allocations a request | not served |");
     println!("|---|---|---|---|---|---|");
     for (number, contender) in all.iter().enumerate() {
         let added = medians[number] - medians[0];
-        let ratio = governor.map_or(f64::NAN, |governor| added / (medians[governor] - medians[0]));
+        let ratio = governor.map_or("-".to_owned(), |governor| format!("{:.2}", added / (medians[governor] - medians[0])));
         println!(
-            "| {} | {:.1} ({:.1} .. {:.1}) | {added:.1} | {ratio:.2} | {:.3} | {} |",
+            "| {} | {:.1} ({:.1} .. {:.1}) | {added:.1} | {ratio} | {:.3} | {} |",
             contender.name,
             medians[number],
             quantile(&mut nanos[number], 0.05),
@@ -56,7 +64,7 @@ fn main() {
 
 /// Allocations a request, on this thread.
 fn allocations(contender: &mut Contender) -> f64 {
-    let requests = 20_000;
+    let requests = 1_000;
     let info = allocation_counter::measure(|| {
         for _ in 0..requests {
             black_box((contender.run)());

@@ -5,7 +5,7 @@ use std::{
     convert::Infallible,
     future::{Ready, ready},
     net::SocketAddr,
-    pin::pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, Waker},
     time::Duration,
@@ -14,7 +14,7 @@ use std::{
 use axum::body::Body as AxumBody;
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::Full;
 use tower::{Layer, Service};
 use tower_credits::{Account, Ahead, BearerTokens, CreditMeter, CreditMeterBuilder, Identity, Ledger, MemoryLedger, Plan};
@@ -33,9 +33,15 @@ hardware = "cpu"
 [tiers.pro]
 included = "2.00"
 when_used_up = "pay-as-you-go"
+midway = "finish"
+[tiers.prepaid]
+included = "2000.00"
+when_used_up = "block"
+midway = "stop"
 [tiers.limited]
 included = "2.00"
 when_used_up = "pay-as-you-go"
+midway = "finish"
 requests = { count = 1000000, per = "1s", burst = 1000000000 }
 "#;
 
@@ -82,6 +88,41 @@ impl Service<Asked> for Echo {
 
     fn call(&mut self, _: Asked) -> Self::Future {
         ready(Ok(Response::new(AxumBody::from("echo"))))
+    }
+}
+
+/// A service whose answer is a stream of small frames, each ready at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream(pub usize);
+
+impl Service<Asked> for Stream {
+    type Response = Response<Frames>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Asked) -> Self::Future {
+        ready(Ok(Response::new(Frames(self.0))))
+    }
+}
+
+/// So many frames are left.
+#[derive(Debug)]
+pub struct Frames(usize);
+
+impl Body for Frames {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let frame = self.0.checked_sub(1).map(|left| {
+            self.0 = left;
+            Ok(Frame::data(Bytes::from_static(b"one small frame\n")))
+        });
+        Poll::Ready(frame)
     }
 }
 
@@ -181,6 +222,17 @@ pub fn contender(name: &str) -> Contender {
         "strict, lease warm" => Contender::new(name, warm(plain(MemoryLedger::new(), "pro").build().unwrap()).layer(Echo), model),
         _ => panic!("{name} has no layer"),
     }
+}
+
+/// What streams of so many frames go through, the bare one first.
+pub fn streams(frames: usize) -> Vec<Contender> {
+    let (model, stream) = ("/models/echo", Stream(frames));
+    vec![
+        Contender::new("bare", stream, model),
+        Contender::new("tower-http trace", tower_http::trace::TraceLayer::new_for_http().layer(stream), model),
+        Contender::new("ahead, pay-as-you-go (finish)", warm(ahead("pro")).layer(stream), model),
+        Contender::new("ahead, prepaid (stop)", warm(ahead("prepaid")).layer(stream), model),
+    ]
 }
 
 /// Has a request wait for the ledger, so that those that follow find a lease.

@@ -216,10 +216,15 @@ impl Run for Metering {
     }
 }
 
+/// How long frames may pass without a look at the account, which others use too.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
 /// Holds a request's slice from its admission until its response ends, and is closed exactly once: here, or when it is dropped.
 pub(crate) struct Charge {
     place: Option<Place>,
     gaps: Gaps,
+    /// Frames before this moment do not look at the account.
+    looks_again: Duration,
     /// `None` where everything is billed.
     billable: Option<Billable>,
     status: Option<StatusCode>,
@@ -234,6 +239,7 @@ impl Charge {
         Self {
             place: Some(place),
             gaps: Gaps::default(),
+            looks_again: Duration::ZERO,
             billable: billable.cloned(),
             status: None,
             grpc_status: None,
@@ -294,14 +300,20 @@ impl Charge {
     /// A frame that is not the last is there. Answers whether nothing of the slice is left for a request that stops there; else it is handed over.
     pub(super) fn frame(&mut self) -> bool {
         let now = self.now().compute;
+        self.gaps.hand_over(now);
+        if now < self.looks_again {
+            return false;
+        }
         let stall = self.gaps.take_stall();
         let look = |metering: &mut Metering| {
             metering.compute.stalled(stall);
-            metering.remaining(now).is_some_and(|remaining| remaining.is_zero())
+            (metering.remaining(now), metering.compute.is_told())
         };
-        let exhausted = self.place.as_ref().and_then(|place| place.with(look)).unwrap_or_default();
-        self.gaps.hand_over(now);
-        exhausted
+        let Some((remaining, is_told)) = self.place.as_ref().and_then(|place| place.with(look)) else { return false };
+        // Until then it cannot be used up, unless the service says so: its slice only grows, and stalls only stretch it.
+        let at_once = if is_told { Duration::ZERO } else { LOOK_AGAIN };
+        self.looks_again = now.saturating_add(remaining.unwrap_or(Duration::MAX).min(at_once));
+        remaining.is_some_and(|remaining| remaining.is_zero())
     }
 
     /// Ready once nothing of the slice is left, for a request that stops there. The slice may grow meanwhile.

@@ -68,6 +68,11 @@ impl Compute {
         self.began != NEVER
     }
 
+    /// Whether the service said something itself.
+    pub(crate) const fn is_told(&self) -> bool {
+        self.said.is_some()
+    }
+
     const fn has_ended(&self) -> bool {
         self.ended != NEVER
     }
