@@ -45,7 +45,9 @@ fn compare(all: &mut [Contender], rounds: usize, requests: usize, parts: usize, 
     };
     let medians: Vec<f64> = nanos.iter_mut().map(|of| quantile(of, 0.5)).collect();
     let governor = all.iter().position(|contender| contender.name.starts_with("tower_governor, by peer"));
-    println!("| layer | ns {part}: median (5 % .. 95 %) | added ns | added / tower_governor's | added allocations a request | not served |");
+    println!(
+        "| layer | ns {part}: median (5 % .. 95 %) | added ns | added / tower_governor's | added allocations a request | not served |"
+    );
     println!("|---|---|---|---|---|---|");
     for (number, contender) in all.iter().enumerate() {
         let added = medians[number] - medians[0];

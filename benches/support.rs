@@ -202,7 +202,9 @@ pub fn contender(name: &str) -> Contender {
     match *name {
         "bare" => Contender::new(name, Echo, model),
         #[cfg(feature = "peers")]
-        "tower_governor, by peer address" => Contender::new(name, peers::governor(tower_governor::key_extractor::PeerIpKeyExtractor), model),
+        "tower_governor, by peer address" => {
+            Contender::new(name, peers::governor(tower_governor::key_extractor::PeerIpKeyExtractor), model)
+        }
         #[cfg(feature = "peers")]
         "tower_governor, by token" => Contender::new(name, peers::governor(peers::ByToken), model),
         #[cfg(feature = "peers")]

@@ -15,26 +15,25 @@ use super::super::{
 };
 use crate::{Account, Credits, Name, Period};
 
-/// The four keys of an account and period. All share the account's slot of a cluster.
+/// The keys of an account and period. All share the account's slot of a cluster.
 pub(super) struct Keys {
     pub(super) record: String,
-    pub(super) header: String,
+    pub(super) book: String,
     pub(super) leases: String,
-    pub(super) lines: String,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str, account: &Account, period: Period) -> Self {
         let record = format!("{prefix}:{{{account}}}");
-        let of = |part| format!("{record}:{period}:{part}");
-        Self { header: of("h"), leases: of("l"), lines: of("u"), record }
+        let book = format!("{record}:{period}");
+        Self { leases: format!("{book}:l"), book, record }
     }
 }
 
 /// A call of the script: `how` is `EVALSHA` and the script's hash, or `EVAL` and the script itself.
 pub(super) fn renewal(how: (&str, &str), keys: &Keys, renewal: &Renewal, not_after: Duration, period: Period) -> Cmd {
     let mut call = redis::cmd(how.0);
-    call.arg(how.1).arg(4).arg(&keys.record).arg(&keys.header).arg(&keys.leases).arg(&keys.lines);
+    call.arg(how.1).arg(3).arg(&keys.record).arg(&keys.book).arg(&keys.leases);
     let nanos = Credits::as_nano_usd;
     call.arg(renewal.lease.to_string()).arg(renewal.seq).arg(renewal.batch).arg(nanos(renewal.settled));
     call.arg(nanos(renewal.keep)).arg(nanos(renewal.refill)).arg(nanos(renewal.need)).arg(nanos(renewal.extra));
@@ -47,10 +46,16 @@ pub(super) fn renewal(how: (&str, &str), keys: &Keys, renewal: &Renewal, not_aft
     call
 }
 
-pub(super) fn read_answer(words: &[String]) -> Result<Answer, LedgerError> {
-    let number = |at: usize| words.get(at).and_then(|word| word.parse::<i64>().ok()).ok_or_else(|| bad("an answer", words));
+pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
+    let mut words = answer.split(' ');
+    let outcome = words.next();
+    let mut numbers = [None; 8];
+    for (number, word) in numbers.iter_mut().zip(words) {
+        *number = word.parse::<i64>().ok();
+    }
+    let number = |at: usize| numbers[at - 1].ok_or_else(|| bad("an answer", answer));
     let amount = |at| number(at).and_then(|nanos| Credits::from_nano_usd(nanos).map_err(LedgerError::from));
-    let outcome = match words.first().map(String::as_str) {
+    let outcome = match outcome {
         Some("renewed") => {
             let standing = Standing {
                 used: amount(3)?,
@@ -67,7 +72,7 @@ pub(super) fn read_answer(words: &[String]) -> Result<Answer, LedgerError> {
         Some("late") => Outcome::Late,
         Some("not-begun") => Outcome::NotBegun,
         Some("closed") => Outcome::Closed,
-        _ => return Err(bad("an answer", words)),
+        _ => return Err(bad("an answer", answer)),
     };
     Ok(Answer { outcome, now: Duration::from_millis(number(1)?.unsigned_abs()) })
 }
@@ -93,29 +98,30 @@ pub(super) fn read_record(hash: &HashMap<String, String>) -> Result<Record, Ledg
     Ok(record)
 }
 
-pub(super) fn read_book(
-    period: Period,
-    header: &HashMap<String, String>,
-    leases: &HashMap<String, String>,
-    lines: &HashMap<String, String>,
-) -> Result<Book, LedgerError> {
-    let amount = |field: &str| match header.get(field) {
-        None => Ok(Credits::ZERO),
-        Some(value) => parse_amount(value).ok_or_else(|| bad(field, value)),
-    };
-    let next = header.get("next").map_or(Ok(Duration::ZERO), |value| parse_millis(value).ok_or_else(|| bad("next", value)))?;
+pub(super) fn read_book(period: Period, book: &HashMap<String, String>, leases: &HashMap<String, String>) -> Result<Book, LedgerError> {
+    let total = book.get(TOTAL).map_or("0 0 0 0 0", String::as_str);
+    let [used, held, next, drawn, recovered] = read_total(total).ok_or_else(|| bad(TOTAL, total))?;
     let entries = leases.iter().map(|(id, value)| read_entry(id, value).ok_or_else(|| bad(id, value)));
-    let lines = lines.iter().map(|(key, value)| read_line(key, value).ok_or_else(|| bad(key, value)));
+    let lines = book.iter().filter(|(key, _)| *key != TOTAL);
+    let lines = lines.map(|(key, value)| read_line(key, value).ok_or_else(|| bad(key, value)));
     Ok(Book {
         period,
-        used: amount("used")?,
-        held: amount("held")?,
-        next: (!next.is_zero()).then_some(next),
-        drawn: amount("drawn")?,
-        recovered: amount("recovered")?,
+        used,
+        held,
+        next: (!next.is_zero()).then(|| Duration::from_millis(next.as_nano_usd().unsigned_abs())),
+        drawn,
+        recovered,
         lines: lines.collect::<Result<BTreeMap<_, _>, _>>()?,
         entries: entries.collect::<Result<BTreeMap<_, _>, _>>()?,
     })
+}
+
+/// The field of a book that holds its totals. No line is called so: theirs have separators, or are [`LineKey::Other`]'s.
+const TOTAL: &str = "total";
+
+/// `next` is a time in milliseconds, in the range of amounts like all numbers there.
+fn read_total(text: &str) -> Option<[Credits; 5]> {
+    text.split(' ').map(parse_amount).collect::<Option<Vec<_>>>()?.try_into().ok()
 }
 
 pub(super) fn grant(amount: Credits, expires: Option<Duration>) -> String {

@@ -5,9 +5,8 @@
 //! | key | what |
 //! |---|---|
 //! | `tc:{user:alice}` | the account's [`Record`](super::Record); does not expire |
-//! | `tc:{user:alice}:2026-11:h` | the period's totals; 13 months |
+//! | `tc:{user:alice}:2026-11` | the period's totals and usage lines; 13 months |
 //! | `tc:{user:alice}:2026-11:l` | its leases; 62 days |
-//! | `tc:{user:alice}:2026-11:u` | its usage lines; 13 months |
 //! | `tc:schema` | the version of all this |
 
 mod codec;
@@ -121,8 +120,8 @@ impl RedisLedger {
                 answered => answered,
             }
         };
-        let words: Vec<String> = inner.connection.run(within, invoke).await?;
-        let answer = codec::read_answer(&words)?;
+        let answer: String = inner.connection.run(within, invoke).await?;
+        let answer = codec::read_answer(&answer)?;
         inner.heard(answer.now);
         Ok(answer)
     }
@@ -132,14 +131,14 @@ impl RedisLedger {
         let read = |mut link| async move {
             let mut pipe = redis::pipe();
             pipe.atomic().cmd("TIME");
-            for key in [&keys.record, &keys.header, &keys.leases, &keys.lines] {
+            for key in [&keys.record, &keys.book, &keys.leases] {
                 pipe.cmd("HGETALL").arg(key);
             }
             pipe.query_async(&mut link).await
         };
-        let ((seconds, micros), record, header, leases, lines): ((u64, u64), Hash, Hash, Hash, Hash) =
+        let ((seconds, micros), record, book, leases): ((u64, u64), Hash, Hash, Hash) =
             self.inner.connection.run(self.inner.reading, read).await?;
-        let book = codec::read_book(period, &header, &leases, &lines)?;
+        let book = codec::read_book(period, &book, &leases)?;
         let now = Duration::from_secs(seconds) + Duration::from_millis(micros / 1000);
         Ok(Statement::of(account, &book, &codec::read_record(&record)?, terms, now))
     }

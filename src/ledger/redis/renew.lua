@@ -5,13 +5,12 @@
 -- would leave what was written before it.
 --
 -- KEYS[1]  the account's record   seats, limit, grant:<id> = "amount left expires", pledge:<period> = "amount until"
--- KEYS[2]  the period's header    used, held, next, drawn, recovered
+-- KEYS[2]  the period's book      total = "used held next drawn recovered", and its lines: <line> = "requests micros cost"
 -- KEYS[3]  the period's leases    <lease> = "seq batch settled hold expires"
--- KEYS[4]  the period's lines     <line> = "requests micros cost"
 -- ARGV     lease seq batch settled keep refill need extra included per_seat pay_as_you_go ttl forget not_after period begins ends, then
 --          four for each line: key requests micros cost
 --
--- Answers { outcome, now, hold, used, held, limit, included, limited_by_owner, ended }, all but the outcome as text.
+-- Answers "outcome now", and of a renewal also "hold used held limit included limited_by_owner ended".
 
 local MOST, MOST_LINES, SHARE = 9007199254740991, 2000, 4
 local EARLY, LATE = 60 * 1000, 62 * 24 * 60 * 60 * 1000
@@ -35,16 +34,14 @@ local function words(s)
 end
 
 local now = clock()
-if now > not_after then return { 'late', text(now) } end
-if now + EARLY < begins then return { 'not-begun', text(now) } end
-if now > ends + LATE then return { 'closed', text(now) } end
+if now > not_after then return 'late ' .. text(now) end
+if now + EARLY < begins then return 'not-begun ' .. text(now) end
+if now > ends + LATE then return 'closed ' .. text(now) end
 
 -- Everything is read here.
 
-local header = redis.call('HMGET', KEYS[2], 'used', 'held', 'next', 'drawn', 'recovered')
-local new_book = not header[1]
-local used, held, next = tonumber(header[1] or 0), tonumber(header[2] or 0), tonumber(header[3] or 0)
-local drawn, recovered = tonumber(header[4] or 0), tonumber(header[5] or 0)
+local total = redis.call('HGET', KEYS[2], 'total')
+local used, held, next, drawn, recovered = unpack(total and words(total) or { 0, 0, 0, 0, 0 })
 
 local seats, own_limit, grants, pledges = 1, nil, {}, {}
 local record = redis.call('HGETALL', KEYS[1])
@@ -81,7 +78,6 @@ local e = known and words(entry) or { 0, 0, 0, 0, 0 }
 local unknown_goodbye = forget and not known
 local news = not unknown_goodbye and seq > e[1]
 local delta, itemised = 0, 0
-local lines = redis.call('HLEN', KEYS[4])
 if news then
   delta = less(settled, e[3])
   if batch > e[2] then
@@ -115,43 +111,62 @@ local function standing()
   return limit, beyond < terms_beyond
 end
 
+-- Lines that changed, and their keys in the order in which they came up.
+local sums, touched = {}, {}
+
 local function answer(outcome, hold)
   if scanned or news then
-    redis.call('HSET', KEYS[2], 'used', text(used), 'held', text(held), 'next', text(next))
-    if drawn > 0 then redis.call('HSET', KEYS[2], 'drawn', text(drawn)) end
-    if recovered > 0 then redis.call('HSET', KEYS[2], 'recovered', text(recovered)) end
-    if new_book then redis.call('PEXPIREAT', KEYS[2], text(ends + KEEP_BOOKS)) end
+    local fields = { 'total', string.format('%.0f %.0f %.0f %.0f %.0f', used, held, next, drawn, recovered) }
+    for _, key in ipairs(touched) do
+      fields[#fields + 1] = key
+      fields[#fields + 1] = string.format('%.0f %.0f %.0f', unpack(sums[key]))
+    end
+    redis.call('HSET', KEYS[2], unpack(fields))
+    if not total then redis.call('PEXPIREAT', KEYS[2], text(ends + KEEP_BOOKS)) end
   end
-  if outcome ~= 'renewed' then return { outcome, text(now) } end
+  if outcome ~= 'renewed' then return outcome .. ' ' .. text(now) end
   local limit, by_owner = standing()
-  return { outcome, text(now), text(hold), text(used), text(held), text(limit), text(included()), by_owner and '1' or '0',
-    now >= ends and '1' or '0' }
+  return string.format('renewed %.0f %.0f %.0f %.0f %.0f %.0f %d %d', now, hold, used, held, limit, included(), by_owner and 1 or 0,
+    now >= ends and 1 or 0)
+end
+
+local function entry_text(seq, batch, settled, hold, expires)
+  return string.format('%.0f %.0f %.0f %.0f %.0f', seq, batch, settled, hold, expires)
 end
 
 for _, gone in ipairs(expired) do
   local id, w = gone[1], gone[2]
   held = less(held, w[4])
-  redis.call('HSET', KEYS[3], id, table.concat({ text(w[1]), text(w[2]), text(w[3]), '0', text(w[5]) }, ' '))
+  redis.call('HSET', KEYS[3], id, entry_text(w[1], w[2], w[3], 0, w[5]))
   if id == lease then e[4] = 0 end
 end
 if unknown_goodbye then return answer('forgotten') end
 if seq < e[1] then return answer('superseded') end
 if not news then return answer('renewed', e[4]) end
 
-if batch > e[2] then
+local function line(key)
+  if not sums[key] then
+    local before = redis.call('HGET', KEYS[2], key)
+    if not before then return nil end
+    sums[key], touched[#touched + 1] = words(before), key
+  end
+  return sums[key]
+end
+
+if batch > e[2] and #ARGV >= FIRST_LINE then
+  local lines = redis.call('HLEN', KEYS[2]) - (total and 1 or 0)
   for i = FIRST_LINE, #ARGV, 4 do
     local key = ARGV[i]
-    local before = redis.call('HGET', KEYS[4], key)
-    if not before and lines >= MOST_LINES then
+    local found = line(key)
+    if not found and lines >= MOST_LINES then
       key = 'other'
-      before = redis.call('HGET', KEYS[4], key)
+      found = line(key)
     end
-    local w = before and words(before) or { 0, 0, 0 }
-    local added = {}
-    for part = 1, 3 do added[part] = text(sum(w[part], tonumber(ARGV[i + part]))) end
-    redis.call('HSET', KEYS[4], key, table.concat(added, ' '))
-    if lines == 0 then redis.call('PEXPIREAT', KEYS[4], text(ends + KEEP_BOOKS)) end
-    if not before then lines = lines + 1 end
+    if not found then
+      found, lines = { 0, 0, 0 }, lines + 1
+      sums[key], touched[#touched + 1] = found, key
+    end
+    for part = 1, 3 do found[part] = sum(found[part], tonumber(ARGV[i + part])) end
   end
 end
 
@@ -199,6 +214,6 @@ if forget and hold == 0 and delta == 0 then
   redis.call('HDEL', KEYS[3], lease)
   return answer('forgotten')
 end
-redis.call('HSET', KEYS[3], lease, table.concat({ text(seq), text(math.max(batch, e[2])), text(math.max(settled, e[3])), text(hold), text(expires) }, ' '))
+redis.call('HSET', KEYS[3], lease, entry_text(seq, math.max(batch, e[2]), math.max(settled, e[3]), hold, expires))
 if not known then redis.call('PEXPIREAT', KEYS[3], text(ends + LATE)) end
 return answer('renewed', hold)

@@ -190,7 +190,7 @@ async fn by_script(server: &mut redis::aio::MultiplexedConnection, script: &Scri
                 pipe.add_command(call);
                 pipe.cmd("HGETALL").arg(&keys[0].record);
                 for keys in &keys {
-                    pipe.cmd("HGETALL").arg(&keys.header).cmd("HGETALL").arg(&keys.leases).cmd("HGETALL").arg(&keys.lines);
+                    pipe.cmd("HGETALL").arg(&keys.book).cmd("HGETALL").arg(&keys.leases);
                 }
             }
         }
@@ -206,12 +206,12 @@ async fn by_script(server: &mut redis::aio::MultiplexedConnection, script: &Scri
         }
         next();
         let answer = match next().extract_error() {
-            Ok(answer) => codec::read_answer(&redis::from_redis_value::<Vec<String>>(answer).unwrap()).map_err(|error| kind(&error)),
+            Ok(answer) => codec::read_answer(&redis::from_redis_value::<String>(answer).unwrap()).map_err(|error| kind(&error)),
             Err(error) => Err(kind(&LedgerError::from(Fault::from(error)))),
         };
         let mut hash = || -> HashMap<String, String> { redis::from_redis_value(next()).unwrap() };
         let record = codec::read_record(&hash()).unwrap();
-        let books = months().map(|period| codec::read_book(period, &hash(), &hash(), &hash()).unwrap());
+        let books = months().map(|period| codec::read_book(period, &hash(), &hash()).unwrap());
         said.push((answer, record, books.into()));
     }
     said

@@ -1,0 +1,344 @@
+//! What the Redis ledger costs, beside bare calls by the same client and beside `redis-benchmark`: `cargo bench -p benches --bench redis`.
+//!
+//! Each part starts a server of its own on a free port of the loopback interface. Figures that are compared are taken in turns.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a bench")]
+
+#[path = "../tests/support/redis_server.rs"]
+#[allow(dead_code, unreachable_pub, clippy::expect_used, reason = "the tests' own server")]
+mod redis_server;
+
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use benches::{Asked, Echo, identity, plan};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use redis::aio::MultiplexedConnection;
+use tower::{Layer, Service, ServiceExt};
+use tower_credits::{Ahead, CreditMeter, CreditMeterBuilder, Identity, IdentityFromExtensions, RedisLedger};
+
+use self::redis_server::RedisServer;
+
+const SCRIPT: &str = concat!(include_str!("../src/ledger/redis/clock.lua"), include_str!("../src/ledger/redis/renew.lua"));
+
+fn users(count: u64) -> Arc<Vec<Arc<Identity>>> {
+    Arc::new((0..count).map(|user| Arc::new(identity(&format!("user-{user}"), "pro"))).collect())
+}
+
+fn request(user: &Arc<Identity>) -> Asked {
+    Request::post("/models/echo").extension(Arc::clone(user)).body(Full::new(Bytes::new())).unwrap()
+}
+
+async fn builder(server: &RedisServer) -> CreditMeterBuilder {
+    let ledger = RedisLedger::connect(server.url()).await.unwrap();
+    CreditMeter::builder(plan(), ledger, IdentityFromExtensions).inference_id(false).extensions(false)
+}
+
+/// Calls and reads to the end.
+async fn ask(
+    service: &mut (impl Service<Asked, Response = http::Response<impl http_body::Body>, Error = std::convert::Infallible> + Clone),
+    user: &Arc<Identity>,
+) {
+    let response = service.ready().await.unwrap().call(request(user)).await.unwrap();
+    assert_eq!(response.status(), 200);
+    assert!(response.into_body().collect().await.is_ok());
+}
+
+/// The renewal of a strict admission, as the ledger sends it, by a client of the bench's own.
+#[derive(Clone)]
+struct Bare {
+    link: MultiplexedConnection,
+    hash: String,
+}
+
+impl Bare {
+    async fn connect(server: &RedisServer) -> Self {
+        let client = redis::Client::open(server.url()).unwrap();
+        let mut link = client.get_multiplexed_async_connection().await.unwrap();
+        let hash = redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut link).await.unwrap();
+        Self { link, hash }
+    }
+
+    async fn renew(&mut self, account: &str, lease: u64, seq: u64) {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let period = tower_credits::Period::containing(now);
+        let record = format!("bare:{{user:{account}}}");
+        let mut call = redis::cmd("EVALSHA");
+        call.arg(&self.hash).arg(3).arg(&record).arg(format!("{record}:{period}")).arg(format!("{record}:{period}:l"));
+        call.arg(format!("{lease:032x}")).arg(seq).arg(seq).arg(0).arg(0).arg(0).arg(120_000).arg(0);
+        call.arg(2_000_000_000_u64).arg(0).arg(9_007_199_254_740_991_u64).arg(600_000).arg(0);
+        call.arg(u64::try_from(now.as_millis()).unwrap() + 60_000).arg(period.to_string());
+        call.arg(u64::try_from(period.begins().as_millis()).unwrap()).arg(u64::try_from(period.ends().as_millis()).unwrap());
+        let answer: String = call.query_async(&mut self.link).await.unwrap();
+        assert!(answer.starts_with("renewed "), "{answer}");
+    }
+}
+
+fn median(of: &mut [f64]) -> f64 {
+    of.sort_by(f64::total_cmp);
+    of[of.len() / 2]
+}
+
+async fn timed(work: impl Future<Output = ()>) -> f64 {
+    let began = Instant::now();
+    work.await;
+    began.elapsed().as_nanos() as f64 / 1_000.0
+}
+
+/// One request that has to ask the ledger, one bare call of the same script, and one call of a script that does nothing, in turns.
+async fn latency(name: &str) {
+    let server = RedisServer::start();
+    let users = users(2_000);
+    let mut service = builder(&server).await.build().unwrap().layer(Echo);
+    let mut bare = Bare::connect(&server).await;
+    let nothing: String = redis::cmd("SCRIPT").arg("LOAD").arg("return 1").query_async(&mut bare.link).await.unwrap();
+    let [mut strict, mut script, mut one] = [const { Vec::new() }; 3];
+    for number in 0..12_000_u64 {
+        // Each account again only after its lease has given back what the last request left.
+        let user = &users[number as usize % users.len()];
+        let asked = timed(ask(&mut service, user)).await;
+        let called = timed(bare.renew(user.subject.as_str(), 1, number / users.len() as u64 + 1)).await;
+        let nothing = timed(async {
+            let answer: u64 = redis::cmd("EVALSHA").arg(&nothing).arg(0).query_async(&mut bare.link).await.unwrap();
+            assert_eq!(answer, 1);
+        })
+        .await;
+        if number >= 2_000 {
+            for (of, took) in [(&mut strict, asked), (&mut script, called), (&mut one, nothing)] {
+                of.push(took);
+            }
+        }
+    }
+    let (strict, script, one) = (median(&mut strict), median(&mut script), median(&mut one));
+    println!(
+        "latency, {name}: a strict request {strict:.1} us, a bare call of the script {script:.1} us, EVALSHA `return 1` {one:.1} us: \
+         strict / script {:.2}, script / nothing {:.2}",
+        strict / script,
+        script / one
+    );
+}
+
+/// How often a second `work` is done by a thousand tasks, for a while.
+async fn rate<F: Future<Output = ()> + Send>(work: impl Fn(u64) -> F + Clone + Send + 'static) -> f64 {
+    let (done, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
+    let tasks: Vec<_> = (0..1_000)
+        .map(|task| {
+            let (work, done) = (work.clone(), Arc::clone(&done));
+            tokio::spawn(async move {
+                while began.elapsed() < Duration::from_secs(2) {
+                    work(task).await;
+                    done.fetch_add(1, Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    done.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64()
+}
+
+/// A thousand tasks on one account: admissions, against one call of the script for each request.
+async fn one_account() {
+    let server = RedisServer::start();
+    let user = Arc::new(identity("alice", "pro"));
+    let service = builder(&server).await.deadline(Duration::from_secs(1)).build().unwrap().layer(Echo);
+    let bare = Bare::connect(&server).await;
+    let seq = Arc::new(AtomicU64::new(0));
+    let (mut metered, mut each) = (Vec::new(), Vec::new());
+    for _ in 0..3 {
+        let (service, user) = (service.clone(), Arc::clone(&user));
+        metered.push(
+            rate(move |_| {
+                let (mut service, user) = (service.clone(), Arc::clone(&user));
+                async move { ask(&mut service, &user).await }
+            })
+            .await,
+        );
+        let (bare, seq) = (bare.clone(), Arc::clone(&seq));
+        each.push(
+            rate(move |_| {
+                let (mut bare, lease) = (bare.clone(), seq.fetch_add(1, Ordering::Relaxed));
+                async move { bare.renew("alice", 1 + lease % 1_000, 1 + lease).await }
+            })
+            .await,
+        );
+    }
+    let (metered, each) = (median(&mut metered), median(&mut each));
+    println!(
+        "one account, 1 000 tasks, strict: {metered:.0} admissions a second; one call of the script for each request: {each:.0}: {:.1} x",
+        metered / each
+    );
+}
+
+/// A thousand tasks on a hundred thousand accounts: renewals, against `redis-benchmark` with the same script and as many commands under way.
+async fn many_accounts() {
+    const ACCOUNTS: u64 = 100_000;
+    let server = RedisServer::start();
+    let users = users(ACCOUNTS);
+    let meter = builder(&server).await.deadline(Duration::from_secs(5)).most_accounts(200_000.try_into().unwrap()).build().unwrap();
+    let (service, next) = (meter.layer(Echo), Arc::new(AtomicU64::new(0)));
+    let (before, began) = (server.calls("evalsha"), Instant::now());
+    let tasks: Vec<_> = (0..1_000)
+        .map(|_| {
+            let (mut service, users, next) = (service.clone(), Arc::clone(&users), Arc::clone(&next));
+            tokio::spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= 3 * ACCOUNTS {
+                        return;
+                    }
+                    ask(&mut service, &users[(number * 7_919 % ACCOUNTS) as usize]).await;
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    let renewals = (server.calls("evalsha") - before) as f64 / began.elapsed().as_secs_f64();
+    let admissions = 3.0 * ACCOUNTS as f64 / began.elapsed().as_secs_f64();
+    drop(meter.shutdown().await);
+
+    for depth in [1_000, 100] {
+        let peer = redis_benchmark(depth).await;
+        println!(
+            "100 000 accounts, 1 000 tasks, strict: {renewals:.0} renewals and {admissions:.0} admissions a second; redis-benchmark, {depth} commands at once: \
+             {peer:.0} calls of the script a second: {:.2}",
+            renewals / peer
+        );
+    }
+}
+
+async fn redis_benchmark(depth: u64) -> f64 {
+    let server = RedisServer::start();
+    let bare = Bare::connect(&server).await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let period = tower_credits::Period::containing(now);
+    let record = "bench:{user:user-__rand_int__}";
+    let (keys, hash) = ([record.to_owned(), format!("{record}:{period}"), format!("{record}:{period}:l")], bare.hash.clone());
+    // Each call names a lease that is mostly new, so that it has its whole effect.
+    let rest = format!(
+        "00000000000000000000__rand_int__ 1 1 0 0 0 120000 0 2000000000 0 9007199254740991 600000 0 {} {period} {} {}",
+        now.as_millis() + 600_000,
+        period.begins().as_millis(),
+        period.ends().as_millis()
+    );
+    let port = server.port.to_string();
+    let output = tokio::task::spawn_blocking(move || {
+        Command::new("redis-benchmark")
+            .args(["-p", &port, "-n", "300000", "-c", "1", "-P", &depth.to_string(), "-r", "100000", "--csv", "EVALSHA", &hash, "3"])
+            .args(&keys)
+            .args(rest.split(' '))
+            .output()
+            .expect("redis-benchmark runs: install redis-tools")
+    })
+    .await
+    .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text.lines().last().unwrap_or_default();
+    // "test","rps",...; the test's name has no commas of its own before the quote.
+    line.rsplit("\",\"")
+        .nth(6)
+        .or_else(|| line.split(',').nth(1))
+        .and_then(|rps| rps.trim_matches('"').parse().ok())
+        .unwrap_or_else(|| panic!("{text}"))
+}
+
+/// Fifty thousand requests a second over a thousand accounts, held ahead: what reaches the server.
+async fn ahead_calls() {
+    for (accounts, a_second) in [(1_000_u64, 50_000_u64), (100, 50_000), (1_000, 5_000)] {
+        let server = RedisServer::start();
+        let users = users(accounts);
+        let meter = builder(&server).await.ahead(Ahead::default()).build().unwrap();
+        let mut service = meter.layer(Echo);
+        let batch = a_second / 1_000;
+        let (mut number, seconds) = (0_u64, 5);
+        let mut tick = tokio::time::interval(Duration::from_millis(1));
+        let mut before = 0;
+        let mut began = Instant::now();
+        for millisecond in 0..1_000 * (seconds + 1) {
+            if millisecond == 1_000 {
+                (before, began, number) = (server.calls("evalsha"), Instant::now(), 0);
+            }
+            tick.tick().await;
+            for _ in 0..batch {
+                ask(&mut service, &users[(number * 7_919 % accounts) as usize]).await;
+                number += 1;
+            }
+        }
+        let took = began.elapsed().as_secs_f64();
+        let calls = (server.calls("evalsha") - before) as f64 / took;
+        println!(
+            "ahead: {:.0} requests a second over {accounts} accounts: {calls:.0} calls of the script a second; accounts x 1 s / (flush + a round trip) is at most {}",
+            number as f64 / took,
+            accounts * 10
+        );
+        drop(meter.shutdown().await);
+    }
+}
+
+/// What an account-month that rests takes of the server's memory: its lease forgotten, one usage line.
+async fn memory() {
+    const ACCOUNTS: u64 = 10_000;
+    let server = RedisServer::start();
+    let users = users(ACCOUNTS);
+    let used = || {
+        let info = server.command(&["INFO", "memory"]);
+        info.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse::<i64>().ok()).unwrap()
+    };
+    let meter = builder(&server).await.deadline(Duration::from_secs(5)).build().unwrap();
+    let mut service = meter.layer(Echo);
+    ask(&mut service, &Arc::new(identity("the-first", "pro"))).await;
+    let before = used();
+    for user in users.iter() {
+        ask(&mut service, user).await;
+    }
+    drop(meter.shutdown().await);
+    let with_leases = used();
+    let mut link = Bare::connect(&server).await.link;
+    // As each lease does once it has rested for its time to live.
+    for user in users.iter() {
+        let period = tower_credits::Period::containing(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap());
+        let gone: u64 = redis::cmd("DEL").arg(format!("tc:{{user:{}}}:{period}:l", user.subject)).query_async(&mut link).await.unwrap();
+        assert_eq!(gone, 1);
+    }
+    let resting = used();
+    let each = |bytes: i64| bytes / i64::try_from(ACCOUNTS).unwrap();
+    println!(
+        "memory: an account-month in Redis takes {} bytes with a lease that holds nothing, {} bytes at rest (what the server's `used_memory` grew by, keys \
+         and expiries included)",
+        each(with_leases - before),
+        each(resting - before)
+    );
+}
+
+fn main() {
+    // Arguments choose parts by their names; none chooses all.
+    let chosen: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let wanted = |part: &str| chosen.is_empty() || chosen.iter().any(|word| word == part);
+    let many = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if wanted("latency") {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(latency("one thread"));
+        let runtime = many();
+        runtime.block_on(async { tokio::spawn(latency("two worker threads")).await.unwrap() });
+    }
+    let runtime = many();
+    let run = |part: &str, work: std::pin::Pin<Box<dyn Future<Output = ()> + Send>>| {
+        if wanted(part) {
+            runtime.block_on(async { tokio::spawn(work).await.unwrap() });
+        }
+    };
+    run("one-account", Box::pin(one_account()));
+    run("many-accounts", Box::pin(many_accounts()));
+    run("ahead", Box::pin(ahead_calls()));
+    run("memory", Box::pin(memory()));
+}
