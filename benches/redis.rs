@@ -92,6 +92,14 @@ async fn timed(work: impl Future<Output = ()>) -> f64 {
     began.elapsed().as_nanos() as f64 / 1_000.0
 }
 
+/// Long enough for what others do meanwhile, and the processor stays awake.
+async fn pause() {
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_micros(200) {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// One request that has to ask the ledger, one bare call of the same script, and one call of a script that does nothing, in turns.
 async fn latency(name: &str) {
     let server = RedisServer::start();
@@ -103,8 +111,11 @@ async fn latency(name: &str) {
     for number in 0..12_000_u64 {
         // Each account again only after its lease has given back what the last request left.
         let user = &users[number as usize % users.len()];
+        pause().await;
         let asked = timed(ask(&mut service, user)).await;
+        pause().await;
         let called = timed(bare.renew(user.subject.as_str(), 1, number / users.len() as u64 + 1)).await;
+        pause().await;
         let nothing = timed(async {
             let answer: u64 = redis::cmd("EVALSHA").arg(&nothing).arg(0).query_async(&mut bare.link).await.unwrap();
             assert_eq!(answer, 1);

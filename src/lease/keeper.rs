@@ -1,7 +1,7 @@
 //! The background task that renews leases.
 //!
 //! At most one renewal of a lease is under way at a time, and of all leases as many as the [`Breaker`] allows; what is due beyond that waits its
-//! turn in the order in which it came. A cell is in the inbox, in the backlog and among the timers at most once each, so that memory is bounded by the
+//! turn in the order in which it came. Reports wait a little while requests wait for answers, which would come behind theirs. A cell is in the inbox, in the backlog and among the timers at most once each, so that memory is bounded by the
 //! number of accounts.
 
 use std::{
@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::{
+    future::FutureExt,
+    stream::{FuturesUnordered, StreamExt},
+};
 use tokio::{
     sync::oneshot,
     time::{Instant, sleep_until, timeout},
@@ -51,6 +54,8 @@ pub(crate) struct Worker<B: Beside> {
     backlog: VecDeque<Arc<Cell<B>>>,
     in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Landed<B>> + Send>>>,
     breaker: Breaker,
+    /// How many of those under way somebody waits for.
+    awaited: usize,
     /// While closing: the cells that still owe something.
     open: Option<HashSet<u64>>,
 }
@@ -59,6 +64,7 @@ struct Landed<B: Beside> {
     cell: Arc<Cell<B>>,
     lease: LeaseId,
     seq: u64,
+    awaited: bool,
     answer: Result<Answer, LedgerError>,
     took: Duration,
 }
@@ -99,6 +105,7 @@ where
             backlog: VecDeque::new(),
             in_flight: FuturesUnordered::new(),
             breaker: Breaker::new(),
+            awaited: 0,
             open: None,
         };
         (Self { shared }, desk, worker)
@@ -145,11 +152,18 @@ where
             if self.open.as_ref().is_some_and(HashSet::is_empty) || give_up.is_some_and(|at| Instant::now() >= at) {
                 break;
             }
-            let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
+            let timer = self.timers.first_key_value().map(|((at, _), _)| at.saturating_add(self.patience()));
             let next_try = self.breaker.next_try().filter(|_| !self.backlog.is_empty() && self.in_flight.is_empty());
             let next = [timer, next_try].into_iter().flatten().filter_map(|at| self.shared.instant(at)).chain(give_up).min();
             tokio::select! {
-                Some(landed) = self.in_flight.next(), if !self.in_flight.is_empty() => self.land(landed),
+                Some(landed) = self.in_flight.next(), if !self.in_flight.is_empty() => {
+                    self.land(landed);
+                    while let Some(landed) = self.in_flight.next().now_or_never().flatten() {
+                        self.land(landed);
+                    }
+                    // Those who were told go on before the next renewals are composed.
+                    tokio::task::yield_now().await;
+                }
                 () = self.shared.wake.notified() => {}
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
@@ -190,7 +204,8 @@ where
             self.examine(&cell);
         }
         let now = self.shared.now();
-        while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= now) {
+        let due = now.saturating_sub(self.patience());
+        while let Some(first) = self.timers.first_entry().filter(|first| first.key().0 <= due) {
             let cell = first.remove();
             cell.lock().timer = None;
             self.examine(&cell);
@@ -201,6 +216,11 @@ where
             cell.lock().backlogged = false;
             self.examine(&cell);
         }
+    }
+
+    /// How long what nobody waits for is put off.
+    fn patience(&self) -> Duration {
+        if self.awaited == 0 { Duration::ZERO } else { self.shared.rules.flush / 20 }
     }
 
     /// Does what a cell's leases want to be done, and notes when to look again.
@@ -225,8 +245,10 @@ where
                     break;
                 }
                 Next::Renew => {
+                    let awaited = lease.is_waited_for();
+                    self.awaited += usize::from(awaited);
                     let renewal = lease.renew(&rules, *terms, now);
-                    self.in_flight.push(send(Arc::clone(&shared.ledger), rules.deadline, Arc::clone(cell), renewal));
+                    self.in_flight.push(send(Arc::clone(&shared.ledger), rules.deadline, Arc::clone(cell), renewal, awaited));
                 }
                 // A request whose stopwatch stands just before its refill must not keep the worker awake.
                 Next::Wait(at) => wake_at = wake_at.min(at.max(now + rules.flush / 20)),
@@ -265,7 +287,8 @@ where
 
     /// Hands an answer to its lease, and what it brought to those who wait.
     fn land(&mut self, landed: Landed<B>) {
-        let Landed { cell, lease: id, seq, answer, took } = landed;
+        let Landed { cell, lease: id, seq, awaited, answer, took } = landed;
+        self.awaited -= usize::from(awaited);
         let (now, rules) = (self.shared.now(), self.shared.rules);
         observe::renewed(&answer, took);
         match &answer {
@@ -325,6 +348,7 @@ fn send<B>(
     deadline: Duration,
     cell: Arc<Cell<B>>,
     renewal: Renewal,
+    awaited: bool,
 ) -> Pin<Box<dyn Future<Output = Landed<B>> + Send>>
 where
     B: Beside + Send + Sync + 'static,
@@ -333,7 +357,7 @@ where
         let sent_at = Instant::now();
         let renewing = timeout(deadline, ledger.renew(&cell.account, cell.period, &renewal, deadline));
         let answer = renewing.await.unwrap_or(Err(LedgerError::Deadline(deadline)));
-        Landed { cell, lease: renewal.lease, seq: renewal.seq, answer, took: sent_at.elapsed() }
+        Landed { cell, lease: renewal.lease, seq: renewal.seq, awaited, answer, took: sent_at.elapsed() }
     })
 }
 

@@ -10,6 +10,7 @@ mod denials;
 mod ends;
 mod hostile;
 mod midway;
+mod order;
 mod reload;
 mod shutdown;
 #[cfg(feature = "axum")]

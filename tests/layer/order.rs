@@ -1,0 +1,78 @@
+//! In which order a node speaks to its ledger.
+
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Empty;
+use tokio::time::{Instant, sleep};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_credits::{Account, Amendment, Answer, Answering, Ledger, MemoryLedger, Period, Renewal, Statement, Terms};
+
+use crate::support::*;
+
+/// A ledger that takes its time for one account, and remembers who asked when.
+#[derive(Clone, Debug)]
+struct Far {
+    ledger: MemoryLedger,
+    for_bob: Duration,
+    began: Instant,
+    asked: Arc<Mutex<Vec<(String, Duration)>>>,
+}
+
+impl Ledger for Far {
+    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
+        self.asked.lock().unwrap().push((account.to_string(), self.began.elapsed()));
+        Box::pin(async move {
+            if account.to_string() == "user:bob" {
+                sleep(self.for_bob).await;
+            }
+            self.ledger.renew(account, period, renewal, within).await
+        })
+    }
+
+    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Terms) -> Answering<'a, Statement> {
+        self.ledger.statement(account, period, terms)
+    }
+
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
+        self.ledger.amend(account, amendment)
+    }
+}
+
+/// Alice's report is due 100 ms after her request; bob asks just before that. When was it sent?
+async fn report_of_alice(for_bob: Duration) -> Duration {
+    let asked = Arc::default();
+    let ledger = Far { ledger: MemoryLedger::new(), for_bob, began: Instant::now(), asked: Arc::clone(&asked) };
+    let began = ledger.began;
+    let meter = meter(ledger).build().unwrap();
+    let service = ServiceBuilder::new()
+        .layer(meter.clone())
+        .service(service_fn(async |_: Request<Empty<Bytes>>| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))));
+    assert_eq!(service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap().status(), 200);
+    sleep(Duration::from_millis(99).saturating_sub(began.elapsed())).await;
+    assert_eq!(service.oneshot(request("bob", "pro", Empty::new())).await.unwrap().status(), 200);
+    settled(&meter, "alice", "pro", 1).await;
+    let asked: &Mutex<Vec<(String, Duration)>> = &asked;
+    let asked = asked.lock().unwrap();
+    assert_eq!(asked.iter().map(|(who, _)| who.as_str()).take(3).collect::<Vec<_>>(), ["user:alice", "user:bob", "user:alice"]);
+    asked[2].1
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_nobody_waits_for_is_not_sent_before_an_answer_that_somebody_waits_for() {
+    let ms = Duration::from_millis;
+    let sent = report_of_alice(ms(3)).await;
+    assert!((ms(102)..ms(104)).contains(&sent), "right after bob has his answer, after {sent:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn but_five_milliseconds_later_it_is() {
+    let ms = Duration::from_millis;
+    let sent = report_of_alice(ms(50)).await;
+    assert!((ms(105)..ms(108)).contains(&sent), "a twentieth of the flush interval after it was due, after {sent:?}");
+}
