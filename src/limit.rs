@@ -26,7 +26,7 @@ type Bucket = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformatio
 
 /// An account's request rate.
 #[derive(Default)]
-pub(crate) struct RequestRate(Mutex<Option<Filling>>);
+pub(crate) struct RequestRate(Mutex<Option<Box<Filling>>>);
 
 struct Filling {
     quota: RequestQuota,
@@ -50,11 +50,11 @@ impl RequestRate {
     pub(crate) fn count(&self, quota: RequestQuota, now: Duration) -> Result<RateState, RateState> {
         let interval = quota.per / quota.count.get();
         let mut bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Filling { bucket, full_at, .. } = match &mut *bucket {
+        let Filling { bucket, full_at, .. } = &mut **match &mut *bucket {
             Some(filling) if filling.quota == quota => filling,
             other => {
                 let rule = Quota::with_period(interval).unwrap_or(Quota::per_second(quota.count)).allow_burst(quota.burst);
-                other.insert(Filling { quota, bucket: RateLimiter::direct(rule).with_middleware(), full_at: now })
+                other.insert(Box::new(Filling { quota, bucket: RateLimiter::direct(rule).with_middleware(), full_at: now }))
             }
         };
         match bucket.check() {

@@ -43,6 +43,8 @@ pub(super) struct Shared<B: Beside> {
     /// Cells that want the worker's attention; each is in it at most once.
     pub(super) inbox: Mutex<Vec<Arc<Cell<B>>>>,
     pub(super) wake: Notify,
+    /// When the worker looks into the inbox by itself, in nanoseconds of the leases' time.
+    looks_at: AtomicU64,
     pub(super) phase: AtomicU8,
     /// Nobody needs to wait for it to learn that.
     pub(super) ledger_is_away: AtomicBool,
@@ -139,6 +141,7 @@ impl<B: Beside> Desk<B> {
             next_cell: AtomicU64::new(0),
             inbox: Mutex::default(),
             wake: Notify::new(),
+            looks_at: AtomicU64::new(u64::MAX),
             phase: AtomicU8::new(OPEN),
             ledger_is_away: AtomicBool::new(false),
             settled: AtomicI64::new(0),
@@ -179,7 +182,7 @@ impl<B: Beside> Desk<B> {
         });
         let cell = Arc::clone(&cell);
         // So that a cell of which nothing comes is cleared away in time.
-        shared.attend(&cell);
+        shared.attend_by(&cell, shared.now() + shared.rules.idle());
         Ok(Seat { shared: Arc::clone(shared), cell })
     }
 
@@ -212,10 +215,11 @@ impl<B: Beside> Desk<B> {
             }
             let admission = match inner.lease.admit(want, run, now) {
                 Ok(id) => {
-                    let asleep = inner.lease.is_low() || inner.timer.is_none_or(|timer| timer > inner.lease.due_of(id, want, now));
+                    let due = if inner.lease.is_low() { Duration::ZERO } else { inner.lease.due_of(id, want, now) };
+                    let asleep = inner.timer.is_none_or(|timer| timer > due);
                     drop(inner);
                     if asleep {
-                        self.0.attend(&seat.cell);
+                        self.0.attend_by(&seat.cell, due);
                     }
                     Admission::Admitted(Place { seat: Some(seat), id })
                 }
@@ -262,13 +266,31 @@ impl<B: Beside> Shared<B> {
         Instant::now().checked_add(at.saturating_sub(self.now()))
     }
 
-    /// Has the worker look at a cell.
+    /// Has the worker look at a cell now.
     pub(super) fn attend(&self, cell: &Arc<Cell<B>>) {
+        self.attend_by(cell, Duration::ZERO);
+    }
+
+    /// Has the worker look at a cell by then. To wake it costs a request more than all else, so it is not woken where it wakes in time.
+    pub(super) fn attend_by(&self, cell: &Arc<Cell<B>>, due: Duration) {
         if !cell.queued.swap(true, Ordering::AcqRel) {
             self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(cell));
+        }
+        if whole_nanos(due) < self.looks_at.load(Ordering::SeqCst) {
             self.wake.notify_one();
         }
     }
+
+    /// The worker looks into the inbox at `at` again. Answers whether something is there that came before this was known.
+    pub(super) fn looks_at(&self, at: Option<Duration>) -> bool {
+        self.looks_at.store(at.map_or(u64::MAX, whole_nanos), Ordering::SeqCst);
+        // Whoever put something in after this saw the time; what was put in before is seen here.
+        !self.inbox.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+}
+
+fn whole_nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl<B: Beside> Cell<B> {

@@ -154,7 +154,11 @@ where
             }
             let timer = self.timers.first_key_value().map(|((at, _), _)| at.saturating_add(self.patience()));
             let next_try = self.breaker.next_try().filter(|_| !self.backlog.is_empty() && self.in_flight.is_empty());
-            let next = [timer, next_try].into_iter().flatten().filter_map(|at| self.shared.instant(at)).chain(give_up).min();
+            let next = [timer, next_try].into_iter().flatten().min();
+            if self.shared.looks_at(next) {
+                continue;
+            }
+            let next = next.and_then(|at| self.shared.instant(at)).into_iter().chain(give_up).min();
             tokio::select! {
                 Some(landed) = self.in_flight.next(), if !self.in_flight.is_empty() => {
                     self.land(landed);

@@ -148,7 +148,7 @@ impl<B: Beside> Place<B> {
             tell(&shared, &cell, served);
         }
         if news {
-            shared.attend(&cell);
+            shared.attend_by(&cell, now + shared.rules.flush);
         }
         ended
     }

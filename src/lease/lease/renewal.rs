@@ -1,6 +1,8 @@
 //! What a lease says to the ledger, and when, and what it makes of the answers.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
+
+use slab::Slab;
 
 use super::{Flight, Lease, LeaseRules, Next, Run, Served};
 use crate::{
@@ -53,6 +55,10 @@ impl<W, R: Run> Lease<W, R> {
             need = need.saturating_add(waiting.want.hold);
         }
 
+        if keep.is_zero() && self.running.is_empty() && self.waiting.is_empty() {
+            // What holds nothing takes little memory.
+            (self.running, self.waiting) = (Slab::new(), VecDeque::new());
+        }
         self.seq += 1;
         // (1) Given up when it is sent; only this renewal's answer sets it again.
         self.budget = self.budget.min(batch.settled.saturating_add(keep));

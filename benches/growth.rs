@@ -1,0 +1,165 @@
+//! What many accounts cost: time of a request and memory of a lease. `cargo bench -p benches --bench growth`.
+//!
+//! The ledger behind the layer grants everything and keeps nothing, so that what is measured is the node's own. Every request is of another account,
+//! in an order that jumps about.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use benches::{Asked, Echo, identity, plan};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::Request;
+use http_body_util::{BodyExt, Full};
+use tokio::runtime::{Builder, Runtime};
+use tower::{Layer, Service};
+use tower_credits::{
+    Account, Ahead, Amendment, Answer, Answering, CreditMeter, CreditService, Credits, Identity, IdentityFromExtensions, Ledger, Outcome,
+    Period, Renewal, Standing, Statement, Terms,
+};
+
+/// Grants whatever is asked.
+#[derive(Clone, Debug, Default)]
+struct Generous(Arc<AtomicU64>);
+
+impl Ledger for Generous {
+    fn renew<'a>(&'a self, _: &'a Account, _: Period, renewal: &'a Renewal, _: Duration) -> Answering<'a, Answer> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let hold = [renewal.refill, renewal.need, renewal.extra].into_iter().try_fold(renewal.keep, Credits::checked_add).unwrap();
+        let outcome = if renewal.forget { Outcome::Forgotten } else { Outcome::Renewed { hold, standing: Standing::default() } };
+        Box::pin(std::future::ready(Ok(Answer { outcome, now })))
+    }
+
+    fn statement<'a>(&'a self, _: &'a Account, _: Period, _: Terms) -> Answering<'a, Statement> {
+        unreachable!("nobody asks for it")
+    }
+
+    fn amend<'a>(&'a self, _: &'a Account, _: Amendment) -> Answering<'a, bool> {
+        unreachable!("nobody asks for it")
+    }
+}
+
+/// Memory of this process that is in RAM, in bytes.
+fn resident() -> i64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<i64>().unwrap() * 1024
+}
+
+struct World {
+    ledger: Generous,
+    service: CreditService<Echo>,
+    users: Arc<Vec<Arc<Identity>>>,
+    next: usize,
+}
+
+impl World {
+    fn new(accounts: usize, ahead: bool) -> Self {
+        let ledger = Generous::default();
+        let builder = CreditMeter::builder(plan(), ledger.clone(), IdentityFromExtensions)
+            .inference_id(false)
+            .extensions(false)
+            .deadline(Duration::from_secs(5))
+            .most_accounts(2_000_000.try_into().unwrap());
+        let builder = if ahead { builder.ahead(Ahead::default()) } else { builder };
+        let users = (0..accounts).map(|user| Arc::new(identity(&format!("user-{user}"), "pro"))).collect();
+        Self { ledger, service: builder.build().unwrap().layer(Echo), users: Arc::new(users), next: 0 }
+    }
+
+    /// So many requests, one after the other.
+    async fn ask(&mut self, requests: usize) {
+        for _ in 0..requests {
+            self.next = (self.next + 7_368_787) % self.users.len().max(1);
+            assert!(ask(&mut self.service, &self.users[self.next]).await);
+        }
+    }
+
+    /// Every account once, many at a time.
+    async fn all(&self) {
+        let served = stream::iter(0..self.users.len())
+            .map(|user| {
+                let (mut service, users) = (self.service.clone(), Arc::clone(&self.users));
+                async move { ask(&mut service, &users[user]).await }
+            })
+            .buffer_unordered(256)
+            .filter(|served| std::future::ready(*served))
+            .count();
+        assert_eq!(served.await, self.users.len());
+    }
+
+    /// Until nothing is sent any more for some flush intervals.
+    async fn quiet(&self) {
+        let mut before = u64::MAX;
+        while std::mem::replace(&mut before, self.ledger.0.load(Ordering::Relaxed)) != before {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
+    }
+}
+
+async fn ask(service: &mut CreditService<Echo>, user: &Arc<Identity>) -> bool {
+    let request: Asked = Request::post("/models/echo").extension(Arc::clone(user)).body(Full::new(Bytes::new())).unwrap();
+    let response = service.call(request).await.unwrap();
+    response.status() == 200 && response.into_body().collect().await.is_ok()
+}
+
+fn time(runtime: &Runtime, rounds: usize) {
+    const REQUESTS: usize = 100_000;
+    let counts = [1, 10_000, 1_000_000];
+    let mut worlds: Vec<_> = counts.iter().map(|accounts| World::new(*accounts, true)).collect();
+    let mut nanos = vec![Vec::new(); worlds.len()];
+    for round in 0..=rounds {
+        for (world, nanos) in worlds.iter_mut().zip(&mut nanos) {
+            runtime.block_on(async {
+                // Held ahead anew, and reported, so that what is measured is admission on this node.
+                world.all().await;
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                let began = Instant::now();
+                world.ask(REQUESTS).await;
+                if round > 0 {
+                    nanos.push(began.elapsed().as_nanos() as f64 / REQUESTS as f64);
+                }
+            });
+        }
+    }
+    let medians: Vec<f64> = nanos
+        .iter_mut()
+        .map(|of| {
+            of.sort_by(f64::total_cmp);
+            of[of.len() / 2]
+        })
+        .collect();
+    for (accounts, median) in counts.iter().zip(&medians) {
+        println!("{accounts} accounts: {median:.0} ns a request, the layer and its background task: {:.2} x", median / medians[0]);
+    }
+}
+
+fn memory(runtime: &Runtime, ahead: bool) {
+    const ACCOUNTS: usize = 200_000;
+    let world = World::new(ACCOUNTS, ahead);
+    runtime.block_on(async {
+        let before = resident();
+        world.all().await;
+        world.quiet().await;
+        let each = |bytes: i64| bytes / ACCOUNTS as i64;
+        let holding = if ahead { "holds credits ahead" } else { "holds nothing" };
+        println!(
+            "{ACCOUNTS} live leases, each of which {holding}: {} bytes each, what is kept with an identity included",
+            each(resident() - before)
+        );
+    });
+}
+
+fn main() {
+    let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    memory(&runtime, false);
+    memory(&runtime, true);
+    time(&runtime, numbers.first().copied().unwrap_or(11));
+}
