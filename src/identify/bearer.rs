@@ -98,9 +98,12 @@ impl BearerTokens {
     /// Adds a token. Only its digest is kept. What comes out is a list of its own: it follows no file and no [`revoke`](Self::revoke) of the one before.
     #[must_use]
     pub fn with(self, token: &str, identity: Identity) -> Self {
-        let mut table = Table::clone(&self.shared.table.load());
+        let mut table = match Arc::try_unwrap(self.shared) {
+            Ok(shared) => Arc::unwrap_or_clone(shared.table.into_inner()),
+            Err(shared) => Table::clone(&shared.table.load()),
+        };
         table.add(credentials::digest(token.as_bytes()), identity);
-        Self { shared: Arc::new(Shared { table: ArcSwap::from_pointee(table), revoked: Mutex::default() }), ..self }
+        Self { shared: Arc::new(Shared { table: ArcSwap::from_pointee(table), revoked: Mutex::default() }), cookie: self.cookie }
     }
 
     /// Takes a token also from this cookie, where there is no `Authorization` field: for browsers. A cookie pays only for requests of pages of the

@@ -23,6 +23,10 @@ impl Tally {
         if let Some((_, line)) = self.recent.iter_mut().find(|(known, _)| *known == number) {
             line.usage.add(usage);
         } else if self.recent.len() < MOST_RECENT {
+            if self.recent.is_empty() {
+                // Most accounts have one.
+                self.recent.reserve_exact(1);
+            }
             self.recent.push((number, UsageLine { key: line(), usage }));
         } else {
             let (rest, key) = (self.rest.get_or_insert_default(), line());

@@ -348,6 +348,10 @@ impl<W, R: Run> Lease<W, R> {
         let short = slice < hold;
         // Where there was not enough just now, there will not be at once.
         let ask_at = if short { now.saturating_add(run.runway(slice.half(), now)) } else { Duration::ZERO };
+        if self.running.capacity() == 0 {
+            // Most accounts have one at a time.
+            self.running.reserve_exact(1);
+        }
         self.admitted += 1;
         let serial = self.admitted;
         RunId { slot: self.running.insert(Running { run, serial, over: None, slice, hold, ask_at, asked: false }), serial }
