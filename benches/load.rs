@@ -1,7 +1,7 @@
 //! Whole servers under load: `scripts/load`. `wrk` for HTTP/1.1, `h2load` for HTTP/2 and gRPC; servers take turns, ratios are within a round.
 //!
 //! This program is driver and server: with `serve <kind> <port> <redis-url> <accounts>` it is one of the servers, else it starts them one after the
-//! other. Arguments: the seconds of each run (default 5) and the number of rounds (default 5), and parts by name: http1, http2, grpc, growth.
+//! other. Arguments: the seconds of each run (default 5) and the number of rounds (default 5), and parts by name: http1, http1-many, http2, grpc, growth.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a bench")]
 
 #[path = "../tests/support/redis_server.rs"]
@@ -18,7 +18,11 @@ use std::{
 };
 
 use axum::{Router, routing::post};
-use benches::{identity, peers::ByToken};
+use benches::{
+    identity,
+    peers::ByToken,
+    plots::{self, Bar},
+};
 use tower_credits::{Ahead, BearerTokens, CreditMeter, Ledger, MemoryLedger, Plan, RedisLedger};
 use tower_governor::{GovernorLayer, governor::GovernorConfigBuilder};
 
@@ -178,7 +182,7 @@ fn median(mut of: Vec<f64>) -> f64 {
 }
 
 /// Runs all kinds in turns, in another order each round, and prints each beside the first.
-fn compare(title: &str, kinds: &[(&str, u64)], rounds: usize, load: impl Fn(&Server, u64) -> Run) {
+fn compare(file: &str, title: &str, kinds: &[(&str, u64)], rounds: usize, load: impl Fn(&Server, u64) -> Run) {
     let mut runs = vec![Vec::new(); kinds.len()];
     for round in 0..rounds {
         for turn in 0..kinds.len() {
@@ -195,6 +199,7 @@ fn compare(title: &str, kinds: &[(&str, u64)], rounds: usize, load: impl Fn(&Ser
         "| server | requests/s: median (least .. most) | against the first, same round: median (least .. most) | p99 ms: median | p99 against the first |"
     );
     println!("|---|---|---|---|---|");
+    let mut bars = Vec::new();
     for (at, (kind, accounts)) in kinds.iter().enumerate() {
         let spread = |of: &[f64]| {
             let (least, most) = (of.iter().copied().fold(f64::MAX, f64::min), of.iter().copied().fold(0.0, f64::max));
@@ -208,7 +213,10 @@ fn compare(title: &str, kinds: &[(&str, u64)], rounds: usize, load: impl Fn(&Ser
         println!(
             "| {kind}, {accounts} accounts | {rate:.0} ({least:.0} .. {most:.0}) | {ratio:.3} ({least_ratio:.3} .. {most_ratio:.3}) | {p99:.2} | {p99_ratio:.2} |"
         );
+        let ours = ["ahead", "strict"].contains(kind);
+        bars.push(Bar { name: (*kind).to_owned(), value: ratio, least: least_ratio, most: most_ratio, ours });
     }
+    plots::draw(file, &format!("Requests a second against the bare server: {title}"), "x", &bars);
 }
 
 fn main() {
@@ -226,22 +234,19 @@ fn main() {
     fs::create_dir_all(&folder).unwrap();
     // A warm-up is short.
     let time = |warm_up: u64| if warm_up == 1 { 1 } else { seconds };
-    let kinds = [("bare", 1_000), ("tower_governor", 1_000), ("trace", 1_000), ("ahead", 1_000), ("strict", 1_000)];
-    if wanted("http1") {
-        compare("HTTP/1.1, wrk, 64 connections, 1 000 accounts by chance, Redis", &kinds, rounds, |server, warm_up| {
-            wrk(server, &folder, 1_000, time(warm_up))
-        });
+    for (part, accounts) in [("http1", 1), ("http1-many", 1_000)] {
+        let kinds = ["bare", "tower_governor", "trace", "ahead", "strict"].map(|kind| (kind, accounts));
+        if wanted(part) {
+            let title = format!("HTTP/1.1, wrk, 64 connections, {accounts} accounts by chance, Redis");
+            compare(&format!("load-{part}.svg"), &title, &kinds, rounds, |server, warm_up| wrk(server, &folder, accounts, time(warm_up)));
+        }
     }
-    let kinds = kinds.map(|(kind, _)| (kind, 1));
-    if wanted("http2") {
-        compare("HTTP/2, h2load, 64 connections, one account, Redis", &kinds, rounds, |server, warm_up| {
-            h2load(server, &folder, false, time(warm_up))
-        });
-    }
-    if wanted("grpc") {
-        compare("gRPC, h2load, 64 connections, one account, Redis", &kinds, rounds, |server, warm_up| {
-            h2load(server, &folder, true, time(warm_up))
-        });
+    for (part, grpc) in [("http2", false), ("grpc", true)] {
+        let kinds = ["bare", "tower_governor", "trace", "ahead", "strict"].map(|kind| (kind, 1));
+        if wanted(part) {
+            let title = format!("{part}, h2load, 64 connections, one account, Redis");
+            compare(&format!("load-{part}.svg"), &title, &kinds, rounds, |server, warm_up| h2load(server, &folder, grpc, time(warm_up)));
+        }
     }
     if wanted("growth") {
         let kinds = [("ahead-memory", 1), ("ahead-memory", 10_000), ("ahead-memory", 1_000_000)];

@@ -6,7 +6,11 @@
 
 use std::{env, hint::black_box, time::Instant};
 
-use benches::{Contender, contenders, streams};
+use benches::{
+    Contender, contenders,
+    plots::{self, Bar},
+    streams,
+};
 
 fn main() {
     let numbers: Vec<usize> = env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
@@ -15,15 +19,22 @@ fn main() {
     let _entered = runtime.enter();
 
     println!("{rounds} rounds that take turns, {requests} requests each\n");
-    compare(&mut contenders(), rounds, requests, 1, "a request");
+    let added = compare(&mut contenders(), rounds, requests, 1, "a request");
+    plots::draw("added-time.svg", "Time that a layer adds to a request, nanoseconds (limitador left out)", "ns", &without_limitador(added));
     println!("\nStreams of {FRAMES} frames of 16 bytes, {rounds} rounds of 10\n");
-    compare(&mut streams(FRAMES), rounds, 10, FRAMES, "a frame");
+    let added = compare(&mut streams(FRAMES), rounds, 10, FRAMES, "a frame");
+    plots::draw("added-time-frames.svg", "Time that a layer adds to a frame of a stream, nanoseconds", "ns", &added);
+}
+
+fn without_limitador(mut bars: Vec<Bar>) -> Vec<Bar> {
+    bars.retain(|bar| !bar.name.starts_with("limitador"));
+    bars
 }
 
 const FRAMES: usize = 10_000;
 
 /// Prints what each takes and adds to the first, in rounds that take turns. What is counted comes `parts` times in each request.
-fn compare(all: &mut [Contender], rounds: usize, requests: usize, parts: usize, part: &str) {
+fn compare(all: &mut [Contender], rounds: usize, requests: usize, parts: usize, part: &str) -> Vec<Bar> {
     let mut nanos = vec![Vec::with_capacity(rounds); all.len()];
     let mut failed = vec![0; all.len()];
     for round in 0..=rounds {
@@ -45,6 +56,7 @@ fn compare(all: &mut [Contender], rounds: usize, requests: usize, parts: usize, 
     };
     let medians: Vec<f64> = nanos.iter_mut().map(|of| quantile(of, 0.5)).collect();
     let governor = all.iter().position(|contender| contender.name.starts_with("tower_governor, by peer"));
+    let mut bars = Vec::new();
     println!(
         "| layer | ns {part}: median (5 % .. 95 %) | added ns | added / tower_governor's | added allocations a request | not served |"
     );
@@ -61,7 +73,13 @@ fn compare(all: &mut [Contender], rounds: usize, requests: usize, parts: usize, 
             allocations[number] - allocations[0],
             failed[number],
         );
+        if number > 0 {
+            let (least, most) = (quantile(&mut nanos[number], 0.05) - medians[0], quantile(&mut nanos[number], 0.95) - medians[0]);
+            let ours = ["ahead", "strict", "free"].iter().any(|name| contender.name.starts_with(name));
+            bars.push(Bar { name: contender.name.to_owned(), value: added, least, most, ours });
+        }
     }
+    bars
 }
 
 /// Allocations a request, on this thread.

@@ -1,6 +1,8 @@
 //! What the benches share: one inner service, one request, and the layers that are put between.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "benches")]
 
+pub mod plots;
+
 use std::{
     convert::Infallible,
     future::{Ready, ready},

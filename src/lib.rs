@@ -54,5 +54,10 @@ pub use self::{
 #[doc = include_str!("../docs/stacks.md")]
 mod stacks {}
 
+/// The same.
+#[cfg(all(doctest, feature = "redis"))]
+#[doc = include_str!("../docs/scaling.md")]
+mod scaling {}
+
 /// Any error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -11,7 +11,7 @@ pub(crate) struct LeaseRules {
     pub(crate) deadline: Duration,
     /// How long spending may stay unreported. Default 100 ms.
     pub(crate) flush: Duration,
-    /// How long after sending a renewal requests are admitted on its answer. Default 10 s.
+    /// How long after sending a renewal requests are admitted on its answer: 10 s, or twice `flush` where that is longer.
     pub(crate) admit_for: Duration,
     /// How long the ledger keeps a hold without hearing of the lease. Default 10 min.
     pub(crate) ttl: Duration,
@@ -32,6 +32,12 @@ impl Default for LeaseRules {
 }
 
 impl LeaseRules {
+    /// Spending may stay unreported for so long. Between two reports a lease must not cease to admit.
+    pub(crate) fn flush_after(&mut self, flush: Duration) {
+        self.flush = flush;
+        self.admit_for = Self::default().admit_for.max(flush.saturating_mul(2));
+    }
+
     /// After how long without use and without news a lease speaks once more, and is then quiet until it says goodbye. Longer than what a failover
     /// of the ledger can forget, and than two that follow each other closely: they lag by seconds, not by minutes.
     pub(crate) fn idle(&self) -> Duration {
@@ -47,7 +53,7 @@ impl LeaseRules {
 /// A surplus that leases hold, so that most requests are admitted without asking the ledger.
 ///
 /// It follows what the account burns: a slice (what one request takes at its admission, by default a second of its
-/// price) for each of its requests that lately ran or waited at once on this node, within bounds. It is asked for again when half of it is taken, before
+/// price) for each of its requests that lately ran or waited at once on this node, and a few more. It is asked for again when half of it is taken, before
 /// requests have to wait. A few seconds after the last use all but the least is given back, and ten seconds after it the rest.
 ///
 /// The ledger grants at most a quarter of what is left as a surplus, so near zero this becomes strict by itself. What one node holds ahead, another
@@ -57,7 +63,7 @@ impl LeaseRules {
 /// use std::num::NonZeroU32;
 /// use tower_credits::Ahead;
 ///
-/// let by_burn = Ahead::default(); // between 4 and 1024 slices
+/// let by_burn = Ahead::default(); // up to 1024 slices
 /// let at_most_a_minute = Ahead::default().at_most(NonZeroU32::new(60).expect("not zero"));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +81,7 @@ impl Ahead {
         Self { least: slices, most: slices }
     }
 
-    /// At least so many slices, also where one request at a time is all there is. Default 4.
+    /// So many slices more than what lately ran at once, and at least so many until ten seconds after the last use. Default 4.
     #[must_use]
     pub fn at_least(self, slices: NonZeroU32) -> Self {
         Self { least: slices, most: self.most.max(slices) }
@@ -89,7 +95,7 @@ impl Ahead {
 
     /// The surplus where so many requests lately ran or waited at once, each of which takes `hold`.
     pub(crate) fn surplus(self, hold: Credits, engaged: u32) -> Credits {
-        times(hold, engaged.max(self.least.get()).min(self.most.get()))
+        times(hold, engaged.saturating_add(self.least.get()).min(self.most.get()))
     }
 
     pub(crate) fn least(self, hold: Credits) -> Credits {
@@ -101,7 +107,7 @@ fn times(hold: Credits, slices: u32) -> Credits {
     hold.checked_mul(slices).unwrap_or(Credits::MAX)
 }
 
-/// By what the account burns: between 4 and 1024 slices.
+/// By what the account burns: 4 slices more than that, up to 1024.
 impl Default for Ahead {
     fn default() -> Self {
         Self { least: LEAST, most: MOST }

@@ -3,6 +3,8 @@
 //!
 //! One tick is a millisecond, one tick of compute costs one nano-dollar. `SIMULATION_SEEDS` sets how many runs each setting gets.
 
+mod scale;
+
 use std::{cell::Cell, collections::VecDeque, rc::Rc, time::Duration};
 
 use fastrand::Rng;

@@ -22,7 +22,8 @@ use crate::{
 /// A request that goes on and is paid for.
 pub(super) struct Admitted {
     pub(super) charge: Charge,
-    pub(super) identity: Arc<Identity>,
+    /// Where it is to be in the request's extensions.
+    pub(super) identity: Option<Arc<Identity>>,
     /// Whether its compute time counts already.
     pub(super) has_begun: bool,
     /// How the account's request rate stands, where it has one.
@@ -98,7 +99,8 @@ impl CreditMeter {
             Ok(found) => found,
             Err(rejection) => return Decision::Now(self.deny(rejection)),
         };
-        let asked = Asked { usual, identity: Arc::clone(identity), today };
+        let identity = self.inner.settings.extensions.then(|| Arc::clone(identity));
+        let asked = Asked { usual, identity, today };
         let counted = asked.usual.tier.requests.map(|quota| count(&seat, &asked.usual, quota, now.lease)).transpose();
         let rate = match counted {
             Ok(rate) => rate.map(Box::new),
@@ -128,7 +130,7 @@ impl CreditMeter {
         Ok(self.inner.desk.admit(seat, *terms, *want, self.metering(asked), now.lease)?)
     }
 
-    fn admitted(&self, place: Place, identity: Arc<Identity>, rate: Rate) -> Admitted {
+    fn admitted(&self, place: Place, identity: Option<Arc<Identity>>, rate: Rate) -> Admitted {
         Admitted { charge: Charge::new(place, self.inner.billable.as_ref()), identity, has_begun: false, rate }
     }
 
@@ -214,7 +216,8 @@ fn count(seat: &Seat<Kept>, usual: &Usual, quota: RequestQuota, now: Duration) -
 /// A request that asks for credits.
 struct Asked {
     usual: Arc<Usual>,
-    identity: Arc<Identity>,
+    /// Where it is to be in the request's extensions.
+    identity: Option<Arc<Identity>>,
     /// The month by this node's clock, and the day of it.
     today: (Period, u8),
 }

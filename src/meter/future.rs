@@ -20,7 +20,7 @@ use super::{
     body::MeterBody,
     charge::{Charge, End},
     compute_clock::{ClockKept, ComputeClock, ComputeTime},
-    layer::CreditMeter,
+    layer::{CreditMeter, Settings},
     told,
 };
 use crate::{
@@ -46,7 +46,6 @@ pin_project! {
     {
         #[pin]
         state: State<S, B, S::Future>,
-        meter: CreditMeter,
     }
 }
 
@@ -54,7 +53,7 @@ pin_project! {
     #[project = StateProj]
     #[project_replace = StateOwned]
     enum State<S, B, F> {
-        Deciding { deciding: Pin<Box<dyn Future<Output = Decided> + Send>>, asked: Box<(S, Request<B>)> },
+        Deciding { deciding: Pin<Box<dyn Future<Output = Decided> + Send>>, asked: Box<(S, Request<B>, CreditMeter)> },
         Calling { #[pin] future: F, call: Call },
         Denying { denying: Pin<Box<Denying<B>>> },
         Done,
@@ -80,7 +79,24 @@ struct Call {
     style: DenialStyle,
     /// Whether the client takes trailers where the protocol has them.
     takes_trailers: bool,
+    manner: Manner,
     rate: Rate,
+}
+
+/// What of a meter's settings a response is treated by.
+#[derive(Clone, Copy)]
+struct Manner {
+    until_head: bool,
+    inference_id: bool,
+    shadow: bool,
+    tells: bool,
+}
+
+impl Manner {
+    fn of(settings: &Settings) -> Self {
+        let &Settings { until_head, inference_id, shadow, tells, .. } = settings;
+        Self { until_head, inference_id, shadow, tells }
+    }
 }
 
 impl Call {
@@ -98,12 +114,12 @@ where
 {
     // Inlined, so that the request is moved once and not at each step.
     #[inline(always)]
-    pub(super) fn new(service: S, request: Request<B>, decision: Decision, meter: CreditMeter) -> Self {
+    pub(super) fn new(service: S, request: Request<B>, decision: Decision, meter: &CreditMeter) -> Self {
         let state = match decision {
-            Decision::Later(deciding) => State::Deciding { deciding, asked: Box::new((service, request)) },
-            Decision::Now(decided) => decided_state(decided, service, request, &meter),
+            Decision::Later(deciding) => State::Deciding { deciding, asked: Box::new((service, request, meter.clone())) },
+            Decision::Now(decided) => decided_state(decided, service, request, meter),
         };
-        Self { state, meter }
+        Self { state }
     }
 }
 
@@ -123,13 +139,13 @@ where
                 StateProj::Deciding { deciding, .. } => {
                     let decided = ready!(deciding.as_mut().poll(cx));
                     if let StateOwned::Deciding { asked, .. } = this.state.as_mut().project_replace(State::Done) {
-                        let (service, request) = *asked;
-                        this.state.set(decided_state(decided, service, request, this.meter));
+                        let (service, request, meter) = *asked;
+                        this.state.set(decided_state(decided, service, request, &meter));
                     }
                 }
                 StateProj::Calling { future, call } => {
                     let response = match future.poll(cx) {
-                        Poll::Ready(Ok(response)) => call.respond(response, this.meter),
+                        Poll::Ready(Ok(response)) => call.respond(response),
                         Poll::Ready(Err(error)) => {
                             if let Some(charge) = &mut call.charge {
                                 charge.close(End::Failed);
@@ -145,7 +161,7 @@ where
                             if call.style.grpc {
                                 told::in_trailers(response.headers_mut(), charge.billed());
                             }
-                            finish(response, call.rate.take(), this.meter)
+                            finish(response, call.rate.take(), call.manner)
                         }
                     };
                     this.state.set(State::Done);
@@ -173,11 +189,13 @@ where
     S: Service<Request<B>>,
     B: Body,
 {
-    let style = meter.inner.settings.denials;
+    let settings = &meter.inner.settings;
+    let (style, manner) = (settings.denials, Manner::of(settings));
     match decided {
         // Nothing is said of what is free.
-        Ok(None) if !meter.inner.settings.shadow => {
-            let call = Call { charge: None, kept: None, is_head: false, is_connect: false, style, takes_trailers: false, rate: None };
+        Ok(None) if !manner.shadow => {
+            let call =
+                Call { charge: None, kept: None, is_head: false, is_connect: false, style, takes_trailers: false, manner, rate: None };
             State::Calling { future: service.call(request), call }
         }
         Ok(admitted) => {
@@ -185,7 +203,7 @@ where
             let (mut charge, mut kept, mut rate) = (None, None, None);
             match admitted {
                 Some(Admitted { charge: open, identity, has_begun, rate: counted }) => {
-                    if meter.inner.settings.extensions {
+                    if let Some(identity) = identity {
                         let clock = ComputeClock::new(&open);
                         kept = Some(clock.watch());
                         request.extensions_mut().insert(clock);
@@ -199,14 +217,17 @@ where
                 // A handler that expects a clock would otherwise deny what nothing else does.
                 None => drop(request.extensions_mut().insert(ComputeClock::detached())),
             }
-            let takes_trailers = !style.grpc && meter.inner.settings.tells && told::takes_trailers(&request);
+            let takes_trailers = !style.grpc && manner.tells && told::takes_trailers(&request);
             let (is_head, is_connect) = (request.method() == Method::HEAD, request.method() == Method::CONNECT);
-            State::Calling { future: service.call(request), call: Call { charge, kept, is_head, is_connect, style, takes_trailers, rate } }
+            State::Calling {
+                future: service.call(request),
+                call: Call { charge, kept, is_head, is_connect, style, takes_trailers, manner, rate },
+            }
         }
         Err(rejection) => {
             observe::denied(&rejection, request.uri().path());
             let style = style.for_caller(request.headers());
-            let response = finish(rejection.into_response(style), None, meter);
+            let response = finish(rejection.into_response(style), None, manner);
             // A gRPC stream has no end before its answer, and its protocol no need of one.
             let drain = if style.grpc { Drain::nothing() } else { Drain::new(request) };
             State::Denying { denying: Box::pin(Denying { drain, response: Some(response) }) }
@@ -215,7 +236,7 @@ where
 }
 
 impl Call {
-    fn respond<R>(&mut self, mut response: Response<R>, meter: &CreditMeter) -> Response<MeterBody<R>>
+    fn respond<R>(&mut self, mut response: Response<R>) -> Response<MeterBody<R>>
     where
         R: Body<Data = Bytes>,
     {
@@ -226,7 +247,7 @@ impl Call {
         if let Some(ComputeTime(total)) = reported {
             ComputeClock::new(&charge).report(total);
         }
-        if meter.inner.settings.until_head {
+        if self.manner.until_head {
             charge.with(|metering, _| metering.compute().end(now.compute));
         }
         if self.is_head {
@@ -240,7 +261,7 @@ impl Call {
                 None => Some(charge),
             };
             match unkept {
-                Some(mut charge) if meter.inner.settings.shadow => {
+                Some(mut charge) if self.manner.shadow => {
                     charge.close(End::Complete);
                     observe::would_deny(&Rejection::UnmeteredUpgrade);
                     response.map(MeterBody::free)
@@ -255,24 +276,24 @@ impl Call {
             }
         } else {
             let (mut parts, body) = response.into_parts();
-            let known = reported.is_some() || meter.inner.settings.until_head || body.is_end_stream();
-            if meter.inner.settings.tells && !self.style.grpc {
+            let known = reported.is_some() || self.manner.until_head || body.is_end_stream();
+            if self.manner.tells && !self.style.grpc {
                 told::in_head(&mut parts.headers, &charge, known);
             }
             let adds_trailers = self.takes_trailers && !known && !self.is_head;
             let body = MeterBody::metered(body, &mut parts, charge, now, self.style, adds_trailers);
             Response::from_parts(parts, body)
         };
-        finish(response, self.rate.take(), meter)
+        finish(response, self.rate.take(), self.manner)
     }
 }
 
 /// Adds the layer's own header fields.
-fn finish<B>(mut response: Response<B>, rate: Rate, meter: &CreditMeter) -> Response<B> {
+fn finish<B>(mut response: Response<B>, rate: Rate, manner: Manner) -> Response<B> {
     if let Some(rate) = rate {
         rate.write(response.headers_mut());
     }
-    if meter.inner.settings.inference_id
+    if manner.inference_id
         && let Ok(id) = HeaderValue::try_from(Uuid::now_v7().to_string())
     {
         response.headers_mut().entry(INFERENCE_ID).or_insert(id);

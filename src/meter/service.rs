@@ -44,6 +44,6 @@ where
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);
         let decision = self.meter.decide(RequestHead::from(&request), request.body().is_end_stream());
-        ResponseFuture::new(ready, request, decision, self.meter.clone())
+        ResponseFuture::new(ready, request, decision, &self.meter)
     }
 }

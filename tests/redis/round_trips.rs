@@ -77,7 +77,7 @@ async fn leases_that_hold_ahead_report_and_do_not_beg() {
         .service(service_fn(|_: Request<Empty<Bytes>>| async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }));
     service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap();
     eventually(async || (statement(&meter, "alice", "pro").await.requests() == 1).then_some(())).await;
-    assert_eq!(statement(&meter, "alice", "pro").await.held, nanos(4 * SLICE), "the surplus stays on hold");
+    assert_eq!(statement(&meter, "alice", "pro").await.held, nanos(5 * SLICE), "the surplus stays on hold");
     let before = server.calls("evalsha");
     for _ in 0..5 {
         // Admitted on the surplus, whatever the ledger does.
@@ -96,7 +96,7 @@ async fn leases_that_hold_ahead_report_and_do_not_beg() {
         eventually(async || (statement(&meter, "bob", "pro").await.requests() == requests).then_some(())).await;
     }
     assert_eq!(server.calls("evalsha") - before, 11);
-    assert_eq!(statement(&meter, "alice", "pro").await.held, nanos(4 * SLICE));
+    assert_eq!(statement(&meter, "alice", "pro").await.held, nanos(5 * SLICE));
     meter.shutdown().await;
     assert_eq!(statement(&meter, "alice", "pro").await.held, nanos(0), "a shutdown gives it back");
 }

@@ -1,0 +1,169 @@
+//! How many renewals a thousand nodes send: the formula of `docs/scaling.md`, checked on the crate's own lease and book.
+//!
+//! One account's requests come to each node by chance, `rate` a second, and take 20 ms. Nothing is lost; a round trip takes 2 ms.
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use super::*;
+
+const NODES: usize = 1_000;
+const ROUND_TRIP: Duration = Duration::from_millis(2);
+
+/// Renewals a second of one account on one node, where leases hold ahead. Each report waits for a request and then for `flush`; each pause longer
+/// than `admit_for` costs a renewal that gives back what was held, and one that admits the next request.
+fn formula(rate: f64, flush: Duration, admit_for: Duration) -> f64 {
+    let reports = rate / (1.0 + rate * (flush + ROUND_TRIP).as_secs_f64());
+    let pauses = rate * (-rate * admit_for.as_secs_f64()).exp();
+    reports + 2.0 * pauses
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Arrives,
+    Ends,
+    Speaks,
+    Answered,
+}
+
+struct Member {
+    lease: Lease<Waiter, Rc<Request>>,
+    running: Vec<(Rc<Request>, RunId, Duration)>,
+    sent: Option<Renewal>,
+}
+
+struct Many {
+    rules: LeaseRules,
+    rate: f64,
+    rng: Rng,
+    book: Book,
+    record: Record,
+    members: Vec<Member>,
+    events: BinaryHeap<Reverse<(Duration, usize, Event)>>,
+    renewals: u64,
+    served: u64,
+    debited: i64,
+}
+
+const LENGTH: Duration = Duration::from_millis(20);
+const TERMS: Terms = Terms { included: Credits::MAX, per_seat: false, pay_as_you_go: Credits::ZERO };
+
+impl Many {
+    fn new(rate: f64, flush: Duration) -> Self {
+        let mut rules = LeaseRules { ahead: Some(Ahead::default()), ..LeaseRules::default() };
+        rules.flush_after(flush);
+        let members = (0..NODES).map(|node| Member {
+            lease: Lease::new(LeaseId::from_bits(node as u128 + 1), Duration::ZERO),
+            running: Vec::new(),
+            sent: None,
+        });
+        let mut many = Self {
+            rules,
+            rate,
+            rng: Rng::with_seed(1),
+            book: Book::new("2026-11".parse().unwrap()),
+            record: Record::default(),
+            members: members.collect(),
+            events: BinaryHeap::new(),
+            renewals: 0,
+            served: 0,
+            debited: 0,
+        };
+        for node in 0..NODES {
+            many.arrive_after(Duration::ZERO, node);
+        }
+        many
+    }
+
+    fn arrive_after(&mut self, now: Duration, node: usize) {
+        let pause = Duration::from_secs_f64(-(1.0 - self.rng.f64()).ln() / self.rate);
+        self.events.push(Reverse((now + pause, node, Event::Arrives)));
+    }
+
+    /// Lets `time` pass, and answers how many renewals were sent meanwhile.
+    fn pass(&mut self, until: Duration) -> u64 {
+        let before = self.renewals;
+        while self.events.peek().is_some_and(|Reverse((at, ..))| *at <= until) {
+            let Some(Reverse((now, node, event))) = self.events.pop() else { break };
+            self.happen(now, node, event);
+        }
+        self.renewals - before
+    }
+
+    fn happen(&mut self, now: Duration, node: usize, event: Event) {
+        if event == Event::Arrives {
+            self.arrive_after(now, node);
+        }
+        let member = &mut self.members[node];
+        match event {
+            Event::Arrives => {
+                let want = Want { hold: nanos(1_000), least: nanos(50), lasts: Duration::from_millis(500), most_running: None };
+                let request = Rc::new(Request { stop: false, length: ticks(LENGTH), start: Cell::new(None), slice: Cell::new(0) });
+                match member.lease.admit(want, Rc::clone(&request), now) {
+                    Ok(id) => member.admitted(request, id, now, node, &mut self.events),
+                    Err(run) => member.lease.wait(want, run, (request, 0)),
+                }
+            }
+            Event::Ends => {
+                let over: Vec<_> = member.running.extract_if(.., |(.., ends)| *ends <= now).collect();
+                for (_, id, _) in over {
+                    self.served += 1;
+                    self.debited += member.lease.end(id, now).unwrap().1.unwrap().cost.as_nano_usd();
+                }
+            }
+            Event::Answered => {
+                let renewal = member.sent.take().unwrap();
+                let clock = "2026-11".parse::<Period>().unwrap().begins() + Duration::from_secs(864_000) + now;
+                let answer = self.book.renew(&mut self.record, &renewal, clock, clock).unwrap();
+                for ((request, _), id) in member.lease.answered(&self.rules, renewal.seq, &answer, |_| false, now).admitted {
+                    member.admitted(request, id, now, node, &mut self.events);
+                }
+            }
+            Event::Speaks => {}
+        }
+        match self.members[node].lease.next(&self.rules, false, now) {
+            Next::Renew => {
+                let member = &mut self.members[node];
+                member.sent = Some(member.lease.renew(&self.rules, TERMS, now));
+                self.renewals += 1;
+                self.events.push(Reverse((now + ROUND_TRIP, node, Event::Answered)));
+            }
+            Next::Wait(at) if at < Duration::MAX => self.events.push(Reverse((at, node, Event::Speaks))),
+            Next::Wait(_) | Next::Gone => {}
+        }
+    }
+}
+
+impl Member {
+    fn admitted(
+        &mut self,
+        request: Rc<Request>,
+        id: RunId,
+        now: Duration,
+        node: usize,
+        events: &mut BinaryHeap<Reverse<(Duration, usize, Event)>>,
+    ) {
+        self.running.push((request, id, now + LENGTH));
+        events.push(Reverse((now + LENGTH, node, Event::Ends)));
+    }
+}
+
+#[test]
+fn a_thousand_nodes_send_as_many_renewals_as_the_formula_says() {
+    let s = Duration::from_secs;
+    let ms = Duration::from_millis;
+    for (rate, flush) in [(0.02, ms(100)), (0.1, ms(100)), (1.0, ms(100)), (20.0, ms(100)), (1.0, s(1)), (20.0, s(1)), (1.0, s(10))] {
+        let mut many = Many::new(rate, flush);
+        let (warm_up, span) = (s(30), if rate > 10.0 { s(5) } else { s(60) });
+        many.pass(warm_up);
+        let measured = many.pass(warm_up + span) as f64 / span.as_secs_f64() / NODES as f64;
+        let expected = formula(rate, flush, many.rules.admit_for);
+        eprintln!(
+            "{rate} requests a second on each of {NODES} nodes, flush {flush:?}: {measured:.3} renewals a second and node, by the formula {expected:.3}"
+        );
+        assert!((measured / expected - 1.0).abs() < 0.1, "{rate} a second, flush {flush:?}: {measured} and not {expected}");
+        // What is settled is what was used, but for what is not reported yet.
+        let unreported: i64 = many.members.iter().map(|member| member.lease.unreported().as_nano_usd()).sum();
+        let in_flight: i64 = many.debited - unreported - many.book.used().as_nano_usd();
+        assert_eq!(in_flight, 0, "{} were served", many.served);
+    }
+}
