@@ -1,7 +1,7 @@
 //! A denoising server whose every request is paid for in compute time.
 //!
 //! `POST /models/rnnoise` takes 48 kHz mono 16-bit little-endian PCM and streams it back with the noise removed, by the RNNoise network;
-//! `GET /billing.json` shows the bill. Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory), `PLAN`
+//! `/billing` in a browser and `GET /billing.json` show the bill. Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory), `PLAN`
 //! and `TOKENS`.
 
 mod denoise;
@@ -26,7 +26,7 @@ use self::process::setting;
 async fn main() -> Result<(), Box<dyn Error>> {
     process::log();
     let plan = PlanFile::watch(setting("PLAN", "examples/plan.toml"))?;
-    let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?;
+    let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?.or_cookie("tower-credits-token".parse()?);
     let meter = match env::var("REDIS_URL") {
         Ok(url) => CreditMeter::new(plan, RedisLedger::connect(&*url).await?, tokens),
         Err(_) => CreditMeter::new(plan, MemoryLedger::new(), tokens),

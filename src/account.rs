@@ -92,6 +92,11 @@ impl Account {
         Self::of("org", id)
     }
 
+    /// The id of an organisation; `None` of a person's own account.
+    pub fn organisation(&self) -> Option<&str> {
+        self.0.strip_prefix("org:")
+    }
+
     /// `user:<id>` or `org:<id>`.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -30,6 +30,25 @@ impl Period {
         }
     }
 
+    /// The month before this one; the first one is its own.
+    #[must_use]
+    pub const fn previous(self) -> Self {
+        match self {
+            Self { year: 1970, month: 1 } => self,
+            Self { year, month: 1 } => Self { year: year - 1, month: 12 },
+            Self { year, month } => Self { year, month: month - 1 },
+        }
+    }
+
+    /// Its name for people: `November 2026`.
+    pub fn name(self) -> String {
+        const MONTHS: [&str; 12] = [
+            "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
+        ];
+        let month = usize::from(self.month.unsigned_abs()).checked_sub(1).and_then(|month| MONTHS.get(month)).unwrap_or(&"");
+        format!("{month} {}", self.year)
+    }
+
     /// When it begins, since the Unix epoch.
     pub fn begins(self) -> Duration {
         Duration::from_secs(seconds(jiff::civil::date(self.year, self.month, 1)))

@@ -4,7 +4,7 @@
 //! time; what is longer than 4 KiB is not even hashed.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fmt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -50,6 +50,7 @@ type Prefix = [u8; 8];
 /// account = "user:alice"
 /// tier = "free"
 /// subject = "alice"       # who stands on the usage lines; default: the account
+/// organisations = { acme = "enterprise" }   # that she may bill, with their tiers
 /// ```
 #[derive(Clone, Default)]
 pub struct BearerTokens {
@@ -87,6 +88,8 @@ struct RawToken {
     account: Spanned<String>,
     tier: Spanned<String>,
     subject: Option<Spanned<String>>,
+    #[serde(default)]
+    organisations: BTreeMap<Spanned<String>, Spanned<String>>,
 }
 
 impl BearerTokens {
@@ -205,7 +208,7 @@ impl Table {
         };
         // What the parser itself says may quote the file, and a token pasted in place of its digest must not reach a log.
         let raw: RawTokens = toml::from_str(text).map_err(|error| {
-            let reason = "not a list of tokens: each [[tokens]] has sha256, account, tier and, if you like, subject, all of them strings";
+            let reason = "not a list of tokens: each [[tokens]] has sha256, account, tier and, if you like, subject, all of them strings, and organisations, a table of strings";
             wrong(error.span().map(|span| span.start), reason.to_owned())
         })?;
         let mut table = Self::default();
@@ -217,7 +220,12 @@ impl Table {
             let tier = token.tier.as_ref().parse().map_err(|error| refused(&token.tier, &format!("tier: {error}")))?;
             let subject = token.subject.as_ref().unwrap_or(&token.account);
             let subject: Name = subject.as_ref().parse().map_err(|error| refused(subject, &format!("subject: {error}")))?;
-            table.add(digest, Identity::new(subject, account, tier));
+            let mut identity = Identity::new(subject, account, tier);
+            for (id, tier) in &token.organisations {
+                let tier = tier.as_ref().parse().map_err(|error| refused(tier, &format!("an organisation's tier: {error}")))?;
+                identity = identity.member_of(id.as_ref(), tier).map_err(|error| refused(id, &format!("an organisation: {error}")))?;
+            }
+            table.add(digest, identity);
         }
         Ok(table)
     }
@@ -245,6 +253,10 @@ impl Identify for BearerTokens {
         let table = self.shared.table.load();
         let find = |token| table.recent.find(token, || table.find(&credentials::digest(token))).ok_or(IdentifyError::Invalid);
         Identifying::Ready(credentials::token_of(head, self.cookie.as_ref()).and_then(find))
+    }
+
+    fn cookie(&self) -> Option<&Name> {
+        self.cookie.as_ref()
     }
 }
 

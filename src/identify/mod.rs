@@ -20,9 +20,11 @@ use http::{
 };
 
 pub use self::bearer::{BearerTokens, TokensError};
+#[cfg(feature = "axum")]
+pub(crate) use self::origin::is_own as is_own_origin;
 #[cfg(feature = "redis")]
 pub use self::redis_tokens::{IssuedToken, RedisTokens, RedisTokensBuilder, RedisTokensError, TokenSummary};
-use crate::{Account, Name};
+use crate::{Account, Name, NameError};
 
 /// Who asks, who pays, and which tier applies.
 ///
@@ -36,6 +38,8 @@ pub struct Identity {
     pub account: Account,
     /// The name of the payer's tier in the plan.
     pub tier: Name,
+    /// The same subject, where an organisation pays.
+    memberships: Arc<Vec<Arc<Identity>>>,
     pub(crate) home: Home,
 }
 
@@ -59,13 +63,45 @@ impl Home {
 impl Identity {
     /// A subject that asks, an account that pays, and the name of that account's tier.
     pub fn new(subject: Name, account: Account, tier: Name) -> Self {
-        Self { subject, account, tier, home: Home::default() }
+        Self { subject, account, tier, memberships: Arc::default(), home: Home::default() }
+    }
+
+    /// The subject may also bill this organisation, by its id, whose tier has this name. It does where the request says so, in the field
+    /// [`X-HF-Bill-To`](crate::CreditMeterBuilder::bill_to).
+    ///
+    /// # Errors
+    ///
+    /// [`NameError`] where the id is none.
+    pub fn member_of(mut self, organisation: &str, tier: Name) -> Result<Self, NameError> {
+        let member = Self::new(self.subject.clone(), Account::org(organisation)?, tier);
+        let memberships = Arc::make_mut(&mut self.memberships);
+        memberships.retain(|known| known.account != member.account);
+        memberships.push(Arc::new(member));
+        Ok(self)
+    }
+
+    /// The organisations that the subject may bill.
+    pub fn organisations(&self) -> impl Iterator<Item = &Account> {
+        self.memberships.iter().map(|member| &member.account)
+    }
+
+    pub(crate) fn memberships(&self) -> &[Arc<Self>] {
+        &self.memberships
+    }
+
+    /// The same subject, billed to an organisation: `None` where it may not, whether there is one of that id or not.
+    pub(crate) fn billed_to(self: &Arc<Self>, organisation: &str) -> Option<Arc<Self>> {
+        let is_it = |identity: &Self| identity.account.organisation() == Some(organisation);
+        if is_it(self) {
+            return Some(Arc::clone(self));
+        }
+        self.memberships.iter().find(|member| is_it(member)).cloned()
     }
 }
 
 impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
-        self.subject == other.subject && self.account == other.account && self.tier == other.tier
+        self.subject == other.subject && self.account == other.account && self.tier == other.tier && self.memberships == other.memberships
     }
 }
 
@@ -73,8 +109,10 @@ impl Eq for Identity {}
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { subject, account, tier, home: _ } = self;
-        f.debug_struct("Identity").field("subject", subject).field("account", account).field("tier", tier).finish()
+        let Self { subject, account, tier, memberships, home: _ } = self;
+        let organisations = memberships.iter().map(|member| &member.account).collect::<Vec<_>>();
+        let mut debug = f.debug_struct("Identity");
+        debug.field("subject", subject).field("account", account).field("tier", tier).field("organisations", &organisations).finish()
     }
 }
 
@@ -118,6 +156,11 @@ impl RequestHead<'_> {
 pub trait Identify: fmt::Debug + Send + Sync + 'static {
     /// Says who asks: at once where that is known here, or later. What is needed later is taken from the head now.
     fn identify(&self, head: RequestHead<'_>) -> Identifying;
+
+    /// The cookie that browsers keep their token in, where it takes one: what the billing page's sign-in sets.
+    fn cookie(&self) -> Option<&Name> {
+        None
+    }
 }
 
 /// An answer of [`Identify`]. Closed.

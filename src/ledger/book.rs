@@ -77,6 +77,12 @@ impl Record {
         left.saturating_sub(pledged)
     }
 
+    /// What is left of the grants that have not expired, on hold or not.
+    pub(super) fn purchased_left(&self, now: Duration) -> Credits {
+        let alive = self.grants.values().filter(|grant| grant.expires.is_none_or(|expires| expires > now));
+        alive.fold(Credits::ZERO, |sum, grant| sum.saturating_add(grant.left))
+    }
+
     /// Takes `amount` from the grants that have not expired by `at`, the first to expire first.
     fn draw(&mut self, mut amount: Credits, at: Duration) {
         let alive = |grant: &Grant| grant.expires.is_none_or(|expires| expires > at) && !grant.left.is_zero();

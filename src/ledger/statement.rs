@@ -1,6 +1,6 @@
 //! What an account used in a period, as people and programs read it.
 
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
 use super::{Book, LineKey, Record, Terms, Usage};
 use crate::{Account, Credits, Name, Period};
@@ -19,8 +19,16 @@ pub struct Statement {
     pub used: Credits,
     /// On hold by all leases: by running requests, by what nodes hold ahead, and until it expires by nodes that died.
     pub held: Credits,
+    /// The most that may be used by all of these: included, purchased and pay-as-you-go credits; [`Credits::MAX`] where there is no limit.
+    pub limit: Credits,
     /// What of `used` was paid from purchased credits.
     pub purchased_used: Credits,
+    /// Purchased credits that are left now, in whatever month they will be used.
+    pub purchased_left: Credits,
+    /// The most that the account's owner will pay on top in a month, where they said so.
+    pub spending_limit: Option<Credits>,
+    /// Seats, for each of which a tier may include credits.
+    pub seats: NonZeroU32,
     /// What of `used` is charged on top.
     pub pay_as_you_go: Credits,
     /// The lines, in order of day, model, hardware, feature and subject.
@@ -56,6 +64,16 @@ impl Statement {
         Duration::from_micros(self.lines.iter().map(|line| line.usage.compute_micros).fold(0, u64::saturating_add))
     }
 
+    /// What of `used` the included credits paid for.
+    pub fn included_used(&self) -> Credits {
+        self.used.saturating_sub(self.purchased_used).min(self.included)
+    }
+
+    /// Whether there is nothing left to use, on hold or not.
+    pub fn is_used_up(&self) -> bool {
+        self.used >= self.limit
+    }
+
     /// The statement of a book as of `now`.
     pub(crate) fn of(account: &Account, book: &Book, record: &Record, terms: Terms, now: Duration) -> Self {
         let mut book = book.clone();
@@ -68,7 +86,11 @@ impl Statement {
             included: standing.included,
             used: book.used,
             held: book.held,
+            limit: standing.limit,
             purchased_used: book.drawn,
+            purchased_left: record.purchased_left(now),
+            spending_limit: record.spending_limit,
+            seats: record.seats,
             pay_as_you_go: if terms.pay_as_you_go.is_zero() { Credits::ZERO } else { beyond },
             lines: lines(&book),
         }

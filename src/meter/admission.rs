@@ -6,11 +6,11 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     charge::{Charge, Kept, Metering, Place},
-    layer::{CreditMeter, Inner},
+    layer::{CreditMeter, Inner, payer},
     usual::Usual,
 };
 use crate::{
-    Classification, Credits, DuringOutage, Identity, Period, Plan, RequestHead, RequestQuota, Workload,
+    Classification, Credits, DuringOutage, Feature, Identity, Period, Plan, RequestHead, RequestQuota, Workload,
     clock::Now,
     identify::{IdentifyError, Identifying},
     lease::{Admission, Seat, Ticket, Verdict},
@@ -57,23 +57,30 @@ impl CreditMeter {
         };
         let workload = match classification {
             Classification::Free => return Decision::Now(Ok(None)),
-            Classification::Workload(workload) => Ok(workload),
+            Classification::Workload(workload) => Ok(match head.extensions.get() {
+                Some(Feature(feature)) if *feature != workload.feature => plan.through(&workload, feature),
+                _ => workload,
+            }),
             Classification::Unknown => Err(UnknownPath::of(head.uri.path())),
         };
         self.ensure_worker();
+        let bill_to = self.bill_to(head);
         // Who is not known is not told what there is.
         match self.inner.identify.identify(head) {
-            Identifying::Ready(Err(error)) => Decision::Now(self.deny(error.into())),
-            Identifying::Ready(Ok(identity)) => match workload {
-                Ok(workload) => self.begin(&plan, &identity, workload),
-                Err(path) => Decision::Now(self.deny(self.inner.not_in_plan(&path))),
+            Identifying::Ready(identity) => match (identity.and_then(|identity| payer(identity, bill_to?)), workload) {
+                (Err(error), _) => Decision::Now(self.deny(error.into())),
+                (Ok(identity), Ok(workload)) => self.begin(&plan, &identity, workload),
+                (Ok(_), Err(path)) => Decision::Now(self.deny(self.inner.not_in_plan(&path))),
             },
             Identifying::Later(identity) => {
                 let (meter, plan) = (self.clone(), Arc::clone(&plan));
+                let bill_to = bill_to.map(|bill_to| bill_to.map(str::to_owned));
                 Decision::Later(Box::pin(async move {
                     let identity = match timeout(meter.inner.settings.identify_within, identity).await {
-                        Ok(Ok(identity)) => identity,
-                        Ok(Err(error)) => return meter.deny(error.into()),
+                        Ok(identity) => match identity.and_then(|identity| payer(identity, bill_to?.as_deref())) {
+                            Ok(identity) => identity,
+                            Err(error) => return meter.deny(error.into()),
+                        },
                         Err(_) => {
                             tracing::warn!(target: "tower_credits", "nobody said in time who asks");
                             return meter.deny(Rejection::CredentialsUnchecked);

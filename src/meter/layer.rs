@@ -21,7 +21,7 @@ use super::{
     service::CreditService,
 };
 use crate::{
-    Ahead, Classification, Clock, Identify, Identity, Ledger, LedgerError, Period, Plan, PlanHandle, RequestHead, Settlement, Statement,
+    Account, Ahead, Amendment, Classification, Clock, Identify, Identity, Ledger, LedgerError, Period, Plan, PlanHandle, RequestHead, Settlement, Statement,
     clock::Time,
     identify::{IdentifyError, Identifying},
     lease::{Desk, Keeper, LeaseRules, Worker},
@@ -62,6 +62,7 @@ pub(super) struct Inner {
     pub(super) settings: Settings,
     /// `None` where everything is billed.
     pub(super) billable: Option<Billable>,
+    bill_to: Option<HeaderName>,
     unknown_paths: Mutex<HashSet<String>>,
 }
 
@@ -78,6 +79,17 @@ pub(super) struct Settings {
     pub(super) denials: DenialStyle,
     pub(super) tells: bool,
     pub(super) identify_within: Duration,
+}
+
+/// The field in which a request says which organisation pays, as Hugging Face's clients send it.
+const BILL_TO: HeaderName = HeaderName::from_static("x-hf-bill-to");
+
+/// Who pays for what an identity asks.
+pub(super) fn payer(identity: Arc<Identity>, bill_to: Option<&str>) -> Result<Arc<Identity>, IdentifyError> {
+    match bill_to {
+        None => Ok(identity),
+        Some(organisation) => identity.billed_to(organisation).ok_or(IdentifyError::NotAMember),
+    }
 }
 
 impl CreditMeter {
@@ -108,6 +120,7 @@ impl CreditMeter {
                 identify_within: Duration::from_secs(5),
             },
             billable: None,
+            bill_to: Some(BILL_TO),
         }
     }
 
@@ -122,10 +135,45 @@ impl CreditMeter {
     ///
     /// [`IdentifyError`] where nobody was identified.
     pub async fn identify(&self, head: RequestHead<'_>) -> Result<Arc<Identity>, IdentifyError> {
-        match self.inner.identify.identify(head) {
+        let bill_to = self.bill_to(head);
+        let identity = match self.inner.identify.identify(head) {
             Identifying::Ready(answer) => answer,
             Identifying::Later(answer) => answer.await,
-        }
+        };
+        // Who is not known is not told more.
+        payer(identity?, bill_to?)
+    }
+
+    /// The organisation that a request says it is to be billed to.
+    pub(super) fn bill_to<'a>(&self, head: RequestHead<'a>) -> Result<Option<&'a str>, IdentifyError> {
+        let Some(name) = &self.inner.bill_to else { return Ok(None) };
+        let mut values = head.headers.get_all(name).iter();
+        let Some(value) = values.next() else { return Ok(None) };
+        // Which of two would count is anybody's guess.
+        let only = value.to_str().ok().filter(|_| values.next().is_none());
+        only.map(Some).ok_or(IdentifyError::NotAMember)
+    }
+
+    /// The cookie that browsers keep their token in.
+    #[cfg(feature = "axum")]
+    pub(crate) fn cookie(&self) -> Option<&Name> {
+        self.inner.identify.cookie()
+    }
+
+    /// The current month.
+    #[cfg(feature = "axum")]
+    pub(crate) fn this_month(&self) -> Period {
+        Period::containing(self.inner.time.unix_time())
+    }
+
+    /// Changes an account's own record: purchased credits, seats, its owner's spending limit. Answers `false` for a grant whose id is known already: it
+    /// changed nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] where the ledger gave no answer.
+    pub async fn amend(&self, account: &Account, amendment: Amendment) -> Result<bool, LedgerError> {
+        self.inner.ledger.amend(account, amendment).await
     }
 
     /// What an identity's account used in a month, by the terms of its tier today; in the current month where `period` is `None`.
@@ -220,9 +268,18 @@ pub struct CreditMeterBuilder {
     time: Time,
     settings: Settings,
     billable: Option<Billable>,
+    bill_to: Option<HeaderName>,
 }
 
 impl CreditMeterBuilder {
+    /// The header field in which a request names the organisation that pays for it, by its id; `None` where none may. Default `X-HF-Bill-To`. The
+    /// [`Identity`] says which organisations its subject [may bill](Identity::member_of); another one is denied with 403, whether it exists or not.
+    #[must_use]
+    pub fn bill_to(mut self, field: Option<HeaderName>) -> Self {
+        self.bill_to = field;
+        self
+    }
+
     /// Leases hold a surplus, so that most requests are admitted without a call to the ledger. Default: they hold nothing that no request owns.
     /// What one node holds ahead, others cannot use: until ten seconds after its last use there.
     #[must_use]
@@ -383,7 +440,7 @@ impl CreditMeterBuilder {
 
     fn assemble(self) -> (CreditMeter, Worker<Kept>) {
         observe::describe();
-        let Self { plan, ledger, identify, classify, time, settings, billable } = self;
+        let Self { plan, ledger, identify, classify, time, settings, billable, bill_to } = self;
         let (keeper, desk, worker) = Keeper::pair(Arc::clone(&ledger), time.clone(), settings.rules, settings.most_accounts);
         let inner = Inner {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
@@ -398,6 +455,7 @@ impl CreditMeterBuilder {
             time,
             settings,
             billable,
+            bill_to,
             unknown_paths: Mutex::default(),
         };
         (CreditMeter { inner: Arc::new(inner) }, worker)

@@ -81,6 +81,19 @@ pub struct Workload {
     pub feature: Name,
 }
 
+/// The feature that a request is used through, in its extensions: the host sets it, before the layer sees the request, and it stands in place of the
+/// route's. Usage stands apart by feature on the bill; all features draw on the same credits.
+///
+/// ```
+/// use tower_credits::Feature;
+///
+/// let mut request = http::Request::new(());
+/// request.extensions_mut().insert(Feature("playground".parse()?));
+/// # Ok::<(), tower_credits::NameError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feature(pub Name);
+
 impl Plan {
     /// The tier of this name.
     pub fn tier(&self, name: &str) -> Option<&Arc<Tier>> {
@@ -99,6 +112,13 @@ impl Plan {
     /// What a request to a path, with these header fields, runs by the plan's routes.
     pub fn classify(&self, path: &str, headers: &HeaderMap) -> Classification {
         self.exact.find(path).unwrap_or_else(|| self.routes.classify(self, path, headers))
+    }
+
+    /// The same, through another feature.
+    pub(crate) fn through(&self, workload: &Arc<Workload>, feature: &Name) -> Arc<Workload> {
+        let is_it = |known: &&Arc<Workload>| known.feature == *feature && known.hardware == workload.hardware;
+        let known = self.workloads.get(&workload.model).and_then(|known| known.iter().find(is_it));
+        known.cloned().unwrap_or_else(|| Arc::new(Workload { feature: feature.clone(), ..Workload::clone(workload) }))
     }
 
     fn on_hardware(&self, model: &Name, hardware: &Name, feature: &Name) -> Option<Arc<Workload>> {

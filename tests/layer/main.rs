@@ -4,6 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[cfg(feature = "axum")]
+mod billing;
 mod compute;
 mod contract;
 mod denials;

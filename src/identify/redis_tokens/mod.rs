@@ -189,6 +189,10 @@ impl Identify for RedisTokens {
             }
         }
     }
+
+    fn cookie(&self) -> Option<&Name> {
+        self.inner.cookie.as_ref()
+    }
 }
 
 impl fmt::Debug for RedisTokens {

@@ -8,7 +8,7 @@
 //! The first is what counts: a token that is listed and has no record is none.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -209,6 +209,9 @@ struct Record {
     subject: String,
     account: String,
     tier: String,
+    /// Organisations that may be billed, with their tiers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    organisations: BTreeMap<String, String>,
 }
 
 /// What the list says of a token.
@@ -229,13 +232,18 @@ impl Entry {
 impl Record {
     fn of(id: &str, identity: &Identity) -> Self {
         let Identity { subject, account, tier, .. } = identity;
-        Self { id: id.to_owned(), subject: subject.to_string(), account: account.to_string(), tier: tier.to_string() }
+        let member = |member: &Identity| Some((member.account.organisation()?.to_owned(), member.tier.to_string()));
+        let organisations = identity.memberships().iter().filter_map(|identity| member(identity)).collect();
+        Self { id: id.to_owned(), subject: subject.to_string(), account: account.to_string(), tier: tier.to_string(), organisations }
     }
 
     fn identity(&self) -> Result<Identity, Fault> {
         let wrong = |_| unreadable("a token's record");
         let (subject, tier) = (self.subject.parse().map_err(wrong)?, self.tier.parse().map_err(wrong)?);
-        Ok(Identity::new(subject, self.account.parse().map_err(wrong)?, tier))
+        let identity = Identity::new(subject, self.account.parse().map_err(wrong)?, tier);
+        self.organisations.iter().try_fold(identity, |identity, (organisation, tier)| {
+            identity.member_of(organisation, tier.parse().map_err(wrong)?).map_err(wrong)
+        })
     }
 }
 

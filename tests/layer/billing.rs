@@ -1,0 +1,391 @@
+//! What account holders see: through a real server, as a browser without scripts and as programs.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use axum::{Router, extract::Path, routing::post};
+use http::StatusCode;
+use reqwest::{Client, RequestBuilder, Response, redirect::Policy};
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tower::ServiceBuilder;
+use tower_credits::{
+    Account, Amendment, BearerTokens, CreditMeter, Feature, Identity, ManualClock, MemoryLedger, Plan, Statement, billing,
+};
+
+use crate::support::*;
+
+const PLAN: &str = r#"
+[hardware.gpu-small]
+price_per_second = "0.00012"
+[hardware.gpu-large]
+price_per_second = "0.000500001"
+[models.echo]
+hardware = "gpu-small"
+[models.large]
+hardware = "gpu-large"
+[models."=cmd,1"]
+hardware = "gpu-large"
+[routes]
+"/models/{model}" = { model = "{model}" }
+"/widget/{model}" = { model = "{model}", feature = "widget" }
+[tiers.free]
+included = "0.0012"
+when_used_up = "block"
+hint = "Upgrade to PRO."
+[tiers.pro]
+included = "0.0012"
+when_used_up = "pay-as-you-go"
+[tiers.enterprise]
+included = "0.0012"
+per_seat = true
+when_used_up = "pay-as-you-go"
+"#;
+
+struct Server {
+    address: SocketAddr,
+    meter: CreditMeter,
+    clock: ManualClock,
+    client: Client,
+}
+
+fn person(user: &str, tier: &str) -> Identity {
+    identity(user, tier)
+}
+
+impl Server {
+    async fn start() -> Self {
+        let clock = november();
+        let org = |user: &str| person(user, "pro").member_of("acme", "enterprise".parse().unwrap()).unwrap();
+        let tokens = BearerTokens::new()
+            .with("free", person("free", "free"))
+            .with("pro", person("pro", "pro"))
+            .with("ann", org("ann"))
+            .with("ben", org("ben"))
+            .or_cookie("session".parse().unwrap());
+        let meter = CreditMeter::builder(Plan::from_toml(PLAN).unwrap(), MemoryLedger::with_clock(clock.clone()), tokens)
+            .clock(clock.clone())
+            .build()
+            .unwrap();
+        let passing = clock.clone();
+        let run = move |Path(_): Path<String>| {
+            passing.advance(seconds(1));
+            std::future::ready("ok")
+        };
+        let layers = ServiceBuilder::new().map_request(set_feature).layer(meter.clone());
+        let app = Router::new()
+            .route("/models/{model}", post(run.clone()))
+            .route("/widget/{model}", post(run))
+            .layer(layers)
+            .merge(billing::router(&meter));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, app).await });
+        Self { address, meter, clock, client: Client::builder().redirect(Policy::none()).build().unwrap() }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    /// One second of compute; the host lets the caller name a feature.
+    async fn run(&self, token: &str, path: &str, fields: &[(&'static str, &str)]) -> StatusCode {
+        let request = self.client.post(self.url(path)).bearer_auth(token);
+        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let response = request.send().await.unwrap();
+        let status = response.status();
+        response.bytes().await.unwrap();
+        status
+    }
+
+    async fn settled(&self, identity: &Identity, requests: u64) -> Statement {
+        eventually(async || {
+            let statement = self.meter.statement(identity, None).await.ok()?;
+            (statement.held.is_zero() && statement.requests() == requests).then_some(statement)
+        })
+        .await
+    }
+
+    /// As a browser does from a page of this server.
+    fn form(&self, path: &str, cookie: Option<&str>, body: &'static str) -> RequestBuilder {
+        let request = self.client.post(self.url(path)).header("content-type", "application/x-www-form-urlencoded").body(body);
+        let request = request.header("sec-fetch-site", "same-origin");
+        cookie.into_iter().fold(request, |request, cookie| request.header("cookie", format!("session={cookie}")))
+    }
+
+    /// The page, as a browser with this cookie sees it.
+    async fn page(&self, cookie: &str, query: &str) -> (StatusCode, String) {
+        let request = self.client.get(self.url(&format!("/billing{query}"))).header("cookie", format!("session={cookie}"));
+        let response = request.header("sec-fetch-site", "none").send().await.unwrap();
+        (response.status(), text(response).await)
+    }
+
+    async fn json(&self, token: &str, query: &str) -> (StatusCode, Value) {
+        let response = self.client.get(self.url(&format!("/billing.json{query}"))).bearer_auth(token).send().await.unwrap();
+        (response.status(), serde_json::from_str(&text(response).await).unwrap())
+    }
+}
+
+/// The host sets the feature, by a header field of its own front end.
+fn set_feature(mut request: axum::extract::Request) -> axum::extract::Request {
+    if let Some(feature) = request.headers().get("x-front-end").and_then(|value| value.to_str().ok()?.parse().ok()) {
+        request.extensions_mut().insert(Feature(feature));
+    }
+    request
+}
+
+async fn text(response: Response) -> String {
+    String::from_utf8(response.bytes().await.unwrap().to_vec()).unwrap()
+}
+
+/// What an element of the page with this id says.
+fn says(page: &str, id: &str) -> String {
+    let (_, after) = page.split_once(&format!(" id=\"{id}\"")).unwrap_or_else(|| panic!("no {id} in {page}"));
+    let (_, text) = after.split_once('>').unwrap();
+    text.split('<').next().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_browser_signs_in_reads_its_figures_and_signs_out() {
+    let server = Server::start().await;
+    for _ in 0..3 {
+        assert_eq!(server.run("free", "/models/echo", &[]).await, 200);
+    }
+    server.settled(&person("free", "free"), 3).await;
+
+    let stranger = server.client.get(server.url("/billing")).send().await.unwrap();
+    assert_eq!((stranger.status().as_u16(), &stranger.headers()["www-authenticate"]), (401, &http::HeaderValue::from_static("Bearer")));
+    assert!(text(stranger).await.contains("action=\"/billing/sign-in\""));
+
+    let wrong = server.form("/billing/sign-in", None, "token=guess").send().await.unwrap();
+    assert_eq!((wrong.status().as_u16(), wrong.headers().get("set-cookie")), (401, None));
+    assert!(text(wrong).await.contains("role=\"alert\""));
+
+    let right = server.form("/billing/sign-in", None, "token=+free+").send().await.unwrap();
+    assert_eq!((right.status().as_u16(), &right.headers()["location"]), (303, &http::HeaderValue::from_static("/billing")));
+    assert_eq!(right.headers()["set-cookie"], "session=free; Path=/; HttpOnly; SameSite=Strict", "no TLS is needed on the loopback interface");
+    let outside = server.form("/billing/sign-in", None, "token=free").header("host", "credits.example").send().await.unwrap();
+    assert_eq!(outside.headers()["set-cookie"], "session=free; Path=/; HttpOnly; SameSite=Strict; Secure");
+
+    let response = server.client.get(server.url("/billing")).header("cookie", "session=free").header("sec-fetch-site", "none").send().await;
+    let response = response.unwrap();
+    let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
+    assert!(policy.starts_with("default-src 'none'; style-src 'self';") && !policy.contains("unsafe"), "{policy}");
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    let page = text(response).await;
+    assert!(!page.contains("<script") && !page.contains(" style="), "nothing that the policy forbids");
+    let figures = ["account", "tier", "period", "included-used", "included", "included-left", "used", "pay-as-you-go", "held", "requests", "compute"];
+    let expected = [
+        "user:free", "free", "November 2026", "$0.00036", "$0.0012", "$0.00084", "$0.00036", "$0.00", "$0.00", "3", "3.000000 s",
+    ];
+    assert_eq!(figures.map(|id| says(&page, id)), expected);
+    assert!(page.contains("datetime=\"2026-12-01T00:00:00Z\">1 December 2026, 00:00 UTC<"));
+    assert!(page.contains("max=\"1200000\" value=\"360000\""), "the bar");
+
+    let (_, before) = server.page("free", "?period=2026-10").await;
+    assert_eq!((says(&before, "period").as_str(), says(&before, "used").as_str()), ("October 2026", "$0.00"));
+    assert_eq!(server.page("free", "?period=october").await.0, 400);
+
+    let out = server.form("/billing/sign-out", Some("free"), "").send().await.unwrap();
+    assert_eq!(out.headers()["set-cookie"], "session=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
+}
+
+#[tokio::test]
+async fn who_has_used_up_everything_reads_why() {
+    let server = Server::start().await;
+    for _ in 0..10 {
+        assert_eq!(server.run("free", "/models/echo", &[]).await, 200);
+    }
+    assert_eq!(server.run("free", "/models/echo", &[]).await, 402);
+    let (status, page) = server.page("free", "").await;
+    assert_eq!(status, 200);
+    let notice = says(&page, "notice");
+    assert_eq!(
+        notice,
+        "All credits are used up: requests are denied until you have more, or until the month ends on 1 December 2026, 00:00 UTC. Upgrade to PRO."
+    );
+    assert_eq!(says(&page, "included-left"), "$0.00");
+}
+
+#[tokio::test]
+async fn an_owner_sets_a_spending_limit_hits_it_and_removes_it() {
+    let server = Server::start().await;
+    let (_, page) = server.page("pro", "").await;
+    assert_eq!(says(&page, "spending-limit"), "no limit");
+    let set = server.form("/billing/spending-limit", Some("pro"), "limit=%240.00024").send().await.unwrap();
+    assert_eq!(set.status(), 303);
+    assert_eq!(says(&server.page("pro", "").await.1, "spending-limit"), "$0.00024");
+    // Ten that are included and two on top.
+    for _ in 0..12 {
+        assert_eq!(server.run("pro", "/models/echo", &[]).await, 200);
+    }
+    assert_eq!(server.run("pro", "/models/echo", &[]).await, 403);
+    let (_, page) = server.page("pro", "").await;
+    assert!(says(&page, "notice").starts_with("Your spending limit is reached"), "{page}");
+    assert_eq!(says(&page, "pay-as-you-go"), "$0.00024");
+
+    let wrong = server.form("/billing/spending-limit", Some("pro"), "limit=a+lot").send().await.unwrap();
+    assert_eq!(wrong.status(), 422);
+    let page = text(wrong).await;
+    assert!(page.contains("aria-describedby=\"limit-error\"") && page.contains("value=\"a lot\""), "what was typed is not lost: {page}");
+    assert_eq!(says(&page, "spending-limit"), "$0.00024");
+
+    // Another site's page can send forms and cookies, and no word of being from here.
+    for origin in ["cross-site", "same-site"] {
+        let forged = server.client.post(server.url("/billing/spending-limit")).header("cookie", "session=pro").header("sec-fetch-site", origin);
+        let forged = forged.header("content-type", "application/x-www-form-urlencoded").body("remove=yes&limit=").send().await.unwrap();
+        assert_eq!(forged.status(), 403, "{origin}");
+    }
+    assert_eq!(says(&server.page("pro", "").await.1, "spending-limit"), "$0.00024");
+    let removed = server.form("/billing/spending-limit", Some("pro"), "limit=&remove=yes").send().await.unwrap();
+    assert_eq!(removed.status(), 303);
+    assert_eq!(says(&server.page("pro", "").await.1, "spending-limit"), "no limit");
+    assert_eq!(server.run("pro", "/models/echo", &[]).await, 200);
+
+    let free = server.form("/billing/spending-limit", Some("free"), "limit=1").send().await.unwrap();
+    assert_eq!(free.status(), 403, "who pays nothing on top has nothing to limit");
+}
+
+#[tokio::test]
+async fn an_organisation_pays_for_its_members_where_they_say_so() {
+    let server = Server::start().await;
+    let acme = Account::org("acme").unwrap();
+    server.meter.amend(&acme, Amendment::Seats(3.try_into().unwrap())).await.unwrap();
+    for (token, times) in [("ann", 2), ("ben", 3)] {
+        for _ in 0..times {
+            assert_eq!(server.run(token, "/models/echo", &[("x-hf-bill-to", "acme")]).await, 200);
+        }
+    }
+    assert_eq!(server.run("ann", "/models/echo", &[]).await, 200, "and for herself without");
+    // The same answer whether there is such an organisation or not.
+    let denied = async |token: &str, organisation: &str| {
+        let request = server.client.post(server.url("/models/echo")).bearer_auth(token).header("x-hf-bill-to", organisation);
+        let response = request.send().await.unwrap();
+        (response.status().as_u16(), text(response).await)
+    };
+    let stranger = denied("pro", "acme").await;
+    assert_eq!((stranger.0, &stranger), (403, &denied("pro", "no-such-organisation").await));
+    assert_eq!(denied("ann", "").await.0, 403);
+    assert_eq!(denied("guess", "acme").await.0, 401, "who is not known is not told more");
+
+    let member = Identity::new("ann".parse().unwrap(), acme, "enterprise".parse().unwrap());
+    let statement = server.settled(&member, 5).await;
+    assert_eq!((statement.included, statement.used, statement.seats.get()), (nanos(3_600_000), nanos(600_000), 3));
+    server.settled(&person("ann", "pro"), 1).await;
+
+    let (status, bill) = server.json("ben", "?organisation=acme").await;
+    assert_eq!((status.as_u16(), bill["account"].as_str(), bill["used_nano_usd"].as_i64()), (200, Some("org:acme"), Some(600_000)));
+    let members: BTreeMap<_, _> = bill["members"].as_array().unwrap().iter().map(|m| (m["subject"].as_str(), m["cost_nano_usd"].as_i64())).collect();
+    assert_eq!(members, BTreeMap::from([(Some("ann"), Some(240_000)), (Some("ben"), Some(360_000))]));
+
+    let (_, page) = server.page("ann", "?organisation=acme").await;
+    assert_eq!((says(&page, "account").as_str(), says(&page, "used").as_str(), says(&page, "seats").as_str()), ("org:acme", "$0.0006", "3"));
+    assert!(page.contains("id=\"table-member\"") && !page.contains("action=\"/billing/spending-limit\""), "its limit is not its members' to set");
+    assert!(page.contains("href=\"/billing?organisation=acme\" aria-current=\"page\""));
+    let set = server.form("/billing/spending-limit?organisation=acme", Some("ann"), "limit=1").send().await.unwrap();
+    assert_eq!(set.status(), 403);
+}
+
+#[tokio::test]
+async fn nobody_sees_anothers_bill() {
+    let server = Server::start().await;
+    server.run("pro", "/models/echo", &[]).await;
+    server.run("ann", "/models/echo", &[("x-hf-bill-to", "acme")]).await;
+    for path in ["/billing", "/billing.json", "/billing.csv"] {
+        for query in ["?organisation=acme", "?organisation=nobody", "?organisation=", "?organisation=user:pro", "?organisation=org%3Aacme", "?organisation=%00"] {
+            let mut answers = Vec::new();
+            for token in ["free", "pro"] {
+                let response = server.client.get(server.url(&format!("{path}{query}"))).bearer_auth(token).send().await.unwrap();
+                let status = response.status();
+                answers.push((status, text(response).await));
+            }
+            assert!(answers.iter().all(|answer| answer.0 == 403 && *answer == answers[0]), "{path}{query}: {answers:?}");
+        }
+        for query in ["?account=user:pro", "?subject=pro&user=pro"] {
+            let response = server.client.get(server.url(&format!("{path}{query}"))).bearer_auth("free").send().await.unwrap();
+            assert_eq!(response.status(), 200);
+            let body = text(response).await;
+            assert!(!body.contains("user:pro") && !body.contains("echo"), "{path}{query}: everybody sees their own");
+        }
+        let none = server.client.get(server.url(path)).send().await.unwrap();
+        assert_eq!(none.status(), 401);
+        let header = server.client.get(server.url(path)).bearer_auth("free").header("x-hf-bill-to", "acme").send().await.unwrap();
+        assert_eq!(header.status(), 403);
+        let both = server.client.get(server.url(path)).header("cookie", "session=free; session=pro").header("sec-fetch-site", "none");
+        assert_eq!(both.send().await.unwrap().status(), 401, "which of two would count is anybody's guess");
+    }
+}
+
+#[tokio::test]
+async fn features_stand_apart_and_draw_on_the_same_credits() {
+    let server = Server::start().await;
+    assert_eq!(server.run("pro", "/models/echo", &[]).await, 200);
+    assert_eq!(server.run("pro", "/widget/echo", &[]).await, 200);
+    assert_eq!(server.run("pro", "/models/echo", &[("x-front-end", "playground")]).await, 200);
+    assert_eq!(server.run("pro", "/widget/echo", &[("x-front-end", "playground")]).await, 200, "the host's word stands in place of the route's");
+    let statement = server.settled(&person("pro", "pro"), 4).await;
+    let features: BTreeMap<_, _> = statement.lines.iter().map(|line| (line.feature.as_str(), line.usage.requests)).collect();
+    assert_eq!(features, BTreeMap::from([("api", 1), ("playground", 2), ("widget", 1)]));
+    assert_eq!(statement.used, nanos(4 * SLICE));
+    let (_, page) = server.page("pro", "").await;
+    assert!(page.contains("<th scope=\"row\">playground</th><td class=\"number\">2</td><td class=\"number\">2.000000 s</td><td class=\"number\">$0.00024</td>"));
+}
+
+/// The fields of a line of CSV without quoted commas inside numbers: the last three are never quoted.
+fn csv_numbers(line: &str) -> (u64, i64, i64) {
+    let mut fields = line.rsplit(',');
+    let mut exact = |digits: usize| -> i64 {
+        let (whole, part) = fields.next().unwrap().split_once('.').unwrap();
+        assert_eq!(part.len(), digits);
+        format!("{whole}{part}").parse().unwrap()
+    };
+    let (cost, micros) = (exact(9), exact(6));
+    (fields.next().unwrap().parse().unwrap(), micros, cost)
+}
+
+#[tokio::test]
+async fn page_json_csv_and_statement_agree_to_the_nano_dollar() {
+    let server = Server::start().await;
+    let mut rng = fastrand::Rng::with_seed(6);
+    let (mut asked, requests) = (BTreeMap::<(&str, bool), u64>::new(), 400);
+    for _ in 0..requests {
+        let (token, org) = [("pro", false), ("ann", false), ("ann", true), ("ben", true)][rng.usize(0..4)];
+        let path = ["/models/echo", "/models/large", "/widget/large", "/models/=cmd,1"][rng.usize(0..4)];
+        let mut fields = vec![];
+        if org {
+            fields.push(("x-hf-bill-to", "acme"));
+        }
+        if rng.bool() {
+            fields.push(("x-front-end", ["playground", "data-studio"][rng.usize(0..2)]));
+        }
+        server.clock.advance(std::time::Duration::from_nanos(rng.u64(0..3_000_000_000)));
+        assert_eq!(server.run(token, path, &fields).await, 200);
+        *asked.entry((if org { "acme" } else { token }, org)).or_default() += 1;
+    }
+    for ((name, org), requests) in asked {
+        let (token, query) = if org { ("ann", "?organisation=acme") } else { (name, "") };
+        let tier = if org { "enterprise" } else { "pro" };
+        let account = if org { Account::org(name) } else { Account::user(name) }.unwrap();
+        let statement = server.settled(&Identity::new(name.parse().unwrap(), account, tier.parse().unwrap()), requests).await;
+        let used = statement.used.as_nano_usd();
+
+        let (_, json) = server.json(token, query).await;
+        let sum = |of: &Value| of.as_array().unwrap().iter().map(|line| line["cost_nano_usd"].as_i64().unwrap()).sum::<i64>();
+        assert_eq!((json["used_nano_usd"].as_i64(), sum(&json["lines"]), json["requests"].as_u64()), (Some(used), used, Some(requests)));
+        if org {
+            assert_eq!(sum(&json["members"]), used);
+        }
+
+        let (_, page) = server.page(token, query).await;
+        assert_eq!((says(&page, "used"), says(&page, "requests")), (statement.used.to_string(), requests.to_string()));
+        assert!(page.contains("=cmd,1 on gpu-large"), "names are text");
+
+        let csv = server.client.get(server.url(&format!("/billing.csv{query}"))).bearer_auth(token).send().await.unwrap();
+        assert_eq!(csv.headers()["content-disposition"], "attachment; filename=\"billing-2026-11.csv\"");
+        let csv = text(csv).await;
+        assert!(csv.contains(",\"'=cmd,1\","), "no formula: {csv}");
+        let lines: Vec<_> = csv.split("\r\n").skip(1).filter(|line| !line.is_empty()).map(csv_numbers).collect();
+        let total = lines.iter().fold((0, 0, 0), |sum, line| (sum.0 + line.0, sum.1 + line.1, sum.2 + line.2));
+        assert_eq!(total, (requests, i64::try_from(statement.compute().as_micros()).unwrap(), used));
+        assert_eq!(lines.len(), statement.lines.len());
+    }
+}
