@@ -38,7 +38,8 @@ pub use self::{
     money::{Credits, MoneyError, Price},
     period::{Period, PeriodError},
     plan::{
-        Classification, DuringOutage, Feature, Midway, Plan, PlanError, PlanFile, PlanHandle, RequestCap, RequestQuota, Tier, WhenUsedUp, Workload,
+        Classification, DuringOutage, Feature, Midway, Plan, PlanError, PlanFile, PlanHandle, RequestCap, RequestQuota, Tier, WhenUsedUp,
+        Workload,
     },
     rejection::{DenialFormat, Rejection},
 };

@@ -42,9 +42,8 @@ impl Period {
 
     /// Its name for people: `November 2026`.
     pub fn name(self) -> String {
-        const MONTHS: [&str; 12] = [
-            "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December",
-        ];
+        const MONTHS: [&str; 12] =
+            ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
         let month = usize::from(self.month.unsigned_abs()).checked_sub(1).and_then(|month| MONTHS.get(month)).unwrap_or(&"");
         format!("{month} {}", self.year)
     }

@@ -16,7 +16,10 @@ const HEAD: &str = "account,period,day,model,hardware,feature,subject,requests,c
 pub(super) async fn show(meter: Meter, request: Request) -> Response {
     shown(&meter, request, |bill| {
         let name = format!("attachment; filename=\"billing-{}.csv\"", bill.statement.period);
-        no_store(([(CONTENT_TYPE, "text/csv; charset=utf-8; header=present".to_owned()), (CONTENT_DISPOSITION, name)], table(bill)).into_response())
+        no_store(
+            ([(CONTENT_TYPE, "text/csv; charset=utf-8; header=present".to_owned()), (CONTENT_DISPOSITION, name)], table(bill))
+                .into_response(),
+        )
     })
     .await
 }
@@ -28,7 +31,8 @@ fn table(bill: &Bill) -> String {
     for line in &bill.statement.lines {
         let day = line.day.map(|day| bill.day(day)).unwrap_or_default();
         let subject = line.subject.as_ref().map_or("", |subject| subject.as_str());
-        let names = [bill.statement.account.as_str(), &period, &day, line.model.as_str(), line.hardware.as_str(), line.feature.as_str(), subject];
+        let names =
+            [bill.statement.account.as_str(), &period, &day, line.model.as_str(), line.hardware.as_str(), line.feature.as_str(), subject];
         for name in names {
             field(&mut table, name);
             table.push(',');
@@ -36,15 +40,7 @@ fn table(bill: &Bill) -> String {
         let (usage, micros, nanos) = (line.usage, line.usage.compute_micros, line.usage.cost.as_nano_usd());
         let (second, dollar) = (1_000_000, 1_000_000_000);
         // Writing to a string does not fail.
-        let _ = write!(
-            table,
-            "{},{}.{:06},{}.{:09}\r\n",
-            usage.requests,
-            micros / second,
-            micros % second,
-            nanos / dollar,
-            nanos % dollar
-        );
+        let _ = write!(table, "{},{}.{:06},{}.{:09}\r\n", usage.requests, micros / second, micros % second, nanos / dollar, nanos % dollar);
     }
     table
 }

@@ -7,8 +7,10 @@ use axum::{
     Form,
     extract::{FromRequest, Request, State},
     http::{
-        HeaderName, HeaderValue, StatusCode, Uri,
-        header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS},
+        HeaderName, HeaderValue, StatusCode,
+        header::{
+            AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+        },
         request::Parts,
     },
     response::{Html, IntoResponse, Redirect, Response},
@@ -17,11 +19,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 use super::{Bill, Meter, denied, no_store};
-use crate::{
-    Amendment, CreditMeter, Credits, RequestHead, Usage, WhenUsedUp,
-    identify::{IdentifyError, is_own_origin},
-    rejection::Rejection,
-};
+use crate::{Amendment, CreditMeter, Credits, RequestHead, Usage, WhenUsedUp, identify::is_own_origin, rejection::Rejection};
 
 /// No script, no style in the page, no frame around it; forms go here and nowhere else.
 const POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use http::StatusCode;
+use http::{HeaderName, StatusCode};
 use tokio::runtime::Handle;
 use tower_layer::Layer;
 
@@ -21,7 +21,8 @@ use super::{
     service::CreditService,
 };
 use crate::{
-    Account, Ahead, Amendment, Classification, Clock, Identify, Identity, Ledger, LedgerError, Period, Plan, PlanHandle, RequestHead, Settlement, Statement,
+    Account, Ahead, Amendment, Classification, Clock, Identify, Identity, Ledger, LedgerError, Period, Plan, PlanHandle, RequestHead,
+    Settlement, Statement,
     clock::Time,
     identify::{IdentifyError, Identifying},
     lease::{Desk, Keeper, LeaseRules, Worker},
@@ -156,7 +157,7 @@ impl CreditMeter {
 
     /// The cookie that browsers keep their token in.
     #[cfg(feature = "axum")]
-    pub(crate) fn cookie(&self) -> Option<&Name> {
+    pub(crate) fn cookie(&self) -> Option<&crate::Name> {
         self.inner.identify.cookie()
     }
 

@@ -162,7 +162,11 @@ async fn a_browser_signs_in_reads_its_figures_and_signs_out() {
 
     let right = server.form("/billing/sign-in", None, "token=+free+").send().await.unwrap();
     assert_eq!((right.status().as_u16(), &right.headers()["location"]), (303, &http::HeaderValue::from_static("/billing")));
-    assert_eq!(right.headers()["set-cookie"], "session=free; Path=/; HttpOnly; SameSite=Strict", "no TLS is needed on the loopback interface");
+    assert_eq!(
+        right.headers()["set-cookie"],
+        "session=free; Path=/; HttpOnly; SameSite=Strict",
+        "no TLS is needed on the loopback interface"
+    );
     let outside = server.form("/billing/sign-in", None, "token=free").header("host", "credits.example").send().await.unwrap();
     assert_eq!(outside.headers()["set-cookie"], "session=free; Path=/; HttpOnly; SameSite=Strict; Secure");
 
@@ -173,10 +177,10 @@ async fn a_browser_signs_in_reads_its_figures_and_signs_out() {
     assert_eq!(response.headers()["cache-control"], "no-store");
     let page = text(response).await;
     assert!(!page.contains("<script") && !page.contains(" style="), "nothing that the policy forbids");
-    let figures = ["account", "tier", "period", "included-used", "included", "included-left", "used", "pay-as-you-go", "held", "requests", "compute"];
-    let expected = [
-        "user:free", "free", "November 2026", "$0.00036", "$0.0012", "$0.00084", "$0.00036", "$0.00", "$0.00", "3", "3.000000 s",
-    ];
+    let figures =
+        ["account", "tier", "period", "included-used", "included", "included-left", "used", "pay-as-you-go", "held", "requests", "compute"];
+    let expected =
+        ["user:free", "free", "November 2026", "$0.00036", "$0.0012", "$0.00084", "$0.00036", "$0.00", "$0.00", "3", "3.000000 s"];
     assert_eq!(figures.map(|id| says(&page, id)), expected);
     assert!(page.contains("datetime=\"2026-12-01T00:00:00Z\">1 December 2026, 00:00 UTC<"));
     assert!(page.contains("max=\"1200000\" value=\"360000\""), "the bar");
@@ -231,7 +235,8 @@ async fn an_owner_sets_a_spending_limit_hits_it_and_removes_it() {
 
     // Another site's page can send forms and cookies, and no word of being from here.
     for origin in ["cross-site", "same-site"] {
-        let forged = server.client.post(server.url("/billing/spending-limit")).header("cookie", "session=pro").header("sec-fetch-site", origin);
+        let forged =
+            server.client.post(server.url("/billing/spending-limit")).header("cookie", "session=pro").header("sec-fetch-site", origin);
         let forged = forged.header("content-type", "application/x-www-form-urlencoded").body("remove=yes&limit=").send().await.unwrap();
         assert_eq!(forged.status(), 403, "{origin}");
     }
@@ -274,12 +279,19 @@ async fn an_organisation_pays_for_its_members_where_they_say_so() {
 
     let (status, bill) = server.json("ben", "?organisation=acme").await;
     assert_eq!((status.as_u16(), bill["account"].as_str(), bill["used_nano_usd"].as_i64()), (200, Some("org:acme"), Some(600_000)));
-    let members: BTreeMap<_, _> = bill["members"].as_array().unwrap().iter().map(|m| (m["subject"].as_str(), m["cost_nano_usd"].as_i64())).collect();
+    let members: BTreeMap<_, _> =
+        bill["members"].as_array().unwrap().iter().map(|m| (m["subject"].as_str(), m["cost_nano_usd"].as_i64())).collect();
     assert_eq!(members, BTreeMap::from([(Some("ann"), Some(240_000)), (Some("ben"), Some(360_000))]));
 
     let (_, page) = server.page("ann", "?organisation=acme").await;
-    assert_eq!((says(&page, "account").as_str(), says(&page, "used").as_str(), says(&page, "seats").as_str()), ("org:acme", "$0.0006", "3"));
-    assert!(page.contains("id=\"table-member\"") && !page.contains("action=\"/billing/spending-limit\""), "its limit is not its members' to set");
+    assert_eq!(
+        (says(&page, "account").as_str(), says(&page, "used").as_str(), says(&page, "seats").as_str()),
+        ("org:acme", "$0.0006", "3")
+    );
+    assert!(
+        page.contains("id=\"table-member\"") && !page.contains("action=\"/billing/spending-limit\""),
+        "its limit is not its members' to set"
+    );
     assert!(page.contains("href=\"/billing?organisation=acme\" aria-current=\"page\""));
     let set = server.form("/billing/spending-limit?organisation=acme", Some("ann"), "limit=1").send().await.unwrap();
     assert_eq!(set.status(), 403);
@@ -291,7 +303,14 @@ async fn nobody_sees_anothers_bill() {
     server.run("pro", "/models/echo", &[]).await;
     server.run("ann", "/models/echo", &[("x-hf-bill-to", "acme")]).await;
     for path in ["/billing", "/billing.json", "/billing.csv"] {
-        for query in ["?organisation=acme", "?organisation=nobody", "?organisation=", "?organisation=user:pro", "?organisation=org%3Aacme", "?organisation=%00"] {
+        for query in [
+            "?organisation=acme",
+            "?organisation=nobody",
+            "?organisation=",
+            "?organisation=user:pro",
+            "?organisation=org%3Aacme",
+            "?organisation=%00",
+        ] {
             let mut answers = Vec::new();
             for token in ["free", "pro"] {
                 let response = server.client.get(server.url(&format!("{path}{query}"))).bearer_auth(token).send().await.unwrap();
@@ -321,13 +340,19 @@ async fn features_stand_apart_and_draw_on_the_same_credits() {
     assert_eq!(server.run("pro", "/models/echo", &[]).await, 200);
     assert_eq!(server.run("pro", "/widget/echo", &[]).await, 200);
     assert_eq!(server.run("pro", "/models/echo", &[("x-front-end", "playground")]).await, 200);
-    assert_eq!(server.run("pro", "/widget/echo", &[("x-front-end", "playground")]).await, 200, "the host's word stands in place of the route's");
+    assert_eq!(
+        server.run("pro", "/widget/echo", &[("x-front-end", "playground")]).await,
+        200,
+        "the host's word stands in place of the route's"
+    );
     let statement = server.settled(&person("pro", "pro"), 4).await;
     let features: BTreeMap<_, _> = statement.lines.iter().map(|line| (line.feature.as_str(), line.usage.requests)).collect();
     assert_eq!(features, BTreeMap::from([("api", 1), ("playground", 2), ("widget", 1)]));
     assert_eq!(statement.used, nanos(4 * SLICE));
     let (_, page) = server.page("pro", "").await;
-    assert!(page.contains("<th scope=\"row\">playground</th><td class=\"number\">2</td><td class=\"number\">2.000000 s</td><td class=\"number\">$0.00024</td>"));
+    assert!(page.contains(
+        "<th scope=\"row\">playground</th><td class=\"number\">2</td><td class=\"number\">2.000000 s</td><td class=\"number\">$0.00024</td>"
+    ));
 }
 
 /// The fields of a line of CSV without quoted commas inside numbers: the last three are never quoted.
