@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Request, Response, header::AUTHORIZATION};
-use http_body_util::Empty;
+use http_body_util::{BodyExt, Empty, StreamBody};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_credits::{
     Account, Ahead, BearerTokens, ComputeTime, CreditMeter, Identify, Identifying, Identity, IdentityFromExtensions, Ledger, MemoryLedger,
@@ -63,6 +63,78 @@ fn resident() -> i64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Does something again and again for a minute; answers how often.
+async fn for_a_minute(mut work: impl AsyncFnMut()) -> u64 {
+    let (began, mut times) = (Instant::now(), 0);
+    while began.elapsed() < Duration::from_secs(60) {
+        work().await;
+        times += 1;
+    }
+    times
+}
+
+/// Ten minutes of streams of ten thousand frames.
+async fn ten_minutes_of_frames() {
+    let meter = CreditMeter::builder(plan(), MemoryLedger::new(), IdentityFromExtensions).ahead(Ahead::default()).build().unwrap();
+    let frames =
+        || stream::iter((0..10_000).map(|_| Ok::<_, Infallible>(http_body::Frame::data(Bytes::from_static(b"one small frame\n")))));
+    let service =
+        meter.layer(service_fn(move |_: Asked| std::future::ready(Ok::<_, Infallible>(Response::new(StreamBody::new(frames()))))));
+    let user = Arc::new(identity("streamer"));
+    let mut streams = 0;
+    rounds("ten minutes of streams of 10 000 frames", 2_048, async |_| {
+        streams += for_a_minute(async || {
+            let request = Request::post("/models/echo").extension(user.clone()).body(Empty::new()).unwrap();
+            let response = service.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), 200);
+            let mut body = response.into_body();
+            while let Some(frame) = body.frame().await {
+                assert!(frame.is_ok());
+                tokio::task::consume_budget().await;
+            }
+        })
+        .await;
+    })
+    .await;
+    let settlement = meter.shutdown().await;
+    println!("{streams} streams, settled {}, unsettled accounts {}", settlement.settled, settlement.unsettled.len());
+    assert!(settlement.unsettled.is_empty());
+}
+
+/// Ten minutes of requests of a million accounts, by chance.
+async fn ten_minutes_of_a_million_accounts() {
+    const ACCOUNTS: u64 = 1_000_000;
+    let meter = CreditMeter::builder(plan(), MemoryLedger::new(), IdentityFromExtensions)
+        .ahead(Ahead::default())
+        .deadline(Duration::from_secs(5))
+        .most_accounts(2_000_000.try_into().unwrap())
+        .build()
+        .unwrap();
+    let service = service(&meter);
+    let users: Vec<_> = (0..ACCOUNTS).map(|user| Arc::new(identity(&format!("user-{user}")))).collect();
+    let request =
+        |number: u64| Request::post("/models/echo").extension(users[(number % ACCOUNTS) as usize].clone()).body(Empty::new()).unwrap();
+    // Everybody once, so that all are there.
+    assert_eq!(ask(&service, ACCOUNTS, request).await, ACCOUNTS);
+    let mut requests = ACCOUNTS;
+    rounds("ten minutes of a million accounts", 65_536, async |_| {
+        for_a_minute(async || {
+            // By a multiplicative step that visits all of them.
+            let from = requests;
+            assert_eq!(ask(&service, 10_000, |number| request((from + number).wrapping_mul(7_368_787))).await, 10_000);
+            requests += 10_000;
+        })
+        .await;
+    })
+    .await;
+    let settlement = meter.shutdown().await;
+    println!("{requests} requests, settled {}, unsettled accounts {}", settlement.settled, settlement.unsettled.len());
+    assert_eq!(
+        settlement.settled.as_nano_usd() + settlement.unsettled.iter().map(|left| left.amount.as_nano_usd()).sum::<i64>(),
+        requests as i64 * 120
+    );
 }
 
 /// Runs rounds of the same work. The first ones fill pools and caches; from then on memory must not grow by more than `slack_kib`.
@@ -238,6 +310,13 @@ async fn main() {
     }
     if wanted("accounts") {
         new_accounts().await;
+    }
+    // Ten minutes each: only where they are asked for by name.
+    if chosen.iter().any(|part| part == "frames") {
+        ten_minutes_of_frames().await;
+    }
+    if chosen.iter().any(|part| part == "million") {
+        ten_minutes_of_a_million_accounts().await;
     }
     if wanted("crowd") {
         a_crowd(redis("crowd").await).await;

@@ -102,6 +102,12 @@ impl Credits {
         Self(self.0 / 2)
     }
 
+    /// One part in `of`, rounded down.
+    #[must_use]
+    pub(crate) const fn part(self, of: i64) -> Self {
+        Self(self.0 / of)
+    }
+
     /// The amount nearest to `nanos` that can be: for differences known to be in range.
     pub(crate) const fn clamped(nanos: i64) -> Self {
         match Self::from_nano_usd(nanos) {

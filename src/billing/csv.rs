@@ -45,15 +45,10 @@ fn table(bill: &Bill) -> String {
     table
 }
 
-/// A field, quoted where it must be. What a spreadsheet would take for a formula is made text of: names come from clients.
+/// A text, quoted: some spreadsheets separate fields by semicolons. What they would take for a formula is made text of: names come from clients.
 fn field(table: &mut String, text: &str) {
-    let formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    if !formula && !text.contains([',', '"', '\r', '\n']) {
-        table.push_str(text);
-        return;
-    }
     table.push('"');
-    if formula {
+    if text.starts_with(['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠']) {
         table.push('\'');
     }
     table.push_str(&text.replace('"', "\"\""));
@@ -67,12 +62,14 @@ mod tests {
     #[test]
     fn fields_are_quoted_and_never_formulas() {
         for (text, written) in [
-            ("rnnoise", "rnnoise"),
+            ("rnnoise", "\"rnnoise\""),
+            ("a;=1+1", "\"a;=1+1\""),
+            ("＝1+1", "\"'＝1+1\""),
             ("a,b", "\"a,b\""),
             ("say \"hi\"", "\"say \"\"hi\"\"\""),
             ("=1+1", "\"'=1+1\""),
             ("@SUM(A1)", "\"'@SUM(A1)\""),
-            ("", ""),
+            ("", "\"\""),
         ] {
             let mut table = String::new();
             field(&mut table, text);

@@ -19,7 +19,9 @@
 //! routes authenticate by themselves and are not metered: merge them after the layer, not under it.
 //!
 //! The page needs no JavaScript and allows none (`Content-Security-Policy`). What changes something must come from a page of the same origin
-//! (`Sec-Fetch-Site`, `Origin`) or carry an `Authorization` field, which no page of another site can make a browser send.
+//! (`Sec-Fetch-Site`, `Origin`) or carry a bearer token in its `Authorization` field, which no page of another site can make a browser send.
+//!
+//! An account's own callers set its spending limit; members of an organisation see its limit and cannot change it.
 
 mod csv;
 mod json;
@@ -29,10 +31,14 @@ mod sign_in;
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
-    Router,
+    Json, Router,
     body::Body,
     extract::{Query, Request, State},
-    http::{HeaderValue, Uri, header::CACHE_CONTROL, request::Parts},
+    http::{
+        HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE},
+        request::Parts,
+    },
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -47,9 +53,10 @@ pub fn router(meter: &CreditMeter) -> Router {
     Router::new()
         .route("/billing", get(page::show))
         .route("/billing/style.css", get(page::style))
-        .route("/billing/sign-in", post(sign_in::sign_in))
-        .route("/billing/sign-out", post(sign_in::sign_out))
-        .route("/billing/spending-limit", post(page::set_spending_limit))
+        // Who reloads what a form answered is sent back to the page.
+        .route("/billing/sign-in", post(sign_in::sign_in).get(page::back))
+        .route("/billing/sign-out", post(sign_in::sign_out).get(page::back))
+        .route("/billing/spending-limit", post(page::set_spending_limit).get(page::back))
         .route("/billing.json", get(json::show))
         .route("/billing.csv", get(csv::show))
         .with_state(meter.clone())
@@ -63,9 +70,9 @@ struct Asked {
 
 /// What a caller may see.
 struct Bill {
-    /// Who asks, and whom it is about.
+    /// Whom it is about.
     identity: Arc<Identity>,
-    /// The caller's own name for the organisations that it may look at.
+    /// Who asks, by its own account.
     caller: Arc<Identity>,
     tier: Arc<Tier>,
     statement: Statement,
@@ -74,15 +81,23 @@ struct Bill {
 
 impl Bill {
     /// The bill that a request asks for.
-    async fn read(meter: &CreditMeter, parts: &Parts) -> Result<Self, Rejection> {
-        let caller = meter.identify(RequestHead::from(parts)).await?;
-        let asked = asked(&parts.uri)?;
-        let identity = match &asked.organisation {
+    async fn read(meter: &CreditMeter, parts: &Parts) -> Result<Self, Denied> {
+        let head = RequestHead::from(parts);
+        let caller = meter.caller(head).await?;
+        let Ok(Query(asked)) = Query::<Asked>::try_from_uri(&parts.uri) else {
+            let detail = "The query cannot be read: write `period=YYYY-MM` and `organisation=<id>`, each once or not at all.";
+            return Err(Denied::Because(StatusCode::BAD_REQUEST, "Bad query", detail.to_owned()));
+        };
+        let organisation = match &asked.organisation {
+            Some(organisation) => Some(organisation.as_str()),
+            None => meter.bill_to(head)?,
+        };
+        let identity = match organisation {
             Some(organisation) => caller.billed_to(organisation).ok_or(IdentifyError::NotAMember)?,
             None => Arc::clone(&caller),
         };
         let period = asked.period.as_deref().map(str::parse).transpose().map_err(|_| Rejection::NoSuchPeriod)?;
-        Self::of(meter, caller, identity, period).await
+        Ok(Self::of(meter, caller, identity, period).await?)
     }
 
     async fn of(meter: &CreditMeter, caller: Arc<Identity>, identity: Arc<Identity>, period: Option<Period>) -> Result<Self, Rejection> {
@@ -109,13 +124,48 @@ impl Bill {
     }
 }
 
-fn asked(uri: &Uri) -> Result<Asked, Rejection> {
-    Query::<Asked>::try_from_uri(uri).map(|Query(asked)| asked).map_err(|_| Rejection::NoSuchPeriod)
+/// Why nothing is shown or done.
+enum Denied {
+    /// As metered requests are denied.
+    Rejected(Rejection),
+    /// For what only these routes know: the status, a title, and what to do.
+    Because(StatusCode, &'static str, String),
 }
 
-/// A denial, as metered requests are denied.
-fn denied(meter: &CreditMeter, rejection: Rejection) -> Response {
-    rejection.into_response(meter.denial_style()).map(Body::from)
+impl From<Rejection> for Denied {
+    fn from(rejection: Rejection) -> Self {
+        Self::Rejected(rejection)
+    }
+}
+
+impl From<IdentifyError> for Denied {
+    fn from(error: IdentifyError) -> Self {
+        Self::Rejected(error.into())
+    }
+}
+
+impl Denied {
+    /// As a problem (RFC 9457), or as metered requests are denied.
+    fn into_response(self, meter: &CreditMeter) -> Response {
+        match self {
+            Self::Rejected(rejection) => rejection.into_response(meter.denial_style()).map(Body::from),
+            Self::Because(status, title, detail) => {
+                let problem = serde_json::json!({ "title": title, "status": status.as_u16(), "error": detail, "detail": detail });
+                let mut response = no_store((status, Json(problem)));
+                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+                response
+            }
+        }
+    }
+
+    fn words(&self, meter: &CreditMeter) -> (StatusCode, String, String) {
+        match self {
+            Self::Rejected(rejection) => {
+                (rejection.status(meter.denial_style().unavailable), rejection.title().to_owned(), rejection.detail())
+            }
+            Self::Because(status, title, detail) => (*status, (*title).to_owned(), detail.clone()),
+        }
+    }
 }
 
 fn no_store(answer: impl IntoResponse) -> Response {
@@ -127,7 +177,7 @@ async fn shown(meter: &CreditMeter, request: Request, show: impl FnOnce(&Bill) -
     let (parts, _) = request.into_parts();
     match Bill::read(meter, &parts).await {
         Ok(bill) => show(&bill),
-        Err(rejection) => denied(meter, rejection),
+        Err(denied) => denied.into_response(meter),
     }
 }
 

@@ -5,11 +5,12 @@ use std::time::Duration;
 use askama::Template;
 use axum::{
     Form,
-    extract::{FromRequest, Request, State},
+    extract::{FromRequest, Request, State, rejection::FormRejection},
     http::{
         HeaderName, HeaderValue, StatusCode,
         header::{
-            AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
+            ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
+            X_CONTENT_TYPE_OPTIONS,
         },
         request::Parts,
     },
@@ -18,8 +19,10 @@ use axum::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
-use super::{Bill, Meter, denied, no_store};
-use crate::{Amendment, CreditMeter, Credits, RequestHead, Usage, WhenUsedUp, identify::is_own_origin, rejection::Rejection};
+use super::{Bill, Denied, Meter, no_store};
+use crate::{
+    Amendment, CreditMeter, Credits, Period, RequestHead, Usage, WhenUsedUp, identify::is_own_origin, meter::LEAST, rejection::Rejection,
+};
 
 /// No script, no style in the page, no frame around it; forms go here and nowhere else.
 const POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -45,6 +48,7 @@ struct Page<'a> {
     included_left: Credits,
     used: Credits,
     pay_as_you_go: Credits,
+    beyond: Credits,
     held: Credits,
     purchased_left: Credits,
     purchased_used: Credits,
@@ -85,8 +89,15 @@ struct Row {
 
 #[derive(Template)]
 #[template(path = "sign-in.html")]
-struct SignIn {
-    wrong: bool,
+struct SignIn<'a> {
+    wrong: Option<&'a str>,
+}
+
+#[derive(Template)]
+#[template(path = "problem.html")]
+struct Problem {
+    title: String,
+    detail: String,
 }
 
 /// What was typed into the form, and why it was not taken.
@@ -101,17 +112,41 @@ pub(super) async fn show(State(meter): Meter, request: Request) -> Response {
     answer(&meter, &parts, Mistake::default()).await
 }
 
+/// Who reloads what a form answered.
+pub(super) async fn back() -> Redirect {
+    Redirect::to("/billing")
+}
+
 async fn answer(meter: &CreditMeter, parts: &Parts, mistake: Mistake) -> Response {
     let status = if mistake.error.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     match Bill::read(meter, parts).await {
         Ok(bill) => html(status, Page::new(meter, parts, &bill, mistake).render()),
-        Err(Rejection::Unauthenticated { invalid }) if meter.cookie().is_some() => sign_in(invalid),
-        Err(rejection) => denied(meter, rejection),
+        Err(denied) => denial(meter, parts, denied),
     }
 }
 
+/// A denial: the form that asks for a token, a page where the caller reads pages, else as for programs.
+pub(super) fn denial(meter: &CreditMeter, parts: &Parts, denied: Denied) -> Response {
+    if let (Denied::Rejected(Rejection::Unauthenticated { invalid }), Some(_)) = (&denied, meter.cookie()) {
+        return sign_in(invalid.then_some("This token is not known any more, or two cookies of its name came. Sign in again."));
+    }
+    let reads_pages = parts.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains("text/html"));
+    if !reads_pages {
+        return denied.into_response(meter);
+    }
+    let (status, title, detail) = denied.words(meter);
+    let told = denied.into_response(meter);
+    let mut response = html(status, Problem { title, detail }.render());
+    for name in [RETRY_AFTER, WWW_AUTHENTICATE] {
+        if let Some(value) = told.headers().get(&name) {
+            response.headers_mut().insert(name, value.clone());
+        }
+    }
+    response
+}
+
 /// The form that asks for a token.
-pub(super) fn sign_in(wrong: bool) -> Response {
+pub(super) fn sign_in(wrong: Option<&str>) -> Response {
     let mut response = html(StatusCode::UNAUTHORIZED, SignIn { wrong }.render());
     response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
@@ -146,41 +181,61 @@ struct Limit {
 
 pub(super) async fn set_spending_limit(State(meter): Meter, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    if !may_change(&parts) {
-        return denied(&meter, Rejection::CrossOrigin);
-    }
-    let bill = match Bill::read(&meter, &parts).await {
-        Ok(bill) if bill.may_set_limit() => bill,
-        // An organisation's limit is not its members' to set.
-        Ok(_) => return denied(&meter, Rejection::NotAMember),
-        Err(rejection) => return denied(&meter, rejection),
+    let bill = match bill_to_limit(&meter, &parts).await {
+        Ok(bill) => bill,
+        Err(denied) => return denial(&meter, &parts, denied),
     };
-    let Ok(Form(form)) = Form::<Limit>::from_request(Request::from_parts(parts.clone(), body), &()).await else {
-        let error = Some("The form could not be read. Try again.".to_owned());
-        return answer(&meter, &parts, Mistake { entered: String::new(), error }).await;
+    let form = match Form::<Limit>::from_request(Request::from_parts(parts.clone(), body), &()).await {
+        Ok(Form(form)) => form,
+        Err(error) => return denial(&meter, &parts, unreadable(&error, "limit")),
     };
-    let typed = form.limit.trim().trim_start_matches('$');
-    let limit = match typed.parse() {
-        _ if form.remove.is_some() => None,
-        Ok(limit) => Some(limit),
-        Err(error) => {
-            let error = Some(format!("This is no amount of dollars: {error}."));
-            return answer(&meter, &parts, Mistake { entered: form.limit, error }).await;
-        }
+    let limit = match (form.remove.as_deref(), form.limit.trim().trim_start_matches('$').parse()) {
+        (Some("yes"), _) => Ok(None),
+        (None | Some(""), Ok(limit)) => Ok(Some(limit)),
+        (None | Some(""), Err(error)) => Err(format!("This is no amount of dollars: {error}. Write it like 25.00.")),
+        (Some(_), _) => Err("The field `remove` is `yes` where the limit is to go, and else left out.".to_owned()),
+    };
+    let limit = match limit {
+        Ok(limit) => limit,
+        Err(error) => return answer(&meter, &parts, Mistake { entered: form.limit, error: Some(error) }).await,
     };
     match meter.amend(&bill.identity.account, Amendment::SpendingLimit(limit)).await {
-        Ok(_) => Redirect::to("/billing").into_response(),
+        Ok(_) => back().await.into_response(),
         Err(error) => {
             tracing::warn!(target: "tower_credits", account = %bill.identity.account, %error, "a spending limit could not be set");
-            denied(&meter, Rejection::LedgerUnreachable)
+            denial(&meter, &parts, Rejection::LedgerUnreachable.into())
         }
     }
 }
 
-/// Whether a request that changes something was meant: pages of other sites can make a browser send forms and cookies, but neither this field nor
-/// a word of being from here.
+/// The bill whose limit a request may set.
+async fn bill_to_limit(meter: &CreditMeter, parts: &Parts) -> Result<Bill, Denied> {
+    if !may_change(parts) {
+        return Err(Rejection::CrossOrigin.into());
+    }
+    let bill = Bill::read(meter, parts).await?;
+    let because = |detail: &str| Err(Denied::Because(StatusCode::FORBIDDEN, "No spending limit to set", detail.to_owned()));
+    if !bill.has_limit() {
+        return because("This tier charges nothing on top of its credits, so there is no spending to limit.");
+    }
+    if !bill.is_own() {
+        return because("An organisation's spending limit is not set by its members: ask who runs this service.");
+    }
+    Ok(bill)
+}
+
+/// A form that is none.
+pub(super) fn unreadable(error: &FormRejection, field: &str) -> Denied {
+    let detail = format!("The form cannot be read: {}. Send `{field}` as application/x-www-form-urlencoded.", error.body_text());
+    Denied::Because(error.status(), "Bad form", detail)
+}
+
+/// Whether a request that changes something was meant: pages of other sites can make a browser send forms, cookies and passwords that it knows, but
+/// neither a bearer token in this field nor a word of being from here.
 pub(super) fn may_change(parts: &Parts) -> bool {
-    parts.headers.contains_key(AUTHORIZATION) || is_own_origin(RequestHead::from(parts))
+    let mut values = parts.headers.get_all(AUTHORIZATION).iter();
+    let bearer = values.next().and_then(|value| value.as_bytes().get(..7)).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
+    (bearer && values.next().is_none()) || is_own_origin(RequestHead::from(parts))
 }
 
 impl Bill {
@@ -188,21 +243,24 @@ impl Bill {
         matches!(self.tier.when_used_up, WhenUsedUp::PayAsYouGo(_))
     }
 
-    fn may_set_limit(&self) -> bool {
-        self.has_limit() && self.identity.account.organisation().is_none()
+    /// Whether it is about the caller's own account.
+    fn is_own(&self) -> bool {
+        self.identity.account == self.caller.account
     }
 
-    /// What there is to say about what is left.
-    fn notice(&self) -> Option<String> {
+    /// What there is to say about what is left, where not even the shortest request is.
+    fn notice(&self, meter: &CreditMeter) -> Option<String> {
         let statement = &self.statement;
-        if !self.is_current || !statement.is_used_up() {
+        let least = meter.plan().current().lowest_price().map_or(Credits::ZERO, |price| price.cost_or_max(LEAST));
+        if !self.is_current || statement.left() >= least.max(Credits::SMALLEST) {
             return None;
         }
         let until = day_of(&statement.period.resets_at());
-        let why = if statement.spending_limit.is_some_and(|limit| statement.pay_as_you_go >= limit) && self.has_limit() {
-            "Your spending limit is reached: requests are denied until you raise it"
-        } else {
-            "All credits are used up: requests are denied until you have more"
+        let limited = statement.spending_limit.is_some() && self.has_limit();
+        let why = match (limited, self.is_own()) {
+            (true, true) => "Your spending limit is reached: requests are denied until you raise it",
+            (true, false) => "The organisation's spending limit is reached: requests are denied until it is raised",
+            (false, _) => "All credits are used up: requests are denied until there are more",
         };
         let hint = self.tier.hint.as_deref().map(|hint| format!(" {hint}")).unwrap_or_default();
         Some(format!("{why}, or until the month ends on {until}.{hint}"))
@@ -213,7 +271,7 @@ impl<'a> Page<'a> {
     fn new(meter: &CreditMeter, parts: &Parts, bill: &'a Bill, mistake: Mistake) -> Self {
         let statement = &bill.statement;
         let (period, now) = (statement.period, meter.this_month());
-        let organisation = (bill.identity.account != bill.caller.account).then(|| bill.identity.account.organisation()).flatten();
+        let organisation = bill.identity.account.organisation().filter(|_| !bill.is_own());
         let at = |period| query(organisation, (period != now).then_some(period));
         let resets_at = period.resets_at();
         let included_used = statement.included_used();
@@ -224,15 +282,16 @@ impl<'a> Page<'a> {
             resets: day_of(&resets_at),
             resets_at,
             is_current: bill.is_current,
-            previous: (period.previous() != period).then(|| at(period.previous())),
+            previous: (kept_for(period.previous(), now) && period.previous() != period).then(|| at(period.previous())),
             next: (period < now).then(|| at(period.next())),
             this: query(organisation, Some(period)),
-            notice: bill.notice(),
+            notice: bill.notice(meter),
             included: statement.included,
             included_used,
             included_left: statement.included.saturating_sub(included_used),
             used: statement.used,
             pay_as_you_go: statement.pay_as_you_go,
+            beyond: statement.beyond(),
             held: statement.held,
             purchased_left: statement.purchased_left,
             purchased_used: statement.purchased_used,
@@ -240,7 +299,7 @@ impl<'a> Page<'a> {
             requests: statement.requests(),
             compute: seconds(statement.compute()),
             shows_limit: bill.has_limit() && bill.is_current,
-            may_set_limit: bill.may_set_limit(),
+            may_set_limit: bill.is_own(),
             spending_limit: statement.spending_limit,
             entered: mistake.entered,
             error: mistake.error,
@@ -280,7 +339,7 @@ fn tables(bill: &Bill) -> Vec<Table> {
 fn others(bill: &Bill) -> Vec<Other<'_>> {
     let caller = &bill.caller;
     let mut others: Vec<_> = std::iter::once(&caller.account)
-        .chain(caller.organisations())
+        .chain(caller.organisations().filter(|account| **account != caller.account))
         .map(|account| {
             let organisation = if *account == caller.account { None } else { account.organisation() };
             Other { name: account.as_str(), query: query(organisation, None), is_this: *account == bill.identity.account }
@@ -292,9 +351,16 @@ fn others(bill: &Bill) -> Vec<Other<'_>> {
     others
 }
 
+/// Whether the ledger may have something of a month: 13 of them are kept.
+fn kept_for(month: Period, now: Period) -> bool {
+    std::iter::successors(Some(now), |month| Some(month.previous())).take(MONTHS).any(|kept| kept == month)
+}
+
+const MONTHS: usize = 13;
+
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
 
-fn query(organisation: Option<&str>, period: Option<crate::Period>) -> String {
+fn query(organisation: Option<&str>, period: Option<Period>) -> String {
     let organisation = organisation.map(|id| format!("organisation={}", utf8_percent_encode(id, RESERVED)));
     let parts: Vec<_> = organisation.into_iter().chain(period.map(|period| format!("period={period}"))).collect();
     if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) }
@@ -306,6 +372,6 @@ fn seconds(time: Duration) -> String {
 
 /// `1 December 2026, 00:00 UTC` of `2026-12-01T00:00:00Z`.
 fn day_of(resets_at: &str) -> String {
-    let month = resets_at.get(..7).and_then(|month| month.parse::<crate::Period>().ok());
+    let month = resets_at.get(..7).and_then(|month| month.parse::<Period>().ok());
     month.map(|month| format!("1 {}, 00:00 UTC", month.name())).unwrap_or_default()
 }

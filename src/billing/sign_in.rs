@@ -4,8 +4,8 @@ use axum::{
     Form,
     extract::{FromRequest, Request, State},
     http::{
-        HeaderValue,
-        header::{AUTHORIZATION, HOST, SET_COOKIE},
+        HeaderValue, StatusCode, Uri,
+        header::{AUTHORIZATION, ORIGIN, SET_COOKIE},
         request::Parts,
     },
     response::{IntoResponse, Redirect, Response},
@@ -13,10 +13,10 @@ use axum::{
 use serde::Deserialize;
 
 use super::{
-    Meter, denied,
-    page::{self, may_change},
+    Denied, Meter,
+    page::{self, may_change, unreadable},
 };
-use crate::{Name, RequestHead, identify::IdentifyError, rejection::Rejection};
+use crate::{CreditMeter, Name, RequestHead, identify::IdentifyError, rejection::Rejection};
 
 #[derive(Deserialize)]
 struct Credentials {
@@ -25,29 +25,51 @@ struct Credentials {
 
 pub(super) async fn sign_in(State(meter): Meter, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let Some(cookie) = meter.cookie() else { return denied(&meter, Rejection::NotInPlan) };
-    if !may_change(&parts) {
-        return denied(&meter, Rejection::CrossOrigin);
-    }
-    let form = Form::<Credentials>::from_request(Request::from_parts(parts.clone(), body), &()).await;
-    let token = form.map(|Form(form)| form.token.trim().to_owned()).unwrap_or_default();
-    let Some(bearer) = bearer(&token) else { return page::sign_in(true) };
+    let cookie = match cookie(&meter, &parts) {
+        Ok(cookie) => cookie,
+        Err(denied) => return page::denial(&meter, &parts, denied),
+    };
+    let token = match Form::<Credentials>::from_request(Request::from_parts(parts.clone(), body), &()).await {
+        Ok(Form(form)) => form.token.trim().to_owned(),
+        Err(error) => return page::denial(&meter, &parts, unreadable(&error, "token")),
+    };
+    let Some(bearer) = bearer(&token) else {
+        return page::sign_in(Some("This token cannot stand in a cookie: it has a character that is not allowed there."));
+    };
     let mut asks = axum::http::Request::new(());
     asks.headers_mut().insert(AUTHORIZATION, bearer);
-    match meter.identify(RequestHead::from(&asks)).await {
-        Ok(_) => set(cookie, &token, &parts, ""),
-        Err(error @ IdentifyError::Unavailable(_)) => denied(&meter, error.into()),
-        Err(_) => page::sign_in(true),
+    match (meter.caller(RequestHead::from(&asks)).await, safety(&parts, cookie)) {
+        (Ok(_), Safety::None) => {
+            page::sign_in(Some("Over plain http a browser would send the token for all to read: open this page with https."))
+        }
+        (Ok(_), safety) => set(cookie, &token, safety, ""),
+        (Err(error @ IdentifyError::Unavailable(_)), _) => page::denial(&meter, &parts, error.into()),
+        (Err(_), _) => page::sign_in(Some("This token is not known. Check that all of it was copied.")),
     }
 }
 
 pub(super) async fn sign_out(State(meter): Meter, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let Some(cookie) = meter.cookie() else { return denied(&meter, Rejection::NotInPlan) };
-    if !may_change(&parts) {
-        return denied(&meter, Rejection::CrossOrigin);
+    match cookie(&meter, &parts) {
+        Ok(cookie) => set(cookie, "", safety(&parts, cookie), "; Max-Age=0"),
+        Err(denied) => page::denial(&meter, &parts, denied),
     }
-    set(cookie, "", &parts, "; Max-Age=0")
+}
+
+/// The cookie that is set, where the request was meant.
+fn cookie<'a>(meter: &'a CreditMeter, parts: &Parts) -> Result<&'a Name, Denied> {
+    let because = |status, detail: &str| Denied::Because(status, "No sign-in here", detail.to_owned());
+    let cookie = meter.cookie().ok_or_else(|| because(StatusCode::NOT_FOUND, "This server takes no token from a cookie."))?;
+    if !may_change(parts) {
+        return Err(Rejection::CrossOrigin.into());
+    }
+    // A token of RFC 9110, section 5.6.2.
+    let is_token = cookie.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte));
+    if !is_token {
+        tracing::error!(target: "tower_credits", %cookie, "no browser keeps a cookie of this name: give `or_cookie` letters, digits and hyphens");
+        return Err(because(StatusCode::INTERNAL_SERVER_ERROR, "This server's cookie has a name that no browser keeps."));
+    }
+    Ok(cookie)
 }
 
 /// A token as a request carries it, if it can stand in a cookie too (RFC 6265, section 4.1.1).
@@ -61,23 +83,40 @@ fn bearer(token: &str) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Sends the browser to the page with a cookie that only this site's own requests carry, and no script can read.
-fn set(cookie: &Name, token: &str, parts: &Parts, more: &str) -> Response {
-    // Without TLS, a browser keeps no secure cookie; on the loopback interface there need be none.
-    let secure = if is_loopback(parts) { "" } else { "; Secure" };
-    let Ok(value) = HeaderValue::try_from(format!("{cookie}={token}; Path=/; HttpOnly; SameSite=Strict{secure}{more}")) else {
-        return page::sign_in(true);
-    };
-    let mut response = Redirect::to("/billing").into_response();
-    response.headers_mut().append(SET_COOKIE, value);
-    response
+/// How a cookie is kept from being sent for all to read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Safety {
+    /// Only with TLS.
+    Secure,
+    /// It never leaves the machine.
+    Loopback,
+    /// Not at all: the browser itself came over plain http, and would keep no secure cookie.
+    None,
 }
 
-fn is_loopback(parts: &Parts) -> bool {
-    let host = parts.uri.host().or_else(|| {
-        let host = parts.headers.get(HOST)?.to_str().ok()?;
-        // An IPv6 address has colons of its own, in brackets.
-        host.rsplit_once(':').map_or(Some(host), |(name, port)| Some(if port.ends_with(']') { host } else { name }))
-    });
-    host.is_some_and(|host| host == "localhost" || host == "[::1]" || host.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback()))
+/// What the browser itself says counts: behind a proxy, the host that a server sees may be its own.
+fn safety(parts: &Parts, cookie: &Name) -> Safety {
+    let origin = parts.headers.get(ORIGIN).and_then(|origin| origin.to_str().ok()?.parse::<Uri>().ok());
+    let Some(origin) = origin.filter(|origin| origin.scheme_str() == Some("http")) else { return Safety::Secure };
+    match origin.host() {
+        // Browsers refuse these without.
+        _ if cookie.as_str().starts_with("__") => Safety::Secure,
+        Some(host) if is_loopback(host) => Safety::Loopback,
+        _ => Safety::None,
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host == "[::1]" || host.parse::<std::net::Ipv4Addr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// Sends the browser to the page with a cookie that only this site's own requests carry, and no script can read.
+fn set(cookie: &Name, token: &str, safety: Safety, more: &str) -> Response {
+    let secure = if safety == Safety::Loopback { "" } else { "; Secure" };
+    let mut response = Redirect::to("/billing").into_response();
+    // Names and tokens that would not fit were refused.
+    if let Ok(value) = HeaderValue::try_from(format!("{cookie}={token}; Path=/; HttpOnly; SameSite=Strict{secure}{more}")) {
+        response.headers_mut().append(SET_COOKIE, value);
+    }
+    response
 }

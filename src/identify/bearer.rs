@@ -110,7 +110,8 @@ impl BearerTokens {
     }
 
     /// Takes a token also from this cookie, where there is no `Authorization` field: for browsers. A cookie pays only for requests of pages of the
-    /// same origin (`Sec-Fetch-Site`, `Origin`); others are denied with 403. Set it `HttpOnly`, `Secure` and `SameSite=Strict` all the same.
+    /// same origin (`Sec-Fetch-Site`, `Origin`); others are denied with 403. The billing page's sign-in sets it. Where you set it yourself, set it `HttpOnly`,
+    /// `Secure` and `SameSite=Strict` all the same. Call it `__Host-` and something: other hosts of your domain cannot set such a cookie.
     #[must_use]
     pub fn or_cookie(self, name: Name) -> Self {
         Self { cookie: Some(name), ..self }
@@ -376,7 +377,7 @@ mod tests {
             (&["credits=s3cret"], "same-origin", Some("Bearer wrong"), "unknown credentials"),
             (&["credits=wrong"], "same-origin", None, "unknown credentials"),
             (&["xcredits=s3cret"], "same-origin", None, "no credentials"),
-            (&["credits=s3cret; credits=other"], "same-origin", None, "no credentials"),
+            (&["credits=s3cret; credits=other"], "same-origin", None, "unknown credentials"),
             (&[], "same-origin", None, "no credentials"),
         ] {
             assert_eq!(ask(cookies, site, authorization), Err(error.to_owned()), "{cookies:?}");

@@ -54,8 +54,9 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
     let mut values = pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
     let value = values.next()?;
-    // Which of two would count is anybody's guess.
-    values.next().is_none().then_some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
+    // Which of two would count is anybody's guess: none is known.
+    let only = if values.next().is_none() { value } else { b"" };
+    Some(only.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(only))
 }
 
 /// A digest from its 64 hexadecimal digits.

@@ -273,9 +273,12 @@ impl<B: Beside> Shared<B> {
 
     /// Has the worker look at a cell by then. To wake it costs a request more than all else, so it is not woken where it wakes in time.
     pub(super) fn attend_by(&self, cell: &Arc<Cell<B>>, due: Duration) {
+        // Under the lock, so that whoever finds a cell queued finds it in the inbox.
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
         if !cell.queued.swap(true, Ordering::AcqRel) {
-            self.inbox.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(cell));
+            inbox.push(Arc::clone(cell));
         }
+        drop(inbox);
         if whole_nanos(due) < self.looks_at.load(Ordering::SeqCst) {
             self.wake.notify_one();
         }

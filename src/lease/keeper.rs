@@ -155,19 +155,20 @@ where
             let timer = self.timers.first_key_value().map(|((at, _), _)| at.saturating_add(self.patience()));
             let next_try = self.breaker.next_try().filter(|_| !self.backlog.is_empty() && self.in_flight.is_empty());
             let next = [timer, next_try].into_iter().flatten().min();
-            if self.shared.looks_at(next) {
-                continue;
-            }
+            let more = self.shared.looks_at(next);
             let next = next.and_then(|at| self.shared.instant(at)).into_iter().chain(give_up).min();
             tokio::select! {
                 Some(landed) = self.in_flight.next(), if !self.in_flight.is_empty() => {
                     self.land(landed);
-                    while let Some(landed) = self.in_flight.next().now_or_never().flatten() {
+                    // What landed with it, and no more: others must have their turn.
+                    for _ in 0..self.in_flight.len() {
+                        let Some(landed) = self.in_flight.next().now_or_never().flatten() else { break };
                         self.land(landed);
                     }
                     // Those who were told go on before the next renewals are composed.
                     tokio::task::yield_now().await;
                 }
+                () = std::future::ready(()), if more => {}
                 () = self.shared.wake.notified() => {}
                 () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
@@ -224,7 +225,7 @@ where
 
     /// How long what nobody waits for is put off.
     fn patience(&self) -> Duration {
-        if self.awaited == 0 { Duration::ZERO } else { self.shared.rules.flush / 20 }
+        if self.awaited == 0 { Duration::ZERO } else { self.shared.rules.soon() }
     }
 
     /// Does what a cell's leases want to be done, and notes when to look again.
@@ -255,7 +256,7 @@ where
                     self.in_flight.push(send(Arc::clone(&shared.ledger), rules.deadline, Arc::clone(cell), renewal, awaited));
                 }
                 // A request whose stopwatch stands just before its refill must not keep the worker awake.
-                Next::Wait(at) => wake_at = wake_at.min(at.max(now + rules.flush / 20)),
+                Next::Wait(at) => wake_at = wake_at.min(at.max(now + rules.soon())),
                 Next::Gone => {}
             }
         }

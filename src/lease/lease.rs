@@ -262,13 +262,14 @@ impl<W, R: Run> Lease<W, R> {
 
     /// Whether so much of what was held ahead is taken that the ledger is to be asked for more.
     pub(crate) fn is_low(&self) -> bool {
-        self.spare() < self.low && self.in_flight.is_none()
+        // After a failure, the next try asks for more anyway.
+        self.spare() < self.low && self.unacknowledged.is_none()
     }
 
     /// Queues a request until the ledger answers.
     pub(crate) fn wait(&mut self, want: Want, run: R, tell: W) {
         self.waiting.push_back(Waiting { want, run, tell, asked: false });
-        self.burn.note(self.engaged(), want.hold);
+        self.burn.asks(want.hold);
     }
 
     /// Admits a request that the ledger did not answer for, as long as all of these stay within `allowance`.
@@ -343,7 +344,7 @@ impl<W, R: Run> Lease<W, R> {
     fn start(&mut self, slice: Credits, hold: Credits, mut run: R, now: Duration) -> RunId {
         run.granted(slice, now);
         self.slices = self.slices.saturating_add(slice);
-        self.burn.note(self.engaged() + 1, hold);
+        self.burn.asks(hold);
         self.used_at = now;
         let short = slice < hold;
         // Where there was not enough just now, there will not be at once.
@@ -387,7 +388,7 @@ impl<W, R: Run> Lease<W, R> {
                 && !running.missing(accrued).is_zero()
             {
                 let runway = running.run.runway(running.slice, now);
-                running.ask_at = now + rules.flush.max(runway / 2);
+                running.ask_at = now + rules.pause().max(runway / 2);
             }
         }
 

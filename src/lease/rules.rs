@@ -44,6 +44,16 @@ impl LeaseRules {
         self.ttl / 3
     }
 
+    /// What is not worth a look of its own waits so long: short against a slice, which is at least four deadlines.
+    pub(crate) fn soon(&self) -> Duration {
+        (self.flush / 20).min(Duration::from_millis(5)).min(self.deadline / 8)
+    }
+
+    /// After a failure or a short grant, the next try: `flush`, but no request waits for that where it is long.
+    pub(crate) fn pause(&self) -> Duration {
+        self.flush.min(Self::default().flush)
+    }
+
     /// How long after the last use a lease holds no more ahead than the least, and over what span burn is looked at.
     pub(crate) fn lull(&self) -> Duration {
         self.admit_for / 4
@@ -53,10 +63,11 @@ impl LeaseRules {
 /// A surplus that leases hold, so that most requests are admitted without asking the ledger.
 ///
 /// It follows what the account burns: a slice (what one request takes at its admission, by default a second of its
-/// price) for each of its requests that lately ran or waited at once on this node, and a few more. It is asked for again when half of it is taken, before
-/// requests have to wait. A few seconds after the last use all but the least is given back, and ten seconds after it the rest.
+/// price) for each of its requests that lately ran or waited at once on this node, and four more. It is asked for again when half of it is taken, before
+/// requests have to wait. Where it is more than twice the least, that is what remains a few seconds after the last use; the rest is given back ten seconds
+/// after it, or after twice [`flush`](crate::CreditMeterBuilder::flush) where that is longer.
 ///
-/// The ledger grants at most a quarter of what is left as a surplus, so near zero this becomes strict by itself. What one node holds ahead, another
+/// It is at most a quarter of what is left, so near zero this becomes strict by itself. What one node holds ahead, another
 /// cannot use until it is given back; a node that dies strands it for the holds' time to live, ten minutes.
 ///
 /// ```
@@ -93,9 +104,9 @@ impl Ahead {
         Self { least: self.least.min(slices), most: slices }
     }
 
-    /// The surplus where so many requests lately ran or waited at once, each of which takes `hold`.
-    pub(crate) fn surplus(self, hold: Credits, engaged: u32) -> Credits {
-        times(hold, engaged.saturating_add(self.least.get()).min(self.most.get()))
+    /// The surplus where requests lately took `burn` at once, and `hold` each at most.
+    pub(crate) fn surplus(self, hold: Credits, burn: Credits) -> Credits {
+        burn.saturating_add(self.least(hold)).min(times(hold, self.most.get()))
     }
 
     pub(crate) fn least(self, hold: Credits) -> Credits {
@@ -114,7 +125,7 @@ impl Default for Ahead {
     }
 }
 
-/// What an account lately used at once: what it burns while a slice lasts.
+/// What an account's requests lately took at once: what they burn while a slice lasts.
 #[derive(Debug)]
 pub(super) struct Burn {
     /// The most since `since`.
@@ -126,7 +137,9 @@ pub(super) struct Burn {
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Peak {
-    engaged: u32,
+    /// By all at once.
+    together: Credits,
+    /// By one.
     hold: Credits,
 }
 
@@ -135,24 +148,22 @@ impl Burn {
         Self { peak: Peak::default(), before: Peak::default(), since: now }
     }
 
-    /// So many requests run or wait now; the last takes `hold`.
-    pub(super) fn note(&mut self, engaged: usize, hold: Credits) {
-        let Peak { engaged: most, hold: largest } = &mut self.peak;
-        *most = (*most).max(u32::try_from(engaged).unwrap_or(u32::MAX));
-        *largest = (*largest).max(hold);
+    /// One asks for this.
+    pub(super) fn asks(&mut self, hold: Credits) {
+        self.peak.hold = self.peak.hold.max(hold);
     }
 
-    /// Forgets what is older than two spans in which somebody asked. So many requests run or wait now.
-    pub(super) fn forget(&mut self, engaged: usize, span: Duration, now: Duration) {
+    /// All take this now. What is older than two spans in which somebody asked is forgotten.
+    pub(super) fn sample(&mut self, together: Credits, span: Duration, now: Duration) {
+        self.peak.together = self.peak.together.max(together);
         if now >= self.since.saturating_add(span) && !self.peak.hold.is_zero() {
-            *self = Self { peak: Peak::default(), before: self.peak, since: now };
-            self.note(engaged, Credits::ZERO);
+            *self = Self { peak: Peak { together, hold: Credits::ZERO }, before: self.peak, since: now };
         }
     }
 
-    /// The most that lately ran or waited at once.
-    pub(super) fn engaged(&self) -> u32 {
-        self.peak.engaged.max(self.before.engaged)
+    /// The most that was lately taken at once.
+    pub(super) fn together(&self) -> Credits {
+        self.peak.together.max(self.before.together)
     }
 
     /// The most that one of them took.

@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    desk::{Beside, Cell, Shared, Verdict, Waiter},
+    desk::{Beside, Cell, OPEN, Shared, Verdict, Waiter},
     lease::{RunId, Served},
 };
 use crate::{
@@ -148,7 +148,8 @@ impl<B: Beside> Place<B> {
             tell(&shared, &cell, served);
         }
         if news {
-            shared.attend_by(&cell, now + shared.rules.flush);
+            let open = shared.phase.load(Ordering::Acquire) == OPEN;
+            shared.attend_by(&cell, if open { now + shared.rules.flush } else { now });
         }
         ended
     }

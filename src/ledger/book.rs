@@ -282,7 +282,7 @@ impl Book {
         let (need, extra) = if standing.ended { (Credits::ZERO, Credits::ZERO) } else { (renewal.need, renewal.extra) };
         let wanted = renewal.keep.saturating_sub(kept).saturating_add(renewal.refill).saturating_add(need);
         let more = wanted.min(available);
-        let share = Credits::clamped(available.saturating_sub(more).as_nano_usd() / SHARE);
+        let share = available.saturating_sub(more).part(SHARE);
         let hold = kept.saturating_add(more).saturating_add(extra.min(share));
 
         self.held = others.saturating_add(hold);

@@ -69,9 +69,14 @@ impl Statement {
         self.used.saturating_sub(self.purchased_used).min(self.included)
     }
 
-    /// Whether there is nothing left to use, on hold or not.
-    pub fn is_used_up(&self) -> bool {
-        self.used >= self.limit
+    /// What of `used` nothing pays for: it went beyond what the account may use.
+    pub fn beyond(&self) -> Credits {
+        self.used.saturating_sub(self.included_used()).saturating_sub(self.purchased_used).saturating_sub(self.pay_as_you_go)
+    }
+
+    /// What is left to use, on hold or not.
+    pub fn left(&self) -> Credits {
+        self.limit.saturating_sub(self.used)
     }
 
     /// The statement of a book as of `now`.

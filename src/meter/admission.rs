@@ -6,7 +6,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     charge::{Charge, Kept, Metering, Place},
-    layer::{CreditMeter, Inner, payer},
+    layer::{CreditMeter, Inner},
     usual::Usual,
 };
 use crate::{
@@ -67,7 +67,7 @@ impl CreditMeter {
         let bill_to = self.bill_to(head);
         // Who is not known is not told what there is.
         match self.inner.identify.identify(head) {
-            Identifying::Ready(identity) => match (identity.and_then(|identity| payer(identity, bill_to?)), workload) {
+            Identifying::Ready(identity) => match (identity.and_then(|identity| self.payer(identity, bill_to)), workload) {
                 (Err(error), _) => Decision::Now(self.deny(error.into())),
                 (Ok(identity), Ok(workload)) => self.begin(&plan, &identity, workload),
                 (Ok(_), Err(path)) => Decision::Now(self.deny(self.inner.not_in_plan(&path))),
@@ -77,7 +77,9 @@ impl CreditMeter {
                 let bill_to = bill_to.map(|bill_to| bill_to.map(str::to_owned));
                 Decision::Later(Box::pin(async move {
                     let identity = match timeout(meter.inner.settings.identify_within, identity).await {
-                        Ok(identity) => match identity.and_then(|identity| payer(identity, bill_to?.as_deref())) {
+                        Ok(identity) => match identity
+                            .and_then(|identity| meter.payer(identity, bill_to.as_ref().map(Option::as_deref).map_err(Clone::clone)))
+                        {
                             Ok(identity) => identity,
                             Err(error) => return meter.deny(error.into()),
                         },

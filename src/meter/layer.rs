@@ -13,7 +13,7 @@ use std::{
 };
 
 use http::{HeaderName, StatusCode};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::timeout};
 use tower_layer::Layer;
 
 use super::{
@@ -86,7 +86,7 @@ pub(super) struct Settings {
 const BILL_TO: HeaderName = HeaderName::from_static("x-hf-bill-to");
 
 /// Who pays for what an identity asks.
-pub(super) fn payer(identity: Arc<Identity>, bill_to: Option<&str>) -> Result<Arc<Identity>, IdentifyError> {
+fn payer(identity: Arc<Identity>, bill_to: Option<&str>) -> Result<Arc<Identity>, IdentifyError> {
     match bill_to {
         None => Ok(identity),
         Some(organisation) => identity.billed_to(organisation).ok_or(IdentifyError::NotAMember),
@@ -136,22 +136,29 @@ impl CreditMeter {
     ///
     /// [`IdentifyError`] where nobody was identified.
     pub async fn identify(&self, head: RequestHead<'_>) -> Result<Arc<Identity>, IdentifyError> {
-        let bill_to = self.bill_to(head);
-        let identity = match self.inner.identify.identify(head) {
-            Identifying::Ready(answer) => answer,
-            Identifying::Later(answer) => answer.await,
-        };
+        let bill_to = self.bill_to(head).map(|bill_to| bill_to.map(str::to_owned));
+        let identity = self.caller(head).await?;
         // Who is not known is not told more.
-        payer(identity?, bill_to?)
+        payer(identity, bill_to?.as_deref())
+    }
+
+    /// Who asks, whoever is to pay.
+    pub(crate) async fn caller(&self, head: RequestHead<'_>) -> Result<Arc<Identity>, IdentifyError> {
+        match self.inner.identify.identify(head) {
+            Identifying::Ready(answer) => answer,
+            Identifying::Later(answer) => timeout(self.inner.settings.identify_within, answer)
+                .await
+                .unwrap_or_else(|elapsed| Err(IdentifyError::Unavailable(Arc::new(elapsed)))),
+        }
     }
 
     /// The organisation that a request says it is to be billed to.
-    pub(super) fn bill_to<'a>(&self, head: RequestHead<'a>) -> Result<Option<&'a str>, IdentifyError> {
+    pub(crate) fn bill_to<'a>(&self, head: RequestHead<'a>) -> Result<Option<&'a str>, IdentifyError> {
         let Some(name) = &self.inner.bill_to else { return Ok(None) };
         let mut values = head.headers.get_all(name).iter();
         let Some(value) = values.next() else { return Ok(None) };
         // Which of two would count is anybody's guess.
-        let only = value.to_str().ok().filter(|_| values.next().is_none());
+        let only = std::str::from_utf8(value.as_bytes()).ok().filter(|_| values.next().is_none());
         only.map(Some).ok_or(IdentifyError::NotAMember)
     }
 
@@ -159,6 +166,22 @@ impl CreditMeter {
     #[cfg(feature = "axum")]
     pub(crate) fn cookie(&self) -> Option<&crate::Name> {
         self.inner.identify.cookie()
+    }
+
+    /// Who pays for what an identity asks. In shadow mode the caller does where nobody else may.
+    pub(super) fn payer(
+        &self,
+        identity: Arc<Identity>,
+        bill_to: Result<Option<&str>, IdentifyError>,
+    ) -> Result<Arc<Identity>, IdentifyError> {
+        let paid = bill_to.and_then(|bill_to| payer(Arc::clone(&identity), bill_to));
+        match paid {
+            Err(error) if self.inner.settings.shadow => {
+                observe::would_deny(&error.into());
+                Ok(identity)
+            }
+            paid => paid,
+        }
     }
 
     /// The current month.

@@ -21,6 +21,8 @@ mod service;
 mod told;
 mod usual;
 
+#[cfg(feature = "axum")]
+pub(crate) use self::usual::LEAST;
 pub use self::{
     body::{CutOff, MeterBody},
     charge::{End, Ending},

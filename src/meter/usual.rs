@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// The least compute time that a request is admitted for.
-const LEAST: Duration = Duration::from_millis(50);
+pub(crate) const LEAST: Duration = Duration::from_millis(50);
 
 /// As many are kept with an identity; most identities use fewer workloads.
 const MOST: usize = 8;

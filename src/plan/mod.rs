@@ -114,9 +114,17 @@ impl Plan {
         self.exact.find(path).unwrap_or_else(|| self.routes.classify(self, path, headers))
     }
 
+    /// The lowest price of a second that is not nothing.
+    #[cfg(feature = "axum")]
+    pub(crate) fn lowest_price(&self) -> Option<Price> {
+        self.hardware.values().copied().filter(|price| !price.a_second().is_zero()).min_by_key(|price| price.a_second())
+    }
+
     /// The same, through another feature.
     pub(crate) fn through(&self, workload: &Arc<Workload>, feature: &Name) -> Arc<Workload> {
-        let is_it = |known: &&Arc<Workload>| known.feature == *feature && known.hardware == workload.hardware;
+        let is_it = |known: &&Arc<Workload>| {
+            Workload { feature: workload.feature.clone(), ..Workload::clone(known) } == **workload && known.feature == *feature
+        };
         let known = self.workloads.get(&workload.model).and_then(|known| known.iter().find(is_it));
         known.cloned().unwrap_or_else(|| Arc::new(Workload { feature: feature.clone(), ..Workload::clone(workload) }))
     }

@@ -168,7 +168,7 @@ impl Rejection {
         }
     }
 
-    const fn title(&self) -> &'static str {
+    pub(crate) const fn title(&self) -> &'static str {
         match self {
             Self::Unauthenticated { .. } => "Not authenticated",
             Self::NotAMember => "Not a member",

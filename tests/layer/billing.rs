@@ -160,15 +160,30 @@ async fn a_browser_signs_in_reads_its_figures_and_signs_out() {
     assert_eq!((wrong.status().as_u16(), wrong.headers().get("set-cookie")), (401, None));
     assert!(text(wrong).await.contains("role=\"alert\""));
 
-    let right = server.form("/billing/sign-in", None, "token=+free+").send().await.unwrap();
+    let origin = format!("http://{}", server.address);
+    let right = server.form("/billing/sign-in", None, "token=+free+").header("origin", &origin).send().await.unwrap();
     assert_eq!((right.status().as_u16(), &right.headers()["location"]), (303, &http::HeaderValue::from_static("/billing")));
     assert_eq!(
         right.headers()["set-cookie"],
         "session=free; Path=/; HttpOnly; SameSite=Strict",
         "no TLS is needed on the loopback interface"
     );
-    let outside = server.form("/billing/sign-in", None, "token=free").header("host", "credits.example").send().await.unwrap();
+    // Behind a proxy that says nothing of the site's own name.
+    let outside = server.form("/billing/sign-in", None, "token=free").header("origin", "https://credits.example").send().await.unwrap();
     assert_eq!(outside.headers()["set-cookie"], "session=free; Path=/; HttpOnly; SameSite=Strict; Secure");
+    let silent = server.form("/billing/sign-in", None, "token=free").send().await.unwrap();
+    assert_eq!(silent.headers()["set-cookie"], "session=free; Path=/; HttpOnly; SameSite=Strict; Secure");
+    let plain = server.form("/billing/sign-in", None, "token=free").header("origin", "http://credits.example").send().await.unwrap();
+    assert_eq!((plain.status().as_u16(), plain.headers().get("set-cookie")), (401, None));
+    assert!(text(plain).await.contains("open this page with https"));
+    for (body, status, says) in [("", 422, "`token`"), ("token=a%3Bb", 401, "not allowed there")] {
+        let answer = server.form("/billing/sign-in", None, body).send().await.unwrap();
+        assert_eq!(answer.status().as_u16(), status);
+        let answer = text(answer).await;
+        assert!(answer.contains(says), "{answer}");
+    }
+    let reloaded = server.client.get(server.url("/billing/sign-in")).send().await.unwrap();
+    assert_eq!(reloaded.status(), 303);
 
     let response = server.client.get(server.url("/billing")).header("cookie", "session=free").header("sec-fetch-site", "none").send().await;
     let response = response.unwrap();
@@ -188,8 +203,18 @@ async fn a_browser_signs_in_reads_its_figures_and_signs_out() {
     let (_, before) = server.page("free", "?period=2026-10").await;
     assert_eq!((says(&before, "period").as_str(), says(&before, "used").as_str()), ("October 2026", "$0.00"));
     assert_eq!(server.page("free", "?period=october").await.0, 400);
+    let twice = server.page("free", "?organisation=a&organisation=b").await;
+    assert!(twice.0 == 400 && twice.1.contains("each once"), "{twice:?}");
+    // Who reads pages reads a page.
+    let page = server.client.get(server.url("/billing?period=october")).header("cookie", "session=free").header("sec-fetch-site", "none");
+    let page = page.header("accept", "text/html,*/*").send().await.unwrap();
+    assert_eq!((page.status().as_u16(), page.headers()["content-type"].to_str().unwrap()), (400, "text/html; charset=utf-8"));
+    assert!(text(page).await.contains("period=2026-11"));
+    assert!(before.contains("by the terms of today's tier") && !before.contains("id=\"held\""), "{before}");
+    let oldest = server.page("free", "?period=2025-11").await.1;
+    assert!(oldest.contains("rel=\"next\"") && !oldest.contains("rel=\"prev\""), "thirteen months are kept");
 
-    let out = server.form("/billing/sign-out", Some("free"), "").send().await.unwrap();
+    let out = server.form("/billing/sign-out", Some("free"), "").header("origin", &origin).send().await.unwrap();
     assert_eq!(out.headers()["set-cookie"], "session=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
 }
 
@@ -205,7 +230,7 @@ async fn who_has_used_up_everything_reads_why() {
     let notice = says(&page, "notice");
     assert_eq!(
         notice,
-        "All credits are used up: requests are denied until you have more, or until the month ends on 1 December 2026, 00:00 UTC. Upgrade to PRO."
+        "All credits are used up: requests are denied until there are more, or until the month ends on 1 December 2026, 00:00 UTC. Upgrade to PRO."
     );
     assert_eq!(says(&page, "included-left"), "$0.00");
 }
@@ -230,7 +255,10 @@ async fn an_owner_sets_a_spending_limit_hits_it_and_removes_it() {
     let wrong = server.form("/billing/spending-limit", Some("pro"), "limit=a+lot").send().await.unwrap();
     assert_eq!(wrong.status(), 422);
     let page = text(wrong).await;
-    assert!(page.contains("aria-describedby=\"limit-error\"") && page.contains("value=\"a lot\""), "what was typed is not lost: {page}");
+    assert!(
+        page.contains("aria-describedby=\"limit-words limit-error\"") && page.contains("value=\"a lot\""),
+        "what was typed is not lost: {page}"
+    );
     assert_eq!(says(&page, "spending-limit"), "$0.00024");
 
     // Another site's page can send forms and cookies, and no word of being from here.
@@ -240,6 +268,12 @@ async fn an_owner_sets_a_spending_limit_hits_it_and_removes_it() {
         let forged = forged.header("content-type", "application/x-www-form-urlencoded").body("remove=yes&limit=").send().await.unwrap();
         assert_eq!(forged.status(), 403, "{origin}");
     }
+    // A password that a browser knows it sends along with other sites' forms.
+    let forged = server.form("/billing/spending-limit", Some("pro"), "remove=yes&limit=").header("authorization", "Basic cHJvOnBybw==");
+    let forged = forged.header("sec-fetch-site", "cross-site").send().await.unwrap();
+    assert_eq!(forged.status(), 403);
+    let unclear = server.form("/billing/spending-limit", Some("pro"), "limit=25&remove=no").send().await.unwrap();
+    assert_eq!(unclear.status(), 422);
     assert_eq!(says(&server.page("pro", "").await.1, "spending-limit"), "$0.00024");
     let removed = server.form("/billing/spending-limit", Some("pro"), "limit=&remove=yes").send().await.unwrap();
     assert_eq!(removed.status(), 303);

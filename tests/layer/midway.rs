@@ -223,3 +223,23 @@ async fn who_is_admitted_locally_is_refilled_in_time() {
     let (text, error, _) = listen(stream(300).oneshot(request("alice", "free", Empty::new())).await.unwrap()).await;
     assert!(error.is_none() && text.len() == 300 * 9, "{error:?} after {} events", text.len() / 9);
 }
+
+/// However rarely a node reports: what runs is refilled in time.
+#[tokio::test(start_paused = true)]
+async fn a_long_flush_cuts_no_stream_that_has_credits() {
+    for (flush, ahead) in [(60, false), (60, true), (10, false)] {
+        let builder = meter(MemoryLedger::new()).flush(seconds(flush));
+        let meter = if ahead { builder.ahead(tower_credits::Ahead::default()) } else { builder }.build().unwrap();
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(async |_: http::Request<Empty<Bytes>>| {
+            let frames = futures_util::stream::unfold(0, |sent| async move {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                (sent < 50).then(|| (Ok::<_, std::convert::Infallible>(http_body::Frame::data(Bytes::from_static(b"x"))), sent + 1))
+            });
+            Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::StreamBody::new(frames)))
+        }));
+        let response = service.oneshot(request("alice", "free", Empty::new())).await.unwrap();
+        assert_eq!(read(response).await.expect("it is not cut").len(), 50, "flush {flush} s, ahead: {ahead}");
+        let settlement = meter.shutdown().await;
+        assert!((nanos(5 * SLICE)..nanos(52 * SLICE / 10)).contains(&settlement.settled), "{}", settlement.settled);
+    }
+}

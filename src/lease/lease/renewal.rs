@@ -8,7 +8,7 @@ use super::{Flight, Lease, LeaseRules, Next, Run, Served};
 use crate::{
     Credits,
     lease::batch::Batch,
-    ledger::{Answer, LeaseId, Outcome, Renewal, Terms},
+    ledger::{Answer, LeaseId, Outcome, Renewal, SHARE, Terms},
 };
 
 impl<W, R: Run> Lease<W, R> {
@@ -35,7 +35,8 @@ impl<W, R: Run> Lease<W, R> {
         self.leaving |= self.may_leave(rules, now);
         let batch = self.freeze();
         let slices = self.slices;
-        self.burn.forget(self.engaged(), rules.lull(), now);
+        let holds = self.running.iter().map(|(_, running)| running.hold).chain(self.waiting.iter().map(|waiting| waiting.want.hold));
+        self.burn.sample(holds.fold(Credits::ZERO, Credits::saturating_add), rules.lull(), now);
         let pending = self.spent.saturating_sub(batch.settled);
         let surplus = self.surplus(rules, now);
         let ahead = self.spare().min(surplus);
@@ -236,12 +237,16 @@ impl<W, R: Run> Lease<W, R> {
 
     /// The surplus to ask for, and to keep of what is there.
     fn surplus(&self, rules: &LeaseRules, now: Duration) -> Credits {
-        let unused_for = now.saturating_sub(self.used_at);
-        match rules.ahead {
-            Some(ahead) if unused_for < rules.lull() && !self.leaving => ahead.surplus(self.burn.hold(), self.burn.engaged()),
-            Some(ahead) if unused_for < rules.admit_for && !self.leaving => ahead.least(self.burn.hold()),
-            _ => Credits::ZERO,
-        }
+        let Some(ahead) = rules.ahead.filter(|_| !self.leaving) else { return Credits::ZERO };
+        let unused_for = if self.waiting.is_empty() { now.saturating_sub(self.used_at) } else { Duration::ZERO };
+        let surplus = match unused_for {
+            unused_for if unused_for < rules.lull() => ahead.surplus(self.burn.hold(), self.burn.together()),
+            unused_for if unused_for < rules.admit_for => ahead.least(self.burn.hold()),
+            _ => return Credits::ZERO,
+        };
+        // What is held ahead is kept by right: asked for again and again, shares of the rest would add up to all of it.
+        let left = self.standing.available().saturating_add(self.spare());
+        if self.told_at.is_some() { surplus.min(left.part(SHARE)) } else { surplus }
     }
 
     /// Whether there is so much more than the surplus that it is worth a renewal.
@@ -281,7 +286,7 @@ impl<W, R: Run> Lease<W, R> {
 
     /// Tries again after a pause that doubles, up to a second.
     fn fail(&mut self, rules: &LeaseRules, now: Duration) {
-        let pause = rules.flush / 4 * 2_u32.saturating_pow(self.failures.min(8));
+        let pause = rules.pause() / 4 * 2_u32.saturating_pow(self.failures.min(8));
         let longest = Duration::from_secs(1).min(rules.ttl / 60);
         self.failures = self.failures.saturating_add(1);
         self.retry_at = now + pause.min(longest);

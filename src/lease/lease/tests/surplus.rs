@@ -112,3 +112,43 @@ fn where_half_of_it_is_not_to_be_had_it_does_not_ask_again_and_again() {
     assert!(!pair.lease.is_low());
     assert!(matches!(pair.lease.next(&pair.rules, false, s(0)), Next::Wait(at) if at > s(0)));
 }
+
+#[test]
+fn however_often_it_asks_it_holds_no_more_than_a_quarter_of_what_is_left() {
+    let mut pair = ahead(10_000, Ahead::default());
+    let crowd = pair.begin(90, s(0));
+    pair.end_all(crowd, s(0));
+    for tenth in 1..30 {
+        let now = Duration::from_millis(100 * tenth);
+        let one = pair.begin(1, now);
+        pair.end_all(one, now);
+        pair.renew(now);
+        let held = pair.book.held();
+        assert!(held <= nanos(2_500), "{held} of 10 000, after {tenth} renewals");
+    }
+    assert!(pair.book.held() >= nanos(2_000), "{}", pair.book.held());
+}
+
+#[test]
+fn after_a_pause_the_first_asks_for_those_behind_it() {
+    let mut pair = ahead(1_000_000, Ahead::default());
+    let one = pair.begin(1, s(0));
+    pair.end_all(one, s(0));
+    pair.until(s(0), s(60));
+    assert_eq!(pair.book.held(), nanos(0));
+    pair.begin(1, s(60));
+    assert_eq!(pair.book.held(), nanos(100 + 500));
+}
+
+#[test]
+fn what_is_cheap_and_many_and_what_is_dear_and_one_do_not_multiply() {
+    let mut pair = ahead(100_000_000, Ahead::default());
+    let dear = Want { hold: nanos(100_000), ..WANT };
+    pair.lease.wait(dear, unused(), ());
+    for _ in 0..50 {
+        pair.lease.wait(WANT, unused(), ());
+    }
+    pair.renew(s(0));
+    let engaged = 100_000 + 50 * 100;
+    assert_eq!(pair.book.held(), nanos(engaged + (engaged + 4 * 100_000)));
+}
