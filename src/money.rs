@@ -293,6 +293,19 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_runway_of_small_and_of_large_credits() {
+        let price = Price::per_second(nanos(120_000));
+        for (credits, runway) in [
+            (60_000, Duration::from_millis(500)),
+            (1, Duration::from_nanos(8_333)),
+            (0, Duration::ZERO),
+            (Credits::MAX.as_nano_usd(), Duration::new(75_059_993_789, 508_258_333)),
+        ] {
+            assert_eq!(price.runway(nanos(credits)), runway, "{credits}");
+        }
+    }
+
     proptest! {
         #[test]
         fn text_and_amount_are_one(n in 0..=Credits::MAX.as_nano_usd()) {

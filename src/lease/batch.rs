@@ -60,3 +60,51 @@ pub(super) struct Batch {
     pub(super) settled: Credits,
     pub(super) lines: Arc<[UsageLine]>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(day: u8, model: usize) -> LineKey {
+        let name = |text: &str| text.parse().unwrap();
+        LineKey::Of { day, model: name(&format!("model-{model}")), hardware: name("gpu"), feature: name("api"), subject: name("alice") }
+    }
+
+    fn usage(requests: u64) -> Usage {
+        Usage { requests, compute_micros: 10 * requests, cost: Credits::clamped(100) }
+    }
+
+    #[test]
+    fn what_has_one_number_is_one_line_and_so_is_what_has_two_numbers_and_one_key() {
+        let mut tally = Tally::default();
+        tally.add(1, || key(1, 1), usage(1));
+        tally.add(1, || unreachable!("the line of this number is known"), usage(2));
+        tally.add(2, || key(1, 1), usage(4));
+        tally.add(3, || key(2, 1), usage(8));
+        let lines = tally.take();
+        let found: Vec<_> = lines.iter().map(|line| (line.key.clone(), line.usage.requests, line.usage.cost.as_nano_usd())).collect();
+        assert_eq!(found, [(key(1, 1), 7, 300), (key(2, 1), 8, 100)]);
+        assert!(tally.take().is_empty());
+    }
+
+    /// Client-chosen names without end take bounded memory, and cost what they cost.
+    #[test]
+    fn beyond_the_recent_and_the_most_there_is_one_line_for_all() {
+        let mut tally = Tally::default();
+        for model in 0..MOST_RECENT {
+            tally.add(model as u64, || key(1, model), usage(1));
+        }
+        assert!(tally.rest.is_none() && tally.recent.len() == MOST_RECENT);
+        for model in MOST_RECENT..5_000 {
+            tally.add(model as u64, || key(1, model), usage(1));
+            // One that is there already stays apart.
+            tally.add(5_000 + model as u64, || key(1, MOST_RECENT), usage(1));
+        }
+        let lines = tally.take();
+        assert_eq!(lines.len(), MOST_RECENT + MOST_LINES + 1);
+        let of = |key: &LineKey| lines.iter().find(|line| line.key == *key).unwrap().usage.requests;
+        assert_eq!(of(&LineKey::Other), (5_000 - MOST_RECENT - MOST_LINES) as u64);
+        assert_eq!(of(&key(1, MOST_RECENT)), 1 + (5_000 - MOST_RECENT) as u64);
+        assert_eq!(lines.iter().map(|line| line.usage.requests).sum::<u64>(), (MOST_RECENT + 2 * (5_000 - MOST_RECENT)) as u64);
+    }
+}

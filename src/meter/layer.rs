@@ -321,8 +321,8 @@ impl CreditMeterBuilder {
     }
 
     /// How long spending may stay unreported to the ledger, which is also how much of it is lost with a node that is killed: 1 ms to 60 s. Default
-    /// 100 ms. The longer, the fewer calls of the ledger: about one each `flush` for an account on a node that asks often. Where it is more than five
-    /// seconds, credits that are held ahead are given back only twice as long after their last use.
+    /// 100 ms. The longer, the fewer calls of the ledger, and the longer what a request did not use of its hold stays on hold. Where it is more than five
+    /// seconds, credits that are held ahead are given back twice as long after their last use. `docs/scaling.md` has the arithmetic.
     #[must_use]
     pub fn flush(mut self, flush: Duration) -> Self {
         self.settings.rules.flush_after(flush);

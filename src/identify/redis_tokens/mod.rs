@@ -28,6 +28,8 @@ const MOST_TOKENS: usize = 1_000;
 /// seconds by default (and [`stale_if_error`](RedisTokensBuilder::stale_if_error), while the server does not answer). Requests that run go on.
 /// Clones share the connection and the cache.
 ///
+/// The organisations that a token's owner may bill, and their tiers, are the token's: to change them, revoke it and issue another.
+///
 /// A failover of Redis that forgets acknowledged writes forgets tokens that were just issued, and brings back those just revoked: revoke them again.
 ///
 /// ```no_run

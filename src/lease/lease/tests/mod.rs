@@ -283,3 +283,41 @@ fn admissions_end_ten_seconds_after_the_renewal_and_with_the_goodbye() {
     let renewal = pair.lease.renew(&RULES, terms, now);
     assert!(renewal.forget && pair.lease.is_leaving(), "said, and not answered yet");
 }
+
+/// The answer to a renewal says nothing of those who came after it was sent.
+#[test]
+fn who_came_while_another_was_asked_for_is_not_refused_but_asked_for_at_once() {
+    let mut pair = Pair::new(100);
+    pair.lease.wait(WANT, unused(), ());
+    let terms = Terms { included: nanos(100), per_seat: false, pay_as_you_go: Credits::ZERO };
+    let renewal = pair.lease.renew(&RULES, terms, s(0));
+    pair.lease.wait(WANT, unused(), ());
+    let clock = Pair::ledger_clock(s(0));
+    let answer = pair.book.renew(&mut pair.record, &renewal, clock, clock).unwrap();
+    let served = pair.lease.answered(&RULES, renewal.seq, &answer, |()| false, s(0));
+    assert_eq!((served.admitted.len(), served.refused.len()), (1, 0));
+    assert!(pair.lease.is_waited_for());
+    assert_eq!(pair.lease.next(&RULES, false, s(0)), Next::Renew, "asked for at once");
+    let served = pair.renew(s(0));
+    assert_eq!((served.admitted.len(), served.refused.len()), (0, 1), "there is nothing more");
+    // What becomes free on this node refuses nobody either.
+    pair.lease.wait(WANT, unused(), ());
+    assert_eq!(pair.lease.share_out(|()| false, s(0)).refused.len(), 0);
+    assert!(pair.lease.is_waited_for());
+}
+
+#[test]
+fn after_a_short_grant_that_lasts_long_it_asks_again_at_half_of_it() {
+    let second = Credits::clamped(1_000_000_000);
+    let want = Want { hold: second, least: nanos(5), lasts: s(1), most_running: None };
+    let mut pair = Pair::new(1_400_000_000);
+    let request = std::rc::Rc::new(Standing(Cell::new(0)));
+    pair.lease.wait(want, request.clone(), ());
+    pair.renew(s(0));
+    request.0.set(600_000_000);
+    pair.renew(s(1));
+    // 1.4 s are granted of the 1.6 s that it wants: 0.8 s are left.
+    assert_eq!(pair.book.held(), Credits::clamped(1_400_000_000));
+    request.0.set(950_000_000);
+    assert_eq!(pair.lease.next(&RULES, false, s(1)), Next::Wait(s(1) + Duration::from_millis(400)));
+}
