@@ -85,6 +85,7 @@ impl Identity {
         self.memberships.iter().map(|member| &member.account)
     }
 
+    #[cfg(feature = "redis")]
     pub(crate) fn memberships(&self) -> &[Arc<Self>] {
         &self.memberships
     }
