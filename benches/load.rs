@@ -21,25 +21,13 @@ use axum::{Router, routing::post};
 use benches::{
     identity,
     peers::ByToken,
+    plan,
     plots::{self, Bar},
 };
-use tower_credits::{Ahead, BearerTokens, CreditMeter, Ledger, MemoryLedger, Plan, RedisLedger};
+use tower_credits::{Ahead, BearerTokens, CreditMeter, Ledger, MemoryLedger, RedisLedger};
 use tower_governor::{GovernorLayer, governor::GovernorConfigBuilder};
 
 use self::redis_server::RedisServer;
-
-const PLAN: &str = r#"
-[hardware.cpu]
-price_per_second = "0.00012"
-[models.echo]
-hardware = "cpu"
-[routes]
-"/models/{model}" = { model = "{model}" }
-"/grpc.health.v1.Health/{method}" = { model = "echo" }
-[tiers.pro]
-included = "2.00"
-when_used_up = "pay-as-you-go"
-"#;
 
 fn token(user: u64) -> String {
     format!("hf_{user:034}")
@@ -55,9 +43,7 @@ async fn serve(kind: &str, port: u16, redis: &str, accounts: u64) {
     let meter = async |ahead: bool, memory: bool| {
         let tokens =
             (0..accounts).fold(BearerTokens::new(), |tokens, user| tokens.with(&token(user), identity(&format!("user-{user}"), "pro")));
-        let plan = Plan::from_toml(PLAN).unwrap();
-        let builder =
-            if memory { build(plan, MemoryLedger::new(), tokens) } else { build(plan, RedisLedger::connect(redis).await.unwrap(), tokens) };
+        let builder = if memory { build(MemoryLedger::new(), tokens) } else { build(RedisLedger::connect(redis).await.unwrap(), tokens) };
         let builder = builder.most_accounts(2_000_000.try_into().unwrap());
         if ahead { builder.ahead(Ahead::default()) } else { builder }.build().unwrap()
     };
@@ -78,8 +64,8 @@ async fn serve(kind: &str, port: u16, redis: &str, accounts: u64) {
     axum::serve(axum::serve::ListenerExt::tap_io(listener, |stream| drop(stream.set_nodelay(true))), app).await.unwrap();
 }
 
-fn build(plan: Plan, ledger: impl Ledger, tokens: BearerTokens) -> tower_credits::CreditMeterBuilder {
-    CreditMeter::builder(plan, ledger, tokens).inference_id(false).extensions(false)
+fn build(ledger: impl Ledger, tokens: BearerTokens) -> tower_credits::CreditMeterBuilder {
+    CreditMeter::builder(plan(), ledger, tokens).inference_id(false).extensions(false)
 }
 
 /// One of the servers, as a process of its own.

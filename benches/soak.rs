@@ -14,38 +14,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use benches::plan;
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Request, Response, header::AUTHORIZATION};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_credits::{
-    Account, Ahead, BearerTokens, ComputeTime, CreditMeter, Identify, Identifying, Identity, IdentityFromExtensions, Ledger, MemoryLedger,
-    Plan, RedisLedger, RedisTokens, RequestHead,
+    Ahead, BearerTokens, ComputeTime, CreditMeter, Identify, Identifying, Identity, IdentityFromExtensions, Ledger, MemoryLedger,
+    RedisLedger, RedisTokens, RequestHead,
 };
 
 use self::redis_server::RedisServer;
 
-const PLAN: &str = r#"
-[hardware.cpu]
-price_per_second = "0.00012"
-[models.echo]
-hardware = "cpu"
-[routes]
-"/models/{model}" = { model = "{model}" }
-[tiers.pro]
-included = "2.00"
-when_used_up = "pay-as-you-go"
-"#;
-
 type Asked = Request<Empty<Bytes>>;
 
-fn plan() -> Plan {
-    Plan::from_toml(PLAN).unwrap()
-}
-
 fn identity(user: &str) -> Identity {
-    Identity::new(user.parse().unwrap(), Account::user(user).unwrap(), "pro".parse().unwrap())
+    benches::identity(user, "pro")
 }
 
 fn service(

@@ -31,6 +31,7 @@ price_per_second = "0.00012"
 hardware = "cpu"
 [routes]
 "/models/{model}" = { model = "{model}" }
+"/grpc.health.v1.Health/{method}" = { model = "echo" }
 "/health" = "free"
 [tiers.pro]
 included = "2.00"

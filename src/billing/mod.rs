@@ -62,7 +62,7 @@ pub fn router(meter: &CreditMeter) -> Router {
         .with_state(meter.clone())
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Deserialize)]
 struct Asked {
     period: Option<String>,
     organisation: Option<String>,
@@ -96,12 +96,8 @@ impl Bill {
             Some(organisation) => caller.billed_to(organisation).ok_or(IdentifyError::NotAMember)?,
             None => Arc::clone(&caller),
         };
-        let period = asked.period.as_deref().map(str::parse).transpose().map_err(|_| Rejection::NoSuchPeriod)?;
-        Ok(Self::of(meter, caller, identity, period).await?)
-    }
-
-    async fn of(meter: &CreditMeter, caller: Arc<Identity>, identity: Arc<Identity>, period: Option<Period>) -> Result<Self, Rejection> {
-        let Some(tier) = meter.plan().current().tier(identity.tier.as_str()).cloned() else { return Err(Rejection::UnknownTier) };
+        let period = asked.period.as_deref().map(str::parse::<Period>).transpose().map_err(|_| Rejection::NoSuchPeriod)?;
+        let Some(tier) = meter.plan().current().tier(identity.tier.as_str()).cloned() else { return Err(Rejection::UnknownTier.into()) };
         let statement = meter.statement(&identity, period).await.map_err(|error| {
             tracing::warn!(target: "tower_credits", account = %identity.account, %error, "a statement could not be read");
             Rejection::LedgerUnreachable

@@ -21,7 +21,7 @@ use serde::Deserialize;
 
 use super::{Bill, Denied, Meter, no_store};
 use crate::{
-    Amendment, CreditMeter, Credits, Period, RequestHead, Usage, WhenUsedUp, identify::is_own_origin, meter::LEAST, rejection::Rejection,
+    Amendment, CreditMeter, Credits, Period, RequestHead, Usage, WhenUsedUp, identify::is_meant, meter::LEAST, rejection::Rejection,
 };
 
 /// No script, no style in the page, no frame around it; forms go here and nowhere else.
@@ -210,7 +210,7 @@ pub(super) async fn set_spending_limit(State(meter): Meter, request: Request) ->
 
 /// The bill whose limit a request may set.
 async fn bill_to_limit(meter: &CreditMeter, parts: &Parts) -> Result<Bill, Denied> {
-    if !may_change(parts) {
+    if !is_meant(RequestHead::from(parts)) {
         return Err(Rejection::CrossOrigin.into());
     }
     let bill = Bill::read(meter, parts).await?;
@@ -228,14 +228,6 @@ async fn bill_to_limit(meter: &CreditMeter, parts: &Parts) -> Result<Bill, Denie
 pub(super) fn unreadable(error: &FormRejection, field: &str) -> Denied {
     let detail = format!("The form cannot be read: {}. Send `{field}` as application/x-www-form-urlencoded.", error.body_text());
     Denied::Because(error.status(), "Bad form", detail)
-}
-
-/// Whether a request that changes something was meant: pages of other sites can make a browser send forms, cookies and passwords that it knows, but
-/// neither a bearer token in this field nor a word of being from here.
-pub(super) fn may_change(parts: &Parts) -> bool {
-    let mut values = parts.headers.get_all(AUTHORIZATION).iter();
-    let bearer = values.next().and_then(|value| value.as_bytes().get(..7)).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
-    (bearer && values.next().is_none()) || is_own_origin(RequestHead::from(parts))
 }
 
 impl Bill {

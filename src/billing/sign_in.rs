@@ -14,9 +14,13 @@ use serde::Deserialize;
 
 use super::{
     Denied, Meter,
-    page::{self, may_change, unreadable},
+    page::{self, unreadable},
 };
-use crate::{CreditMeter, Name, RequestHead, identify::IdentifyError, rejection::Rejection};
+use crate::{
+    CreditMeter, Name, RequestHead,
+    identify::{IdentifyError, is_meant},
+    rejection::Rejection,
+};
 
 #[derive(Deserialize)]
 struct Credentials {
@@ -60,7 +64,7 @@ pub(super) async fn sign_out(State(meter): Meter, request: Request) -> Response 
 fn cookie<'a>(meter: &'a CreditMeter, parts: &Parts) -> Result<&'a Name, Denied> {
     let because = |status, detail: &str| Denied::Because(status, "No sign-in here", detail.to_owned());
     let cookie = meter.cookie().ok_or_else(|| because(StatusCode::NOT_FOUND, "This server takes no token from a cookie."))?;
-    if !may_change(parts) {
+    if !is_meant(RequestHead::from(parts)) {
         return Err(Rejection::CrossOrigin.into());
     }
     // A token of RFC 9110, section 5.6.2.

@@ -32,6 +32,13 @@ pub(super) fn token_of<'a>(head: RequestHead<'a>, cookie_name: Option<&Name>) ->
     Ok(token)
 }
 
+/// Whether a request that changes something was meant: pages of other sites can make a browser send forms, cookies and passwords that it knows, but
+/// neither a bearer token nor a word of being from here.
+#[cfg(feature = "axum")]
+pub(crate) fn is_meant(head: RequestHead<'_>) -> bool {
+    bearer(head.headers).is_ok() || origin::is_own(head)
+}
+
 pub(super) fn digest(token: &[u8]) -> Sha256Digest {
     Sha256::digest(token).into()
 }

@@ -21,7 +21,7 @@ use http::{
 
 pub use self::bearer::{BearerTokens, TokensError};
 #[cfg(feature = "axum")]
-pub(crate) use self::origin::is_own as is_own_origin;
+pub(crate) use self::credentials::is_meant;
 #[cfg(feature = "redis")]
 pub use self::redis_tokens::{IssuedToken, RedisTokens, RedisTokensBuilder, RedisTokensError, TokenSummary};
 use crate::{Account, Name, NameError};

@@ -14,7 +14,7 @@ const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
 /// Whether a cookie may pay for this request: only where the browser says that it comes from a page of the same origin. The scheme is not compared,
 /// since a server behind a proxy does not know its own.
-pub(crate) fn is_own(head: RequestHead<'_>) -> bool {
+pub(super) fn is_own(head: RequestHead<'_>) -> bool {
     let text = |name: &HeaderName| {
         let mut values = head.headers.get_all(name).iter();
         values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     charge::{Charge, Kept, Metering, Place},
@@ -76,17 +76,9 @@ impl CreditMeter {
                 let (meter, plan) = (self.clone(), Arc::clone(&plan));
                 let bill_to = bill_to.map(|bill_to| bill_to.map(str::to_owned));
                 Decision::Later(Box::pin(async move {
-                    let identity = match timeout(meter.inner.settings.identify_within, identity).await {
-                        Ok(identity) => match identity
-                            .and_then(|identity| meter.payer(identity, bill_to.as_ref().map(Option::as_deref).map_err(Clone::clone)))
-                        {
-                            Ok(identity) => identity,
-                            Err(error) => return meter.deny(error.into()),
-                        },
-                        Err(_) => {
-                            tracing::warn!(target: "tower_credits", "nobody said in time who asks");
-                            return meter.deny(Rejection::CredentialsUnchecked);
-                        }
+                    let identity = match meter.in_time(identity).await.and_then(|identity| meter.payer(identity, bill_to)) {
+                        Ok(identity) => identity,
+                        Err(error) => return meter.deny(error.into()),
                     };
                     let workload = match workload {
                         Ok(workload) => workload,

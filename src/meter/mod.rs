@@ -12,6 +12,7 @@
 
 mod admission;
 mod body;
+mod builder;
 mod charge;
 mod compute;
 mod compute_clock;
@@ -25,10 +26,11 @@ mod usual;
 pub(crate) use self::usual::LEAST;
 pub use self::{
     body::{CutOff, MeterBody},
+    builder::{ConfigError, CreditMeterBuilder, CreditWorker},
     charge::{End, Ending},
     compute_clock::{ComputeClock, ComputeTime},
     future::ResponseFuture,
-    layer::{ConfigError, CreditMeter, CreditMeterBuilder, CreditWorker},
+    layer::CreditMeter,
     service::CreditService,
 };
 pub(crate) use self::{charge::Metering, usual::Usual};
