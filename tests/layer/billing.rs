@@ -3,11 +3,13 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use axum::{Router, extract::Path, routing::post};
+use bytes::Bytes;
 use http::StatusCode;
+use http_body_util::Empty;
 use reqwest::{Client, RequestBuilder, Response, redirect::Policy};
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tower::ServiceBuilder;
+use tower::{ServiceBuilder, ServiceExt};
 use tower_credits::{
     Account, Amendment, BearerTokens, CreditMeter, Feature, Identity, ManualClock, MemoryLedger, Plan, Statement, billing,
 };
@@ -446,5 +448,34 @@ async fn page_json_csv_and_statement_agree_to_the_nano_dollar() {
         let total = lines.iter().fold((0, 0, 0), |sum, line| (sum.0 + line.0, sum.1 + line.1, sum.2 + line.2));
         assert_eq!(total, (requests, i64::try_from(statement.compute().as_micros()).unwrap(), used));
         assert_eq!(lines.len(), statement.lines.len());
+    }
+}
+
+/// In shadow mode nobody is denied: who names a payer that they may not name pays by themselves.
+#[tokio::test]
+async fn in_shadow_mode_a_wrong_payer_is_the_callers_own_account() {
+    let clock = november();
+    let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).shadow().build().unwrap();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(tower::service_fn(move |_: http::Request<Empty<Bytes>>| {
+        clock.advance(seconds(1));
+        std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(Empty::<Bytes>::new())))
+    }));
+    let mut request = request("alice", "pro", Empty::new());
+    request.headers_mut().insert("x-hf-bill-to", http::HeaderValue::from_static("acme"));
+    assert_eq!(service.oneshot(request).await.unwrap().status(), 200);
+    assert_eq!(settled(&meter, "alice", "pro", 1).await.used, nanos(SLICE));
+}
+
+/// A session store that hangs.
+#[tokio::test(start_paused = true)]
+async fn who_is_identified_elsewhere_is_not_waited_for_without_end() {
+    let identify = tower_credits::IdentifyWith::new(|_| std::future::pending());
+    let meter = CreditMeter::builder(Plan::from_toml(PLAN).unwrap(), MemoryLedger::new(), identify).build().unwrap();
+    let app = Router::new().route("/models/{model}", post(async || "ok")).layer(meter.clone()).merge(billing::router(&meter));
+    for path in ["/models/echo", "/billing", "/billing.json", "/billing.csv"] {
+        let request = http::Request::builder().method(if path.starts_with("/m") { "POST" } else { "GET" }).uri(path);
+        let began = tokio::time::Instant::now();
+        let response = app.clone().oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
+        assert_eq!((response.status().as_u16(), began.elapsed().as_secs()), (503, 5), "{path}");
     }
 }

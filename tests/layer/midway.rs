@@ -243,3 +243,28 @@ async fn a_long_flush_cuts_no_stream_that_has_credits() {
         assert!((nanos(5 * SLICE)..nanos(52 * SLICE / 10)).contains(&settlement.settled), "{}", settlement.settled);
     }
 }
+
+/// The account is not looked at for each frame, and no frame beyond the slice gets through all the same.
+#[tokio::test]
+async fn the_first_frame_after_the_slice_is_the_end() {
+    let one_slice = PLAN.replace("included = \"0.0012\"", "included = \"0.00012\"");
+    for millis in [1_u64, 3, 7, 15] {
+        let clock = november();
+        let ledger = MemoryLedger::with_clock(clock.clone());
+        let plan = tower_credits::Plan::from_toml(&one_slice).unwrap();
+        let meter = CreditMeter::builder(plan, ledger, tower_credits::IdentityFromExtensions).clock(clock.clone()).build().unwrap();
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
+            let clock = clock.clone();
+            let frames = (0..2_000).map(move |_| {
+                clock.advance(Duration::from_millis(millis));
+                Ok::<_, Infallible>(http_body::Frame::data(Bytes::from_static(b"x")))
+            });
+            let body = http_body_util::StreamBody::new(futures_util::stream::iter(frames));
+            std::future::ready(Ok::<_, Infallible>(Response::new(body)))
+        }));
+        let (text, error, _) = listen(service.oneshot(request("alice", "ten", Empty::new())).await.unwrap()).await;
+        assert!(error.is_some_and(|error| error.is::<CutOff>()));
+        assert_eq!(text.len() as u64, (1_000 - 1) / millis, "frames of {millis} ms in a slice of 1 s");
+        assert_eq!(settled(&meter, "alice", "ten", 1).await.used, nanos(SLICE));
+    }
+}

@@ -44,35 +44,37 @@ impl Ledger for Far {
     }
 }
 
-/// Alice's report is due 100 ms after her request; bob asks just before that. When was it sent?
-async fn report_of_alice(for_bob: Duration) -> Duration {
+/// Alice's report is due `flush` after her request; bob asks just before that. How long after it was due was it sent?
+async fn report_of_alice(flush: Duration, for_bob: Duration) -> Duration {
     let asked = Arc::default();
     let ledger = Far { ledger: MemoryLedger::new(), for_bob, began: Instant::now(), asked: Arc::clone(&asked) };
     let began = ledger.began;
-    let meter = meter(ledger).build().unwrap();
+    let meter = meter(ledger).flush(flush).build().unwrap();
     let service = ServiceBuilder::new()
         .layer(meter.clone())
         .service(service_fn(async |_: Request<Empty<Bytes>>| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))));
     assert_eq!(service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap().status(), 200);
-    sleep(Duration::from_millis(99).saturating_sub(began.elapsed())).await;
+    sleep((flush - Duration::from_millis(1)).saturating_sub(began.elapsed())).await;
     assert_eq!(service.oneshot(request("bob", "pro", Empty::new())).await.unwrap().status(), 200);
     settled(&meter, "alice", "pro", 1).await;
     let asked: &Mutex<Vec<(String, Duration)>> = &asked;
     let asked = asked.lock().unwrap();
     assert_eq!(asked.iter().map(|(who, _)| who.as_str()).take(3).collect::<Vec<_>>(), ["user:alice", "user:bob", "user:alice"]);
-    asked[2].1
+    asked[2].1 - flush
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_waits_for_is_not_sent_before_an_answer_that_somebody_waits_for() {
     let ms = Duration::from_millis;
-    let sent = report_of_alice(ms(3)).await;
-    assert!((ms(102)..ms(104)).contains(&sent), "right after bob has his answer, after {sent:?}");
+    let late = report_of_alice(ms(100), ms(3)).await;
+    assert!((ms(2)..ms(4)).contains(&late), "right after bob has his answer, {late:?} late");
 }
 
 #[tokio::test(start_paused = true)]
-async fn but_five_milliseconds_later_it_is() {
+async fn but_five_milliseconds_later_it_is_however_long_the_flush_interval() {
     let ms = Duration::from_millis;
-    let sent = report_of_alice(ms(50)).await;
-    assert!((ms(105)..ms(108)).contains(&sent), "a twentieth of the flush interval after it was due, after {sent:?}");
+    for flush in [ms(100), ms(5_000)] {
+        let late = report_of_alice(flush, ms(50)).await;
+        assert!((ms(5)..ms(8)).contains(&late), "{late:?} late, flush {flush:?}");
+    }
 }

@@ -60,6 +60,30 @@ async fn one_that_was_only_dropped_does_not_give_up() {
     worker.abort();
 }
 
+/// Nobody is there any more to ask for a shutdown: what ends then is reported at once, however rarely reports are sent.
+#[tokio::test(start_paused = true)]
+async fn what_ends_after_the_meter_was_dropped_is_settled_at_once() {
+    let ledger = MemoryLedger::new();
+    let meter = meter(ledger.clone()).flush(seconds(60)).build().unwrap();
+    let service = ServiceBuilder::new().layer(meter).service(service_fn(async |request: Request<Empty<Bytes>>| {
+        // A stopwatch that stands needs no refill, so nothing else wakes the worker.
+        request.extensions().get::<ComputeClock>().unwrap().report(Duration::from_millis(100));
+        Ok::<_, Infallible>(Response::new(http_body_util::Full::new(Bytes::from_static(b"x"))))
+    }));
+    let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+    tokio::time::sleep(seconds(5)).await;
+    let began = Instant::now();
+    drop(response);
+    let (account, terms) = (identity("alice", "pro").account, plan().tier("pro").unwrap().terms());
+    let month = tower_credits::Period::containing(tower_credits::Clock::unix_time(&tower_credits::SystemClock));
+    eventually(async || {
+        let statement = tower_credits::Ledger::statement(&ledger, &account, month, terms).await.unwrap();
+        (statement.used == nanos(SLICE / 10) && statement.held.is_zero()).then_some(())
+    })
+    .await;
+    assert!(began.elapsed() < seconds(1), "{:?}", began.elapsed());
+}
+
 /// What runs on is not paid for any more, and its handler can tell.
 #[tokio::test(start_paused = true)]
 async fn what_still_runs_has_nothing_left() {
