@@ -64,9 +64,14 @@ async fn one_that_was_only_dropped_does_not_give_up() {
 #[tokio::test(start_paused = true)]
 async fn what_ends_after_the_meter_was_dropped_is_settled_at_once() {
     let ledger = MemoryLedger::new();
-    let meter = meter(ledger.clone()).flush(seconds(60)).build().unwrap();
+    // The worker means to look again when a refill may be due, half a minute from the beginning.
+    let long_hold = tower_credits::Plan::from_toml(&PLAN.replace("[tiers.pro]", "[tiers.pro]\nhold = \"1m\"")).unwrap();
+    let meter = CreditMeter::builder(long_hold, ledger.clone(), tower_credits::IdentityFromExtensions)
+        .clock(tower_credits::TokioClock)
+        .flush(seconds(60))
+        .build()
+        .unwrap();
     let service = ServiceBuilder::new().layer(meter).service(service_fn(async |request: Request<Empty<Bytes>>| {
-        // A stopwatch that stands needs no refill, so nothing else wakes the worker.
         request.extensions().get::<ComputeClock>().unwrap().report(Duration::from_millis(100));
         Ok::<_, Infallible>(Response::new(http_body_util::Full::new(Bytes::from_static(b"x"))))
     }));
