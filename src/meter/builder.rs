@@ -71,7 +71,7 @@ impl CreditMeterBuilder {
     }
 
     /// The header field in which a request names the organisation that pays for it, by its id; `None` where none may. Default `X-HF-Bill-To`. The
-    /// [`Identity`] says which organisations its subject [may bill](Identity::member_of); another one is denied with 403, whether it exists or not.
+    /// [`Identity`](crate::Identity) says which organisations its subject [may bill](crate::Identity::member_of); another one is denied with 403, whether it exists or not.
     #[must_use]
     pub fn bill_to(mut self, field: Option<HeaderName>) -> Self {
         self.bill_to = field;
