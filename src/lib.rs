@@ -28,8 +28,9 @@ pub use self::{
     },
     lease::{Ahead, Settlement, Unsettled},
     ledger::{
-        Amendment, Answer, Answering, Book, Grant, LeaseId, Ledger, LedgerError, LineKey, MOST_LINES, MemoryLedger, Outcome, Record,
-        Renewal, Standing, Statement, StatementLine, Terms, Usage, UsageLine,
+        AccountSummary, Accounts, AccountsPage, Amendment, Answer, Answering, Book, Cursor, Grant, LeaseId, Ledger, LedgerError, LineKey,
+        MOST_LINES, MemoryLedger, Outcome, Record, Refund, Renewal, Standing, Statement, StatementLine, StatementRefund, Terms, Usage,
+        UsageLine,
     },
     meter::{
         ComputeClock, ComputeTime, ConfigError, CreditMeter, CreditMeterBuilder, CreditService, CreditWorker, CutOff, End, Ending,

@@ -108,7 +108,7 @@ impl Ledger for Switched {
         self.0.renew(account, period, renewal, within)
     }
 
-    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Terms) -> Answering<'a, Statement> {
+    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
         self.0.statement(account, period, terms)
     }
 

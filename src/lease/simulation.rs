@@ -1,5 +1,6 @@
 //! The protocol under random faults: the crate's own [`Book`] and [`Lease`], with messages lost, repeated and delayed past newer ones, nodes
-//! killed and brought back with their journals, and a ledger that fails over and forgets its last writes.
+//! killed and brought back with their journals, and a ledger that fails over and forgets its last writes. Meanwhile credits are granted, and some expire,
+//! seats and limits change, and refunds are made.
 //!
 //! One tick is a millisecond, one tick of compute costs one nano-dollar. `SIMULATION_SEEDS` sets how many runs each setting gets.
 
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     Credits, Period,
-    ledger::{Amendment, Answer, Book, LeaseId, LineKey, Record, Renewal, Terms, Usage},
+    ledger::{Answer, Book, LeaseId, LineKey, Record, Refund, Renewal, Terms, Usage},
 };
 
 const HOLD: i64 = 20;
@@ -117,6 +118,7 @@ struct World {
     rng: Rng,
     rules: LeaseRules,
     terms: Terms,
+    /// The most that the account might use at any time so far, refunds included.
     limit: i64,
     ledger: (Book, Record),
     history: VecDeque<(u64, (Book, Record))>,
@@ -150,7 +152,7 @@ impl World {
         // Part of the credits may be purchased ones.
         let purchased = if rng.bool() { rng.i64(0..=limit) } else { 0 };
         if purchased > 0 {
-            ledger.1.amend(Amendment::Grant { id: "order-1".parse().unwrap(), amount: nanos(purchased), expires: None });
+            ledger.1.grant("order-1".parse().unwrap(), nanos(purchased), None);
         }
         let nodes = (0..rng.usize(1..=4)).map(|_| Node { lease: None, old: Vec::new(), running: Vec::new(), down_until: 0 }).collect();
         let rules = LeaseRules {
@@ -164,8 +166,8 @@ impl World {
             setting,
             rng,
             rules,
-            terms: Terms { included: nanos(limit - purchased), per_seat: false, pay_as_you_go: Credits::ZERO },
-            limit,
+            terms: Terms { included: nanos((limit - purchased) / 2), per_seat: true, pay_as_you_go: nanos((limit - purchased) / 2) },
+            limit: 0,
             history: VecDeque::from([(0, ledger.clone())]),
             ledger,
             nodes,
@@ -188,6 +190,9 @@ impl World {
             }
             if working && self.setting.failover && self.rng.f64() < 0.004 {
                 self.fail_over(tick);
+            }
+            if working && self.rng.f64() < 0.01 {
+                self.amend(tick);
             }
             self.deliver(tick);
             for node in 0..self.nodes.len() {
@@ -222,6 +227,24 @@ impl World {
     /// The ledger's clock: well inside of the period.
     fn clock(&self, tick: u64) -> Duration {
         "2026-11".parse::<Period>().unwrap().begins() + Duration::from_secs(864_000) + at(tick)
+    }
+
+    /// The operator and the account's owner change something.
+    fn amend(&mut self, tick: u64) {
+        let (clock, id) = (self.clock(tick), format!("id {tick}").parse().unwrap());
+        let amount = nanos(self.rng.i64(0..150));
+        let (book, record) = &mut self.ledger;
+        match self.rng.u8(0..5) {
+            0 => drop(record.grant(id, amount, None)),
+            1 => drop(record.grant(id, amount, Some(clock + at(self.rng.u64(0..500))))),
+            2 => record.seats = self.rng.u32(1..=3).try_into().unwrap(),
+            3 => record.spending_limit = self.rng.bool().then_some(amount),
+            _ => {
+                let refund = Refund { amount: amount.min(book.used().saturating_sub(book.refunded())), reason: "a test".parse().unwrap() };
+                assert!(book.refund(record, id, refund).unwrap());
+            }
+        }
+        self.history.push_back((tick, self.ledger.clone()));
     }
 
     /// Replication lags by up to 30 ticks: what was written since is forgotten.
@@ -349,6 +372,9 @@ impl World {
     }
 
     fn audit(&mut self, tick: u64) {
+        let (book, record) = &self.ledger;
+        let allowed = book.standing(record, Some(self.terms), self.clock(tick)).limit.saturating_add(book.refunded());
+        self.limit = self.limit.max(allowed.as_nano_usd());
         let now = at(tick);
         let running = self.nodes.iter().flat_map(|node| &node.running);
         let used: i64 = running.map(|(request, _)| request.cost(now).min(request.slice.get())).sum();

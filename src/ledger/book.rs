@@ -6,8 +6,7 @@
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use super::{
-    Amendment, Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MOST_LINES, Outcome, Renewal, SHARE, Standing, Terms, Usage,
-    whole_millis,
+    Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MOST_LINES, Outcome, Renewal, SHARE, Standing, Terms, Usage, whole_millis,
 };
 use crate::{Credits, Name, Period};
 
@@ -20,6 +19,10 @@ pub struct Record {
     pub spending_limit: Option<Credits>,
     /// Purchased credits by id.
     pub grants: BTreeMap<Name, Grant>,
+    /// The last month that is closed, and with it all before: what comes late of them is settled in a later one.
+    pub closed: Option<Period>,
+    /// What was settled late of closed months and stands in no book yet: the next renewal in the current month, or its close, debits it there.
+    pub late: Usage,
     /// What holds of a period may yet draw from the grants, and until when those holds can last: periods overlap at a month's end, and no
     /// credit is held twice.
     pub(super) pledges: BTreeMap<Period, Pledge>,
@@ -44,23 +47,27 @@ pub(super) struct Pledge {
 
 impl Default for Record {
     fn default() -> Self {
-        Self { seats: NonZeroU32::MIN, spending_limit: None, grants: BTreeMap::new(), pledges: BTreeMap::new() }
+        Self {
+            seats: NonZeroU32::MIN,
+            spending_limit: None,
+            grants: BTreeMap::new(),
+            closed: None,
+            late: Usage::default(),
+            pledges: BTreeMap::new(),
+        }
     }
 }
 
 impl Record {
-    /// Makes a change. Answers `false` for a grant whose id is known already: it changed nothing.
-    pub fn amend(&mut self, amendment: Amendment) -> bool {
-        match amendment {
-            Amendment::Grant { id, amount, expires } => {
-                let known = self.grants.contains_key(&id);
-                self.grants.entry(id).or_insert(Grant { amount, left: amount, expires: expires.map(whole_millis) });
-                return !known;
-            }
-            Amendment::Seats(seats) => self.seats = seats,
-            Amendment::SpendingLimit(limit) => self.spending_limit = limit,
-        }
-        true
+    /// Adds purchased credits. Answers `false` where the id is known already: it changed nothing.
+    pub fn grant(&mut self, id: Name, amount: Credits, expires: Option<Duration>) -> bool {
+        let known = self.grants.contains_key(&id);
+        self.grants.entry(id).or_insert(Grant { amount, left: amount, expires: expires.map(whole_millis) });
+        !known
+    }
+
+    pub(super) fn is_closed(&self, period: Period) -> bool {
+        self.closed.is_some_and(|closed| period <= closed)
     }
 
     fn included(&self, terms: Terms) -> Credits {
@@ -81,6 +88,17 @@ impl Record {
     pub(super) fn purchased_left(&self, now: Duration) -> Credits {
         let alive = self.grants.values().filter(|grant| grant.expires.is_none_or(|expires| expires > now));
         alive.fold(Credits::ZERO, |sum, grant| sum.saturating_add(grant.left))
+    }
+
+    /// Gives `amount` of what was drawn back to the grants that it was drawn from: the last to expire first.
+    fn give_back(&mut self, mut amount: Credits) {
+        let mut order: Vec<_> = self.grants.iter_mut().collect();
+        order.sort_by_key(|(id, grant)| std::cmp::Reverse((grant.expires.unwrap_or(Duration::MAX), (*id).clone())));
+        for (_, grant) in order {
+            let given = amount.min(grant.amount.saturating_sub(grant.left));
+            grant.left = grant.left.saturating_add(given);
+            amount = amount.saturating_sub(given);
+        }
     }
 
     /// Takes `amount` from the grants that have not expired by `at`, the first to expire first.
@@ -106,12 +124,36 @@ pub struct Book {
     pub(super) held: Credits,
     /// No hold expires before this moment: entries are scanned only from then on.
     pub(super) next: Option<Duration>,
-    /// What of `used` was paid from purchased credits.
+    /// What of `used` is paid from purchased credits.
     pub(super) drawn: Credits,
+    /// What of `used` was refunded.
+    pub(super) refunded: Credits,
+    /// The terms of the month: those of its last renewal before it ended.
+    pub(super) agreed: Option<Agreed>,
     /// What of `used` stands in no line, because a failover forgot the batch.
     pub(super) recovered: Credits,
     pub(super) lines: BTreeMap<LineKey, Usage>,
     pub(super) entries: BTreeMap<LeaseId, Entry>,
+    pub(super) refunds: BTreeMap<Name, Refund>,
+    /// Thresholds that were reached, and who says so to the host.
+    pub(super) claims: BTreeMap<Name, LeaseId>,
+}
+
+/// What an account may use in a month, seats counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Agreed {
+    pub(super) included: Credits,
+    pub(super) pay_as_you_go: Credits,
+    pub(super) seats: NonZeroU32,
+}
+
+/// A correction of what a month cost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refund {
+    /// How much.
+    pub amount: Credits,
+    /// Why, for people.
+    pub reason: Name,
 }
 
 /// What the ledger knows of a lease.
@@ -133,9 +175,13 @@ impl Book {
             held: Credits::ZERO,
             next: None,
             drawn: Credits::ZERO,
+            refunded: Credits::ZERO,
+            agreed: None,
             recovered: Credits::ZERO,
             lines: BTreeMap::new(),
             entries: BTreeMap::new(),
+            refunds: BTreeMap::new(),
+            claims: BTreeMap::new(),
         }
     }
 
@@ -147,6 +193,16 @@ impl Book {
     /// On hold by all leases, those that expired since the last renewal included.
     pub const fn held(&self) -> Credits {
         self.held
+    }
+
+    /// What of `used` was refunded.
+    pub const fn refunded(&self) -> Credits {
+        self.refunded
+    }
+
+    /// Whether nothing was ever settled or put on hold.
+    pub(super) fn is_blank(&self) -> bool {
+        self.agreed.is_none() && self.used.is_zero()
     }
 
     /// How many leases the book remembers.
@@ -196,7 +252,11 @@ impl Book {
             if itemised > delta {
                 return Err(LedgerError::Refused("lines cost more than what is newly settled".into()));
             }
-            self.used.checked_add(delta)?;
+            if record.is_closed(self.period) {
+                record.late.cost.checked_add(delta)?;
+            } else {
+                self.used.checked_add(delta)?.checked_add(self.late(record, now).cost)?;
+            }
         }
 
         self.release(now);
@@ -207,10 +267,8 @@ impl Book {
             return answer(Outcome::Superseded);
         }
         if news {
-            if renewal.batch > entry.batch {
-                self.add_lines(renewal);
-            }
-            self.settle(record, renewal, delta, itemised, now);
+            self.agreed = Some(self.terms(record, Some(renewal.terms), now));
+            self.settle(record, renewal, entry.batch, delta, itemised, now);
             let hold = self.hold(record, renewal, delta, now);
             if renewal.forget && hold.is_zero() && delta.is_zero() {
                 self.entries.remove(&renewal.lease);
@@ -218,21 +276,105 @@ impl Book {
             }
         }
         let hold = self.entries.get(&renewal.lease).map_or(Credits::ZERO, |entry| entry.hold);
-        answer(Outcome::Renewed { hold, standing: self.standing(record, renewal.terms, now) })
+        answer(Outcome::Renewed { hold, standing: self.standing(record, Some(renewal.terms), now) })
     }
 
-    /// How the account stands.
-    pub fn standing(&self, record: &Record, terms: Terms, now: Duration) -> Standing {
-        let included = record.included(terms);
-        let beyond = record.spending_limit.map_or(terms.pay_as_you_go, |own| own.min(terms.pay_as_you_go));
+    /// How the account stands. A month that has ended keeps its own terms; the current one has those given, or those it had last.
+    pub fn standing(&self, record: &Record, terms: Option<Terms>, now: Duration) -> Standing {
+        let Agreed { included, pay_as_you_go, .. } = self.terms(record, terms, now);
+        let beyond = record.spending_limit.map_or(pay_as_you_go, |own| own.min(pay_as_you_go));
         let limit = included.saturating_add(self.drawn).saturating_add(record.purchased(self.period, now, now)).saturating_add(beyond);
         Standing {
-            used: self.used,
+            used: self.net(),
             held: self.held,
             limit,
             included,
-            limited_by_owner: beyond < terms.pay_as_you_go,
+            limited_by_owner: beyond < pay_as_you_go,
             ended: now >= self.period.ends(),
+        }
+    }
+
+    pub(super) fn terms(&self, record: &Record, terms: Option<Terms>, now: Duration) -> Agreed {
+        let given = terms.filter(|_| now < self.period.ends() || self.agreed.is_none());
+        let now = given.map(|terms| Agreed { included: record.included(terms), pay_as_you_go: terms.pay_as_you_go, seats: record.seats });
+        now.or(self.agreed).unwrap_or(Agreed { included: Credits::ZERO, pay_as_you_go: Credits::ZERO, seats: record.seats })
+    }
+
+    /// What the month costs: what was used, less what was refunded.
+    pub(super) fn net(&self) -> Credits {
+        self.used.saturating_sub(self.refunded)
+    }
+
+    /// Refunds part of what the month cost: of pay-as-you-go first, then of purchased credits, which go back to where they were drawn from, then of
+    /// included ones. Answers `false` where the id is known already: it changed nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`] where the month is closed, or did not cost as much. Nothing has changed then.
+    pub fn refund(&mut self, record: &mut Record, id: Name, refund: Refund) -> Result<bool, LedgerError> {
+        if self.refunds.contains_key(&id) {
+            return Ok(false);
+        }
+        if record.is_closed(self.period) {
+            return Err(LedgerError::Refused(format!("{} is closed: refund in a later month, or grant credits", self.period)));
+        }
+        if refund.amount > self.net() || self.refunds.len() >= MOST_LINES {
+            return Err(LedgerError::Refused(
+                "the month did not cost as much as is to be refunded, or has 2 000 refunds: grant credits".into(),
+            ));
+        }
+        self.refunded = self.refunded.saturating_add(refund.amount);
+        let included = self.agreed.map_or(Credits::ZERO, |agreed| agreed.included);
+        let returned = self.drawn.saturating_sub(self.net().saturating_sub(included));
+        record.give_back(returned);
+        self.drawn = self.drawn.saturating_sub(returned);
+        self.refunds.insert(id, refund);
+        Ok(true)
+    }
+
+    /// Closes the month, and all before: its statement stays as it is from now on. Answers `false` where it is closed already.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`] where it has not ended. Nothing has changed then.
+    pub fn close(&mut self, record: &mut Record, now: Duration) -> Result<bool, LedgerError> {
+        if now < self.period.ends() {
+            return Err(LedgerError::Refused(format!("{} has not ended: close it from {}", self.period, self.period.resets_at())));
+        }
+        if record.is_closed(self.period) {
+            return Ok(false);
+        }
+        self.used.checked_add(record.late.cost)?;
+        self.add_late(record, now, now);
+        record.closed = Some(self.period);
+        Ok(true)
+    }
+
+    /// Says whether it is for `by` to tell the host that a threshold was reached: for whoever asks first, and again for the same one.
+    pub fn claim(&mut self, threshold: Name, by: LeaseId) -> bool {
+        *self.claims.entry(threshold).or_insert(by) == by
+    }
+
+    /// What of closed months is to be debited here.
+    fn late(&self, record: &Record, now: Duration) -> Usage {
+        if (self.period.begins()..self.period.ends()).contains(&now) { record.late } else { Usage::default() }
+    }
+
+    /// Brings up to date what statements show: as the next renewal will.
+    pub(super) fn refresh(&mut self, record: &mut Record, terms: Option<Terms>, now: Duration) {
+        self.release(now);
+        self.agreed = Some(self.terms(record, terms, now));
+        let late = self.late(record, now);
+        if late != Usage::default() && self.used.checked_add(late.cost).is_ok() {
+            self.add_late(record, now, now);
+        }
+    }
+
+    fn add_late(&mut self, record: &mut Record, grace: Duration, now: Duration) {
+        let late = std::mem::take(&mut record.late);
+        if late != Usage::default() {
+            self.lines.entry(LineKey::Late).or_default().add(late);
+            self.debit(record, late.cost, grace, now);
         }
     }
 
@@ -260,25 +402,49 @@ impl Book {
         }
     }
 
-    /// Debits: included credits first, then purchased ones, then pay-as-you-go.
-    fn settle(&mut self, record: &mut Record, renewal: &Renewal, delta: Credits, itemised: Credits, now: Duration) {
-        let included_left = record.included(renewal.terms).saturating_sub(self.used.saturating_sub(self.drawn));
+    /// Debits what is newly settled, here or, where the month is closed, in a later one.
+    fn settle(&mut self, record: &mut Record, renewal: &Renewal, batch: u64, delta: Credits, itemised: Credits, now: Duration) {
+        let lines = if renewal.batch > batch { &*renewal.lines } else { &[] };
+        if record.is_closed(self.period) {
+            let unpriced = lines.iter().map(|line| Usage { cost: Credits::ZERO, ..line.usage });
+            unpriced.for_each(|usage| record.late.add(usage));
+            record.late.cost = record.late.cost.saturating_add(delta);
+            return;
+        }
+        if !lines.is_empty() {
+            self.add_lines(renewal);
+        }
         // What was admitted on a grant before it expired may still be drawn from it.
         let grace = now.saturating_sub(renewal.ttl);
-        let drawn = delta.saturating_sub(included_left).min(record.purchased(self.period, grace, now));
+        if self.late(record, now) != Usage::default() {
+            self.add_late(record, grace, now);
+        }
+        self.debit(record, delta, grace, now);
+        self.recovered = self.recovered.saturating_add(delta.saturating_sub(itemised));
+    }
+
+    /// Debits: included credits first, then purchased ones that had not expired by `grace`, then pay-as-you-go.
+    fn debit(&mut self, record: &mut Record, delta: Credits, grace: Duration, now: Duration) {
+        let drawn = delta.saturating_sub(self.included_left()).min(record.purchased(self.period, grace, now));
         record.draw(drawn, grace);
         self.drawn = self.drawn.saturating_add(drawn);
         self.used = self.used.saturating_add(delta);
-        self.recovered = self.recovered.saturating_add(delta.saturating_sub(itemised));
+    }
+
+    fn included_left(&self) -> Credits {
+        let included = self.agreed.map_or(Credits::ZERO, |agreed| agreed.included);
+        included.saturating_sub(self.net().saturating_sub(self.drawn))
     }
 
     /// Sets the lease's hold to what it keeps by right and what more there is for it.
     fn hold(&mut self, record: &mut Record, renewal: &Renewal, delta: Credits, now: Duration) -> Credits {
         let entry = self.entries.get(&renewal.lease).copied().unwrap_or_default();
         let others = self.held.saturating_sub(entry.hold);
-        let standing = self.standing(record, renewal.terms, now);
+        let standing = self.standing(record, Some(renewal.terms), now);
         let kept = renewal.keep.min(entry.hold.saturating_sub(delta));
-        let available = standing.limit.saturating_sub(self.used).saturating_sub(others).saturating_sub(kept);
+        let free = standing.limit.saturating_sub(standing.used).saturating_sub(others).saturating_sub(kept);
+        // What is settled of a closed month is paid in another.
+        let available = if record.is_closed(self.period) { Credits::ZERO } else { free };
         let (need, extra) = if standing.ended { (Credits::ZERO, Credits::ZERO) } else { (renewal.need, renewal.extra) };
         let wanted = renewal.keep.saturating_sub(kept).saturating_add(renewal.refill).saturating_add(need);
         let more = wanted.min(available);
@@ -292,14 +458,13 @@ impl Book {
         }
         let (batch, settled) = (renewal.batch.max(entry.batch), renewal.settled.max(entry.settled));
         self.entries.insert(renewal.lease, Entry { seq: renewal.seq, batch, settled, hold, expires });
-        self.pledge(record, standing.included, expires, now);
+        self.pledge(record, expires, now);
         hold
     }
 
     /// Notes what this period's holds may draw from purchased credits, so that another period does not hold it too.
-    fn pledge(&self, record: &mut Record, included: Credits, until: Duration, now: Duration) {
-        let included_left = included.saturating_sub(self.used.saturating_sub(self.drawn));
-        let amount = self.held.saturating_sub(included_left).min(record.purchased(self.period, now, now));
+    fn pledge(&self, record: &mut Record, until: Duration, now: Duration) {
+        let amount = self.held.saturating_sub(self.included_left()).min(record.purchased(self.period, now, now));
         record.pledges.retain(|period, pledge| *period != self.period && pledge.until > now);
         if !amount.is_zero() {
             record.pledges.insert(self.period, Pledge { amount, until });

@@ -3,12 +3,16 @@
 use std::{
     collections::{BTreeMap, HashMap},
     future::ready,
+    num::NonZeroUsize,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use super::{Amendment, Answer, Answering, Book, Ledger, Record, Renewal, Statement, Terms, whole_millis};
-use crate::{Account, Clock, Period, SystemClock};
+use super::{
+    AccountSummary, AccountsPage, Amendment, Answer, Answering, Book, Cursor, LeaseId, Ledger, Record, Renewal, Statement, Terms,
+    whole_millis,
+};
+use crate::{Account, Clock, Name, Period, SystemClock};
 
 /// How many periods of an account are kept; the oldest goes first.
 const MOST_PERIODS: usize = 13;
@@ -54,12 +58,16 @@ impl Default for MemoryLedger {
     }
 }
 
+fn book_of(books: &mut BTreeMap<Period, Book>, period: Period) -> &mut Book {
+    books.entry(period).or_insert_with(|| Book::new(period))
+}
+
 impl Ledger for MemoryLedger {
     fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
         let now = self.now();
         let mut accounts = self.accounts();
         let kept = accounts.entry(account.clone()).or_default();
-        let book = kept.books.entry(period).or_insert_with(|| Book::new(period));
+        let book = book_of(&mut kept.books, period);
         let answer = book.renew(&mut kept.record, renewal, now + within, now);
         while kept.books.len() > MOST_PERIODS {
             kept.books.pop_first();
@@ -67,7 +75,7 @@ impl Ledger for MemoryLedger {
         Box::pin(ready(answer))
     }
 
-    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Terms) -> Answering<'a, Statement> {
+    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
         let (accounts, empty) = (self.accounts(), (Record::default(), Book::new(period)));
         let kept = accounts.get(account);
         let record = kept.map_or(&empty.0, |kept| &kept.record);
@@ -76,7 +84,45 @@ impl Ledger for MemoryLedger {
     }
 
     fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
-        let changed = self.accounts().entry(account.clone()).or_default().record.amend(amendment);
-        Box::pin(ready(Ok(changed)))
+        let now = self.now();
+        let mut accounts = self.accounts();
+        let Kept { record, books } = accounts.entry(account.clone()).or_default();
+        let done = match amendment {
+            Amendment::Grant { id, amount, expires } => Ok(record.grant(id, amount, expires)),
+            Amendment::Seats(seats) => {
+                record.seats = seats;
+                Ok(true)
+            }
+            Amendment::SpendingLimit(limit) => {
+                record.spending_limit = limit;
+                Ok(true)
+            }
+            Amendment::Refund { period, id, refund } => book_of(books, period).refund(record, id, refund),
+            Amendment::Close(period) => book_of(books, period).close(record, now),
+        };
+        Box::pin(ready(done))
+    }
+
+    fn claim<'a>(&'a self, account: &'a Account, period: Period, threshold: Name, by: LeaseId) -> Answering<'a, bool> {
+        let mut accounts = self.accounts();
+        let books = &mut accounts.entry(account.clone()).or_default().books;
+        let claimed = book_of(books, period).claim(threshold, by);
+        Box::pin(ready(Ok(claimed)))
+    }
+
+    fn list<'a>(&'a self, period: Period, from: Option<&'a Cursor>, most: NonZeroUsize) -> Answering<'a, AccountsPage> {
+        // Accounts are in no order: the first of those that come next are kept, and no more.
+        let mut page: BTreeMap<&str, AccountSummary> = BTreeMap::new();
+        let accounts = self.accounts();
+        for (account, kept) in accounts.iter().filter(|(account, _)| from.is_none_or(|from| account.as_str() > from.as_str())) {
+            if let Some(book) = kept.books.get(&period).filter(|book| !book.is_blank()) {
+                page.insert(account.as_str(), AccountSummary::of(account.clone(), book));
+                if page.len() > most.get() {
+                    page.pop_last();
+                }
+            }
+        }
+        let next = (page.len() == most.get()).then(|| page.last_key_value().map(|(account, _)| Cursor::new(*account))).flatten();
+        Box::pin(ready(Ok(AccountsPage { accounts: page.into_values().collect(), next })))
     }
 }

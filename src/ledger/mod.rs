@@ -10,20 +10,29 @@
 //! [`Book`] is that rule as a pure function. [`MemoryLedger`] is a `Book` for each account and period behind a mutex; [`RedisLedger`] runs the
 //! same function as a Lua script, checked against `Book`.
 
+mod accounts;
 mod book;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
 mod statement;
 
-use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    future::{Future, ready},
+    num::NonZeroUsize,
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
 
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisLedger, RedisLedgerBuilder};
 pub use self::{
-    book::{Book, Grant, Record},
+    accounts::{AccountSummary, Accounts, AccountsPage, Cursor},
+    book::{Book, Grant, Record, Refund},
     memory::MemoryLedger,
-    statement::{Statement, StatementLine},
+    statement::{Statement, StatementLine, StatementRefund},
 };
 use crate::{Account, Credits, MoneyError, Name, Period};
 
@@ -63,19 +72,44 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// [`LedgerError`] where there was no answer, or where the renewal was refused whole.
     fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer>;
 
-    /// Reads what an account used in a period. An account that used nothing has a statement of zeros.
+    /// Reads what an account used in a period. An account that used nothing has a statement of zeros. `terms` are those of the account's tier now: a
+    /// month that ended keeps its own. `None`: those that the ledger last heard for the month.
     ///
     /// # Errors
     ///
     /// [`LedgerError`] where there was no answer.
-    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Terms) -> Answering<'a, Statement>;
+    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement>;
 
-    /// Changes the account's own record. Answers `false` for a grant whose id is known already: it changed nothing.
+    /// Changes what the account keeps, or corrects a month. Answers `false` for what was done already, by its id: it changed nothing.
     ///
     /// # Errors
     ///
-    /// [`LedgerError`] where there was no answer.
+    /// [`LedgerError::Refused`] where the amendment cannot be, another [`LedgerError`] where there was no answer.
     fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool>;
+
+    /// Answers whether it is for `by` to tell the host that the account reached a threshold in a period: for whoever asks first, and again for the
+    /// same one. See [`Book::claim`].
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] where there was no answer: the same one asks again then. [`LedgerError::Refused`] from ledgers that do not do this, which is the
+    /// default; those that wrap another one forward it.
+    fn claim<'a>(&'a self, account: &'a Account, period: Period, threshold: Name, by: LeaseId) -> Answering<'a, bool> {
+        let _ = (account, period, threshold, by);
+        Box::pin(ready(Err(LedgerError::Refused("this ledger keeps no thresholds".into()))))
+    }
+
+    /// Lists the accounts that used something in a period, about `most` at a time. Where a page has a `next`, there may be more, though it be empty. An
+    /// account that is there all the while is listed at least once.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`] for a cursor that this ledger did not give, and from ledgers that do not do this, which is the default; another
+    /// [`LedgerError`] where there was no answer.
+    fn list<'a>(&'a self, period: Period, from: Option<&'a Cursor>, most: NonZeroUsize) -> Answering<'a, AccountsPage> {
+        let _ = (period, from, most);
+        Box::pin(ready(Err(LedgerError::Refused("this ledger does not list accounts".into()))))
+    }
 }
 
 /// 128 random bits that name a lease; a name is never used twice.
@@ -180,6 +214,8 @@ pub enum LineKey {
         /// Who asked.
         subject: Name,
     },
+    /// What came late of a month that was closed.
+    Late,
     /// All beyond [`MOST_LINES`] lines.
     Other,
 }
@@ -266,7 +302,7 @@ impl Standing {
     }
 }
 
-/// A change of an account's own [`Record`].
+/// A change of what an account keeps, or a correction of one of its months.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Amendment {
@@ -284,6 +320,18 @@ pub enum Amendment {
     Seats(std::num::NonZeroU32),
     /// Sets or removes the owner's limit on pay-as-you-go spending in a period; where it is reached, requests are denied with 403.
     SpendingLimit(Option<Credits>),
+    /// Refunds part of what a month cost; a second refund of the same id in the same month changes nothing. See [`Book::refund`].
+    Refund {
+        /// The month.
+        period: Period,
+        /// Names the refund.
+        id: Name,
+        /// How much, and why.
+        refund: Refund,
+    },
+    /// Closes a month that has ended, and all before; what its nodes report later is debited in the current month, in the line
+    /// [`LineKey::Late`]. See [`Book::close`].
+    Close(Period),
 }
 
 /// Why a ledger gave no answer, or none that counts.

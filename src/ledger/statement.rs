@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::{Book, LineKey, Record, Terms, Usage};
+use super::{Book, LineKey, Record, Refund, Terms, Usage, book::Agreed};
 use crate::{Account, Credits, Name, Period};
 
 /// What an account used in a period. Its lines add up to `used`, always.
@@ -19,9 +19,15 @@ pub struct Statement {
     pub used: Credits,
     /// On hold by all leases: by running requests, by what nodes hold ahead, and until it expires by nodes that died.
     pub held: Credits,
+    /// What of `used` was refunded: the month costs that much less.
+    pub refunded: Credits,
+    /// The refunds, by id.
+    pub refunds: Vec<StatementRefund>,
+    /// Whether the month is closed: nothing of this changes any more.
+    pub closed: bool,
     /// The most that may be used by all of these: included, purchased and pay-as-you-go credits; [`Credits::MAX`] where there is no limit.
     pub limit: Credits,
-    /// What of `used` was paid from purchased credits.
+    /// What of `used` is paid from purchased credits.
     pub purchased_used: Credits,
     /// Purchased credits that are left now, in whatever month they will be used.
     pub purchased_left: Credits,
@@ -29,7 +35,7 @@ pub struct Statement {
     pub spending_limit: Option<Credits>,
     /// Seats, for each of which a tier may include credits.
     pub seats: NonZeroU32,
-    /// What of `used` is charged on top.
+    /// What of `used` is charged on top, less refunds.
     pub pay_as_you_go: Credits,
     /// The lines, in order of day, model, hardware, feature and subject.
     pub lines: Vec<StatementLine>,
@@ -41,7 +47,7 @@ pub struct Statement {
 pub struct StatementLine {
     /// Day of the month on which requests were admitted, by their node's clock, 1 to 31, UTC; `None` for usage whose details are not known.
     pub day: Option<u8>,
-    /// The model; `other` for what did not fit apart, `recovered` for what a failover of the ledger forgot the details of.
+    /// The model; `other` for what did not fit apart, `late` for what came of a month that was closed before, `recovered` for what a failover of the ledger forgot the details of.
     pub model: Name,
     /// The hardware, or the same word.
     pub hardware: Name,
@@ -51,6 +57,18 @@ pub struct StatementLine {
     pub subject: Option<Name>,
     /// How much.
     pub usage: Usage,
+}
+
+/// A refund on a [`Statement`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StatementRefund {
+    /// Its id.
+    pub id: Name,
+    /// How much.
+    pub amount: Credits,
+    /// Why.
+    pub reason: Name,
 }
 
 impl Statement {
@@ -64,40 +82,50 @@ impl Statement {
         Duration::from_micros(self.lines.iter().map(|line| line.usage.compute_micros).fold(0, u64::saturating_add))
     }
 
-    /// What of `used` the included credits paid for.
-    pub fn included_used(&self) -> Credits {
-        self.used.saturating_sub(self.purchased_used).min(self.included)
+    /// What the month costs, whoever pays: what was used, less refunds.
+    pub fn net(&self) -> Credits {
+        self.used.saturating_sub(self.refunded)
     }
 
-    /// What of `used` nothing pays for: it went beyond what the account may use.
+    /// What of the month's cost the included credits pay for.
+    pub fn included_used(&self) -> Credits {
+        self.net().saturating_sub(self.purchased_used).min(self.included)
+    }
+
+    /// What of the month's cost nothing pays for: it went beyond what the account may use.
     pub fn beyond(&self) -> Credits {
-        self.used.saturating_sub(self.included_used()).saturating_sub(self.purchased_used).saturating_sub(self.pay_as_you_go)
+        self.net().saturating_sub(self.included_used()).saturating_sub(self.purchased_used).saturating_sub(self.pay_as_you_go)
     }
 
     /// What is left to use, on hold or not.
     pub fn left(&self) -> Credits {
-        self.limit.saturating_sub(self.used)
+        self.limit.saturating_sub(self.net())
     }
 
     /// The statement of a book as of `now`.
-    pub(crate) fn of(account: &Account, book: &Book, record: &Record, terms: Terms, now: Duration) -> Self {
-        let mut book = book.clone();
-        book.release(now);
-        let standing = book.standing(record, terms, now);
-        let beyond = book.used.saturating_sub(book.drawn).saturating_sub(standing.included);
+    pub(crate) fn of(account: &Account, book: &Book, record: &Record, terms: Option<Terms>, now: Duration) -> Self {
+        let (mut book, mut record) = (book.clone(), record.clone());
+        book.refresh(&mut record, terms, now);
+        let Agreed { included, pay_as_you_go, seats } = book.terms(&record, terms, now);
+        let beyond = book.net().saturating_sub(book.drawn).saturating_sub(included);
+        let lines = lines(&book);
+        let refund = |(id, Refund { amount, reason })| StatementRefund { id, amount, reason };
         Self {
             account: account.clone(),
             period: book.period,
-            included: standing.included,
+            included,
             used: book.used,
             held: book.held,
-            limit: standing.limit,
+            refunded: book.refunded,
+            limit: book.standing(&record, terms, now).limit,
             purchased_used: book.drawn,
             purchased_left: record.purchased_left(now),
             spending_limit: record.spending_limit,
-            seats: record.seats,
-            pay_as_you_go: if terms.pay_as_you_go.is_zero() { Credits::ZERO } else { beyond },
-            lines: lines(&book),
+            seats,
+            pay_as_you_go: if pay_as_you_go.is_zero() { Credits::ZERO } else { beyond },
+            closed: record.is_closed(book.period),
+            refunds: book.refunds.into_iter().map(refund).collect(),
+            lines,
         }
     }
 }
@@ -114,6 +142,7 @@ fn lines(book: &Book) -> Vec<StatementLine> {
             LineKey::Of { day, model, hardware, feature, subject } => {
                 StatementLine { day: Some(day), model, hardware, feature, subject: Some(subject), usage: *usage }
             }
+            LineKey::Late => without_details("late", *usage),
             LineKey::Other => without_details("other", *usage),
         })
         .collect();

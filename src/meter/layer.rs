@@ -21,8 +21,8 @@ use super::{
     service::CreditService,
 };
 use crate::{
-    Account, Amendment, Classification, Identify, Identity, Ledger, LedgerError, Period, Plan, PlanHandle, RequestHead, Settlement,
-    Statement,
+    Account, Accounts, Amendment, Classification, Identify, Identity, Ledger, LedgerError, Period, Plan, PlanHandle, RequestHead,
+    Settlement, Statement,
     clock::Time,
     identify::{IdentifyError, Identifying},
     lease::{Desk, Keeper, LeaseRules, Worker},
@@ -164,8 +164,7 @@ impl CreditMeter {
         Period::containing(self.inner.time.unix_time())
     }
 
-    /// Changes an account's own record: purchased credits, seats, its owner's spending limit. Answers `false` for a grant whose id is known already: it
-    /// changed nothing.
+    /// Changes an account, as [`accounts`](Self::accounts) does: answers `false` for what was done already, by its id.
     ///
     /// # Errors
     ///
@@ -174,7 +173,8 @@ impl CreditMeter {
         self.inner.ledger.amend(account, amendment).await
     }
 
-    /// What an identity's account used in a month, by the terms of its tier today; in the current month where `period` is `None`.
+    /// What an identity's account used in a month, by the terms of its tier, or those that a month had which has ended; in the current month where
+    /// `period` is `None`.
     ///
     /// # Errors
     ///
@@ -183,7 +183,12 @@ impl CreditMeter {
         let period = period.unwrap_or_else(|| Period::containing(self.inner.time.unix_time()));
         let tier = self.inner.plan.current().tier(identity.tier.as_str()).cloned();
         let tier = tier.ok_or_else(|| LedgerError::Refused(format!("tier `{}` is not in the plan", identity.tier)))?;
-        self.inner.ledger.statement(&identity.account, period, tier.terms()).await
+        self.inner.ledger.statement(&identity.account, period, Some(tier.terms())).await
+    }
+
+    /// The operator's handle on the accounts of this meter's ledger.
+    pub fn accounts(&self) -> Accounts {
+        Accounts::of(Arc::clone(&self.inner.ledger))
     }
 
     /// Denies what comes from now on, ends what still runs at what it has used, and waits until the ledger has acknowledged everything, five

@@ -35,7 +35,7 @@ impl Ledger for Far {
         })
     }
 
-    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Terms) -> Answering<'a, Statement> {
+    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
         self.ledger.statement(account, period, terms)
     }
 

@@ -82,7 +82,7 @@ async fn what_ends_after_the_meter_was_dropped_is_settled_at_once() {
     let (account, terms) = (identity("alice", "pro").account, plan().tier("pro").unwrap().terms());
     let month = tower_credits::Period::containing(tower_credits::Clock::unix_time(&tower_credits::SystemClock));
     eventually(async || {
-        let statement = tower_credits::Ledger::statement(&ledger, &account, month, terms).await.unwrap();
+        let statement = tower_credits::Ledger::statement(&ledger, &account, month, Some(terms)).await.unwrap();
         (statement.used == nanos(SLICE / 10) && statement.held.is_zero()).then_some(())
     })
     .await;

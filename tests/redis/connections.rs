@@ -15,7 +15,7 @@ async fn works(ledger: &RedisLedger, reader: &RedisLedger) {
     assert!(ledger.amend(&alice, Amendment::Grant { id: id.parse().unwrap(), amount, expires: None }).await.unwrap());
     assert!(!reader.amend(&alice, Amendment::Grant { id: id.parse().unwrap(), amount, expires: None }).await.unwrap(), "the same keys");
     let terms = Terms { included: nanos(0), per_seat: false, pay_as_you_go: nanos(0) };
-    ledger.statement(&alice, "2026-11".parse().unwrap(), terms).await.unwrap();
+    ledger.statement(&alice, "2026-11".parse().unwrap(), Some(terms)).await.unwrap();
 }
 
 fn uuid_like() -> String {

@@ -45,7 +45,7 @@ async fn keeps_the_contract(ledger: impl Ledger) {
     let terms = renewal(1, 1, 0, 0, 0).terms;
     let renew = async |renewal: Renewal| ledger.renew(&account, period, &renewal, WITHIN).await;
 
-    let empty = ledger.statement(&account, period, terms).await.unwrap();
+    let empty = ledger.statement(&account, period, Some(terms)).await.unwrap();
     assert_eq!((empty.used, empty.held, empty.included, empty.lines.len()), (nanos(0), nanos(0), nanos(1_000), 0));
 
     assert_eq!(hold(renew(renewal(1, 1, 0, 0, 700)).await), 700);
@@ -73,7 +73,7 @@ async fn keeps_the_contract(ledger: impl Ledger) {
     assert!(matches!(renew(renewal(1, 5, Credits::MAX.as_nano_usd(), 0, 0)).await.map(|_| ()), Ok(())));
     assert!(matches!(renew(renewal(3, 1, 1, 0, 0)).await, Err(LedgerError::TooLarge(_))));
 
-    let statement = ledger.statement(&account, period, terms).await.unwrap();
+    let statement = ledger.statement(&account, period, Some(terms)).await.unwrap();
     let lines = statement.lines.iter().fold(0, |sum, line| sum + line.usage.cost.as_nano_usd());
     assert_eq!((statement.used, lines), (Credits::MAX, Credits::MAX.as_nano_usd()));
     assert_eq!((statement.held, statement.requests()), (nanos(300), 2));
@@ -101,7 +101,7 @@ async fn keeps_the_contract(ledger: impl Ledger) {
     let answer = ledger.renew(&bob, period, &asked, WITHIN).await.unwrap();
     let Outcome::Renewed { hold, standing } = answer.outcome else { panic!("{answer:?}") };
     assert_eq!((hold, standing.limited_by_owner), (nanos(2), true));
-    let statement = ledger.statement(&bob, period, asked.terms).await.unwrap();
+    let statement = ledger.statement(&bob, period, Some(asked.terms)).await.unwrap();
     assert_eq!((statement.purchased_used, statement.pay_as_you_go), (nanos(50), nanos(5)));
 }
 

@@ -13,7 +13,7 @@ impl Ledger for Broken {
         Box::pin(async { Err(LedgerError::Unreachable { reason: "broken".into(), source: None }) })
     }
 
-    fn statement<'a>(&'a self, _: &'a Account, _: Period, _: Terms) -> Answering<'a, Statement> {
+    fn statement<'a>(&'a self, _: &'a Account, _: Period, _: Option<Terms>) -> Answering<'a, Statement> {
         Box::pin(async { Err(LedgerError::Unreachable { reason: "broken".into(), source: None }) })
     }
 

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::UsageLine;
 
 const fn nanos(n: i64) -> Credits {
     Credits::clamped(n)
@@ -32,8 +33,7 @@ fn hold(book: &mut Book, record: &mut Record, lease: u128, now: Duration) -> Cre
 fn purchased_credits_count_until_the_moment_they_expire() {
     let period: Period = "2026-11".parse().unwrap();
     let expires = period.begins() + Duration::from_secs(60);
-    let grant =
-        |record: &mut Record| record.amend(Amendment::Grant { id: "g".parse().unwrap(), amount: nanos(100), expires: Some(expires) });
+    let grant = |record: &mut Record| record.grant("g".parse().unwrap(), nanos(100), Some(expires));
     let just_before = expires - Duration::from_millis(1);
     for (now, expected) in [(just_before, 100), (expires, 0)] {
         let (mut book, mut record) = (Book::new(period), Record::default());
@@ -48,7 +48,7 @@ fn purchased_credits_count_until_the_moment_they_expire() {
 fn what_one_month_may_draw_is_not_held_by_the_next_until_that_hold_expires() {
     let (november, december): (Period, Period) = ("2026-11".parse().unwrap(), "2026-12".parse().unwrap());
     let (mut old, mut new, mut record) = (Book::new(november), Book::new(december), Record::default());
-    assert!(record.amend(Amendment::Grant { id: "g".parse().unwrap(), amount: nanos(100), expires: None }));
+    assert!(record.grant("g".parse().unwrap(), nanos(100), None));
     let before = november.ends() - Duration::from_secs(1);
     assert_eq!(hold(&mut old, &mut record, 1, before), nanos(100));
     let ends = before + Duration::from_secs(600);
@@ -82,9 +82,9 @@ fn an_expired_grant_is_drawn_from_for_a_ttl_more() {
     let last = expires + Duration::from_secs(600) - Duration::from_millis(1);
     for (now, left) in [(last, 70), (last + Duration::from_millis(1), 100)] {
         let (mut book, mut record) = (Book::new(period), Record::default());
-        record.amend(Amendment::Grant { id: "g".parse().unwrap(), amount: nanos(100), expires: Some(expires) });
+        record.grant("g".parse().unwrap(), nanos(100), Some(expires));
         // One that never expires stands beside it, so that there is always enough.
-        record.amend(Amendment::Grant { id: "h".parse().unwrap(), amount: nanos(100), expires: None });
+        record.grant("h".parse().unwrap(), nanos(100), None);
         book.renew(&mut record, &settling(1, 30), now, now).unwrap();
         assert_eq!(record.grants[&"g".parse::<Name>().unwrap()].left, nanos(left));
         assert_eq!(record.grants[&"h".parse::<Name>().unwrap()].left, nanos(170 - left));
@@ -101,4 +101,131 @@ fn a_month_takes_renewals_from_a_minute_before_it_begins_until_sixty_two_days_af
     assert!(matches!(outcome(period.begins() - EARLY), Outcome::Renewed { .. }));
     assert!(matches!(outcome(period.ends() + LATE), Outcome::Renewed { .. }));
     assert_eq!(outcome(period.ends() + LATE + tick), Outcome::Closed);
+}
+
+fn refund(amount: i64) -> Refund {
+    Refund { amount: nanos(amount), reason: "it was slow".parse().unwrap() }
+}
+
+/// 100 are included, 50 were purchased, 30 may be charged on top; all of it was used.
+fn used_up(period: Period) -> (Book, Record) {
+    let (mut book, mut record) = (Book::new(period), Record::default());
+    record.grant("soon".parse().unwrap(), nanos(20), Some(period.ends()));
+    record.grant("later".parse().unwrap(), nanos(30), None);
+    let terms = Terms { included: nanos(100), per_seat: false, pay_as_you_go: nanos(30) };
+    let now = period.begins();
+    book.renew(&mut record, &Renewal { terms, ..settling(1, 180) }, now, now).unwrap();
+    (book, record)
+}
+
+#[test]
+fn a_refund_is_of_pay_as_you_go_first_then_of_purchased_credits_then_of_included_ones() {
+    let period: Period = "2026-11".parse().unwrap();
+    let (mut book, mut record) = used_up(period);
+    let left = |record: &Record| record.grants.values().map(|grant| grant.left.as_nano_usd()).collect::<Vec<_>>();
+    assert_eq!((book.drawn, left(&record)), (nanos(50), vec![0, 0]));
+    for (id, amount, drawn, grants) in [("a", 25, 50, [0, 0]), ("b", 15, 40, [10, 0]), ("c", 25, 15, [30, 5]), ("d", 100, 0, [30, 20])] {
+        assert!(book.refund(&mut record, id.parse().unwrap(), refund(amount)).unwrap());
+        assert!(!book.refund(&mut record, id.parse().unwrap(), refund(amount)).unwrap(), "twice with one id refunds once");
+        assert_eq!((book.drawn, left(&record)), (nanos(drawn), grants.to_vec()), "after {id}");
+    }
+    assert_eq!((book.used(), book.itemised(), book.refunded()), (nanos(180), nanos(180), nanos(165)));
+    let kept = (book.clone(), record.clone());
+    let too_much = book.refund(&mut record, "e".parse().unwrap(), refund(16));
+    assert!(matches!(too_much, Err(LedgerError::Refused(_))), "{too_much:?}");
+    assert!((book, record) == kept, "it changed nothing");
+}
+
+#[test]
+fn what_was_refunded_may_be_used_again_that_month() {
+    let period: Period = "2026-11".parse().unwrap();
+    let (mut book, mut record) = used_up(period);
+    let terms = Terms { included: nanos(100), per_seat: false, pay_as_you_go: nanos(30) };
+    let asks = |book: &mut Book, record: &mut Record, lease, now| {
+        let renewal = Renewal { need: nanos(100), settled: Credits::ZERO, terms, ..settling(lease, 0) };
+        match book.renew(record, &renewal, now, now).unwrap().outcome {
+            Outcome::Renewed { hold, standing } => (hold, standing.used, standing.available()),
+            other => panic!("{other:?}"),
+        }
+    };
+    let now = period.begins();
+    assert_eq!(asks(&mut book, &mut record, 2, now), (nanos(0), nanos(180), nanos(0)));
+    book.refund(&mut record, "a".parse().unwrap(), refund(60)).unwrap();
+    assert_eq!(asks(&mut book, &mut record, 3, now), (nanos(60), nanos(120), nanos(0)));
+}
+
+#[test]
+fn what_comes_late_of_a_closed_month_is_debited_in_the_current_one() {
+    let november: Period = "2026-11".parse().unwrap();
+    let (mut old, mut record) = used_up(november);
+    let mut new = Book::new(november.next());
+    let ended = november.ends();
+    let early = old.close(&mut record, ended - Duration::from_millis(1));
+    assert!(matches!(early, Err(LedgerError::Refused(_))), "{early:?}");
+    assert!(old.close(&mut record, ended).unwrap() && !old.close(&mut record, ended).unwrap());
+    let closed = old.refund(&mut record, "a".parse().unwrap(), refund(1));
+    assert!(matches!(closed, Err(LedgerError::Refused(_))), "{closed:?}");
+
+    let line = UsageLine { key: LineKey::Other, usage: Usage { requests: 1, compute_micros: 7, cost: nanos(5) } };
+    let late = Renewal { batch: 1, lines: Arc::new([line]), refill: nanos(10), terms: PRO, ..settling(2, 9) };
+    let answer = old.renew(&mut record, &late, ended, ended).unwrap();
+    assert!(matches!(answer.outcome, Outcome::Renewed { hold: Credits::ZERO, .. }), "no more is held for it: {answer:?}");
+    old.renew(&mut record, &late, ended, ended).unwrap();
+    assert_eq!((old.used(), old.itemised()), (nanos(180), nanos(180)), "the closed month stays as it is");
+    assert_eq!(record.late, Usage { requests: 1, compute_micros: 7, cost: nanos(9) }, "repeated, it counts once");
+
+    // The current month's statement has it at once, and the next renewal debits it there.
+    let account = crate::Account::user("alice").unwrap();
+    let before = super::super::Statement::of(&account, &new, &record, Some(PRO), ended);
+    new.renew(&mut record, &Renewal { terms: PRO, ..settling(3, 40) }, ended, ended).unwrap();
+    let after = super::super::Statement::of(&account, &new, &record, Some(PRO), ended);
+    assert_eq!((before.used, after.used, record.late), (nanos(9), nanos(49), Usage::default()));
+    assert_eq!(new.lines[&LineKey::Late], Usage { requests: 1, compute_micros: 7, cost: nanos(9) });
+    assert_eq!(new.itemised(), new.used());
+}
+
+const PRO: Terms = Terms { included: nanos(20), per_seat: false, pay_as_you_go: Credits::MAX };
+
+/// Nobody used anything since: a month's close brings what came late before it.
+#[test]
+fn a_months_close_debits_what_came_late_of_those_before() {
+    let november: Period = "2026-11".parse().unwrap();
+    let (mut old, mut record) = used_up(november);
+    old.close(&mut record, november.ends()).unwrap();
+    old.renew(&mut record, &settling(2, 9), november.ends(), november.ends()).unwrap();
+    let mut new = Book::new(november.next());
+    assert!(new.close(&mut record, new.period.ends()).unwrap());
+    assert_eq!((new.used(), new.itemised(), record.late), (nanos(9), nanos(9), Usage::default()));
+}
+
+#[test]
+fn a_month_that_ended_keeps_its_terms_and_seats() {
+    let november: Period = "2026-11".parse().unwrap();
+    let (mut book, mut record) = (Book::new(november), Record::default());
+    record.seats = NonZeroU32::new(3).unwrap();
+    let account = crate::Account::user("alice").unwrap();
+    let seats = Terms { included: nanos(20), per_seat: true, pay_as_you_go: nanos(5) };
+    let (before, ended) = (november.ends() - Duration::from_millis(1), november.ends());
+    // A change of tier in mid-month counts for all of it.
+    book.renew(&mut record, &settling(1, 10), before, before).unwrap();
+    book.renew(&mut record, &Renewal { terms: seats, ..settling(2, 52) }, before, before).unwrap();
+    record.seats = NonZeroU32::MIN;
+    book.renew(&mut record, &Renewal { terms: PRO, ..settling(3, 1) }, ended, ended).unwrap();
+    for terms in [None, Some(PRO)] {
+        let statement = super::super::Statement::of(&account, &book, &record, terms, ended);
+        assert_eq!((statement.included, statement.seats.get(), statement.limit), (nanos(60), 3, nanos(65)));
+        assert_eq!((statement.pay_as_you_go, statement.used), (nanos(3), nanos(63)));
+    }
+    let current = super::super::Statement::of(&account, &book, &record, Some(PRO), before);
+    assert_eq!((current.included, current.seats.get(), current.limit), (nanos(20), 1, Credits::MAX));
+}
+
+#[test]
+fn a_threshold_is_claimed_by_one() {
+    let mut book = Book::new("2026-11".parse().unwrap());
+    let threshold = || "included 80".parse::<Name>().unwrap();
+    assert!(book.claim(threshold(), LeaseId::from_bits(1)));
+    assert!(!book.claim(threshold(), LeaseId::from_bits(2)));
+    assert!(book.claim(threshold(), LeaseId::from_bits(1)), "who asks again has it");
+    assert!(book.claim("limit 80".parse().unwrap(), LeaseId::from_bits(2)));
 }

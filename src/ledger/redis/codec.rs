@@ -1,16 +1,12 @@
 //! How renewals, answers and books look in Redis. `renew.lua` says the same in its head.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    num::NonZeroU32,
-    time::Duration,
-};
+use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 
-use redis::{Cmd, ToRedisArgs};
+use redis::{Cmd, Pipeline, ToRedisArgs};
 
 use super::super::{
-    Answer, Book, Grant, LeaseId, LedgerError, LineKey, Outcome, Record, Renewal, Standing, Usage,
-    book::{Entry, Pledge},
+    Amendment, Answer, Book, Grant, LeaseId, LedgerError, LineKey, Outcome, Record, Refund, Renewal, Standing, Usage,
+    book::{Agreed, Entry, Pledge},
     whole_millis,
 };
 use crate::{Account, Credits, Name, Period};
@@ -20,17 +16,18 @@ pub(super) struct Keys {
     pub(super) record: String,
     pub(super) book: String,
     pub(super) leases: String,
+    pub(super) notes: String,
 }
 
 impl Keys {
     pub(super) fn new(prefix: &str, account: &Account, period: Period) -> Self {
-        let record = format!("{prefix}:{{{account}}}");
+        let record = record_key(prefix, account);
         let book = format!("{record}:{period}");
-        Self { leases: format!("{book}:l"), book, record }
+        Self { leases: format!("{book}:l"), notes: format!("{book}:n"), book, record }
     }
 }
 
-/// A call of the script: `how` is `EVALSHA` and the script's hash, or `EVAL` and the script itself.
+/// A call of the script that renews: `how` is `EVALSHA` and the script's hash, or `EVAL` and the script itself.
 pub(super) fn renewal(how: (&str, &str), keys: &Keys, renewal: &Renewal, not_after: Duration, period: Period) -> Cmd {
     let mut call = redis::cmd(how.0);
     call.arg(how.1).arg(3).arg(&keys.record).arg(&keys.book).arg(&keys.leases);
@@ -39,11 +36,66 @@ pub(super) fn renewal(how: (&str, &str), keys: &Keys, renewal: &Renewal, not_aft
     call.arg(nanos(renewal.keep)).arg(nanos(renewal.refill)).arg(nanos(renewal.need)).arg(nanos(renewal.extra));
     call.arg(nanos(renewal.terms.included)).arg(u8::from(renewal.terms.per_seat)).arg(nanos(renewal.terms.pay_as_you_go));
     call.arg(millis(renewal.ttl)).arg(u8::from(renewal.forget)).arg(millis(not_after));
-    call.arg(period.to_string()).arg(millis(period.begins())).arg(millis(period.ends()));
+    call.arg(millis(period.begins())).arg(millis(period.ends()));
     for line in renewal.lines.iter() {
         call.arg(LineField(&line.key)).arg(line.usage.requests).arg(line.usage.compute_micros).arg(nanos(line.usage.cost));
     }
     call
+}
+
+/// What changes an account: a command, or a call of the script that amends, as [`renewal`] has it.
+pub(super) fn amendment(how: (&str, &str), prefix: &str, account: &Account, amendment: &Amendment) -> Cmd {
+    let key = record_key(prefix, account);
+    let script = |period: Period, what: &str| {
+        let Keys { record, book, notes, .. } = Keys::new(prefix, account, period);
+        let mut call = redis::cmd(how.0);
+        call.arg(how.1).arg(3).arg(record).arg(book).arg(notes).arg(what).arg(millis(period.ends()));
+        call
+    };
+    let command = |name| redis::cmd(name).arg(&key).to_owned();
+    match amendment {
+        Amendment::Grant { id, amount, expires } => command("HSETNX").arg(format!("grant:{id}")).arg(grant(*amount, *expires)).to_owned(),
+        Amendment::Seats(seats) => command("HSET").arg("seats").arg(seats.get()).to_owned(),
+        Amendment::SpendingLimit(Some(limit)) => command("HSET").arg("limit").arg(limit.as_nano_usd()).to_owned(),
+        Amendment::SpendingLimit(None) => command("HDEL").arg("limit").to_owned(),
+        Amendment::Refund { period, id, refund } => {
+            let mut call = script(*period, "refund");
+            call.arg(id.as_str()).arg(refund.amount.as_nano_usd()).arg(refund.reason.as_str());
+            call
+        }
+        Amendment::Close(period) => script(*period, "close"),
+    }
+}
+
+/// Reads what came of an amendment. Only what has an id can have been done before.
+pub(super) fn read_amended(amendment: &Amendment, written: bool) -> bool {
+    written || matches!(amendment, Amendment::Seats(_) | Amendment::SpendingLimit(_))
+}
+
+/// A claim of a threshold, and who has it then.
+pub(super) fn claim(keys: &Keys, period: Period, threshold: &Name, by: LeaseId) -> Pipeline {
+    let (field, forgotten) = (format!("claim:{threshold}"), period.ends() + KEEP_BOOKS);
+    let mut pipe = redis::pipe();
+    pipe.atomic().cmd("HSETNX").arg(&keys.notes).arg(&field).arg(by.to_string()).ignore();
+    pipe.cmd("PEXPIREAT").arg(&keys.notes).arg(millis(forgotten)).ignore();
+    pipe.cmd("HGET").arg(&keys.notes).arg(&field);
+    pipe
+}
+
+/// What matches the books of all accounts in a period, and nothing else that a ledger keeps.
+pub(super) fn books_pattern(prefix: &str, period: Period) -> String {
+    let escaped = prefix.chars().flat_map(|c| matches!(c, '*' | '?' | '[' | ']' | '\\' | '^').then_some('\\').into_iter().chain([c]));
+    format!("{}:{{*}}:{period}", escaped.collect::<String>())
+}
+
+/// Whose a book is, by its key.
+pub(super) fn account_of(key: &str, prefix: &str, period: Period) -> Option<Account> {
+    let rest = key.strip_prefix(prefix)?.strip_prefix(":{")?;
+    rest.strip_suffix(&format!("}}:{period}"))?.parse().ok()
+}
+
+pub(super) fn record_key(prefix: &str, account: &Account) -> String {
+    format!("{prefix}:{{{account}}}")
 }
 
 pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
@@ -86,6 +138,10 @@ pub(super) fn read_record(hash: &HashMap<String, String>) -> Result<Record, Ledg
             record.seats = value.parse::<NonZeroU32>().map_err(|_| wrong())?;
         } else if field == "limit" {
             record.spending_limit = Some(parse_amount(value).ok_or_else(wrong)?);
+        } else if field == "closed" {
+            record.closed = Some(value.parse().map_err(|_| wrong())?);
+        } else if field == "late" {
+            record.late = read_usage(value).ok_or_else(wrong)?;
         } else if let (Some(id), [amount, left, expires]) = (field.strip_prefix("grant:"), words.as_slice()) {
             let expires = if *expires == "never" { None } else { Some(parse_millis(expires).ok_or_else(wrong)?) };
             let grant = Grant { amount: parse_amount(amount).ok_or_else(wrong)?, left: parse_amount(left).ok_or_else(wrong)?, expires };
@@ -98,33 +154,67 @@ pub(super) fn read_record(hash: &HashMap<String, String>) -> Result<Record, Ledg
     Ok(record)
 }
 
-pub(super) fn read_book(period: Period, book: &HashMap<String, String>, leases: &HashMap<String, String>) -> Result<Book, LedgerError> {
-    let total = book.get(TOTAL).map_or("0 0 0 0 0", String::as_str);
-    let [used, held, next, drawn, recovered] = read_total(total).ok_or_else(|| bad(TOTAL, total))?;
-    let entries = leases.iter().map(|(id, value)| read_entry(id, value).ok_or_else(|| bad(id, value)));
-    let lines = book.iter().filter(|(key, _)| *key != TOTAL);
-    let lines = lines.map(|(key, value)| read_line(key, value).ok_or_else(|| bad(key, value)));
-    Ok(Book {
-        period,
-        used,
-        held,
-        next: (!next.is_zero()).then(|| Duration::from_millis(next.as_nano_usd().unsigned_abs())),
-        drawn,
-        recovered,
-        lines: lines.collect::<Result<BTreeMap<_, _>, _>>()?,
-        entries: entries.collect::<Result<BTreeMap<_, _>, _>>()?,
-    })
+/// A period's hashes, as Redis has them.
+pub(super) struct Hashes {
+    pub(super) book: HashMap<String, String>,
+    pub(super) leases: HashMap<String, String>,
+    pub(super) notes: HashMap<String, String>,
 }
 
-/// The field of a book that holds its totals. No line is called so: theirs have separators, or are [`LineKey::Other`]'s.
-const TOTAL: &str = "total";
-
-/// `next` is a time in milliseconds, in the range of amounts like all numbers there.
-fn read_total(text: &str) -> Option<[Credits; 5]> {
-    text.split(' ').map(parse_amount).collect::<Option<Vec<_>>>()?.try_into().ok()
+pub(super) fn read_book(period: Period, Hashes { book, leases, notes }: &Hashes) -> Result<Book, LedgerError> {
+    let mut read = read_totals(period, book.get(TOTAL).map(String::as_str))?;
+    for (key, value) in book.iter().filter(|(key, _)| *key != TOTAL) {
+        let (key, usage) = read_line(key, value).ok_or_else(|| bad(key, value))?;
+        read.lines.insert(key, usage);
+    }
+    for (id, value) in leases {
+        let (id, entry) = read_entry(id, value).ok_or_else(|| bad(id, value))?;
+        read.entries.insert(id, entry);
+    }
+    for (field, value) in notes {
+        read_note(&mut read, field, value).ok_or_else(|| bad(field, value))?;
+    }
+    Ok(read)
 }
 
-pub(super) fn grant(amount: Credits, expires: Option<Duration>) -> String {
+/// A book with its totals alone.
+pub(super) fn read_totals(period: Period, total: Option<&str>) -> Result<Book, LedgerError> {
+    let empty = Book::new(period);
+    let Some(total) = total else { return Ok(empty) };
+    let words: Option<Vec<_>> = total.split(' ').map(parse_amount).collect();
+    let wrong = || bad(TOTAL, total);
+    // `next` is a time in milliseconds, in the range of amounts like all numbers there. The last four are younger than the others.
+    let [used, held, next, drawn, recovered, ref more @ ..] = *words.ok_or_else(wrong)? else { return Err(wrong()) };
+    let [refunded, included, pay_as_you_go, seats] = *more else {
+        return if more.is_empty() { Ok(Book { used, held, next: time(next), drawn, recovered, ..empty }) } else { Err(wrong()) };
+    };
+    let seats = u32::try_from(seats.as_nano_usd()).map_err(|_| wrong())?;
+    let agreed = NonZeroU32::new(seats).map(|seats| Agreed { included, pay_as_you_go, seats });
+    Ok(Book { used, held, next: time(next), drawn, recovered, refunded, agreed, ..empty })
+}
+
+fn time(millis: Credits) -> Option<Duration> {
+    (!millis.is_zero()).then(|| Duration::from_millis(millis.as_nano_usd().unsigned_abs()))
+}
+
+fn read_note(book: &mut Book, field: &str, value: &str) -> Option<()> {
+    if let Some(id) = field.strip_prefix("refund:") {
+        let (amount, reason) = value.split_once(' ')?;
+        let refund = Refund { amount: parse_amount(amount)?, reason: reason.parse().ok()? };
+        book.refunds.insert(id.parse().ok()?, refund);
+    } else if let Some(threshold) = field.strip_prefix("claim:") {
+        book.claims.insert(threshold.parse().ok()?, read_id(value)?);
+    }
+    Some(())
+}
+
+/// The field of a book that holds its totals. No line is called so: theirs have separators, or are [`LineKey::Late`]'s and [`LineKey::Other`]'s.
+pub(super) const TOTAL: &str = "total";
+
+/// How long a period's book is kept after its end: 13 months. `account.lua` has it too.
+const KEEP_BOOKS: Duration = Duration::from_secs(396 * 24 * 60 * 60);
+
+fn grant(amount: Credits, expires: Option<Duration>) -> String {
     let expires = expires.map_or_else(|| "never".to_owned(), |expires| millis(expires).to_string());
     format!("{nanos} {nanos} {expires}", nanos = amount.as_nano_usd())
 }
@@ -138,14 +228,24 @@ fn read_entry(id: &str, value: &str) -> Option<(LeaseId, Entry)> {
         hold: parse_amount(hold)?,
         expires: parse_millis(expires)?,
     };
-    Some((LeaseId::from_bits(u128::from_str_radix(id, 16).ok()?), entry))
+    Some((read_id(id)?, entry))
+}
+
+pub(super) fn read_id(id: &str) -> Option<LeaseId> {
+    u128::from_str_radix(id, 16).ok().map(LeaseId::from_bits)
+}
+
+fn read_usage(value: &str) -> Option<Usage> {
+    let [requests, micros, cost] = value.split(' ').collect::<Vec<_>>().try_into().ok()?;
+    Some(Usage { requests: requests.parse().ok()?, compute_micros: micros.parse().ok()?, cost: parse_amount(cost)? })
 }
 
 fn read_line(key: &str, value: &str) -> Option<(LineKey, Usage)> {
-    let [requests, micros, cost] = value.split(' ').collect::<Vec<_>>().try_into().ok()?;
-    let usage = Usage { requests: requests.parse().ok()?, compute_micros: micros.parse().ok()?, cost: parse_amount(cost)? };
-    if key == "other" {
-        return Some((LineKey::Other, usage));
+    let usage = read_usage(value)?;
+    match key {
+        "other" => return Some((LineKey::Other, usage)),
+        "late" => return Some((LineKey::Late, usage)),
+        _ => {}
     }
     let [day, model, hardware, feature, subject] = key.split(SEPARATOR).collect::<Vec<_>>().try_into().ok()?;
     let name = |text: &str| text.parse::<Name>().ok();
@@ -171,6 +271,7 @@ impl ToRedisArgs for LineField<'_> {
                 let s = SEPARATOR;
                 out.write_arg_fmt(format_args!("{day}{s}{model}{s}{hardware}{s}{feature}{s}{subject}"));
             }
+            LineKey::Late => out.write_arg(b"late"),
             LineKey::Other => out.write_arg(b"other"),
         }
     }

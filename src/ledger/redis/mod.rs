@@ -1,12 +1,14 @@
 //! The ledger in Redis: balances that any number of nodes share.
 //!
-//! `renew.lua` runs the whole of a renewal in one atomic step on the server. The keys of an account share a slot:
+//! `renew.lua` runs the whole of a renewal in one atomic step on the server, `amend.lua` a correction of a month. The keys of an account share a
+//! slot:
 //!
 //! | key | what |
 //! |---|---|
 //! | `tc:{user:alice}` | the account's [`Record`](super::Record); does not expire |
 //! | `tc:{user:alice}:2026-11` | the period's totals and usage lines; 13 months |
 //! | `tc:{user:alice}:2026-11:l` | its leases; 62 days |
+//! | `tc:{user:alice}:2026-11:n` | its refunds, and who told of which threshold; 13 months |
 //! | `tc:schema` | the version of all this |
 
 mod codec;
@@ -14,24 +16,32 @@ mod codec;
 mod tests;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     fmt,
+    num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use redis::{ErrorKind, Script, ServerErrorKind};
+use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind};
 use tokio::time::Instant;
 
-use self::codec::Keys;
-use super::{Amendment, Answer, Answering, Ledger, LedgerError, Outcome, Renewal, Statement, Terms};
+use self::codec::{Hashes, Keys};
+use super::{
+    AccountSummary, AccountsPage, Amendment, Answer, Answering, Cursor, LeaseId, Ledger, LedgerError, Outcome, Renewal, Statement, Terms,
+};
 use crate::{
-    Account, Period,
-    redis_server::{CONNECTING, Connection, Fault, PREFIX, RedisServer, says},
+    Account, Name, Period,
+    redis_server::{CONNECTING, Connection, Fault, Link, PREFIX, RedisServer, says},
 };
 
 const CLOCK: &str = include_str!("clock.lua");
+const ACCOUNT: &str = include_str!("account.lua");
 const RENEW: &str = include_str!("renew.lua");
+const AMEND: &str = include_str!("amend.lua");
+
+/// The most keys that are looked at for one page of a list, about.
+const MOST_SCANNED: usize = 100_000;
 
 /// What the carried clock may be off by, on top of a renewal's own deadline.
 const LITTLE: Duration = Duration::from_millis(50);
@@ -51,9 +61,32 @@ struct Inner {
     connection: Connection,
     prefix: String,
     reading: Duration,
-    renew: Script,
-    renew_text: String,
+    renew: Scripted,
+    amend: Scripted,
     clock: Mutex<Option<LedgerClock>>,
+}
+
+/// A script, and its text for a server that forgot it.
+struct Scripted {
+    script: Script,
+    text: String,
+}
+
+impl Scripted {
+    fn new(script: &str) -> Self {
+        let text = format!("{CLOCK}{ACCOUNT}{script}");
+        Self { script: Script::new(&text), text }
+    }
+
+    /// Calls it by its hash; where the server forgot it, and may be made to forget it again at once, with its text, which needs no memory.
+    async fn call<T: FromRedisValue>(&self, mut link: Link, call: impl Fn((&str, &str)) -> Cmd) -> RedisResult<T> {
+        match call(("EVALSHA", self.script.get_hash())).query_async(&mut link).await {
+            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
+                call(("EVAL", &self.text)).query_async(&mut link).await
+            }
+            answered => answered,
+        }
+    }
 }
 
 /// The server's clock as it last answered, carried on by this node's monotonic clock.
@@ -79,9 +112,8 @@ impl RedisLedger {
     }
 
     fn new(connection: Connection, prefix: String, reading: Duration) -> Self {
-        let renew_text = format!("{CLOCK}{RENEW}");
-        let renew = Script::new(&renew_text);
-        Self { inner: Arc::new(Inner { connection, prefix, reading, renew, renew_text, clock: Mutex::default() }) }
+        let (renew, amend) = (Scripted::new(RENEW), Scripted::new(AMEND));
+        Self { inner: Arc::new(Inner { connection, prefix, reading, renew, amend, clock: Mutex::default() }) }
     }
 
     /// Reads the server's clock, so that the first renewal can say how long it is good for.
@@ -110,53 +142,80 @@ impl RedisLedger {
         let inner = &*self.inner;
         let keys = Keys::new(&inner.prefix, account, period);
         let not_after = inner.clock().map_or(Duration::ZERO, |clock| clock.told + clock.at.elapsed()) + within + LITTLE;
-        let call = |how| codec::renewal(how, &keys, renewal, not_after, period);
-        let invoke = |mut link| async move {
-            match call(("EVALSHA", inner.renew.get_hash())).query_async(&mut link).await {
-                // The server forgot it, and may be made to forget it again at once: with its text it needs no memory.
-                Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                    call(("EVAL", &inner.renew_text)).query_async(&mut link).await
-                }
-                answered => answered,
-            }
-        };
+        let call = |how: (&str, &str)| codec::renewal(how, &keys, renewal, not_after, period);
+        let invoke = |link| inner.renew.call(link, call);
         let answer: String = inner.connection.run(within, invoke).await?;
         let answer = codec::read_answer(&answer)?;
         inner.heard(answer.now);
         Ok(answer)
     }
 
-    async fn read(&self, account: &Account, period: Period, terms: Terms) -> Result<Statement, LedgerError> {
+    async fn read(&self, account: &Account, period: Period, terms: Option<Terms>) -> Result<Statement, LedgerError> {
         let keys = &Keys::new(&self.inner.prefix, account, period);
         let read = |mut link| async move {
             let mut pipe = redis::pipe();
             pipe.atomic().cmd("TIME");
-            for key in [&keys.record, &keys.book, &keys.leases] {
+            for key in [&keys.record, &keys.book, &keys.leases, &keys.notes] {
                 pipe.cmd("HGETALL").arg(key);
             }
             pipe.query_async(&mut link).await
         };
-        let ((seconds, micros), record, book, leases): ((u64, u64), Hash, Hash, Hash) =
+        let ((seconds, micros), record, book, leases, notes): ((u64, u64), Hash, Hash, Hash, Hash) =
             self.inner.connection.run(self.inner.reading, read).await?;
-        let book = codec::read_book(period, &book, &leases)?;
+        let book = codec::read_book(period, &Hashes { book, leases, notes })?;
         let now = Duration::from_secs(seconds) + Duration::from_millis(micros / 1000);
         Ok(Statement::of(account, &book, &codec::read_record(&record)?, terms, now))
     }
 
     async fn change(&self, account: &Account, amendment: Amendment) -> Result<bool, LedgerError> {
-        let key = format!("{}:{{{account}}}", self.inner.prefix);
-        let is_grant = matches!(amendment, Amendment::Grant { .. });
-        let command = match amendment {
-            Amendment::Grant { id, amount, expires } => {
-                redis::cmd("HSETNX").arg(key).arg(format!("grant:{id}")).arg(codec::grant(amount, expires)).to_owned()
-            }
-            Amendment::Seats(seats) => redis::cmd("HSET").arg(key).arg("seats").arg(seats.get()).to_owned(),
-            Amendment::SpendingLimit(Some(limit)) => redis::cmd("HSET").arg(key).arg("limit").arg(limit.as_nano_usd()).to_owned(),
-            Amendment::SpendingLimit(None) => redis::cmd("HDEL").arg(key).arg("limit").to_owned(),
-        };
         let inner = &*self.inner;
-        let written: bool = inner.connection.run(inner.reading, |mut link| async move { command.query_async(&mut link).await }).await?;
-        Ok(written || !is_grant)
+        let call = |how: (&str, &str)| codec::amendment(how, &inner.prefix, account, &amendment);
+        let written: bool = inner.connection.run(inner.reading, |link| inner.amend.call(link, call)).await?;
+        Ok(codec::read_amended(&amendment, written))
+    }
+
+    async fn claim(&self, account: &Account, period: Period, threshold: &Name, by: LeaseId) -> Result<bool, LedgerError> {
+        let inner = &*self.inner;
+        let pipe = &codec::claim(&Keys::new(&inner.prefix, account, period), period, threshold, by);
+        let (holder,): (String,) = inner.connection.run(inner.reading, |mut link| async move { pipe.query_async(&mut link).await }).await?;
+        Ok(codec::read_id(&holder) == Some(by))
+    }
+
+    async fn list(&self, period: Period, from: Option<&Cursor>, most: NonZeroUsize) -> Result<AccountsPage, LedgerError> {
+        let inner = &*self.inner;
+        let unknown = || LedgerError::Refused("this ledger gave no such cursor: begin again without one".into());
+        let mut cursor = from.map_or(Ok(0), |from| from.as_str().parse::<u64>()).map_err(|_| unknown())?;
+        let (pattern, count) = (&codec::books_pattern(&inner.prefix, period), most.get().clamp(10, 1_000));
+        let (mut found, mut scanned) = (BTreeMap::new(), 0);
+        while found.len() < most.get() && scanned < MOST_SCANNED {
+            let scan = |mut link| async move {
+                redis::cmd("SCAN").arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(count).query_async(&mut link).await
+            };
+            let (next, keys): (u64, Vec<String>) = inner.connection.run(inner.reading, scan).await?;
+            let accounts = keys.into_iter().filter_map(|key| Some((codec::account_of(&key, &inner.prefix, period)?, key)));
+            found.extend(accounts);
+            (cursor, scanned) = (next, scanned + count);
+            if cursor == 0 {
+                break;
+            }
+        }
+        let next = (cursor != 0).then(|| Cursor::new(cursor.to_string()));
+        if found.is_empty() {
+            return Ok(AccountsPage { accounts: Vec::new(), next });
+        }
+        let keys = &found;
+        let read = |mut link| async move {
+            let mut pipe = redis::pipe();
+            for key in keys.values() {
+                pipe.cmd("HGET").arg(key).arg(codec::TOTAL);
+            }
+            pipe.query_async(&mut link).await
+        };
+        let totals: Vec<Option<String>> = inner.connection.run(inner.reading, read).await?;
+        let summary = |(account, total): (&Account, Option<String>)| {
+            codec::read_totals(period, total.as_deref()).map(|book| AccountSummary::of(account.clone(), &book))
+        };
+        Ok(AccountsPage { accounts: found.keys().zip(totals).map(summary).collect::<Result<_, _>>()?, next })
     }
 }
 
@@ -183,12 +242,20 @@ impl Ledger for RedisLedger {
         Box::pin(self.renew(account, period, renewal, within))
     }
 
-    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Terms) -> Answering<'a, Statement> {
+    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
         Box::pin(self.read(account, period, terms))
     }
 
     fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
         Box::pin(self.change(account, amendment))
+    }
+
+    fn claim<'a>(&'a self, account: &'a Account, period: Period, threshold: Name, by: LeaseId) -> Answering<'a, bool> {
+        Box::pin(async move { self.claim(account, period, &threshold, by).await })
+    }
+
+    fn list<'a>(&'a self, period: Period, from: Option<&'a Cursor>, most: NonZeroUsize) -> Answering<'a, AccountsPage> {
+        Box::pin(self.list(period, from, most))
     }
 }
 

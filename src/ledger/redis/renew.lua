@@ -1,64 +1,26 @@
--- Renews a lease. The same function as `Book::renew` in `../book.rs`, step for step: change both or neither.
+-- Renews a lease. The same function as `Book::renew` in `../book.rs`, step for step: change both or neither. `account.lua` comes before this.
 --
--- All amounts are whole nano-dollars up to 2^53 - 1, which a Lua number holds exactly; sums beyond that are brought back to it. Numbers are
--- written with `%.0f`, because `tostring` rounds to 14 digits. Everything is read and checked before the first write: an error in mid-script
--- would leave what was written before it.
---
--- KEYS[1]  the account's record   seats, limit, grant:<id> = "amount left expires", pledge:<period> = "amount until"
--- KEYS[2]  the period's book      total = "used held next drawn recovered", and its lines: <line> = "requests micros cost"
 -- KEYS[3]  the period's leases    <lease> = "seq batch settled hold expires"
--- ARGV     lease seq batch settled keep refill need extra included per_seat pay_as_you_go ttl forget not_after period begins ends, then
+-- ARGV     lease seq batch settled keep refill need extra included per_seat pay_as_you_go ttl forget not_after begins ends, then
 --          four for each line: key requests micros cost
 --
 -- Answers "outcome now", and of a renewal also "hold used held limit included limited_by_owner ended".
 
-local MOST, MOST_LINES, SHARE = 9007199254740991, 2000, 4
+local SHARE = 4
 local EARLY, LATE = 60 * 1000, 62 * 24 * 60 * 60 * 1000
-local KEEP_BOOKS = 396 * 24 * 60 * 60 * 1000
-local FIRST_LINE = 18
+local FIRST_LINE = 17
 
-local lease, period = ARGV[1], ARGV[15]
+local lease = ARGV[1]
 local a = {}
-for i = 2, 17 do a[i] = tonumber(ARGV[i]) end
+for i = 2, 16 do a[i] = tonumber(ARGV[i]) end
 local seq, batch, settled, keep, refill, need, extra = a[2], a[3], a[4], a[5], a[6], a[7], a[8]
-local terms_included, per_seat, terms_beyond, ttl = a[9], a[10] == 1, a[11], a[12]
-local forget, not_after, begins, ends = a[13] == 1, a[14], a[16], a[17]
+local ttl, forget, not_after, begins, ends = a[12], a[13] == 1, a[14], a[15], a[16]
 
-local function sum(x, y) return math.min(MOST, x + y) end
-local function less(x, y) return math.max(0, x - y) end
-local function text(x) return string.format('%.0f', x) end
-local function words(s)
-  local found = {}
-  for word in string.gmatch(s, '%S+') do found[#found + 1] = tonumber(word) or word end
-  return found
-end
-
-local now = clock()
 if now > not_after then return 'late ' .. text(now) end
 if now + EARLY < begins then return 'not-begun ' .. text(now) end
 if now > ends + LATE then return 'closed ' .. text(now) end
 
--- Everything is read here.
-
-local total = redis.call('HGET', KEYS[2], 'total')
-local used, held, next, drawn, recovered = unpack(total and words(total) or { 0, 0, 0, 0, 0 })
-
-local seats, own_limit, grants, pledges = 1, nil, {}, {}
-local record = redis.call('HGETALL', KEYS[1])
-for i = 1, #record, 2 do
-  local field, value = record[i], record[i + 1]
-  if field == 'seats' then seats = tonumber(value)
-  elseif field == 'limit' then own_limit = tonumber(value)
-  elseif string.sub(field, 1, 6) == 'grant:' then
-    local w = words(value)
-    grants[#grants + 1] = { field = field, amount = w[1], left = w[2], expires = w[3] == 'never' and math.huge or w[3] }
-  elseif string.sub(field, 1, 7) == 'pledge:' then
-    local w = words(value)
-    pledges[string.sub(field, 8)] = { amount = w[1], till = w[2] }
-  end
-end
-
--- Entries are scanned only when a hold may have expired.
+-- Everything that was not read yet is read here. Entries are scanned only when a hold may have expired.
 local expired, entry = {}, redis.call('HGET', KEYS[3], lease)
 local scanned = next > 0 and next <= now
 if scanned then
@@ -77,6 +39,7 @@ local e = known and words(entry) or { 0, 0, 0, 0, 0 }
 
 local unknown_goodbye = forget and not known
 local news = not unknown_goodbye and seq > e[1]
+local brings_late = has_late and not is_closed and begins <= now and now < ends
 local delta, itemised = 0, 0
 if news then
   delta = less(settled, e[3])
@@ -84,50 +47,35 @@ if news then
     for i = FIRST_LINE, #ARGV, 4 do itemised = sum(itemised, tonumber(ARGV[i + 3])) end
   end
   if itemised > delta then return redis.error_reply('REFUSED lines cost more than what is newly settled') end
-  if used + delta > MOST then return redis.error_reply('TOOLARGE the total for the period') end
+  if is_closed then
+    if late[3] + delta > MOST then return redis.error_reply('TOOLARGE what came late of closed months') end
+  elseif used + delta > MOST or used + delta + (brings_late and late[3] or 0) > MOST then
+    return redis.error_reply('TOOLARGE the total for the period')
+  end
 end
 
 -- From here on nothing fails; what changed is written as it changes.
 
-local function included()
-  return math.min(MOST, terms_included * (per_seat and seats or 1))
+-- A month that has ended keeps its own terms.
+local agreed = { included, beyond, seats_then }
+if now < ends or seats_then == 0 then
+  included = math.min(MOST, a[9] * (a[10] == 1 and seats or 1))
+  beyond, seats_then = a[11], seats
 end
-
--- What is left of the grants that have not expired by `at`, but for what holds of other periods may draw.
-local function purchased(at)
-  local left, pledged = 0, 0
-  for _, grant in ipairs(grants) do
-    if grant.expires > at then left = sum(left, grant.left) end
-  end
-  for other, pledge in pairs(pledges) do
-    if other ~= period and pledge.till > now then pledged = sum(pledged, pledge.amount) end
-  end
-  return less(left, pledged)
-end
+if news then agreed = { included, beyond, seats_then } end
 
 local function standing()
-  local beyond = math.min(terms_beyond, own_limit or MOST)
-  local limit = sum(sum(sum(included(), drawn), purchased(now)), beyond)
-  return limit, beyond < terms_beyond
+  local on_top = math.min(beyond, own_limit or MOST)
+  local limit = sum(sum(sum(included, drawn), purchased(now)), on_top)
+  return limit, on_top < beyond
 end
 
--- Lines that changed, and their keys in the order in which they came up.
-local sums, touched = {}, {}
-
 local function answer(outcome, hold)
-  if scanned or news then
-    local fields = { 'total', string.format('%.0f %.0f %.0f %.0f %.0f', used, held, next, drawn, recovered) }
-    for _, key in ipairs(touched) do
-      fields[#fields + 1] = key
-      fields[#fields + 1] = string.format('%.0f %.0f %.0f', unpack(sums[key]))
-    end
-    redis.call('HSET', KEYS[2], unpack(fields))
-    if not total then redis.call('PEXPIREAT', KEYS[2], text(ends + KEEP_BOOKS)) end
-  end
+  if scanned or news then write(agreed, ends) end
   if outcome ~= 'renewed' then return outcome .. ' ' .. text(now) end
   local limit, by_owner = standing()
-  return string.format('renewed %.0f %.0f %.0f %.0f %.0f %.0f %d %d', now, hold, used, held, limit, included(), by_owner and 1 or 0,
-    now >= ends and 1 or 0)
+  return string.format('renewed %.0f %.0f %.0f %.0f %.0f %.0f %d %d', now, hold, less(used, refunded), held, limit, included,
+    by_owner and 1 or 0, now >= ends and 1 or 0)
 end
 
 local function entry_text(seq, batch, settled, hold, expires)
@@ -144,58 +92,40 @@ if unknown_goodbye then return answer('forgotten') end
 if seq < e[1] then return answer('superseded') end
 if not news then return answer('renewed', e[4]) end
 
-local function line(key)
-  if not sums[key] then
-    local before = redis.call('HGET', KEYS[2], key)
-    if not before then return nil end
-    sums[key], touched[#touched + 1] = words(before), key
-  end
-  return sums[key]
-end
-
-if batch > e[2] and #ARGV >= FIRST_LINE then
-  local lines = redis.call('HLEN', KEYS[2]) - (total and 1 or 0)
-  for i = FIRST_LINE, #ARGV, 4 do
-    local key = ARGV[i]
-    local found = line(key)
-    if not found and lines >= MOST_LINES then
-      key = 'other'
-      found = line(key)
-    end
-    if not found then
-      found, lines = { 0, 0, 0 }, lines + 1
-      sums[key], touched[#touched + 1] = found, key
-    end
-    for part = 1, 3 do found[part] = sum(found[part], tonumber(ARGV[i + part])) end
-  end
-end
-
--- Settle: included credits first, then purchased ones (the first to expire first), then pay-as-you-go. What was admitted on a grant before
--- it expired may still be drawn from it.
-local grace = less(now, ttl)
-local draw = math.min(less(delta, less(included(), less(used, drawn))), purchased(grace))
-drawn = sum(drawn, draw)
-used = used + delta
-recovered = sum(recovered, less(delta, itemised))
-if draw > 0 then
-  table.sort(grants, function(x, y)
-    if x.expires ~= y.expires then return x.expires < y.expires end
-    return x.field < y.field
-  end)
-  for _, grant in ipairs(grants) do
-    if grant.expires > grace and grant.left > 0 and draw > 0 then
-      local taken = math.min(draw, grant.left)
-      grant.left, draw = grant.left - taken, draw - taken
-      local expires = grant.expires == math.huge and 'never' or text(grant.expires)
-      redis.call('HSET', KEYS[1], grant.field, table.concat({ text(grant.amount), text(grant.left), expires }, ' '))
+-- Settle: here or, where the month is closed, in a later one. What was admitted on a grant before it expired may still be drawn from it.
+local brings_lines = batch > e[2] and #ARGV >= FIRST_LINE
+if is_closed then
+  if brings_lines then
+    for i = FIRST_LINE, #ARGV, 4 do
+      for part = 1, 2 do late[part] = sum(late[part], tonumber(ARGV[i + part])) end
     end
   end
+  late[3] = sum(late[3], delta)
+  if brings_lines or delta > 0 then redis.call('HSET', KEYS[1], 'late', string.format('%.0f %.0f %.0f', unpack(late))) end
+else
+  if brings_lines then
+    local lines = redis.call('HLEN', KEYS[2]) - (total and 1 or 0)
+    for i = FIRST_LINE, #ARGV, 4 do
+      local key = ARGV[i]
+      local found = line(key)
+      if not found and lines >= MOST_LINES then
+        key = 'other'
+        found = line(key)
+      end
+      if not found then found, lines = new_line(key), lines + 1 end
+      for part = 1, 3 do found[part] = sum(found[part], tonumber(ARGV[i + part])) end
+    end
+  end
+  local grace = less(now, ttl)
+  if brings_late then add_late(grace) end
+  debit(delta, grace)
+  recovered = sum(recovered, less(delta, itemised))
 end
 
--- Hold: what is kept is kept by right; scarcity limits only what is more.
+-- Hold: what is kept is kept by right; scarcity limits only what is more. What is settled of a closed month is paid in another.
 local others, limit = less(held, e[4]), standing()
 local kept = math.min(keep, less(e[4], delta))
-local available = less(less(less(limit, used), others), kept)
+local available = is_closed and 0 or less(less(less(limit, less(used, refunded)), others), kept)
 if now >= ends then need, extra = 0, 0 end
 local more = math.min(sum(sum(keep - kept, refill), need), available)
 local hold = kept + more + math.min(extra, math.floor((available - more) / SHARE))
@@ -204,7 +134,7 @@ local expires = now + ttl
 if hold > 0 and (next == 0 or expires < next) then next = expires end
 
 -- What this period's holds may draw from purchased credits is pledged, so that another period does not hold it too.
-local pledge = math.min(less(held, less(included(), less(used, drawn))), purchased(now))
+local pledge = math.min(less(held, included_left()), purchased(now))
 for other, was in pairs(pledges) do
   if (other == period and pledge == 0) or (other ~= period and was.till <= now) then redis.call('HDEL', KEYS[1], 'pledge:' .. other) end
 end

@@ -7,7 +7,7 @@
 mod redis_server;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -16,23 +16,25 @@ use redis::{Script, Value};
 
 use self::redis_server::RedisServer;
 use super::{
-    super::{Amendment, Answer, Book, LeaseId, LedgerError, LineKey, MOST_LINES, Record, Renewal, Terms, Usage, UsageLine},
-    RENEW, codec,
-    codec::Keys,
+    super::{Amendment, Book, LeaseId, LedgerError, LineKey, MOST_LINES, Record, Refund, Renewal, Terms, Usage, UsageLine},
+    ACCOUNT, AMEND, RENEW, codec,
+    codec::{Hashes, Keys},
 };
-use crate::{Account, Credits, Period, redis_server::Fault};
+use crate::{Account, Credits, Name, Period, redis_server::Fault};
 
 /// In place of the server's clock.
 const TEST_CLOCK: &str = "local function clock() return tonumber(redis.call('GET', 'test:clock')) end\n";
 
 /// One step of a history.
+#[derive(Clone)]
 enum Step {
     Renew { period: Period, renewal: Renewal, not_after: Duration, now: Duration },
-    Amend(Amendment),
+    Amend { amendment: Amendment, now: Duration },
+    Claim { period: Period, threshold: Name, by: LeaseId },
 }
 
-/// What both sides say after a step.
-type Said = (Result<Answer, String>, Record, Vec<Book>);
+/// What both sides say after a step, and what they keep then.
+type Said = (String, Record, Vec<Book>);
 
 fn nanos(n: i64) -> Credits {
     Credits::from_nano_usd(n).unwrap()
@@ -71,20 +73,34 @@ fn history(rng: &mut Rng) -> Vec<Step> {
             1..4 => rng.u64(0..2_000),
             _ => 0,
         });
-        match rng.u8(0..16) {
-            0 => steps.push(Step::Amend(Amendment::Grant {
+        let month = months[usize::from(rng.u8(0..4) == 0)];
+        let amendment = match rng.u8(0..20) {
+            0 | 1 => Some(Amendment::Grant {
                 id: format!("order {}", rng.u8(0..4)).parse().unwrap(),
                 amount: amount(rng),
                 expires: rng.bool().then(|| now + Duration::from_millis(rng.u64(0..900_000))),
-            })),
-            1 => steps.push(Step::Amend(Amendment::Seats(rng.u32(1..5).try_into().unwrap()))),
-            2 => steps.push(Step::Amend(Amendment::SpendingLimit(if rng.bool() { Some(amount(rng)) } else { None }))),
-            3 => {
+            }),
+            2 => Some(Amendment::Seats(rng.u32(1..5).try_into().unwrap())),
+            3 => Some(Amendment::SpendingLimit(if rng.bool() { Some(amount(rng)) } else { None })),
+            4 | 5 => Some(Amendment::Refund {
+                period: month,
+                id: format!("case {}", rng.u8(0..6)).parse().unwrap(),
+                refund: Refund { amount: amount(rng), reason: "it was  slow".parse().unwrap() },
+            }),
+            6 => Some(Amendment::Close(month)),
+            7 => {
                 let pay_as_you_go = if rng.bool() { Credits::MAX } else { amount(rng) };
                 terms = Terms { included: amount(rng), per_seat: rng.bool(), pay_as_you_go };
+                None
             }
-            _ => {}
-        }
+            8 => {
+                let (threshold, by) = (format!("included {}", rng.u8(0..2)).parse().unwrap(), LeaseId::from_bits(rng.u128(0..3)));
+                steps.push(Step::Claim { period: month, threshold, by });
+                None
+            }
+            _ => None,
+        };
+        steps.extend(amendment.map(|amendment| Step::Amend { amendment, now }));
         let repeated = (!sent.is_empty() && rng.u8(0..5) == 0).then(|| sent[rng.usize(0..sent.len())].clone());
         let (period, renewal) = repeated.unwrap_or_else(|| {
             let (period, lease) = (months[usize::from(rng.u8(0..4) == 0)], rng.u128(0..leases));
@@ -152,47 +168,64 @@ fn by_book(steps: &[Step]) -> Vec<Said> {
     let mut books: Vec<_> = months().map(Book::new).into();
     let mut said = Vec::new();
     for step in steps {
-        match step {
-            Step::Amend(amendment) => {
-                record.amend(amendment.clone());
-            }
+        let answer = match step.clone() {
+            Step::Amend { amendment, now } => said_of(match amendment {
+                Amendment::Grant { id, amount, expires } => Ok(record.grant(id, amount, expires)),
+                Amendment::Seats(seats) => {
+                    record.seats = seats;
+                    Ok(true)
+                }
+                Amendment::SpendingLimit(limit) => {
+                    record.spending_limit = limit;
+                    Ok(true)
+                }
+                Amendment::Refund { period, id, refund } => book_of(&mut books, period).refund(&mut record, id, refund),
+                Amendment::Close(period) => book_of(&mut books, period).close(&mut record, now),
+            }),
+            Step::Claim { period, threshold, by } => said_of(Ok(book_of(&mut books, period).claim(threshold, by))),
             Step::Renew { period, renewal, not_after, now } => {
-                let book = books.iter_mut().find(|book| book.period == *period).unwrap();
-                let answer = book.renew(&mut record, renewal, *not_after, *now).map_err(|error| kind(&error));
-                said.push((answer, record.clone(), books.clone()));
+                said_of(book_of(&mut books, period).renew(&mut record, &renewal, not_after, now))
             }
-        }
+        };
+        said.push((answer, record.clone(), books.clone()));
     }
     said
 }
 
+fn book_of(books: &mut [Book], period: Period) -> &mut Book {
+    books.iter_mut().find(|book| book.period == period).unwrap()
+}
+
+fn said_of(answer: Result<impl std::fmt::Debug, LedgerError>) -> String {
+    answer.map_or_else(|error| kind(&error), |answer| format!("{answer:?}"))
+}
+
 /// What the server says, in one round trip.
-async fn by_script(server: &mut redis::aio::MultiplexedConnection, script: &Script, account: &Account, steps: &[Step]) -> Vec<Said> {
+async fn by_script(server: &mut redis::aio::MultiplexedConnection, scripts: &[Script; 2], account: &Account, steps: &[Step]) -> Vec<Said> {
     let keys = months().map(|period| Keys::new("tc", account, period));
+    let of = |period| &keys[months().iter().position(|month| month == period).unwrap()];
+    let [renew, amend] = scripts.each_ref().map(Script::get_hash);
     let mut pipe = redis::pipe();
     for step in steps {
+        if let Step::Amend { now, .. } | Step::Renew { now, .. } = step {
+            pipe.cmd("SET").arg("test:clock").arg(now.as_millis().to_string());
+        }
         match step {
-            Step::Amend(amendment) => {
-                let record = &keys[0].record;
-                match amendment {
-                    Amendment::Grant { id, amount, expires } => {
-                        pipe.cmd("HSETNX").arg(record).arg(format!("grant:{id}")).arg(codec::grant(*amount, *expires)).ignore()
-                    }
-                    Amendment::Seats(seats) => pipe.cmd("HSET").arg(record).arg("seats").arg(seats.get()).ignore(),
-                    Amendment::SpendingLimit(Some(limit)) => pipe.cmd("HSET").arg(record).arg("limit").arg(limit.as_nano_usd()).ignore(),
-                    Amendment::SpendingLimit(None) => pipe.cmd("HDEL").arg(record).arg("limit").ignore(),
-                };
+            Step::Amend { amendment, .. } => {
+                pipe.add_command(codec::amendment(("EVALSHA", amend), "tc", account, amendment));
             }
-            Step::Renew { period, renewal, not_after, now } => {
-                let of = months().iter().position(|month| month == period).unwrap();
-                let call = codec::renewal(("EVALSHA", script.get_hash()), &keys[of], renewal, *not_after, *period);
-                pipe.cmd("SET").arg("test:clock").arg(now.as_millis().to_string()).ignore();
-                pipe.add_command(call);
-                pipe.cmd("HGETALL").arg(&keys[0].record);
-                for keys in &keys {
-                    pipe.cmd("HGETALL").arg(&keys.book).cmd("HGETALL").arg(&keys.leases);
+            Step::Claim { period, threshold, by } => {
+                for command in codec::claim(of(period), *period, threshold, *by).cmd_iter() {
+                    pipe.add_command(command.clone());
                 }
             }
+            Step::Renew { period, renewal, not_after, .. } => {
+                pipe.add_command(codec::renewal(("EVALSHA", renew), of(period), renewal, *not_after, *period));
+            }
+        }
+        pipe.cmd("HGETALL").arg(&keys[0].record);
+        for Keys { book, leases, notes, .. } in &keys {
+            pipe.cmd("HGETALL").arg(book).cmd("HGETALL").arg(leases).cmd("HGETALL").arg(notes);
         }
     }
     let answers: Vec<Value> = server.send_packed_commands(&pipe, 0, pipe.len()).await.unwrap();
@@ -200,21 +233,43 @@ async fn by_script(server: &mut redis::aio::MultiplexedConnection, script: &Scri
     let mut next = || answers.next().unwrap();
     let mut said = Vec::new();
     for step in steps {
-        if matches!(step, Step::Amend(_)) {
+        if !matches!(step, Step::Claim { .. }) {
             next();
-            continue;
         }
-        next();
-        let answer = match next().extract_error() {
-            Ok(answer) => codec::read_answer(&redis::from_redis_value::<String>(answer).unwrap()).map_err(|error| kind(&error)),
-            Err(error) => Err(kind(&LedgerError::from(Fault::from(error)))),
+        let refused = |error| LedgerError::from(Fault::from(error));
+        let answer = match step {
+            Step::Amend { amendment, .. } => said_of(next().extract_error().map_err(refused).map(|answer| {
+                let written = redis::from_redis_value(answer).unwrap();
+                codec::read_amended(amendment, written)
+            })),
+            Step::Claim { by, .. } => {
+                next();
+                next();
+                let holder: String = redis::from_redis_value(next()).unwrap();
+                said_of(Ok(codec::read_id(&holder) == Some(*by)))
+            }
+            Step::Renew { .. } => said_of(next().extract_error().map_err(refused).and_then(|answer| {
+                let answer: String = redis::from_redis_value(answer).unwrap();
+                codec::read_answer(&answer)
+            })),
         };
         let mut hash = || -> HashMap<String, String> { redis::from_redis_value(next()).unwrap() };
         let record = codec::read_record(&hash()).unwrap();
-        let books = months().map(|period| codec::read_book(period, &hash(), &hash()).unwrap());
+        let books = months().map(|period| {
+            let hashes = Hashes { book: hash(), leases: hash(), notes: hash() };
+            codec::read_book(period, &hashes).unwrap()
+        });
         said.push((answer, record, books.into()));
     }
     said
+}
+
+async fn scripts(link: &mut redis::aio::MultiplexedConnection) -> [Script; 2] {
+    let scripts = [RENEW, AMEND].map(|script| Script::new(&format!("{TEST_CLOCK}{ACCOUNT}{script}")));
+    for script in &scripts {
+        script.load_async(link).await.unwrap();
+    }
+    scripts
 }
 
 fn kind(error: &LedgerError) -> String {
@@ -230,36 +285,46 @@ async fn the_script_and_the_book_agree_state_for_state() {
     let histories = std::env::var("HISTORIES").map_or(10_000, |histories| histories.parse().expect("HISTORIES is a number"));
     let server = RedisServer::start_with(&["--appendonly", "no"]);
     let mut link = redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
-    let script = Script::new(&format!("{TEST_CLOCK}{RENEW}"));
-    script.load_async(&mut link).await.unwrap();
-    let mut outcomes: HashMap<String, usize> = HashMap::new();
+    let scripts = scripts(&mut link).await;
+    let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut came_late, mut debited_late) = (0, 0);
     for seed in 0..histories {
         let steps = history(&mut Rng::with_seed(seed));
         let account = Account::user(&format!("u{seed}")).unwrap();
-        let (expected, found) = (by_book(&steps), by_script(&mut link, &script, &account, &steps).await);
+        let (expected, found) = (by_book(&steps), by_script(&mut link, &scripts, &account, &steps).await);
         for (step, (expected, found)) in expected.iter().zip(&found).enumerate() {
             assert_eq!(expected, found, "history {seed}, renewal {step}");
         }
         assert_eq!(expected.len(), found.len());
-        for (answer, ..) in expected {
-            let words = format!("{answer:?}");
-            let outcome = words.split([' ', ',', '(']).find(|word| !["Ok", "Err", "Answer", "{", "outcome:"].contains(word));
-            *outcomes.entry(outcome.unwrap_or_default().to_owned()).or_default() += 1;
+        for (step, (answer, record, books)) in steps.iter().zip(expected) {
+            let outcome = answer.split([' ', ',']).find(|word| !["Answer", "{", "outcome:"].contains(word)).unwrap_or_default();
+            let step = match step {
+                Step::Amend { amendment, .. } => format!("{amendment:?}").split([' ', '(']).next().unwrap_or_default().to_owned(),
+                Step::Claim { .. } => "Claim".to_owned(),
+                Step::Renew { .. } => "Renew".to_owned(),
+            };
+            *outcomes.entry(format!("{step} {outcome}")).or_default() += 1;
+            came_late += usize::from(!record.late.cost.is_zero());
+            debited_late += usize::from(books.iter().any(|book| book.lines.contains_key(&LineKey::Late)));
+            // What was used stands in the lines, whatever happened.
+            assert!(books.iter().all(|book| book.itemised() == book.used && book.refunded <= book.used), "history {seed}: {books:?}");
         }
         if seed % 500 == 499 {
             redis::cmd("FLUSHDB").exec_async(&mut link).await.unwrap();
         }
     }
-    eprintln!("{histories} histories agree; answers: {outcomes:?}");
-    assert!(outcomes.len() >= 8 || histories < 100, "every kind of answer came up: {outcomes:?}");
+    eprintln!("{histories} histories agree; answers: {outcomes:?}; late {came_late}, debited late {debited_late}");
+    let kinds = ["Renewed", "Superseded", "Forgotten", "Late", "NotBegun", "Closed", "refused", "too"].map(|kind| format!("Renew {kind}"));
+    let corrections = ["Refund true", "Refund false", "Refund refused", "Close true", "Close false", "Close refused", "Claim false"];
+    let all = kinds.iter().map(String::as_str).chain(corrections).all(|kind| outcomes.contains_key(kind));
+    assert!((all && came_late > 0 && debited_late > 0) || histories < 1_000, "every kind of answer came up: {outcomes:?}");
 }
 
 #[tokio::test]
 async fn what_is_more_than_2000_lines_goes_to_one() {
     let server = RedisServer::start_with(&["--appendonly", "no"]);
     let mut link = redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
-    let script = Script::new(&format!("{TEST_CLOCK}{RENEW}"));
-    script.load_async(&mut link).await.unwrap();
+    let scripts = scripts(&mut link).await;
     let period = months()[0];
     let now = period.begins() + Duration::from_secs(1);
     let steps: Vec<_> = (0..3_u64)
@@ -291,7 +356,7 @@ async fn what_is_more_than_2000_lines_goes_to_one() {
             Step::Renew { period, renewal, not_after: now, now }
         })
         .collect();
-    let (expected, found) = (by_book(&steps), by_script(&mut link, &script, &Account::user("many").unwrap(), &steps).await);
+    let (expected, found) = (by_book(&steps), by_script(&mut link, &scripts, &Account::user("many").unwrap(), &steps).await);
     assert!(expected == found, "both sides agree");
     let book = &expected[2].2[0];
     assert_eq!((book.lines.len(), book.lines[&LineKey::Other].requests), (MOST_LINES + 1, 700));

@@ -1,0 +1,182 @@
+//! The operator's handle on accounts: what a back office, a payment webhook or a month's bill run asks of the ledger.
+
+use std::{
+    fmt,
+    num::{NonZeroU32, NonZeroUsize},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{Amendment, Book, Ledger, LedgerError, Refund, Statement};
+use crate::{Account, Credits, Name, Period};
+
+/// The operator's handle: statements, the list of accounts, and everything that changes an account beside its usage.
+///
+/// What moves money has an id: sent again with the same id, where it is not known whether it arrived, it changes nothing the second time. Nodes
+/// learn of a change with the next renewal of the account's lease: at the latest with the next request that needs the ledger.
+///
+/// The tier is not the ledger's: it is what [`Identify`](crate::Identify) says. A change in mid-month counts from the next renewal for the whole month;
+/// a month that has ended keeps the terms it had, seats and all.
+///
+/// ```
+/// use tower_credits::{Account, Accounts, Credits, MemoryLedger, Period};
+///
+/// # tokio::runtime::Runtime::new()?.block_on(async {
+/// let accounts = Accounts::new(MemoryLedger::new());
+/// let alice = Account::user("alice")?;
+/// let bought = accounts.grant(&alice, "order-17".parse()?, "10.00".parse()?, None).await?;
+/// let again = accounts.grant(&alice, "order-17".parse()?, "10.00".parse()?, None).await?;
+/// assert!(bought && !again);
+///
+/// let month: Period = "2026-11".parse()?;
+/// let statement = accounts.statement(&alice, month).await?;
+/// assert_eq!(statement.purchased_left, "10.00".parse()?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Accounts {
+    ledger: Arc<dyn Ledger>,
+}
+
+impl Accounts {
+    /// A handle on the accounts of a ledger; [`CreditMeter::accounts`](crate::CreditMeter::accounts) has that of a meter's.
+    pub fn new(ledger: impl Ledger) -> Self {
+        Self::of(Arc::new(ledger))
+    }
+
+    pub(crate) fn of(ledger: Arc<dyn Ledger>) -> Self {
+        Self { ledger }
+    }
+
+    /// Reads what an account used in a month, by the terms of the month: those of its last renewal there. An account that used nothing has a
+    /// statement of zeros.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] where there was no answer.
+    pub async fn statement(&self, account: &Account, period: Period) -> Result<Statement, LedgerError> {
+        self.ledger.statement(account, period, None).await
+    }
+
+    /// Lists the accounts that used something in a month, about `most` at a time, from the beginning or from where a page ended. A page may be empty
+    /// and not the last, and an account may come twice where others are added meanwhile; none that is there all the while is left out.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`] for a cursor that this ledger did not give, another [`LedgerError`] where there was no answer.
+    pub async fn list(&self, period: Period, from: Option<&Cursor>, most: NonZeroUsize) -> Result<AccountsPage, LedgerError> {
+        self.ledger.list(period, from, most).await
+    }
+
+    /// Adds purchased credits, for good or until a moment since the Unix epoch (whole milliseconds). They are used after the included ones and before
+    /// pay-as-you-go, the first to expire first, in whatever month. Answers `false` where the id is known already.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] where there was no answer: send it again with the same id.
+    pub async fn grant(&self, account: &Account, id: Name, amount: Credits, expires: Option<Duration>) -> Result<bool, LedgerError> {
+        self.ledger.amend(account, Amendment::Grant { id, amount, expires }).await
+    }
+
+    /// Refunds part of what a month cost, and says why on its statement: of pay-as-you-go first, then of purchased credits, which go back to where they
+    /// were drawn from, then of included ones. What is refunded may be used again in that month. Answers `false` where the id is known already.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`] where the month is closed or did not cost as much, another [`LedgerError`] where there was no answer: send it
+    /// again with the same id.
+    pub async fn refund(&self, account: &Account, period: Period, id: Name, amount: Credits, reason: Name) -> Result<bool, LedgerError> {
+        self.ledger.amend(account, Amendment::Refund { period, id, refund: Refund { amount, reason } }).await
+    }
+
+    /// Sets how many seats an account has, from now on: months that ended keep theirs.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] where there was no answer.
+    pub async fn set_seats(&self, account: &Account, seats: NonZeroU32) -> Result<(), LedgerError> {
+        self.ledger.amend(account, Amendment::Seats(seats)).await.map(drop)
+    }
+
+    /// Sets or removes the limit on what an account is charged on top in a month: an organisation's, say, whose members cannot.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] where there was no answer.
+    pub async fn set_spending_limit(&self, account: &Account, limit: Option<Credits>) -> Result<(), LedgerError> {
+        self.ledger.amend(account, Amendment::SpendingLimit(limit)).await.map(drop)
+    }
+
+    /// Closes a month that has ended, and all before: its statement stays as it is. What nodes report of it later is debited in the current month, in a
+    /// line `late`. Nodes that answer have reported all that ended a second after the month did; who waits for ten minutes more has what silent ones
+    /// held. Answers `false` where it is closed already.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`] where the month has not ended by the ledger's clock, another [`LedgerError`] where there was no answer.
+    pub async fn close(&self, account: &Account, period: Period) -> Result<bool, LedgerError> {
+        self.ledger.amend(account, Amendment::Close(period)).await
+    }
+}
+
+/// One page of [`Accounts::list`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountsPage {
+    /// The accounts.
+    pub accounts: Vec<AccountSummary>,
+    /// From where to go on; `None` where this was the last page.
+    pub next: Option<Cursor>,
+}
+
+/// An account's month in short; its [`Statement`] has the rest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AccountSummary {
+    /// Which account.
+    pub account: Account,
+    /// Debited so far, refunds not subtracted.
+    pub used: Credits,
+    /// What of it was refunded.
+    pub refunded: Credits,
+    /// On hold by all leases, those that expired since the last renewal included.
+    pub held: Credits,
+}
+
+impl AccountSummary {
+    pub(super) fn of(account: Account, book: &Book) -> Self {
+        Self { account, used: book.used(), refunded: book.refunded(), held: book.held() }
+    }
+}
+
+/// Where a page of [`Accounts::list`] ended: a text that the ledger understands, good for as long as the ledger runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cursor(String);
+
+impl Cursor {
+    /// A cursor of a ledger's own making.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self::new(text))
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}

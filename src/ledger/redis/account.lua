@@ -1,0 +1,131 @@
+-- What every script begins with: an account's record and one period's totals are read, and how they change is said once.
+--
+-- All amounts are whole nano-dollars up to 2^53 - 1, which a Lua number holds exactly; sums beyond that are brought back to it. Numbers are
+-- written with `%.0f`, because `tostring` rounds to 14 digits. Everything is read and checked before the first write: an error in mid-script
+-- would leave what was written before it.
+--
+-- KEYS[1]  the account's record   seats, limit, closed, late = "requests micros cost", grant:<id> = "amount left expires",
+--                                 pledge:<period> = "amount until"
+-- KEYS[2]  the period's book      total = "used held next drawn recovered refunded included pay_as_you_go seats", of which the last three are
+--                                 the period's terms and its seats (0: not known), and its lines: <line> = "requests micros cost"
+
+local MOST, MOST_LINES = 9007199254740991, 2000
+local KEEP_BOOKS = 396 * 24 * 60 * 60 * 1000
+
+local function sum(x, y) return math.min(MOST, x + y) end
+local function less(x, y) return math.max(0, x - y) end
+local function text(x) return string.format('%.0f', x) end
+local function words(s)
+  local found = {}
+  for word in string.gmatch(s, '%S+') do found[#found + 1] = tonumber(word) or word end
+  return found
+end
+
+local now, period = clock(), string.sub(KEYS[2], -7)
+
+local total = redis.call('HGET', KEYS[2], 'total')
+local used, held, next, drawn, recovered, refunded, included, beyond, seats_then =
+  unpack(total and words(total) or { 0, 0, 0, 0, 0, 0, 0, 0, 0 })
+refunded, included, beyond, seats_then = refunded or 0, included or 0, beyond or 0, seats_then or 0
+
+local seats, own_limit, closed, late, grants, pledges = 1, nil, '', { 0, 0, 0 }, {}, {}
+local record = redis.call('HGETALL', KEYS[1])
+for i = 1, #record, 2 do
+  local field, value = record[i], record[i + 1]
+  if field == 'seats' then seats = tonumber(value)
+  elseif field == 'limit' then own_limit = tonumber(value)
+  elseif field == 'closed' then closed = value
+  elseif field == 'late' then late = words(value)
+  elseif string.sub(field, 1, 6) == 'grant:' then
+    local w = words(value)
+    grants[#grants + 1] = { field = field, amount = w[1], left = w[2], expires = w[3] == 'never' and math.huge or w[3] }
+  elseif string.sub(field, 1, 7) == 'pledge:' then
+    local w = words(value)
+    pledges[string.sub(field, 8)] = { amount = w[1], till = w[2] }
+  end
+end
+local is_closed = period <= closed
+local has_late = late[1] > 0 or late[2] > 0 or late[3] > 0
+
+-- What is left of the grants that have not expired by `at`, but for what holds of other periods may draw.
+local function purchased(at)
+  local left, pledged = 0, 0
+  for _, grant in ipairs(grants) do
+    if grant.expires > at then left = sum(left, grant.left) end
+  end
+  for other, pledge in pairs(pledges) do
+    if other ~= period and pledge.till > now then pledged = sum(pledged, pledge.amount) end
+  end
+  return less(left, pledged)
+end
+
+local function included_left() return less(included, less(less(used, refunded), drawn)) end
+
+-- The first to expire first.
+local function sort_grants()
+  table.sort(grants, function(x, y)
+    if x.expires ~= y.expires then return x.expires < y.expires end
+    return x.field < y.field
+  end)
+end
+
+local function write_grant(grant)
+  local expires = grant.expires == math.huge and 'never' or text(grant.expires)
+  redis.call('HSET', KEYS[1], grant.field, table.concat({ text(grant.amount), text(grant.left), expires }, ' '))
+end
+
+-- Debits: included credits first, then purchased ones that had not expired by `grace`, then pay-as-you-go.
+local function debit(delta, grace)
+  local draw = math.min(less(delta, included_left()), purchased(grace))
+  drawn = sum(drawn, draw)
+  used = sum(used, delta)
+  if draw == 0 then return end
+  sort_grants()
+  for _, grant in ipairs(grants) do
+    if grant.expires > grace and grant.left > 0 and draw > 0 then
+      local taken = math.min(draw, grant.left)
+      grant.left, draw = grant.left - taken, draw - taken
+      write_grant(grant)
+    end
+  end
+end
+
+-- Lines that changed, and their keys in the order in which they came up.
+local sums, touched = {}, {}
+
+local function line(key)
+  if not sums[key] then
+    local before = redis.call('HGET', KEYS[2], key)
+    if not before then return nil end
+    sums[key], touched[#touched + 1] = words(before), key
+  end
+  return sums[key]
+end
+
+local function new_line(key)
+  sums[key], touched[#touched + 1] = { 0, 0, 0 }, key
+  return sums[key]
+end
+
+-- What came late of closed months is debited here.
+local function add_late(grace)
+  local found = line('late') or new_line('late')
+  for part = 1, 3 do found[part] = sum(found[part], late[part]) end
+  debit(late[3], grace)
+  redis.call('HDEL', KEYS[1], 'late')
+end
+
+-- Writes the totals, with the terms that the period has agreed to, and the lines that changed.
+local function write(agreed, ends)
+  local fields = {
+    'total',
+    string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f', used, held, next, drawn, recovered, refunded, unpack(agreed)),
+  }
+  for _, key in ipairs(touched) do
+    fields[#fields + 1] = key
+    fields[#fields + 1] = string.format('%.0f %.0f %.0f', unpack(sums[key]))
+  end
+  redis.call('HSET', KEYS[2], unpack(fields))
+  if not total then redis.call('PEXPIREAT', KEYS[2], text(ends + KEEP_BOOKS)) end
+end
+
