@@ -19,6 +19,7 @@ pub mod plan;
 mod redis_server;
 mod rejection;
 mod reload;
+mod threshold;
 
 pub use self::{
     account::{Account, Name, NameError},
@@ -43,6 +44,7 @@ pub use self::{
         Workload,
     },
     rejection::{DenialFormat, Rejection},
+    threshold::{Threshold, ThresholdReached},
 };
 #[cfg(feature = "redis")]
 pub use self::{

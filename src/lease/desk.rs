@@ -81,6 +81,8 @@ pub(super) struct Inner<B: Beside> {
     pub(super) timer: Option<Duration>,
     /// Waits in the worker's backlog.
     pub(super) backlogged: bool,
+    /// The thresholds that were seen to be reached, by their bits.
+    pub(super) told: u32,
 }
 
 /// What the host keeps beside an account's lease.
@@ -177,7 +179,14 @@ impl<B: Beside> Desk<B> {
                 beside: B::default(),
                 queued: AtomicBool::new(false),
                 gone: AtomicBool::new(false),
-                inner: Mutex::new(Box::new(Inner { lease, retired: Vec::new(), terms: Terms::nothing(), timer: None, backlogged: false })),
+                inner: Mutex::new(Box::new(Inner {
+                    lease,
+                    retired: Vec::new(),
+                    terms: Terms::nothing(),
+                    timer: None,
+                    backlogged: false,
+                    told: 0,
+                })),
             })
         });
         let cell = Arc::clone(&cell);

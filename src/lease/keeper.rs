@@ -25,6 +25,7 @@ use tokio::{
 use super::{
     breaker::Breaker,
     desk::{Beside, CLOSING, Cell, Desk, Inner, OPEN, ORPHANED, Shared, Verdict},
+    herald::{Answered, Herald, Watch},
     lease::Next,
     rules::LeaseRules,
     seat::tell,
@@ -58,6 +59,8 @@ pub(crate) struct Worker<B: Beside> {
     awaited: usize,
     /// While closing: the cells that still owe something.
     open: Option<HashSet<u64>>,
+    /// Where the host wants to hear of thresholds.
+    herald: Option<Herald<B>>,
 }
 
 struct Landed<B: Beside> {
@@ -96,7 +99,13 @@ where
     B: Beside + Send + Sync + 'static,
 {
     /// A keeper, the desk it serves, and the task that does its work; nothing is spawned.
-    pub(crate) fn pair(ledger: Arc<dyn Ledger>, time: Time, rules: LeaseRules, most_accounts: usize) -> (Self, Desk<B>, Worker<B>) {
+    pub(crate) fn pair(
+        ledger: Arc<dyn Ledger>,
+        time: Time,
+        rules: LeaseRules,
+        most_accounts: usize,
+        watch: Option<Watch>,
+    ) -> (Self, Desk<B>, Worker<B>) {
         let desk = Desk::new(ledger, time, rules, most_accounts);
         let shared = Arc::clone(&desk.0);
         let worker = Worker {
@@ -107,6 +116,7 @@ where
             breaker: Breaker::new(),
             awaited: 0,
             open: None,
+            herald: watch.map(Herald::new),
         };
         (Self { shared }, desk, worker)
     }
@@ -149,12 +159,14 @@ where
         loop {
             self.begin_closing(&mut give_up);
             self.look_around();
-            if self.open.as_ref().is_some_and(HashSet::is_empty) || give_up.is_some_and(|at| Instant::now() >= at) {
+            let told_by = self.tell_host();
+            let all_told = self.herald.as_ref().is_none_or(Herald::is_done);
+            if (self.open.as_ref().is_some_and(HashSet::is_empty) && all_told) || give_up.is_some_and(|at| Instant::now() >= at) {
                 break;
             }
             let timer = self.timers.first_key_value().map(|((at, _), _)| at.saturating_add(self.patience()));
             let next_try = self.breaker.next_try().filter(|_| !self.backlog.is_empty() && self.in_flight.is_empty());
-            let next = [timer, next_try].into_iter().flatten().min();
+            let next = [timer, next_try, told_by].into_iter().flatten().min();
             let more = self.shared.looks_at(next);
             let next = next.and_then(|at| self.shared.instant(at)).into_iter().chain(give_up).min();
             tokio::select! {
@@ -167,6 +179,10 @@ where
                     }
                     // Those who were told go on before the next renewals are composed.
                     tokio::task::yield_now().await;
+                }
+                answered = answered(&mut self.herald) => {
+                    let now = self.shared.now();
+                    self.herald.iter_mut().zip(Some(answered)).for_each(|(herald, answered)| herald.land(answered, now));
                 }
                 () = std::future::ready(()), if more => {}
                 () = self.shared.wake.notified() => {}
@@ -221,6 +237,12 @@ where
             cell.lock().backlogged = false;
             self.examine(&cell);
         }
+    }
+
+    /// Claims what thresholds were reached; answers when to come again.
+    fn tell_host(&mut self) -> Option<Duration> {
+        let now = self.shared.now();
+        self.herald.as_mut()?.claim(&self.shared.ledger, now)
     }
 
     /// How long what nobody waits for is put off.
@@ -307,7 +329,7 @@ where
         let mut guard = cell.lock();
         let Some(lease) = guard.leases_mut().find(|lease| lease.id() == id) else { return };
         let owed = lease.unreported();
-        let (mut served, mut elsewhere) = (None, Vec::new());
+        let (mut served, mut elsewhere, mut seen) = (None, Vec::new(), None);
         match answer {
             Err(error) => {
                 lease.unanswered(&rules, seq, now);
@@ -316,7 +338,8 @@ where
             Ok(answer) => {
                 served = Some(lease.answered(&rules, seq, &answer, oneshot::Sender::is_closed, now));
                 match answer.outcome {
-                    Outcome::Renewed { .. } | Outcome::Forgotten | Outcome::Late => {}
+                    Outcome::Renewed { standing, .. } => seen = Some(standing),
+                    Outcome::Forgotten | Outcome::Late => {}
                     Outcome::Superseded => {
                         tracing::error!(target: "tower_credits", account = %cell.account, lease = %id, "a lease was superseded: its name was used twice; it goes on under a new one");
                         if let Ok(id) = LeaseId::random() {
@@ -339,12 +362,26 @@ where
             }
         }
         let settled = owed.saturating_sub(lease.unreported());
+        if let (Some(herald), Some(standing)) = (&mut self.herald, seen) {
+            herald.look(&cell, &mut guard.told, &standing, now);
+        }
         drop(guard);
         self.shared.settled.fetch_add(settled.as_nano_usd(), Ordering::AcqRel);
         if let Some(served) = served {
             tell(&self.shared, &cell, served);
         }
         self.examine(&cell);
+    }
+}
+
+/// The next claim that was answered; never, where the host wants to hear nothing.
+async fn answered<B>(herald: &mut Option<Herald<B>>) -> Answered<B>
+where
+    B: Beside + Send + Sync + 'static,
+{
+    match herald {
+        Some(herald) => herald.answered().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -9,6 +9,7 @@
 mod batch;
 mod breaker;
 mod desk;
+mod herald;
 mod keeper;
 #[expect(clippy::module_inception, reason = "the lease is what this module is named for")]
 mod lease;
@@ -19,6 +20,7 @@ mod simulation;
 
 pub(crate) use self::{
     desk::{Admission, Beside, Desk, Refusal, Ticket, Verdict},
+    herald::Watch,
     keeper::{Keeper, Worker},
     lease::{Run, RunId, Want},
     rules::LeaseRules,

@@ -18,11 +18,12 @@ use super::{
     layer::{Classify, CreditMeter, Inner, Settings},
 };
 use crate::{
-    Ahead, Classification, Clock, Identify, Ledger, Plan, PlanHandle, RequestHead,
+    Ahead, Classification, Clock, Identify, Ledger, Plan, PlanHandle, RequestHead, Threshold, ThresholdReached,
     clock::Time,
-    lease::{Keeper, LeaseRules, Worker},
+    lease::{Keeper, LeaseRules, Watch, Worker},
     observe,
     rejection::{DenialFormat, DenialStyle},
+    threshold::MOST_THRESHOLDS,
 };
 
 /// Accounts that a node keeps leases of at once, by default.
@@ -44,6 +45,7 @@ pub struct CreditMeterBuilder {
     settings: Settings,
     billable: Option<Billable>,
     bill_to: Option<HeaderName>,
+    watch: Option<Watch>,
 }
 
 impl CreditMeterBuilder {
@@ -67,7 +69,36 @@ impl CreditMeterBuilder {
             },
             billable: None,
             bill_to: Some(BILL_TO),
+            watch: None,
         }
+    }
+
+    /// Calls `hook` when an account has reached a threshold, once for each account, month and threshold, on one of the nodes that watch it: on the
+    /// background task, so what takes longer than a moment is spawned there. At most 32 thresholds. All nodes have the same ones.
+    ///
+    /// Once is once: a node that dies just before its call takes it along, and where a failover of the ledger forgets that a node claimed it, another may
+    /// call again.
+    ///
+    /// ```
+    /// use tower_credits::{CreditMeter, IdentityFromExtensions, MemoryLedger, Plan, Threshold, ThresholdReached};
+    ///
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// let meter = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions)
+    ///     .thresholds([Threshold::Included(80), Threshold::Included(100), Threshold::Limit(90)], |reached: ThresholdReached| {
+    ///         tracing::info!(account = %reached.account, threshold = %reached.threshold, used = %reached.used, of = %reached.of, "reached");
+    ///     })
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn thresholds(
+        mut self,
+        thresholds: impl IntoIterator<Item = Threshold>,
+        hook: impl Fn(ThresholdReached) + Send + Sync + 'static,
+    ) -> Self {
+        self.watch = Some(Watch { thresholds: thresholds.into_iter().collect(), hook: Arc::new(hook) });
+        self
     }
 
     /// The header field in which a request names the organisation that pays for it, by its id; `None` where none may. Default `X-HF-Bill-To`. The
@@ -229,6 +260,9 @@ impl CreditMeterBuilder {
         if !(shortest..=ttl / 10).contains(&flush) {
             return Err(ConfigError { setting: "flush", remedy: "set 1 ms to 60 s" });
         }
+        if self.watch.as_ref().is_some_and(|watch| watch.thresholds.len() > MOST_THRESHOLDS) {
+            return Err(ConfigError { setting: "thresholds", remedy: "set at most 32" });
+        }
         let unavailable = self.settings.denials.unavailable;
         if !(unavailable.is_client_error() || unavailable.is_server_error()) {
             return Err(ConfigError { setting: "unavailable_status", remedy: "set a status of 400 to 599" });
@@ -238,8 +272,8 @@ impl CreditMeterBuilder {
 
     pub(super) fn assemble(self) -> (CreditMeter, Worker<Kept>) {
         observe::describe();
-        let Self { plan, ledger, identify, classify, time, settings, billable, bill_to } = self;
-        let (keeper, desk, worker) = Keeper::pair(Arc::clone(&ledger), time.clone(), settings.rules, settings.most_accounts);
+        let Self { plan, ledger, identify, classify, time, settings, billable, bill_to, watch } = self;
+        let (keeper, desk, worker) = Keeper::pair(Arc::clone(&ledger), time.clone(), settings.rules, settings.most_accounts, watch);
         let inner = Inner {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             plan,

@@ -17,4 +17,5 @@ mod reload;
 mod shutdown;
 #[cfg(feature = "axum")]
 mod sockets;
+mod thresholds;
 mod usual;

@@ -10,4 +10,5 @@ mod contract;
 mod crowd;
 mod outages;
 mod round_trips;
+mod thresholds;
 mod tokens;
