@@ -9,9 +9,11 @@ use axum::{
 };
 
 use super::{Bill, Meter, no_store, shown};
+use crate::Usage;
 
-/// The heads of its columns. Compute time is in seconds, costs in dollars; both are exact.
-const HEAD: &str = "account,period,day,model,hardware,feature,subject,requests,compute_seconds,cost_usd\r\n";
+/// The heads of its columns. Compute time is in seconds, costs in dollars; both are exact. A refund is a line of its own, whose cost is negative: the
+/// column adds up to what the month costs.
+const HEAD: &str = "account,period,day,model,hardware,feature,subject,requests,compute_seconds,cost_usd,note\r\n";
 
 pub(super) async fn show(meter: Meter, request: Request) -> Response {
     shown(&meter, request, |bill| {
@@ -24,7 +26,7 @@ pub(super) async fn show(meter: Meter, request: Request) -> Response {
     .await
 }
 
-/// Each line of the statement, its subject included.
+/// Each line of the statement, its subject included, and each refund.
 fn table(bill: &Bill) -> String {
     let mut table = HEAD.to_owned();
     let period = bill.statement.period.to_string();
@@ -33,16 +35,27 @@ fn table(bill: &Bill) -> String {
         let subject = line.subject.as_ref().map_or("", |subject| subject.as_str());
         let names =
             [bill.statement.account.as_str(), &period, &day, line.model.as_str(), line.hardware.as_str(), line.feature.as_str(), subject];
-        for name in names {
-            field(&mut table, name);
-            table.push(',');
-        }
-        let (usage, micros, nanos) = (line.usage, line.usage.compute_micros, line.usage.cost.as_nano_usd());
-        let (second, dollar) = (1_000_000, 1_000_000_000);
-        // Writing to a string does not fail.
-        let _ = write!(table, "{},{}.{:06},{}.{:09}\r\n", usage.requests, micros / second, micros % second, nanos / dollar, nanos % dollar);
+        row(&mut table, &names, line.usage, "", "");
+    }
+    for refund in &bill.statement.refunds {
+        let names = [bill.statement.account.as_str(), &period, "", "refund", "refund", "refund", ""];
+        let usage = Usage { cost: refund.amount, ..Usage::default() };
+        row(&mut table, &names, usage, "-", &format!("{}: {}", refund.id, refund.reason));
     }
     table
+}
+
+fn row(table: &mut String, names: &[&str], usage: Usage, sign: &str, note: &str) {
+    for name in names {
+        field(table, name);
+        table.push(',');
+    }
+    let (requests, micros, nanos) = (usage.requests, usage.compute_micros, usage.cost.as_nano_usd());
+    let (second, dollar) = (1_000_000, 1_000_000_000);
+    // Writing to a string does not fail.
+    let _ = write!(table, "{requests},{}.{:06},{sign}{}.{:09},", micros / second, micros % second, nanos / dollar, nanos % dollar);
+    field(table, note);
+    table.push_str("\r\n");
 }
 
 /// A text, quoted: some spreadsheets separate fields by semicolons. What they would take for a formula is made text of: names come from clients.

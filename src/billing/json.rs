@@ -18,15 +18,20 @@ struct Shown<'a> {
     included_nano_usd: i64,
     used_nano_usd: i64,
     held_nano_usd: i64,
+    /// Less refunds.
     pay_as_you_go_nano_usd: i64,
+    refunded_nano_usd: i64,
     purchased_used_nano_usd: i64,
     purchased_left_nano_usd: i64,
     /// The owner's; null where there is none.
     spending_limit_nano_usd: Option<i64>,
     seats: u32,
+    /// Whether nothing of it changes any more.
+    closed: bool,
     requests: u64,
     compute_seconds: f64,
     lines: Vec<Line>,
+    refunds: Vec<Refund>,
     /// What of it each member used, where an organisation pays.
     #[serde(skip_serializing_if = "Option::is_none")]
     members: Option<Vec<Member>>,
@@ -42,6 +47,13 @@ struct Line {
     requests: u64,
     compute_seconds: f64,
     cost_nano_usd: i64,
+}
+
+#[derive(Serialize)]
+struct Refund {
+    id: Name,
+    amount_nano_usd: i64,
+    reason: Name,
 }
 
 #[derive(Serialize)]
@@ -69,13 +81,16 @@ impl<'a> Shown<'a> {
             used_nano_usd: statement.used.as_nano_usd(),
             held_nano_usd: statement.held.as_nano_usd(),
             pay_as_you_go_nano_usd: statement.pay_as_you_go.as_nano_usd(),
+            refunded_nano_usd: statement.refunded.as_nano_usd(),
             purchased_used_nano_usd: statement.purchased_used.as_nano_usd(),
             purchased_left_nano_usd: statement.purchased_left.as_nano_usd(),
             spending_limit_nano_usd: statement.spending_limit.map(Credits::as_nano_usd),
             seats: statement.seats.get(),
+            closed: statement.closed,
             requests: statement.requests(),
             compute_seconds: statement.compute().as_secs_f64(),
             lines: lines(bill),
+            refunds: refunds(bill),
             members: statement.account.organisation().map(|_| members(bill)),
         }
     }
@@ -94,6 +109,15 @@ fn lines(bill: &Bill) -> Vec<Line> {
         cost_nano_usd: usage.cost.as_nano_usd(),
     };
     merged.into_iter().map(line).collect()
+}
+
+fn refunds(bill: &Bill) -> Vec<Refund> {
+    let refund = |refund: &crate::StatementRefund| Refund {
+        id: refund.id.clone(),
+        amount_nano_usd: refund.amount.as_nano_usd(),
+        reason: refund.reason.clone(),
+    };
+    bill.statement.refunds.iter().map(refund).collect()
 }
 
 fn members(bill: &Bill) -> Vec<Member> {

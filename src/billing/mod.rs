@@ -2,7 +2,7 @@
 //!
 //! | route | what |
 //! |---|---|
-//! | `GET /billing` | the page: credits used and left, by model, feature, day and member; the spending limit |
+//! | `GET /billing` | the page: credits used and left, by day, model, hardware, feature and member; refunds; the spending limit |
 //! | `GET /billing.json`, `GET /billing.csv` | the same for programs and spreadsheets |
 //! | `POST /billing/sign-in`, `/billing/sign-out` | for browsers, where tokens are [taken from a cookie](crate::BearerTokens::or_cookie) |
 //! | `POST /billing/spending-limit` | sets or removes the owner's limit on pay-as-you-go spending |

@@ -21,7 +21,8 @@ use serde::Deserialize;
 
 use super::{Bill, Denied, Meter, no_store};
 use crate::{
-    Amendment, CreditMeter, Credits, Period, RequestHead, Usage, WhenUsedUp, identify::is_meant, meter::LEAST, rejection::Rejection,
+    Amendment, CreditMeter, Credits, Period, RequestHead, StatementRefund, Usage, WhenUsedUp, identify::is_meant, meter::LEAST,
+    rejection::Rejection,
 };
 
 /// No script, no style in the page, no frame around it; forms go here and nowhere else.
@@ -61,6 +62,10 @@ struct Page<'a> {
     /// What was typed and could not be taken, and why.
     entered: String,
     error: Option<String>,
+    refunded: Credits,
+    refunds: &'a [StatementRefund],
+    closed: bool,
+    chart: Chart,
     tables: Vec<Table>,
     others: Vec<Other<'a>>,
     signs_out: bool,
@@ -72,6 +77,27 @@ struct Other<'a> {
     query: String,
     is_this: bool,
 }
+
+/// What each day cost, as bars; the table by day has the figures.
+struct Chart {
+    width: u64,
+    height: u64,
+    days: u64,
+    bars: Vec<Bar>,
+    /// What there is to see.
+    words: String,
+}
+
+struct Bar {
+    x: u64,
+    y: u64,
+    width: u64,
+    height: u64,
+}
+
+/// A day's place in the chart, and the highest bar.
+const WIDTH: u64 = 10;
+const HEIGHT: u64 = 100;
 
 struct Table {
     id: &'static str,
@@ -295,10 +321,40 @@ impl<'a> Page<'a> {
             spending_limit: statement.spending_limit,
             entered: mistake.entered,
             error: mistake.error,
+            refunded: statement.refunded,
+            refunds: &statement.refunds,
+            closed: statement.closed,
+            chart: Chart::new(bill),
             tables: tables(bill),
             others: others(bill),
             signs_out: meter.cookie().is_some() && !parts.headers.contains_key(AUTHORIZATION),
         }
+    }
+}
+
+impl Chart {
+    fn new(bill: &Bill) -> Self {
+        let period = bill.statement.period;
+        let days = (period.ends() - period.begins()).as_secs() / (24 * 60 * 60);
+        let costs = bill.by(|line| line.day);
+        let cost = |day: u64| u8::try_from(day).ok().and_then(|day| costs.get(&Some(day))).map_or(0, |usage| usage.cost.as_nano_usd());
+        let highest = (1..=days).map(cost).max().unwrap_or_default();
+        let bars = (1..=days).filter(|day| cost(*day) > 0).map(|day| {
+            // Every day on which something was used is seen.
+            let height = u64::try_from(i128::from(cost(day)) * i128::from(HEIGHT) / i128::from(highest)).unwrap_or(HEIGHT).max(2);
+            Bar { x: (day - 1) * WIDTH + 1, y: HEIGHT - height, width: WIDTH - 2, height }
+        });
+        let bars: Vec<_> = bars.collect();
+        let best = (1..=days).find(|day| cost(*day) == highest).filter(|_| highest > 0);
+        let words = match best.and_then(|day| u8::try_from(day).ok()) {
+            Some(day) => {
+                let on = if bars.len() == 1 { "1 day".to_owned() } else { format!("{} days", bars.len()) };
+                let most = costs.get(&Some(day)).map_or(Credits::ZERO, |usage| usage.cost);
+                format!("Used on {on}; most on {}: {most}.", bill.day(day))
+            }
+            None => "Nothing was used on any day of this month.".to_owned(),
+        };
+        Self { width: days * WIDTH, height: HEIGHT, days, bars, words }
     }
 }
 
@@ -316,9 +372,8 @@ fn tables(bill: &Bill) -> Vec<Table> {
     let day = |line: &crate::StatementLine| line.day.map_or_else(|| line.model.to_string(), |day| bill.day(day));
     let member = |line: &crate::StatementLine| line.subject.as_ref().map_or_else(|| line.model.to_string(), ToString::to_string);
     let mut tables = vec![
-        by("model", "By model", "Model and hardware", &|line| {
-            if line.day.is_some() { format!("{} on {}", line.model, line.hardware) } else { line.model.to_string() }
-        }),
+        by("model", "By model", "Model", &|line| line.model.to_string()),
+        by("hardware", "By hardware", "Hardware", &|line| line.hardware.to_string()),
         by("feature", "By feature", "Feature", &|line| line.feature.to_string()),
     ];
     if bill.identity.account.organisation().is_some() {

@@ -4,6 +4,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod accounts;
+#[cfg(feature = "axum")]
+mod agreement;
+#[cfg(feature = "axum")]
+mod bill;
 #[cfg(feature = "axum")]
 mod billing;
 mod compute;
