@@ -1,11 +1,12 @@
 //! A denoising server whose every request is paid for in compute time.
 //!
 //! `POST /models/rnnoise` takes 48 kHz mono 16-bit little-endian PCM and streams it back with the noise removed, by the RNNoise network;
-//! `/billing` in a browser and `GET /billing.json` show the bill. Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory), `PLAN`
+//! `/` in a browser is a widget that tries it, `/billing` shows the bill, and so does `GET /billing.json`. Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory), `PLAN`
 //! and `TOKENS`.
 
 mod denoise;
 mod process;
+mod widget;
 
 use std::{env, error::Error};
 
@@ -34,9 +35,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let app = Router::new()
         .route("/models/rnnoise", post(rnnoise))
+        .route("/widget/rnnoise", post(rnnoise))
         .route("/health", get(|| async { "ok\n" }))
         .layer(meter.clone())
-        .merge(billing::router(&meter));
+        .merge(billing::router(&meter))
+        .merge(widget::router());
     let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:3000")).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
     // Small chunks of a stream must not wait for the client's acknowledgement of those before.
