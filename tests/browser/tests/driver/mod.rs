@@ -208,7 +208,7 @@ impl Browser {
     pub async fn complaints(&self) -> Vec<String> {
         let log = self.client.issue_cmd(Chrome("se/log", json!({ "type": "browser" }))).await.unwrap();
         let entries = log.as_array().unwrap().iter().map(|entry| entry["message"].as_str().unwrap_or_default().to_owned());
-        entries.filter(|message| !message.contains("Failed to load resource: the server responded with a status of 40")).collect()
+        entries.filter(|message| !message.contains("Failed to load resource: the server responded with a status of 4")).collect()
     }
 
     pub async fn close(self) {

@@ -1,0 +1,90 @@
+//! What operators did shows: refunds, purchased credits, closed months and what came late of them, seats and members.
+
+use std::time::Duration;
+
+use axum::{Router, body::Body, extract::Path, http::Request, routing::post};
+use tokio::net::TcpListener;
+use tower::ServiceExt;
+use tower_credits::{Account, BearerTokens, CreditMeter, Identity, ManualClock, MemoryLedger, Period, Plan, billing};
+
+use crate::driver::Browser;
+
+const PLAN: &str = r#"
+[hardware.gpu-small]
+price_per_second = "0.00012"
+[hardware.gpu-large]
+price_per_second = "0.000500001"
+[models.rnnoise]
+hardware = "gpu-small"
+[models.llama-3-70b-instruct-with-a-name-that-is-long]
+hardware = "gpu-large"
+[routes]
+"/{feature}/{model}" = { model = "{model}", feature = "{feature}" }
+[tiers.enterprise]
+included = "0.01"
+per_seat = true
+when_used_up = "pay-as-you-go"
+"#;
+
+const MEMBERS: [&str; 3] = ["ann", "ben", "cat"];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_operators_did_shows_on_the_bill() {
+    let clock = ManualClock::at("2026-11".parse().unwrap());
+    let acme = Account::org("acme").unwrap();
+    let tokens = MEMBERS.iter().fold(BearerTokens::new().or_cookie("session".parse().unwrap()), |tokens, member| {
+        let identity = Identity::new(member.parse().unwrap(), acme.clone(), "enterprise".parse().unwrap());
+        tokens.with(member, identity)
+    });
+    let ledger = MemoryLedger::with_clock(clock.clone());
+    let meter = CreditMeter::builder(Plan::from_toml(PLAN).unwrap(), ledger, tokens).clock(clock.clone()).build().unwrap();
+    let passing = clock.clone();
+    let run = move |Path((_, _)): Path<(String, String)>| {
+        passing.advance(Duration::from_millis(2_345));
+        std::future::ready("ok")
+    };
+    let app = Router::new().route("/{feature}/{model}", post(run)).layer(meter.clone()).merge(billing::router(&meter));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let served = app.clone();
+    tokio::spawn(async move { axum::serve(listener, served).await });
+
+    let accounts = meter.accounts();
+    accounts.set_seats(&acme, 3.try_into().unwrap()).await.unwrap();
+    accounts.grant(&acme, "order-1".parse().unwrap(), "0.02".parse().unwrap(), None).await.unwrap();
+    let browser = Browser::open("operator", &url).await;
+    browser.sign_in("ann").await;
+    let november: Period = "2026-11".parse().unwrap();
+    for (day, member) in [(0, 0), (1, 1), (1, 2), (4, 0), (9, 1), (9, 1), (9, 2), (22, 0), (29, 1)] {
+        clock.set_unix_time(november.begins() + Duration::from_secs(86_400 * day + 43_200));
+        for feature in ["api", "playground", "data-studio"] {
+            for model in ["rnnoise", "llama-3-70b-instruct-with-a-name-that-is-long"] {
+                let request = Request::post(format!("/{feature}/{model}")).header("authorization", format!("Bearer {}", MEMBERS[member]));
+                let response = app.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+                assert_eq!(response.status(), 200);
+            }
+        }
+    }
+    let reason = "The answers of 9 November were cut off".parse().unwrap();
+    assert!(accounts.refund(&acme, november, "case-2026-118".parse().unwrap(), "0.0025".parse().unwrap(), reason).await.unwrap());
+    browser.goto("/billing").await;
+    assert_eq!((browser.says("#refunded").await, browser.says("#seats").await), ("$0.0025".into(), "3".into()));
+    browser.look("bill-of-an-organisation").await;
+    crate::is_read_aloud(&browser, &["Refunded", "Seats", "Purchased credits used"]).await;
+    println!(
+        "organisation: used {}, included {} of {}, purchased {}, on top {}, {}",
+        browser.says("#used").await,
+        browser.says("#included-used").await,
+        browser.says("#included").await,
+        browser.says("#purchased-used").await,
+        browser.says("#pay-as-you-go").await,
+        browser.says("#chart-words").await
+    );
+
+    clock.set_unix_time(november.ends() + Duration::from_secs(3_600));
+    assert!(accounts.close(&acme, november).await.unwrap());
+    browser.goto("/billing?period=2026-11").await;
+    assert!(browser.says("#closed").await.contains("closed"));
+    browser.look("closed-month").await;
+    browser.close().await;
+}
