@@ -218,7 +218,7 @@ pub(super) async fn set_spending_limit(State(meter): Meter, request: Request) ->
     let limit = match (form.remove.as_deref(), form.limit.trim().trim_start_matches('$').parse()) {
         (Some("yes"), _) => Ok(None),
         (None | Some(""), Ok(limit)) => Ok(Some(limit)),
-        (None | Some(""), Err(error)) => Err(format!("This is no amount of dollars: {error}. Write it like 25.00.")),
+        (None | Some(""), Err(error)) => Err(format!("This limit cannot be set: {error}.")),
         (Some(_), _) => Err("The field `remove` is `yes` where the limit is to go, and else left out.".to_owned()),
     };
     let limit = match limit {

@@ -230,6 +230,12 @@ fn target(plan: &Plan, pattern: &Spanned<String>, value: &Spanned<Value>) -> Res
     let text = |key| table.get(key).map(|value| value.as_str().ok_or_else(confused)).transpose();
     let feature =
         text("feature")?.unwrap_or("api").parse::<Name>().map_err(|error| wrong(value.span(), format!("{subject}, feature: {error}")))?;
+    if feature.as_str().contains(['{', '}']) {
+        let reason = format!(
+            "{subject}, feature `{feature}`: write a name without braces: clients do not choose theirs, a request's `Feature` extension does"
+        );
+        return Err(wrong(value.span(), reason));
+    }
     match (text("model")?, text("hardware")?) {
         (Some(model), None) => {
             let template = Template::parse(model).ok_or_else(|| {

@@ -114,7 +114,7 @@ fn routes_lead_to_models() {
 
 #[test]
 fn what_is_wrong_is_refused_with_its_line_and_remedy() {
-    let cases: [(&str, &str, usize, &str); 33] = [
+    let cases: [(&str, &str, usize, &str); 34] = [
         ("included = \"0.10\"", "included = \"-0.10\"", 18, "tier `free`, included: amounts are not negative"),
         ("included = \"0.10\"", "included = \"0.1000000001\"", 18, "at most nine digits after the point"),
         ("included = \"0.10\"", "included = 0.10", 18, "write dollars as a string"),
@@ -138,6 +138,7 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
         ("\"/health\"", "\"health\"", 15, "write a path that begins with `/`"),
         ("\"/health\"", "\"/models/{other}\"", 0, "route `/models/{"),
         ("feature = \"widget\"", "features = \"widget\"", 13, "unknown key `features`"),
+        ("feature = \"widget\"", "feature = \"{model}\"", 13, "feature `{model}`: write a name without braces"),
         ("hold = \"500ms\"", "hold = \"soon\"", 26, "tier `pro`, hold: write a time"),
         ("count = 600", "count = 0", 20, "tier `free`, requests.count: write a whole number"),
         ("{ allow = \"0.05\" }", "\"perhaps\"", 25, "during_outage: write \"deny\""),

@@ -161,7 +161,7 @@ fn rows(page: &str, table: &str) -> BTreeMap<String, i64> {
     let body = body.split("</tbody>").next().unwrap();
     let row = |row: &str| {
         let name = row.split("</th>").next().unwrap().rsplit('>').next().unwrap();
-        let cost = row.rsplit("<td class=\"number\">").next().unwrap().split('<').next().unwrap();
+        let cost = row.split("<td class=\"number\">").nth(1).unwrap().split('<').next().unwrap();
         (name.to_owned(), cost.strip_prefix('$').unwrap().parse::<tower_credits::Credits>().unwrap().as_nano_usd())
     };
     body.split("<tr>").skip(1).map(row).collect()

@@ -251,7 +251,7 @@ async fn features_stand_apart_and_draw_on_the_same_credits() {
     assert_eq!(statement.used, nanos(4 * SLICE));
     let (_, page) = server.page("pro", "").await;
     assert!(page.contains(
-        "<th scope=\"row\">playground</th><td class=\"number\">2</td><td class=\"number\">2.000000 s</td><td class=\"number\">$0.00024</td>"
+        "<th scope=\"row\">playground</th><td class=\"number\">$0.00024</td><td class=\"number\">2</td><td class=\"number\">2.000000 s</td>"
     ));
 }
 

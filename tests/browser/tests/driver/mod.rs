@@ -204,11 +204,13 @@ impl Browser {
         nodes.map(|node| Node { role: text(node, "role"), name: text(node, "name"), description: text(node, "description") }).collect()
     }
 
-    /// What the browser complained of: of denials it is to.
+    /// What the browser complained of, and should not have.
     pub async fn complaints(&self) -> Vec<String> {
         let log = self.client.issue_cmd(Chrome("se/log", json!({ "type": "browser" }))).await.unwrap();
         let entries = log.as_array().unwrap().iter().map(|entry| entry["message"].as_str().unwrap_or_default().to_owned());
-        entries.filter(|message| !message.contains("Failed to load resource: the server responded with a status of 4")).collect()
+        // Denials, and the answer that ends where credits do.
+        let expected = ["the server responded with a status of 4", "net::ERR_INCOMPLETE_CHUNKED_ENCODING"];
+        entries.filter(|message| !expected.iter().any(|expected| message.contains(expected))).collect()
     }
 
     pub async fn close(self) {

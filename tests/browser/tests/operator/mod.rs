@@ -19,7 +19,9 @@ hardware = "gpu-small"
 [models.llama-3-70b-instruct-with-a-name-that-is-long]
 hardware = "gpu-large"
 [routes]
-"/{feature}/{model}" = { model = "{model}", feature = "{feature}" }
+"/api/{model}" = { model = "{model}" }
+"/playground/{model}" = { model = "{model}", feature = "playground" }
+"/data-studio/{model}" = { model = "{model}", feature = "data-studio" }
 [tiers.enterprise]
 included = "0.01"
 per_seat = true
@@ -67,6 +69,8 @@ async fn what_operators_did_shows_on_the_bill() {
     }
     let reason = "The answers of 9 November were cut off".parse().unwrap();
     assert!(accounts.refund(&acme, november, "case-2026-118".parse().unwrap(), "0.0025".parse().unwrap(), reason).await.unwrap());
+    let settled = async || accounts.statement(&acme, november).await.ok().filter(|statement| statement.held.is_zero()).map(drop);
+    crate::eventually(settled).await;
     browser.goto("/billing").await;
     assert_eq!((browser.says("#refunded").await, browser.says("#seats").await), ("$0.0025".into(), "3".into()));
     browser.look("bill-of-an-organisation").await;
