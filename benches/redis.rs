@@ -26,7 +26,11 @@ use tower_credits::{Ahead, CreditMeter, CreditMeterBuilder, Identity, IdentityFr
 
 use self::redis_server::RedisServer;
 
-const SCRIPT: &str = concat!(include_str!("../src/ledger/redis/clock.lua"), include_str!("../src/ledger/redis/renew.lua"));
+const SCRIPT: &str = concat!(
+    include_str!("../src/ledger/redis/clock.lua"),
+    include_str!("../src/ledger/redis/account.lua"),
+    include_str!("../src/ledger/redis/renew.lua")
+);
 
 fn users(count: u64) -> Arc<Vec<Arc<Identity>>> {
     Arc::new((0..count).map(|user| Arc::new(identity(&format!("user-{user}"), "pro"))).collect())
@@ -74,7 +78,7 @@ impl Bare {
         call.arg(&self.hash).arg(3).arg(&record).arg(format!("{record}:{period}")).arg(format!("{record}:{period}:l"));
         call.arg(format!("{lease:032x}")).arg(seq).arg(seq).arg(0).arg(0).arg(0).arg(120_000).arg(0);
         call.arg(2_000_000_000_u64).arg(0).arg(9_007_199_254_740_991_u64).arg(600_000).arg(0);
-        call.arg(u64::try_from(now.as_millis()).unwrap() + 60_000).arg(period.to_string());
+        call.arg(u64::try_from(now.as_millis()).unwrap() + 60_000);
         call.arg(u64::try_from(period.begins().as_millis()).unwrap()).arg(u64::try_from(period.ends().as_millis()).unwrap());
         let answer: String = call.query_async(&mut self.link).await.unwrap();
         assert!(answer.starts_with("renewed "), "{answer}");

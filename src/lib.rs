@@ -63,5 +63,10 @@ mod stacks {}
 #[doc = include_str!("../docs/scaling.md")]
 mod scaling {}
 
+/// The same.
+#[cfg(all(doctest, feature = "redis"))]
+#[doc = include_str!("../docs/operating.md")]
+mod operating {}
+
 /// Any error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -1,0 +1,135 @@
+//! What account holders and operators wait for: the page of an account with as many lines as are kept apart, and the list of ten thousand accounts.
+//! `cargo bench -p benches --bench billing`.
+//!
+//! Everything is read from a Redis server of the bench's own. Figures that are compared are taken in turns.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a bench")]
+
+#[path = "../tests/support/redis_server.rs"]
+#[allow(dead_code, unreachable_pub, clippy::expect_used, reason = "the tests' own server")]
+mod redis_server;
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::{Router, body::Body};
+use futures_util::stream::{StreamExt, iter};
+use http::Request;
+use http_body_util::BodyExt;
+use tower::ServiceExt;
+use tower_credits::{
+    Account, Accounts, BearerTokens, CreditMeter, Credits, Cursor, LeaseId, Ledger, LineKey, MOST_LINES, Period, RedisLedger, Renewal,
+    Terms, Usage, UsageLine, billing,
+};
+
+use self::redis_server::RedisServer;
+
+const WITHIN: Duration = Duration::from_secs(5);
+
+/// What settles `lines` lines of a nano-dollar each.
+fn settles(lines: usize) -> Renewal {
+    let line = |number: usize| UsageLine {
+        key: LineKey::Of {
+            day: 1 + u8::try_from(number % 28).unwrap(),
+            model: format!("model-{}", number % 500).parse().unwrap(),
+            hardware: "gpu-small".parse().unwrap(),
+            feature: ["api", "widget"][number % 2].parse().unwrap(),
+            subject: format!("member-{}", number / 500).parse().unwrap(),
+        },
+        usage: Usage { requests: 1, compute_micros: 10, cost: Credits::SMALLEST },
+    };
+    let nothing = Credits::ZERO;
+    Renewal {
+        lease: LeaseId::from_bits(1),
+        seq: 1,
+        batch: 1,
+        settled: Credits::from_nano_usd(i64::try_from(lines).unwrap()).unwrap(),
+        lines: (0..lines).map(line).collect(),
+        keep: nothing,
+        refill: nothing,
+        need: nothing,
+        extra: nothing,
+        terms: Terms { included: nothing, per_seat: false, pay_as_you_go: Credits::MAX },
+        ttl: Duration::from_secs(600),
+        forget: false,
+    }
+}
+
+fn this_month() -> Period {
+    Period::containing(SystemTime::now().duration_since(UNIX_EPOCH).unwrap())
+}
+
+/// Asks for a bill; answers how long that took, and how many bytes came.
+async fn asks(app: &Router, path: &str, token: &str) -> (Duration, usize) {
+    let request = Request::get(path).header("authorization", format!("Bearer {token}")).body(Body::empty()).unwrap();
+    let began = Instant::now();
+    let response = app.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let size = response.into_body().collect().await.unwrap().to_bytes().len();
+    (began.elapsed(), size)
+}
+
+async fn pages(server: &RedisServer) {
+    const ROUNDS: usize = 51;
+    let ledger = RedisLedger::builder(server.url()).prefix("pages").connect().await.unwrap();
+    let mut tokens = BearerTokens::new();
+    for (token, lines) in [("one", 1), ("most", MOST_LINES)] {
+        ledger.renew(&Account::user(token).unwrap(), this_month(), &settles(lines), WITHIN).await.unwrap();
+        tokens = tokens.with(token, benches::identity(token, "pro"));
+    }
+    let meter = CreditMeter::new(benches::plan(), ledger, tokens);
+    let app = billing::router(&meter);
+    println!("\n## A bill of {MOST_LINES} lines, beside one of a line: read from Redis and written, medians of {ROUNDS}\n");
+    println!("| what | 1 line | {MOST_LINES} lines | ratio | bytes |");
+    println!("|---|---|---|---|---|");
+    for path in ["/billing", "/billing.json", "/billing.csv"] {
+        let (mut one, mut most, mut size) = (Vec::new(), Vec::new(), 0);
+        for _ in 0..ROUNDS {
+            one.push(asks(&app, path, "one").await.0);
+            let (took, bytes) = asks(&app, path, "most").await;
+            most.push(took);
+            size = bytes;
+        }
+        one.sort();
+        most.sort();
+        let (one, most) = (one[ROUNDS / 2], most[ROUNDS / 2]);
+        println!("| `{path}` | {one:.2?} | {most:.2?} | {:.1} | {size} |", most.as_secs_f64() / one.as_secs_f64());
+    }
+}
+
+async fn lists(server: &RedisServer) {
+    const PAGE: usize = 100;
+    println!("\n## The list of accounts, on pages of {PAGE}\n");
+    println!("| accounts | keys | pages | all pages | longest page | largest page |");
+    println!("|---|---|---|---|---|---|");
+    for many in [1_000, 10_000_u32] {
+        let ledger = &RedisLedger::builder(server.url()).prefix(format!("list-{many}")).connect().await.unwrap();
+        let renewals = iter(0..many).for_each_concurrent(100, async |number| {
+            let account = Account::user(&format!("user-{number}")).unwrap();
+            ledger.renew(&account, this_month(), &settles(1), WITHIN).await.unwrap();
+        });
+        renewals.await;
+        let keys = server.command(&["DBSIZE"]);
+        let keys = keys.trim_start_matches(':').split('\r').next().unwrap().to_owned();
+        let accounts = Accounts::new(ledger.clone());
+        let (mut from, mut count, mut found, mut longest, mut largest) = (None::<Cursor>, 0, 0, Duration::ZERO, 0);
+        let began = Instant::now();
+        loop {
+            let asked = Instant::now();
+            let page = accounts.list(this_month(), from.as_ref(), PAGE.try_into().unwrap()).await.unwrap();
+            longest = longest.max(asked.elapsed());
+            (count, found, largest) = (count + 1, found + page.accounts.len(), largest.max(page.accounts.len()));
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
+        assert!(found >= many as usize);
+        println!("| {many} | {keys} | {count} | {:.1?} | {longest:.1?} | {largest} |", began.elapsed());
+    }
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let server = RedisServer::start_with(&["--appendonly", "no"]);
+    pages(&server).await;
+    lists(&server).await;
+}
