@@ -34,7 +34,7 @@ fn settles(lines: usize) -> Renewal {
             feature: ["api", "widget"][number % 2].parse().unwrap(),
             subject: format!("member-{}", number / 500).parse().unwrap(),
         },
-        usage: Usage { requests: 1, compute_micros: 10, cost: Credits::SMALLEST },
+        usage: Usage { requests: 1, compute_micros: 10, cost: Credits::from_nano_usd(1).unwrap() },
     };
     let nothing = Credits::ZERO;
     Renewal {

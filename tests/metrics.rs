@@ -96,38 +96,16 @@ async fn a_reload_that_is_refused_is_counted() {
     drop(plan);
 }
 
-/// A ledger that is switched off and on.
-#[derive(Debug, Default)]
-struct Switched(MemoryLedger, std::sync::Arc<AtomicBool>);
-
-impl Ledger for Switched {
-    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
-        if self.1.load(Ordering::SeqCst) {
-            return Box::pin(async { Err(LedgerError::Unreachable { reason: "switched off".into(), source: None }) });
-        }
-        self.0.renew(account, period, renewal, within)
-    }
-
-    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
-        self.0.statement(account, period, terms)
-    }
-
-    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
-        self.0.amend(account, amendment)
-    }
-}
-
 #[tokio::test]
 async fn an_outage_shows_in_a_gauge() {
     let recorded = Recorded::all();
     let ledger = Switched::default();
-    let off = ledger.1.clone();
-    let meter = CreditMeter::new(plan(), ledger, IdentityFromExtensions);
-    off.store(true, Ordering::SeqCst);
+    let meter = CreditMeter::new(plan(), ledger.clone(), IdentityFromExtensions);
+    ledger.off(true);
     let away = "tower_credits_ledger_away";
     let ask = async || service(&meter).oneshot(request("alice", "free", Empty::new())).await.unwrap().status();
     eventually(async || (ask().await == 503 && recorded.value(away) == 1.0).then_some(())).await;
-    off.store(false, Ordering::SeqCst);
+    ledger.off(false);
     eventually(async || (ask().await == 200 && recorded.value(away) == 0.0).then_some(())).await;
     assert!(recorded.value("tower_credits_renewal_seconds_count{outcome=\"unreachable\"}") > 0.0);
 }

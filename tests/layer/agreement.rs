@@ -101,6 +101,9 @@ async fn page_json_csv_and_statement_agree_to_the_nano_dollar() {
     }
 }
 
+/// What a table of the page puts lines together by.
+type Kind = fn(&StatementLine) -> String;
+
 /// A month's bill, as whoever has this token sees it.
 async fn agree(server: &Server, token: &str, statement: &Statement) {
     let (used, requests) = (statement.used.as_nano_usd(), statement.requests());
@@ -108,7 +111,7 @@ async fn agree(server: &Server, token: &str, statement: &Statement) {
     let query = format!("?period={}{}", statement.period, if org { "&organisation=acme" } else { "" });
     let included = statement.included_used();
     let parts = [included, statement.purchased_used, statement.pay_as_you_go, statement.beyond(), statement.refunded];
-    assert_eq!(parts.map(|part| part.as_nano_usd()).iter().sum::<i64>(), used, "{statement:?}");
+    assert_eq!(parts.map(tower_credits::Credits::as_nano_usd).iter().sum::<i64>(), used, "{statement:?}");
     assert_eq!(statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum::<i64>(), used);
 
     let (_, json) = server.json(token, &query).await;
@@ -129,7 +132,7 @@ async fn agree(server: &Server, token: &str, statement: &Statement) {
     if refunded > 0 {
         assert_eq!(says(&page, "refunded"), statement.refunded.to_string());
     }
-    let kinds: [(&str, fn(&StatementLine) -> String); 4] = [
+    let kinds: [(&str, Kind); 4] = [
         ("model", |line| line.model.to_string()),
         ("hardware", |line| line.hardware.to_string()),
         ("feature", |line| line.feature.to_string()),

@@ -256,18 +256,6 @@ async fn short_holds_and_deadlines_admit() {
     assert_eq!(ask(&meter, request("alice", "quick", Empty::<Bytes>::new())).await.0.status(), StatusCode::OK);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_request_rate_outlives_the_accounts_lease() {
-    let plan = PLAN.replace("{ count = 6, per = \"1m\", burst = 2 }", "{ count = 2, per = \"24h\" }");
-    let meter = CreditMeter::new(tower_credits::Plan::from_toml(&plan).unwrap(), MemoryLedger::new(), IdentityFromExtensions);
-    for expected in [200, 200, 429] {
-        assert_eq!(ask(&meter, request("alice", "slow", Empty::<Bytes>::new())).await.0.status(), expected);
-    }
-    // By then the lease has said goodbye.
-    tokio::time::sleep(seconds(3_600)).await;
-    assert_eq!(ask(&meter, request("alice", "slow", Empty::<Bytes>::new())).await.0.status(), 429);
-}
-
 #[tokio::test]
 async fn as_many_requests_run_at_once_as_may() {
     let text = PLAN.replace("[tiers.pro]", "[tiers.pro]\nmost_running = 2");

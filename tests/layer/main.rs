@@ -16,6 +16,7 @@ mod contract;
 mod denials;
 mod ends;
 mod hostile;
+mod idle;
 mod midway;
 mod order;
 mod reload;

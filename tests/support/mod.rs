@@ -9,6 +9,7 @@ pub mod folder;
 pub mod proxy;
 #[cfg(feature = "redis")]
 pub mod redis_server;
+pub mod switched;
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,0 +1,121 @@
+//! What a node forgets of accounts that are not used, and what it must not.
+
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Empty;
+use tokio::time::sleep;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_credits::{Clock, CreditMeter, Ledger, MemoryLedger, Plan, TokioClock};
+
+use crate::support::{switched::Switched, *};
+
+/// The month stands, and the rest is tokio's: an hour of paused time must not be another month's.
+#[derive(Debug)]
+struct InNovember;
+
+impl Clock for InNovember {
+    fn monotonic(&self) -> Duration {
+        TokioClock.monotonic()
+    }
+
+    fn unix_time(&self) -> Duration {
+        november().unix_time()
+    }
+}
+
+fn meter_of(ledger: impl Ledger, plan: &str) -> CreditMeter {
+    let meter = meter(ledger).clock(InNovember).build().unwrap();
+    meter.plan().replace(Plan::from_toml(plan).unwrap());
+    meter
+}
+
+async fn ask(meter: &CreditMeter, user: &str, tier: &str) -> StatusCode {
+    let service = ServiceBuilder::new()
+        .layer(meter.clone())
+        .service(service_fn(|_: Request<Empty<Bytes>>| std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))));
+    service.oneshot(request(user, tier, Empty::new())).await.unwrap().status()
+}
+
+/// Longer than a lease waits before it says goodbye.
+const LONG: Duration = Duration::from_secs(3_600);
+
+#[tokio::test(start_paused = true)]
+async fn a_request_rate_outlives_the_accounts_lease() {
+    let meter = meter_of(MemoryLedger::new(), &PLAN.replace("{ count = 6, per = \"1m\", burst = 2 }", "{ count = 2, per = \"24h\" }"));
+    for expected in [200, 200, 429] {
+        assert_eq!(ask(&meter, "alice", "slow").await, expected);
+    }
+    sleep(LONG).await;
+    assert_eq!(ask(&meter, "alice", "slow").await, 429);
+}
+
+/// What was allowed in one outage counts in the next of the month.
+#[tokio::test(start_paused = true)]
+async fn an_outage_allowance_outlives_the_accounts_lease() {
+    let ledger = Switched::default();
+    let meter = meter_of(ledger.clone(), PLAN);
+    ledger.off(true);
+    // Each puts a second on hold, and two seconds are allowed.
+    let mut allowed = 0;
+    while ask(&meter, "alice", "pro").await == 200 {
+        allowed += 1;
+        assert!(allowed < 10);
+    }
+    assert!(allowed > 0);
+    ledger.off(false);
+    sleep(seconds(10)).await;
+    println!("{allowed} {:?} {:?}", statement(&meter, "alice", "pro").await, meter);
+    settled(&meter, "alice", "pro", allowed).await;
+    sleep(LONG).await;
+    assert_eq!(ledger.leases(), (1, 1), "its lease has said goodbye");
+    ledger.off(true);
+    assert_eq!(ask(&meter, "alice", "pro").await, 503);
+}
+
+/// A lease that is followed by a newer one while it leaves says goodbye like any other.
+#[tokio::test(start_paused = true)]
+async fn every_lease_says_goodbye() {
+    let ledger = Switched::default();
+    let meter = meter_of(ledger.clone(), PLAN);
+    assert_eq!(ask(&meter, "alice", "pro").await, 200);
+    ledger.takes(Duration::from_millis(100));
+    while ledger.goodbyes() == 0 {
+        sleep(Duration::from_millis(20)).await;
+    }
+    // Its answer is under way. When that gets lost, it is asked for again.
+    ledger.off(true);
+    sleep(Duration::from_millis(200)).await;
+    ledger.off(false);
+    assert_eq!(ask(&meter, "alice", "pro").await, 200);
+    sleep(LONG).await;
+    assert_eq!(ledger.leases(), (2, 2));
+}
+
+/// What piled up in an outage reaches the ledger as a ramp, and everybody has their turn.
+#[tokio::test(start_paused = true)]
+async fn after_an_outage_no_herd_comes_and_nobody_is_left_out() {
+    const CROWD: usize = 200;
+    let ledger = Switched::default();
+    let meter = meter_of(ledger.clone(), PLAN);
+    ledger.off(true);
+    let first = async || ask(&meter, "first", "free").await;
+    for _ in 0..5 {
+        assert_eq!(first().await, 503);
+    }
+    ledger.off(false);
+    eventually(async || (first().await == 200).then_some(())).await;
+    ledger.takes(Duration::from_millis(5));
+    let crowd: Vec<_> = (0..CROWD)
+        .map(|user| {
+            let meter = meter.clone();
+            tokio::spawn(async move { ask(&meter, &format!("user-{user}"), "free").await })
+        })
+        .collect();
+    for asked in crowd {
+        assert_eq!(asked.await.unwrap(), 200);
+    }
+    let most = ledger.most_under_way();
+    assert!(most < CROWD / 2, "{most} renewals at once");
+}

@@ -1,0 +1,85 @@
+//! A ledger that is switched off and on, takes its time, and is watched.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tower_credits::{
+    Account, Amendment, Answer, Answering, LeaseId, Ledger, LedgerError, MemoryLedger, Outcome, Period, Renewal, Statement, Terms,
+};
+
+/// Clones are one ledger.
+#[derive(Clone, Debug, Default)]
+pub struct Switched {
+    ledger: MemoryLedger,
+    off: Arc<AtomicBool>,
+    takes_ms: Arc<AtomicU64>,
+    under_way: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+    goodbyes: Arc<AtomicUsize>,
+    leases: Arc<Mutex<(Vec<LeaseId>, Vec<LeaseId>)>>,
+}
+
+impl Switched {
+    pub fn off(&self, off: bool) {
+        self.off.store(off, Ordering::SeqCst);
+    }
+
+    /// How long an answer takes from now on.
+    pub fn takes(&self, time: Duration) {
+        self.takes_ms.store(time.as_millis() as u64, Ordering::SeqCst);
+        self.most.store(0, Ordering::SeqCst);
+    }
+
+    /// The most renewals that were under way at once since that was set.
+    pub fn most_under_way(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
+    }
+
+    /// How many goodbyes were sent, answered or not.
+    pub fn goodbyes(&self) -> usize {
+        self.goodbyes.load(Ordering::SeqCst)
+    }
+
+    /// How many leases spoke, and how many of them said goodbye.
+    pub fn leases(&self) -> (usize, usize) {
+        let leases = self.leases.lock().unwrap();
+        (leases.0.len(), leases.1.len())
+    }
+}
+
+impl Ledger for Switched {
+    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
+        let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(under_way, Ordering::SeqCst);
+        self.goodbyes.fetch_add(usize::from(renewal.forget), Ordering::SeqCst);
+        Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(self.takes_ms.load(Ordering::SeqCst))).await;
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
+            if self.off.load(Ordering::SeqCst) {
+                return Err(LedgerError::Unreachable { reason: "switched off".into(), source: None });
+            }
+            let answer = self.ledger.renew(account, period, renewal, within).await?;
+            let (spoke, left) = &mut *self.leases.lock().unwrap();
+            if !spoke.contains(&renewal.lease) {
+                spoke.push(renewal.lease);
+            }
+            if answer.outcome == Outcome::Forgotten && !left.contains(&renewal.lease) {
+                left.push(renewal.lease);
+            }
+            Ok(answer)
+        })
+    }
+
+    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
+        self.ledger.statement(account, period, terms)
+    }
+
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
+        self.ledger.amend(account, amendment)
+    }
+}
