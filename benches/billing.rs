@@ -48,6 +48,7 @@ fn settles(lines: usize) -> Renewal {
         need: nothing,
         extra: nothing,
         terms: Terms { included: nothing, per_seat: false, pay_as_you_go: Credits::MAX },
+        said: std::time::Duration::ZERO,
         ttl: Duration::from_secs(600),
         forget: false,
     }

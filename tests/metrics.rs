@@ -4,26 +4,16 @@
 
 mod support;
 
-use std::{
-    convert::Infallible,
-    sync::{
-        OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{convert::Infallible, sync::OnceLock, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Empty;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{
-    Account, Amendment, Answer, Answering, ComputeTime, CreditMeter, IdentityFromExtensions, Ledger, LedgerError, MemoryLedger, Period,
-    Plan, PlanFile, Renewal, Statement, Terms,
-};
+use tower_credits::{ComputeTime, CreditMeter, IdentityFromExtensions, MemoryLedger, Plan, PlanFile};
 
-use crate::support::{folder::Folder, *};
+use crate::support::{folder::Folder, switched::Switched, *};
 
 /// What a Prometheus server would read.
 struct Recorded(PrometheusHandle);

@@ -3,6 +3,8 @@
 const at = (id) => document.getElementById(id);
 const RATE = 48_000;
 const NANO = 1_000_000_000n;
+const FIGURES = ["cost", "compute", "used"];
+const BUTTONS = ["run", "record"];
 
 let pcm = new ArrayBuffer(0);
 
@@ -36,23 +38,33 @@ function take(samples, from) {
   at("source").textContent = from;
   play(at("before"), pcm);
   at("after").hidden = true;
-  at("run").disabled = false;
   say("");
 }
 
-/** Three seconds of the microphone, as the network takes them. */
-async function record() {
-  const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, noiseSuppression: false } });
+/** What is recorded while a recorder runs. */
+async function recorded(stream, milliseconds) {
   const recorder = new MediaRecorder(stream);
   const chunks = [];
   recorder.ondataavailable = (event) => chunks.push(event.data);
   const stopped = new Promise((resolve) => { recorder.onstop = resolve; });
   recorder.start();
-  say("Recording.");
-  setTimeout(() => recorder.stop(), 3_000);
+  setTimeout(() => recorder.stop(), milliseconds);
   await stopped;
-  stream.getTracks().forEach((track) => track.stop());
-  const sound = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(await new Blob(chunks).arrayBuffer());
+  return new Blob(chunks).arrayBuffer();
+}
+
+/** Three seconds of the microphone, as the network takes them. */
+async function record() {
+  if (!navigator.mediaDevices) throw new Error("This browser gives pages no microphone here: open the page with https, or on the server's own machine.");
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, noiseSuppression: false } });
+  let sound;
+  try {
+    say("Recording.");
+    sound = await recorded(stream, 3_000);
+  } finally {
+    stream.getTracks().forEach((track) => track.stop());
+  }
+  sound = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(sound);
   const samples = Int16Array.from(sound.getChannelData(0), (sample) => Math.max(-1, Math.min(1, sample)) * 32_767);
   take(samples.buffer, `Your recording: ${sound.duration.toFixed(1)} seconds.`);
 }
@@ -61,8 +73,8 @@ async function record() {
 async function bill() {
   const response = await fetch("/billing.json");
   if (!response.ok) throw await denied(response);
-  const { lines, held_nano_usd: held } = await response.json();
-  const used = { requests: 0, micros: 0, nanos: 0n, settled: held === 0 };
+  const { lines } = await response.json();
+  const used = { requests: 0, micros: 0, nanos: 0n };
   for (const line of lines.filter((line) => line.feature === "widget")) {
     used.requests += line.requests;
     used.micros += Math.round(line.compute_seconds * 1e6);
@@ -79,11 +91,18 @@ async function denied(response) {
   return error;
 }
 
-/** The bill once this run stands on it. */
-async function billAfter(before) {
+/** Shows the bill once this run stands on it: a moment after it ended. */
+async function showBill(before) {
   for (let tries = 0; tries < 100; tries += 1) {
     const now = await bill();
-    if (now.requests > before.requests && now.settled) return now;
+    const runs = now.requests - before.requests;
+    if (runs > 0) {
+      // Another page of the same user may have run it, too.
+      at("cost").textContent = dollars(now.nanos - before.nanos) + (runs > 1 ? ` for ${runs} runs` : "");
+      at("compute").textContent = `${((now.micros - before.micros) / 1e6).toFixed(6)} s`;
+      at("used").textContent = dollars(now.nanos);
+      return;
+    }
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
   throw new Error("The run is not on the bill yet.");
@@ -91,37 +110,41 @@ async function billAfter(before) {
 
 async function run() {
   at("after").hidden = true;
+  FIGURES.forEach((id) => { at(id).textContent = "–"; });
   say("The noise is being removed.");
   const before = await bill();
   const response = await fetch("/widget/rnnoise", { method: "POST", body: pcm });
   if (!response.ok) throw await denied(response);
-  // A request whose credits end midway is cut off, and never looks whole.
-  const cut = () => { throw new Error("The answer was cut off: credits that end meanwhile end it."); };
-  play(at("after"), await response.arrayBuffer().catch(cut));
-  say("Done.");
-  const now = await billAfter(before);
-  at("cost").textContent = dollars(now.nanos - before.nanos);
-  at("compute").textContent = `${((now.micros - before.micros) / 1e6).toFixed(6)} s`;
-  at("used").textContent = dollars(now.nanos);
+  try {
+    play(at("after"), await response.arrayBuffer());
+    say("Done.");
+  } catch {
+    // A request whose credits end midway is cut off, and never looks whole. What ran is paid all the same.
+    say("The answer was cut off: the connection broke, or your credits ended meanwhile.");
+  }
+  await showBill(before);
 }
 
-/** Runs what a button is for, and says what went wrong. */
-function on(id, work) {
-  at(id).addEventListener("click", async () => {
-    at(id).disabled = true;
-    try {
-      await work();
-    } catch (error) {
-      say(error.signIn ? "Sign in first: " : error.message);
-      if (error.signIn) at("status").append(Object.assign(document.createElement("a"), { href: "/billing", textContent: "to the billing page" }));
-    } finally {
-      at(id).disabled = false;
-      at(id).focus();
-    }
-  });
+/** Runs what a button is for, one at a time, and says what went wrong. */
+async function work(task, button) {
+  const focused = document.activeElement === at(button);
+  BUTTONS.forEach((id) => { at(id).disabled = true; });
+  try {
+    await task();
+  } catch (error) {
+    say(error.signIn ? "Sign in first: " : error.message);
+    if (error.signIn) at("status").append(Object.assign(document.createElement("a"), { href: "/billing", textContent: "to the billing page" }));
+  } finally {
+    BUTTONS.forEach((id) => { at(id).disabled = false; });
+    // A disabled button loses the focus, which whoever moved on meanwhile keeps where it is.
+    if (focused && document.activeElement === document.body) at(button).focus();
+  }
 }
 
-on("run", run);
-on("record", record);
-const sample = await fetch("/widget/noisy.pcm");
-take(await sample.arrayBuffer(), at("source").textContent);
+at("run").addEventListener("click", () => work(run, "run"));
+at("record").addEventListener("click", () => work(record, "record"));
+work(async () => {
+  const sample = await fetch("/widget/noisy.pcm");
+  if (!sample.ok) throw await denied(sample);
+  take(await sample.arrayBuffer(), at("source").textContent);
+});

@@ -16,11 +16,14 @@ struct Shown<'a> {
     period: String,
     resets_at: String,
     included_nano_usd: i64,
+    included_used_nano_usd: i64,
     used_nano_usd: i64,
     held_nano_usd: i64,
     /// Less refunds.
     pay_as_you_go_nano_usd: i64,
     refunded_nano_usd: i64,
+    /// What nothing pays for.
+    beyond_nano_usd: i64,
     purchased_used_nano_usd: i64,
     purchased_left_nano_usd: i64,
     /// The owner's; null where there is none.
@@ -78,9 +81,11 @@ impl<'a> Shown<'a> {
             period: statement.period.to_string(),
             resets_at: statement.period.resets_at(),
             included_nano_usd: statement.included.as_nano_usd(),
+            included_used_nano_usd: statement.included_used().as_nano_usd(),
             used_nano_usd: statement.used.as_nano_usd(),
             held_nano_usd: statement.held.as_nano_usd(),
             pay_as_you_go_nano_usd: statement.pay_as_you_go.as_nano_usd(),
+            beyond_nano_usd: statement.beyond().as_nano_usd(),
             refunded_nano_usd: statement.refunded.as_nano_usd(),
             purchased_used_nano_usd: statement.purchased_used.as_nano_usd(),
             purchased_left_nano_usd: statement.purchased_left.as_nano_usd(),

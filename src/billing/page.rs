@@ -41,6 +41,7 @@ struct Page<'a> {
     is_current: bool,
     previous: Option<String>,
     next: Option<String>,
+    now: Option<String>,
     /// The query of this very page.
     this: String,
     notice: Option<String>,
@@ -56,6 +57,10 @@ struct Page<'a> {
     seats: u32,
     requests: u64,
     compute: String,
+    /// What the month costs.
+    net: Credits,
+    /// The most that the tier charges on top.
+    capped: Option<Credits>,
     shows_limit: bool,
     may_set_limit: bool,
     spending_limit: Option<Credits>,
@@ -270,14 +275,15 @@ impl Bill {
     fn notice(&self, meter: &CreditMeter) -> Option<String> {
         let statement = &self.statement;
         let least = meter.plan().current().lowest_price().map_or(Credits::ZERO, |price| price.cost_or_max(LEAST));
-        if !self.is_current || statement.left() >= least.max(Credits::SMALLEST) {
+        if !self.is_current || meter.is_shadow() || statement.left() >= least.max(Credits::SMALLEST) {
             return None;
         }
         let until = day_of(&statement.period.resets_at());
-        let limited = statement.spending_limit.is_some() && self.has_limit();
+        let limited = statement.spending_limit.is_some_and(|own| own < self.tier.terms().pay_as_you_go);
         let why = match (limited, self.is_own()) {
             (true, true) => "Your spending limit is reached: requests are denied until you raise it",
             (true, false) => "The organisation's spending limit is reached: requests are denied until it is raised",
+            (false, _) if statement.limit.is_zero() => "There are no credits: requests are denied until there are some",
             (false, _) => "All credits are used up: requests are denied until there are more",
         };
         let hint = self.tier.hint.as_deref().map(|hint| format!(" {hint}")).unwrap_or_default();
@@ -302,6 +308,8 @@ impl<'a> Page<'a> {
             is_current: bill.is_current,
             previous: (kept_for(period.previous(), now) && period.previous() != period).then(|| at(period.previous())),
             next: (period < now).then(|| at(period.next())),
+            // From months that are too far away to get back by steps.
+            now: (period != now && period.next() != now).then(|| at(now)),
             this: query(organisation, Some(period)),
             notice: bill.notice(meter),
             included: statement.included,
@@ -316,6 +324,8 @@ impl<'a> Page<'a> {
             seats: statement.seats.get(),
             requests: statement.requests(),
             compute: seconds(statement.compute()),
+            net: statement.net(),
+            capped: Some(bill.tier.terms().pay_as_you_go).filter(|most| *most != Credits::MAX),
             shows_limit: bill.has_limit() && bill.is_current,
             may_set_limit: bill.is_own(),
             spending_limit: statement.spending_limit,
@@ -336,8 +346,8 @@ impl Chart {
     fn new(bill: &Bill) -> Self {
         let period = bill.statement.period;
         let days = (period.ends() - period.begins()).as_secs() / (24 * 60 * 60);
-        let costs = bill.by(|line| line.day);
-        let cost = |day: u64| u8::try_from(day).ok().and_then(|day| costs.get(&Some(day))).map_or(0, |usage| usage.cost.as_nano_usd());
+        let by_day = bill.by(|line| line.day);
+        let cost = |day: u64| u8::try_from(day).ok().and_then(|day| by_day.get(&Some(day))).map_or(0, |usage| usage.cost.as_nano_usd());
         let highest = (1..=days).map(cost).max().unwrap_or_default();
         let bars = (1..=days).filter(|day| cost(*day) > 0).map(|day| {
             // Every day on which something was used is seen.
@@ -349,10 +359,10 @@ impl Chart {
         let words = match best.and_then(|day| u8::try_from(day).ok()) {
             Some(day) => {
                 let on = if bars.len() == 1 { "1 day".to_owned() } else { format!("{} days", bars.len()) };
-                let most = costs.get(&Some(day)).map_or(Credits::ZERO, |usage| usage.cost);
-                format!("Used on {on}; most on {}: {most}.", bill.day(day))
+                let most = by_day.get(&Some(day)).map_or(Credits::ZERO, |usage| usage.cost);
+                format!("{on} with costs; most on {}: {most}.", bill.day(day))
             }
-            None => "Nothing was used on any day of this month.".to_owned(),
+            None => "No day of this month has costs.".to_owned(),
         };
         Self { width: days * WIDTH, height: HEIGHT, days, bars, words }
     }

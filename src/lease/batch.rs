@@ -35,6 +35,11 @@ impl Tally {
         }
     }
 
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.recent.is_empty()
+    }
+
     /// All lines, each once. Those beyond [`MOST_LINES`] are one.
     pub(super) fn take(&mut self) -> Arc<[UsageLine]> {
         let rest = self.rest.take().map(|rest| rest.into_iter().map(|(key, usage)| UsageLine { key, usage }));

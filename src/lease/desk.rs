@@ -77,6 +77,8 @@ pub(super) struct Inner<B: Beside> {
     /// Leases that say goodbye while a newer one is in use.
     pub(super) retired: Vec<RunningLease<B>>,
     pub(super) terms: Terms,
+    /// When a request last said so.
+    pub(super) said_at: Duration,
     /// When the worker comes by on its own.
     pub(super) timer: Option<Duration>,
     /// Waits in the worker's backlog.
@@ -183,6 +185,7 @@ impl<B: Beside> Desk<B> {
                     lease,
                     retired: Vec::new(),
                     terms: Terms::nothing(),
+                    said_at: Duration::ZERO,
                     timer: None,
                     backlogged: false,
                     told: 0,
@@ -207,7 +210,7 @@ impl<B: Beside> Desk<B> {
                 seat = self.seat(&seat.cell.account, seat.cell.period)?;
                 continue;
             }
-            inner.terms = terms;
+            (inner.terms, inner.said_at) = (terms, now);
             if let Some(most) = want.most_running.map(|most| most.get() as usize)
                 && inner.lease.engaged() >= most
             {

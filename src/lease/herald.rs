@@ -2,7 +2,7 @@
 //!
 //! Every node sees in the ledger's answers how its accounts stand. The first that sees a threshold reached claims it in the ledger, and then calls the
 //! host's hook. A claim that was not answered is made again under the same name, which the ledger grants again. So the hook is called once, but for a
-//! node that dies between the two, and for a failover of the ledger that forgets a claim.
+//! node that ends between the two, and for a failover of the ledger that forgets a claim.
 
 use std::{
     collections::VecDeque,
@@ -14,6 +14,7 @@ use std::{
 };
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::timeout;
 
 use super::desk::{Beside, Cell};
 use crate::{
@@ -23,6 +24,9 @@ use crate::{
 
 /// How many claims are under way at once.
 const MOST_CLAIMS: usize = 16;
+
+/// How long a claim may take.
+const WITHIN: Duration = Duration::from_secs(5);
 
 /// How long after one that failed a claim is made again.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -34,7 +38,7 @@ pub(crate) struct Watch {
     pub(crate) hook: Arc<dyn Fn(ThresholdReached) + Send + Sync>,
 }
 
-/// Claims thresholds and tells the host. Each threshold of a cell is here at most once, so memory is bounded by the number of accounts.
+/// Claims thresholds and tells the host. Each threshold of an account that is in use is here at most once, so memory is bounded by their number.
 pub(super) struct Herald<B: Beside> {
     watch: Watch,
     queue: VecDeque<Claim<B>>,
@@ -67,6 +71,8 @@ where
         for (bit, &threshold) in self.watch.thresholds.iter().enumerate() {
             let bit = 1 << bit;
             if *told & bit == 0
+                // What an ended month may use shrinks with the purchased credits that later ones take.
+                && !(standing.ended && matches!(threshold, Threshold::Limit(_)))
                 && let Some(of) = threshold.reached(standing)
                 // Where there is no randomness, the next answer is as good.
                 && let Ok(by) = LeaseId::random()
@@ -86,7 +92,8 @@ where
             let Some(name) = claim.threshold.name() else { continue };
             let ledger = Arc::clone(ledger);
             self.under_way.push(Box::pin(async move {
-                let answer = ledger.claim(&claim.cell.account, claim.cell.period, name, claim.by).await;
+                let claiming = timeout(WITHIN, ledger.claim(&claim.cell.account, claim.cell.period, name, claim.by));
+                let answer = claiming.await.unwrap_or(Err(LedgerError::Deadline(WITHIN)));
                 (claim, answer)
             }));
         }
@@ -116,6 +123,10 @@ where
             Ok(false) => {}
             Err(error @ LedgerError::Refused(_)) => {
                 tracing::error!(target: "tower_credits", account = %cell.account, %threshold, %error, "nobody is told that a threshold was reached");
+            }
+            // The next one of this account sees it again.
+            Err(error) if cell.is_gone() => {
+                tracing::error!(target: "tower_credits", account = %cell.account, %threshold, %error, "a threshold could not be claimed in time");
             }
             Err(error) => {
                 tracing::warn!(target: "tower_credits", account = %cell.account, %threshold, %error, "a threshold could not be claimed; it is tried again");

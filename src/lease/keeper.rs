@@ -33,7 +33,7 @@ use super::{
 use crate::{
     Account, Credits, Period,
     clock::Time,
-    ledger::{Answer, LeaseId, Ledger, LedgerError, Outcome, Renewal},
+    ledger::{Answer, LeaseId, Ledger, LedgerError, Outcome, Renewal, whole_millis},
     observe,
 };
 
@@ -261,7 +261,7 @@ where
         inner.lease.forget_waiting(oneshot::Sender::is_closed);
 
         let mut wake_at = Duration::MAX;
-        let Inner { lease, retired, terms, backlogged, .. } = inner;
+        let Inner { lease, retired, terms, said_at, backlogged, .. } = inner;
         for lease in std::iter::once(lease).chain(retired) {
             match lease.next(&rules, closing, now) {
                 Next::Renew if !self.breaker.allows(self.in_flight.len(), now) => {
@@ -274,7 +274,8 @@ where
                 Next::Renew => {
                     let awaited = lease.is_waited_for();
                     self.awaited += usize::from(awaited);
-                    let renewal = lease.renew(&rules, *terms, now);
+                    let said = whole_millis(shared.time.unix_time().saturating_sub(now.saturating_sub(*said_at)));
+                    let renewal = Renewal { said, ..lease.renew(&rules, *terms, now) };
                     self.in_flight.push(send(Arc::clone(&shared.ledger), rules.deadline, Arc::clone(cell), renewal, awaited));
                 }
                 // A request whose stopwatch stands just before its refill must not keep the worker awake.

@@ -62,11 +62,12 @@ impl Accounts {
     }
 
     /// Lists the accounts that used something in a month, about `most` at a time, from the beginning or from where a page ended. A page may be empty
-    /// and not the last, and an account may come twice where others are added meanwhile; none that is there all the while is left out.
+    /// and not the last, and an account may come twice where others are added meanwhile; none that is there all the while is left out, as long as Redis
+    /// is not started anew: begin again then.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`] for a cursor that this ledger did not give, another [`LedgerError`] where there was no answer.
+    /// [`LedgerError::Refused`] for a cursor that makes no sense, another [`LedgerError`] where there was no answer.
     pub async fn list(&self, period: Period, from: Option<&Cursor>, most: NonZeroUsize) -> Result<AccountsPage, LedgerError> {
         self.ledger.list(period, from, most).await
     }
@@ -81,12 +82,12 @@ impl Accounts {
         self.ledger.amend(account, Amendment::Grant { id, amount, expires }).await
     }
 
-    /// Refunds part of what a month cost, and says why on its statement: of pay-as-you-go first, then of purchased credits, which go back to where they
-    /// were drawn from, then of included ones. What is refunded may be used again in that month. Answers `false` where the id is known already.
+    /// Refunds part of what a month cost, and says why on its statement: of what was charged on top first, then of purchased credits, which go back to
+    /// grants that have not expired, then of included ones. What is refunded may be used again in that month. Answers `false` where the id is known already.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`] where the month is closed or did not cost as much, another [`LedgerError`] where there was no answer: send it
+    /// [`LedgerError::Refused`] where it is of nothing, where the month is closed or did not cost as much, another [`LedgerError`] where there was no answer: send it
     /// again with the same id.
     pub async fn refund(&self, account: &Account, period: Period, id: Name, amount: Credits, reason: Name) -> Result<bool, LedgerError> {
         self.ledger.amend(account, Amendment::Refund { period, id, refund: Refund { amount, reason } }).await
@@ -110,9 +111,9 @@ impl Accounts {
         self.ledger.amend(account, Amendment::SpendingLimit(limit)).await.map(drop)
     }
 
-    /// Closes a month that has ended, and all before: its statement stays as it is. What nodes report of it later is debited in the current month, in a
-    /// line `late`. Nodes that answer have reported all that ended a second after the month did; who waits for ten minutes more has what silent ones
-    /// held. Answers `false` where it is closed already.
+    /// Closes a month that has ended, and all before: what was used in it, its lines and its refunds stay as they are. What nodes report of it later is
+    /// debited in the current month, in a line `late`. Requests that run across the month's end keep what they have on hold and get no more, so those
+    /// that stop where credits end are cut. Answers `false` where it is closed already.
     ///
     /// # Errors
     ///
@@ -133,7 +134,6 @@ pub struct AccountsPage {
 
 /// An account's month in short; its [`Statement`] has the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub struct AccountSummary {
     /// Which account.
     pub account: Account,
@@ -143,15 +143,17 @@ pub struct AccountSummary {
     pub refunded: Credits,
     /// On hold by all leases, those that expired since the last renewal included.
     pub held: Credits,
+    /// Whether the month is closed for it.
+    pub closed: bool,
 }
 
 impl AccountSummary {
-    pub(super) fn of(account: Account, book: &Book) -> Self {
-        Self { account, used: book.used(), refunded: book.refunded(), held: book.held() }
+    pub(super) fn of(account: Account, book: &Book, closed: bool) -> Self {
+        Self { account, used: book.used(), refunded: book.refunded(), held: book.held(), closed }
     }
 }
 
-/// Where a page of [`Accounts::list`] ended: a text that the ledger understands, good for as long as the ledger runs.
+/// Where a page of [`Accounts::list`] ended: a text that the ledger understands, good for as long as its server is not started anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(String);
 

@@ -6,7 +6,8 @@
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use super::{
-    Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MOST_LINES, Outcome, Renewal, SHARE, Standing, Terms, Usage, whole_millis,
+    Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MOST_LINES, Outcome, Renewal, SHARE, Standing, Terms, Usage, UsageLine,
+    whole_millis,
 };
 use crate::{Credits, Name, Period};
 
@@ -21,8 +22,6 @@ pub struct Record {
     pub grants: BTreeMap<Name, Grant>,
     /// The last month that is closed, and with it all before: what comes late of them is settled in a later one.
     pub closed: Option<Period>,
-    /// What was settled late of closed months and stands in no book yet: the next renewal in the current month, or its close, debits it there.
-    pub late: Usage,
     /// What holds of a period may yet draw from the grants, and until when those holds can last: periods overlap at a month's end, and no
     /// credit is held twice.
     pub(super) pledges: BTreeMap<Period, Pledge>,
@@ -47,14 +46,7 @@ pub(super) struct Pledge {
 
 impl Default for Record {
     fn default() -> Self {
-        Self {
-            seats: NonZeroU32::MIN,
-            spending_limit: None,
-            grants: BTreeMap::new(),
-            closed: None,
-            late: Usage::default(),
-            pledges: BTreeMap::new(),
-        }
+        Self { seats: NonZeroU32::MIN, spending_limit: None, grants: BTreeMap::new(), closed: None, pledges: BTreeMap::new() }
     }
 }
 
@@ -66,13 +58,14 @@ impl Record {
         !known
     }
 
-    pub(super) fn is_closed(&self, period: Period) -> bool {
-        self.closed.is_some_and(|closed| period <= closed)
+    /// The most that may be charged on top: as the terms and the owner say.
+    fn most_on_top(&self, agreed: Agreed) -> Credits {
+        let most = agreed.terms.pay_as_you_go;
+        self.spending_limit.map_or(most, |own| own.min(most))
     }
 
-    fn included(&self, terms: Terms) -> Credits {
-        let seats = if terms.per_seat { self.seats.get() } else { 1 };
-        terms.included.checked_mul(seats).unwrap_or(Credits::MAX)
+    pub(super) fn is_closed(&self, period: Period) -> bool {
+        self.closed.is_some_and(|closed| period <= closed)
     }
 
     /// What is left of the grants that have not expired by `at`, but for what holds of other periods may draw.
@@ -90,15 +83,18 @@ impl Record {
         alive.fold(Credits::ZERO, |sum, grant| sum.saturating_add(grant.left))
     }
 
-    /// Gives `amount` of what was drawn back to the grants that it was drawn from: the last to expire first.
-    fn give_back(&mut self, mut amount: Credits) {
-        let mut order: Vec<_> = self.grants.iter_mut().collect();
+    /// Gives up to `amount` of what was drawn back to grants that have not expired, the last to expire first. Answers how much they took.
+    fn give_back(&mut self, amount: Credits, now: Duration) -> Credits {
+        let alive = |grant: &Grant| grant.expires.is_none_or(|expires| expires > now);
+        let mut order: Vec<_> = self.grants.iter_mut().filter(|(_, grant)| alive(grant)).collect();
         order.sort_by_key(|(id, grant)| std::cmp::Reverse((grant.expires.unwrap_or(Duration::MAX), (*id).clone())));
+        let mut rest = amount;
         for (_, grant) in order {
-            let given = amount.min(grant.amount.saturating_sub(grant.left));
+            let given = rest.min(grant.amount.saturating_sub(grant.left));
             grant.left = grant.left.saturating_add(given);
-            amount = amount.saturating_sub(given);
+            rest = rest.saturating_sub(given);
         }
+        amount.saturating_sub(rest)
     }
 
     /// Takes `amount` from the grants that have not expired by `at`, the first to expire first.
@@ -126,9 +122,11 @@ pub struct Book {
     pub(super) next: Option<Duration>,
     /// What of `used` is paid from purchased credits.
     pub(super) drawn: Credits,
+    /// What of `used` was charged on top when it was debited.
+    pub(super) charged: Credits,
     /// What of `used` was refunded.
     pub(super) refunded: Credits,
-    /// The terms of the month: those of its last renewal before it ended.
+    /// The terms of the month: the last that a request said before it ended.
     pub(super) agreed: Option<Agreed>,
     /// What of `used` stands in no line, because a failover forgot the batch.
     pub(super) recovered: Credits,
@@ -139,12 +137,20 @@ pub struct Book {
     pub(super) claims: BTreeMap<Name, LeaseId>,
 }
 
-/// What an account may use in a month, seats counted.
+/// What an account may use in a month.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Agreed {
-    pub(super) included: Credits,
-    pub(super) pay_as_you_go: Credits,
+    pub(super) terms: Terms,
     pub(super) seats: NonZeroU32,
+    pub(super) said: Duration,
+}
+
+impl Agreed {
+    /// Included credits, seats counted.
+    pub(super) fn included(&self) -> Credits {
+        let seats = if self.terms.per_seat { self.seats.get() } else { 1 };
+        self.terms.included.checked_mul(seats).unwrap_or(Credits::MAX)
+    }
 }
 
 /// A correction of what a month cost.
@@ -175,6 +181,7 @@ impl Book {
             held: Credits::ZERO,
             next: None,
             drawn: Credits::ZERO,
+            charged: Credits::ZERO,
             refunded: Credits::ZERO,
             agreed: None,
             recovered: Credits::ZERO,
@@ -215,19 +222,33 @@ impl Book {
         self.recovered
     }
 
+    /// Its lines.
+    #[cfg(test)]
+    pub(crate) fn lines(&self) -> impl Iterator<Item = (&LineKey, &Usage)> {
+        self.lines.iter()
+    }
+
     /// What the lines and the line of recovered usage add up to: always [`Book::used`].
     pub fn itemised(&self) -> Credits {
         self.lines.values().fold(self.recovered, |sum, usage| sum.saturating_add(usage.cost))
     }
 
     /// Renews a lease. `now` is the ledger's clock and `not_after` the last moment at which the renewal may act, both since the Unix epoch in
-    /// whole milliseconds.
+    /// whole milliseconds. `current` is the book of the month that the ledger's clock says, where that is a later one: what comes late of a closed
+    /// month is debited there. Without one that is open, a renewal of a closed month comes too [late](Outcome::Late) by the clock that its node knows.
     ///
     /// # Errors
     ///
     /// [`LedgerError::Refused`] where the lines cost more than what is newly settled, [`LedgerError::TooLarge`] where the total would be more than
     /// [`Credits::MAX`]. Nothing has changed then.
-    pub fn renew(&mut self, record: &mut Record, renewal: &Renewal, not_after: Duration, now: Duration) -> Result<Answer, LedgerError> {
+    pub fn renew(
+        &mut self,
+        record: &mut Record,
+        renewal: &Renewal,
+        current: Option<&mut Self>,
+        not_after: Duration,
+        now: Duration,
+    ) -> Result<Answer, LedgerError> {
         let answer = |outcome| Ok(Answer { outcome, now });
         if now > not_after {
             return answer(Outcome::Late);
@@ -238,25 +259,27 @@ impl Book {
         if now > self.period.ends() + LATE {
             return answer(Outcome::Closed);
         }
+        let closed = record.is_closed(self.period);
+        let current = current.filter(|current| closed && !record.is_closed(current.period));
+        if closed && current.is_none() {
+            return answer(Outcome::Late);
+        }
 
         let known = self.entries.get(&renewal.lease).copied();
         let unknown_goodbye = renewal.forget && known.is_none();
         let entry = known.unwrap_or_default();
         let news = !unknown_goodbye && renewal.seq > entry.seq;
-        let (mut delta, mut itemised) = (Credits::ZERO, Credits::ZERO);
+        let (mut delta, mut itemised, mut lines) = (Credits::ZERO, Credits::ZERO, &[][..]);
         if news {
             delta = renewal.settled.saturating_sub(entry.settled);
             if renewal.batch > entry.batch {
-                itemised = renewal.lines.iter().fold(Credits::ZERO, |sum, line| sum.saturating_add(line.usage.cost));
+                lines = &renewal.lines;
+                itemised = lines.iter().fold(Credits::ZERO, |sum, line| sum.saturating_add(line.usage.cost));
             }
             if itemised > delta {
                 return Err(LedgerError::Refused("lines cost more than what is newly settled".into()));
             }
-            if record.is_closed(self.period) {
-                record.late.cost.checked_add(delta)?;
-            } else {
-                self.used.checked_add(delta)?.checked_add(self.late(record, now).cost)?;
-            }
+            current.as_deref().unwrap_or(self).used.checked_add(delta)?;
         }
 
         self.release(now);
@@ -266,38 +289,59 @@ impl Book {
         if renewal.seq < entry.seq {
             return answer(Outcome::Superseded);
         }
+        let agreed = self.terms(record, Some((renewal.terms, renewal.said)), now);
+        let mut outcome = None;
         if news {
-            self.agreed = Some(self.terms(record, Some(renewal.terms), now));
-            self.settle(record, renewal, entry.batch, delta, itemised, now);
-            let hold = self.hold(record, renewal, delta, now);
+            if !closed {
+                self.agreed = Some(agreed);
+                self.add_lines(lines);
+                // What was admitted on a grant before it expired may still be drawn from it.
+                self.debit(record, delta, now.saturating_sub(renewal.ttl), now);
+                self.recovered = self.recovered.saturating_add(delta.saturating_sub(itemised));
+            }
+            let hold = self.hold(record, renewal, agreed, delta, now);
             if renewal.forget && hold.is_zero() && delta.is_zero() {
                 self.entries.remove(&renewal.lease);
-                return answer(Outcome::Forgotten);
+                outcome = Some(Outcome::Forgotten);
             }
         }
         let hold = self.entries.get(&renewal.lease).map_or(Credits::ZERO, |entry| entry.hold);
-        answer(Outcome::Renewed { hold, standing: self.standing(record, Some(renewal.terms), now) })
+        let outcome = outcome.unwrap_or_else(|| Outcome::Renewed { hold, standing: self.standing_by(record, agreed, now) });
+        if let Some(current) = current.filter(|_| !lines.is_empty() || !delta.is_zero()) {
+            current.add_late(record, renewal, lines, delta, now);
+        }
+        answer(outcome)
     }
 
     /// How the account stands. A month that has ended keeps its own terms; the current one has those given, or those it had last.
     pub fn standing(&self, record: &Record, terms: Option<Terms>, now: Duration) -> Standing {
-        let Agreed { included, pay_as_you_go, .. } = self.terms(record, terms, now);
-        let beyond = record.spending_limit.map_or(pay_as_you_go, |own| own.min(pay_as_you_go));
-        let limit = included.saturating_add(self.drawn).saturating_add(record.purchased(self.period, now, now)).saturating_add(beyond);
+        self.standing_by(record, self.terms(record, terms.map(|terms| (terms, Duration::MAX)), now), now)
+    }
+
+    fn standing_by(&self, record: &Record, agreed: Agreed, now: Duration) -> Standing {
+        let pay_as_you_go = agreed.terms.pay_as_you_go;
+        let on_top = record.most_on_top(agreed);
+        let prepaid = agreed.included().saturating_add(self.drawn).saturating_add(record.purchased(self.period, now, now));
         Standing {
             used: self.net(),
             held: self.held,
-            limit,
-            included,
-            limited_by_owner: beyond < pay_as_you_go,
+            // What is settled of a closed month is paid in another.
+            limit: if record.is_closed(self.period) { self.net() } else { prepaid.saturating_add(on_top) },
+            included: agreed.included(),
+            limited_by_owner: on_top < pay_as_you_go,
             ended: now >= self.period.ends(),
         }
     }
 
-    pub(super) fn terms(&self, record: &Record, terms: Option<Terms>, now: Duration) -> Agreed {
-        let given = terms.filter(|_| now < self.period.ends() || self.agreed.is_none());
-        let now = given.map(|terms| Agreed { included: record.included(terms), pay_as_you_go: terms.pay_as_you_go, seats: record.seats });
-        now.or(self.agreed).unwrap_or(Agreed { included: Credits::ZERO, pay_as_you_go: Credits::ZERO, seats: record.seats })
+    /// The terms that count: of a month that has ended its own, else the newest that were said.
+    pub(super) fn terms(&self, record: &Record, given: Option<(Terms, Duration)>, now: Duration) -> Agreed {
+        let seats = record.seats;
+        match (self.agreed, given) {
+            (Some(agreed), _) if now >= self.period.ends() => agreed,
+            (Some(agreed), given) if given.is_none_or(|(_, said)| said < agreed.said) => Agreed { seats, ..agreed },
+            (_, Some((terms, said))) => Agreed { terms, seats, said },
+            (_, None) => Agreed { terms: Terms::nothing(), seats, said: Duration::ZERO },
+        }
     }
 
     /// What the month costs: what was used, less what was refunded.
@@ -305,47 +349,53 @@ impl Book {
         self.used.saturating_sub(self.refunded)
     }
 
-    /// Refunds part of what the month cost: of pay-as-you-go first, then of purchased credits, which go back to where they were drawn from, then of
-    /// included ones. Answers `false` where the id is known already: it changed nothing.
+    /// What of the month's cost is charged on top: what was when it was debited, as far as included credits do not cover it since.
+    pub(super) fn on_top(&self) -> Credits {
+        self.charged.min(self.net().saturating_sub(self.drawn).saturating_sub(self.included()))
+    }
+
+    fn included(&self) -> Credits {
+        self.agreed.map_or(Credits::ZERO, |agreed| agreed.included())
+    }
+
+    /// Refunds part of what the month cost: of what was charged on top first, then of purchased credits, which go back to grants that have not expired,
+    /// then of included ones. Answers `false` where the id is known already: it changed nothing.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`] where the month is closed, or did not cost as much. Nothing has changed then.
-    pub fn refund(&mut self, record: &mut Record, id: Name, refund: Refund) -> Result<bool, LedgerError> {
+    /// [`LedgerError::Refused`] where it is of nothing, where the month is closed, or did not cost as much. Nothing has changed then.
+    pub fn refund(&mut self, record: &mut Record, id: Name, refund: Refund, now: Duration) -> Result<bool, LedgerError> {
         if self.refunds.contains_key(&id) {
             return Ok(false);
         }
         if record.is_closed(self.period) {
             return Err(LedgerError::Refused(format!("{} is closed: refund in a later month, or grant credits", self.period)));
         }
-        if refund.amount > self.net() || self.refunds.len() >= MOST_LINES {
-            return Err(LedgerError::Refused(
-                "the month did not cost as much as is to be refunded, or has 2 000 refunds: grant credits".into(),
-            ));
+        let notes = self.refunds.len() + self.claims.len();
+        if refund.amount.is_zero() || refund.amount > self.net() || notes >= MOST_LINES {
+            let why = "a refund is of some amount, of no more than the month cost, and one of 2 000 at most: grant credits instead";
+            return Err(LedgerError::Refused(why.into()));
         }
+        let after_top = refund.amount.saturating_sub(self.on_top());
+        self.charged = self.charged.saturating_sub(refund.amount);
         self.refunded = self.refunded.saturating_add(refund.amount);
-        let included = self.agreed.map_or(Credits::ZERO, |agreed| agreed.included);
-        let returned = self.drawn.saturating_sub(self.net().saturating_sub(included));
-        record.give_back(returned);
-        self.drawn = self.drawn.saturating_sub(returned);
+        self.drawn = self.drawn.saturating_sub(record.give_back(after_top.min(self.drawn), now));
         self.refunds.insert(id, refund);
         Ok(true)
     }
 
-    /// Closes the month, and all before: its statement stays as it is from now on. Answers `false` where it is closed already.
+    /// Closes the month, and all before: what was used in it stays as it is from now on. Answers `false` where it is closed already.
     ///
     /// # Errors
     ///
     /// [`LedgerError::Refused`] where it has not ended. Nothing has changed then.
-    pub fn close(&mut self, record: &mut Record, now: Duration) -> Result<bool, LedgerError> {
+    pub fn close(&self, record: &mut Record, now: Duration) -> Result<bool, LedgerError> {
         if now < self.period.ends() {
             return Err(LedgerError::Refused(format!("{} has not ended: close it from {}", self.period, self.period.resets_at())));
         }
         if record.is_closed(self.period) {
             return Ok(false);
         }
-        self.used.checked_add(record.late.cost)?;
-        self.add_late(record, now, now);
         record.closed = Some(self.period);
         Ok(true)
     }
@@ -355,27 +405,22 @@ impl Book {
         *self.claims.entry(threshold).or_insert(by) == by
     }
 
-    /// What of closed months is to be debited here.
-    fn late(&self, record: &Record, now: Duration) -> Usage {
-        if (self.period.begins()..self.period.ends()).contains(&now) { record.late } else { Usage::default() }
-    }
-
     /// Brings up to date what statements show: as the next renewal will.
-    pub(super) fn refresh(&mut self, record: &mut Record, terms: Option<Terms>, now: Duration) {
+    pub(super) fn refresh(&mut self, record: &Record, terms: Option<Terms>, now: Duration) {
         self.release(now);
-        self.agreed = Some(self.terms(record, terms, now));
-        let late = self.late(record, now);
-        if late != Usage::default() && self.used.checked_add(late.cost).is_ok() {
-            self.add_late(record, now, now);
-        }
+        self.agreed = Some(self.terms(record, terms.map(|terms| (terms, Duration::MAX)), now));
     }
 
-    fn add_late(&mut self, record: &mut Record, grace: Duration, now: Duration) {
-        let late = std::mem::take(&mut record.late);
-        if late != Usage::default() {
-            self.lines.entry(LineKey::Late).or_default().add(late);
-            self.debit(record, late.cost, grace, now);
+    /// Debits what a renewal of a closed month settles.
+    fn add_late(&mut self, record: &mut Record, renewal: &Renewal, lines: &[UsageLine], cost: Credits, now: Duration) {
+        let fresh = Agreed { terms: renewal.terms, seats: record.seats, said: renewal.said };
+        self.agreed.get_or_insert(fresh);
+        let mut late = Usage { cost, ..Usage::default() };
+        for line in lines {
+            late.add(Usage { cost: Credits::ZERO, ..line.usage });
         }
+        self.lines.entry(LineKey::Late).or_default().add(late);
+        self.debit(record, cost, now.saturating_sub(renewal.ttl), now);
     }
 
     /// Releases the holds that nobody renewed in time.
@@ -394,57 +439,36 @@ impl Book {
         }
     }
 
-    fn add_lines(&mut self, renewal: &Renewal) {
-        for line in renewal.lines.iter() {
+    fn add_lines(&mut self, lines: &[UsageLine]) {
+        for line in lines {
             let room = self.lines.contains_key(&line.key) || self.lines.len() < MOST_LINES;
             let key = if room { line.key.clone() } else { LineKey::Other };
             self.lines.entry(key).or_default().add(line.usage);
         }
     }
 
-    /// Debits what is newly settled, here or, where the month is closed, in a later one.
-    fn settle(&mut self, record: &mut Record, renewal: &Renewal, batch: u64, delta: Credits, itemised: Credits, now: Duration) {
-        let lines = if renewal.batch > batch { &*renewal.lines } else { &[] };
-        if record.is_closed(self.period) {
-            let unpriced = lines.iter().map(|line| Usage { cost: Credits::ZERO, ..line.usage });
-            unpriced.for_each(|usage| record.late.add(usage));
-            record.late.cost = record.late.cost.saturating_add(delta);
-            return;
-        }
-        if !lines.is_empty() {
-            self.add_lines(renewal);
-        }
-        // What was admitted on a grant before it expired may still be drawn from it.
-        let grace = now.saturating_sub(renewal.ttl);
-        if self.late(record, now) != Usage::default() {
-            self.add_late(record, grace, now);
-        }
-        self.debit(record, delta, grace, now);
-        self.recovered = self.recovered.saturating_add(delta.saturating_sub(itemised));
-    }
-
-    /// Debits: included credits first, then purchased ones that had not expired by `grace`, then pay-as-you-go.
+    /// Debits: included credits first, then purchased ones that had not expired by `grace`, then pay-as-you-go as far as that goes.
     fn debit(&mut self, record: &mut Record, delta: Credits, grace: Duration, now: Duration) {
-        let drawn = delta.saturating_sub(self.included_left()).min(record.purchased(self.period, grace, now));
+        let rest = delta.saturating_sub(self.included_left());
+        let drawn = rest.min(record.purchased(self.period, grace, now));
+        let room = self.agreed.map_or(Credits::ZERO, |agreed| record.most_on_top(agreed)).saturating_sub(self.on_top());
         record.draw(drawn, grace);
         self.drawn = self.drawn.saturating_add(drawn);
+        self.charged = self.charged.saturating_add(rest.saturating_sub(drawn).min(room));
         self.used = self.used.saturating_add(delta);
     }
 
     fn included_left(&self) -> Credits {
-        let included = self.agreed.map_or(Credits::ZERO, |agreed| agreed.included);
-        included.saturating_sub(self.net().saturating_sub(self.drawn))
+        self.included().saturating_sub(self.net().saturating_sub(self.drawn))
     }
 
     /// Sets the lease's hold to what it keeps by right and what more there is for it.
-    fn hold(&mut self, record: &mut Record, renewal: &Renewal, delta: Credits, now: Duration) -> Credits {
+    fn hold(&mut self, record: &mut Record, renewal: &Renewal, agreed: Agreed, delta: Credits, now: Duration) -> Credits {
         let entry = self.entries.get(&renewal.lease).copied().unwrap_or_default();
         let others = self.held.saturating_sub(entry.hold);
-        let standing = self.standing(record, Some(renewal.terms), now);
+        let standing = self.standing_by(record, agreed, now);
         let kept = renewal.keep.min(entry.hold.saturating_sub(delta));
-        let free = standing.limit.saturating_sub(standing.used).saturating_sub(others).saturating_sub(kept);
-        // What is settled of a closed month is paid in another.
-        let available = if record.is_closed(self.period) { Credits::ZERO } else { free };
+        let available = standing.limit.saturating_sub(standing.used).saturating_sub(others).saturating_sub(kept);
         let (need, extra) = if standing.ended { (Credits::ZERO, Credits::ZERO) } else { (renewal.need, renewal.extra) };
         let wanted = renewal.keep.saturating_sub(kept).saturating_add(renewal.refill).saturating_add(need);
         let more = wanted.min(available);

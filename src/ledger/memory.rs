@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    AccountSummary, AccountsPage, Amendment, Answer, Answering, Book, Cursor, LeaseId, Ledger, Record, Renewal, Statement, Terms,
-    whole_millis,
+    AccountSummary, AccountsPage, Amendment, Answer, Answering, Book, Cursor, LeaseId, Ledger, LedgerError, Record, Renewal, Statement,
+    Terms, whole_millis,
 };
 use crate::{Account, Clock, Name, Period, SystemClock};
 
@@ -58,6 +58,25 @@ impl Default for MemoryLedger {
     }
 }
 
+impl Kept {
+    fn renew(&mut self, period: Period, renewal: &Renewal, not_after: Duration, now: Duration) -> Result<Answer, LedgerError> {
+        let today = Period::containing(now);
+        let mut book = self.books.remove(&period).unwrap_or_else(|| Book::new(period));
+        // Made where it is wanted: of closed months.
+        let current = (today > period && self.record.closed.is_some()).then(|| book_of(&mut self.books, today));
+        let answer = book.renew(&mut self.record, renewal, current, not_after, now);
+        self.books.insert(period, book);
+        self.forget_old();
+        answer
+    }
+
+    fn forget_old(&mut self) {
+        while self.books.len() > MOST_PERIODS {
+            self.books.pop_first();
+        }
+    }
+}
+
 fn book_of(books: &mut BTreeMap<Period, Book>, period: Period) -> &mut Book {
     books.entry(period).or_insert_with(|| Book::new(period))
 }
@@ -67,11 +86,7 @@ impl Ledger for MemoryLedger {
         let now = self.now();
         let mut accounts = self.accounts();
         let kept = accounts.entry(account.clone()).or_default();
-        let book = book_of(&mut kept.books, period);
-        let answer = book.renew(&mut kept.record, renewal, now + within, now);
-        while kept.books.len() > MOST_PERIODS {
-            kept.books.pop_first();
-        }
+        let answer = kept.renew(period, renewal, now + within, now);
         Box::pin(ready(answer))
     }
 
@@ -86,7 +101,8 @@ impl Ledger for MemoryLedger {
     fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
         let now = self.now();
         let mut accounts = self.accounts();
-        let Kept { record, books } = accounts.entry(account.clone()).or_default();
+        let kept = accounts.entry(account.clone()).or_default();
+        let Kept { record, books } = kept;
         let done = match amendment {
             Amendment::Grant { id, amount, expires } => Ok(record.grant(id, amount, expires)),
             Amendment::Seats(seats) => {
@@ -97,16 +113,18 @@ impl Ledger for MemoryLedger {
                 record.spending_limit = limit;
                 Ok(true)
             }
-            Amendment::Refund { period, id, refund } => book_of(books, period).refund(record, id, refund),
+            Amendment::Refund { period, id, refund } => book_of(books, period).refund(record, id, refund, now),
             Amendment::Close(period) => book_of(books, period).close(record, now),
         };
+        kept.forget_old();
         Box::pin(ready(done))
     }
 
     fn claim<'a>(&'a self, account: &'a Account, period: Period, threshold: Name, by: LeaseId) -> Answering<'a, bool> {
         let mut accounts = self.accounts();
-        let books = &mut accounts.entry(account.clone()).or_default().books;
-        let claimed = book_of(books, period).claim(threshold, by);
+        let kept = accounts.entry(account.clone()).or_default();
+        let claimed = book_of(&mut kept.books, period).claim(threshold, by);
+        kept.forget_old();
         Box::pin(ready(Ok(claimed)))
     }
 
@@ -116,7 +134,7 @@ impl Ledger for MemoryLedger {
         let accounts = self.accounts();
         for (account, kept) in accounts.iter().filter(|(account, _)| from.is_none_or(|from| account.as_str() > from.as_str())) {
             if let Some(book) = kept.books.get(&period).filter(|book| !book.is_blank()) {
-                page.insert(account.as_str(), AccountSummary::of(account.clone(), book));
+                page.insert(account.as_str(), AccountSummary::of(account.clone(), book, kept.record.is_closed(period)));
                 if page.len() > most.get() {
                     page.pop_last();
                 }

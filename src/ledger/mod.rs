@@ -4,7 +4,8 @@
 //! **running total** of settled cost and asks for the hold it wants now; the ledger debits the difference to the total that it last saw.
 //! Totals only grow and the ledger keeps the largest, so a renewal that is repeated, late or reordered changes nothing the second time.
 //!
-//! The types of the protocol ([`Renewal`], [`Terms`], [`Answer`], [`Outcome`], [`Standing`], [`UsageLine`], [`LineKey`], [`Usage`]) are closed: those
+//! The types of the protocol ([`Renewal`], [`Terms`], [`Answer`], [`Outcome`], [`Standing`], [`UsageLine`], [`LineKey`], [`Usage`], and of accounts [`Record`],
+//! [`Grant`], [`Refund`], [`AccountsPage`], [`AccountSummary`]) are closed: those
 //! who write a ledger of their own build and match them whole, and a change of them is a change of the protocol.
 //!
 //! [`Book`] is that rule as a pure function. [`MemoryLedger`] is a `Book` for each account and period behind a mutex; [`RedisLedger`] runs the
@@ -104,7 +105,7 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`] for a cursor that this ledger did not give, and from ledgers that do not do this, which is the default; another
+    /// [`LedgerError::Refused`] for a cursor that makes no sense, and from ledgers that do not do this, which is the default; another
     /// [`LedgerError`] where there was no answer.
     fn list<'a>(&'a self, period: Period, from: Option<&'a Cursor>, most: NonZeroUsize) -> Answering<'a, AccountsPage> {
         let _ = (period, from, most);
@@ -181,8 +182,10 @@ pub struct Renewal {
     pub need: Credits,
     /// A surplus for requests to come: granted from a share of what is left after everything else.
     pub extra: Credits,
-    /// What the tier allows the account now.
+    /// What the tier allows the account.
     pub terms: Terms,
+    /// When a request last said so, since the Unix epoch by the node's clock, in whole milliseconds: of what nodes say of a month, the newest counts.
+    pub said: Duration,
     /// How long the ledger keeps the hold without hearing of the lease again.
     pub ttl: Duration,
     /// The lease says goodbye: if this brings no news, its entry is removed.
@@ -275,7 +278,7 @@ pub enum Outcome {
 /// How an account stands in a period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
-    /// Debited so far.
+    /// Debited so far, less refunds.
     pub used: Credits,
     /// On hold by all leases.
     pub held: Credits,
@@ -329,7 +332,7 @@ pub enum Amendment {
         /// How much, and why.
         refund: Refund,
     },
-    /// Closes a month that has ended, and all before; what its nodes report later is debited in the current month, in the line
+    /// Closes a month that has ended, and all before; what nodes report of it later is debited in the current month, in the line
     /// [`LineKey::Late`]. See [`Book::close`].
     Close(Period),
 }

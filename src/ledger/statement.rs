@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::{Book, LineKey, Record, Refund, Terms, Usage, book::Agreed};
+use super::{Book, LineKey, Record, Refund, Terms, Usage};
 use crate::{Account, Credits, Name, Period};
 
 /// What an account used in a period. Its lines add up to `used`, always.
@@ -23,7 +23,7 @@ pub struct Statement {
     pub refunded: Credits,
     /// The refunds, by id.
     pub refunds: Vec<StatementRefund>,
-    /// Whether the month is closed: nothing of this changes any more.
+    /// Whether the month is closed: what was used, its lines and refunds change no more.
     pub closed: bool,
     /// The most that may be used by all of these: included, purchased and pay-as-you-go credits; [`Credits::MAX`] where there is no limit.
     pub limit: Credits,
@@ -104,25 +104,24 @@ impl Statement {
 
     /// The statement of a book as of `now`.
     pub(crate) fn of(account: &Account, book: &Book, record: &Record, terms: Option<Terms>, now: Duration) -> Self {
-        let (mut book, mut record) = (book.clone(), record.clone());
-        book.refresh(&mut record, terms, now);
-        let Agreed { included, pay_as_you_go, seats } = book.terms(&record, terms, now);
-        let beyond = book.net().saturating_sub(book.drawn).saturating_sub(included);
+        let mut book = book.clone();
+        book.refresh(record, terms, now);
+        let standing = book.standing(record, terms, now);
         let lines = lines(&book);
         let refund = |(id, Refund { amount, reason })| StatementRefund { id, amount, reason };
         Self {
             account: account.clone(),
             period: book.period,
-            included,
+            included: standing.included,
             used: book.used,
             held: book.held,
             refunded: book.refunded,
-            limit: book.standing(&record, terms, now).limit,
+            limit: standing.limit,
             purchased_used: book.drawn,
             purchased_left: record.purchased_left(now),
             spending_limit: record.spending_limit,
-            seats,
-            pay_as_you_go: if pay_as_you_go.is_zero() { Credits::ZERO } else { beyond },
+            seats: book.agreed.map_or(record.seats, |agreed| agreed.seats),
+            pay_as_you_go: book.on_top(),
             closed: record.is_closed(book.period),
             refunds: book.refunds.into_iter().map(refund).collect(),
             lines,

@@ -74,10 +74,11 @@ impl CreditMeterBuilder {
     }
 
     /// Calls `hook` when an account has reached a threshold, once for each account, month and threshold, on one of the nodes that watch it: on the
-    /// background task, so what takes longer than a moment is spawned there. At most 32 thresholds. All nodes have the same ones.
+    /// background task, so what takes longer than a moment is spawned there. At most 32 thresholds. All nodes have the same ones. A second call of this
+    /// replaces the first; a hook that holds the meter keeps it alive.
     ///
-    /// Once is once: a node that dies just before its call takes it along, and where a failover of the ledger forgets that a node claimed it, another may
-    /// call again.
+    /// Once is once: also where an account's credits grow later in the month, by a change of tier, say. A node that ends just before its call takes it
+    /// along, and where a failover of the ledger forgets that a node claimed it, another may call again.
     ///
     /// ```
     /// use tower_credits::{CreditMeter, IdentityFromExtensions, MemoryLedger, Plan, Threshold, ThresholdReached};

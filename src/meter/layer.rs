@@ -132,6 +132,12 @@ impl CreditMeter {
         only.map(Some).ok_or(IdentifyError::NotAMember)
     }
 
+    /// Whether nothing is denied.
+    #[cfg(feature = "axum")]
+    pub(crate) fn is_shadow(&self) -> bool {
+        self.inner.settings.shadow
+    }
+
     /// The cookie that browsers keep their token in.
     #[cfg(feature = "axum")]
     pub(crate) fn cookie(&self) -> Option<&crate::Name> {

@@ -21,7 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{Door, Link, RedisServer};
 
 /// The schema of keys and values that this version reads and writes.
-const SCHEMA: &str = "2";
+const SCHEMA: &str = "3";
 
 /// How long opening a connection may take; callers wait no longer than their own deadline.
 const OPENING: Duration = Duration::from_secs(5);

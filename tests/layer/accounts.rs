@@ -122,7 +122,7 @@ async fn a_refund_can_be_used_again_and_shows_with_its_reason() {
     assert!(refund("case-1", 2 * SLICE).await.unwrap());
     assert!(!refund("case-1", 2 * SLICE).await.unwrap(), "twice with one id");
     let too_much = refund("case-2", 8 * SLICE + 1).await.unwrap_err();
-    assert!(matches!(&too_much, LedgerError::Refused(why) if why.contains("did not cost as much")), "{too_much}");
+    assert!(matches!(&too_much, LedgerError::Refused(why) if why.contains("no more than the month cost")), "{too_much}");
     let statement = world.statement("free").await;
     assert_eq!((statement.used, statement.refunded, statement.net()), (nanos(10 * SLICE), nanos(2 * SLICE), nanos(8 * SLICE)));
     assert_eq!((statement.included_used(), statement.left()), (nanos(8 * SLICE), nanos(2 * SLICE)));

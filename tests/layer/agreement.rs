@@ -61,6 +61,8 @@ async fn page_json_csv_and_statement_agree_to_the_nano_dollar() {
         let (path, feature) =
             [("models", None), ("widget", None), ("models", Some("playground")), ("models", Some("data-studio"))][rng.usize(0..4)];
         let micros = rng.u64(1..2_000_000).to_string();
+        // A month of days goes by.
+        server.clock.advance(std::time::Duration::from_secs(rng.u64(0..900)));
         let mut fields = vec![("x-runs-for", micros.as_str())];
         fields.extend(org.then_some(("x-hf-bill-to", "acme")));
         fields.extend(feature.map(|feature| ("x-front-end", feature)));
@@ -102,7 +104,7 @@ async fn page_json_csv_and_statement_agree_to_the_nano_dollar() {
 }
 
 /// What a table of the page puts lines together by.
-type Kind = fn(&StatementLine) -> String;
+type Kind = fn(&StatementLine, Period) -> String;
 
 /// A month's bill, as whoever has this token sees it.
 async fn agree(server: &Server, token: &str, statement: &Statement) {
@@ -119,6 +121,17 @@ async fn agree(server: &Server, token: &str, statement: &Statement) {
     let said = |field: &str| json[field].as_i64().unwrap();
     assert_eq!((said("used_nano_usd"), sum("lines", "cost_nano_usd"), said("requests")), (used, used, requests as i64));
     assert_eq!((said("pay_as_you_go_nano_usd"), said("purchased_used_nano_usd")), (parts[2].as_nano_usd(), parts[1].as_nano_usd()));
+    let others = [
+        ("included_nano_usd", statement.included),
+        ("included_used_nano_usd", included),
+        ("held_nano_usd", statement.held),
+        ("beyond_nano_usd", statement.beyond()),
+        ("purchased_left_nano_usd", statement.purchased_left),
+    ];
+    for (field, amount) in others {
+        assert_eq!(said(field), amount.as_nano_usd(), "{field}");
+    }
+    assert_eq!(json["compute_seconds"].as_f64(), Some(statement.compute().as_secs_f64()));
     let refunded = statement.refunded.as_nano_usd();
     assert_eq!((said("refunded_nano_usd"), sum("refunds", "amount_nano_usd")), (refunded, refunded));
     if org {
@@ -132,21 +145,20 @@ async fn agree(server: &Server, token: &str, statement: &Statement) {
     if refunded > 0 {
         assert_eq!(says(&page, "refunded"), statement.refunded.to_string());
     }
-    let kinds: [(&str, Kind); 4] = [
-        ("model", |line| line.model.to_string()),
-        ("hardware", |line| line.hardware.to_string()),
-        ("feature", |line| line.feature.to_string()),
-        ("member", |line| line.subject.as_ref().unwrap().to_string()),
+    let kinds: [(&str, Kind); 5] = [
+        ("day", |line, month| format!("{month}-{:02}", line.day.unwrap())),
+        ("model", |line, _| line.model.to_string()),
+        ("hardware", |line, _| line.hardware.to_string()),
+        ("feature", |line, _| line.feature.to_string()),
+        ("member", |line, _| line.subject.as_ref().unwrap().to_string()),
     ];
     for (table, of) in kinds.into_iter().filter(|(table, _)| org || *table != "member") {
         let mut expected = BTreeMap::<String, i64>::new();
         for line in &statement.lines {
-            *expected.entry(of(line)).or_default() += line.usage.cost.as_nano_usd();
+            *expected.entry(of(line, statement.period)).or_default() += line.usage.cost.as_nano_usd();
         }
         assert_eq!(rows(&page, table), expected, "by {table}");
     }
-    assert_eq!(rows(&page, "day").values().sum::<i64>(), used);
-
     let csv = server.client.get(server.url(&format!("/billing.csv{query}"))).bearer_auth(token).send().await.unwrap();
     assert_eq!(csv.headers()["content-disposition"], format!("attachment; filename=\"billing-{}.csv\"", statement.period));
     let csv = text(csv).await;

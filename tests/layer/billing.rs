@@ -76,7 +76,7 @@ async fn a_browser_signs_in_reads_its_figures_and_signs_out() {
     let page = page.header("accept", "text/html,*/*").send().await.unwrap();
     assert_eq!((page.status().as_u16(), page.headers()["content-type"].to_str().unwrap()), (400, "text/html; charset=utf-8"));
     assert!(text(page).await.contains("period=2026-11"));
-    assert!(before.contains("Nothing was used on any day") && !before.contains("id=\"held\""), "{before}");
+    assert!(before.contains("No day of this month has costs") && !before.contains("id=\"held\""), "{before}");
     let oldest = server.page("free", "?period=2025-11").await.1;
     assert!(oldest.contains("rel=\"next\"") && !oldest.contains("rel=\"prev\""), "thirteen months are kept");
 

@@ -41,6 +41,7 @@ fn settles(lease: u128, cost: i64) -> Renewal {
         need: Credits::ZERO,
         extra: Credits::ZERO,
         terms: PRO,
+        said: std::time::Duration::ZERO,
         ttl: seconds(600),
         forget: false,
     }
@@ -61,7 +62,7 @@ async fn accounts_are_kept(ledger: impl Ledger + Clone) {
     };
     assert!(refund(before, "case 1", 30).await.unwrap() && !refund(before, "case 1", 30).await.unwrap());
     let too_much = refund(before, "case 2", 71).await.unwrap_err();
-    assert!(matches!(&too_much, LedgerError::Refused(why) if why.contains("did not cost as much")), "{too_much}");
+    assert!(matches!(&too_much, LedgerError::Refused(why) if why.contains("no more than the month cost")), "{too_much}");
 
     let not_ended = accounts.close(&alice, month).await.unwrap_err();
     assert!(matches!(&not_ended, LedgerError::Refused(why) if why.contains("has not ended")), "{not_ended}");

@@ -26,6 +26,7 @@ fn renewal(lease: u128, seq: u64, settled: i64, keep: i64, need: i64) -> Renewal
         need: nanos(need),
         extra: Credits::ZERO,
         terms: Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO },
+        said: std::time::Duration::ZERO,
         ttl: seconds(600),
         forget: false,
     }

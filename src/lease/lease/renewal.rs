@@ -76,6 +76,7 @@ impl<W, R: Run> Lease<W, R> {
             need,
             extra: surplus.saturating_sub(ahead),
             terms,
+            said: Duration::ZERO,
             ttl: rules.ttl,
             forget: self.leaving,
         }
@@ -108,7 +109,7 @@ impl<W, R: Run> Lease<W, R> {
                 // Where there was not even half of it to be had, there will not be at once.
                 self.low = if self.spare() < half { Credits::ZERO } else { half };
                 // What nobody took is given back.
-                if self.has_surplus(rules, now) || self.unreported() > Credits::ZERO {
+                if self.has_surplus(rules, now) || self.unreported() > Credits::ZERO || !self.tally.is_empty() {
                     self.dirty_since.get_or_insert(now);
                 }
                 served

@@ -122,7 +122,7 @@ impl Many {
                 // A goodbye whose lease was replaced meanwhile is answered to nobody.
                 let Some(renewal) = member.sent.take() else { return };
                 let clock = "2026-11".parse::<Period>().unwrap().begins() + Duration::from_secs(864_000) + now;
-                let answer = self.book.renew(&mut self.record, &renewal, clock, clock).unwrap();
+                let answer = self.book.renew(&mut self.record, &renewal, None, clock, clock).unwrap();
                 for ((request, _), id) in member.lease.answered(&self.rules, renewal.seq, &answer, |_| false, now).admitted {
                     member.admitted(request, id, now, node, &mut self.events);
                 }

@@ -20,10 +20,11 @@ fn hold(book: &mut Book, record: &mut Record, lease: u128, now: Duration) -> Cre
         need: nanos(100),
         extra: Credits::ZERO,
         terms: Terms { included: Credits::ZERO, per_seat: false, pay_as_you_go: Credits::ZERO },
+        said: Duration::ZERO,
         ttl: Duration::from_secs(600),
         forget: false,
     };
-    match book.renew(record, &renewal, now, now).unwrap().outcome {
+    match book.renew(record, &renewal, None, now, now).unwrap().outcome {
         Outcome::Renewed { hold, .. } => hold,
         other => panic!("{other:?}"),
     }
@@ -69,6 +70,7 @@ fn settling(lease: u128, settled: i64) -> Renewal {
         need: Credits::ZERO,
         extra: Credits::ZERO,
         terms: Terms { included: Credits::ZERO, per_seat: false, pay_as_you_go: Credits::ZERO },
+        said: Duration::ZERO,
         ttl: Duration::from_secs(600),
         forget: false,
     }
@@ -85,7 +87,7 @@ fn an_expired_grant_is_drawn_from_for_a_ttl_more() {
         record.grant("g".parse().unwrap(), nanos(100), Some(expires));
         // One that never expires stands beside it, so that there is always enough.
         record.grant("h".parse().unwrap(), nanos(100), None);
-        book.renew(&mut record, &settling(1, 30), now, now).unwrap();
+        book.renew(&mut record, &settling(1, 30), None, now, now).unwrap();
         assert_eq!(record.grants[&"g".parse::<Name>().unwrap()].left, nanos(left));
         assert_eq!(record.grants[&"h".parse::<Name>().unwrap()].left, nanos(170 - left));
         assert_eq!((book.used(), book.itemised()), (nanos(30), nanos(30)));
@@ -96,7 +98,7 @@ fn an_expired_grant_is_drawn_from_for_a_ttl_more() {
 fn a_month_takes_renewals_from_a_minute_before_it_begins_until_sixty_two_days_after_it_ended() {
     let period: Period = "2026-11".parse().unwrap();
     let tick = Duration::from_millis(1);
-    let outcome = |now: Duration| Book::new(period).renew(&mut Record::default(), &settling(1, 30), now, now).unwrap().outcome;
+    let outcome = |now: Duration| Book::new(period).renew(&mut Record::default(), &settling(1, 30), None, now, now).unwrap().outcome;
     assert_eq!(outcome(period.begins() - EARLY - tick), Outcome::NotBegun);
     assert!(matches!(outcome(period.begins() - EARLY), Outcome::Renewed { .. }));
     assert!(matches!(outcome(period.ends() + LATE), Outcome::Renewed { .. }));
@@ -114,26 +116,56 @@ fn used_up(period: Period) -> (Book, Record) {
     record.grant("later".parse().unwrap(), nanos(30), None);
     let terms = Terms { included: nanos(100), per_seat: false, pay_as_you_go: nanos(30) };
     let now = period.begins();
-    book.renew(&mut record, &Renewal { terms, ..settling(1, 180) }, now, now).unwrap();
+    book.renew(&mut record, &Renewal { terms, ..settling(1, 180) }, None, now, now).unwrap();
     (book, record)
 }
 
 #[test]
 fn a_refund_is_of_pay_as_you_go_first_then_of_purchased_credits_then_of_included_ones() {
     let period: Period = "2026-11".parse().unwrap();
+    let now = period.begins();
     let (mut book, mut record) = used_up(period);
     let left = |record: &Record| record.grants.values().map(|grant| grant.left.as_nano_usd()).collect::<Vec<_>>();
-    assert_eq!((book.drawn, left(&record)), (nanos(50), vec![0, 0]));
-    for (id, amount, drawn, grants) in [("a", 25, 50, [0, 0]), ("b", 15, 40, [10, 0]), ("c", 25, 15, [30, 5]), ("d", 100, 0, [30, 20])] {
-        assert!(book.refund(&mut record, id.parse().unwrap(), refund(amount)).unwrap());
-        assert!(!book.refund(&mut record, id.parse().unwrap(), refund(amount)).unwrap(), "twice with one id refunds once");
-        assert_eq!((book.drawn, left(&record)), (nanos(drawn), grants.to_vec()), "after {id}");
+    assert_eq!((book.drawn, book.on_top(), left(&record)), (nanos(50), nanos(30), vec![0, 0]));
+    let refunds = [("a", 25, 5, 50, [0, 0]), ("b", 15, 0, 40, [10, 0]), ("c", 25, 0, 15, [30, 5]), ("d", 100, 0, 0, [30, 20])];
+    for (id, amount, on_top, drawn, grants) in refunds {
+        assert!(book.refund(&mut record, id.parse().unwrap(), refund(amount), now).unwrap());
+        assert!(!book.refund(&mut record, id.parse().unwrap(), refund(amount), now).unwrap(), "twice with one id refunds once");
+        assert_eq!((book.on_top(), book.drawn, left(&record)), (nanos(on_top), nanos(drawn), grants.to_vec()), "after {id}");
     }
     assert_eq!((book.used(), book.itemised(), book.refunded()), (nanos(180), nanos(180), nanos(165)));
     let kept = (book.clone(), record.clone());
-    let too_much = book.refund(&mut record, "e".parse().unwrap(), refund(16));
-    assert!(matches!(too_much, Err(LedgerError::Refused(_))), "{too_much:?}");
+    for amount in [0, 16] {
+        let refused = book.refund(&mut record, "e".parse().unwrap(), refund(amount), now);
+        assert!(matches!(refused, Err(LedgerError::Refused(_))), "{refused:?}");
+    }
     assert!((book, record) == kept, "it changed nothing");
+}
+
+/// However the terms changed since, a refund gives back no more than its amount.
+#[test]
+fn a_small_refund_gives_back_little() {
+    let period: Period = "2026-11".parse().unwrap();
+    let now = period.begins();
+    let (mut book, mut record) = (Book::new(period), Record::default());
+    record.grant("g".parse().unwrap(), nanos(100), None);
+    book.renew(&mut record, &settling(1, 100), None, now, now).unwrap();
+    let more = Terms { included: nanos(100), ..settling(2, 0).terms };
+    book.renew(&mut record, &Renewal { terms: more, ..settling(2, 0) }, None, now, now).unwrap();
+    assert!(book.refund(&mut record, "a".parse().unwrap(), refund(1), now).unwrap());
+    assert_eq!((book.drawn, record.purchased_left(now)), (nanos(99), nanos(1)));
+}
+
+/// What only an expired grant could take back may be used again in the month.
+#[test]
+fn nothing_is_given_back_to_an_expired_grant() {
+    let period: Period = "2026-11".parse().unwrap();
+    let (now, expires) = (period.begins(), period.begins() + Duration::from_secs(60));
+    let (mut book, mut record) = (Book::new(period), Record::default());
+    record.grant("g".parse().unwrap(), nanos(100), Some(expires));
+    book.renew(&mut record, &settling(1, 100), None, now, now).unwrap();
+    assert!(book.refund(&mut record, "a".parse().unwrap(), refund(50), expires).unwrap());
+    assert_eq!(hold(&mut book, &mut record, 2, expires), nanos(50));
 }
 
 #[test]
@@ -143,15 +175,54 @@ fn what_was_refunded_may_be_used_again_that_month() {
     let terms = Terms { included: nanos(100), per_seat: false, pay_as_you_go: nanos(30) };
     let asks = |book: &mut Book, record: &mut Record, lease, now| {
         let renewal = Renewal { need: nanos(100), settled: Credits::ZERO, terms, ..settling(lease, 0) };
-        match book.renew(record, &renewal, now, now).unwrap().outcome {
+        match book.renew(record, &renewal, None, now, now).unwrap().outcome {
             Outcome::Renewed { hold, standing } => (hold, standing.used, standing.available()),
             other => panic!("{other:?}"),
         }
     };
     let now = period.begins();
     assert_eq!(asks(&mut book, &mut record, 2, now), (nanos(0), nanos(180), nanos(0)));
-    book.refund(&mut record, "a".parse().unwrap(), refund(60)).unwrap();
+    book.refund(&mut record, "a".parse().unwrap(), refund(60), now).unwrap();
     assert_eq!(asks(&mut book, &mut record, 3, now), (nanos(60), nanos(120), nanos(0)));
+}
+
+/// What is charged is what was when it was debited: a tier that was left later owes it all the same.
+#[test]
+fn what_was_charged_on_top_stays_so_and_what_is_beyond_the_limit_is_not() {
+    let period: Period = "2026-11".parse().unwrap();
+    let now = period.begins();
+    let (mut book, mut record) = (Book::new(period), Record::default());
+    let statement = |book: &Book, record: &Record| {
+        let statement = super::super::Statement::of(&crate::Account::user("alice").unwrap(), book, record, None, now);
+        assert_eq!(statement.included_used().saturating_add(statement.pay_as_you_go).saturating_add(statement.beyond()), book.used());
+        (statement.pay_as_you_go.as_nano_usd(), statement.beyond().as_nano_usd())
+    };
+    let capped = Terms { included: nanos(20), per_seat: false, pay_as_you_go: nanos(30) };
+    let free = Terms { included: nanos(10), ..settling(1, 0).terms };
+    book.renew(&mut record, &Renewal { terms: capped, ..settling(1, 45) }, None, now, now).unwrap();
+    assert_eq!(statement(&book, &record), (25, 0));
+    book.renew(&mut record, &Renewal { terms: free, ..settling(2, 4) }, None, now, now).unwrap();
+    assert_eq!(statement(&book, &record), (25, 14));
+    book.renew(&mut record, &Renewal { terms: capped, ..settling(3, 10) }, None, now, now).unwrap();
+    assert_eq!(statement(&book, &record), (30, 9));
+    let more = Terms { included: nanos(50), ..capped };
+    book.renew(&mut record, &Renewal { terms: more, ..settling(4, 1) }, None, now, now).unwrap();
+    assert_eq!(statement(&book, &record), (10, 0), "what is included now covers it");
+}
+
+/// A node on which nobody asked since a change of tier says the old terms on.
+#[test]
+fn the_newest_terms_that_were_said_count() {
+    let period: Period = "2026-11".parse().unwrap();
+    let now = period.begins() + Duration::from_secs(60);
+    let (mut book, mut record) = (Book::new(period), Record::default());
+    let free = Terms { included: nanos(10), ..settling(1, 0).terms };
+    let said = |seconds| period.begins() + Duration::from_secs(seconds);
+    for (lease, terms, at, included, used) in [(1, free, 1, 10, 1), (2, PRO, 3, 20, 2), (3, free, 2, 20, 3), (4, free, 3, 10, 4)] {
+        let renewal = Renewal { terms, said: said(at), ..settling(lease, 1) };
+        let Outcome::Renewed { standing, .. } = book.renew(&mut record, &renewal, None, now, now).unwrap().outcome else { panic!() };
+        assert_eq!((standing.included, standing.used), (nanos(included), nanos(used)), "lease {lease}");
+    }
 }
 
 #[test]
@@ -163,40 +234,33 @@ fn what_comes_late_of_a_closed_month_is_debited_in_the_current_one() {
     let early = old.close(&mut record, ended - Duration::from_millis(1));
     assert!(matches!(early, Err(LedgerError::Refused(_))), "{early:?}");
     assert!(old.close(&mut record, ended).unwrap() && !old.close(&mut record, ended).unwrap());
-    let closed = old.refund(&mut record, "a".parse().unwrap(), refund(1));
+    let closed = old.refund(&mut record, "a".parse().unwrap(), refund(1), ended);
     assert!(matches!(closed, Err(LedgerError::Refused(_))), "{closed:?}");
 
     let line = UsageLine { key: LineKey::Other, usage: Usage { requests: 1, compute_micros: 7, cost: nanos(5) } };
     let late = Renewal { batch: 1, lines: Arc::new([line]), refill: nanos(10), terms: PRO, ..settling(2, 9) };
-    let answer = old.renew(&mut record, &late, ended, ended).unwrap();
-    assert!(matches!(answer.outcome, Outcome::Renewed { hold: Credits::ZERO, .. }), "no more is held for it: {answer:?}");
-    old.renew(&mut record, &late, ended, ended).unwrap();
-    assert_eq!((old.used(), old.itemised()), (nanos(180), nanos(180)), "the closed month stays as it is");
-    assert_eq!(record.late, Usage { requests: 1, compute_micros: 7, cost: nanos(9) }, "repeated, it counts once");
+    for not_open in [None, Some(&mut Book::new(november))] {
+        let answer = old.renew(&mut record, &late, not_open, ended, ended).unwrap();
+        assert_eq!(answer.outcome, Outcome::Late, "it comes again with the current month's");
+    }
+    for _ in 0..2 {
+        let answer = old.renew(&mut record, &late, Some(&mut new), ended, ended).unwrap();
+        let Outcome::Renewed { hold, standing } = answer.outcome else { panic!("{answer:?}") };
+        assert_eq!((hold, standing.left(nanos(0))), (nanos(0), nanos(0)), "no more is held for it");
+        assert_eq!((old.used(), old.itemised()), (nanos(180), nanos(180)), "the closed month stays as it is");
+        assert_eq!(new.lines[&LineKey::Late], Usage { requests: 1, compute_micros: 7, cost: nanos(9) }, "repeated, it counts once");
+        assert_eq!((new.used(), new.itemised()), (nanos(9), nanos(9)));
+    }
 
-    // The current month's statement has it at once, and the next renewal debits it there.
-    let account = crate::Account::user("alice").unwrap();
-    let before = super::super::Statement::of(&account, &new, &record, Some(PRO), ended);
-    new.renew(&mut record, &Renewal { terms: PRO, ..settling(3, 40) }, ended, ended).unwrap();
-    let after = super::super::Statement::of(&account, &new, &record, Some(PRO), ended);
-    assert_eq!((before.used, after.used, record.late), (nanos(9), nanos(49), Usage::default()));
-    assert_eq!(new.lines[&LineKey::Late], Usage { requests: 1, compute_micros: 7, cost: nanos(9) });
-    assert_eq!(new.itemised(), new.used());
+    // By the terms that came with it, where nobody used anything in the current month.
+    let again = Renewal { seq: 2, settled: nanos(39), terms: PRO, ..settling(2, 0) };
+    old.renew(&mut record, &again, Some(&mut new), ended, ended).unwrap();
+    let statement = super::super::Statement::of(&crate::Account::user("alice").unwrap(), &new, &record, None, ended);
+    assert_eq!((statement.used, statement.included, statement.pay_as_you_go), (nanos(39), nanos(20), nanos(19)));
+    assert!(new.close(&mut record, new.period.ends()).unwrap());
 }
 
 const PRO: Terms = Terms { included: nanos(20), per_seat: false, pay_as_you_go: Credits::MAX };
-
-/// Nobody used anything since: a month's close brings what came late before it.
-#[test]
-fn a_months_close_debits_what_came_late_of_those_before() {
-    let november: Period = "2026-11".parse().unwrap();
-    let (mut old, mut record) = used_up(november);
-    old.close(&mut record, november.ends()).unwrap();
-    old.renew(&mut record, &settling(2, 9), november.ends(), november.ends()).unwrap();
-    let mut new = Book::new(november.next());
-    assert!(new.close(&mut record, new.period.ends()).unwrap());
-    assert_eq!((new.used(), new.itemised(), record.late), (nanos(9), nanos(9), Usage::default()));
-}
 
 #[test]
 fn a_month_that_ended_keeps_its_terms_and_seats() {
@@ -207,10 +271,10 @@ fn a_month_that_ended_keeps_its_terms_and_seats() {
     let seats = Terms { included: nanos(20), per_seat: true, pay_as_you_go: nanos(5) };
     let (before, ended) = (november.ends() - Duration::from_millis(1), november.ends());
     // A change of tier in mid-month counts for all of it.
-    book.renew(&mut record, &settling(1, 10), before, before).unwrap();
-    book.renew(&mut record, &Renewal { terms: seats, ..settling(2, 52) }, before, before).unwrap();
+    book.renew(&mut record, &settling(1, 10), None, before, before).unwrap();
+    book.renew(&mut record, &Renewal { terms: seats, ..settling(2, 52) }, None, before, before).unwrap();
     record.seats = NonZeroU32::MIN;
-    book.renew(&mut record, &Renewal { terms: PRO, ..settling(3, 1) }, ended, ended).unwrap();
+    book.renew(&mut record, &Renewal { terms: PRO, ..settling(3, 1) }, None, ended, ended).unwrap();
     for terms in [None, Some(PRO)] {
         let statement = super::super::Statement::of(&account, &book, &record, terms, ended);
         assert_eq!((statement.included, statement.seats.get(), statement.limit), (nanos(60), 3, nanos(65)));

@@ -1,13 +1,12 @@
 -- What every script begins with: an account's record and one period's totals are read, and how they change is said once.
 --
 -- All amounts are whole nano-dollars up to 2^53 - 1, which a Lua number holds exactly; sums beyond that are brought back to it. Numbers are
--- written with `%.0f`, because `tostring` rounds to 14 digits. Everything is read and checked before the first write: an error in mid-script
+-- written with `%.0f`, because `tostring` rounds to 14 digits. What decides is read and checked before the first write: an error in mid-script
 -- would leave what was written before it.
 --
--- KEYS[1]  the account's record   seats, limit, closed, late = "requests micros cost", grant:<id> = "amount left expires",
---                                 pledge:<period> = "amount until"
--- KEYS[2]  the period's book      total = "used held next drawn recovered refunded included pay_as_you_go seats", of which the last three are
---                                 the period's terms and its seats (0: not known), and its lines: <line> = "requests micros cost"
+-- KEYS[1]  the account's record   seats, limit, closed, grant:<id> = "amount left expires", pledge:<period> = "amount until"
+-- KEYS[2]  the period's book      total = "used held next drawn charged recovered refunded included per_seat pay_as_you_go seats said", of which
+--                                 the last five are the period's terms (seats 0: not known), and its lines: <line> = "requests micros cost"
 
 local MOST, MOST_LINES = 9007199254740991, 2000
 local KEEP_BOOKS = 396 * 24 * 60 * 60 * 1000
@@ -21,21 +20,33 @@ local function words(s)
   return found
 end
 
-local now, period = clock(), string.sub(KEYS[2], -7)
+local now = clock()
 
-local total = redis.call('HGET', KEYS[2], 'total')
-local used, held, next, drawn, recovered, refunded, included, beyond, seats_then =
-  unpack(total and words(total) or { 0, 0, 0, 0, 0, 0, 0, 0, 0 })
-refunded, included, beyond, seats_then = refunded or 0, included or 0, beyond or 0, seats_then or 0
+-- A book that is open: its key, its period, and its totals, which are nil where there is no such book yet.
+local book, period, total
+local used, held, next, drawn, charged, recovered, refunded
+-- The terms that count.
+local included_each, per_seat, pay_as_you_go, seats_then, said
 
-local seats, own_limit, closed, late, grants, pledges = 1, nil, '', { 0, 0, 0 }, {}, {}
+-- Lines that changed, and their keys in the order in which they came up.
+local sums, touched
+
+local function open(key)
+  book, period, sums, touched = key, string.sub(key, -7), {}, {}
+  total = redis.call('HGET', key, 'total')
+  used, held, next, drawn, charged, recovered, refunded, included_each, per_seat, pay_as_you_go, seats_then, said =
+    unpack(total and words(total) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 })
+end
+
+open(KEYS[2])
+
+local seats, own_limit, closed, grants, pledges = 1, nil, '', {}, {}
 local record = redis.call('HGETALL', KEYS[1])
 for i = 1, #record, 2 do
   local field, value = record[i], record[i + 1]
   if field == 'seats' then seats = tonumber(value)
   elseif field == 'limit' then own_limit = tonumber(value)
   elseif field == 'closed' then closed = value
-  elseif field == 'late' then late = words(value)
   elseif string.sub(field, 1, 6) == 'grant:' then
     local w = words(value)
     grants[#grants + 1] = { field = field, amount = w[1], left = w[2], expires = w[3] == 'never' and math.huge or w[3] }
@@ -45,7 +56,6 @@ for i = 1, #record, 2 do
   end
 end
 local is_closed = period <= closed
-local has_late = late[1] > 0 or late[2] > 0 or late[3] > 0
 
 -- What is left of the grants that have not expired by `at`, but for what holds of other periods may draw.
 local function purchased(at)
@@ -59,7 +69,13 @@ local function purchased(at)
   return less(left, pledged)
 end
 
-local function included_left() return less(included, less(less(used, refunded), drawn)) end
+local function included() return math.min(MOST, included_each * (per_seat == 1 and seats_then or 1)) end
+local function net() return less(used, refunded) end
+local function included_left() return less(included(), less(net(), drawn)) end
+
+-- What of the month's cost is charged on top: what was when it was debited, as far as included credits do not cover it since.
+local function on_top() return math.min(charged, less(less(net(), drawn), included())) end
+local function most_on_top() return math.min(pay_as_you_go, own_limit or MOST) end
 
 -- The first to expire first.
 local function sort_grants()
@@ -74,9 +90,11 @@ local function write_grant(grant)
   redis.call('HSET', KEYS[1], grant.field, table.concat({ text(grant.amount), text(grant.left), expires }, ' '))
 end
 
--- Debits: included credits first, then purchased ones that had not expired by `grace`, then pay-as-you-go.
+-- Debits: included credits first, then purchased ones that had not expired by `grace`, then pay-as-you-go as far as that goes.
 local function debit(delta, grace)
-  local draw = math.min(less(delta, included_left()), purchased(grace))
+  local rest = less(delta, included_left())
+  local draw = math.min(rest, purchased(grace))
+  charged = sum(charged, math.min(rest - draw, less(most_on_top(), on_top())))
   drawn = sum(drawn, draw)
   used = sum(used, delta)
   if draw == 0 then return end
@@ -90,12 +108,9 @@ local function debit(delta, grace)
   end
 end
 
--- Lines that changed, and their keys in the order in which they came up.
-local sums, touched = {}, {}
-
 local function line(key)
   if not sums[key] then
-    local before = redis.call('HGET', KEYS[2], key)
+    local before = redis.call('HGET', book, key)
     if not before then return nil end
     sums[key], touched[#touched + 1] = words(before), key
   end
@@ -107,25 +122,20 @@ local function new_line(key)
   return sums[key]
 end
 
--- What came late of closed months is debited here.
-local function add_late(grace)
-  local found = line('late') or new_line('late')
-  for part = 1, 3 do found[part] = sum(found[part], late[part]) end
-  debit(late[3], grace)
-  redis.call('HDEL', KEYS[1], 'late')
-end
-
 -- Writes the totals, with the terms that the period has agreed to, and the lines that changed.
 local function write(agreed, ends)
   local fields = {
     'total',
-    string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f', used, held, next, drawn, recovered, refunded, unpack(agreed)),
+    string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f', used, held, next, drawn, charged, recovered, refunded,
+      unpack(agreed)),
   }
   for _, key in ipairs(touched) do
     fields[#fields + 1] = key
     fields[#fields + 1] = string.format('%.0f %.0f %.0f', unpack(sums[key]))
   end
-  redis.call('HSET', KEYS[2], unpack(fields))
-  if not total then redis.call('PEXPIREAT', KEYS[2], text(ends + KEEP_BOOKS)) end
+  redis.call('HSET', book, unpack(fields))
+  if not total then redis.call('PEXPIREAT', book, text(ends + KEEP_BOOKS)) end
 end
+
+local function terms() return { included_each, per_seat, pay_as_you_go, seats_then, said } end
 

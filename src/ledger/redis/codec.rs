@@ -5,7 +5,7 @@ use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 use redis::{Cmd, Pipeline, ToRedisArgs};
 
 use super::super::{
-    Amendment, Answer, Book, Grant, LeaseId, LedgerError, LineKey, Outcome, Record, Refund, Renewal, Standing, Usage,
+    Amendment, Answer, Book, Grant, LeaseId, LedgerError, LineKey, Outcome, Record, Refund, Renewal, Standing, Terms, Usage,
     book::{Agreed, Entry, Pledge},
     whole_millis,
 };
@@ -13,6 +13,7 @@ use crate::{Account, Credits, Name, Period};
 
 /// The keys of an account and period. All share the account's slot of a cluster.
 pub(super) struct Keys {
+    period: Period,
     pub(super) record: String,
     pub(super) book: String,
     pub(super) leases: String,
@@ -22,21 +23,23 @@ pub(super) struct Keys {
 impl Keys {
     pub(super) fn new(prefix: &str, account: &Account, period: Period) -> Self {
         let record = record_key(prefix, account);
-        let book = format!("{record}:{period}");
-        Self { leases: format!("{book}:l"), notes: format!("{book}:n"), book, record }
+        let book = book_key(&record, period);
+        Self { period, leases: format!("{book}:l"), notes: format!("{book}:n"), book, record }
     }
 }
 
-/// A call of the script that renews: `how` is `EVALSHA` and the script's hash, or `EVAL` and the script itself.
-pub(super) fn renewal(how: (&str, &str), keys: &Keys, renewal: &Renewal, not_after: Duration, period: Period) -> Cmd {
+/// A call of the script that renews, at about `now` by the ledger's clock: `how` is `EVALSHA` and the script's hash, or `EVAL` and the script itself.
+pub(super) fn renewal(how: (&str, &str), keys: &Keys, renewal: &Renewal, now: Duration, not_after: Duration) -> Cmd {
     let mut call = redis::cmd(how.0);
-    call.arg(how.1).arg(3).arg(&keys.record).arg(&keys.book).arg(&keys.leases);
+    let (period, today) = (keys.period, Period::containing(now));
+    let later = (today > period).then(|| book_key(&keys.record, today));
+    call.arg(how.1).arg(if later.is_some() { 4 } else { 3 }).arg(&keys.record).arg(&keys.book).arg(&keys.leases).arg(later);
     let nanos = Credits::as_nano_usd;
     call.arg(renewal.lease.to_string()).arg(renewal.seq).arg(renewal.batch).arg(nanos(renewal.settled));
     call.arg(nanos(renewal.keep)).arg(nanos(renewal.refill)).arg(nanos(renewal.need)).arg(nanos(renewal.extra));
     call.arg(nanos(renewal.terms.included)).arg(u8::from(renewal.terms.per_seat)).arg(nanos(renewal.terms.pay_as_you_go));
-    call.arg(millis(renewal.ttl)).arg(u8::from(renewal.forget)).arg(millis(not_after));
-    call.arg(millis(period.begins())).arg(millis(period.ends()));
+    call.arg(millis(renewal.said)).arg(millis(renewal.ttl)).arg(u8::from(renewal.forget)).arg(millis(not_after));
+    call.arg(millis(period.begins())).arg(millis(period.ends())).arg(millis(today.ends()));
     for line in renewal.lines.iter() {
         call.arg(LineField(&line.key)).arg(line.usage.requests).arg(line.usage.compute_micros).arg(nanos(line.usage.cost));
     }
@@ -94,6 +97,10 @@ pub(super) fn account_of(key: &str, prefix: &str, period: Period) -> Option<Acco
     rest.strip_suffix(&format!("}}:{period}"))?.parse().ok()
 }
 
+fn book_key(record: &str, period: Period) -> String {
+    format!("{record}:{period}")
+}
+
 pub(super) fn record_key(prefix: &str, account: &Account) -> String {
     format!("{prefix}:{{{account}}}")
 }
@@ -140,8 +147,6 @@ pub(super) fn read_record(hash: &HashMap<String, String>) -> Result<Record, Ledg
             record.spending_limit = Some(parse_amount(value).ok_or_else(wrong)?);
         } else if field == "closed" {
             record.closed = Some(value.parse().map_err(|_| wrong())?);
-        } else if field == "late" {
-            record.late = read_usage(value).ok_or_else(wrong)?;
         } else if let (Some(id), [amount, left, expires]) = (field.strip_prefix("grant:"), words.as_slice()) {
             let expires = if *expires == "never" { None } else { Some(parse_millis(expires).ok_or_else(wrong)?) };
             let grant = Grant { amount: parse_amount(amount).ok_or_else(wrong)?, left: parse_amount(left).ok_or_else(wrong)?, expires };
@@ -181,20 +186,20 @@ pub(super) fn read_book(period: Period, Hashes { book, leases, notes }: &Hashes)
 pub(super) fn read_totals(period: Period, total: Option<&str>) -> Result<Book, LedgerError> {
     let empty = Book::new(period);
     let Some(total) = total else { return Ok(empty) };
-    let words: Option<Vec<_>> = total.split(' ').map(parse_amount).collect();
     let wrong = || bad(TOTAL, total);
-    // `next` is a time in milliseconds, in the range of amounts like all numbers there. The last four are younger than the others.
-    let [used, held, next, drawn, recovered, ref more @ ..] = *words.ok_or_else(wrong)? else { return Err(wrong()) };
-    let [refunded, included, pay_as_you_go, seats] = *more else {
-        return if more.is_empty() { Ok(Book { used, held, next: time(next), drawn, recovered, ..empty }) } else { Err(wrong()) };
-    };
+    // Times in milliseconds, counts and flags are in the range of amounts like all numbers there.
+    let words = total.split(' ').map(parse_amount).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
+    let [used, held, next, drawn, charged, recovered, refunded, included, per_seat, pay_as_you_go, seats, said] =
+        words.try_into().map_err(|_| wrong())?;
     let seats = u32::try_from(seats.as_nano_usd()).map_err(|_| wrong())?;
-    let agreed = NonZeroU32::new(seats).map(|seats| Agreed { included, pay_as_you_go, seats });
-    Ok(Book { used, held, next: time(next), drawn, recovered, refunded, agreed, ..empty })
+    let terms = Terms { included, per_seat: !per_seat.is_zero(), pay_as_you_go };
+    let agreed = NonZeroU32::new(seats).map(|seats| Agreed { terms, seats, said: time(said) });
+    let next = (!next.is_zero()).then(|| time(next));
+    Ok(Book { used, held, next, drawn, charged, recovered, refunded, agreed, ..empty })
 }
 
-fn time(millis: Credits) -> Option<Duration> {
-    (!millis.is_zero()).then(|| Duration::from_millis(millis.as_nano_usd().unsigned_abs()))
+fn time(millis: Credits) -> Duration {
+    Duration::from_millis(millis.as_nano_usd().unsigned_abs())
 }
 
 fn read_note(book: &mut Book, field: &str, value: &str) -> Option<()> {

@@ -141,8 +141,8 @@ impl RedisLedger {
     async fn send(&self, account: &Account, period: Period, renewal: &Renewal, within: Duration) -> Result<Answer, LedgerError> {
         let inner = &*self.inner;
         let keys = Keys::new(&inner.prefix, account, period);
-        let not_after = inner.clock().map_or(Duration::ZERO, |clock| clock.told + clock.at.elapsed()) + within + LITTLE;
-        let call = |how: (&str, &str)| codec::renewal(how, &keys, renewal, not_after, period);
+        let now = inner.clock().map_or(Duration::ZERO, |clock| clock.told + clock.at.elapsed());
+        let call = |how: (&str, &str)| codec::renewal(how, &keys, renewal, now, now + within + LITTLE);
         let invoke = |link| inner.renew.call(link, call);
         let answer: String = inner.connection.run(within, invoke).await?;
         let answer = codec::read_answer(&answer)?;
@@ -206,16 +206,19 @@ impl RedisLedger {
         let keys = &found;
         let read = |mut link| async move {
             let mut pipe = redis::pipe();
-            for key in keys.values() {
-                pipe.cmd("HGET").arg(key).arg(codec::TOTAL);
+            for (account, key) in keys {
+                pipe.cmd("HGET").arg(key).arg(codec::TOTAL).cmd("HGET").arg(codec::record_key(&inner.prefix, account)).arg("closed");
             }
             pipe.query_async(&mut link).await
         };
-        let totals: Vec<Option<String>> = inner.connection.run(inner.reading, read).await?;
-        let summary = |(account, total): (&Account, Option<String>)| {
-            codec::read_totals(period, total.as_deref()).map(|book| AccountSummary::of(account.clone(), &book))
+        let read: Vec<Option<String>> = inner.connection.run(inner.reading, read).await?;
+        let summary = |(account, read): (&Account, &[Option<String>])| {
+            let book = codec::read_totals(period, read.first().and_then(Option::as_deref))?;
+            // Months are written so that later ones are greater.
+            let closed = read.get(1).and_then(Option::as_deref).is_some_and(|closed| *period.to_string() <= *closed);
+            Ok::<_, LedgerError>(AccountSummary::of(account.clone(), &book, closed))
         };
-        Ok(AccountsPage { accounts: found.keys().zip(totals).map(summary).collect::<Result<_, _>>()?, next })
+        Ok(AccountsPage { accounts: found.keys().zip(read.chunks(2)).map(summary).collect::<Result<_, _>>()?, next })
     }
 }
 
@@ -289,7 +292,7 @@ impl RedisLedgerBuilder {
         self
     }
 
-    /// How long reading a statement or changing an account's record may take; default two seconds. Renewals, on which requests wait,
+    /// How long reading a statement, changing an account or one step of a list may take; default two seconds. Renewals, on which requests wait,
     /// have the deadline of the [meter](crate::CreditMeterBuilder::deadline).
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {

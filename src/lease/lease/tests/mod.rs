@@ -80,7 +80,7 @@ impl Pair {
         let terms = Terms { included: nanos(self.limit), per_seat: false, pay_as_you_go: Credits::ZERO };
         let renewal = self.lease.renew(&self.rules, terms, now);
         let clock = Self::ledger_clock(now);
-        let answer = self.book.renew(&mut self.record, &renewal, clock, clock).unwrap();
+        let answer = self.book.renew(&mut self.record, &renewal, None, clock, clock).unwrap();
         self.renewals += 1;
         self.lease.answered(&self.rules, renewal.seq, &answer, |()| false, now)
     }
@@ -293,7 +293,7 @@ fn who_came_while_another_was_asked_for_is_not_refused_but_asked_for_at_once() {
     let renewal = pair.lease.renew(&RULES, terms, s(0));
     pair.lease.wait(WANT, unused(), ());
     let clock = Pair::ledger_clock(s(0));
-    let answer = pair.book.renew(&mut pair.record, &renewal, clock, clock).unwrap();
+    let answer = pair.book.renew(&mut pair.record, &renewal, None, clock, clock).unwrap();
     let served = pair.lease.answered(&RULES, renewal.seq, &answer, |()| false, s(0));
     assert_eq!((served.admitted.len(), served.refused.len()), (1, 0));
     assert!(pair.lease.is_waited_for());

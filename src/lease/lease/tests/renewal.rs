@@ -61,7 +61,7 @@ fn what_nobody_took_is_given_back_at_once() {
     let mut pair = Pair::new(1_000);
     pair.lease.wait(WANT, unused(), ());
     let renewal = pair.lease.renew(&RULES, TERMS, s(0));
-    let answer = pair.book.renew(&mut pair.record, &renewal, Pair::ledger_clock(s(0)), Pair::ledger_clock(s(0))).unwrap();
+    let answer = pair.book.renew(&mut pair.record, &renewal, None, Pair::ledger_clock(s(0)), Pair::ledger_clock(s(0))).unwrap();
     let served = pair.lease.answered(&RULES, renewal.seq, &answer, |()| true, s(0));
     assert!(served.admitted.is_empty() && pair.book.held() == nanos(100));
     assert_eq!(pair.until(s(0), s(1)), [RULES.flush]);
@@ -81,11 +81,27 @@ fn what_was_used_while_a_batch_was_resent_is_told_in_the_next() {
     let again = pair.lease.renew(&RULES, TERMS, s(2));
     assert_eq!((again.batch, again.settled, &again.lines), (lost.batch, lost.settled, &lost.lines), "unchanged");
     let clock = Pair::ledger_clock(s(2));
-    let answer = pair.book.renew(&mut pair.record, &again, clock, clock).unwrap();
+    let answer = pair.book.renew(&mut pair.record, &again, None, clock, clock).unwrap();
     pair.lease.answered(&RULES, again.seq, &answer, |()| false, s(2));
     assert_eq!((pair.book.used(), pair.lease.unreported()), (nanos(7), nanos(5)));
     assert_eq!(pair.until(s(2), s(3)), [s(2) + RULES.flush]);
     assert_eq!((pair.book.used(), pair.book.itemised()), (nanos(12), nanos(12)));
+}
+
+/// Lines are counted, too: of models whose price is nothing.
+#[test]
+fn what_costs_nothing_and_ends_while_a_batch_is_resent_is_told_in_the_next() {
+    let (mut pair, request, key) = with_one_running(1_000);
+    let (_, free) = pair.start(0, s(0));
+    request.0.set(7);
+    pair.lease.end(key, s(1));
+    let lost = pair.lease.renew(&RULES, TERMS, s(1));
+    pair.lease.unanswered(&RULES, lost.seq, s(1));
+    pair.lease.end(free, s(2));
+    pair.renew(s(2));
+    assert_eq!(pair.book.lines().map(|(_, usage)| usage.requests).sum::<u64>(), 1);
+    assert_eq!(pair.until(s(2), s(3)), [s(2) + RULES.flush]);
+    assert_eq!(pair.book.lines().map(|(_, usage)| usage.requests).sum::<u64>(), 2);
 }
 
 #[test]

@@ -12,17 +12,23 @@ const behind = (element) => {
   return "rgb(255, 255, 255)";
 };
 const faint = [];
+const check = (text, color, element) => {
+  const style = getComputedStyle(element);
+  const [light, dark] = [luminance(color), luminance(behind(element))].sort((x, y) => y - x);
+  const size = parseFloat(style.fontSize);
+  const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+  const ratio = (light + 0.05) / (dark + 0.05);
+  if (ratio < (large ? 3 : 4.5)) faint.push(`${text}: ${ratio.toFixed(2)}`);
+};
+for (const input of document.querySelectorAll("input:not([hidden])")) {
+  check(`${input.id}, typed`, getComputedStyle(input).color, input);
+  if (input.placeholder) check(`${input.id}, placeholder`, getComputedStyle(input, "::placeholder").color, input);
+}
 const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 while (texts.nextNode()) {
   const element = texts.currentNode.parentElement;
   const text = texts.currentNode.textContent.trim();
   if (!text || ["SCRIPT", "STYLE", "NOSCRIPT"].includes(element.tagName) || !element.checkVisibility()) continue;
-  const style = getComputedStyle(element);
-  if (element.closest(":disabled")) continue;
-  const [light, dark] = [luminance(style.color), luminance(behind(element))].sort((x, y) => y - x);
-  const size = parseFloat(style.fontSize);
-  const large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
-  const ratio = (light + 0.05) / (dark + 0.05);
-  if (ratio < (large ? 3 : 4.5)) faint.push(`${text}: ${ratio.toFixed(2)}`);
+  if (!element.closest(":disabled")) check(text, getComputedStyle(element).color, element);
 }
 return faint;

@@ -1,7 +1,8 @@
 //! Chromium by its driver, and the example's server: processes of this test's own.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
@@ -21,17 +22,25 @@ use url::Url;
 pub struct Process {
     child: Child,
     lines: Receiver<String>,
+    ends: Ends,
+}
+
+/// How a process is ended, with what it started.
+#[derive(Clone, Copy)]
+enum Ends {
     /// Its own child is what is to be ended: `cargo run` passes no signals on.
-    wraps: bool,
+    ByItsChild,
+    /// The driver is asked to, at this port, and ends its browsers first; killed, it would leave them.
+    ByRequest(u16),
 }
 
 impl Process {
-    fn start(command: &mut Command, wraps: bool) -> Self {
+    fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (send, lines) = channel();
         let output = BufReader::new(child.stdout.take().expect("piped"));
         std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-        Self { child, lines, wraps }
+        Self { child, lines, ends: Ends::ByItsChild }
     }
 
     /// What follows `text` in the first line that has it.
@@ -48,14 +57,30 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if self.wraps {
-            let script = format!("kill -TERM $(cat /proc/{0}/task/{0}/children) 2>/dev/null || kill -TERM {0}", self.child.id());
-            let _ = Command::new("sh").arg("-c").arg(script).status();
-        } else {
-            let _ = self.child.kill();
+        match self.ends {
+            Ends::ByItsChild => {
+                let script = format!(
+                    "kill -TERM $(cat /proc/{0}/task/{0}/children 2>/dev/null || pgrep -P {0}) 2>/dev/null || kill -TERM {0}",
+                    self.child.id()
+                );
+                let _ = Command::new("sh").arg("-c").arg(script).status();
+            }
+            Ends::ByRequest(port) => drop(shut_down(port)),
         }
+        let limit = Instant::now() + Duration::from_secs(10);
+        while self.child.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn shut_down(port: u16) -> std::io::Result<()> {
+    let mut driver = TcpStream::connect(("127.0.0.1", port))?;
+    driver.set_read_timeout(Some(Duration::from_secs(5)))?;
+    driver.write_all(b"GET /shutdown HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")?;
+    driver.read_to_end(&mut Vec::new()).map(drop)
 }
 
 /// The example's server, with a plan of little money.
@@ -68,7 +93,7 @@ pub fn example(plan: &Path) -> (Process, String) {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
         command.env_remove(name);
     }
-    let process = Process::start(&mut command, true);
+    let process = Process::start(&mut command);
     let url = process.says("listening on ", Duration::from_secs(300));
     (process, url)
 }
@@ -102,8 +127,9 @@ const LOOKS: [(&str, u32, &str); 4] = [("wide", 1280, "light"), ("wide", 1280, "
 
 impl Browser {
     pub async fn open(name: &str, url: &str) -> Self {
-        let driver = Process::start(Command::new("chromedriver").arg("--port=0").stderr(Stdio::null()), false);
-        let port = driver.says("started successfully on port ", Duration::from_secs(30));
+        let mut driver = Process::start(Command::new("chromedriver").arg("--port=0").stderr(Stdio::null()));
+        let port = driver.says("started successfully on port ", Duration::from_secs(30)).trim_end_matches('.').parse().expect("a port");
+        driver.ends = Ends::ByRequest(port);
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let (downloads, pictures) = (folder.join("downloads"), folder.join("pictures"));
         let _ = std::fs::remove_dir_all(&folder);
@@ -121,7 +147,7 @@ impl Browser {
         wanted.insert("goog:loggingPrefs".into(), json!({ "browser": "ALL" }));
         let client = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
             .capabilities(wanted)
-            .connect(&format!("http://127.0.0.1:{}", port.trim_end_matches('.')))
+            .connect(&format!("http://127.0.0.1:{port}"))
             .await
             .expect("chromedriver and chromium are installed");
         Self { client, url: url.to_owned(), downloads, pictures, _driver: driver }
@@ -178,6 +204,7 @@ impl Browser {
 
     /// Looks at the page in every look: pictures are kept, nothing is cut off, all text can be read.
     pub async fn look(&self, state: &str) {
+        self.devtools("Emulation.setScrollbarsHidden", json!({ "hidden": true })).await;
         for (width_name, width, scheme) in LOOKS {
             let metrics = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
             self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
@@ -209,13 +236,15 @@ impl Browser {
         let log = self.client.issue_cmd(Chrome("se/log", json!({ "type": "browser" }))).await.unwrap();
         let entries = log.as_array().unwrap().iter().map(|entry| entry["message"].as_str().unwrap_or_default().to_owned());
         // Denials, and the answer that ends where credits do.
-        let expected = ["the server responded with a status of 4", "net::ERR_INCOMPLETE_CHUNKED_ENCODING"];
-        entries.filter(|message| !expected.iter().any(|expected| message.contains(expected))).collect()
+        let denials = ["400", "401", "402", "403", "422"].map(|status| format!("the server responded with a status of {status}"));
+        let expected = [&denials[..], &["net::ERR_INCOMPLETE_CHUNKED_ENCODING".to_owned()]].concat();
+        entries.filter(|message| !expected.iter().any(|expected| message.contains(&**expected))).collect()
     }
 
     pub async fn close(self) {
-        assert_eq!(self.complaints().await, Vec::<String>::new(), "nothing was blocked and no script failed");
+        let complaints = self.complaints().await;
         self.client.clone().close().await.unwrap();
+        assert_eq!(complaints, Vec::<String>::new(), "nothing was blocked and no script failed");
     }
 }
 

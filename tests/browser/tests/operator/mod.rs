@@ -25,7 +25,7 @@ hardware = "gpu-large"
 [tiers.enterprise]
 included = "0.01"
 per_seat = true
-when_used_up = "pay-as-you-go"
+when_used_up = { pay_as_you_go_up_to = "0.001" }
 "#;
 
 const MEMBERS: [&str; 3] = ["ann", "ben", "cat"];
@@ -73,17 +73,28 @@ async fn what_operators_did_shows_on_the_bill() {
     crate::eventually(settled).await;
     browser.goto("/billing").await;
     assert_eq!((browser.says("#refunded").await, browser.says("#seats").await), ("$0.0025".into(), "3".into()));
+    // 27 requests of 2.345 s on each hardware.
+    let figures = [
+        ("used", "$0.039255381"),
+        ("net", "$0.036755381"),
+        ("included-used", "$0.03"),
+        ("purchased-used", "$0.006755381"),
+        ("purchased-left", "$0.013244619"),
+        ("pay-as-you-go", "$0.00"),
+        ("requests", "54"),
+        ("compute", "126.630000 s"),
+        ("tier-limit", "$0.001"),
+        ("chart-words", "6 days with costs; most on 2026-11-10: $0.013085127."),
+    ];
+    for (id, figure) in figures {
+        assert_eq!(browser.says(&format!("#{id}")).await, figure, "{id}");
+    }
+    let bars =
+        "return [...document.querySelectorAll('rect')].map((bar) => ['x', 'y', 'height'].map((name) => bar.getAttribute(name)).join(' '))";
+    let expected = ["1 67 33", "11 34 66", "41 67 33", "91 0 100", "221 67 33", "291 67 33"];
+    assert_eq!(browser.run(bars).await, serde_json::json!(expected), "as high as the day cost");
     browser.look("bill-of-an-organisation").await;
     crate::is_read_aloud(&browser, &["Refunded", "Seats", "Purchased credits used"]).await;
-    println!(
-        "organisation: used {}, included {} of {}, purchased {}, on top {}, {}",
-        browser.says("#used").await,
-        browser.says("#included-used").await,
-        browser.says("#included").await,
-        browser.says("#purchased-used").await,
-        browser.says("#pay-as-you-go").await,
-        browser.says("#chart-words").await
-    );
 
     clock.set_unix_time(november.ends() + Duration::from_secs(3_600));
     assert!(accounts.close(&acme, november).await.unwrap());
