@@ -23,6 +23,7 @@
 //!
 //! An account's own callers set its spending limit; members of an organisation see its limit and cannot change it.
 
+mod chart;
 mod csv;
 mod json;
 mod page;

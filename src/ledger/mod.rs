@@ -14,6 +14,7 @@
 mod accounts;
 mod book;
 mod memory;
+mod record;
 #[cfg(feature = "redis")]
 mod redis;
 mod statement;
@@ -31,8 +32,9 @@ use std::{
 pub use self::redis::{RedisLedger, RedisLedgerBuilder};
 pub use self::{
     accounts::{AccountSummary, Accounts, AccountsPage, Cursor},
-    book::{Book, Grant, Record, Refund},
+    book::{Book, Refund},
     memory::MemoryLedger,
+    record::{Grant, Record},
     statement::{Statement, StatementLine, StatementRefund},
 };
 use crate::{Account, Credits, MoneyError, Name, Period};

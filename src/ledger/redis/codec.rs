@@ -6,7 +6,8 @@ use redis::{Cmd, Pipeline, ToRedisArgs};
 
 use super::super::{
     Amendment, Answer, Book, Grant, LeaseId, LedgerError, LineKey, Outcome, Record, Refund, Renewal, Standing, Terms, Usage,
-    book::{Agreed, Entry, Pledge},
+    book::{Agreed, Entry},
+    record::Pledge,
     whole_millis,
 };
 use crate::{Account, Credits, Name, Period};
