@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -38,6 +39,7 @@ when_used_up = "pay-as-you-go"
 
 struct World {
     clock: ManualClock,
+    ledger: MemoryLedger,
     meter: CreditMeter,
     accounts: Accounts,
     alice: Account,
@@ -50,7 +52,8 @@ impl World {
         let ledger = MemoryLedger::with_clock(clock.clone());
         let meter = meter(ledger.clone()).clock(clock.clone()).build().unwrap();
         meter.plan().replace(Plan::from_toml(PLAN).unwrap());
-        Self { clock, meter, accounts: Accounts::new(ledger), alice: Account::user("alice").unwrap(), november: "2026-11".parse().unwrap() }
+        let accounts = Accounts::new(ledger.clone());
+        Self { clock, ledger, meter, accounts, alice: Account::user("alice").unwrap(), november: "2026-11".parse().unwrap() }
     }
 
     /// A service whose calls take a second.
@@ -216,4 +219,24 @@ async fn an_owners_limit_is_reached_and_raised() {
     world.accounts.set_spending_limit(&world.alice, None).await.unwrap();
     assert_eq!(world.runs("pro").await, 200);
     assert_eq!(world.statement("pro").await.pay_as_you_go, nanos(3 * SLICE));
+}
+
+/// A node on which nobody asked since the change of tier goes on with its lease, and says the terms that it heard.
+#[tokio::test(start_paused = true)]
+async fn an_idle_nodes_terms_do_not_come_back() {
+    let world = World::new();
+    let other = {
+        let other = meter(world.ledger.clone()).clock(world.clock.clone()).build().unwrap();
+        other.plan().replace(Plan::from_toml(PLAN).unwrap());
+        World { meter: other, clock: world.clock.clone(), ledger: world.ledger.clone(), ..World::new() }
+    };
+    let included = async || world.accounts.statement(&world.alice, world.november).await.unwrap().included;
+    assert_eq!(world.runs("free").await, 200);
+    assert_eq!(included().await, credits("0.0012"));
+    tokio::time::sleep(seconds(1)).await;
+    assert_eq!(other.runs("pro").await, 200);
+    assert_eq!(included().await, credits("0.0024"));
+    // A third of ten minutes after its last use the first node has spoken again, and the second has not.
+    tokio::time::sleep(Duration::from_millis(199_600)).await;
+    assert_eq!(included().await, credits("0.0024"));
 }
