@@ -77,9 +77,11 @@ impl Bare {
         let mut call = redis::cmd("EVALSHA");
         call.arg(&self.hash).arg(3).arg(&record).arg(format!("{record}:{period}")).arg(format!("{record}:{period}:l"));
         call.arg(format!("{lease:032x}")).arg(seq).arg(seq).arg(0).arg(0).arg(0).arg(120_000).arg(0);
-        call.arg(2_000_000_000_u64).arg(0).arg(9_007_199_254_740_991_u64).arg(600_000).arg(0);
+        call.arg(2_000_000_000_u64).arg(0).arg(9_007_199_254_740_991_u64);
+        call.arg(now.as_secs()).arg(600_000).arg(0);
         call.arg(u64::try_from(now.as_millis()).unwrap() + 60_000);
-        call.arg(u64::try_from(period.begins().as_millis()).unwrap()).arg(u64::try_from(period.ends().as_millis()).unwrap());
+        let (begins, ends) = (period.begins().as_millis(), period.ends().as_millis());
+        call.arg(begins.to_string()).arg(ends.to_string()).arg(ends.to_string());
         let answer: String = call.query_async(&mut self.link).await.unwrap();
         assert!(answer.starts_with("renewed "), "{answer}");
     }
@@ -241,11 +243,11 @@ async fn redis_benchmark(depth: u64) -> f64 {
     let record = "bench:{user:user-__rand_int__}";
     let (keys, hash) = ([record.to_owned(), format!("{record}:{period}"), format!("{record}:{period}:l")], bare.hash.clone());
     // Each call names a lease that is mostly new, so that it has its whole effect.
+    let (millis, said, ends) = (now.as_millis(), now.as_secs(), period.ends().as_millis());
     let rest = format!(
-        "00000000000000000000__rand_int__ 1 1 0 0 0 120000 0 2000000000 0 9007199254740991 600000 0 {} {period} {} {}",
-        now.as_millis() + 600_000,
+        "00000000000000000000__rand_int__ 1 1 0 0 0 120000 0 2000000000 0 9007199254740991 {said} 600000 0 {} {} {ends} {ends}",
+        millis + 600_000,
         period.begins().as_millis(),
-        period.ends().as_millis()
     );
     let port = server.port.to_string();
     let output = tokio::task::spawn_blocking(move || {

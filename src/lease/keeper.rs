@@ -33,7 +33,7 @@ use super::{
 use crate::{
     Account, Credits, Period,
     clock::Time,
-    ledger::{Answer, LeaseId, Ledger, LedgerError, Outcome, Renewal, whole_millis},
+    ledger::{Answer, LeaseId, Ledger, LedgerError, Outcome, Renewal},
     observe,
 };
 
@@ -274,7 +274,7 @@ where
                 Next::Renew => {
                     let awaited = lease.is_waited_for();
                     self.awaited += usize::from(awaited);
-                    let said = whole_millis(shared.time.unix_time().saturating_sub(now.saturating_sub(*said_at)));
+                    let said = Duration::from_secs(shared.time.unix_time().saturating_sub(now.saturating_sub(*said_at)).as_secs());
                     let renewal = Renewal { said, ..lease.renew(&rules, *terms, now) };
                     self.in_flight.push(send(Arc::clone(&shared.ledger), rules.deadline, Arc::clone(cell), renewal, awaited));
                 }

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::{Credits, Name, Period};
 
+/// After how long it is noted that the same terms were said again.
+const SAID_AGAIN: Duration = Duration::from_secs(10);
+
 /// One account's ledger of one period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Book {
@@ -234,12 +237,17 @@ impl Book {
         }
     }
 
-    /// The terms that count: of a month that has ended its own, else the newest that were said.
+    /// The terms that count: of a month that has ended its own, else the newest that were said; those that are as before are noted now and then.
     pub(super) fn terms(&self, record: &Record, given: Option<(Terms, Duration)>, now: Duration) -> Agreed {
         let seats = record.seats;
         match (self.agreed, given) {
             (Some(agreed), _) if now >= self.period.ends() => agreed,
-            (Some(agreed), given) if given.is_none_or(|(_, said)| said < agreed.said) => Agreed { seats, ..agreed },
+            (Some(agreed), Some((terms, said)))
+                if said < agreed.said || (terms == agreed.terms && said < agreed.said.saturating_add(SAID_AGAIN)) =>
+            {
+                Agreed { seats, ..agreed }
+            }
+            (Some(agreed), None) => Agreed { seats, ..agreed },
             (_, Some((terms, said))) => Agreed { terms, seats, said },
             (_, None) => Agreed { terms: Terms::nothing(), seats, said: Duration::ZERO },
         }

@@ -186,7 +186,7 @@ pub struct Renewal {
     pub extra: Credits,
     /// What the tier allows the account.
     pub terms: Terms,
-    /// When a request last said so, since the Unix epoch by the node's clock, in whole milliseconds: of what nodes say of a month, the newest counts.
+    /// When a request last said so, since the Unix epoch by the node's clock, in whole seconds: of what nodes say of a month, the newest counts.
     pub said: Duration,
     /// How long the ledger keeps the hold without hearing of the lease again.
     pub ttl: Duration,

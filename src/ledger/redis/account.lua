@@ -5,8 +5,9 @@
 -- would leave what was written before it.
 --
 -- KEYS[1]  the account's record   seats, limit, closed, grant:<id> = "amount left expires", pledge:<period> = "amount until"
--- KEYS[2]  the period's book      total = "used held next drawn charged recovered refunded included per_seat pay_as_you_go seats said", of which
---                                 the last five are the period's terms (seats 0: not known), and its lines: <line> = "requests micros cost"
+-- KEYS[2]  the period's book      total = "used held next drawn charged recovered refunded", terms = "included per_seat pay_as_you_go seats said",
+--                                 where they are known (pay_as_you_go: `*` where it has no limit; said: in seconds), and its lines: <line> = "requests micros cost". Values of more than 64 bytes would take
+--                                 twice the memory.
 
 local MOST, MOST_LINES = 9007199254740991, 2000
 local KEEP_BOOKS = 396 * 24 * 60 * 60 * 1000
@@ -22,8 +23,8 @@ end
 
 local now = clock()
 
--- A book that is open: its key, its period, and its totals, which are nil where there is no such book yet.
-local book, period, total
+-- A book that is open: its key, its period, and its totals and terms as they were, which are false where there are none yet.
+local book, period, total, terms
 local used, held, next, drawn, charged, recovered, refunded
 -- The terms that count.
 local included_each, per_seat, pay_as_you_go, seats_then, said
@@ -33,9 +34,11 @@ local sums, touched
 
 local function open(key)
   book, period, sums, touched = key, string.sub(key, -7), {}, {}
-  total = redis.call('HGET', key, 'total')
-  used, held, next, drawn, charged, recovered, refunded, included_each, per_seat, pay_as_you_go, seats_then, said =
-    unpack(total and words(total) or { 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 })
+  local found = redis.call('HMGET', key, 'total', 'terms')
+  total, terms = found[1], found[2]
+  used, held, next, drawn, charged, recovered, refunded = unpack(total and words(total) or { 0, 0, 0, 0, 0, 0, 0 })
+  included_each, per_seat, pay_as_you_go, seats_then, said = unpack(terms and words(terms) or { 0, 0, 0, 0, 0 })
+  if pay_as_you_go == '*' then pay_as_you_go = MOST end
 end
 
 open(KEYS[2])
@@ -122,13 +125,14 @@ local function new_line(key)
   return sums[key]
 end
 
--- Writes the totals, with the terms that the period has agreed to, and the lines that changed.
-local function write(agreed, ends)
-  local fields = {
-    'total',
-    string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f', used, held, next, drawn, charged, recovered, refunded,
-      unpack(agreed)),
-  }
+-- Writes the totals, the terms where they changed, and the lines that did.
+local function write(ends, changed)
+  local fields = { 'total', string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f', used, held, next, drawn, charged, recovered, refunded) }
+  if changed then
+    fields[3] = 'terms'
+    local most = pay_as_you_go == MOST and '*' or text(pay_as_you_go)
+    fields[4] = string.format('%.0f %.0f %s %.0f %.0f', included_each, per_seat, most, seats_then, said)
+  end
   for _, key in ipairs(touched) do
     fields[#fields + 1] = key
     fields[#fields + 1] = string.format('%.0f %.0f %.0f', unpack(sums[key]))
@@ -136,6 +140,4 @@ local function write(agreed, ends)
   redis.call('HSET', book, unpack(fields))
   if not total then redis.call('PEXPIREAT', book, text(ends + KEEP_BOOKS)) end
 end
-
-local function terms() return { included_each, per_seat, pay_as_you_go, seats_then, said } end
 

@@ -29,7 +29,7 @@ if what == 'refund' then
   end
   redis.call('HSET', KEYS[3], field, text(amount) .. ' ' .. reason)
   redis.call('PEXPIREAT', KEYS[3], text(ends + KEEP_BOOKS))
-  write(terms(), ends)
+  write(ends, false)
   return 1
 end
 

@@ -39,7 +39,7 @@ pub(super) fn renewal(how: (&str, &str), keys: &Keys, renewal: &Renewal, now: Du
     call.arg(renewal.lease.to_string()).arg(renewal.seq).arg(renewal.batch).arg(nanos(renewal.settled));
     call.arg(nanos(renewal.keep)).arg(nanos(renewal.refill)).arg(nanos(renewal.need)).arg(nanos(renewal.extra));
     call.arg(nanos(renewal.terms.included)).arg(u8::from(renewal.terms.per_seat)).arg(nanos(renewal.terms.pay_as_you_go));
-    call.arg(millis(renewal.said)).arg(millis(renewal.ttl)).arg(u8::from(renewal.forget)).arg(millis(not_after));
+    call.arg(renewal.said.as_secs()).arg(millis(renewal.ttl)).arg(u8::from(renewal.forget)).arg(millis(not_after));
     call.arg(millis(period.begins())).arg(millis(period.ends())).arg(millis(today.ends()));
     for line in renewal.lines.iter() {
         call.arg(LineField(&line.key)).arg(line.usage.requests).arg(line.usage.compute_micros).arg(nanos(line.usage.cost));
@@ -169,7 +169,8 @@ pub(super) struct Hashes {
 
 pub(super) fn read_book(period: Period, Hashes { book, leases, notes }: &Hashes) -> Result<Book, LedgerError> {
     let mut read = read_totals(period, book.get(TOTAL).map(String::as_str))?;
-    for (key, value) in book.iter().filter(|(key, _)| *key != TOTAL) {
+    read.agreed = book.get(TERMS).map(|terms| read_terms(terms).ok_or_else(|| bad(TERMS, terms))).transpose()?;
+    for (key, value) in book.iter().filter(|(key, _)| *key != TOTAL && *key != TERMS) {
         let (key, usage) = read_line(key, value).ok_or_else(|| bad(key, value))?;
         read.lines.insert(key, usage);
     }
@@ -188,15 +189,27 @@ pub(super) fn read_totals(period: Period, total: Option<&str>) -> Result<Book, L
     let empty = Book::new(period);
     let Some(total) = total else { return Ok(empty) };
     let wrong = || bad(TOTAL, total);
-    // Times in milliseconds, counts and flags are in the range of amounts like all numbers there.
-    let words = total.split(' ').map(parse_amount).collect::<Option<Vec<_>>>().ok_or_else(wrong)?;
-    let [used, held, next, drawn, charged, recovered, refunded, included, per_seat, pay_as_you_go, seats, said] =
-        words.try_into().map_err(|_| wrong())?;
-    let seats = u32::try_from(seats.as_nano_usd()).map_err(|_| wrong())?;
-    let terms = Terms { included, per_seat: !per_seat.is_zero(), pay_as_you_go };
-    let agreed = NonZeroU32::new(seats).map(|seats| Agreed { terms, seats, said: time(said) });
+    let [used, held, next, drawn, charged, recovered, refunded] = read_numbers(total).ok_or_else(wrong)?;
     let next = (!next.is_zero()).then(|| time(next));
-    Ok(Book { used, held, next, drawn, charged, recovered, refunded, agreed, ..empty })
+    Ok(Book { used, held, next, drawn, charged, recovered, refunded, ..empty })
+}
+
+fn read_terms(terms: &str) -> Option<Agreed> {
+    let [included, per_seat, pay_as_you_go, seats, said] = read_numbers(&terms.replace('*', UNBOUNDED))?;
+    let terms = Terms { included, per_seat: !per_seat.is_zero(), pay_as_you_go };
+    Some(Agreed {
+        terms,
+        seats: NonZeroU32::new(u32::try_from(seats.as_nano_usd()).ok()?)?,
+        said: Duration::from_secs(said.as_nano_usd().unsigned_abs()),
+    })
+}
+
+/// [`Credits::MAX`].
+const UNBOUNDED: &str = "9007199254740991";
+
+/// Times in milliseconds, counts and flags are in the range of amounts like all numbers there.
+fn read_numbers<const COUNT: usize>(text: &str) -> Option<[Credits; COUNT]> {
+    text.split(' ').map(parse_amount).collect::<Option<Vec<_>>>()?.try_into().ok()
 }
 
 fn time(millis: Credits) -> Duration {
@@ -213,6 +226,9 @@ fn read_note(book: &mut Book, field: &str, value: &str) -> Option<()> {
     }
     Some(())
 }
+
+/// The field of a book that holds its terms.
+const TERMS: &str = "terms";
 
 /// The field of a book that holds its totals. No line is called so: theirs have separators, or are [`LineKey::Late`]'s and [`LineKey::Other`]'s.
 pub(super) const TOTAL: &str = "total";

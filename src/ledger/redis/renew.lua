@@ -10,6 +10,7 @@
 local SHARE = 4
 local EARLY, LATE = 60 * 1000, 62 * 24 * 60 * 60 * 1000
 local FIRST_LINE = 19
+local SAID_AGAIN = 10
 
 local lease = ARGV[1]
 local a = {}
@@ -58,13 +59,15 @@ end
 
 -- From here on nothing fails; what changed is written as it changes.
 
--- Of a month that has ended its own terms count, else the newest that were said.
-local agreed = terms()
-if now < ends or seats_then == 0 then
-  if seats_then == 0 or a[12] >= said then included_each, per_seat, pay_as_you_go, said = a[9], a[10], a[11], a[12] end
-  seats_then = seats
+-- Of a month that has ended its own terms count, else the newest that were said; those that are as before are noted now and then.
+local changed = false
+if now < ends or not terms then
+  local same = a[9] == included_each and a[10] == per_seat and a[11] == pay_as_you_go
+  if not terms or (a[12] >= said and (not same or a[12] >= said + SAID_AGAIN)) then
+    included_each, per_seat, pay_as_you_go, said, changed = a[9], a[10], a[11], a[12], true
+  end
+  if seats_then ~= seats then seats_then, changed = seats, true end
 end
-if news and not is_closed then agreed = terms() end
 
 local function standing()
   if is_closed then return net() end
@@ -72,7 +75,7 @@ local function standing()
 end
 
 local function answer(outcome, hold)
-  if scanned or news then write(agreed, ends) end
+  if scanned or news then write(ends, changed and news and not is_closed) end
   if outcome ~= 'renewed' then return outcome .. ' ' .. text(now) end
   return string.format('renewed %.0f %.0f %.0f %.0f %.0f %.0f %d %d', now, hold, net(), held, standing(), included(),
     most_on_top() < pay_as_you_go and 1 or 0, now >= ends and 1 or 0)
@@ -96,7 +99,7 @@ if not news then return answer('renewed', e[4]) end
 local brings_lines, grace = batch > e[2] and #ARGV >= FIRST_LINE, less(now, ttl)
 if not is_closed then
   if brings_lines then
-    local lines = redis.call('HLEN', KEYS[2]) - (total and 1 or 0)
+    local lines = redis.call('HLEN', KEYS[2]) - (total and 1 or 0) - (terms and 1 or 0)
     for i = FIRST_LINE, #ARGV, 4 do
       local key = ARGV[i]
       local found = line(key)
@@ -144,7 +147,7 @@ end
 -- What comes late of a closed month is debited in a later one.
 if is_closed and (brings_lines or delta > 0) then
   open(KEYS[4])
-  if seats_then == 0 then included_each, per_seat, pay_as_you_go, seats_then, said = a[9], a[10], a[11], seats, a[12] end
+  if not terms then included_each, per_seat, pay_as_you_go, seats_then, said = a[9], a[10], a[11], seats, a[12] end
   local found = line('late') or new_line('late')
   if brings_lines then
     for i = FIRST_LINE, #ARGV, 4 do
@@ -153,6 +156,6 @@ if is_closed and (brings_lines or delta > 0) then
   end
   found[3] = sum(found[3], delta)
   debit(delta, grace)
-  write(terms(), late_ends)
+  write(late_ends, not terms)
 end
 return answered

@@ -134,7 +134,7 @@ fn history(rng: &mut Rng) -> Vec<Step> {
                 need: want(rng),
                 extra: want(rng),
                 terms,
-                said: now.saturating_sub(Duration::from_millis([0, 0, 1, 2_000][rng.usize(0..4)])),
+                said: Duration::from_secs(now.as_secs().saturating_sub([0, 0, 1, 2, 20][rng.usize(0..5)])),
                 ttl,
                 forget: goodbye,
             };
@@ -358,7 +358,7 @@ async fn what_is_more_than_2000_lines_goes_to_one() {
                 need: Credits::ZERO,
                 extra: Credits::ZERO,
                 terms: Terms::nothing(),
-                said: now,
+                said: Duration::from_secs(now.as_secs()),
                 ttl: Duration::from_secs(600),
                 forget: false,
             };
