@@ -96,6 +96,7 @@ async fn accounts_are_kept(ledger: impl Ledger + Clone) {
     let page = accounts.list(before, None, NonZeroUsize::MIN).await.unwrap();
     let listed: Vec<_> = page.accounts.iter().map(|listed| (listed.account.clone(), listed.used, listed.refunded)).collect();
     assert_eq!(listed, [(alice.clone(), nanos(100), nanos(30))]);
+    assert!(ledger.claim(&alice, month.next(), "limit 1 %".parse().unwrap(), LeaseId::from_bits(1)).await.unwrap());
     assert!(accounts.list(month.next(), None, NonZeroUsize::MIN).await.unwrap().accounts.is_empty(), "nobody used anything there");
 }
 
