@@ -293,3 +293,19 @@ fn a_threshold_is_claimed_by_one() {
     assert!(book.claim(threshold(), LeaseId::from_bits(1)), "who asks again has it");
     assert!(book.claim("limit 80".parse().unwrap(), LeaseId::from_bits(2)));
 }
+
+#[test]
+fn seats_count_from_the_next_renewal_on() {
+    let period: Period = "2026-11".parse().unwrap();
+    let now = period.begins() + Duration::from_secs(60);
+    let (mut book, mut record) = (Book::new(period), Record::default());
+    let seats = Terms { included: nanos(20), per_seat: true, pay_as_you_go: nanos(0) };
+    // The last one says terms that are older than those noted.
+    for (lease, said, count) in [(1, 10, 1), (2, 11, 3), (3, 5, 2)] {
+        record.seats = NonZeroU32::new(count).unwrap();
+        let renewal = Renewal { terms: seats, said: period.begins() + Duration::from_secs(said), ..settling(lease, 1) };
+        let Outcome::Renewed { standing, .. } = book.renew(&mut record, &renewal, None, now, now).unwrap().outcome else { panic!() };
+        assert_eq!(standing.included, nanos(20 * i64::from(count)), "lease {lease}");
+        assert_eq!(book.agreed.map(|agreed| agreed.seats), NonZeroU32::new(count));
+    }
+}
