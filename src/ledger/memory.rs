@@ -24,10 +24,11 @@ pub struct MemoryLedger {
     clock: Arc<dyn Clock>,
 }
 
+/// An account's record and books, and all that changes them.
 #[derive(Debug, Default)]
-struct Kept {
-    record: Record,
-    books: BTreeMap<Period, Book>,
+pub(super) struct Kept {
+    pub(super) record: Record,
+    pub(super) books: BTreeMap<Period, Book>,
 }
 
 impl MemoryLedger {
@@ -59,7 +60,7 @@ impl Default for MemoryLedger {
 }
 
 impl Kept {
-    fn renew(&mut self, period: Period, renewal: &Renewal, not_after: Duration, now: Duration) -> Result<Answer, LedgerError> {
+    pub(super) fn renew(&mut self, period: Period, renewal: &Renewal, not_after: Duration, now: Duration) -> Result<Answer, LedgerError> {
         let today = Period::containing(now);
         let mut book = self.books.remove(&period).unwrap_or_else(|| Book::new(period));
         // Made where it is wanted: of closed months.
@@ -68,6 +69,31 @@ impl Kept {
         self.books.insert(period, book);
         self.forget_old();
         answer
+    }
+
+    pub(super) fn amend(&mut self, amendment: Amendment, now: Duration) -> Result<bool, LedgerError> {
+        let Self { record, books } = self;
+        let done = match amendment {
+            Amendment::Grant { id, amount, expires } => Ok(record.grant(id, amount, expires)),
+            Amendment::Seats(seats) => {
+                record.seats = seats;
+                Ok(true)
+            }
+            Amendment::SpendingLimit(limit) => {
+                record.spending_limit = limit;
+                Ok(true)
+            }
+            Amendment::Refund { period, id, refund } => book_of(books, period).refund(record, id, refund, now),
+            Amendment::Close(period) => book_of(books, period).close(record, now),
+        };
+        self.forget_old();
+        done
+    }
+
+    pub(super) fn claim(&mut self, period: Period, threshold: Name, by: LeaseId) -> bool {
+        let claimed = book_of(&mut self.books, period).claim(threshold, by);
+        self.forget_old();
+        claimed
     }
 
     fn forget_old(&mut self) {
@@ -100,31 +126,12 @@ impl Ledger for MemoryLedger {
 
     fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
         let now = self.now();
-        let mut accounts = self.accounts();
-        let kept = accounts.entry(account.clone()).or_default();
-        let Kept { record, books } = kept;
-        let done = match amendment {
-            Amendment::Grant { id, amount, expires } => Ok(record.grant(id, amount, expires)),
-            Amendment::Seats(seats) => {
-                record.seats = seats;
-                Ok(true)
-            }
-            Amendment::SpendingLimit(limit) => {
-                record.spending_limit = limit;
-                Ok(true)
-            }
-            Amendment::Refund { period, id, refund } => book_of(books, period).refund(record, id, refund, now),
-            Amendment::Close(period) => book_of(books, period).close(record, now),
-        };
-        kept.forget_old();
+        let done = self.accounts().entry(account.clone()).or_default().amend(amendment, now);
         Box::pin(ready(done))
     }
 
     fn claim<'a>(&'a self, account: &'a Account, period: Period, threshold: Name, by: LeaseId) -> Answering<'a, bool> {
-        let mut accounts = self.accounts();
-        let kept = accounts.entry(account.clone()).or_default();
-        let claimed = book_of(&mut kept.books, period).claim(threshold, by);
-        kept.forget_old();
+        let claimed = self.accounts().entry(account.clone()).or_default().claim(period, threshold, by);
         Box::pin(ready(Ok(claimed)))
     }
 

@@ -37,6 +37,9 @@ when_used_up = "pay-as-you-go"
 included = "0.0012"
 per_seat = true
 when_used_up = "pay-as-you-go"
+[tiers.capped]
+included = "0.0012"
+when_used_up = { pay_as_you_go_up_to = "0.00024" }
 "#;
 
 pub(super) struct Server {
@@ -61,6 +64,7 @@ impl Server {
         let tokens = BearerTokens::new()
             .with("free", person("free", "free"))
             .with("pro", person("pro", "pro"))
+            .with("capped", person("capped", "capped"))
             .with("ann", org("ann"))
             .with("ben", org("ben"))
             .with("cat", org("cat"))

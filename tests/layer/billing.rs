@@ -234,6 +234,28 @@ async fn nobody_sees_anothers_bill() {
     }
 }
 
+/// Where the tier's own limit is the lower one, the owner's is not what is reached.
+#[tokio::test]
+async fn whose_limit_is_reached_is_said_as_it_is() {
+    let server = Server::start().await;
+    let (capped, accounts) = (person("capped", "capped"), server.meter.accounts());
+    for number in 1..=12 {
+        assert_eq!(server.run("capped", "/models/echo", &[]).await, 200);
+        server.settled(&capped, number).await;
+    }
+    for (own, status, notice) in [
+        (None, 402, "All credits are used up"),
+        (Some("500.00"), 402, "All credits are used up"),
+        (Some("0.00012"), 403, "Your spending limit is reached"),
+    ] {
+        accounts.set_spending_limit(&capped.account, own.map(|own| own.parse().unwrap())).await.unwrap();
+        assert_eq!(server.run("capped", "/models/echo", &[]).await, status, "{own:?}");
+        let (_, page) = server.page("capped", "").await;
+        assert!(says(&page, "notice").starts_with(notice), "{own:?}: {}", says(&page, "notice"));
+        assert_eq!(says(&page, "tier-limit"), "$0.00024");
+    }
+}
+
 #[tokio::test]
 async fn features_stand_apart_and_draw_on_the_same_credits() {
     let server = Server::start().await;

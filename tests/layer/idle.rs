@@ -65,8 +65,6 @@ async fn an_outage_allowance_outlives_the_accounts_lease() {
     }
     assert!(allowed > 0);
     ledger.off(false);
-    sleep(seconds(10)).await;
-    println!("{allowed} {:?} {:?}", statement(&meter, "alice", "pro").await, meter);
     settled(&meter, "alice", "pro", allowed).await;
     sleep(LONG).await;
     assert_eq!(ledger.leases(), (1, 1), "its lease has said goodbye");

@@ -16,7 +16,7 @@ use redis::{Script, Value};
 
 use self::redis_server::RedisServer;
 use super::{
-    super::{Amendment, Book, LeaseId, LedgerError, LineKey, MOST_LINES, Record, Refund, Renewal, Terms, Usage, UsageLine},
+    super::{Amendment, Book, LeaseId, LedgerError, LineKey, MOST_LINES, Record, Refund, Renewal, Terms, Usage, UsageLine, memory::Kept},
     ACCOUNT, AMEND, RENEW, codec,
     codec::{Hashes, Keys},
 };
@@ -163,44 +163,20 @@ fn line(rng: &mut Rng, cost: Credits) -> UsageLine {
     UsageLine { key, usage: Usage { requests: rng.u64(0..3), compute_micros: count, cost } }
 }
 
-/// What [`Book`] says.
+/// What [`Book`] says, as the ledger in memory keeps it.
 fn by_book(steps: &[Step]) -> Vec<Said> {
-    let mut record = Record::default();
-    let mut books: Vec<_> = months().map(Book::new).into();
+    let mut kept = Kept::default();
     let mut said = Vec::new();
     for step in steps {
         let answer = match step.clone() {
-            Step::Amend { amendment, now } => said_of(match amendment {
-                Amendment::Grant { id, amount, expires } => Ok(record.grant(id, amount, expires)),
-                Amendment::Seats(seats) => {
-                    record.seats = seats;
-                    Ok(true)
-                }
-                Amendment::SpendingLimit(limit) => {
-                    record.spending_limit = limit;
-                    Ok(true)
-                }
-                Amendment::Refund { period, id, refund } => book_of(&mut books, period).refund(&mut record, id, refund, now),
-                Amendment::Close(period) => book_of(&mut books, period).close(&mut record, now),
-            }),
-            Step::Claim { period, threshold, by } => said_of(Ok(book_of(&mut books, period).claim(threshold, by))),
-            Step::Renew { period, renewal, not_after, now } => {
-                let today = Period::containing(now);
-                let mut current = (today > period).then(|| book_of(&mut books, today).clone());
-                let answer = book_of(&mut books, period).renew(&mut record, &renewal, current.as_mut(), not_after, now);
-                if let Some(current) = current {
-                    *book_of(&mut books, today) = current;
-                }
-                said_of(answer)
-            }
+            Step::Amend { amendment, now } => said_of(kept.amend(amendment, now)),
+            Step::Claim { period, threshold, by } => said_of(Ok(kept.claim(period, threshold, by))),
+            Step::Renew { period, renewal, not_after, now } => said_of(kept.renew(period, &renewal, not_after, now)),
         };
-        said.push((answer, record.clone(), books.clone()));
+        let books = months().map(|month| kept.books.get(&month).cloned().unwrap_or_else(|| Book::new(month)));
+        said.push((answer, kept.record.clone(), books.into()));
     }
     said
-}
-
-fn book_of(books: &mut [Book], period: Period) -> &mut Book {
-    books.iter_mut().find(|book| book.period == period).unwrap()
 }
 
 fn said_of(answer: Result<impl std::fmt::Debug, LedgerError>) -> String {
