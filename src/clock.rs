@@ -5,6 +5,8 @@
 
 use std::{
     fmt,
+    future::Future,
+    pin::pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -12,7 +14,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use crate::Period;
 
@@ -103,6 +105,26 @@ impl Clock for ManualClock {
     fn unix_time(&self) -> Duration {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1
     }
+}
+
+/// A timer that fires this late was held up, and so was all else in the process.
+const HELD_UP: Duration = Duration::from_millis(25);
+
+/// For so long after that, what came meanwhile may be looked at.
+const CATCHING_UP: Duration = Duration::from_millis(100);
+
+/// Waits for `future` until `at`. A process that stood still when that moment came (it was suspended, or its threads were blocked) gives it a little
+/// longer: the answer may be there, and nobody has had the time to look.
+pub(crate) async fn until<F: Future>(at: Instant, future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    if let Ok(output) = timeout_at(at, &mut future).await {
+        return Some(output);
+    }
+    let now = Instant::now();
+    if now.saturating_duration_since(at) < HELD_UP {
+        return None;
+    }
+    timeout_at(now + CATCHING_UP, future).await.ok()
 }
 
 /// One reading of a meter's clocks.

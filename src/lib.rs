@@ -35,7 +35,7 @@ pub use self::{
     },
     meter::{
         ComputeClock, ComputeTime, ConfigError, CreditMeter, CreditMeterBuilder, CreditService, CreditWorker, CutOff, End, Ending,
-        MeterBody, ResponseFuture,
+        MeterBody, ResponseFuture, Stalled,
     },
     money::{Credits, MoneyError, Price},
     period::{Period, PeriodError},

@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     lease::{Lease, Run, Want},
     rules::LeaseRules,
-    seat::{Place, Seat, SeatTaken},
+    seat::{Ended, Place, Seat, SeatTaken},
 };
 use crate::{
     Account, Credits, Period,
@@ -93,6 +93,8 @@ pub(crate) trait Beside: Default {
     type Run: Run + Send;
     /// Whether nothing is lost when it is thrown away and made anew.
     fn is_spent(&self, now: Duration) -> bool;
+    /// A request was billed that had ended before, with more used than was on hold for it.
+    fn settled(&self, ended: Ended<Self::Run>);
 }
 
 pub(super) type Waiter<B> = oneshot::Sender<Verdict<B>>;

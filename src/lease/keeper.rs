@@ -26,13 +26,13 @@ use super::{
     breaker::Breaker,
     desk::{Beside, CLOSING, Cell, Desk, Inner, OPEN, ORPHANED, Shared, Verdict},
     herald::{Answered, Herald, Watch},
-    lease::Next,
+    lease::{Lease, Next, Served},
     rules::LeaseRules,
     seat::tell,
 };
 use crate::{
     Account, Credits, Period,
-    clock::Time,
+    clock::{Time, until},
     ledger::{Answer, LeaseId, Ledger, LedgerError, Outcome, Renewal},
     observe,
 };
@@ -131,11 +131,14 @@ where
 
         let mut unsettled = Vec::new();
         for cell in self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect::<Vec<_>>() {
-            let inner = cell.lock();
+            let mut inner = cell.lock();
+            let settled = inner.leases_mut().flat_map(Lease::give_up).collect();
             let amount = inner.leases().fold(Credits::ZERO, |sum, lease| sum.saturating_add(lease.unreported()));
             if !amount.is_zero() {
                 unsettled.push(Unsettled { account: cell.account.clone(), period: cell.period, amount });
             }
+            drop(inner);
+            tell(&self.shared, &cell, Served { settled, ..Served::nobody() });
         }
         Settlement { settled: Credits::clamped(self.shared.settled.load(Ordering::Acquire)), unsettled }
     }
@@ -265,6 +268,10 @@ where
         for lease in std::iter::once(lease).chain(retired) {
             match lease.next(&rules, closing, now) {
                 Next::Renew if !self.breaker.allows(self.in_flight.len(), now) => {
+                    if self.breaker.is_open() {
+                        // Nobody needs to wait for an answer to learn that.
+                        lease.deny_due(now);
+                    }
                     if !std::mem::replace(backlogged, true) {
                         self.backlog.push_back(Arc::clone(cell));
                     }
@@ -398,7 +405,7 @@ where
 {
     Box::pin(async move {
         let sent_at = Instant::now();
-        let renewing = timeout(deadline, ledger.renew(&cell.account, cell.period, &renewal, deadline));
+        let renewing = until(sent_at + deadline, ledger.renew(&cell.account, cell.period, &renewal, deadline));
         let answer = renewing.await.unwrap_or(Err(LedgerError::Deadline(deadline)));
         Landed { cell, lease: renewal.lease, seq: renewal.seq, awaited, answer, took: sent_at.elapsed() }
     })

@@ -24,16 +24,31 @@ pub(crate) trait Run {
     fn accrued(&self, now: Duration) -> Credits;
     /// The soonest that it can have used `cost`, from now.
     fn runway(&self, cost: Credits, now: Duration) -> Duration;
-    /// Tells it how much it may use.
+    /// Tells it how much it may use in all.
     fn granted(&mut self, slice: Credits, now: Duration);
+    /// Tells it that it needed more, and that the ledger had less.
+    fn denied(&mut self, denial: Denial);
     /// It was admitted as soon as it asked, and begins now.
     fn begins(&mut self, _now: Duration) {}
-    /// What it is billed now that it ends on a slice of this size; nothing where it never began.
-    fn bill(&mut self, slice: Credits, now: Duration) -> Option<Usage>;
+    /// Whether it is billed no more than its slice.
+    fn stops(&self) -> bool;
+    /// What it used so far, if that can be settled before it ends.
+    fn settleable(&self, now: Duration) -> Option<Usage>;
+    /// Ends it, and answers all that it used; nothing if it never began or is not billed. It counts no further: asked again, it answers the same.
+    fn end(&mut self, now: Duration) -> Option<Usage>;
     /// What its usage is for.
     fn line(&self) -> LineKey;
     /// Requests whose numbers are the same have the same line.
     fn line_number(&self) -> u64;
+}
+
+/// The ledger was asked for more after a request had come to need it, and did not give it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Denial {
+    /// When it was asked.
+    pub(crate) asked_at: Duration,
+    /// Whether it answered. If not, its deadline has passed.
+    pub(crate) answered: bool,
 }
 
 /// What a request asks for at its admission.
@@ -58,11 +73,22 @@ pub(crate) struct RunId {
 
 /// Those who waited and got their answer. `W` is how to tell them.
 #[derive(Debug)]
-pub(crate) struct Served<W> {
+pub(crate) struct Served<W, R> {
     /// Admitted, each as the request of this name.
     pub(crate) admitted: Vec<(W, RunId)>,
     /// Asked for, and there was not enough.
     pub(crate) refused: Vec<W>,
+    /// Requests that ended earlier with more used than their slices, and what they were billed.
+    pub(crate) settled: Vec<(R, Option<Usage>)>,
+}
+
+/// What became of a request that ended.
+#[derive(Debug)]
+pub(crate) enum Closing<R> {
+    /// It was billed this; nothing if it never began or is not billed.
+    Settled(R, Option<Usage>),
+    /// It used more than its slice. The ledger is asked for the rest before it is billed.
+    Pending,
 }
 
 /// A lease. `R` is a request that runs on it, `W` one that waits.
@@ -77,8 +103,10 @@ pub(crate) struct Lease<W, R> {
     /// The sum of the running requests' slices.
     slices: Credits,
     running: Slab<Running<R>>,
-    /// How many of these have ended already and wait for their owner to learn it.
-    over: usize,
+    /// How many of these have ended: they wait for the ledger, or for their owner to learn it.
+    ended: usize,
+    /// How many of those wait for the ledger.
+    pending: usize,
     /// How many requests were ever admitted.
     admitted: u64,
     waiting: VecDeque<Waiting<W, R>>,
@@ -114,13 +142,25 @@ struct Running<R> {
     run: R,
     /// No other request of this account has it.
     serial: u64,
-    /// What it was billed when it ended before its owner said so.
-    over: Option<Option<Usage>>,
+    state: State,
+    /// All that it was granted; what is settled already is a part of this.
     slice: Credits,
+    /// What of its usage is settled already.
+    settled: Usage,
     hold: Credits,
     /// After a short grant, the earliest next refill.
     ask_at: Duration,
-    asked: bool,
+    /// How much more the renewal that is under way asks for.
+    asked: Credits,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum State {
+    Running,
+    /// It ended with more used than its slice. The ledger is asked for the rest.
+    Pending { used: Usage, owned: bool },
+    /// It was billed this before its owner ended it.
+    Over(Option<Usage>),
 }
 
 #[derive(Debug)]
@@ -159,7 +199,8 @@ impl<W, R: Run> Lease<W, R> {
             budget: Credits::ZERO,
             slices: Credits::ZERO,
             running: Slab::new(),
-            over: 0,
+            ended: 0,
+            pending: 0,
             admitted: 0,
             waiting: VecDeque::new(),
             tally: Tally::default(),
@@ -202,18 +243,13 @@ impl<W, R: Run> Lease<W, R> {
         self.spent.saturating_sub(self.acknowledged)
     }
 
-    /// Whether the ledger answered when it was last asked.
-    pub(crate) fn is_answered(&self) -> bool {
-        self.failures == 0 && self.told_at.is_some()
-    }
-
     pub(crate) fn is_running(&self) -> bool {
-        self.running.len() > self.over
+        self.running.len() > self.ended
     }
 
     /// How many requests run or wait.
     pub(crate) fn engaged(&self) -> usize {
-        self.running.len() - self.over + self.waiting.len()
+        self.running.len() - self.ended + self.waiting.len()
     }
 
     /// A request, until its owner ends it.
@@ -223,7 +259,7 @@ impl<W, R: Run> Lease<W, R> {
 
     /// The same, if it has not ended before its owner said so.
     pub(crate) fn live_mut(&mut self, id: RunId) -> Option<&mut R> {
-        self.named_mut(id).filter(|running| running.over.is_none()).map(|running| &mut running.run)
+        self.named_mut(id).filter(|running| running.is_running()).map(|running| &mut running.run)
     }
 
     fn named_mut(&mut self, id: RunId) -> Option<&mut Running<R>> {
@@ -293,41 +329,135 @@ impl<W, R: Run> Lease<W, R> {
         !self.trusted.is_zero()
     }
 
-    /// Ends a request: what it cost is spent, the rest of its slice is free. Answers what it was billed.
-    pub(crate) fn end(&mut self, id: RunId, now: Duration) -> Option<(R, Option<Usage>)> {
-        self.named_mut(id)?;
-        let mut ended = self.running.try_remove(id.slot)?;
-        if let Some(billed) = ended.over {
-            self.over -= 1;
-            return Some((ended.run, billed));
+    /// Ends a request: what it cost is spent, the rest of its slice is free. With `ask`, one that stops at its slice and used more is billed as far as
+    /// the account can pay, once the ledger has said how far that is.
+    pub(crate) fn end(&mut self, id: RunId, ask: bool, now: Duration) -> Option<Closing<R>> {
+        match self.named_mut(id)?.state {
+            State::Running => {}
+            State::Pending { used, .. } => {
+                self.named_mut(id)?.state = State::Pending { used, owned: false };
+                return Some(Closing::Pending);
+            }
+            State::Over(billed) => {
+                self.ended -= 1;
+                return Some(Closing::Settled(self.running.try_remove(id.slot)?.run, billed));
+            }
         }
-        let billed = self.settle(&mut ended, now);
-        Some((ended.run, billed))
+        if let Some(used) = self.close(id.slot, ask, now) {
+            self.named_mut(id)?.state = State::Pending { used, owned: false };
+            return Some(Closing::Pending);
+        }
+        self.take_over(id.slot).map(|(run, billed)| Closing::Settled(run, billed))
     }
 
     /// Ends all requests, as if each ended now. Their owners learn it when they end them.
     pub(crate) fn end_all(&mut self, now: Duration) {
-        let mut running = std::mem::take(&mut self.running);
-        for (_, ended) in running.iter_mut().filter(|(_, running)| running.over.is_none()) {
-            ended.over = Some(self.settle(ended, now));
-            self.over += 1;
-            (ended.slice, ended.hold, ended.asked) = (Credits::ZERO, Credits::ZERO, false);
+        for slot in self.slots(Running::is_running) {
+            if let (Some(used), Some(running)) = (self.close(slot, true, now), self.running.get_mut(slot)) {
+                running.state = State::Pending { used, owned: true };
+            }
         }
-        self.running = running;
     }
 
-    fn settle(&mut self, ended: &mut Running<R>, now: Duration) -> Option<Usage> {
-        self.slices = self.slices.saturating_sub(ended.slice);
+    /// Bills those that wait for the ledger no more than their slices: there will be no answer.
+    pub(crate) fn give_up(&mut self) -> Vec<(R, Option<Usage>)> {
+        self.slots(Running::is_pending).into_iter().filter_map(|slot| self.resolve(slot)).collect()
+    }
+
+    fn slots(&self, which: impl Fn(&Running<R>) -> bool) -> Vec<usize> {
+        self.running.iter().filter(|(_, running)| which(running)).map(|(slot, _)| slot).collect()
+    }
+
+    /// Ends a request, and settles it, or answers what it used if the ledger is to be asked for more first.
+    fn close(&mut self, slot: usize, ask: bool, now: Duration) -> Option<Usage> {
+        let spare = self.spare();
+        let running = self.running.get_mut(slot)?;
+        let used = running.run.end(now);
+        self.ended += 1;
         self.used_at = now;
         self.dirty_since.get_or_insert(now);
-        let usage = ended.run.bill(ended.slice, now)?;
-        self.spent = self.spent.saturating_add(usage.cost);
-        self.tally.add(ended.run.line_number(), || ended.run.line(), usage);
-        Some(usage)
+        (running.hold, running.asked) = (Credits::ZERO, Credits::ZERO);
+        if let Some(used) = used.filter(|used| running.run.stops() && used.cost > running.slice) {
+            let more = used.cost.saturating_sub(running.slice).min(spare);
+            self.slices = self.slices.saturating_add(running.grant(more, now));
+            if ask && used.cost > running.slice {
+                running.ask_at = Duration::ZERO;
+                self.pending += 1;
+                return Some(used);
+            }
+        }
+        self.settle(slot, used);
+        None
+    }
+
+    /// Spends what a request used that has ended, as far as it is not settled already; one that stops at its slice, no more than that.
+    fn settle(&mut self, slot: usize, used: Option<Usage>) {
+        let Some(running) = self.running.get_mut(slot) else { return };
+        self.slices = self.slices.saturating_sub(running.open());
+        let slice = std::mem::take(&mut running.slice);
+        let used = used.map(|used| if running.run.stops() { Usage { cost: used.cost.min(slice), ..used } } else { used });
+        let billed = used.map(|used| Usage {
+            compute_micros: used.compute_micros.max(running.settled.compute_micros),
+            cost: used.cost.max(running.settled.cost),
+            ..used
+        });
+        if let Some(billed) = billed {
+            let rest = billed.less(running.settled);
+            self.spent = self.spent.saturating_add(rest.cost);
+            self.tally.add(running.run.line_number(), || running.run.line(), rest);
+        }
+        running.state = State::Over(billed);
+    }
+
+    /// Settles one that waits for the ledger, with the slice that it has by now; answers it if its owner has ended it already.
+    fn resolve(&mut self, slot: usize) -> Option<(R, Option<Usage>)> {
+        let State::Pending { used, owned } = self.running.get(slot)?.state else { return None };
+        self.pending -= 1;
+        self.settle(slot, Some(used));
+        if owned { None } else { self.take_over(slot) }
+    }
+
+    fn take_over(&mut self, slot: usize) -> Option<(R, Option<Usage>)> {
+        let State::Over(billed) = self.running.get(slot)?.state else { return None };
+        self.ended -= 1;
+        self.running.try_remove(slot).map(|running| (running.run, billed))
+    }
+
+    /// Spends what running requests have used so far, as far as that can be settled before they end: what a node that dies then loses is little.
+    fn settle_running(&mut self, now: Duration) {
+        for (_, running) in &mut self.running {
+            let Some(used) = running.run.settleable(now).filter(|_| running.is_running()) else { continue };
+            let used = if running.run.stops() { Usage { cost: used.cost.min(running.slice), ..used } } else { used };
+            let more = Usage { requests: 0, ..used.less(running.settled) };
+            if more.cost.is_zero() {
+                continue;
+            }
+            self.slices = self.slices.saturating_sub(running.open());
+            running.settled.add(more);
+            self.slices = self.slices.saturating_add(running.open());
+            self.spent = self.spent.saturating_add(more.cost);
+            self.tally.add(running.run.line_number(), || running.run.line(), more);
+        }
+    }
+
+    /// Has the ledger asked at once for what a request needs beyond its slice, though it was told lately that there is not enough.
+    pub(crate) fn ask_now(&mut self, id: RunId) {
+        if let Some(running) = self.named_mut(id) {
+            running.ask_at = Duration::ZERO;
+        }
+    }
+
+    /// The ledger is known to be away: those that need more are told so.
+    pub(crate) fn deny_due(&mut self, now: Duration) {
+        for (_, running) in &mut self.running {
+            if running.is_running() && running.is_due(running.run.accrued(now), now) {
+                running.run.denied(Denial { asked_at: now, answered: false });
+            }
+        }
     }
 
     /// Gives what is free to running requests that need more, then to those who wait.
-    pub(crate) fn share_out(&mut self, has_left: impl Fn(&W) -> bool, now: Duration) -> Served<W> {
+    pub(crate) fn share_out(&mut self, has_left: impl Fn(&W) -> bool, now: Duration) -> Served<W, R> {
         self.serve(now, None, has_left)
     }
 
@@ -355,7 +485,9 @@ impl<W, R: Run> Lease<W, R> {
         }
         self.admitted += 1;
         let serial = self.admitted;
-        RunId { slot: self.running.insert(Running { run, serial, over: None, slice, hold, ask_at, asked: false }), serial }
+        let settled = Usage::default();
+        let running = Running { run, serial, state: State::Running, slice, settled, hold, ask_at, asked: Credits::ZERO };
+        RunId { slot: self.running.insert(running), serial }
     }
 
     fn spare(&self) -> Credits {
@@ -371,56 +503,125 @@ impl<W, R: Run> Lease<W, R> {
         (now < self.admit_until && !self.is_leaving() && slice >= want.least).then_some(slice)
     }
 
-    fn serve(&mut self, now: Duration, answered: Option<&LeaseRules>, has_left: impl Fn(&W) -> bool) -> Served<W> {
+    /// Gives what is free: to those the ledger was just asked for first, so that nobody else takes what it gave them, then to running requests that
+    /// need more, then to those who wait. `answered` is when a renewal was sent that was answered now.
+    fn serve(&mut self, now: Duration, answered: Option<(&LeaseRules, Duration)>, has_left: impl Fn(&W) -> bool) -> Served<W, R> {
+        let mut served = Served::nobody();
+        if let Some((rules, asked_at)) = answered {
+            served.settled = self.serve_asked(rules, asked_at, now);
+            self.serve_waiting(true, &mut served, &has_left, now);
+        }
+        served.settled.extend(self.serve_due(now));
+        self.serve_waiting(false, &mut served, has_left, now);
+        served
+    }
+
+    /// Gives running requests what a renewal asked for them, or tells them that it was not to be had.
+    fn serve_asked(&mut self, rules: &LeaseRules, asked_at: Duration, now: Duration) -> Vec<(R, Option<Usage>)> {
         let mut spare = self.spare();
-        for (_, running) in &mut self.running {
-            let accrued = running.run.accrued(now);
-            if !running.asked && !running.is_due(accrued, now) {
+        let mut resolved = Vec::new();
+        for (slot, running) in &mut self.running {
+            let asked = std::mem::take(&mut running.asked);
+            if asked.is_zero() {
                 continue;
             }
-            let more = running.missing(accrued).min(spare);
+            let asked = asked.min(running.missing(running.run.accrued(now)));
+            let more = asked.min(spare);
             spare = spare.saturating_sub(more);
-            self.slices = self.slices.saturating_add(more);
-            running.slice = running.slice.saturating_add(more);
-            running.run.granted(running.slice, now);
-            if let Some(rules) = answered
-                && std::mem::take(&mut running.asked)
-                && !running.missing(accrued).is_zero()
-            {
+            self.slices = self.slices.saturating_add(running.grant(more, now));
+            let is_denied = more < asked;
+            if running.is_pending() {
+                if is_denied || running.missing(Credits::ZERO).is_zero() {
+                    resolved.push(slot);
+                }
+            } else if is_denied {
+                running.run.denied(Denial { asked_at, answered: true });
                 let runway = running.run.runway(running.slice, now);
                 running.ask_at = now + rules.pause().max(runway / 2);
             }
         }
+        resolved.into_iter().filter_map(|slot| self.resolve(slot)).collect()
+    }
 
-        let mut served = Served::nobody();
-        let mut kept = VecDeque::new();
+    /// Gives running requests that need more what is there.
+    fn serve_due(&mut self, now: Duration) -> Vec<(R, Option<Usage>)> {
+        let mut spare = self.spare();
+        let mut resolved = Vec::new();
+        for (slot, running) in &mut self.running {
+            if spare.is_zero() {
+                break;
+            }
+            let accrued = running.run.accrued(now);
+            if running.is_due(accrued, now) {
+                let more = running.missing(accrued).min(spare);
+                spare = spare.saturating_sub(more);
+                self.slices = self.slices.saturating_add(running.grant(more, now));
+                if running.missing(accrued).is_zero() {
+                    // What the ledger says to a question that is under way is no answer to its next need.
+                    running.asked = Credits::ZERO;
+                    if running.is_pending() {
+                        resolved.push(slot);
+                    }
+                }
+            }
+        }
+        resolved.into_iter().filter_map(|slot| self.resolve(slot)).collect()
+    }
+
+    /// Admits those who wait, first come, first served. `answered` ones were asked for, and are refused if there is not enough; else nobody passes
+    /// one who still waits.
+    fn serve_waiting(&mut self, answered: bool, served: &mut Served<W, R>, has_left: impl Fn(&W) -> bool, now: Duration) {
         while let Some(waiting) = self.waiting.pop_front() {
             if has_left(&waiting.tell) {
                 continue;
+            }
+            if answered && !waiting.asked {
+                self.waiting.push_front(waiting);
+                break;
             }
             match self.slice_for(waiting.want, now) {
                 Some(slice) => {
                     let id = self.start(slice, waiting.want.hold, waiting.run, now);
                     served.admitted.push((waiting.tell, id));
                 }
-                None if answered.is_some() && waiting.asked => served.refused.push(waiting.tell),
-                // First come, first served: nobody passes one who still waits.
+                None if answered => served.refused.push(waiting.tell),
                 None => {
-                    kept.push_back(waiting);
+                    self.waiting.push_front(waiting);
                     break;
                 }
             }
         }
-        kept.append(&mut self.waiting);
-        self.waiting = kept;
-        served
     }
 }
 
 impl<R: Run> Running<R> {
+    fn is_running(&self) -> bool {
+        matches!(self.state, State::Running)
+    }
+
+    fn is_pending(&self) -> bool {
+        matches!(self.state, State::Pending { .. })
+    }
+
+    /// Adds to its slice; answers how much of that is not settled yet.
+    fn grant(&mut self, more: Credits, now: Duration) -> Credits {
+        if more.is_zero() {
+            return Credits::ZERO;
+        }
+        let open = self.open();
+        self.slice = self.slice.saturating_add(more);
+        self.run.granted(self.slice, now);
+        self.open().saturating_sub(open)
+    }
+
+    /// What of its slice is not settled yet.
+    fn open(&self) -> Credits {
+        self.slice.saturating_sub(self.settled.cost)
+    }
+
     /// When only half of what it asks for is left, it needs more.
     fn is_due(&self, accrued: Credits, now: Duration) -> bool {
-        !self.hold.is_zero() && now >= self.ask_at && accrued >= self.refill_at()
+        self.is_pending() || (!self.hold.is_zero() && now >= self.ask_at && accrued >= self.refill_at())
     }
 
     fn refill_at(&self) -> Credits {
@@ -428,20 +629,34 @@ impl<R: Run> Running<R> {
     }
 
     fn due_at(&self, now: Duration) -> Duration {
+        if self.is_pending() {
+            return now;
+        }
         if self.hold.is_zero() {
             return Duration::MAX;
         }
-        now.saturating_add(self.run.runway(self.refill_at(), now)).max(self.ask_at)
+        let refill = now.saturating_add(self.run.runway(self.refill_at(), now)).max(self.ask_at);
+        // However it was refilled: so much is settled at the latest, or lost with a node that is killed.
+        let settle_at = self.settled.cost.saturating_add(self.hold.half());
+        if self.is_running() && self.run.settleable(now).is_some() {
+            refill.min(now.saturating_add(self.run.runway(settle_at, now)))
+        } else {
+            refill
+        }
     }
 
     fn missing(&self, accrued: Credits) -> Credits {
-        accrued.saturating_add(self.hold).saturating_sub(self.slice)
+        match self.state {
+            State::Running => accrued.saturating_add(self.hold).saturating_sub(self.slice),
+            State::Pending { used, .. } => used.cost.saturating_sub(self.slice),
+            State::Over(_) => Credits::ZERO,
+        }
     }
 }
 
-impl<W> Served<W> {
+impl<W, R> Served<W, R> {
     pub(super) const fn nobody() -> Self {
-        Self { admitted: Vec::new(), refused: Vec::new() }
+        Self { admitted: Vec::new(), refused: Vec::new(), settled: Vec::new() }
     }
 }
 

@@ -22,7 +22,7 @@ pub(crate) use self::{
     desk::{Admission, Beside, Desk, Refusal, Ticket, Verdict},
     herald::Watch,
     keeper::{Keeper, Worker},
-    lease::{Run, RunId, Want},
+    lease::{Denial, Run, RunId, Want},
     rules::LeaseRules,
     seat::{Ended, Place, Seat, SeatTaken},
 };

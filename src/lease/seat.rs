@@ -3,17 +3,18 @@
 use std::{
     fmt,
     sync::{Arc, Weak, atomic::Ordering},
+    time::Duration,
 };
 
 use tokio::sync::oneshot;
 
 use super::{
     desk::{Beside, Cell, OPEN, Shared, Verdict, Waiter},
-    lease::{RunId, Served},
+    lease::{Closing, Lease, Run, RunId, Served},
 };
 use crate::{
     Credits,
-    clock::Now,
+    clock::{Now, Time},
     ledger::{Standing, Usage},
 };
 
@@ -43,14 +44,18 @@ pub(crate) struct Ended<R> {
     pub(crate) standing: Standing,
     /// What was spent here and is not in `standing`.
     pub(crate) unreported: Credits,
-    /// Whether the ledger answered when it was last asked.
-    pub(crate) ledger_answers: bool,
 }
 
 impl<B: Beside> Seat<B> {
     /// Has the lease looked at: a running request may need more.
     pub(crate) fn attend(&self) {
         self.shared.attend(&self.cell);
+    }
+
+    /// Has the ledger asked at once for what a request needs beyond its slice.
+    pub(crate) fn ask_now(&self, id: RunId) {
+        self.cell.lock().lease.ask_now(id);
+        self.attend();
     }
 
     /// What the host keeps beside the account's lease.
@@ -114,40 +119,56 @@ impl<B: Beside> Place<B> {
         self.seat.as_ref().map(|seat| seat.shared.time.now())
     }
 
+    /// The clocks.
+    pub(crate) fn time(&self) -> Option<Time> {
+        self.seat.as_ref().map(|seat| seat.shared.time.clone())
+    }
+
     /// What the account has left as far as this node knows: what running requests use is not off it yet.
     pub(crate) fn left(&self) -> Option<Credits> {
         let inner = self.seat.as_ref()?.cell.lock();
         Some(inner.lease.standing().left(inner.lease.unreported()))
     }
 
-    /// Ends the slice, after a last look at the request.
-    pub(crate) fn end(mut self, now: Now, look: impl FnOnce(&mut B::Run)) -> Option<Ended<B::Run>> {
-        self.close(now, look)
+    /// Has the ledger asked at once for what the request needs beyond its slice.
+    pub(crate) fn ask_now(&self) {
+        if let Some(seat) = &self.seat {
+            seat.ask_now(self.id);
+        }
     }
 
-    fn close(&mut self, now: Now, look: impl FnOnce(&mut B::Run)) -> Option<Ended<B::Run>> {
+    /// How long the ledger may take to answer, and how long may pass between a question and the next.
+    pub(crate) fn patience(&self) -> Option<(Duration, Duration)> {
+        self.seat.as_ref().map(|seat| (seat.shared.rules.deadline, seat.shared.rules.pause()))
+    }
+
+    /// Ends the slice, after a last look at the request. `None` if the ledger is to say first how much of it can be paid: only with `ask`.
+    pub(crate) fn end(mut self, now: Now, ask: bool, look: impl FnOnce(&mut B::Run)) -> Option<Ended<B::Run>> {
+        self.close(now, ask, look)
+    }
+
+    fn close(&mut self, now: Now, ask: bool, look: impl FnOnce(&mut B::Run)) -> Option<Ended<B::Run>> {
         let Seat { shared, cell } = self.seat.take()?;
         let now = now.lease;
         let mut inner = cell.lock();
         // Not there where its lease is gone, with a month that ended long ago.
         inner.lease.run_mut(self.id).map(look)?;
-        let ended = inner.lease.end(self.id, now);
+        let closing = inner.lease.end(self.id, ask, now);
         let waited_for = inner.lease.is_waited_for();
         let served = waited_for.then(|| inner.lease.share_out(oneshot::Sender::is_closed, now));
         let news = inner.lease.is_newly_dirty(now);
-        let (lease, away) = (&inner.lease, shared.ledger_is_away.load(Ordering::Acquire));
-        let ended = ended.map(|(run, billed)| Ended {
-            run,
-            billed,
-            standing: lease.standing(),
-            unreported: lease.unreported(),
-            ledger_answers: lease.is_answered() && !away,
-        });
+        let is_pending = matches!(closing, Some(Closing::Pending));
+        let ended = match closing {
+            Some(Closing::Settled(run, billed)) => Some(Ended::of(run, billed, &inner.lease)),
+            Some(Closing::Pending) | None => None,
+        };
         drop(inner);
         if let Some(served) = served {
             tell(&shared, &cell, served);
         }
-        if news {
+        if is_pending {
+            shared.attend(&cell);
+        } else if news {
             let open = shared.phase.load(Ordering::Acquire) == OPEN;
             shared.attend_by(&cell, if open { now + shared.rules.flush } else { now });
         }
@@ -155,16 +176,26 @@ impl<B: Beside> Place<B> {
     }
 }
 
+impl<R: Run> Ended<R> {
+    fn of<W>(run: R, billed: Option<Usage>, lease: &Lease<W, R>) -> Self {
+        Self { run, billed, standing: lease.standing(), unreported: lease.unreported() }
+    }
+}
+
 impl<B: Beside> Drop for Place<B> {
     fn drop(&mut self) {
         if let Some(now) = self.now() {
-            self.close(now, |_| ());
+            self.close(now, false, |_| ());
         }
     }
 }
 
 /// Tells those who waited, outside of the account's lock: one who has gone meanwhile hands its place back through it.
-pub(super) fn tell<B: Beside>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, served: Served<Waiter<B>>) {
+pub(super) fn tell<B: Beside>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, served: Served<Waiter<B>, B::Run>) {
+    for (run, billed) in served.settled {
+        let ended = Ended::of(run, billed, &cell.lock().lease);
+        cell.beside.settled(ended);
+    }
     if served.admitted.is_empty() && served.refused.is_empty() {
         return;
     }

@@ -11,7 +11,7 @@ use std::{cell::Cell, collections::VecDeque, rc::Rc, time::Duration};
 use fastrand::Rng;
 
 use super::{
-    lease::{Lease, Next, Run, RunId, Served, Want},
+    lease::{Closing, Denial, Lease, Next, Run, RunId, Served, Want},
     rules::{Ahead, LeaseRules},
 };
 use crate::{
@@ -33,6 +33,8 @@ struct Setting {
     down: &'static [u64],
     failover: bool,
     loss: f64,
+    /// Whether nodes stand still now and then, and services report what was not measured.
+    jolts: bool,
 }
 
 #[derive(Debug)]
@@ -44,25 +46,39 @@ struct Outcome {
     held: i64,
     leases: usize,
     overspent: i64,
+    /// The most that one request lost with its node.
+    lost: i64,
 }
 
 /// A request: it runs for `length` ticks.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Request {
     stop: bool,
     length: i64,
+    /// Whether it is settled as it goes.
+    goes: bool,
     start: Cell<Option<Duration>>,
+    end: Cell<Option<Duration>>,
+    /// What its service reported on top of what is measured, and when.
+    jump: Cell<(i64, Duration)>,
     slice: Cell<i64>,
+    denied: Cell<Option<Denial>>,
+    /// Its slice is used up, and the ledger was asked since.
+    overdue: Cell<bool>,
+    /// When a report made it need more at once.
+    needed_at: Cell<Duration>,
+    /// Since when it needs more.
+    needs_since: Cell<Option<Duration>>,
 }
 
 impl Request {
     fn cost(&self, now: Duration) -> i64 {
-        self.start.get().map_or(0, |start| ticks(now - start))
+        let now = self.end.get().unwrap_or(now);
+        self.start.get().map_or(0, |start| ticks(now.saturating_sub(start)) + self.jump.get().0)
     }
 
-    fn debit(&self, now: Duration) -> i64 {
-        let cost = self.cost(now);
-        if self.stop { cost.min(self.slice.get()) } else { cost }
+    fn needs_more(&self, now: Duration) -> bool {
+        self.cost(now) >= self.slice.get() - HOLD / 2
     }
 }
 
@@ -80,11 +96,31 @@ impl Run for Rc<Request> {
             self.start.set(Some(now));
         }
         self.slice.set(slice.as_nano_usd());
+        self.denied.set(None);
+        self.overdue.set(false);
+        // One that got less than it asked for needs more all the while.
+        if self.slice.get() - self.cost(now) >= HOLD {
+            self.needs_since.set(None);
+        }
     }
 
-    fn bill(&mut self, _: Credits, now: Duration) -> Option<Usage> {
-        let cost = nanos(self.debit(now));
-        Some(Usage { requests: 1, compute_micros: 1, cost })
+    fn denied(&mut self, denial: Denial) {
+        self.denied.set(Some(denial));
+        // It asked because it needed more, and still does.
+        self.needs_since.set(self.needs_since.get().or(Some(denial.asked_at)));
+    }
+
+    fn stops(&self) -> bool {
+        self.stop
+    }
+
+    fn settleable(&self, now: Duration) -> Option<Usage> {
+        self.goes.then(|| Usage { requests: 1, compute_micros: self.cost(now).unsigned_abs(), cost: nanos(self.cost(now)) })
+    }
+
+    fn end(&mut self, now: Duration) -> Option<Usage> {
+        self.end.set(Some(self.end.get().unwrap_or(now)));
+        Some(Usage { requests: 1, compute_micros: self.cost(now).unsigned_abs(), cost: nanos(self.cost(now)) })
     }
 
     fn line(&self) -> LineKey {
@@ -99,11 +135,17 @@ impl Run for Rc<Request> {
 /// One who waits, since when.
 type Waiter = (Rc<Request>, u64);
 
+#[derive(Default)]
 struct Node {
     lease: Option<Lease<Waiter, Rc<Request>>>,
     old: Vec<Lease<Waiter, Rc<Request>>>,
     running: Vec<(Rc<Request>, RunId)>,
+    /// Ended, and billed once the ledger has said how much of it can be paid.
+    pending: Vec<Rc<Request>>,
     down_until: u64,
+    /// It stands still: what comes meanwhile is looked at when it goes on.
+    asleep_until: u64,
+    mail: Vec<(Renewal, Answer)>,
 }
 
 struct Message {
@@ -129,6 +171,7 @@ struct World {
     debited: i64,
     debt: i64,
     overspent: i64,
+    lost: i64,
 }
 
 fn nanos(n: i64) -> Credits {
@@ -154,7 +197,7 @@ impl World {
         if purchased > 0 {
             ledger.1.grant("order-1".parse().unwrap(), nanos(purchased), None);
         }
-        let nodes = (0..rng.usize(1..=4)).map(|_| Node { lease: None, old: Vec::new(), running: Vec::new(), down_until: 0 }).collect();
+        let nodes = (0..rng.usize(1..=4)).map(|_| Node::default()).collect();
         let rules = LeaseRules {
             deadline: at(4),
             flush: at(3),
@@ -177,6 +220,7 @@ impl World {
             debited: 0,
             debt: 0,
             overspent: 0,
+            lost: 0,
         }
     }
 
@@ -186,7 +230,7 @@ impl World {
             let working = tick < WORK;
             if !working {
                 self.setting.loss = 0.0;
-                self.nodes.iter_mut().for_each(|node| node.down_until = 0);
+                self.nodes.iter_mut().for_each(|node| (node.down_until, node.asleep_until) = (0, 0));
             }
             if working && self.setting.failover && self.rng.f64() < 0.004 {
                 self.fail_over(tick);
@@ -203,7 +247,15 @@ impl World {
                     self.kill(node, tick);
                     continue;
                 }
+                if self.nodes[node].asleep_until > tick {
+                    continue;
+                }
+                if working && self.setting.jolts && self.rng.f64() < 0.01 {
+                    self.nodes[node].asleep_until = tick + self.rng.u64(1..60);
+                    continue;
+                }
                 self.end_requests(node, tick);
+                self.open_mail(node, tick);
                 if tick < 700 && self.rng.f64() < arrivals {
                     self.begin_requests(node, tick);
                 }
@@ -221,6 +273,7 @@ impl World {
             held: book.held().as_nano_usd(),
             leases: book.leases(),
             overspent: self.overspent,
+            lost: self.lost,
         }
     }
 
@@ -284,38 +337,98 @@ impl World {
         if node.down_until > tick {
             return;
         }
+        if node.asleep_until > tick {
+            node.mail.push((renewal.clone(), answer));
+            return;
+        }
         let lease = node.lease.iter_mut().chain(&mut node.old).find(|lease| lease.id() == renewal.lease);
         if let Some(lease) = lease {
-            let Served { admitted, .. } = lease.answered(&rules, renewal.seq, &answer, |_| false, at(tick));
-            node.running.extend(admitted.into_iter().map(|((request, _), id)| (request, id)));
+            let served = lease.answered(&rules, renewal.seq, &answer, |_| false, at(tick));
+            self.serve(served, self.nodes.iter().position(|node| node.lease.iter().chain(&node.old).any(|lease| lease.id() == renewal.lease)));
         }
     }
 
-    /// `kill -9`: what runs is not billed, the journal keeps the rest.
+    fn open_mail(&mut self, node: usize, tick: u64) {
+        for (renewal, answer) in std::mem::take(&mut self.nodes[node].mail) {
+            self.answer(node, &renewal, answer, tick);
+        }
+    }
+
+    fn serve(&mut self, served: Served<Waiter, Rc<Request>>, node: Option<usize>) {
+        let Some(node) = node.map(|node| &mut self.nodes[node]) else { return };
+        node.running.extend(served.admitted.into_iter().map(|((request, _), id)| (request, id)));
+        for (request, billed) in served.settled {
+            node.pending.retain(|pending| !Rc::ptr_eq(pending, &request));
+            self.debited += billed.unwrap().cost.as_nano_usd();
+        }
+    }
+
+    /// `kill -9`: of what runs no more is billed than was settled, the journal keeps the rest.
     fn kill(&mut self, node: usize, tick: u64) {
         let down = self.setting.down[self.rng.usize(0..self.setting.down.len())];
         let node = &mut self.nodes[node];
         node.running.clear();
-        let old = std::mem::take(&mut node.old).into_iter().chain(node.lease.take());
-        node.old = old.map(|lease| lease.killed(at(tick))).collect();
+        node.pending.clear();
+        node.mail.clear();
+        node.asleep_until = 0;
+        let old: Vec<_> = std::mem::take(&mut node.old).into_iter().chain(node.lease.take()).collect();
+        for (request, settled) in old.iter().flat_map(Lease::unfinished) {
+            self.debited += settled.as_nano_usd();
+            self.debt += (settled.as_nano_usd() - request.slice.get()).max(0);
+            let used = if request.stop { request.cost(at(tick)).min(request.slice.get()) } else { request.cost(at(tick)) };
+            if request.goes && request.jump.get().0 == 0 {
+                self.lost = self.lost.max(used - settled.as_nano_usd());
+            }
+        }
+        node.old = old.into_iter().map(|lease| lease.killed(at(tick))).collect();
         node.down_until = tick + down;
     }
 
     fn end_requests(&mut self, node: usize, tick: u64) {
         let now = at(tick);
+        let index = node;
         let node = &mut self.nodes[node];
         let Some(lease) = &mut node.lease else { return };
         for (request, key) in std::mem::take(&mut node.running) {
-            let cost = request.cost(now);
-            if cost >= request.length || (request.stop && cost >= request.slice.get()) {
-                self.debt += (request.debit(now) - request.slice.get()).max(0);
-                self.debited += lease.end(key, now).unwrap().1.unwrap().cost.as_nano_usd();
-            } else {
-                node.running.push((request, key));
+            if self.setting.jolts && self.rng.f64() < 0.005 && request.jump.get().0 == 0 {
+                let was_over = request.cost(now) >= request.slice.get();
+                request.jump.set((self.rng.i64(1..3 * HOLD), now));
+                if !was_over && request.cost(now) >= request.slice.get() {
+                    request.needed_at.set(now);
+                    request.needs_since.set(None);
+                }
             }
+            if request.needs_since.get().is_none() && request.needs_more(now) {
+                request.needs_since.set(Some(now));
+            }
+            let cost = request.cost(now);
+            let is_over = request.stop && cost >= request.slice.get();
+            let in_time = cost - request.slice.get() <= 2;
+            if request.denied.get().is_some_and(|denial| denial.asked_at < request.needed_at.get()) {
+                request.denied.set(None);
+                request.overdue.set(false);
+            }
+            let denied = request.denied.get().filter(|denial| request.overdue.get() || (in_time && now <= denial.asked_at + at(16)));
+            if cost >= request.length || (is_over && denied.is_some()) {
+                if let Some(denial) = denied.filter(|_| is_over && cost < request.length) {
+                    assert!(denial.asked_at >= request.needs_since.get().unwrap(), "cut before the ledger was asked: {request:?}, {now:?}");
+                }
+                let owed = if request.stop { 0 } else { (cost - request.slice.get()).max(0) };
+                self.debt += owed;
+                match lease.end(key, denied.is_none(), now).unwrap() {
+                    Closing::Settled(_, billed) => self.debited += billed.unwrap().cost.as_nano_usd(),
+                    Closing::Pending => node.pending.push(request),
+                }
+                continue;
+            }
+            if is_over && !request.overdue.replace(true) {
+                request.denied.set(None);
+                lease.ask_now(key);
+            }
+            node.running.push((request, key));
         }
-        let Served { admitted, .. } = lease.share_out(|_| false, now);
-        node.running.extend(admitted.into_iter().map(|((request, _), id)| (request, id)));
+        let served = lease.share_out(|_| false, now);
+        self.serve(served, Some(index));
     }
 
     fn begin_requests(&mut self, node: usize, tick: u64) {
@@ -323,7 +436,8 @@ impl World {
             Want { hold: nanos(HOLD), least: nanos(LEAST), lasts: Duration::from_millis(HOLD.unsigned_abs() / 2), most_running: None };
         for _ in 0..[1, 1, 5][self.rng.usize(0..3)] {
             let length = [1, 3, 10, 60, 150][self.rng.usize(0..5)];
-            let request = Rc::new(Request { stop: self.setting.stop, length, start: Cell::new(None), slice: Cell::new(0) });
+            let goes = self.rng.u8(0..4) > 0;
+            let request = Rc::new(Request { stop: self.setting.stop, length, goes, ..Request::default() });
             let node = &mut self.nodes[node];
             if node.lease.as_ref().is_some_and(Lease::is_leaving) {
                 node.old.extend(node.lease.take());
@@ -378,15 +492,15 @@ impl World {
         let allowed = book.standing(record, Some(self.terms), self.clock(tick)).limit.saturating_add(book.refunded());
         self.limit = self.limit.max(allowed.as_nano_usd());
         let now = at(tick);
-        let running = self.nodes.iter().flat_map(|node| &node.running);
-        let used: i64 = running.map(|(request, _)| request.cost(now).min(request.slice.get())).sum();
+        let running = self.nodes.iter().flat_map(|node| node.running.iter().map(|(request, _)| request).chain(&node.pending));
+        let used: i64 = running.map(|request| request.cost(now).min(request.slice.get())).sum();
         self.overspent = self.overspent.max(self.debited - self.debt + used - self.limit);
     }
 }
 
 /// Every total and line exact, nothing held or remembered at the end; and no overspending where the design promises none.
 fn run(seeds: u64, setting: Setting) {
-    let mut worst = 0;
+    let (mut worst, mut lost) = (0, 0);
     for seed in 0..seeds {
         let result = World::new(seed, setting).run();
         let exact = (result.used, result.itemised, result.held) == (result.debited, result.debited, 0);
@@ -395,20 +509,26 @@ fn run(seeds: u64, setting: Setting) {
         let nothing_forgotten = result.recovered == 0 || setting.failover;
         assert!(exact && tidy && nothing_forgotten, "{setting:?}, seed {seed}: {result:?}");
         worst = worst.max(result.overspent);
+        lost = lost.max(result.lost);
+    }
+    if setting.loss == 0.0 && !setting.jolts {
+        // Half a hold, and what it takes to ask and to be answered.
+        assert!(lost <= HOLD / 2 + 8, "{setting:?}: a request lost {lost} with its node");
     }
     let silent_beyond_ttl = setting.down.contains(&300);
     if !setting.failover && !silent_beyond_ttl {
         assert!(worst <= 0, "{setting:?} overspent by {worst}");
     }
-    eprintln!("{setting:?}: {seeds} runs exact, worst overspending {worst}");
+    eprintln!("{setting:?}: {seeds} runs exact, worst overspending {worst}, most lost by a request {lost}");
 }
 
 /// `lease_model`'s table, and a row in which nodes come back within `ttl`: with those, 10 000 runs by default.
 fn table(stop: bool) {
-    let seeds = std::env::var("SIMULATION_SEEDS").map_or(417, |seeds| seeds.parse().expect("SIMULATION_SEEDS is a number"));
+    let seeds = std::env::var("SIMULATION_SEEDS").map_or(179, |seeds| seeds.parse().expect("SIMULATION_SEEDS is a number"));
     for ahead in [false, true] {
-        let faults: [(&[u64], bool, f64); 6] = [
+        let faults: [(&[u64], bool, f64); 7] = [
             (&[], false, 0.0),
+            (&[5, 50], false, 0.0),
             (&[], false, 0.05),
             (&[5, 50], false, 0.05),
             (&[5, 50, 300], false, 0.05),
@@ -416,7 +536,9 @@ fn table(stop: bool) {
             (&[5, 50, 300], true, 0.05),
         ];
         for (down, failover, loss) in faults {
-            run(seeds, Setting { stop, ahead, down, failover, loss });
+            for jolts in [false, true] {
+                run(seeds, Setting { stop, ahead, down, failover, loss, jolts });
+            }
         }
     }
 }

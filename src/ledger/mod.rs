@@ -237,6 +237,15 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// What this is more than `part` of it.
+    pub(crate) fn less(self, part: Self) -> Self {
+        Self {
+            requests: self.requests.saturating_sub(part.requests),
+            compute_micros: self.compute_micros.saturating_sub(part.compute_micros),
+            cost: self.cost.saturating_sub(part.cost),
+        }
+    }
+
     /// Adds `more`; counts stay at 2^53 - 1 rather than grow beyond.
     pub(crate) fn add(&mut self, more: Self) {
         let most = Credits::MAX.as_nano_usd().unsigned_abs();

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::{
     charge::{Charge, Kept, Metering, Place},
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     Classification, Credits, DuringOutage, Feature, Identity, Period, Plan, RequestHead, RequestQuota, Workload,
-    clock::Now,
+    clock::{Now, until},
     identify::{IdentifyError, Identifying},
     lease::{Admission, Seat, Ticket, Verdict},
     limit::RateState,
@@ -122,7 +122,7 @@ impl CreditMeter {
     }
 
     fn metering(&self, asked: &Asked) -> Metering {
-        Metering::new(Arc::clone(&asked.usual), asked.today, self.inner.settings.shadow)
+        Metering::new(Arc::clone(&asked.usual), asked.today, self.inner.settings.shadow, self.inner.billable.is_some())
     }
 
     /// Asks for a slice. A request that gets it at once begins at once.
@@ -139,13 +139,13 @@ impl CreditMeter {
     async fn wait(self, mut asked: Asked, mut ticket: Ticket<Kept>, rate: Rate, deadline: Instant) -> Decided {
         let mut moved = false;
         loop {
-            let verdict = match timeout_at(deadline, &mut ticket).await {
-                Err(_) => {
+            let verdict = match until(deadline, &mut ticket).await {
+                None => {
                     drop(ticket);
                     return self.without_ledger(asked, rate);
                 }
-                Ok(Err(_)) => return self.deny(Rejection::ShuttingDown),
-                Ok(Ok(verdict)) => verdict,
+                Some(Err(_)) => return self.deny(Rejection::ShuttingDown),
+                Some(Ok(verdict)) => verdict,
             };
             match verdict {
                 Verdict::Admitted(place) => return Ok(Some(self.admitted(place, asked.identity, rate))),

@@ -11,11 +11,13 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, StatusCode, response::Parts};
 
 use super::{
     charge::{Billable, Ending, Kept},
     layer::{Classify, CreditMeter, Inner, Settings},
+    read_ahead::{ReadAhead, ReadAheadLimits},
+    reporting::ReportingByModel,
 };
 use crate::{
     Ahead, Classification, Clock, Identify, Ledger, Plan, PlanHandle, RequestHead, Threshold, ThresholdReached,
@@ -66,6 +68,7 @@ impl CreditMeterBuilder {
                 denials: DenialStyle { unavailable: StatusCode::SERVICE_UNAVAILABLE, format: DenialFormat::Problem, grpc: false },
                 tells: false,
                 identify_within: Duration::from_secs(5),
+                read_ahead: ReadAheadLimits::default(),
             },
             billable: None,
             bill_to: Some(BILL_TO),
@@ -181,9 +184,55 @@ impl CreditMeterBuilder {
     }
 
     /// Decides by how a request ended whether it is billed. Default: every request whose inner service was called.
+    ///
+    /// Until it has decided, nothing of a request is settled: a node that is killed loses all that its running requests used. Where the head of a
+    /// response tells enough, use [`billable_at_head`](Self::billable_at_head). The later call of the two counts.
     #[must_use]
     pub fn billable(mut self, billable: impl Fn(&Ending) -> bool + Send + Sync + 'static) -> Self {
-        self.billable = Some(Arc::new(billable));
+        self.billable = Some(Billable::AtEnd(Arc::new(billable)));
+        self
+    }
+
+    /// Decides by the head of its response whether a request is billed; by `None` if it ended without one. From then on, what it uses is settled while
+    /// it runs. The status of a gRPC call that failed before its first message is in the head (`grpc-status`). Default: every request whose inner
+    /// service was called.
+    ///
+    /// ```
+    /// use tower_credits::{CreditMeter, IdentityFromExtensions, MemoryLedger, Plan};
+    ///
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// let meter = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions)
+    ///     .billable_at_head(|head| head.is_none_or(|head| !head.status.is_server_error()))
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn billable_at_head(mut self, billable: impl Fn(Option<&Parts>) -> bool + Send + Sync + 'static) -> Self {
+        self.billable = Some(Billable::AtHead(Arc::new(billable)));
+        self
+    }
+
+    /// Sets how many bytes of a response are read ahead of its client: by default 256 KiB, at least four frames. Responses are read as fast as the service
+    /// produces them, so that compute time does not depend on who reads; while so much waits for the client, the service is held back.
+    #[must_use]
+    pub fn read_ahead(mut self, bytes: usize) -> Self {
+        self.settings.read_ahead.each = bytes;
+        self
+    }
+
+    /// Sets how many bytes of all responses together are read ahead: by default 256 MiB. Beyond that, one frame of each is.
+    #[must_use]
+    pub fn read_ahead_total(mut self, bytes: usize) -> Self {
+        self.settings.read_ahead.total = bytes;
+        self
+    }
+
+    /// Sets after how long a response is abandoned ([`End::Stalled`](crate::End::Stalled)) of which nothing is taken while the service is held back: at
+    /// least 1 ms. Default 60 s. Its body is dropped, and what it had on hold is free.
+    #[must_use]
+    pub fn stalled_after(mut self, time: Duration) -> Self {
+        self.settings.read_ahead.stalled_after = time;
         self
     }
 
@@ -264,6 +313,9 @@ impl CreditMeterBuilder {
         if self.watch.as_ref().is_some_and(|watch| watch.thresholds.len() > MOST_THRESHOLDS) {
             return Err(ConfigError { setting: "thresholds", remedy: "set at most 32" });
         }
+        if self.settings.read_ahead.stalled_after < shortest {
+            return Err(ConfigError { setting: "stalled_after", remedy: "set 1 ms or more" });
+        }
         let unavailable = self.settings.denials.unavailable;
         if !(unavailable.is_client_error() || unavailable.is_server_error()) {
             return Err(ConfigError { setting: "unavailable_status", remedy: "set a status of 400 to 599" });
@@ -290,6 +342,8 @@ impl CreditMeterBuilder {
             billable,
             bill_to,
             unknown_paths: Mutex::default(),
+            reporting: ReportingByModel::default(),
+            read_ahead: Arc::new(ReadAhead::new(settings.read_ahead)),
         };
         (CreditMeter { inner: Arc::new(inner) }, worker)
     }

@@ -2,23 +2,25 @@
 
 use std::{
     fmt,
+    future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker, ready},
     time::Duration,
 };
 
-use http::StatusCode;
+use http::{StatusCode, response::Parts};
 use tokio::time::{Instant, Sleep};
 
 use super::{
-    compute::{Compute, Gaps},
+    compute::Compute,
+    read_ahead::{Reader, Writer},
     usual::Usual,
 };
 use crate::{
     Credits, Midway, Period,
     clock::Now,
-    lease::{self, Beside, Ended, Run, RunId, Seat},
+    lease::{self, Beside, Denial, Ended, Run, RunId, Seat},
     ledger::{LineKey, Standing, Usage},
     limit::RequestRate,
     observe,
@@ -37,6 +39,8 @@ pub enum End {
     Dropped,
     /// Its credits ended.
     CutOff,
+    /// Nothing of it was read for too long: its service was not kept waiting any longer.
+    Stalled,
 }
 
 impl End {
@@ -48,6 +52,7 @@ impl End {
             Self::Failed => "failed",
             Self::Dropped => "dropped",
             Self::CutOff => "cut_off",
+            Self::Stalled => "stalled",
         }
     }
 }
@@ -64,8 +69,14 @@ pub struct Ending {
     pub end: End,
 }
 
-/// Decides which requests are billed, by how they ended.
-pub(crate) type Billable = Arc<dyn Fn(&Ending) -> bool + Send + Sync>;
+/// Decides which requests are billed.
+#[derive(Clone)]
+pub(crate) enum Billable {
+    /// By how they ended.
+    AtEnd(Arc<dyn Fn(&Ending) -> bool + Send + Sync>),
+    /// By their heads; `None` if there was none.
+    AtHead(Arc<dyn Fn(Option<&Parts>) -> bool + Send + Sync>),
+}
 
 /// What a meter keeps beside an account's lease.
 #[derive(Debug, Default)]
@@ -77,6 +88,12 @@ impl Beside for Kept {
     fn is_spent(&self, now: Duration) -> bool {
         self.0.is_full(now)
     }
+
+    fn settled(&self, ended: Ended<Metering>) {
+        if let Some(ending) = ended.run.ending {
+            observe::ended(&ending, &ended);
+        }
+    }
 }
 
 pub(super) type Place = lease::Place<Kept>;
@@ -87,17 +104,47 @@ pub(crate) struct Metering {
     pub(crate) usual: Arc<Usual>,
     compute: Compute,
     slice: Credits,
+    /// The ledger had less than it needed.
+    denied: Option<Denial>,
+    /// When a report made it need more at once: what was asked before is no answer to that.
+    needed_at: Duration,
+    /// Its slice is used up, and the ledger was asked for more since.
+    overdue: bool,
+    /// Whom to wake when its slice has changed, or is not going to.
+    waker: Option<Waker>,
     day: u8,
     forgiven: bool,
+    /// Whether it is billed is decided when it ends.
+    undecided: bool,
+    /// Nobody can say any more that its compute time is not what is measured.
+    measured_alone: bool,
     /// Nothing of this layer's is between the service and its client any more.
     unstoppable: bool,
     /// It only looks as if it were metered: in shadow mode there is always more.
     shadow: bool,
+    /// How it ended, once it has.
+    ending: Option<Ending>,
 }
+
+/// How much longer a request may run.
+enum Outlook {
+    /// For ever.
+    Unlimited,
+    For(Duration),
+    /// Until the ledger has answered. It has yet to be asked.
+    Ask,
+    /// Until the ledger has answered.
+    Wait,
+    /// No longer.
+    End,
+}
+
+/// A request that is found to be over its slice by more than this was not looked at in time.
+const LATE: Duration = Duration::from_millis(50);
 
 impl Metering {
     /// `today` is the month, and the day of it, by this node's clock.
-    pub(super) fn new(usual: Arc<Usual>, today: (Period, u8), shadow: bool) -> Self {
+    pub(super) fn new(usual: Arc<Usual>, today: (Period, u8), shadow: bool, undecided: bool) -> Self {
         // A request that another month admits after all stands on that month's first or last day.
         let day = match today {
             (period, day) if period == usual.period => day,
@@ -108,11 +155,18 @@ impl Metering {
             usual,
             compute: Compute::default(),
             slice: Credits::ZERO,
+            denied: None,
+            needed_at: Duration::ZERO,
+            overdue: false,
+            waker: None,
             day,
             forgiven: false,
+            undecided,
+            measured_alone: false,
             // In shadow mode nothing stops it, and it is told so.
             unstoppable: shadow,
             shadow,
+            ending: None,
         }
     }
 
@@ -152,11 +206,81 @@ impl Metering {
         self.usual.workload.price.runway(self.slice)
     }
 
-    /// How much longer it may run; `None` where nothing stops it.
-    fn remaining(&self, now: Duration) -> Option<Duration> {
-        let capped = self.cap().map(|cap| cap.saturating_sub(self.compute.so_far(now)));
-        let stopped = self.stops().then(|| self.left(now));
-        capped.into_iter().chain(stopped).min()
+    /// The service said how long it computed.
+    pub(super) fn report(&mut self, total: Duration, now: Now) -> bool {
+        let was_over = self.is_over(now.compute);
+        let believed = self.compute.report(total);
+        if !was_over && self.is_over(now.compute) {
+            self.needed_at = now.lease;
+        }
+        self.wake();
+        believed
+    }
+
+    fn is_over(&self, now: Duration) -> bool {
+        self.stops() && self.left(now).is_zero()
+    }
+
+    /// How much longer it may run. Whoever asks is woken when that has changed. A denial counts for as long as `fresh`, if the request was looked at
+    /// in time.
+    fn outlook(&mut self, now: Now, fresh: Duration, waker: &Waker) -> Outlook {
+        let so_far = self.compute.so_far(now.compute);
+        let capped = self.cap().map(|cap| cap.saturating_sub(so_far));
+        if self.compute.has_ended() {
+            if !self.stops() || self.used(now.compute).is_none_or(|used| used.cost <= self.slice) {
+                return Outlook::Unlimited;
+            }
+        } else if capped.is_some_and(|left| left.is_zero()) {
+            return Outlook::End;
+        }
+        self.watch(waker);
+        if !self.stops() {
+            return capped.map_or(Outlook::Unlimited, Outlook::For);
+        }
+        let slice = self.runway_of_slice();
+        if so_far < slice && !self.compute.has_ended() {
+            self.overdue = false;
+            let left = slice.saturating_sub(so_far);
+            return Outlook::For(capped.map_or(left, |capped| left.min(capped)));
+        }
+        if self.denied.is_some_and(|denial| denial.asked_at < self.needed_at) {
+            (self.denied, self.overdue) = (None, false);
+        }
+        let in_time = so_far.saturating_sub(slice) <= LATE;
+        let is_fresh = |denial: Denial| in_time && now.lease <= denial.asked_at.saturating_add(fresh);
+        if self.denied.is_some_and(|denial| self.overdue || is_fresh(denial)) {
+            return Outlook::End;
+        }
+        if std::mem::replace(&mut self.overdue, true) {
+            return Outlook::Wait;
+        }
+        self.denied = None;
+        Outlook::Ask
+    }
+
+    fn watch(&mut self, waker: &Waker) {
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// All that it used, whatever its slice; nothing if it is not billed.
+    fn used(&self, now: Duration) -> Option<Usage> {
+        if !self.compute.has_begun() || self.forgiven {
+            return None;
+        }
+        let compute = self.compute.so_far(now);
+        let price = self.usual.workload.price;
+        let cost = price.cost_or_max(compute);
+        let cost = self.cap().map_or(cost, |cap| cost.min(price.cost_or_max(cap)));
+        let compute_micros = compute.as_secs().saturating_mul(1_000_000).saturating_add(compute.subsec_micros().into());
+        Some(Usage { requests: 1, compute_micros, cost })
     }
 
     /// The time that compute time is counted in, by the leases' time.
@@ -175,29 +299,32 @@ impl Run for Metering {
     }
 
     fn granted(&mut self, slice: Credits, _: Duration) {
-        self.slice = slice;
+        (self.slice, self.denied, self.overdue) = (slice, None, false);
+        self.wake();
+    }
+
+    fn denied(&mut self, denial: Denial) {
+        self.denied = Some(denial);
+        self.wake();
     }
 
     fn begins(&mut self, now: Duration) {
         self.compute.begin(self.now(now));
     }
 
-    fn bill(&mut self, slice: Credits, now: Duration) -> Option<Usage> {
-        if !self.compute.has_begun() {
-            return None;
-        }
+    fn stops(&self) -> bool {
+        Self::stops(self)
+    }
+
+    fn settleable(&self, now: Duration) -> Option<Usage> {
+        let is_certain = self.compute.is_told() || self.measured_alone || self.usual.reporting.never_reports();
+        if self.undecided || !is_certain { None } else { self.used(self.now(now)) }
+    }
+
+    fn end(&mut self, now: Duration) -> Option<Usage> {
         let now = self.now(now);
         self.compute.end(now);
-        if self.forgiven {
-            return None;
-        }
-        let compute = self.compute.so_far(now);
-        let price = self.usual.workload.price;
-        let cost = price.cost_or_max(compute);
-        let cost = if self.stops() { cost.min(slice) } else { cost };
-        let cost = self.cap().map_or(cost, |cap| cost.min(price.cost_or_max(cap)));
-        let compute_micros = compute.as_secs().saturating_mul(1_000_000).saturating_add(compute.subsec_micros().into());
-        Some(Usage { requests: 1, compute_micros, cost })
+        self.used(now)
     }
 
     fn line(&self) -> LineKey {
@@ -222,30 +349,35 @@ const LOOK_AGAIN: Duration = Duration::from_millis(10);
 /// Holds a request's slice from its admission until its response ends, and is closed exactly once: here, or when it is dropped.
 pub(crate) struct Charge {
     place: Option<Place>,
-    gaps: Gaps,
     /// Frames before this moment do not look at the account.
     looks_again: Duration,
-    /// `None` where everything is billed.
+    /// `None` if everything is billed, or it is decided already.
     billable: Option<Billable>,
     status: Option<StatusCode>,
     grpc_status: Option<u8>,
     billed: Option<Usage>,
-    when_dropped: End,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Nobody needs to look before the timer fires, or somebody wakes the task.
+    watched: bool,
+    /// Until when an answer of the ledger is waited for.
+    gives_up_at: Option<Instant>,
+    /// The ledger will not say more.
+    decided: bool,
 }
 
 impl Charge {
     pub(super) fn new(place: Place, billable: Option<&Billable>) -> Self {
         Self {
             place: Some(place),
-            gaps: Gaps::default(),
             looks_again: Duration::ZERO,
             billable: billable.cloned(),
             status: None,
             grpc_status: None,
             billed: None,
-            when_dropped: End::Dropped,
             timer: None,
+            watched: false,
+            gives_up_at: None,
+            decided: false,
         }
     }
 
@@ -276,10 +408,13 @@ impl Charge {
         self.with(Metering::begin);
     }
 
-    /// The response's head is there, and handed over to whoever reads it.
-    pub(super) fn responded(&mut self, status: StatusCode, now: Now) {
-        self.status = Some(status);
-        self.gaps.hand_over(now.compute);
+    /// The response's head is there.
+    pub(super) fn responded(&mut self, head: &Parts) {
+        self.status = Some(head.status);
+        if let Some(Billable::AtHead(billable)) = self.billable.take_if(|billable| matches!(billable, Billable::AtHead(_))) {
+            let forgiven = !billable(Some(head));
+            self.with(|metering, _| (metering.forgiven, metering.undecided) = (forgiven, false));
+        }
     }
 
     /// A gRPC call's status is there.
@@ -292,47 +427,153 @@ impl Charge {
         self.billed
     }
 
-    /// The reader came back at `now`, and finds the next frame ready or not.
-    pub(super) fn polled(&mut self, ready: bool, now: Now) {
-        self.gaps.polled(ready, now.compute);
+    /// What the response is read ahead by.
+    pub(super) fn queue(&self) -> Option<(Writer, Reader)> {
+        let time = self.place.as_ref()?.time()?;
+        self.with(|metering, _| Arc::clone(&metering.usual.read_ahead)).map(|read_ahead| read_ahead.queue(time))
     }
 
-    /// A frame that is not the last is there. Answers whether nothing of the slice is left for a request that stops there; else it is handed over.
-    pub(super) fn frame(&mut self) -> bool {
+    /// How long a response is kept of which nothing is taken.
+    pub(super) fn stalled_after(&self) -> Duration {
+        self.with(|metering, _| metering.usual.read_ahead.limits.stalled_after).unwrap_or(Duration::MAX)
+    }
+
+    /// Nobody takes what the service has made.
+    pub(super) fn hold_back(&self) {
+        self.with(|metering, now| metering.compute.hold_back(now));
+    }
+
+    /// There is room again. Answers for how long the service was held back.
+    pub(super) fn resume(&mut self) -> Duration {
+        self.watched = false;
+        self.with(|metering, now| metering.compute.resume(now)).unwrap_or_default()
+    }
+
+    /// So much of that was computation after all.
+    pub(super) fn bill_held_back(&mut self, computed: Duration) {
+        (self.watched, self.looks_again) = (false, Duration::ZERO);
+        self.with(|metering, _| metering.compute.bill_held_back(computed));
+    }
+
+    /// Nobody can say any more that its compute time is not what is measured.
+    pub(super) fn measures_alone(&self) {
+        self.with(|metering, _| metering.measured_alone = true);
+    }
+
+    /// Whether it is time for a look at the account, now that a frame is there.
+    pub(super) fn looks_again(&self, now: Duration) -> bool {
+        !self.is_closed() && now >= self.looks_again
+    }
+
+    /// Ready once it is known whether the request ends here: it does if nothing of its slice is left, it stops there, and the ledger has no more. While
+    /// the ledger is asked, the service is held back.
+    pub(super) fn poll_verdict(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let now = self.now().compute;
-        self.gaps.hand_over(now);
-        if now < self.looks_again {
-            return false;
+        match self.outlook(cx) {
+            None | Some(Outlook::Unlimited) => {
+                self.looks_again = Duration::MAX;
+                Poll::Ready(false)
+            }
+            Some(Outlook::For(left)) => {
+                // Until then it cannot be used up, unless the service says so: its slice only grows.
+                let is_told = self.with(|metering, _| metering.compute.is_told()).unwrap_or_default();
+                self.looks_again = if is_told { Duration::ZERO } else { now.saturating_add(left.min(LOOK_AGAIN)) };
+                Poll::Ready(false)
+            }
+            Some(Outlook::End) => Poll::Ready(true),
+            Some(Outlook::Ask | Outlook::Wait) => self.poll_patience(cx).map(|()| true),
         }
-        let stall = self.gaps.take_stall();
-        let look = |metering: &mut Metering| {
-            metering.compute.stalled(stall);
-            (metering.remaining(now), metering.compute.is_told())
-        };
-        let Some((remaining, is_told)) = self.place.as_ref().and_then(|place| place.with(look)) else { return false };
-        // Until then it cannot be used up, unless the service says so: its slice only grows, and stalls only stretch it.
-        let at_once = if is_told { Duration::ZERO } else { LOOK_AGAIN };
-        self.looks_again = now.saturating_add(remaining.unwrap_or(Duration::MAX).min(at_once));
-        remaining.is_some_and(|remaining| remaining.is_zero())
     }
 
-    /// Ready once nothing of the slice is left, for a request that stops there. The slice may grow meanwhile.
-    pub(super) fn poll_exhausted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    /// Whether whoever looked last is woken in time.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched && self.timer.as_ref().is_none_or(|timer| !timer.is_elapsed())
+    }
+
+    /// Ready once nothing of the slice is left, for a request that stops there, and the ledger has no more. The slice may grow meanwhile.
+    pub(super) fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let Some(remaining) = self.with(|metering, now| metering.remaining(now)).flatten() else { return Poll::Pending };
-            if remaining.is_zero() {
+            self.watched = false;
+            let left = match self.outlook(cx) {
+                None | Some(Outlook::Unlimited) => {
+                    self.watched = true;
+                    return Poll::Pending;
+                }
+                Some(Outlook::For(left)) => left,
+                Some(Outlook::End) => return Poll::Ready(()),
+                Some(Outlook::Ask | Outlook::Wait) => return self.poll_patience(cx),
+            };
+            self.gives_up_at = None;
+            // Timers count whole milliseconds; a billing clock that stands still must not make this spin.
+            let Some(at) = Instant::now().checked_add(left.max(Duration::from_millis(1))) else { return Poll::Pending };
+            ready!(self.poll_timer(at, cx));
+        }
+    }
+
+    /// The service has ended. Ready once the request can be billed: its slice covers what it used, or the ledger has no more.
+    pub(super) fn poll_paid(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match self.outlook(cx) {
+            None | Some(Outlook::Unlimited | Outlook::For(_)) => Poll::Ready(()),
+            Some(Outlook::End) => {
+                self.decided = true;
+                Poll::Ready(())
+            }
+            // Who waits no longer leaves it to the lease.
+            Some(Outlook::Ask | Outlook::Wait) => self.poll_patience(cx),
+        }
+    }
+
+    /// The service has ended: what comes after this moment is not billed.
+    pub(super) fn ends(&self, now: Now) {
+        if let Some(place) = &self.place {
+            place.with(|metering| metering.compute.end(now.compute));
+        }
+    }
+
+    /// Whether what it used is more than its slice.
+    pub(super) fn is_short(&self, now: Now) -> bool {
+        let is_short = |metering: &mut Metering| {
+            metering.stops() && metering.used(now.compute).is_some_and(|used| used.cost > metering.slice)
+        };
+        self.place.as_ref().and_then(|place| place.with(is_short)).unwrap_or_default()
+    }
+
+    fn outlook(&mut self, cx: &Context<'_>) -> Option<Outlook> {
+        let place = self.place.as_ref()?;
+        let (now, (deadline, pause)) = (place.now()?, place.patience()?);
+        // The ledger is asked again after a pause, or half of what is left, which are two pauses at most before the end.
+        let fresh = deadline + pause * 4;
+        let outlook = place.with(|metering| metering.outlook(now, fresh, cx.waker()))?;
+        if matches!(outlook, Outlook::Ask) {
+            place.ask_now();
+        }
+        Some(outlook)
+    }
+
+    /// The task that asks the ledger answers in time, if only that there is no answer. This is for when it is gone.
+    fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((deadline, _)) = self.place.as_ref().and_then(Place::patience) else { return Poll::Ready(()) };
+        let patience = deadline * 4;
+        loop {
+            let at = *self.gives_up_at.get_or_insert_with(|| Instant::now() + patience);
+            ready!(self.poll_timer(at, cx));
+            let now = Instant::now();
+            if now >= at + deadline {
+                // The process stood still, and so did that task.
+                self.gives_up_at = None;
+            } else if now >= at {
                 return Poll::Ready(());
             }
-            // Timers count whole milliseconds; a billing clock that stands still must not make this spin.
-            let Some(at) = Instant::now().checked_add(remaining.max(Duration::from_millis(1))) else { return Poll::Pending };
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
-            if timer.is_elapsed() || timer.deadline() > at + Duration::from_millis(1) {
-                timer.as_mut().reset(at);
-            }
-            if timer.as_mut().poll(cx).is_pending() {
-                return Poll::Pending;
-            }
         }
+    }
+
+    fn poll_timer(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        if timer.is_elapsed() || timer.deadline() > at + Duration::from_millis(1) {
+            timer.as_mut().reset(at);
+        }
+        self.watched = timer.as_mut().poll(cx).is_pending();
+        if self.watched { Poll::Pending } else { Poll::Ready(()) }
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -342,20 +583,16 @@ impl Charge {
     /// Ends where its slice ended and nothing more was to be had, and says why that was.
     pub(super) fn cut_off(&mut self) -> Rejection {
         let capped = self.with(|metering, now| metering.cap().is_some_and(|cap| metering.compute.so_far(now) >= cap)).unwrap_or_default();
+        self.decided = true;
         match self.close(End::CutOff) {
             _ if capped => Rejection::RequestCap,
-            Some(ended) if ended.ledger_answers => {
+            Some(ended) if ended.run.denied.is_some_and(|denial| denial.answered) => {
                 let used = ended.standing.used.saturating_add(ended.unreported);
                 let Usual { want, period, tier, .. } = &*ended.run.usual;
                 Rejection::of(&Standing { used, ..ended.standing }, want.least, *period, tier.hint.as_deref())
             }
             _ => Rejection::LedgerUnreachable,
         }
-    }
-
-    /// Nobody will read the body: that it is dropped is how it completes.
-    pub(super) fn completes_when_dropped(&mut self) {
-        self.when_dropped = End::Complete;
     }
 
     /// Settles, and says so in the log.
@@ -369,13 +606,26 @@ impl Charge {
         let place = self.place.take()?;
         self.timer = None;
         let ending = Ending { status: self.status, grpc_status: self.grpc_status, end };
-        let forgiven = self.billable.as_ref().is_some_and(|billable| !billable(&ending));
-        let stall = self.gaps.take_stall();
-        let ended = place.end(now, |metering| {
-            metering.compute.stalled(stall);
+        let forgiven = match self.billable.take() {
+            None => false,
+            Some(Billable::AtEnd(billable)) => !billable(&ending),
+            Some(Billable::AtHead(billable)) => !billable(None),
+        };
+        let mut used = None;
+        let ended = place.end(now, !self.decided, |metering| {
+            metering.compute.end(now.compute);
             metering.forgiven |= forgiven;
-        })?;
-        self.billed = ended.billed;
+            metering.ending = Some(ending);
+            used = metering.used(now.compute);
+            if metering.compute.is_told() {
+                metering.usual.reporting.reports();
+            } else if ending.status.is_some() {
+                metering.usual.reporting.reports_nothing();
+            }
+        });
+        // If the ledger is asked first how much of it can be paid: all of it, as far as is known.
+        self.billed = ended.as_ref().map_or(used, |ended| ended.billed);
+        let ended = ended?;
         observe::ended(&ending, &ended);
         Some(ended)
     }
@@ -384,7 +634,7 @@ impl Charge {
 impl Drop for Charge {
     fn drop(&mut self) {
         if self.place.is_some() {
-            self.close(self.when_dropped);
+            self.close(End::Dropped);
         }
     }
 }

@@ -1,15 +1,14 @@
 //! Compute time: what of a request's latency is billed. Arithmetic only; `now` is a monotonic clock's.
 //!
-//! From the moment the inner service is called until the response body ends or is dropped, less the client's stalls. A stall is the gap between
-//! handing something over and the next poll, when that poll finds the next frame ready: then the service was waiting for its reader. A gap that
-//! ends in waiting was computation. At most [`MOST_STALLS`] of stalls count, so that a slow reader cannot keep hardware for nothing.
+//! From the moment the inner service is called until it has ended its response body, whoever reads that and however slowly: the body is
+//! [read ahead](super::read_ahead). Only while the queue is full the service is **held back**, and what it does then cannot be seen: a task that
+//! sends through a channel may compute one frame further, or have been done long ago. [`Pace`] estimates it: each frame that is found ready after such
+//! a time costs the mean gap at which the service produced frames while it was not held back, and all of them together no more than the time that
+//! passed. So nobody can read in a way that makes computing free, and what was made before costs nothing to fetch slowly.
 //!
 //! A service that knows better says so: a stopwatch that it starts and pauses, or a time that it reports, take precedence.
 
 use std::time::Duration;
-
-/// The most time of a request that is not billed because its client stalled.
-pub(crate) const MOST_STALLS: Duration = Duration::from_secs(30);
 
 /// The longest compute time that a service is believed: a month's.
 pub(crate) const MOST_REPORTED: Duration = Duration::from_secs(31 * 24 * 60 * 60);
@@ -20,7 +19,10 @@ pub(crate) const MOST_REPORTED: Duration = Duration::from_secs(31 * 24 * 60 * 60
 pub(crate) struct Compute {
     began: Moment,
     ended: Moment,
-    stalls: u64,
+    /// Since when the service is held back.
+    held_back: Moment,
+    /// For how long it was held back before that, less what it is thought to have computed meanwhile.
+    unbilled: u64,
     said: Option<Box<Said>>,
 }
 
@@ -52,7 +54,7 @@ struct Stopwatch {
 
 impl Default for Compute {
     fn default() -> Self {
-        Self { began: NEVER, ended: NEVER, stalls: 0, said: None }
+        Self { began: NEVER, ended: NEVER, held_back: NEVER, unbilled: 0, said: None }
     }
 }
 
@@ -73,14 +75,32 @@ impl Compute {
         self.said.is_some()
     }
 
-    const fn has_ended(&self) -> bool {
+    pub(crate) const fn has_ended(&self) -> bool {
         self.ended != NEVER
     }
 
-    /// The reader was away for so long while the next frame was ready.
-    pub(crate) fn stalled(&mut self, stall: Duration) {
+    /// Nobody takes what the service has made: from now on it is not known what it does.
+    pub(crate) fn hold_back(&mut self, now: Duration) {
+        if !self.has_ended() && self.held_back == NEVER {
+            self.held_back = moment(now);
+        }
+    }
+
+    /// There is room again. Answers for how long it was held back.
+    pub(crate) fn resume(&mut self, now: Duration) -> Duration {
+        let since = std::mem::replace(&mut self.held_back, NEVER);
+        if since == NEVER || self.has_ended() {
+            return Duration::ZERO;
+        }
+        let held_back = moment(now).saturating_sub(since);
+        self.unbilled = self.unbilled.saturating_add(held_back);
+        Duration::from_nanos(held_back)
+    }
+
+    /// So much of the time in which it was held back was computation after all.
+    pub(crate) fn bill_held_back(&mut self, computed: Duration) {
         if !self.has_ended() {
-            self.stalls = self.stalls.saturating_add(nanos(stall)).min(nanos(MOST_STALLS));
+            self.unbilled = self.unbilled.saturating_sub(nanos(computed));
         }
     }
 
@@ -117,13 +137,13 @@ impl Compute {
         believed
     }
 
-    /// Compute time so far; a gap that has not ended yet counts.
+    /// Compute time so far.
     pub(crate) fn so_far(&self, now: Duration) -> Duration {
         if !self.has_begun() {
             return Duration::ZERO;
         }
         let now = if self.has_ended() { self.ended } else { moment(now) };
-        let measured = || Duration::from_nanos(now.saturating_sub(self.began).saturating_sub(self.stalls));
+        let measured = || Duration::from_nanos(now.min(self.held_back).saturating_sub(self.began).saturating_sub(self.unbilled));
         self.said.as_ref().map_or_else(measured, |said| match (said.reported, said.stopwatch) {
             (Some(reported), _) => reported,
             (None, Some(Stopwatch { total, since })) => {
@@ -134,36 +154,60 @@ impl Compute {
     }
 }
 
-/// The gaps between handing something over and the reader's return.
+/// The pace at which a service produces frames.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Gaps {
-    handed_over: Moment,
-    stall: u64,
+pub(crate) struct Pace {
+    /// Between frames, while it was not held back: their sum and their number.
+    gaps: u64,
+    count: u64,
+    /// From when the next gap counts: the frame before it, or the moment when it was waited for again.
+    since: Moment,
+    has_begun: bool,
+    /// For how long the service was held back since it was last seen to have nothing ready, less what of that is billed.
+    unseen: u64,
 }
 
-impl Default for Gaps {
+impl Default for Pace {
     fn default() -> Self {
-        Self { handed_over: NEVER, stall: 0 }
+        Self { gaps: 0, count: 0, since: NEVER, has_begun: false, unseen: 0 }
     }
 }
 
-impl Gaps {
-    /// The response's head or a frame of its body is handed over to whoever reads it.
-    pub(crate) fn hand_over(&mut self, now: Duration) {
-        self.handed_over = moment(now);
+impl Pace {
+    /// How many gaps are known.
+    pub(crate) const fn known(&self) -> u64 {
+        self.count
     }
 
-    /// The reader came back at `now`, and found the next frame ready, or has to wait for it.
-    pub(crate) fn polled(&mut self, ready: bool, now: Duration) {
-        let since = std::mem::replace(&mut self.handed_over, NEVER);
-        if ready && since != NEVER {
-            self.stall = self.stall.saturating_add(moment(now).saturating_sub(since));
+    /// Nothing is ready: what was made while the service was held back has all been taken.
+    pub(crate) fn waits(&mut self, now: impl FnOnce() -> Duration) {
+        self.unseen = 0;
+        if self.since == NEVER && self.has_begun {
+            self.since = moment(now());
         }
     }
 
-    /// What of them were stalls, since this was asked last.
-    pub(crate) fn take_stall(&mut self) -> Duration {
-        Duration::from_nanos(std::mem::take(&mut self.stall))
+    /// A frame is ready. Answers how much of the time in which the service was held back it is thought to have taken.
+    pub(crate) fn frame(&mut self, now: Duration) -> Duration {
+        let now = moment(now);
+        let since = std::mem::replace(&mut self.since, now);
+        self.has_begun = true;
+        if self.unseen > 0 {
+            let cost = self.gaps.checked_div(self.count).unwrap_or(0).min(self.unseen);
+            self.unseen -= cost;
+            return Duration::from_nanos(cost);
+        }
+        if since != NEVER {
+            self.gaps = self.gaps.saturating_add(now.saturating_sub(since));
+            self.count += 1;
+        }
+        Duration::ZERO
+    }
+
+    /// The service was held back for so long.
+    pub(crate) fn held_back(&mut self, time: Duration) {
+        self.since = NEVER;
+        self.unseen = self.unseen.saturating_add(nanos(time));
     }
 }
 
@@ -193,29 +237,44 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_that_finds_the_next_frame_ready_was_the_clients() {
-        let (mut compute, mut gaps) = (begun(), Gaps::default());
-        gaps.hand_over(s(101));
-        assert_eq!((compute.so_far(s(105)), gaps.take_stall()), (s(5), s(0)), "an open gap counts until it is known whose it is");
-        gaps.polled(true, s(106));
-        compute.stalled(gaps.take_stall());
-        assert_eq!(compute.so_far(s(106)), s(1));
-        gaps.hand_over(s(106));
-        gaps.polled(false, s(109));
-        gaps.polled(true, s(110));
-        compute.stalled(gaps.take_stall());
-        assert_eq!(compute.so_far(s(110)), s(5), "a gap that ends in waiting was computation");
+    fn while_nobody_takes_what_is_made_the_clock_stands() {
+        let mut compute = begun();
+        compute.hold_back(s(103));
+        compute.hold_back(s(104));
+        assert_eq!(compute.so_far(s(150)), s(3));
+        assert_eq!(compute.resume(s(150)), s(47));
+        assert_eq!(compute.so_far(s(151)), s(4));
+        compute.bill_held_back(s(2));
+        assert_eq!(compute.so_far(s(151)), s(6));
+        assert_eq!(compute.resume(s(151)), s(0), "it is not held back");
+        compute.hold_back(s(152));
+        compute.end(s(160));
+        assert_eq!(compute.so_far(s(200)), s(7), "nor is the time before its end");
     }
 
     #[test]
-    fn stalls_are_forgiven_up_to_a_bound() {
-        let (mut compute, mut gaps) = (begun(), Gaps::default());
-        for round in 0..4 {
-            gaps.hand_over(s(100 + 20 * round));
-            gaps.polled(true, s(120 + 20 * round));
-            compute.stalled(gaps.take_stall());
+    fn a_frame_found_ready_after_a_time_held_back_costs_the_mean_gap_and_all_no_more_than_that_time() {
+        let mut pace = Pace::default();
+        assert_eq!(pace.frame(s(10)), s(0), "the first frame has no gap");
+        for (at, gaps) in [(12, 1), (16, 2)] {
+            pace.waits(|| s(at - 1));
+            assert_eq!((pace.frame(s(at)), pace.known()), (s(0), gaps), "it is billed as it passes");
         }
-        assert_eq!(compute.so_far(s(180)), s(80) - MOST_STALLS);
+        // 2 s and 4 s; then nobody takes anything for 7 s.
+        pace.held_back(s(7));
+        let found: Vec<_> = (0..4).map(|_| pace.frame(s(23)).as_secs()).collect();
+        assert_eq!(found, [3, 3, 1, 0]);
+        pace.held_back(s(7));
+        pace.waits(|| s(30));
+        assert_eq!(pace.frame(s(31)), s(0), "nothing was ready: it was not computed meanwhile");
+    }
+
+    #[test]
+    fn what_was_made_before_costs_nothing_to_fetch_slowly() {
+        let mut pace = Pace::default();
+        (0..10).for_each(|_| drop(pace.frame(s(10))));
+        pace.held_back(s(100));
+        assert!((0..10).all(|_| pace.frame(s(110)).is_zero()));
     }
 
     #[test]
@@ -249,10 +308,9 @@ mod tests {
 
     #[test]
     fn a_clock_that_goes_back_bills_nothing_twice() {
-        let (mut compute, mut gaps) = (begun(), Gaps::default());
-        gaps.hand_over(s(110));
-        gaps.polled(true, s(90));
-        compute.stalled(gaps.take_stall());
+        let mut compute = begun();
+        compute.hold_back(s(110));
+        assert_eq!(compute.resume(s(90)), s(0));
         assert_eq!(compute.so_far(s(90)), s(0));
         assert_eq!(compute.so_far(s(105)), s(5));
     }

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::charge::{Charge, Kept, Metering};
-use crate::lease::{RunId, Seat};
+use crate::{
+    clock::Now,
+    lease::{RunId, Seat},
+};
 
 /// A service's own word on its compute time, for services that know when their hardware was busy. It is in the request's extensions.
 ///
@@ -15,8 +18,12 @@ use crate::lease::{RunId, Seat};
 ///
 /// It is one stopwatch: work that overlaps in several tasks is reported, not started and paused by each.
 ///
-/// On a tier that stops requests, one costs at most what it has on hold when it ends, however much is reported then: report while it runs, and
-/// give the tier a `hold` that covers what is reported at once.
+/// On a tier that stops requests, what is reported is billed as far as the account can pay: if it is more than what is on hold for the request, the
+/// ledger is asked first.
+///
+/// What a request has used is settled while it runs, so that little is lost with a node that dies; what is settled is not taken back by a report that
+/// says less. So a service that reports does it early and again, or not before its end: as long as a clock is kept, and nothing was said of any request
+/// for the same model, nothing is settled in advance. See [`CreditMeter`](crate::CreditMeter).
 ///
 /// A handler that switches protocols (101, or a WebSocket's CONNECT) keeps a clone for as long as the connection is to be charged; the charge ends
 /// when the last clone is dropped. Nothing of this layer stands in such a connection's way, so nothing stops it but the handler, which can look
@@ -51,26 +58,26 @@ impl ComputeClock {
     }
 
     /// The request, while its charge is open.
-    fn with<T>(&self, look: impl FnOnce(&mut Metering, Duration) -> T) -> Option<T> {
+    fn with<T>(&self, look: impl FnOnce(&mut Metering, Now) -> T) -> Option<T> {
         let (seat, id) = self.0.request.as_ref()?;
-        let now = seat.now().compute;
+        let now = seat.now();
         seat.with(*id, |metering| look(metering, now))
     }
 
     /// The hardware begins to work for this request.
     pub fn start(&self) {
-        self.with(|metering, now| metering.compute().start(now));
+        self.with(|metering, now| metering.compute().start(now.compute));
     }
 
     /// The hardware has stopped working for this request; it may be started again.
     pub fn pause(&self) {
-        self.with(|metering, now| metering.compute().pause(now));
+        self.with(|metering, now| metering.compute().pause(now.compute));
     }
 
     /// Says what the compute time is, all in all. The last report counts. More than 31 days is not believed, and logged.
     pub fn report(&self, total: Duration) {
         let believed =
-            self.with(|metering, _| metering.compute().report(total).then_some(()).ok_or_else(|| metering.usual.workload.model.clone()));
+            self.with(|metering, now| metering.report(total, now).then_some(()).ok_or_else(|| metering.usual.workload.model.clone()));
         if let Some(Err(model)) = believed {
             tracing::error!(target: "tower_credits", ?total, %model, "a reported compute time of more than 31 days is not believed");
         }
@@ -86,16 +93,21 @@ impl ComputeClock {
         if self.0.request.is_none() {
             return Duration::MAX;
         }
-        self.with(|metering, now| if metering.is_shadow() { Duration::MAX } else { metering.left(now) }).unwrap_or_default()
+        self.with(|metering, now| if metering.is_shadow() { Duration::MAX } else { metering.left(now.compute) }).unwrap_or_default()
     }
 
     /// Compute time so far, as it would be billed now; zero once the request has ended.
     pub fn so_far(&self) -> Duration {
-        self.with(|metering, now| metering.compute().so_far(now)).unwrap_or_default()
+        self.with(|metering, now| metering.compute().so_far(now.compute)).unwrap_or_default()
     }
 }
 
 impl ClockKept {
+    /// Whether anybody has the clock.
+    pub(super) fn is_kept(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
     /// Leaves the charge with the handler's clock, or gives it back where the handler kept none.
     pub(super) fn park(&self, charge: Charge) -> Option<Charge> {
         let Some(handle) = self.0.upgrade() else { return Some(charge) };
@@ -106,6 +118,6 @@ impl ClockKept {
 }
 
 /// A response extension with which a service reports its compute time once its head is ready. It takes precedence over what the layer measures.
-/// What [`ComputeClock`] says of tiers that stop requests holds here too.
+/// What [`ComputeClock`] says of reports holds here too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ComputeTime(pub Duration);

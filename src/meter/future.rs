@@ -20,6 +20,7 @@ use super::{
     body::MeterBody,
     charge::{Charge, End},
     compute_clock::{ClockKept, ComputeClock, ComputeTime},
+    head::Head,
     layer::{CreditMeter, Settings},
     told,
 };
@@ -70,15 +71,15 @@ pin_project! {
 }
 
 /// What is known of a call that goes on.
-struct Call {
+pub(super) struct Call {
     /// `None` for what is free.
     charge: Option<Charge>,
-    kept: Option<ClockKept>,
-    is_head: bool,
+    pub(super) kept: Option<ClockKept>,
+    pub(super) is_head: bool,
     is_connect: bool,
-    style: DenialStyle,
+    pub(super) style: DenialStyle,
     /// Whether the client takes trailers where the protocol has them.
-    takes_trailers: bool,
+    pub(super) takes_trailers: bool,
     manner: Manner,
     rate: Rate,
 }
@@ -100,6 +101,11 @@ impl Manner {
 }
 
 impl Call {
+    /// Whether a response tells its compute time.
+    pub(super) fn tells(&self) -> bool {
+        self.manner.tells && !self.style.grpc
+    }
+
     /// Whether the connection or stream is no longer HTTP after this response: 101 (RFC 9110, section 15.2.2), or a CONNECT that succeeds
     /// (section 9.3.6; WebSockets over HTTP/2 come like this, RFC 8441).
     fn is_switching(&self, status: StatusCode) -> bool {
@@ -127,7 +133,7 @@ impl<S, B, R> Future for ResponseFuture<S, B>
 where
     S: Service<Request<B>, Response = Response<R>>,
     B: Body,
-    R: Body<Data = Bytes>,
+    R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
 {
     type Output = Result<Response<MeterBody<R>>, S::Error>;
@@ -145,7 +151,7 @@ where
                 }
                 StateProj::Calling { future, call } => {
                     let response = match future.poll(cx) {
-                        Poll::Ready(Ok(response)) => call.respond(response),
+                        Poll::Ready(Ok(response)) => call.respond(response, cx),
                         Poll::Ready(Err(error)) => {
                             if let Some(charge) = &mut call.charge {
                                 charge.close(End::Failed);
@@ -155,7 +161,7 @@ where
                         }
                         Poll::Pending => {
                             let Some(charge) = &mut call.charge else { return Poll::Pending };
-                            ready!(charge.poll_exhausted(cx));
+                            ready!(charge.poll_cut(cx));
                             let rejection = charge.cut_off();
                             let mut response = rejection.into_response(call.style).map(MeterBody::text);
                             if call.style.grpc {
@@ -236,55 +242,58 @@ where
 }
 
 impl Call {
-    fn respond<R>(&mut self, mut response: Response<R>) -> Response<MeterBody<R>>
+    fn respond<R>(&mut self, response: Response<R>, cx: &mut Context<'_>) -> Response<MeterBody<R>>
     where
-        R: Body<Data = Bytes>,
+        R: Body<Data = Bytes> + Send + 'static,
+        R::Error: Into<BoxError>,
     {
         let Some(mut charge) = self.charge.take() else { return response.map(MeterBody::free) };
-        let now = charge.now();
-        charge.responded(response.status(), now);
-        let reported = response.extensions_mut().remove();
+        let (mut parts, body) = response.into_parts();
+        charge.responded(&parts);
+        let reported = parts.extensions.remove();
         if let Some(ComputeTime(total)) = reported {
             ComputeClock::new(&charge).report(total);
         }
         if self.manner.until_head {
-            charge.with(|metering, _| metering.compute().end(now.compute));
+            charge.ends(charge.now());
         }
-        if self.is_head {
-            charge.completes_when_dropped();
-        }
-        let response = if self.is_switching(response.status()) {
-            // Only the handler's own clock can tell when the new protocol has ended.
-            let unkept = match self.kept.take() {
-                Some(kept) => kept.park(charge),
-                // Without extensions nobody could keep one.
-                None => Some(charge),
-            };
-            match unkept {
-                Some(mut charge) if self.manner.shadow => {
-                    charge.close(End::Complete);
-                    observe::would_deny(&Rejection::UnmeteredUpgrade);
-                    response.map(MeterBody::free)
-                }
-                Some(mut charge) => {
-                    charge.close(End::Failed);
-                    tracing::error!(target: "tower_credits", "a handler switched protocols and kept no ComputeClock: keep a clone for as long as \
-                        the connection is to be charged");
-                    Rejection::UnmeteredUpgrade.into_response(self.style).map(MeterBody::text)
-                }
-                None => response.map(MeterBody::free),
-            }
+        let response = if self.is_switching(parts.status) {
+            self.switch(Response::from_parts(parts, body), charge)
         } else {
-            let (mut parts, body) = response.into_parts();
-            let known = reported.is_some() || self.manner.until_head || body.is_end_stream();
-            if self.manner.tells && !self.style.grpc {
-                told::in_head(&mut parts.headers, &charge, known);
+            let tells = self.tells();
+            let left = if tells { charge.left() } else { None };
+            let is_known = reported.is_some() || self.manner.until_head;
+            let metered = Head { call: self, parts: &mut parts, charge, is_known }.meter(body, cx);
+            if tells {
+                told::in_head(&mut parts.headers, left, metered.compute);
             }
-            let adds_trailers = self.takes_trailers && !known && !self.is_head;
-            let body = MeterBody::metered(body, &mut parts, charge, now, self.style, adds_trailers);
-            Response::from_parts(parts, body)
+            Response::from_parts(parts, metered.body)
         };
         finish(response, self.rate.take(), self.manner)
+    }
+
+    /// A response after which the connection or stream is no longer HTTP.
+    fn switch<R>(&mut self, response: Response<R>, charge: Charge) -> Response<MeterBody<R>> {
+        // Only the handler's own clock can tell when the new protocol has ended.
+        let unkept = match self.kept.take() {
+            Some(kept) => kept.park(charge),
+            // Without extensions nobody could keep one.
+            None => Some(charge),
+        };
+        match unkept {
+            Some(mut charge) if self.manner.shadow => {
+                charge.close(End::Complete);
+                observe::would_deny(&Rejection::UnmeteredUpgrade);
+                response.map(MeterBody::free)
+            }
+            Some(mut charge) => {
+                charge.close(End::Failed);
+                tracing::error!(target: "tower_credits", "a handler switched protocols and kept no ComputeClock: keep a clone for as long as \
+                    the connection is to be charged");
+                Rejection::UnmeteredUpgrade.into_response(self.style).map(MeterBody::text)
+            }
+            None => response.map(MeterBody::free),
+        }
     }
 }
 

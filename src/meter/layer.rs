@@ -18,6 +18,8 @@ use tower_layer::Layer;
 use super::{
     builder::CreditMeterBuilder,
     charge::{Billable, Kept},
+    read_ahead::{ReadAhead, ReadAheadLimits},
+    reporting::ReportingByModel,
     service::CreditService,
 };
 use crate::{
@@ -59,6 +61,8 @@ pub(super) struct Inner {
     pub(super) billable: Option<Billable>,
     pub(super) bill_to: Option<HeaderName>,
     pub(super) unknown_paths: Mutex<HashSet<String>>,
+    pub(super) reporting: ReportingByModel,
+    pub(super) read_ahead: Arc<ReadAhead>,
 }
 
 pub(super) type Classify = dyn Fn(RequestHead<'_>, &Plan) -> Classification + Send + Sync;
@@ -74,6 +78,7 @@ pub(super) struct Settings {
     pub(super) denials: DenialStyle,
     pub(super) tells: bool,
     pub(super) identify_within: Duration,
+    pub(super) read_ahead: ReadAheadLimits,
 }
 
 impl CreditMeter {

@@ -6,7 +6,8 @@
 //! 2. [`Identify`](crate::Identify) says who asks, who pays, and which tier applies; the tier's request rate is counted.
 //! 3. A slice of the account's credits is put on hold: locally where the account's lease covers it, else with one call to the ledger.
 //! 4. The inner service is called. From now on its compute time is measured, on its future and on its response's body.
-//! 5. When the body ends, fails or is dropped, the charge is closed: what was used is spent, the rest of the slice is free.
+//! 5. The body is read ahead by a task of its own, unless it is whole with its head, so that nothing that is billed depends on who reads.
+//! 6. When the body ends, fails or is dropped, the charge is closed: what was used is spent, the rest of the slice is free.
 //!
 //! What is denied gets a response; the inner service's error type stays what it is, and its future is never boxed.
 
@@ -17,7 +18,12 @@ mod charge;
 mod compute;
 mod compute_clock;
 mod future;
+mod head;
+mod last_words;
 mod layer;
+mod pump;
+mod read_ahead;
+mod reporting;
 mod service;
 mod told;
 mod usual;
@@ -25,11 +31,12 @@ mod usual;
 #[cfg(feature = "axum")]
 pub(crate) use self::usual::LEAST;
 pub use self::{
-    body::{CutOff, MeterBody},
+    body::MeterBody,
     builder::{ConfigError, CreditMeterBuilder, CreditWorker},
     charge::{End, Ending},
     compute_clock::{ComputeClock, ComputeTime},
     future::ResponseFuture,
+    last_words::{CutOff, Stalled},
     layer::CreditMeter,
     service::CreditService,
 };

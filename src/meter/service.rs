@@ -27,7 +27,7 @@ impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for CreditService<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
     ReqBody: Body,
-    ResBody: Body<Data = Bytes>,
+    ResBody: Body<Data = Bytes> + Send + 'static,
     ResBody::Error: Into<BoxError>,
 {
     type Response = Response<MeterBody<ResBody>>;

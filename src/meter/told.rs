@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header::TE};
 
-use super::charge::Charge;
-use crate::Usage;
+use crate::{Credits, Usage};
 
 const CREDITS_REMAINING: HeaderName = HeaderName::from_static("x-credits-remaining");
 /// As text-generation-inference says it.
@@ -13,14 +12,13 @@ pub(super) const COMPUTE_TIME: HeaderName = HeaderName::from_static("x-compute-t
 pub(super) const COST: HeaderName = HeaderName::from_static("x-cost-nano-usd");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Tells the caller how the account stands, and what the compute time was where that is `known`.
-pub(super) fn in_head(headers: &mut HeaderMap, charge: &Charge, known: bool) {
-    let compute = charge.with(|metering, now| metering.compute().so_far(now)).unwrap_or_default();
+/// Tells the caller how the account stands, and what the compute time was if that is known.
+pub(super) fn in_head(headers: &mut HeaderMap, left: Option<Credits>, compute: Option<Duration>) {
     let fields = [
-        (CREDITS_REMAINING, charge.left().map(|left| left.to_string().trim_start_matches('$').to_owned())),
-        (COMPUTE_TIME, known.then(|| in_seconds(compute))),
+        (CREDITS_REMAINING, left.map(|left| left.to_string().trim_start_matches('$').to_owned())),
+        (COMPUTE_TIME, compute.map(in_seconds)),
     ];
-    if known && let Ok(timing) = HeaderValue::try_from(server_timing(compute)) {
+    if let Some(timing) = compute.and_then(|compute| HeaderValue::try_from(server_timing(compute)).ok()) {
         headers.append(SERVER_TIMING, timing);
     }
     for (name, value) in fields {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{charge::Kept, layer::CreditMeter};
+use super::{charge::Kept, layer::CreditMeter, read_ahead::ReadAhead, reporting::Reporting};
 use crate::{
     Account, Clock, Credits, Identity, Name, Period, Plan, RequestCap, Terms, Tier, Workload,
     lease::{Seat, SeatTaken, Want},
@@ -41,6 +41,8 @@ pub(crate) struct Usual {
     pub(super) seat: SeatTaken<Kept>,
     /// Where it is not the time of leases that compute time is counted in.
     pub(super) clock: Option<Arc<dyn Clock>>,
+    pub(super) reporting: Arc<Reporting>,
+    pub(super) read_ahead: Arc<ReadAhead>,
 }
 
 /// Those that are kept with an identity, the newest last.
@@ -119,6 +121,7 @@ impl Usual {
         let (hold, least) = (cost(hold), cost(LEAST.min(hold)));
         let want = Want { hold, least, lasts: price.runway(hold.saturating_sub(hold.half())), most_running: tier.most_running };
         let seat = meter.inner.desk.seat(&identity.account, period)?;
+        let reporting = meter.inner.reporting.of(&workload);
         let usual = Self {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             meter: meter.inner.id,
@@ -133,6 +136,8 @@ impl Usual {
             cap,
             seat: seat.taken(),
             clock: meter.inner.time.other().cloned(),
+            reporting,
+            read_ahead: Arc::clone(&meter.inner.read_ahead),
         };
         Ok((Arc::new(usual), seat))
     }

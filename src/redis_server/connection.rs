@@ -16,9 +16,10 @@ use std::{
 
 use futures_util::future::{BoxFuture, FutureExt, Shared};
 use redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::{Door, Link, RedisServer};
+use crate::clock::until;
 
 /// The schema of keys and values that this version reads and writes.
 const SCHEMA: &str = "3";
@@ -120,10 +121,10 @@ impl Connection {
         let within = within.min(LONGEST);
         let deadline = Instant::now() + within;
         let (generation, opening) = self.opening()?;
-        let open = timeout_at(deadline, opening).await.map_err(|_| Fault::Deadline(within))??;
+        let open = until(deadline, opening).await.ok_or(Fault::Deadline(within))??;
         let asked_at = Instant::now();
-        match timeout_at(deadline, call(open.link)).await {
-            Err(_) => {
+        match until(deadline, call(open.link)).await {
+            None => {
                 // A call that spent its time waiting for the connection says nothing about it.
                 let had_time = !within.is_zero() && asked_at.elapsed() >= within / 2;
                 if had_time && open.silences.fetch_add(1, Ordering::Relaxed) + 1 >= SILENCES {
@@ -131,13 +132,13 @@ impl Connection {
                 }
                 Err(Fault::Deadline(within))
             }
-            Ok(Err(error)) => {
+            Some(Err(error)) => {
                 if is_lost(&error) {
                     close(&self.slot, generation, None);
                 }
                 Err(error.into())
             }
-            Ok(Ok(answer)) => {
+            Some(Ok(answer)) => {
                 open.silences.store(0, Ordering::Relaxed);
                 Ok(answer)
             }

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use slab::Slab;
 
-use super::{Flight, Lease, LeaseRules, Next, Run, Served};
+use super::{Denial, Flight, Lease, LeaseRules, Next, Run, Served};
 use crate::{
     Credits,
     lease::batch::Batch,
@@ -33,6 +33,9 @@ impl<W, R: Run> Lease<W, R> {
     pub(crate) fn renew(&mut self, rules: &LeaseRules, terms: Terms, now: Duration) -> Renewal {
         // (6) Once sent, a goodbye is all that may be sent.
         self.leaving |= self.may_leave(rules, now);
+        if self.unacknowledged.is_none() {
+            self.settle_running(now);
+        }
         let batch = self.freeze();
         let slices = self.slices;
         let holds = self.running.iter().map(|(_, running)| running.hold).chain(self.waiting.iter().map(|waiting| waiting.want.hold));
@@ -45,10 +48,8 @@ impl<W, R: Run> Lease<W, R> {
         let mut refill = Credits::ZERO;
         for (_, running) in &mut self.running {
             let accrued = running.run.accrued(now);
-            running.asked = running.is_due(accrued, now);
-            if running.asked {
-                refill = refill.saturating_add(running.missing(accrued));
-            }
+            running.asked = if running.is_due(accrued, now) { running.missing(accrued) } else { Credits::ZERO };
+            refill = refill.saturating_add(running.asked);
         }
         let mut need = Credits::ZERO;
         for waiting in &mut self.waiting {
@@ -90,7 +91,7 @@ impl<W, R: Run> Lease<W, R> {
         answer: &Answer,
         has_left: impl Fn(&W) -> bool,
         now: Duration,
-    ) -> Served<W> {
+    ) -> Served<W, R> {
         let Some(flight) = self.in_flight.take_if(|_| seq == self.seq) else {
             // An answer to an older renewal says nothing.
             return Served::nobody();
@@ -104,7 +105,7 @@ impl<W, R: Run> Lease<W, R> {
                 self.standing = standing;
                 // (6) A goodbye that brought news is none.
                 self.leaving = false;
-                let served = self.serve(now, Some(rules), has_left);
+                let served = self.serve(now, Some((rules, flight.sent_at)), has_left);
                 let half = self.surplus(rules, now).half();
                 // Where there was not even half of it to be had, there will not be at once.
                 self.low = if self.spare() < half { Credits::ZERO } else { half };
@@ -138,8 +139,14 @@ impl<W, R: Run> Lease<W, R> {
 
     /// No answer came, or none that counts.
     pub(crate) fn unanswered(&mut self, rules: &LeaseRules, seq: u64, now: Duration) {
-        if self.in_flight.take_if(|_| seq == self.seq).is_some() {
+        if let Some(flight) = self.in_flight.take_if(|_| seq == self.seq) {
             self.fail(rules, now);
+            for (_, running) in &mut self.running {
+                let asked = std::mem::take(&mut running.asked);
+                if !asked.is_zero() && running.is_running() {
+                    running.run.denied(Denial { asked_at: flight.sent_at, answered: false });
+                }
+            }
         }
     }
 
@@ -161,11 +168,18 @@ impl<W, R: Run> Lease<W, R> {
         self.retry_at = Duration::ZERO;
     }
 
+    /// Requests that are not billed yet, and what of each is settled.
+    #[cfg(test)]
+    pub(in crate::lease) fn unfinished(&self) -> impl Iterator<Item = (&R, Credits)> {
+        let open = self.running.iter().filter(|(_, running)| running.is_running() || running.is_pending());
+        open.map(|(_, running)| (&running.run, running.settled.cost))
+    }
+
     /// What is left of a lease when its process was killed and its journal read back: nothing runs any more.
     #[cfg(test)]
     pub(in crate::lease) fn killed(mut self, now: Duration) -> Self {
         self.running.clear();
-        self.over = 0;
+        (self.ended, self.pending) = (0, 0);
         self.waiting.clear();
         self.slices = Credits::ZERO;
         self.in_flight = None;
@@ -215,6 +229,7 @@ impl<W, R: Run> Lease<W, R> {
     /// Nothing runs, nobody waits, nothing is owed.
     fn is_at_rest(&self) -> bool {
         !self.is_running()
+            && self.pending == 0
             && self.waiting.is_empty()
             && self.unacknowledged.is_none()
             && self.spent == self.acknowledged

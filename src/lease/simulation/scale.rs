@@ -105,7 +105,7 @@ impl Many {
                     member.lease = Lease::new(LeaseId::from_bits(self.names), now);
                     member.sent = None;
                 }
-                let request = Rc::new(Request { stop: false, length: ticks(LENGTH), start: Cell::new(None), slice: Cell::new(0) });
+                let request = Rc::new(Request { length: ticks(LENGTH), ..Request::default() });
                 match member.lease.admit(want, Rc::clone(&request), now) {
                     Ok(id) => member.admitted(request, id, now, node, &mut self.events),
                     Err(run) => member.lease.wait(want, run, (request, 0)),
@@ -115,7 +115,8 @@ impl Many {
                 let over: Vec<_> = member.running.extract_if(.., |(.., ends)| *ends <= now).collect();
                 for (_, id, _) in over {
                     self.served += 1;
-                    self.debited += member.lease.end(id, now).unwrap().1.unwrap().cost.as_nano_usd();
+                    let Some(Closing::Settled(_, Some(billed))) = member.lease.end(id, true, now) else { panic!("it finishes") };
+                    self.debited += billed.cost.as_nano_usd();
                 }
             }
             Event::Answered => {

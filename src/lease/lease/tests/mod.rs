@@ -23,7 +23,17 @@ impl Run for std::rc::Rc<Standing> {
 
     fn granted(&mut self, _: Credits, _: Duration) {}
 
-    fn bill(&mut self, _: Credits, _: Duration) -> Option<Usage> {
+    fn denied(&mut self, _: Denial) {}
+
+    fn stops(&self) -> bool {
+        false
+    }
+
+    fn settleable(&self, _: Duration) -> Option<Usage> {
+        None
+    }
+
+    fn end(&mut self, _: Duration) -> Option<Usage> {
         Some(Usage { requests: 1, compute_micros: 1, cost: nanos(self.0.get()) })
     }
 
@@ -76,7 +86,7 @@ impl Pair {
         "2026-11".parse::<crate::Period>().unwrap().begins() + s(1) + now
     }
 
-    fn renew(&mut self, now: Duration) -> Served<()> {
+    fn renew(&mut self, now: Duration) -> Served<(), std::rc::Rc<Standing>> {
         let terms = Terms { included: nanos(self.limit), per_seat: false, pay_as_you_go: Credits::ZERO };
         let renewal = self.lease.renew(&self.rules, terms, now);
         let clock = Self::ledger_clock(now);
@@ -123,7 +133,7 @@ fn a_lease_with_a_request_that_stands_still_speaks_every_third_of_the_ttl() {
 fn an_idle_lease_speaks_once_more_then_says_goodbye_after_the_ttl_and_is_gone() {
     let mut pair = Pair::new(1_000);
     let (_, key) = pair.start(30, s(0));
-    pair.lease.end(key, s(1));
+    pair.lease.end(key, true, s(1));
     let spoke = pair.until(s(1), s(5_000));
     assert_eq!(spoke, [1_100, 201_100, 801_100].map(Duration::from_millis));
     assert_eq!((pair.book.used(), pair.book.held(), pair.book.leases()), (nanos(30), nanos(0), 0));
@@ -145,11 +155,11 @@ fn after_a_short_grant_it_asks_again_no_sooner_than_half_of_what_is_left() {
 fn a_superseded_lease_goes_on_under_a_new_name_with_what_was_not_acknowledged() {
     let mut pair = Pair::new(1_000);
     let (_, key) = pair.start(30, s(0));
-    pair.lease.end(key, s(1));
+    pair.lease.end(key, true, s(1));
     pair.until(s(1), s(2));
     let (request, key) = pair.start(0, s(2));
     request.0.set(7);
-    pair.lease.end(key, s(3));
+    pair.lease.end(key, true, s(3));
     // A journal was read back twice: somebody else speaks under this name, further on.
     let terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
     let renewal = pair.lease.renew(&RULES, terms, s(3));
@@ -166,7 +176,7 @@ fn what_is_trusted_in_an_outage_is_bounded_for_good() {
     let mut pair = Pair::new(1_000);
     let request = || std::rc::Rc::new(Standing(Cell::new(1)));
     let key = pair.lease.trust(WANT, request(), nanos(200), s(0)).ok().unwrap();
-    pair.lease.end(key, s(1));
+    pair.lease.end(key, true, s(1));
     assert!(pair.lease.trust(WANT, request(), nanos(200), s(1)).is_ok());
     assert!(pair.lease.trust(WANT, request(), nanos(200), s(1)).is_err());
     let mut next = TestLease::new(LeaseId::from_bits(2), s(2));
@@ -191,7 +201,7 @@ fn unused() -> std::rc::Rc<Standing> {
 #[test]
 fn nobody_passes_one_who_waits() {
     let (mut pair, _, key) = with_one_running(1_000);
-    pair.lease.end(key, s(1));
+    pair.lease.end(key, true, s(1));
     let large = Want { hold: nanos(200), least: nanos(200), lasts: Duration::from_nanos(100), most_running: None };
     pair.lease.wait(large, unused(), ());
     assert!(pair.lease.admit(WANT, unused(), s(1)).is_err(), "there is room for it, and another came first");
@@ -207,7 +217,7 @@ fn what_one_leaves_is_for_those_who_wait_and_are_still_there() {
     pair.lease.wait(WANT, unused(), ());
     assert!(pair.lease.is_waited_for() && pair.lease.is_running());
     assert_eq!(pair.lease.engaged(), 2);
-    pair.lease.end(key, s(1));
+    pair.lease.end(key, true, s(1));
     assert!(!pair.lease.is_running());
     assert_eq!(pair.lease.share_out(|()| false, s(1)).admitted.len(), 1);
     pair.lease.wait(WANT, unused(), ());
@@ -222,20 +232,18 @@ fn what_one_leaves_is_for_those_who_wait_and_are_still_there() {
 #[test]
 fn the_keeper_hears_once_that_there_is_something_to_report() {
     let (mut pair, request, key) = with_one_running(1_000);
-    assert!(pair.lease.is_answered() && !pair.lease.is_newly_dirty(s(1)));
+    assert!(!pair.lease.is_newly_dirty(s(1)));
     request.0.set(7);
-    pair.lease.end(key, s(1));
+    pair.lease.end(key, true, s(1));
     assert!(pair.lease.is_newly_dirty(s(1)) && !pair.lease.is_newly_dirty(s(2)));
     let terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
     let renewal = pair.lease.renew(&RULES, terms, s(1));
     let key = pair.lease.admit(WANT, unused(), s(1)).ok();
     if let Some(key) = key {
-        pair.lease.end(key, s(1));
+        pair.lease.end(key, true, s(1));
     }
     assert!(!pair.lease.is_newly_dirty(s(1)), "it looks again when the answer is there");
     pair.lease.unanswered(&RULES, renewal.seq, s(2));
-    assert!(!pair.lease.is_answered());
-    assert!(!TestLease::new(LeaseId::from_bits(3), s(0)).is_answered());
 }
 
 #[test]
@@ -260,7 +268,7 @@ fn what_is_free_goes_to_running_requests_that_are_due_and_to_no_others() {
     let (_, third_key) = pair.start(0, s(0));
     first.0.set(30);
     second.0.set(60);
-    pair.lease.end(third_key, s(1));
+    pair.lease.end(third_key, true, s(1));
     pair.lease.share_out(|()| false, s(1));
     assert_eq!(pair.lease.running[first_key.slot].slice, nanos(100), "more than half of its hold is left");
     assert_eq!(pair.lease.running[second_key.slot].slice, nanos(160), "it wants what it used and a hold on top");
@@ -269,10 +277,10 @@ fn what_is_free_goes_to_running_requests_that_are_due_and_to_no_others() {
 #[test]
 fn admissions_end_ten_seconds_after_the_renewal_and_with_the_goodbye() {
     let (mut pair, _, key) = with_one_running(1_000);
-    pair.lease.end(key, s(0));
+    pair.lease.end(key, true, s(0));
     assert!(pair.lease.admit(WANT, unused(), s(10)).is_err());
     let key = pair.lease.admit(WANT, unused(), s(10) - Duration::from_nanos(1)).ok().unwrap();
-    pair.lease.end(key, s(10));
+    pair.lease.end(key, true, s(10));
     pair.until(s(10), s(800));
     let mut now = s(800);
     while let Next::Wait(at) = pair.lease.next(&RULES, false, now) {

@@ -32,7 +32,7 @@ impl Pair {
 
     fn end_all(&mut self, begun: Vec<RunId>, now: Duration) {
         for id in begun {
-            self.lease.end(id, now).unwrap();
+            self.lease.end(id, true, now).unwrap();
         }
     }
 }

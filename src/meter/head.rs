@@ -1,0 +1,226 @@
+//! What becomes of a response when its head is there.
+//!
+//! Its body is polled once (a gRPC message twice: its trailers come next). If it has then ended, its charge is closed here: no task, no queue, and its
+//! compute time is told in the head. Otherwise a [`Pump`] reads it ahead.
+
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, StatusCode,
+    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRAILER},
+    response::Parts,
+};
+use http_body::{Body, Frame, SizeHint};
+use tokio::runtime::Handle;
+use tracing::Instrument;
+
+use super::{
+    body::{MeterBody, Polled, Whole},
+    charge::{Charge, End},
+    compute::Pace,
+    future::Call,
+    last_words::{EventBoundary, LastWords, Trailers},
+    pump::{Pump, passes_last},
+    read_ahead::{EndOfFrames, Reader, Writer},
+    told,
+};
+use crate::{
+    BoxError,
+    clock::Now,
+    rejection::{grpc_status_of, is_grpc_message},
+};
+
+/// A response's head.
+pub(super) struct Head<'a> {
+    pub(super) call: &'a mut Call,
+    pub(super) parts: &'a mut Parts,
+    pub(super) charge: Charge,
+    /// Whether its compute time is known, whatever follows.
+    pub(super) is_known: bool,
+}
+
+/// A response that is metered.
+pub(super) struct Metered<B> {
+    pub(super) body: MeterBody<B>,
+    /// Its compute time, if that is known.
+    pub(super) compute: Option<Duration>,
+}
+
+/// A body that goes on, and what it began with.
+struct ToRead<B> {
+    first: First,
+    body: Polled<B>,
+    hint: SizeHint,
+    announced: Option<u64>,
+    is_grpc: bool,
+}
+
+/// What polling a body once, or twice, brought.
+#[derive(Default)]
+struct First {
+    data: Option<Bytes>,
+    trailers: Option<HeaderMap>,
+    error: Option<BoxError>,
+    end: Option<EndOfFrames>,
+    /// Only what is not billed can follow.
+    is_past_length: bool,
+}
+
+impl Head<'_> {
+    pub(super) fn meter<B>(mut self, body: B, cx: &mut Context<'_>) -> Metered<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        // A service that answers a gRPC call with something else has no reader for trailers.
+        let is_grpc = self.call.style.grpc && is_grpc_message(&self.parts.headers);
+        if is_grpc {
+            self.charge.stated(grpc_status_of(&self.parts.headers));
+        }
+        // Servers read none of these (RFC 9110, sections 9.3.2, 15.3.5 and 15.4.5).
+        let is_unread = self.call.is_head || matches!(self.parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        if is_unread || body.is_end_stream() {
+            let now = self.charge.now();
+            let compute = self.close(End::Complete, now);
+            if is_grpc {
+                // The head is the trailers.
+                told::in_trailers(&mut self.parts.headers, self.charge.billed());
+            }
+            return Metered { body: MeterBody::free(body), compute };
+        }
+        if is_grpc {
+            // Its end is its trailers, which a stream that is cut off gets early.
+            self.parts.headers.remove(CONTENT_LENGTH);
+        }
+        let hint = body.size_hint();
+        let mut announced = self.header(CONTENT_LENGTH).and_then(|value| std::str::from_utf8(value.as_bytes()).ok()?.parse().ok());
+        let (polling, mut body) = Polled::poll_first(body, cx);
+        let mut first = First::default();
+        first.take(polling, &body, &mut announced);
+        if is_grpc && first.data.is_some() && first.end.is_none() {
+            first.take(body.poll_again(cx), &body, &mut announced);
+        }
+        if let Some(fields) = first.trailers.as_ref().filter(|_| is_grpc) {
+            self.charge.stated(grpc_status_of(fields));
+        }
+        let now = self.charge.now();
+        let is_whole = first.end.is_some() || first.is_past_length;
+        // What is to be billed then, the ledger says first.
+        let is_owed = || first.error.is_none() && self.charge.is_short(now);
+        if (!is_whole || is_owed())
+            && let (Ok(runtime), Some(queue)) = (Handle::try_current(), self.charge.queue())
+        {
+            return self.read_ahead(&runtime, queue, ToRead { first, body, hint, announced, is_grpc }, now);
+        }
+        let compute = self.close(if first.error.is_some() { End::Failed } else { End::Complete }, now);
+        if first.end.is_none() {
+            return Metered { body: MeterBody::rest(first.data.map(Frame::data), body), compute };
+        }
+        if is_grpc && let Some(fields) = &mut first.trailers {
+            told::in_trailers(fields, self.charge.billed());
+        }
+        let First { data, trailers, error, end, .. } = first;
+        let says_end = end == Some(EndOfFrames::WithLast);
+        Metered { body: MeterBody::whole(Whole { data, trailers, error, hint, says_end }), compute }
+    }
+
+    fn read_ahead<B>(mut self, runtime: &Handle, (writer, reader): (Writer, Reader), to_read: ToRead<B>, now: Now) -> Metered<B>
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let ToRead { first, body, hint, announced, is_grpc } = to_read;
+        let compute = if self.is_known { self.compute(now) } else { None };
+        let (mut last_words, trailers) = self.endings(&hint, is_grpc);
+        let mut pace = Pace::default();
+        let mut has_room = true;
+        if let Some(data) = first.data {
+            pace.frame(now.compute);
+            let frame = Frame::data(data);
+            last_words.pass(&frame);
+            has_room = writer.push(frame, false).unwrap_or(true);
+        }
+        let clock = self.call.kept.take();
+        if clock.as_ref().is_none_or(|clock| !clock.is_kept()) {
+            self.charge.measures_alone();
+        }
+        let ended = first.end.map(|end| (first.trailers.map(Frame::trailers), end));
+        let pump = Pump { charge: self.charge, writer, pace, last_words, trailers, announced, clock, has_room, ended };
+        runtime.spawn(pump.run(body).in_current_span());
+        Metered { body: MeterBody::queued(reader, hint), compute }
+    }
+
+    /// How it says that it was cut off, and where it says what it cost.
+    fn endings(&mut self, hint: &SizeHint, is_grpc: bool) -> (LastWords, Trailers) {
+        let is_event_stream = self.header(CONTENT_TYPE).is_some_and(|value| {
+            let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+            essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+        });
+        let has_length = self.header(CONTENT_LENGTH).is_some() || hint.exact().is_some();
+        let is_plain = self.header(CONTENT_ENCODING).is_none() && !has_length;
+        let last_words = match is_event_stream && is_plain {
+            _ if is_grpc => LastWords::Trailers,
+            true => LastWords::Event(EventBoundary::default(), self.call.style),
+            false => LastWords::Error,
+        };
+        let trailers = if is_grpc {
+            Trailers::Amended
+        } else if self.call.takes_trailers && !self.is_known && !has_length {
+            for name in [told::COMPUTE_TIME, told::COST] {
+                // HTTP/1.1 servers send only those that are announced.
+                self.parts.headers.append(TRAILER, name.into());
+            }
+            Trailers::Added
+        } else {
+            Trailers::None
+        };
+        (last_words, trailers)
+    }
+
+    fn header(&self, name: http::HeaderName) -> Option<&HeaderValue> {
+        self.parts.headers.get(name)
+    }
+
+    /// Closes the charge; answers the compute time.
+    fn close(&mut self, end: End, now: Now) -> Option<Duration> {
+        let compute = self.compute(now);
+        self.charge.close_at(end, now);
+        compute
+    }
+
+    /// The compute time so far, if it is to be told.
+    fn compute(&self, now: Now) -> Option<Duration> {
+        if self.call.tells() { self.charge.with(|metering, _| metering.compute().so_far(now.compute)) } else { None }
+    }
+}
+
+impl First {
+    fn take<B>(&mut self, polling: Poll<Option<Result<Frame<Bytes>, BoxError>>>, body: &Polled<B>, announced: &mut Option<u64>)
+    where
+        B: Body<Data = Bytes>,
+    {
+        match polling {
+            Poll::Pending => {}
+            Poll::Ready(None) => self.end = Some(EndOfFrames::AfterLast),
+            Poll::Ready(Some(Err(error))) => (self.error, self.end) = (Some(error), Some(EndOfFrames::AfterLast)),
+            Poll::Ready(Some(Ok(frame))) => {
+                if body.is_end_stream() {
+                    self.end = Some(EndOfFrames::WithLast);
+                } else if frame.is_trailers() {
+                    self.end = Some(EndOfFrames::AfterLast);
+                } else {
+                    // Servers do not poll on for the end of a body whose announced length has passed.
+                    self.is_past_length = passes_last(announced, &frame);
+                }
+                match frame.into_data() {
+                    Ok(data) => self.data = Some(data),
+                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! How a response body says that it was cut off, and where it says what it cost.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body::Frame;
+
+use super::told;
+use crate::{
+    BoxError, Rejection, Usage,
+    rejection::DenialStyle,
+};
+
+/// How a body says that it was cut off.
+pub(super) enum LastWords {
+    Error,
+    Event(EventBoundary, DenialStyle),
+    Trailers,
+}
+
+/// Where a body says what it cost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trailers {
+    /// Nowhere.
+    None,
+    /// In the trailers that it has, if it has any: a gRPC stream.
+    Amended,
+    /// In trailers of this layer's own.
+    Added,
+}
+
+impl LastWords {
+    /// A frame that is handed over.
+    pub(super) fn pass(&mut self, frame: &Frame<Bytes>) {
+        if let (Self::Event(boundary, _), Some(data)) = (self, frame.data_ref()) {
+            boundary.pass(data);
+        }
+    }
+
+    /// What is said last.
+    pub(super) fn cut(&self, rejection: &Rejection, billed: Option<Usage>) -> Result<Frame<Bytes>, BoxError> {
+        match self {
+            Self::Event(boundary, style) if boundary.is_at() => Ok(Frame::data(error_event(rejection, *style))),
+            Self::Trailers => {
+                let mut fields = rejection.trailers();
+                told::in_trailers(&mut fields, billed);
+                Ok(Frame::trailers(fields))
+            }
+            _ => Err(CutOff { rejection: rejection.clone() }.into()),
+        }
+    }
+}
+
+/// The error with which a body ends whose credits ended in its middle.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cut off: {}", .rejection.detail())]
+pub struct CutOff {
+    rejection: Rejection,
+}
+
+impl CutOff {
+    /// Why.
+    pub fn rejection(&self) -> &Rejection {
+        &self.rejection
+    }
+}
+
+/// The error with which a body ends of which nothing was taken for [long](crate::CreditMeterBuilder::stalled_after).
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the response was abandoned: nothing of it was read for too long")]
+pub struct Stalled;
+
+/// Whether the bytes that passed end between two events (WHATWG HTML, section 9.2.6: a blank line, of any of three line ends).
+pub(super) struct EventBoundary {
+    at_line_start: bool,
+    after_carriage_return: bool,
+    between_events: bool,
+}
+
+impl Default for EventBoundary {
+    fn default() -> Self {
+        Self { at_line_start: true, after_carriage_return: false, between_events: true }
+    }
+}
+
+impl EventBoundary {
+    fn pass(&mut self, data: &[u8]) {
+        for byte in data {
+            let ends_pair = std::mem::replace(&mut self.after_carriage_return, *byte == b'\r') && *byte == b'\n';
+            if ends_pair {
+                continue;
+            }
+            if matches!(byte, b'\r' | b'\n') {
+                self.between_events |= self.at_line_start;
+                self.at_line_start = true;
+            } else {
+                self.at_line_start = false;
+                self.between_events = false;
+            }
+        }
+    }
+
+    /// A lone carriage return may be half of a line end.
+    fn is_at(&self) -> bool {
+        self.between_events && !self.after_carriage_return
+    }
+}
+
+fn error_event(rejection: &Rejection, style: DenialStyle) -> Bytes {
+    let problem = rejection.body(style);
+    let mut event = BytesMut::with_capacity(problem.len() + 32);
+    event.put_slice(b"event: error\ndata: ");
+    event.put_slice(&problem);
+    event.put_slice(b"\n\n");
+    event.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_ends_with_a_blank_line_of_any_kind() {
+        for (stream, at) in [
+            ("", true),
+            ("data: 1\n\n", true),
+            ("data: 1\r\n\r\n", true),
+            ("data: 1\n\ndata", false),
+            ("data: 1\n", false),
+            ("data: 1\r\n", false),
+            ("data: 1\r\r", false),
+            ("data: 1\n\n\n", true),
+            (": comment\n\n", true),
+        ] {
+            for cut in 0..=stream.len() {
+                let mut boundary = EventBoundary::default();
+                boundary.pass(&stream.as_bytes()[..cut]);
+                boundary.pass(&stream.as_bytes()[cut..]);
+                assert_eq!(boundary.is_at(), at, "{stream:?} cut at {cut}");
+            }
+        }
+    }
+}
