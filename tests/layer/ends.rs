@@ -194,8 +194,25 @@ impl Body for Panicking {
 #[tokio::test(start_paused = true)]
 async fn the_body_panics() {
     let world = World::new();
-    let response = world.respond(Panicking).await;
-    assert!(AssertUnwindSafe(read(response)).catch_unwind().await.is_err());
+    // It is polled for the first time when its head is there, where a layer that catches panics still can.
+    assert!(AssertUnwindSafe(world.respond(Panicking)).catch_unwind().await.is_err());
+    world.billed(2).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_panics_midway_never_looks_complete() {
+    let world = World::new();
+    let first = Frames::text(&["a"]).computing(|| {});
+    let body = http_body_util::StreamBody::new(futures_util::stream::unfold(Some(first), async |first| {
+        let mut first = first.expect("the model panicked midway");
+        tokio::task::yield_now().await;
+        let frame = first.frame().await.unwrap();
+        Some((frame, None))
+    }));
+    let mut body = Box::pin(world.respond(body).await.into_body());
+    assert!(body.frame().await.unwrap().is_ok());
+    assert!(body.frame().await.unwrap().unwrap_err().to_string().contains("panicked"), "its reader learns it");
+    assert!(body.frame().await.is_none() && body.is_end_stream());
     world.billed(2).await;
 }
 

@@ -19,9 +19,11 @@ mod hostile;
 mod idle;
 mod midway;
 mod order;
+mod read_ahead;
 mod reload;
 mod shutdown;
 #[cfg(feature = "axum")]
 mod sockets;
 mod thresholds;
 mod usual;
+mod verdicts;

@@ -125,7 +125,7 @@ async fn of_credits() {
     let running = client.stream(asking("quick", endless("a"))).await.unwrap();
     Told::new(Code::ResourceExhausted, "CREDITS_ON_HOLD", "on hold by requests")
         .retry(1)
-        .metadata(&[("left_nano_usd", "36000")])
+        .metadata(&[("left_nano_usd", "34800")])
         .check(&denied(&meter, "quick").await);
     drop(running);
 

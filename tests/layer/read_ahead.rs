@@ -1,0 +1,360 @@
+//! Compute time is the service's own, whoever reads its response.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, StreamBody, combinators::UnsyncBoxBody};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep},
+};
+use tower::{ServiceBuilder, ServiceExt, service_fn};
+use tower_credits::{BoxError, CreditMeter, CreditMeterBuilder, MemoryLedger, MeterBody, Stalled};
+
+use crate::support::*;
+
+type Frames = UnsyncBoxBody<Bytes, BoxError>;
+
+fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// What a service did, for as long as its response was wanted.
+#[derive(Clone, Default)]
+struct Work {
+    busy: Arc<AtomicU64>,
+    made: Arc<AtomicUsize>,
+    /// Milliseconds after its call, once its body was dropped.
+    dropped: Arc<AtomicU64>,
+}
+
+impl Work {
+    async fn compute(&self, time: u64) {
+        sleep(millis(time)).await;
+        self.busy.fetch_add(time, Ordering::SeqCst);
+        self.made.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn busy(&self) -> u64 {
+        self.busy.load(Ordering::SeqCst)
+    }
+
+    fn dropped(&self) -> Option<u64> {
+        Some(self.dropped.load(Ordering::SeqCst)).filter(|at| *at > 0)
+    }
+}
+
+/// Says when it is dropped.
+struct Tells(Work, Instant);
+
+impl Drop for Tells {
+    fn drop(&mut self) {
+        self.0.dropped.store(u64::try_from(self.1.elapsed().as_millis()).unwrap().max(1), Ordering::SeqCst);
+    }
+}
+
+/// How a service makes its frames, each in so many milliseconds.
+#[derive(Clone, Debug)]
+enum Service {
+    /// In a task that sends them through a channel of this size.
+    Spawned(Vec<u64>, usize),
+    /// When it is polled.
+    Lazy(Vec<u64>),
+    /// All of them before the head.
+    Before(Vec<u64>),
+    /// In a task, and then it fails.
+    Failing(Vec<u64>, usize),
+}
+
+impl Service {
+    async fn respond(self, work: Work) -> Frames {
+        let frame = || Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x")));
+        let tells = Tells(work.clone(), Instant::now());
+        match self {
+            Self::Spawned(gaps, size) => {
+                let (feed, fed) = mpsc::channel(size);
+                tokio::spawn(async move {
+                    for gap in gaps {
+                        work.compute(gap).await;
+                        if feed.send(frame()).await.is_err() {
+                            break;
+                        }
+                    }
+                });
+                received(fed, tells)
+            }
+            Self::Failing(gaps, size) => {
+                let (feed, fed) = mpsc::channel(size);
+                tokio::spawn(async move {
+                    for gap in gaps {
+                        work.compute(gap).await;
+                        if feed.send(frame()).await.is_err() {
+                            return;
+                        }
+                    }
+                    drop(feed.send(Err("the model broke".into())).await);
+                });
+                received(fed, tells)
+            }
+            Self::Lazy(gaps) => {
+                let frames = futures_util::stream::unfold((gaps.into_iter(), tells), move |(mut gaps, tells)| {
+                    let work = work.clone();
+                    async move {
+                        work.compute(gaps.next()?).await;
+                        Some((Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x"))), (gaps, tells)))
+                    }
+                });
+                StreamBody::new(frames).boxed_unsync()
+            }
+            Self::Before(gaps) => {
+                for gap in &gaps {
+                    work.compute(*gap).await;
+                }
+                let frames = futures_util::stream::iter(gaps.into_iter().map(move |_| {
+                    let _: &Tells = &tells;
+                    frame()
+                }));
+                StreamBody::new(frames).boxed_unsync()
+            }
+        }
+    }
+}
+
+fn received(fed: mpsc::Receiver<Result<Frame<Bytes>, BoxError>>, tells: Tells) -> Frames {
+    let frames = futures_util::stream::unfold((fed, tells), async |(mut fed, tells)| Some((fed.recv().await?, (fed, tells))));
+    StreamBody::new(frames).boxed_unsync()
+}
+
+async fn ask(meter: &CreditMeter, tier: &str, service: Service) -> (Response<MeterBody<Frames>>, Work) {
+    let work = Work::default();
+    let working = work.clone();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
+        let (service, work) = (service.clone(), working.clone());
+        async move { Ok::<_, Infallible>(Response::new(service.respond(work).await)) }
+    }));
+    (service.oneshot(request("alice", tier, Empty::new())).await.unwrap(), work)
+}
+
+/// How a client reads, in milliseconds.
+#[derive(Clone, Debug)]
+enum Client {
+    Prompt,
+    /// One frame in so many.
+    Slow(u64),
+    /// Nothing for so long, then everything.
+    Stalled(u64),
+    /// A few after each stall.
+    Sips(u64, usize),
+    /// Stalls, takes one, and all that there is right after that.
+    Cunning(u64),
+    /// Goes away after this time.
+    Gone(u64),
+    /// Reads nothing, and goes away after this time.
+    Asleep(u64),
+}
+
+impl Client {
+    /// Reads to the end, or goes away. Answers how many frames came.
+    async fn read(self, response: Response<MeterBody<Frames>>) -> usize {
+        let mut body = Box::pin(response.into_body());
+        let mut frames = 0;
+        let gone = match self {
+            Self::Gone(after) | Self::Asleep(after) => Some(Instant::now() + millis(after)),
+            _ => None,
+        };
+        loop {
+            match &self {
+                Self::Slow(pause) => sleep(millis(*pause)).await,
+                Self::Stalled(pause) if frames == 0 => sleep(millis(*pause)).await,
+                Self::Sips(pause, sip) if frames % sip == 0 => sleep(millis(*pause)).await,
+                Self::Cunning(pause) if frames % 24 == 0 => sleep(millis(*pause)).await,
+                Self::Cunning(_) if frames % 24 == 1 => sleep(millis(1)).await,
+                Self::Asleep(after) => {
+                    sleep(millis(*after)).await;
+                    return frames;
+                }
+                _ => {}
+            }
+            let next = match gone {
+                Some(at) => tokio::time::timeout_at(at, body.frame()).await,
+                None => Ok(body.frame().await),
+            };
+            match next {
+                Ok(Some(Ok(_))) => frames += 1,
+                Ok(Some(Err(_)) | None) | Err(_) => return frames,
+            }
+        }
+    }
+}
+
+/// Small queues, so that a test fills them: sixteen frames of one byte.
+fn narrow() -> CreditMeterBuilder {
+    meter(MemoryLedger::new()).read_ahead(16 * 129)
+}
+
+async fn billed(meter: &CreditMeter, tier: &str) -> u64 {
+    u64::try_from(settled(meter, "alice", tier, 1).await.compute().as_millis()).unwrap()
+}
+
+/// A client that keeps its window shut pays what an honest one pays.
+#[tokio::test(start_paused = true)]
+async fn a_stalling_reader_pays_for_what_the_service_computed() {
+    for client in [Client::Prompt, Client::Stalled(4_000), Client::Slow(97), Client::Sips(700, 8), Client::Cunning(600)] {
+        // 29 s, of which a channel's worth at a time can be made while nobody reads.
+        let meter = narrow().build().unwrap();
+        let (response, work) = ask(&meter, "pro", Service::Spawned(vec![10; 2_900], 8)).await;
+        assert_eq!(client.clone().read(response).await, 2_900);
+        let (billed, busy) = (billed(&meter, "pro").await, work.busy());
+        assert_eq!(busy, 29_000);
+        assert!((27_500..=29_100).contains(&billed), "{client:?}: {billed} ms");
+    }
+}
+
+/// Whoever reads: a request that stops gets no more of the service than its credits pay for.
+#[tokio::test(start_paused = true)]
+async fn credits_for_300_ms_are_three_frames_of_100_ms_whoever_reads() {
+    for client in [Client::Prompt, Client::Stalled(5_000), Client::Slow(250), Client::Asleep(9_000)] {
+        let meter = meter(MemoryLedger::new()).deadline(millis(20)).flush(millis(20)).build().unwrap();
+        let (response, work) = ask(&meter, "quick", Service::Spawned(vec![100; 290], 64)).await;
+        client.clone().read(response).await;
+        let statement = settled(&meter, "alice", "quick", 1).await;
+        assert_eq!(statement.used, nanos(36_000), "{client:?}");
+        let (made, dropped) = (work.made.load(Ordering::SeqCst), work.dropped().unwrap());
+        assert!((3..=4).contains(&made), "{client:?}: {made} frames of service");
+        assert!((300..350).contains(&dropped), "{client:?}: cut after {dropped} ms");
+    }
+}
+
+/// What was made is made: that it waits to be fetched costs nothing, however long.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_is_done_is_billed_until_it_was() {
+    for service in [Service::Before(vec![100; 10]), Service::Spawned(vec![100; 10], 64)] {
+        for client in [Client::Asleep(900_000), Client::Slow(50_000), Client::Prompt] {
+            let meter = meter(MemoryLedger::new()).build().unwrap();
+            let (response, _) = ask(&meter, "pro", service.clone()).await;
+            client.read(response).await;
+            assert_eq!(billed(&meter, "pro").await, 1_000);
+        }
+    }
+}
+
+/// The same for more than the queue takes: the rest waits in the service.
+#[tokio::test(start_paused = true)]
+async fn what_was_made_before_its_head_costs_nothing_to_fetch_slowly() {
+    let meter = narrow().build().unwrap();
+    let (response, _) = ask(&meter, "pro", Service::Before(vec![1; 1_000])).await;
+    Client::Slow(1_000).read(response).await;
+    assert_eq!(billed(&meter, "pro").await, 1_000);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_response_of_which_nobody_takes_anything_is_abandoned() {
+    let meter = narrow().stalled_after(seconds(10)).build().unwrap();
+    let (response, work) = ask(&meter, "pro", Service::Spawned(vec![10; 100_000], 1)).await;
+    let mut body = Box::pin(response.into_body());
+    // While something is taken now and then it goes on.
+    for _ in 0..5 {
+        sleep(seconds(9)).await;
+        body.frame().await.unwrap().unwrap();
+    }
+    assert!(work.dropped().is_none());
+    let dropped = eventually(async || {
+        sleep(seconds(1)).await;
+        work.dropped()
+    })
+    .await;
+    assert!((54_900..=55_300).contains(&dropped), "{dropped} ms");
+    settled(&meter, "alice", "pro", 1).await;
+    assert!(body.frame().await.unwrap().unwrap_err().is::<Stalled>(), "its reader learns it");
+    assert!(body.frame().await.is_none());
+}
+
+/// A reader that goes away ends the service at once, and pays for what ran.
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_goes_away_ends_the_service() {
+    for service in [Service::Spawned(vec![10; 1_000], 8), Service::Lazy(vec![10; 1_000])] {
+        let meter = meter(MemoryLedger::new()).build().unwrap();
+        let (response, work) = ask(&meter, "pro", service).await;
+        Client::Gone(2_005).read(response).await;
+        eventually(async || work.dropped()).await;
+        assert_eq!(work.dropped(), Some(2_005));
+        assert!((2_004..=2_005).contains(&billed(&meter, "pro").await), "it is billed until then");
+    }
+}
+
+/// Random services and random readers: what is billed is what the service was busy.
+#[tokio::test(start_paused = true)]
+async fn billed_is_what_the_service_was_busy_whoever_reads() {
+    let seeds = std::env::var("READERS").map_or(150, |seeds| seeds.parse().expect("READERS is a number"));
+    let mut ratios: Vec<f64> = Vec::new();
+    for seed in 0..seeds {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let (shortest, longest) = [(10, 10), (1, 40), (0, 20), (100, 300)][rng.usize(0..4)];
+        let gaps: Vec<u64> = (0..rng.usize(200..400)).map(|_| rng.u64(shortest..=longest)).collect();
+        let size = [1, 4, 16][rng.usize(0..3)];
+        let service = match rng.u8(0..5) {
+            0 | 1 => Service::Spawned(gaps, size),
+            2 => Service::Lazy(gaps),
+            3 => Service::Failing(gaps, size),
+            _ => Service::Before(gaps),
+        };
+        let client = match rng.u8(0..7) {
+            0 => Client::Prompt,
+            1 => Client::Slow(rng.u64(1..200)),
+            2 => Client::Stalled(rng.u64(100..20_000)),
+            3 => Client::Sips(rng.u64(10..2_000), rng.usize(1..40)),
+            4 => Client::Cunning(rng.u64(100..3_000)),
+            5 => Client::Gone(rng.u64(100..5_000)),
+            _ => Client::Asleep(rng.u64(100..30_000)),
+        };
+        let meter = narrow().build().unwrap();
+        let (response, work) = ask(&meter, "pro", service.clone()).await;
+        let began_before = work.busy();
+        client.clone().read(response).await;
+        let (billed, busy) = (billed(&meter, "pro").await, work.busy());
+        let case = format!("seed {seed}, {client:?}, channel of {size}, gaps {shortest}..{longest}: billed {billed}, busy {busy}");
+        if matches!(client, Client::Gone(_) | Client::Asleep(_)) {
+            // Who goes away does not pay for what waits unseen: the channel's worth, and a frame at either end of it.
+            let unseen = longest * (size as u64 + 3);
+            assert!(billed <= busy.max(began_before) + longest && billed + unseen >= busy, "{case}");
+        } else {
+            // The pace is known from frames that were seen to be made; those made unseen may have taken a little less or more.
+            assert!((billed as f64) >= 0.85 * busy as f64 - 2.0 * longest as f64, "{case}");
+            assert!((billed as f64) <= 1.1 * busy as f64 + 2.0 * longest as f64, "{case}");
+            ratios.push(billed as f64 / busy as f64);
+        }
+    }
+    ratios.sort_by(f64::total_cmp);
+    eprintln!("billed / busy of {} that read to the end: {:.3} to {:.3}", ratios.len(), ratios[0], ratios[ratios.len() - 1]);
+}
+
+/// All queues of a meter together are bounded, and empty queues take nothing.
+#[tokio::test(start_paused = true)]
+async fn all_queues_together_are_bounded() {
+    let meter = narrow().read_ahead_total(64 * 129).build().unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..50 {
+        // Made at once, as fast as it is taken.
+        waiting.push(ask(&meter, "pro", Service::Spawned(vec![0; 100], 1)).await);
+    }
+    sleep(seconds(5)).await;
+    let made: usize = waiting.iter().map(|(_, work)| work.made.load(Ordering::SeqCst)).sum();
+    // At least one each, four until the pace is known; two more wait with the service.
+    assert!((100..=64 + 50 * 6).contains(&made), "{made} frames");
+    for (response, _) in waiting {
+        assert_eq!(Client::Prompt.read(response).await, 100);
+    }
+    let (response, work) = ask(&meter, "pro", Service::Spawned(vec![0; 100], 1)).await;
+    sleep(seconds(5)).await;
+    assert!(work.made.load(Ordering::SeqCst) >= 16, "there is room again");
+    drop(response);
+}
