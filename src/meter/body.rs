@@ -116,11 +116,11 @@ where
             KindProj::Whole { whole } => Poll::Ready(whole.next()),
             KindProj::Queued { reader, left } => {
                 let polled = reader.poll_frame(cx);
-                if let Poll::Ready(Some(Ok(frame))) = &polled {
-                    take(left, Some(frame));
-                } else if let Poll::Ready(_) = &polled {
-                    // A body that was cut off is as long as it is.
-                    *left = SizeHint::with_exact(0);
+                match &polled {
+                    Poll::Ready(Some(Ok(frame))) => take(left, Some(frame)),
+                    // It has no more to say, whatever was said of its length.
+                    Poll::Ready(Some(Err(_))) if reader.is_end_stream() => *left = SizeHint::with_exact(0),
+                    Poll::Ready(_) | Poll::Pending => {}
                 }
                 polled
             }
@@ -166,10 +166,7 @@ impl Whole {
         take(&mut self.hint, frame.as_ref());
         match frame {
             Some(frame) => Some(Ok(frame)),
-            None => {
-                self.says_end = true;
-                self.error.take().map(Err)
-            }
+            None => self.error.take().map(Err),
         }
     }
 }

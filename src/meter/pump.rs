@@ -87,11 +87,11 @@ impl Pump {
             Stop::Failed(error) => {
                 self.pay().await;
                 self.charge.close(End::Failed);
-                self.writer.fail(error);
+                self.writer.fail(error, EndOfFrames::AfterLast);
             }
             Stop::CutOff => match self.last_words.cut(&self.charge.cut_off(), self.charge.billed()) {
                 Ok(frame) => self.writer.end(Some(frame), EndOfFrames::WithLast),
-                Err(error) => self.writer.fail(error),
+                Err(error) => self.writer.fail(error, EndOfFrames::WithLast),
             },
             Stop::Gone(_) => drop(self.charge.close_at(End::Dropped, at)),
             Stop::Stalled => {

@@ -170,16 +170,16 @@ impl Writer {
     }
 
     /// The error comes after what is there, and nothing after it.
-    pub(super) fn fail(&self, error: BoxError) {
+    pub(super) fn fail(&self, error: BoxError, end: EndOfFrames) {
         let mut state = self.0.lock();
         state.error = Some(error);
-        self.finish(state, EndOfFrames::AfterLast);
+        self.finish(state, end);
     }
 
     /// What is there is thrown away.
     pub(super) fn abandon(&self, error: BoxError) {
         self.0.clear(&mut self.0.lock());
-        self.fail(error);
+        self.fail(error, EndOfFrames::WithLast);
     }
 
     fn finish(&self, mut state: MutexGuard<'_, State>, end: EndOfFrames) {
@@ -226,7 +226,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         let is_open = self.0.lock().ended.is_none();
         if is_open {
-            self.fail("the response ended early: its task panicked, or its runtime shut down".into());
+            self.fail("the response ended early: its task panicked, or its runtime shut down".into(), EndOfFrames::WithLast);
         }
     }
 }
@@ -248,7 +248,6 @@ impl Reader {
             return Poll::Ready(Some(Ok(frame)));
         }
         if state.ended.is_some() {
-            state.ended = Some(EndOfFrames::WithLast);
             return Poll::Ready(state.error.take().map(Err));
         }
         register(&mut state.reader, cx);

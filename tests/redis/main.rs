@@ -9,6 +9,8 @@ mod accounts;
 mod connections;
 mod contract;
 mod crowd;
+#[cfg(feature = "axum")]
+mod nodes;
 mod outages;
 mod round_trips;
 mod thresholds;

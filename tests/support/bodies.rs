@@ -15,13 +15,13 @@ use tokio::sync::mpsc;
 /// A body of prepared frames; each takes its compute time off a clock when it is polled for.
 pub struct Frames {
     frames: VecDeque<Result<Frame<Bytes>, &'static str>>,
-    exact: Option<u64>,
+    exact: bool,
     before_each: Box<dyn Fn() + Send>,
 }
 
 impl Frames {
     pub fn new(frames: impl IntoIterator<Item = Result<Frame<Bytes>, &'static str>>) -> Self {
-        Self { frames: frames.into_iter().collect(), exact: None, before_each: Box::new(|| {}) }
+        Self { frames: frames.into_iter().collect(), exact: false, before_each: Box::new(|| {}) }
     }
 
     pub fn text(frames: &[&'static str]) -> Self {
@@ -29,8 +29,12 @@ impl Frames {
     }
 
     pub fn of_exact_length(mut self) -> Self {
-        self.exact = Some(self.frames.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref().map(|data| data.len() as u64)).sum());
+        self.exact = true;
         self
+    }
+
+    fn left(&self) -> u64 {
+        self.frames.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref().map(|data| data.len() as u64)).sum()
     }
 
     pub fn with_trailers(mut self) -> Self {
@@ -59,11 +63,11 @@ impl Body for Frames {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.exact.is_some() && self.frames.is_empty()
+        self.exact && self.frames.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.exact.map(SizeHint::with_exact).unwrap_or_default()
+        if self.exact { SizeHint::with_exact(self.left()) } else { SizeHint::default() }
     }
 }
 

@@ -12,6 +12,7 @@ mod ends;
 mod grpc;
 mod http;
 mod one_port;
+mod readers;
 mod same;
 mod stacks;
 mod web;
