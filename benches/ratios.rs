@@ -21,8 +21,12 @@ fn main() {
     println!("{rounds} rounds that take turns, {requests} requests each\n");
     let added = compare(&mut contenders(), rounds, requests, 1, "a request");
     plots::draw("added-time.svg", "Time that a layer adds to a request, nanoseconds (limitador left out)", "ns", &without_limitador(added));
-    println!("\nStreams of {FRAMES} frames of 16 bytes, {rounds} rounds of 10\n");
-    let added = compare(&mut streams(FRAMES), rounds, 10, FRAMES, "a frame");
+    let mut frames = Vec::new();
+    for (waits, how) in [(false, "each ready at once"), (true, "each waited for")] {
+        println!("\nStreams of {FRAMES} frames of 16 bytes, {how}, {rounds} rounds of 10\n");
+        frames.push(compare(&mut streams(FRAMES, waits), rounds, 10, FRAMES, "a frame"));
+    }
+    let added = frames.swap_remove(1);
     plots::draw("added-time-frames.svg", "Time that a layer adds to a frame of a stream, nanoseconds", "ns", &added);
 }
 

@@ -94,9 +94,13 @@ impl Service<Asked> for Echo {
     }
 }
 
-/// A service whose answer is a stream of small frames, each ready at once.
+/// A service whose answer is a stream of so many small frames.
 #[derive(Clone, Copy, Debug)]
-pub struct Stream(pub usize);
+pub struct Stream {
+    pub frames: usize,
+    /// Whether each comes only after it was waited for.
+    pub waits: bool,
+}
 
 impl Service<Asked> for Stream {
     type Response = Response<Frames>;
@@ -108,21 +112,31 @@ impl Service<Asked> for Stream {
     }
 
     fn call(&mut self, _: Asked) -> Self::Future {
-        ready(Ok(Response::new(Frames(self.0))))
+        ready(Ok(Response::new(Frames { left: self.frames, waits: self.waits, ready: true })))
     }
 }
 
 /// So many frames are left.
 #[derive(Debug)]
-pub struct Frames(usize);
+pub struct Frames {
+    left: usize,
+    waits: bool,
+    ready: bool,
+}
 
 impl Body for Frames {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let frame = self.0.checked_sub(1).map(|left| {
-            self.0 = left;
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let is_ready = !self.waits || self.ready;
+        self.ready = !is_ready;
+        if !is_ready {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let frame = self.left.checked_sub(1).map(|left| {
+            self.left = left;
             Ok(Frame::data(Bytes::from_static(b"one small frame\n")))
         });
         Poll::Ready(frame)
@@ -159,6 +173,26 @@ where
     success
 }
 
+/// The same on the runtime, as servers do it: what else the layer runs has its turn there.
+async fn drive_waiting<S, B>(mut service: S, request: Asked) -> bool
+where
+    S: Service<Asked, Response = Response<B>, Error = Infallible>,
+    B: Body,
+{
+    std::future::poll_fn(|cx| service.poll_ready(cx)).await.unwrap();
+    let response = service.call(request).await.unwrap();
+    let success = response.status().is_success();
+    let mut body = pin!(response.into_body());
+    while !body.is_end_stream() {
+        match std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
+            Some(Ok(_)) => {}
+            None => break,
+            Some(Err(_)) => return false,
+        }
+    }
+    success
+}
+
 /// A layer under measurement, with its types forgotten.
 pub struct Contender {
     pub name: &'static str,
@@ -173,6 +207,17 @@ impl Contender {
         B: Body,
     {
         Self { name, run: Box::new(move || drive(&mut service, request(path))) }
+    }
+
+    /// One whose answers have to be waited for.
+    pub fn waiting<S, B>(name: &'static str, service: S, path: &'static str) -> Self
+    where
+        S: Service<Asked, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+        B: Body + Send + 'static,
+    {
+        let runtime = tokio::runtime::Handle::current();
+        let run = move || runtime.block_on(runtime.spawn(drive_waiting(service.clone(), request(path)))).unwrap();
+        Self { name, run: Box::new(run) }
     }
 }
 
@@ -229,14 +274,14 @@ pub fn contender(name: &str) -> Contender {
     }
 }
 
-/// What streams of so many frames go through, the bare one first.
-pub fn streams(frames: usize) -> Vec<Contender> {
-    let (model, stream) = ("/models/echo", Stream(frames));
+/// What streams of so many frames go through, the bare one first. `waits`: each frame has to be waited for.
+pub fn streams(frames: usize, waits: bool) -> Vec<Contender> {
+    let (model, stream) = ("/models/echo", Stream { frames, waits });
     vec![
-        Contender::new("bare", stream, model),
-        Contender::new("tower-http trace", tower_http::trace::TraceLayer::new_for_http().layer(stream), model),
-        Contender::new("ahead, pay-as-you-go (finish)", warm(ahead("pro")).layer(stream), model),
-        Contender::new("ahead, prepaid (stop)", warm(ahead("prepaid")).layer(stream), model),
+        Contender::waiting("bare", stream, model),
+        Contender::waiting("tower-http trace", tower_http::trace::TraceLayer::new_for_http().layer(stream), model),
+        Contender::waiting("ahead, pay-as-you-go (finish)", warm(ahead("pro")).layer(stream), model),
+        Contender::waiting("ahead, prepaid (stop)", warm(ahead("prepaid")).layer(stream), model),
     ]
 }
 

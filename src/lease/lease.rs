@@ -158,7 +158,10 @@ struct Running<R> {
 enum State {
     Running,
     /// It ended with more used than its slice. The ledger is asked for the rest.
-    Pending { used: Usage, owned: bool },
+    Pending {
+        used: Usage,
+        owned: bool,
+    },
     /// It was billed this before its owner ended it.
     Over(Option<Usage>),
 }

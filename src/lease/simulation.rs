@@ -344,7 +344,10 @@ impl World {
         let lease = node.lease.iter_mut().chain(&mut node.old).find(|lease| lease.id() == renewal.lease);
         if let Some(lease) = lease {
             let served = lease.answered(&rules, renewal.seq, &answer, |_| false, at(tick));
-            self.serve(served, self.nodes.iter().position(|node| node.lease.iter().chain(&node.old).any(|lease| lease.id() == renewal.lease)));
+            self.serve(
+                served,
+                self.nodes.iter().position(|node| node.lease.iter().chain(&node.old).any(|lease| lease.id() == renewal.lease)),
+            );
         }
     }
 

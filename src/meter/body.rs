@@ -150,8 +150,8 @@ where
                 }
                 hint
             }
-            Kind::Whole { whole } => whole.hint.clone(),
-            Kind::Queued { left, .. } => left.clone(),
+            Kind::Whole { whole } => whole.hint,
+            Kind::Queued { left, .. } => *left,
         }
     }
 }

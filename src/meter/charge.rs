@@ -73,10 +73,13 @@ pub struct Ending {
 #[derive(Clone)]
 pub(crate) enum Billable {
     /// By how they ended.
-    AtEnd(Arc<dyn Fn(&Ending) -> bool + Send + Sync>),
+    AtEnd(Arc<ByEnding>),
     /// By their heads; `None` if there was none.
-    AtHead(Arc<dyn Fn(Option<&Parts>) -> bool + Send + Sync>),
+    AtHead(Arc<ByHead>),
 }
+
+type ByEnding = dyn Fn(&Ending) -> bool + Send + Sync;
+type ByHead = dyn Fn(Option<&Parts>) -> bool + Send + Sync;
 
 /// What a meter keeps beside an account's lease.
 #[derive(Debug, Default)]
@@ -532,9 +535,8 @@ impl Charge {
 
     /// Whether what it used is more than its slice.
     pub(super) fn is_short(&self, now: Now) -> bool {
-        let is_short = |metering: &mut Metering| {
-            metering.stops() && metering.used(now.compute).is_some_and(|used| used.cost > metering.slice)
-        };
+        let is_short =
+            |metering: &mut Metering| metering.stops() && metering.used(now.compute).is_some_and(|used| used.cost > metering.slice);
         self.place.as_ref().and_then(|place| place.with(is_short)).unwrap_or_default()
     }
 

@@ -4,10 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http_body::Frame;
 
 use super::told;
-use crate::{
-    BoxError, Rejection, Usage,
-    rejection::DenialStyle,
-};
+use crate::{BoxError, Rejection, Usage, rejection::DenialStyle};
 
 /// How a body says that it was cut off.
 pub(super) enum LastWords {

@@ -111,7 +111,9 @@ impl Pump {
         }
         let mut at_once = 0;
         loop {
-            if !self.has_room && let Err(stop) = self.wait_for_room().await {
+            if !self.has_room
+                && let Err(stop) = self.wait_for_room().await
+            {
                 return stop;
             }
             let frame = match poll_fn(|cx| self.poll(body.as_mut(), at_once > 0, cx)).await {

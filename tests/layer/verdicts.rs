@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{ComputeClock, CreditMeter, CutOff, End, MemoryLedger, MeterBody, Plan};
+use tower_credits::{ComputeClock, CreditMeter, CreditService, CutOff, End, MemoryLedger, Plan};
 
 use crate::support::{bodies::Fed, switched::Switched, *};
 
@@ -14,13 +14,15 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+trait Streams: Service<Request<Empty<Bytes>>, Response = Response<Fed>, Error = Infallible, Future: Send> + Clone {}
+
+impl<S> Streams for S where S: Service<Request<Empty<Bytes>>, Response = Response<Fed>, Error = Infallible, Future: Send> + Clone {}
+
+/// What a running request of [`streaming`] is driven by.
+type Begun = (ComputeClock, tokio::sync::mpsc::Sender<Bytes>);
+
 /// A service that hands out its clocks and feeds, and streams what it is fed.
-fn streaming(
-    meter: &CreditMeter,
-) -> (
-    impl Service<Request<Empty<Bytes>>, Response = Response<MeterBody<Fed>>, Error = Infallible, Future: Send> + Clone + use<>,
-    tokio::sync::mpsc::UnboundedReceiver<(ComputeClock, tokio::sync::mpsc::Sender<Bytes>)>,
-) {
+fn streaming(meter: &CreditMeter) -> (CreditService<impl Streams>, tokio::sync::mpsc::UnboundedReceiver<Begun>) {
     let (begun, told) = tokio::sync::mpsc::unbounded_channel();
     let service = service_fn(move |request: Request<Empty<Bytes>>| {
         let (feed, body) = Fed::new();
@@ -108,15 +110,16 @@ async fn what_is_used_beyond_the_slice_when_it_ends_is_billed_as_far_as_the_acco
     for (tier, reported, billed) in [("free", 3, 3), ("ten", 40, 10), ("ten-finish", 40, 40), ("pro", 40, 40)] {
         for end in ["complete", "gone", "panics", "fails"] {
             let meter = meter(MemoryLedger::new()).build().unwrap();
-            let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| async move {
-                request.extensions().get::<ComputeClock>().unwrap().report(seconds(reported));
-                match end {
-                    "gone" => std::future::pending().await,
-                    "panics" => panic!("as asked"),
-                    "fails" => Err("as asked"),
-                    _ => Ok(Response::new(Empty::<Bytes>::new())),
-                }
-            }));
+            let service =
+                ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| async move {
+                    request.extensions().get::<ComputeClock>().unwrap().report(seconds(reported));
+                    match end {
+                        "gone" => std::future::pending().await,
+                        "panics" => panic!("as asked"),
+                        "fails" => Err("as asked"),
+                        _ => Ok(Response::new(Empty::<Bytes>::new())),
+                    }
+                }));
             let mut call = tokio::spawn(service.oneshot(request("alice", tier, Empty::new())));
             if end == "gone" {
                 // It has reported, and is not looked at again.
@@ -181,14 +184,20 @@ async fn what_runs_is_settled_as_it_goes() {
             let statement = statement(&meter, "alice", tier).await;
             let behind = began.elapsed().saturating_sub(statement.compute());
             assert!(behind <= millis(510), "{tier}: {behind:?} of it are not settled");
-            assert_eq!((statement.requests(), statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum()), (0, statement.used.as_nano_usd()));
+            assert_eq!(
+                (statement.requests(), statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum()),
+                (0, statement.used.as_nano_usd())
+            );
         }
         drop(feed);
         assert_eq!(read(response).await.unwrap().len(), 40);
         let statement = settled(&meter, "alice", tier, 1).await;
         let compute = i64::try_from(statement.compute().as_micros()).unwrap();
         assert!((10_279_000..10_282_000).contains(&compute), "{compute} µs");
-        assert!((0..=1).contains(&(statement.used.as_nano_usd() - compute * 12 / 100)), "the parts are rounded as the whole is: {statement:?}");
+        assert!(
+            (0..=1).contains(&(statement.used.as_nano_usd() - compute * 12 / 100)),
+            "the parts are rounded as the whole is: {statement:?}"
+        );
         assert_eq!(statement.lines.len(), 1);
     }
 }
@@ -264,7 +273,10 @@ async fn what_is_not_decided_is_not_settled() {
     ] {
         for (status, ends) in [(200, true), (200, false), (500, true)] {
             let user = format!("alice-{status}-{ends}");
-            let (body, feed) = { let (feed, body) = Fed::new(); (Once::new(body), feed) };
+            let (body, feed) = {
+                let (feed, body) = Fed::new();
+                (Once::new(body), feed)
+            };
             let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
                 std::future::ready(Ok::<_, Infallible>(Response::builder().status(status).body(body.take()).unwrap()))
             }));

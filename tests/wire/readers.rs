@@ -147,7 +147,9 @@ const AWAY: Duration = Duration::from_millis(1_800);
 
 async fn http_1(server: &Server, tier: &str, shape: &str, client: Client) {
     let mut connection = TcpStream::connect(server.address).await.unwrap();
-    let head = format!("POST /models/{shape} HTTP/1.1\r\nhost: test\r\nconnection: close\r\nauthorization: Bearer {tier}\r\ncontent-length: 0\r\n\r\n");
+    let head = format!(
+        "POST /models/{shape} HTTP/1.1\r\nhost: test\r\nconnection: close\r\nauthorization: Bearer {tier}\r\ncontent-length: 0\r\n\r\n"
+    );
     connection.write_all(head.as_bytes()).await.unwrap();
     if client != Client::Honest {
         sleep(AWAY).await;
@@ -181,7 +183,8 @@ async fn http_2(server: &Server, tier: &str, path: &str, client: Client) {
         }
     });
     let request = http::Request::post(format!("http://test{path}")).header("authorization", format!("Bearer {tier}"));
-    let request = if path.starts_with("/denoise") { request.header("content-type", "application/grpc").header("te", "trailers") } else { request };
+    let request =
+        if path.starts_with("/denoise") { request.header("content-type", "application/grpc").header("te", "trailers") } else { request };
     let (response, _) = sender.ready().await.unwrap().send_request(request.body(()).unwrap(), true).unwrap();
     let mut body = response.await.unwrap().into_body();
     if client != Client::Honest {

@@ -184,7 +184,11 @@ async fn byte_for_byte_over_http_1() {
                 );
                 let (bare, with) = (bytes_of(bare, &request).await, bytes_of(with, &request).await);
                 assert!(bare.starts_with(b"HTTP/1.") && bare.windows(9).any(|window| window == b"x-service"));
-                let is_zipped = |response: &[u8]| response.windows(26).any(|window| window == b"transfer-encoding: chunked") && compression == Compression::Outside && more.contains("gzip");
+                let is_zipped = |response: &[u8]| {
+                    response.windows(26).any(|window| window == b"transfer-encoding: chunked")
+                        && compression == Compression::Outside
+                        && more.contains("gzip")
+                };
                 let (bare, with) = if is_zipped(&bare) { (gunzipped(bare), gunzipped(with)) } else { (bare, with) };
                 same(&bare, &with, &format!("{compression:?} {kind} {method} {version} {more:?}"));
                 compared += 1;
