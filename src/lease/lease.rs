@@ -1,7 +1,8 @@
 //! One node's share of an account's credits in a period: arithmetic only. Time is a `Duration` since any fixed moment.
 //!
 //! The rules that make it exact when messages are lost, repeated or late are marked where they are kept: (1) what is given up is given up when
-//! it is sent, (3) admit briefly, (4) a batch is resent unchanged, (5) every open lease speaks, (6) forget last, (8) superseded means abandoned.
+//! it is sent, (3) admit briefly, (4) a batch is resent unchanged, (5) every open lease speaks, (6) forget last, (8) superseded means abandoned,
+//! (9) what runs is settled as it goes, (10) nobody is refused or cut but by an answer.
 
 mod renewal;
 
@@ -426,7 +427,7 @@ impl<W, R: Run> Lease<W, R> {
         self.running.try_remove(slot).map(|running| (running.run, billed))
     }
 
-    /// Spends what running requests have used so far, as far as that can be settled before they end: what a node that dies then loses is little.
+    /// (9) Spends what running requests have used so far, as far as that can be settled before they end: what a node that dies then loses is little.
     fn settle_running(&mut self, now: Duration) {
         for (_, running) in &mut self.running {
             let Some(used) = running.run.settleable(now).filter(|_| running.is_running()) else { continue };
@@ -519,7 +520,7 @@ impl<W, R: Run> Lease<W, R> {
         served
     }
 
-    /// Gives running requests what a renewal asked for them, or tells them that it was not to be had.
+    /// (10) Gives running requests what a renewal asked for them, or tells them that it was not to be had.
     fn serve_asked(&mut self, rules: &LeaseRules, asked_at: Duration, now: Duration) -> Vec<(R, Option<Usage>)> {
         let mut spare = self.spare();
         let mut resolved = Vec::new();
