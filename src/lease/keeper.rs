@@ -336,7 +336,7 @@ where
         }
         let mut guard = cell.lock();
         let Some(lease) = guard.leases_mut().find(|lease| lease.id() == id) else { return };
-        let owed = lease.unreported();
+        let acknowledged = lease.acknowledged();
         let (mut served, mut elsewhere, mut seen) = (None, Vec::new(), None);
         match answer {
             Err(error) => {
@@ -369,7 +369,7 @@ where
                 }
             }
         }
-        let settled = owed.saturating_sub(lease.unreported());
+        let settled = lease.acknowledged().saturating_sub(acknowledged);
         if let (Some(herald), Some(standing)) = (&mut self.herald, seen) {
             herald.look(&cell, &mut guard.told, &standing, now);
         }

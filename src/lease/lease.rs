@@ -27,6 +27,8 @@ pub(crate) trait Run {
     fn runway(&self, cost: Credits, now: Duration) -> Duration;
     /// Tells it how much it may use in all.
     fn granted(&mut self, slice: Credits, now: Duration);
+    /// It used more than it was granted, and that is settled: what it may use in all grew by this debt.
+    fn owed(&mut self, _slice: Credits) {}
     /// Tells it that it needed more, and that the ledger had less.
     fn denied(&mut self, denial: Denial);
     /// It was admitted as soon as it asked, and begins now.
@@ -242,6 +244,11 @@ impl<W, R: Run> Lease<W, R> {
         self.standing
     }
 
+    /// What the ledger has acknowledged of what is spent here.
+    pub(crate) fn acknowledged(&self) -> Credits {
+        self.acknowledged
+    }
+
     /// What is spent here and may not be in `standing` yet.
     pub(crate) fn unreported(&self) -> Credits {
         self.spent.saturating_sub(self.acknowledged)
@@ -438,9 +445,23 @@ impl<W, R: Run> Lease<W, R> {
             }
             self.slices = self.slices.saturating_sub(running.open());
             running.settled.add(more);
+            if running.settled.cost > running.slice {
+                running.slice = running.settled.cost;
+                running.run.owed(running.slice);
+            }
             self.slices = self.slices.saturating_add(running.open());
             self.spent = self.spent.saturating_add(more.cost);
             self.tally.add(running.run.line_number(), || running.run.line(), more);
+        }
+    }
+
+    /// A request needs nothing more, and what it holds is free.
+    pub(crate) fn release(&mut self, id: RunId, now: Duration) {
+        if let Some(running) = self.named_mut(id).filter(|running| running.is_running()) {
+            let open = running.open();
+            (running.slice, running.hold, running.asked) = (running.settled.cost, Credits::ZERO, Credits::ZERO);
+            self.slices = self.slices.saturating_sub(open);
+            self.dirty_since.get_or_insert(now);
         }
     }
 
@@ -642,11 +663,11 @@ impl<R: Run> Running<R> {
         let refill = now.saturating_add(self.run.runway(self.refill_at(), now)).max(self.ask_at);
         // However it was refilled: so much is settled at the latest, or lost with a node that is killed.
         let settle_at = self.settled.cost.saturating_add(self.hold.half());
-        if self.is_running() && self.run.settleable(now).is_some() {
-            refill.min(now.saturating_add(self.run.runway(settle_at, now)))
-        } else {
-            refill
-        }
+        let Some(used) = self.run.settleable(now).filter(|_| self.is_running()) else { return refill };
+        let is_spent = self.run.stops() && settle_at > self.slice;
+        let after = self.run.runway(settle_at, now);
+        // What is beyond its slice, or beyond the most that it may cost, cannot be settled, and keeps nobody busy.
+        if is_spent || (after.is_zero() && used.cost < settle_at) { refill } else { refill.min(now.saturating_add(after)) }
     }
 
     fn missing(&self, accrued: Credits) -> Credits {

@@ -137,6 +137,15 @@ impl<B: Beside> Place<B> {
         }
     }
 
+    /// It needs nothing more, and what it holds is free.
+    pub(crate) fn release(&self) {
+        if let Some(seat) = &self.seat {
+            let now = seat.shared.now();
+            seat.cell.lock().lease.release(self.id, now);
+            seat.attend();
+        }
+    }
+
     /// How long the ledger may take to answer, and how long may pass between a question and the next.
     pub(crate) fn patience(&self) -> Option<(Duration, Duration)> {
         self.seat.as_ref().map(|seat| (seat.shared.rules.deadline, seat.shared.rules.pause()))

@@ -62,6 +62,8 @@ struct Request {
     /// What its service reported on top of what is measured, and when.
     jump: Cell<(i64, Duration)>,
     slice: Cell<i64>,
+    /// What of that is debt.
+    owed: Cell<i64>,
     denied: Cell<Option<Denial>>,
     /// Its slice is used up, and the ledger was asked since.
     overdue: Cell<bool>,
@@ -102,6 +104,11 @@ impl Run for Rc<Request> {
         if self.slice.get() - self.cost(now) >= HOLD {
             self.needs_since.set(None);
         }
+    }
+
+    fn owed(&mut self, slice: Credits) {
+        let slice = slice.as_nano_usd();
+        self.owed.set(self.owed.get() + slice - self.slice.replace(slice));
     }
 
     fn denied(&mut self, denial: Denial) {
@@ -377,7 +384,7 @@ impl World {
         let old: Vec<_> = std::mem::take(&mut node.old).into_iter().chain(node.lease.take()).collect();
         for (request, settled) in old.iter().flat_map(Lease::unfinished) {
             self.debited += settled.as_nano_usd();
-            self.debt += (settled.as_nano_usd() - request.slice.get()).max(0);
+            self.debt += (settled.as_nano_usd() - request.slice.get()).max(0) + request.owed.get();
             let used = if request.stop { request.cost(at(tick)).min(request.slice.get()) } else { request.cost(at(tick)) };
             if request.goes && request.jump.get().0 == 0 {
                 self.lost = self.lost.max(used - settled.as_nano_usd());
@@ -417,7 +424,7 @@ impl World {
                     assert!(denial.asked_at >= request.needs_since.get().unwrap(), "cut before the ledger was asked: {request:?}, {now:?}");
                 }
                 let owed = if request.stop { 0 } else { (cost - request.slice.get()).max(0) };
-                self.debt += owed;
+                self.debt += owed + request.owed.get();
                 match lease.end(key, denied.is_none(), now).unwrap() {
                     Closing::Settled(_, billed) => self.debited += billed.unwrap().cost.as_nano_usd(),
                     Closing::Pending => node.pending.push(request),
@@ -496,7 +503,7 @@ impl World {
         self.limit = self.limit.max(allowed.as_nano_usd());
         let now = at(tick);
         let running = self.nodes.iter().flat_map(|node| node.running.iter().map(|(request, _)| request).chain(&node.pending));
-        let used: i64 = running.map(|request| request.cost(now).min(request.slice.get())).sum();
+        let used: i64 = running.map(|request| request.cost(now).min(request.slice.get()) - request.owed.get()).sum();
         self.overspent = self.overspent.max(self.debited - self.debt + used - self.limit);
     }
 }

@@ -213,7 +213,8 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Sets how many bytes of a response are read ahead of its client: by default 256 KiB, at least four frames. Responses are read as fast as the service
+    /// Sets how many bytes of a response are read ahead of its client: by default 256 KiB, at least four frames; and up to four times as
+    /// much until it is known how fast the service produces. Responses are read as fast as the service
     /// produces them, so that compute time does not depend on who reads; while so much waits for the client, the service is held back.
     #[must_use]
     pub fn read_ahead(mut self, bytes: usize) -> Self {
@@ -221,7 +222,8 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Sets how many bytes of all responses together are read ahead: by default 256 MiB. Beyond that, one frame of each is.
+    /// Sets how many bytes of all responses together are read ahead: by default 256 MiB. Beyond that, one frame of each is, and at its begin
+    /// up to 64 KiB.
     #[must_use]
     pub fn read_ahead_total(mut self, bytes: usize) -> Self {
         self.settings.read_ahead.total = bytes;
@@ -229,7 +231,7 @@ impl CreditMeterBuilder {
     }
 
     /// Sets after how long a response is abandoned ([`End::Stalled`](crate::End::Stalled)) of which nothing is taken while the service is held back: at
-    /// least 1 ms. Default 60 s. Its body is dropped, and what it had on hold is free.
+    /// least 1 ms. Default 60 s, and a second more for each 16 KiB of the frame that was taken last. Its body is dropped, and what it had on hold is free.
     #[must_use]
     pub fn stalled_after(mut self, time: Duration) -> Self {
         self.settings.read_ahead.stalled_after = time;

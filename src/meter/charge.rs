@@ -4,8 +4,11 @@ use std::{
     fmt,
     future::Future,
     pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Waker, ready},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
@@ -14,6 +17,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::{
     compute::Compute,
+    compute_clock::ClockKept,
     read_ahead::{Reader, Writer},
     usual::Usual,
 };
@@ -119,8 +123,10 @@ pub(crate) struct Metering {
     forgiven: bool,
     /// Whether it is billed is decided when it ends.
     undecided: bool,
-    /// Nobody can say any more that its compute time is not what is measured.
-    measured_alone: bool,
+    /// Whether the handler, or a task of it, can still report.
+    clock: Option<ClockKept>,
+    /// The head of its response is there.
+    is_streaming: bool,
     /// Nothing of this layer's is between the service and its client any more.
     unstoppable: bool,
     /// It only looks as if it were metered: in shadow mode there is always more.
@@ -133,6 +139,8 @@ pub(crate) struct Metering {
 enum Outlook {
     /// For ever.
     Unlimited,
+    /// Until it is held back no longer, and then for a while.
+    HeldBack,
     For(Duration),
     /// Until the ledger has answered. It has yet to be asked.
     Ask,
@@ -165,7 +173,8 @@ impl Metering {
             day,
             forgiven: false,
             undecided,
-            measured_alone: false,
+            clock: None,
+            is_streaming: false,
             // In shadow mode nothing stops it, and it is told so.
             unstoppable: shadow,
             shadow,
@@ -192,11 +201,11 @@ impl Metering {
     }
 
     fn cap(&self) -> Option<Duration> {
-        self.usual.cap.filter(|_| !self.unstoppable)
+        self.usual.cap.filter(|_| !self.unstoppable && !self.forgiven)
     }
 
     fn stops(&self) -> bool {
-        self.usual.tier.midway == Midway::Stop && !self.unstoppable
+        self.usual.tier.midway == Midway::Stop && !self.unstoppable && !self.forgiven
     }
 
     /// How much longer its slice lasts, as that is now.
@@ -243,6 +252,9 @@ impl Metering {
         let slice = self.runway_of_slice();
         if so_far < slice && !self.compute.has_ended() {
             self.overdue = false;
+            if self.compute.stands() {
+                return Outlook::HeldBack;
+            }
             let left = slice.saturating_sub(so_far);
             return Outlook::For(capped.map_or(left, |capped| left.min(capped)));
         }
@@ -256,6 +268,10 @@ impl Metering {
         }
         if std::mem::replace(&mut self.overdue, true) {
             return Outlook::Wait;
+        }
+        if !in_time {
+            // What is under way was asked before it stood still.
+            self.needed_at = now.lease;
         }
         self.denied = None;
         Outlook::Ask
@@ -294,7 +310,7 @@ impl Metering {
 
 impl Run for Metering {
     fn accrued(&self, now: Duration) -> Credits {
-        self.usual.workload.price.cost_or_max(self.compute.so_far(self.now(now)))
+        if self.forgiven { Credits::ZERO } else { self.usual.workload.price.cost_or_max(self.compute.so_far(self.now(now))) }
     }
 
     fn runway(&self, cost: Credits, now: Duration) -> Duration {
@@ -304,6 +320,10 @@ impl Run for Metering {
     fn granted(&mut self, slice: Credits, _: Duration) {
         (self.slice, self.denied, self.overdue) = (slice, None, false);
         self.wake();
+    }
+
+    fn owed(&mut self, slice: Credits) {
+        self.slice = slice;
     }
 
     fn denied(&mut self, denial: Denial) {
@@ -320,7 +340,8 @@ impl Run for Metering {
     }
 
     fn settleable(&self, now: Duration) -> Option<Usage> {
-        let is_certain = self.compute.is_told() || self.measured_alone || self.usual.reporting.never_reports();
+        let nobody_reports = || self.clock.as_ref().is_none_or(|clock| !clock.is_kept());
+        let is_certain = self.compute.is_told() || (nobody_reports() && (self.is_streaming || self.usual.reporting.never_reports()));
         if self.undecided || !is_certain { None } else { self.used(self.now(now)) }
     }
 
@@ -362,6 +383,8 @@ pub(crate) struct Charge {
     timer: Option<Pin<Box<Sleep>>>,
     /// Nobody needs to look before the timer fires, or somebody wakes the task.
     watched: bool,
+    /// Notes that somebody did.
+    attention: Option<(Arc<Attention>, Waker)>,
     /// Until when an answer of the ledger is waited for.
     gives_up_at: Option<Instant>,
     /// The ledger will not say more.
@@ -379,6 +402,7 @@ impl Charge {
             billed: None,
             timer: None,
             watched: false,
+            attention: None,
             gives_up_at: None,
             decided: false,
         }
@@ -417,6 +441,9 @@ impl Charge {
         if let Some(Billable::AtHead(billable)) = self.billable.take_if(|billable| matches!(billable, Billable::AtHead(_))) {
             let forgiven = !billable(Some(head));
             self.with(|metering, _| (metering.forgiven, metering.undecided) = (forgiven, false));
+            if let Some(place) = self.place.as_ref().filter(|_| forgiven) {
+                place.release();
+            }
         }
     }
 
@@ -458,9 +485,20 @@ impl Charge {
         self.with(|metering, _| metering.compute.bill_held_back(computed));
     }
 
-    /// Nobody can say any more that its compute time is not what is measured.
-    pub(super) fn measures_alone(&self) {
-        self.with(|metering, _| metering.measured_alone = true);
+    /// The handler finds this clock in its request.
+    pub(super) fn hands_out(&self, clock: ClockKept) {
+        if let Some(place) = &self.place {
+            place.with(|metering| metering.clock = Some(clock));
+        }
+    }
+
+    /// The response goes on after its head, read by a task of its own.
+    pub(super) fn streams(&mut self) {
+        self.watched = false;
+        self.attention = Some(Attention::new());
+        if let Some(place) = &self.place {
+            place.with(|metering| metering.is_streaming = true);
+        }
     }
 
     /// Whether it is time for a look at the account, now that a frame is there.
@@ -477,6 +515,10 @@ impl Charge {
                 self.looks_again = Duration::MAX;
                 Poll::Ready(false)
             }
+            Some(Outlook::HeldBack) => {
+                self.looks_again = Duration::ZERO;
+                Poll::Ready(false)
+            }
             Some(Outlook::For(left)) => {
                 // Until then it cannot be used up, unless the service says so: its slice only grows.
                 let is_told = self.with(|metering, _| metering.compute.is_told()).unwrap_or_default();
@@ -488,9 +530,10 @@ impl Charge {
         }
     }
 
-    /// Whether whoever looked last is woken in time.
+    /// Whether whoever looked last will be woken when there is something to see.
     pub(super) fn is_watched(&self) -> bool {
-        self.watched && self.timer.as_ref().is_none_or(|timer| !timer.is_elapsed())
+        let was_woken = self.attention.as_ref().is_none_or(|(attention, _)| attention.woken.load(Ordering::Acquire));
+        self.watched && !was_woken && self.timer.as_ref().is_none_or(|timer| !timer.is_elapsed())
     }
 
     /// Ready once nothing of the slice is left, for a request that stops there, and the ledger has no more. The slice may grow meanwhile.
@@ -498,7 +541,7 @@ impl Charge {
         loop {
             self.watched = false;
             let left = match self.outlook(cx) {
-                None | Some(Outlook::Unlimited) => {
+                None | Some(Outlook::Unlimited | Outlook::HeldBack) => {
                     self.watched = true;
                     return Poll::Pending;
                 }
@@ -506,17 +549,19 @@ impl Charge {
                 Some(Outlook::End) => return Poll::Ready(()),
                 Some(Outlook::Ask | Outlook::Wait) => return self.poll_patience(cx),
             };
-            self.gives_up_at = None;
             // Timers count whole milliseconds; a billing clock that stands still must not make this spin.
-            let Some(at) = Instant::now().checked_add(left.max(Duration::from_millis(1))) else { return Poll::Pending };
-            ready!(self.poll_timer(at, cx));
+            let at = Instant::now().checked_add(left.max(Duration::from_millis(1)));
+            self.watched = at.is_none_or(|at| self.poll_timer(at, cx).is_pending());
+            if self.watched {
+                return Poll::Pending;
+            }
         }
     }
 
     /// The service has ended. Ready once the request can be billed: its slice covers what it used, or the ledger has no more.
     pub(super) fn poll_paid(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.outlook(cx) {
-            None | Some(Outlook::Unlimited | Outlook::For(_)) => Poll::Ready(()),
+            None | Some(Outlook::Unlimited | Outlook::HeldBack | Outlook::For(_)) => Poll::Ready(()),
             Some(Outlook::End) => {
                 self.decided = true;
                 Poll::Ready(())
@@ -545,9 +590,17 @@ impl Charge {
         let (now, (deadline, pause)) = (place.now()?, place.patience()?);
         // The ledger is asked again after a pause, or half of what is left, which are two pauses at most before the end.
         let fresh = deadline + pause * 4;
-        let outlook = place.with(|metering| metering.outlook(now, fresh, cx.waker()))?;
+        let waker = self.attention.as_ref().map_or(cx.waker(), |(attention, waker)| {
+            attention.look(cx.waker());
+            waker
+        });
+        let outlook = place.with(|metering| metering.outlook(now, fresh, waker))?;
         if matches!(outlook, Outlook::Ask) {
             place.ask_now();
+        }
+        if !matches!(outlook, Outlook::Wait) {
+            // Another question has another time.
+            self.gives_up_at = None;
         }
         Some(outlook)
     }
@@ -574,8 +627,7 @@ impl Charge {
         if timer.is_elapsed() || timer.deadline() > at + Duration::from_millis(1) {
             timer.as_mut().reset(at);
         }
-        self.watched = timer.as_mut().poll(cx).is_pending();
-        if self.watched { Poll::Pending } else { Poll::Ready(()) }
+        timer.as_mut().poll(cx)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -621,7 +673,7 @@ impl Charge {
             used = metering.used(now.compute);
             if metering.compute.is_told() {
                 metering.usual.reporting.reports();
-            } else if ending.status.is_some() {
+            } else if end == End::Complete && ending.status.is_some_and(|status| status.is_success()) {
                 metering.usual.reporting.reports_nothing();
             }
         });
@@ -630,6 +682,43 @@ impl Charge {
         let ended = ended?;
         observe::ended(&ending, &ended);
         Some(ended)
+    }
+}
+
+/// Wakes a task, and notes that something has changed which it has to look at.
+#[derive(Debug)]
+struct Attention {
+    woken: AtomicBool,
+    task: Mutex<Option<Waker>>,
+}
+
+impl Attention {
+    fn new() -> (Arc<Self>, Waker) {
+        let attention = Arc::new(Self { woken: AtomicBool::new(true), task: Mutex::default() });
+        (Arc::clone(&attention), attention.into())
+    }
+
+    /// The task looks now.
+    fn look(&self, waker: &Waker) {
+        let mut task = self.task.lock().unwrap_or_else(PoisonError::into_inner);
+        if !task.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *task = Some(waker.clone());
+        }
+        drop(task);
+        self.woken.store(false, Ordering::Release);
+    }
+}
+
+impl Wake for Attention {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        if let Some(task) = &*self.task.lock().unwrap_or_else(PoisonError::into_inner) {
+            task.wake_by_ref();
+        }
     }
 }
 

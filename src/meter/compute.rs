@@ -66,6 +66,11 @@ impl Compute {
         }
     }
 
+    /// Whether the service is held back, and says nothing of its time itself.
+    pub(crate) fn stands(&self) -> bool {
+        self.held_back != NEVER && self.said.is_none()
+    }
+
     pub(crate) const fn has_begun(&self) -> bool {
         self.began != NEVER
     }
@@ -88,8 +93,11 @@ impl Compute {
 
     /// There is room again. Answers for how long it was held back.
     pub(crate) fn resume(&mut self, now: Duration) -> Duration {
+        if self.has_ended() {
+            return Duration::ZERO;
+        }
         let since = std::mem::replace(&mut self.held_back, NEVER);
-        if since == NEVER || self.has_ended() {
+        if since == NEVER {
             return Duration::ZERO;
         }
         let held_back = moment(now).saturating_sub(since);
@@ -154,34 +162,45 @@ impl Compute {
     }
 }
 
-/// The pace at which a service produces frames.
+/// So many gaps that were waited for say what the pace of a service is.
+const ENOUGH: u64 = 3;
+
+/// So many of the latest gaps count.
+const RECENT: u64 = 32;
+
+/// The pace at which a service produces frames: by the gaps between them while it was not held back, the recent ones above all. What comes at once with
+/// the first frame was made before, and tells nothing of it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// Between frames, while it was not held back: their sum and their number.
+    /// The sum of gaps, and their number: of [`RECENT`] at most, those before count less and less.
     gaps: u64,
     count: u64,
+    /// How many gaps were waited for.
+    waited: u64,
     /// From when the next gap counts: the frame before it, or the moment when it was waited for again.
     since: Moment,
     has_begun: bool,
+    is_waiting: bool,
     /// For how long the service was held back since it was last seen to have nothing ready, less what of that is billed.
     unseen: u64,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { gaps: 0, count: 0, since: NEVER, has_begun: false, unseen: 0 }
+        Self { gaps: 0, count: 0, waited: 0, since: NEVER, has_begun: false, is_waiting: false, unseen: 0 }
     }
 }
 
 impl Pace {
-    /// How many gaps are known.
-    pub(crate) const fn known(&self) -> u64 {
-        self.count
+    /// Whether enough gaps were waited for.
+    pub(crate) const fn is_known(&self) -> bool {
+        self.waited >= ENOUGH
     }
 
     /// Nothing is ready: what was made while the service was held back has all been taken.
     pub(crate) fn waits(&mut self, now: impl FnOnce() -> Duration) {
         self.unseen = 0;
+        self.is_waiting = self.has_begun;
         if self.since == NEVER && self.has_begun {
             self.since = moment(now());
         }
@@ -192,12 +211,16 @@ impl Pace {
         let now = moment(now);
         let since = std::mem::replace(&mut self.since, now);
         self.has_begun = true;
+        self.waited += u64::from(std::mem::take(&mut self.is_waiting));
         if self.unseen > 0 {
             let cost = self.gaps.checked_div(self.count).unwrap_or(0).min(self.unseen);
             self.unseen -= cost;
             return Duration::from_nanos(cost);
         }
-        if since != NEVER {
+        if since != NEVER && self.waited > 0 {
+            if self.count == RECENT {
+                (self.gaps, self.count) = (self.gaps - self.gaps / RECENT, RECENT - 1);
+            }
             self.gaps = self.gaps.saturating_add(now.saturating_sub(since));
             self.count += 1;
         }
@@ -256,10 +279,11 @@ mod tests {
     fn a_frame_found_ready_after_a_time_held_back_costs_the_mean_gap_and_all_no_more_than_that_time() {
         let mut pace = Pace::default();
         assert_eq!(pace.frame(s(10)), s(0), "the first frame has no gap");
-        for (at, gaps) in [(12, 1), (16, 2)] {
+        for at in [12, 16] {
             pace.waits(|| s(at - 1));
-            assert_eq!((pace.frame(s(at)), pace.known()), (s(0), gaps), "it is billed as it passes");
+            assert_eq!(pace.frame(s(at)), s(0), "it is billed as it passes");
         }
+        assert!(!pace.is_known(), "two gaps were waited for");
         // 2 s and 4 s; then nobody takes anything for 7 s.
         pace.held_back(s(7));
         let found: Vec<_> = (0..4).map(|_| pace.frame(s(23)).as_secs()).collect();
@@ -267,6 +291,29 @@ mod tests {
         pace.held_back(s(7));
         pace.waits(|| s(30));
         assert_eq!(pace.frame(s(31)), s(0), "nothing was ready: it was not computed meanwhile");
+    }
+
+    /// A prelude that comes at once is no pace.
+    #[test]
+    fn what_comes_at_once_with_the_first_frame_is_no_gap_and_the_latest_gaps_count_most() {
+        let mut pace = Pace::default();
+        (0..8).for_each(|_| assert!(pace.frame(s(10)).is_zero()));
+        for at in 11..14 {
+            assert!(!pace.is_known());
+            pace.waits(|| s(10));
+            pace.frame(s(at));
+        }
+        assert!(pace.is_known());
+        pace.held_back(s(100));
+        assert_eq!(pace.frame(s(113)), s(1), "a second, and not three elevenths of one");
+        pace.waits(|| s(113));
+        for at in 0..200 {
+            pace.waits(|| s(113));
+            pace.frame(s(115 + 2 * at));
+        }
+        pace.held_back(s(100));
+        let mean = pace.frame(s(1_000));
+        assert!(mean > Duration::from_millis(1_990) && mean <= s(2), "{mean:?}");
     }
 
     #[test]

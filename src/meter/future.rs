@@ -74,7 +74,7 @@ pin_project! {
 pub(super) struct Call {
     /// `None` for what is free.
     charge: Option<Charge>,
-    pub(super) kept: Option<ClockKept>,
+    kept: Option<ClockKept>,
     pub(super) is_head: bool,
     is_connect: bool,
     pub(super) style: DenialStyle,
@@ -211,6 +211,7 @@ where
                 Some(Admitted { charge: open, identity, has_begun, rate: counted }) => {
                     if let Some(identity) = identity {
                         let clock = ComputeClock::new(&open);
+                        open.hands_out(clock.watch());
                         kept = Some(clock.watch());
                         request.extensions_mut().insert(clock);
                         request.extensions_mut().insert(identity);

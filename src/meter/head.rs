@@ -24,7 +24,7 @@ use super::{
     compute::Pace,
     future::Call,
     last_words::{EventBoundary, LastWords, Trailers},
-    pump::{Pump, passes_last},
+    pump::{Pump, Rest, passes_last},
     read_ahead::{EndOfFrames, Reader, Writer},
     told,
 };
@@ -63,6 +63,8 @@ struct ToRead<B> {
 #[derive(Default)]
 struct First {
     data: Option<Bytes>,
+    /// What a second poll brought.
+    more: Option<Bytes>,
     trailers: Option<HeaderMap>,
     error: Option<BoxError>,
     end: Option<EndOfFrames>,
@@ -108,7 +110,7 @@ impl Head<'_> {
             self.charge.stated(grpc_status_of(fields));
         }
         let now = self.charge.now();
-        let is_whole = first.end.is_some() || first.is_past_length;
+        let is_whole = (first.end.is_some() && first.more.is_none()) || first.is_past_length;
         // What is to be billed then, the ledger says first.
         let is_owed = || first.error.is_none() && self.charge.is_short(now);
         if (!is_whole || is_owed())
@@ -117,7 +119,7 @@ impl Head<'_> {
             return self.read_ahead(&runtime, queue, ToRead { first, body, hint, announced, is_grpc }, now);
         }
         let compute = self.close(if first.error.is_some() { End::Failed } else { End::Complete }, now);
-        if first.end.is_none() {
+        if first.end.is_none() || first.more.is_some() {
             return Metered { body: MeterBody::rest(first.data.map(Frame::data), body), compute };
         }
         if is_grpc && let Some(fields) = &mut first.trailers {
@@ -138,18 +140,17 @@ impl Head<'_> {
         let (mut last_words, trailers) = self.endings(&hint, is_grpc);
         let mut pace = Pace::default();
         let mut has_room = true;
-        if let Some(data) = first.data {
+        for data in first.data.into_iter().chain(first.more) {
             pace.frame(now.compute);
             let frame = Frame::data(data);
             last_words.pass(&frame);
             has_room = writer.push(frame, false).unwrap_or(true);
         }
-        let clock = self.call.kept.take();
-        if clock.as_ref().is_none_or(|clock| !clock.is_kept()) {
-            self.charge.measures_alone();
+        if first.end.is_some() || first.is_past_length {
+            self.charge.ends(now);
         }
         let ended = first.end.map(|end| (first.trailers.map(Frame::trailers), end));
-        let pump = Pump { charge: self.charge, writer, pace, last_words, trailers, announced, clock, has_room, ended };
+        let pump = Pump::new(self.charge, writer, Rest { pace, last_words, trailers, announced, has_room, ended });
         runtime.spawn(pump.run(body).in_current_span());
         Metered { body: MeterBody::queued(reader, hint), compute }
     }
@@ -217,6 +218,7 @@ impl First {
                     self.is_past_length = passes_last(announced, &frame);
                 }
                 match frame.into_data() {
+                    Ok(data) if self.data.is_some() => self.more = Some(data),
                     Ok(data) => self.data = Some(data),
                     Err(frame) => self.trailers = frame.into_trailers().ok(),
                 }

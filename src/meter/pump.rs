@@ -4,9 +4,10 @@
 //! happens. While the [queue](super::read_ahead) is full it holds the service back.
 
 use std::{
-    future::poll_fn,
+    future::{Future, poll_fn},
     pin::{Pin, pin},
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -17,7 +18,6 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     charge::{Charge, End},
     compute::Pace,
-    compute_clock::ClockKept,
     last_words::{LastWords, Stalled, Trailers},
     read_ahead::{EndOfFrames, Gone, Writer},
     told,
@@ -27,20 +27,25 @@ use crate::{BoxError, rejection::grpc_status_of};
 /// After so many frames that were ready at once, others have their turn.
 const FRAMES_AT_ONCE: u32 = 16;
 
-/// So many gaps say what the pace of a service is.
-const GAPS_KNOWN: u64 = 3;
+/// A client that takes large frames may need a second more for each of so many bytes of the one that it took last.
+const SLOWEST: usize = 16 << 10;
 
 /// Reads a body ahead.
 pub(super) struct Pump {
-    pub(super) charge: Charge,
-    pub(super) writer: Writer,
+    charge: Charge,
+    writer: Writer,
+    rest: Rest,
+    /// How long nothing may be taken.
+    patience: Duration,
+}
+
+/// What is known of a body that goes on.
+pub(super) struct Rest {
     pub(super) pace: Pace,
     pub(super) last_words: LastWords,
     pub(super) trailers: Trailers,
     /// How many bytes of the announced length are still to come.
     pub(super) announced: Option<u64>,
-    /// Whether the service can still say how long it computed.
-    pub(super) clock: Option<ClockKept>,
     /// Whether the queue takes another frame.
     pub(super) has_room: bool,
     /// The body had ended when its head was there, with this frame, if there is one.
@@ -48,9 +53,9 @@ pub(super) struct Pump {
 }
 
 /// What came of polling the body.
-enum Event<E> {
+enum Event {
     Frame(Frame<Bytes>),
-    Failed(E),
+    Failed(BoxError),
     Ended,
     CutOff,
     Gone(Gone),
@@ -67,6 +72,12 @@ enum Stop {
 }
 
 impl Pump {
+    pub(super) fn new(mut charge: Charge, writer: Writer, rest: Rest) -> Self {
+        let patience = charge.stalled_after();
+        charge.streams();
+        Self { charge, writer, rest, patience }
+    }
+
     /// Reads until the body ends, the credits do, or nobody reads any more.
     pub(super) async fn run<B>(mut self, body: B)
     where
@@ -74,7 +85,7 @@ impl Pump {
         B::Error: Into<BoxError>,
     {
         let mut body = pin!(Some(body));
-        let stop = match self.ended.take() {
+        let stop = match self.rest.ended.take() {
             Some((last, end)) => Stop::Complete(last, end),
             None => self.read(body.as_mut()).await,
         };
@@ -89,7 +100,7 @@ impl Pump {
                 self.charge.close(End::Failed);
                 self.writer.fail(error, EndOfFrames::AfterLast);
             }
-            Stop::CutOff => match self.last_words.cut(&self.charge.cut_off(), self.charge.billed()) {
+            Stop::CutOff => match self.rest.last_words.cut(&self.charge.cut_off(), self.charge.billed()) {
                 Ok(frame) => self.writer.end(Some(frame), EndOfFrames::WithLast),
                 Err(error) => self.writer.fail(error, EndOfFrames::WithLast),
             },
@@ -106,19 +117,19 @@ impl Pump {
         B: Body<Data = Bytes>,
         B::Error: Into<BoxError>,
     {
-        if self.announced == Some(0) {
+        if self.rest.announced == Some(0) {
             self.pass_length().await;
         }
         let mut at_once = 0;
         loop {
-            if !self.has_room
+            if !self.rest.has_room
                 && let Err(stop) = self.wait_for_room().await
             {
                 return stop;
             }
-            let frame = match poll_fn(|cx| self.poll(body.as_mut(), at_once > 0, cx)).await {
+            let frame = match poll_fn(|cx| self.poll(body.as_mut(), cx)).await {
                 Event::Frame(frame) => frame,
-                Event::Failed(error) => return Stop::Failed(error.into()),
+                Event::Failed(error) => return Stop::Failed(error),
                 Event::Ended => return Stop::Complete(None, EndOfFrames::AfterLast),
                 Event::CutOff => return Stop::CutOff,
                 Event::Gone(gone) => return Stop::Gone(gone),
@@ -129,21 +140,20 @@ impl Pump {
                 return Stop::Complete(Some(frame), end);
             }
             let now = self.charge.now();
-            let computed = self.pace.frame(now.compute);
+            let computed = self.rest.pace.frame(now.compute);
             if !computed.is_zero() {
                 self.charge.bill_held_back(computed);
             }
             if is_last {
                 return Stop::Complete(Some(frame), EndOfFrames::WithLast);
             }
-            if passes_last(&mut self.announced, &frame) {
+            if passes_last(&mut self.rest.announced, &frame) {
                 self.pass_length().await;
-            } else if self.charge.looks_again(now.compute) && poll_fn(|cx| self.charge.poll_verdict(cx)).await {
+            } else if self.charge.looks_again(now.compute) && self.is_cut().await {
                 return Stop::CutOff;
             }
-            self.forget_clock();
-            self.last_words.pass(&frame);
-            self.has_room = match self.writer.push(frame, self.is_paced()) {
+            self.rest.last_words.pass(&frame);
+            self.rest.has_room = match self.writer.push(frame, self.is_paced()) {
                 Ok(has_room) => has_room,
                 Err(gone) => return Stop::Gone(gone),
             };
@@ -155,14 +165,15 @@ impl Pump {
         }
     }
 
-    fn poll<B>(&mut self, body: Pin<&mut Option<B>>, is_watched: bool, cx: &mut Context<'_>) -> Poll<Event<B::Error>>
+    fn poll<B>(&mut self, body: Pin<&mut Option<B>>, cx: &mut Context<'_>) -> Poll<Event>
     where
         B: Body<Data = Bytes>,
+        B::Error: Into<BoxError>,
     {
         let Some(body) = body.as_pin_mut() else { return Poll::Ready(Event::Ended) };
         match body.poll_frame(cx) {
             Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Event::Frame(frame)),
-            Poll::Ready(Some(Err(error))) => return Poll::Ready(Event::Failed(error)),
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Event::Failed(error.into())),
             Poll::Ready(None) => return Poll::Ready(Event::Ended),
             Poll::Pending => {}
         }
@@ -172,52 +183,55 @@ impl Pump {
         if self.charge.is_closed() {
             return Poll::Pending;
         }
-        self.pace.waits(|| self.charge.now().compute);
-        if is_watched && self.charge.is_watched() {
+        self.rest.pace.waits(|| self.charge.now().compute);
+        if self.charge.is_watched() {
             return Poll::Pending;
         }
         self.charge.poll_cut(cx).map(|()| Event::CutOff)
     }
 
     fn is_paced(&self) -> bool {
-        self.pace.known() >= GAPS_KNOWN
+        self.rest.pace.is_known()
+    }
+
+    /// Whether the request ends here, with a frame in hand. While the ledger is asked, the service is held back.
+    async fn is_cut(&mut self) -> bool {
+        if let Poll::Ready(is_cut) = poll_fn(|cx| Poll::Ready(self.charge.poll_verdict(cx))).await {
+            return is_cut;
+        }
+        self.charge.hold_back();
+        let is_cut = poll_fn(|cx| self.charge.poll_verdict(cx)).await;
+        self.rest.pace.held_back(self.charge.resume());
+        is_cut
     }
 
     /// Holds the service back until the reader takes something.
     async fn wait_for_room(&mut self) -> Result<(), Stop> {
         let is_paced = self.is_paced();
         self.charge.hold_back();
-        let (mut taken, patience) = (self.writer.taken(), self.charge.stalled_after());
-        let mut timer = pin!(sleep_until(Instant::now() + patience));
-        let room = loop {
-            let room = poll_fn(|cx| match self.writer.poll_room(is_paced, cx) {
-                Poll::Ready(room) => Poll::Ready(Some(room)),
-                Poll::Pending => timer.as_mut().poll(cx).map(|()| None),
+        let mut taken = self.writer.taken();
+        loop {
+            let patience = self.patience.saturating_add(Duration::from_secs((taken.1 / SLOWEST) as u64));
+            let mut timer = pin!(Instant::now().checked_add(patience).map(sleep_until));
+            let room = poll_fn(|cx| {
+                if let Poll::Ready(room) = self.writer.poll_room(is_paced, cx) {
+                    return Poll::Ready(room.map_err(Stop::Gone));
+                }
+                // A service that tells its own time may use up its credits meanwhile.
+                if !self.charge.is_closed() && self.charge.poll_cut(cx).is_ready() {
+                    return Poll::Ready(Err(Stop::CutOff));
+                }
+                let timer = timer.as_mut().as_pin_mut();
+                timer.map_or(Poll::Pending, |timer| timer.poll(cx)).map(|()| Err(Stop::Stalled))
             });
-            if let Some(room) = room.await {
-                break Some(room);
-            }
-            if std::mem::replace(&mut taken, self.writer.taken()) == taken {
-                break None;
-            }
-            timer.as_mut().reset(Instant::now() + patience);
-        };
-        match room {
-            None => Err(Stop::Stalled),
-            Some(Err(gone)) => Err(Stop::Gone(gone)),
-            Some(Ok(())) => {
-                self.pace.held_back(self.charge.resume());
-                Ok(())
+            match room.await {
+                Err(Stop::Stalled) if std::mem::replace(&mut taken, self.writer.taken()) != taken => {}
+                Err(stop) => return Err(stop),
+                Ok(()) => break,
             }
         }
-    }
-
-    /// Once nobody has the service's clock any more, what is measured is what is billed, and can be settled as it goes.
-    fn forget_clock(&mut self) {
-        if self.clock.as_ref().is_some_and(|clock| !clock.is_kept()) {
-            self.clock = None;
-            self.charge.measures_alone();
-        }
+        self.rest.pace.held_back(self.charge.resume());
+        Ok(())
     }
 
     /// The service has ended. If it used more than is on hold for it, the ledger says first how much of that can be paid.
@@ -233,7 +247,7 @@ impl Pump {
     }
 
     async fn complete(mut self, last: Option<Frame<Bytes>>, end: EndOfFrames) {
-        if matches!(self.trailers, Trailers::Amended)
+        if matches!(self.rest.trailers, Trailers::Amended)
             && let Some(trailers) = last.as_ref().and_then(Frame::trailers_ref)
         {
             self.charge.stated(grpc_status_of(trailers));
@@ -247,18 +261,18 @@ impl Pump {
         };
         match last.map(Frame::into_trailers) {
             Some(Ok(mut fields)) => {
-                if !matches!(self.trailers, Trailers::None) {
+                if !matches!(self.rest.trailers, Trailers::None) {
                     told::in_trailers(&mut fields, self.charge.billed());
                 }
                 self.writer.end(Some(Frame::trailers(fields)), end);
             }
-            Some(Err(frame)) if matches!(self.trailers, Trailers::Added) => {
+            Some(Err(frame)) if matches!(self.rest.trailers, Trailers::Added) => {
                 if self.writer.push(frame, true).is_ok() {
                     self.writer.end(Some(usage()), EndOfFrames::WithLast);
                 }
             }
             Some(Err(frame)) => self.writer.end(Some(frame), end),
-            None if matches!(self.trailers, Trailers::Added) => self.writer.end(Some(usage()), EndOfFrames::WithLast),
+            None if matches!(self.rest.trailers, Trailers::Added) => self.writer.end(Some(usage()), EndOfFrames::WithLast),
             None => self.writer.end(None, end),
         }
     }

@@ -1,7 +1,8 @@
 //! The queue between the task that reads a response body ahead and the client's side, which takes frames from it.
 //!
 //! It is bounded in bytes (each frame counts [`FRAME_OVERHEAD`] more than its data, so that endless empty frames are bounded too), by a limit of its
-//! own and by one for all queues of a meter together. It takes at least [`LEAST_FRAMES`], so that the pace of a service that sends large ones is known.
+//! own and by one for all queues of a meter together. It takes at least [`LEAST_FRAMES`], and more until the pace of the service is known. Once full,
+//! it has room again when half of it was taken: so whoever keeps it full lets the service be seen at work all the same.
 
 use std::{
     collections::VecDeque,
@@ -26,6 +27,12 @@ const FRAME_OVERHEAD: usize = 128;
 
 /// A queue takes so many frames, however large they are.
 const LEAST_FRAMES: usize = 4;
+
+/// Until the pace of the service is known, a queue takes so many times its bytes.
+const UNPACED: usize = 4;
+
+/// And so many, if all queues together are full.
+const UNPACED_BYTES: usize = 64 << 10;
 
 /// How far responses are read ahead.
 #[derive(Clone, Copy, Debug)]
@@ -72,14 +79,14 @@ struct State {
     /// Comes after the frames.
     error: Option<BoxError>,
     ended: Option<EndOfFrames>,
-    /// How many frames were ever taken.
-    taken: u64,
+    /// How many bytes were ever taken, and how many of them last.
+    taken: (u64, usize),
     /// When the reader went away.
     gone: Option<Now>,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// Whether the writer wants to hear of each frame that is taken.
-    writer_waits_for_room: bool,
+    /// Whether the writer waits for room, and knows the pace of its service.
+    waits_for_room: Option<bool>,
 }
 
 /// How it is known that nothing comes after the last frame.
@@ -115,10 +122,19 @@ impl Queue {
     fn has_room(&self, state: &State, paced: bool) -> bool {
         let ReadAheadLimits { each, total, .. } = self.shared.limits;
         let held = state.frames.len();
-        if held == 0 || (held < LEAST_FRAMES && !paced) {
+        if held == 0 {
             return true;
         }
-        (held < LEAST_FRAMES || state.bytes < each) && self.shared.bytes.load(Ordering::Relaxed) < total
+        if self.shared.bytes.load(Ordering::Relaxed) >= total {
+            return held < LEAST_FRAMES && !paced && state.bytes < UNPACED_BYTES;
+        }
+        held < LEAST_FRAMES || state.bytes < if paced { each } else { each.saturating_mul(UNPACED) }
+    }
+
+    /// Whether a queue that was full has room again.
+    fn has_room_again(&self, state: &State, paced: bool) -> bool {
+        let is_half_empty = state.frames.len() <= LEAST_FRAMES / 2 || state.bytes <= self.shared.limits.each / 2;
+        is_half_empty && self.has_room(state, paced)
     }
 
     fn clear(&self, state: &mut State) {
@@ -197,11 +213,11 @@ impl Writer {
         if let Some(gone) = state.gone {
             return Poll::Ready(Err(Gone(gone)));
         }
-        if self.0.has_room(&state, paced) {
+        if self.0.has_room_again(&state, paced) {
             return Poll::Ready(Ok(()));
         }
         register(&mut state.writer, cx);
-        state.writer_waits_for_room = true;
+        state.waits_for_room = Some(paced);
         Poll::Pending
     }
 
@@ -215,8 +231,8 @@ impl Writer {
         Poll::Pending
     }
 
-    /// How many frames were ever taken.
-    pub(super) fn taken(&self) -> u64 {
+    /// How many bytes were ever taken, and how many of them last.
+    pub(super) fn taken(&self) -> (u64, usize) {
         self.0.lock().taken
     }
 }
@@ -238,9 +254,9 @@ impl Reader {
             let weight = weight(&frame);
             self.queue.shared.bytes.fetch_sub(weight, Ordering::Relaxed);
             state.bytes -= weight;
-            state.taken += 1;
-            let is_awaited = std::mem::take(&mut state.writer_waits_for_room);
-            let writer = if is_awaited { state.writer.take() } else { None };
+            state.taken = (state.taken.0 + weight as u64, weight);
+            let has_room = state.waits_for_room.is_some_and(|paced| self.queue.has_room_again(&state, paced));
+            let writer = if has_room { state.writer.take() } else { None };
             drop(state);
             if let Some(writer) = writer {
                 writer.wake();

@@ -278,6 +278,62 @@ async fn a_response_of_which_nobody_takes_anything_is_abandoned() {
     assert!(body.frame().await.is_none());
 }
 
+/// A client that takes large frames slowly is no stalled one.
+#[tokio::test(start_paused = true)]
+async fn a_slow_client_of_large_frames_is_not_abandoned() {
+    let meter = meter(MemoryLedger::new()).build().unwrap();
+    let (feed, body) = crate::support::bodies::Fed::new();
+    let body = Once::new(body);
+    let service = ServiceBuilder::new()
+        .layer(meter.clone())
+        .service(service_fn(move |_: Request<Empty<Bytes>>| std::future::ready(Ok::<_, Infallible>(Response::new(body.take())))));
+    let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+    for _ in 0..12 {
+        feed.send(Bytes::from(vec![0; 1 << 20])).await.unwrap();
+    }
+    drop(feed);
+    let mut body = Box::pin(response.into_body());
+    for _ in 0..12 {
+        body.frame().await.unwrap().unwrap();
+        // A mebibyte at 12.5 kB a second.
+        sleep(seconds(84)).await;
+    }
+    assert!(body.frame().await.is_none());
+}
+
+/// The announced length is all that a server reads: what comes after it, or does not, is nobody's business.
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_at_the_end_of_the_announced_length_is_no_failure() {
+    for patience in [seconds(60), Duration::MAX] {
+        let meter = narrow().stalled_after(patience).build().unwrap();
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(async |_: Request<Empty<Bytes>>| {
+            let frames = futures_util::stream::iter((0..100).map(|_| Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x")))));
+            Ok::<_, Infallible>(Response::builder().header("content-length", 100).body(StreamBody::new(frames).boxed_unsync()).unwrap())
+        }));
+        let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+        let mut body = Box::pin(response.into_body());
+        for _ in 0..100 {
+            sleep(millis(10)).await;
+            body.frame().await.unwrap().unwrap();
+        }
+        assert!(body.frame().await.is_none());
+        settled(&meter, "alice", "pro", 1).await;
+    }
+}
+
+/// A prelude that comes at once says nothing of what follows.
+#[tokio::test(start_paused = true)]
+async fn a_burst_before_a_slow_service_makes_nothing_free() {
+    for client in [Client::Prompt, Client::Slow(120), Client::Slow(300), Client::Cunning(900)] {
+        let meter = narrow().build().unwrap();
+        let gaps = std::iter::repeat_n(0, 40).chain(std::iter::repeat_n(100, 100)).collect();
+        let (response, work) = ask(&meter, "pro", Service::Spawned(gaps, 1)).await;
+        client.clone().read(response).await;
+        let (billed, busy) = (billed(&meter, "pro").await, work.busy());
+        assert!((8_500..=11_500).contains(&billed), "{client:?}: billed {billed}, busy {busy}");
+    }
+}
+
 /// A reader that goes away ends the service at once, and pays for what ran.
 #[tokio::test(start_paused = true)]
 async fn a_reader_that_goes_away_ends_the_service() {

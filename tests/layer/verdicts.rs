@@ -46,14 +46,18 @@ async fn a_node_that_stands_still_cuts_nobody_who_has_credits() {
             running.push((response, feed));
             tokio::time::sleep(millis(rng.u64(0..400))).await;
         }
-        for _ in 0..4 {
+        let mut sent = vec![0; running.len()];
+        for _ in 0..8 {
             tokio::time::sleep(millis(rng.u64(0..900))).await;
+            let one = rng.usize(0..running.len());
+            running[one].1.send(Bytes::from_static(b"x")).await.unwrap_or_else(|_| panic!("round {round}: it was cut"));
+            sent[one] += 1;
+            tokio::time::sleep(millis(rng.u64(0..3))).await;
             tokio::time::advance(millis(rng.u64(600..3_000))).await;
         }
-        for (response, feed) in running {
-            feed.send(Bytes::from_static(b"x")).await.unwrap_or_else(|_| panic!("round {round}: it was cut"));
+        for ((response, feed), sent) in running.into_iter().zip(sent) {
             drop(feed);
-            assert_eq!(read(response).await.unwrap(), b"x", "round {round}");
+            assert_eq!(read(response).await.unwrap_or_else(|error| panic!("round {round}: {error}")).len(), sent, "round {round}");
         }
         let statement = settled(&meter, "alice", "free", 3).await;
         let compute = i64::try_from(statement.compute().as_micros()).unwrap();
@@ -134,6 +138,101 @@ async fn what_is_used_beyond_the_slice_when_it_ends_is_billed_as_far_as_the_acco
             assert_eq!(meter.shutdown().await.unsettled.len(), 0);
         }
     }
+}
+
+/// What is over its slice is seen when it is reported, however many frames passed before, and the request ends as soon as the ledger has answered.
+#[tokio::test(start_paused = true)]
+async fn a_report_of_more_than_there_is_is_seen_when_it_comes() {
+    for frames in [0, 1, 5, 40] {
+        let meter = meter(MemoryLedger::new()).build().unwrap();
+        let (service, mut told) = streaming(&meter);
+        let response = service.oneshot(request("alice", "ten", Empty::new())).await.unwrap();
+        let (clock, feed) = told.recv().await.unwrap();
+        for _ in 0..frames {
+            feed.send(Bytes::from_static(b"x")).await.unwrap();
+        }
+        tokio::time::sleep(millis(100)).await;
+        clock.report(seconds(40));
+        let began = tokio::time::Instant::now();
+        feed.closed().await;
+        assert!(began.elapsed() < millis(20), "after {frames} frames it was cut {:?} later", began.elapsed());
+        assert!(read(response).await.unwrap_err().is::<CutOff>());
+        assert_eq!(settled(&meter, "alice", "ten", 1).await.used, nanos(10 * SLICE));
+    }
+}
+
+/// A stopwatch runs on while nobody reads: credits end on time all the same.
+#[tokio::test(start_paused = true)]
+async fn what_a_service_tells_ends_its_credits_also_while_it_is_held_back() {
+    let meter = meter(MemoryLedger::new()).read_ahead(1).build().unwrap();
+    let (service, mut told) = streaming(&meter);
+    let response = service.oneshot(request("alice", "ten", Empty::new())).await.unwrap();
+    let (clock, feed) = told.recv().await.unwrap();
+    let began = tokio::time::Instant::now();
+    clock.start();
+    for _ in 0..20 {
+        tokio::time::sleep(millis(1)).await;
+        feed.send(Bytes::from_static(b"x")).await.unwrap();
+    }
+    feed.closed().await;
+    assert!((millis(9_950)..millis(10_050)).contains(&began.elapsed()), "{:?}", began.elapsed());
+    drop(response);
+    assert_eq!(settled(&meter, "alice", "ten", 1).await.used, nanos(10 * SLICE));
+}
+
+/// The service is held back while the ledger is asked about a frame in hand: that is nobody's computation.
+#[tokio::test(start_paused = true)]
+async fn waiting_for_the_ledger_is_not_billed() {
+    let ledger = Switched::default();
+    ledger.takes(millis(200));
+    let meter = meter(ledger).build().unwrap();
+    let (service, mut told) = streaming(&meter);
+    let response = service.oneshot(request("alice", "free", Empty::new())).await.unwrap();
+    let (clock, feed) = told.recv().await.unwrap();
+    drop(clock);
+    // The node stands still beyond its slice, and finds a frame when it wakes.
+    feed.send(Bytes::from_static(b"x")).await.unwrap();
+    tokio::time::sleep(millis(20)).await;
+    for _ in 0..3 {
+        feed.try_send(Bytes::from_static(b"x")).unwrap();
+        tokio::time::advance(millis(1_600)).await;
+        tokio::time::sleep(millis(400)).await;
+    }
+    drop(feed);
+    assert_eq!(read(response).await.expect("it is not cut").len(), 4);
+    let compute = settled(&meter, "alice", "free", 1).await.compute();
+    assert!((millis(5_400)..millis(6_050)).contains(&compute), "{compute:?}");
+}
+
+/// What is free by its head is not stopped, and holds nothing that others could use.
+#[tokio::test(start_paused = true)]
+async fn what_is_not_billed_is_not_cut_and_holds_nothing() {
+    let meter = meter(MemoryLedger::new()).billable_at_head(|_| false).build().unwrap();
+    let (service, mut told) = streaming(&meter);
+    let response = service.oneshot(request("alice", "quick", Empty::new())).await.unwrap();
+    let (_clock, feed) = told.recv().await.unwrap();
+    eventually(async || statement(&meter, "alice", "quick").await.held.is_zero().then_some(())).await;
+    tokio::time::sleep(seconds(30)).await;
+    feed.send(Bytes::from_static(b"x")).await.unwrap();
+    drop(feed);
+    assert_eq!(read(response).await.expect("it is not cut"), b"x");
+    assert_eq!(settled(&meter, "alice", "quick", 0).await.used, nanos(0));
+}
+
+/// What a shutdown says that it settled is what was debited, however it came to that.
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_says_all_that_was_settled() {
+    let meter = meter(MemoryLedger::new()).build().unwrap();
+    let (service, mut told) = streaming(&meter);
+    let mut running = Vec::new();
+    for reported in [5, 1, 7] {
+        running.push(service.clone().oneshot(request("alice", "free", Empty::new())).await.unwrap());
+        let (clock, feed) = told.recv().await.unwrap();
+        std::mem::forget(feed);
+        clock.report(millis(reported * 900));
+    }
+    let settlement = meter.shutdown().await;
+    assert_eq!((settlement.settled, settlement.unsettled.len()), (nanos(13 * SLICE * 9 / 10), 0));
 }
 
 /// It ends with a shutdown, too.
@@ -223,8 +322,6 @@ async fn what_may_still_be_reported_is_not_settled_in_advance() {
         } else {
             assert_eq!(before, nanos(2 * SLICE), "those for this model report");
             drop(clock);
-            // It is seen when something comes.
-            feed.send(Bytes::from_static(b"x")).await.unwrap();
             tokio::time::sleep(seconds(1)).await;
             assert!(used().await > nanos(7 * SLICE), "nobody can report any more");
         }
@@ -241,6 +338,11 @@ async fn before_the_head_what_others_did_decides() {
     let meter = meter(MemoryLedger::new()).build().unwrap();
     let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(async |request: Request<Empty<Bytes>>| {
         let time = request.headers().get("x-time").map_or(0, |time| time.to_str().unwrap().parse().unwrap());
+        if request.headers().contains_key("x-refused") {
+            return Ok(Response::builder().status(400).body(Empty::<Bytes>::new()).unwrap());
+        }
+        // Nobody can report with its clock any more.
+        drop(request);
         tokio::time::sleep(seconds(time)).await;
         Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
     }));
@@ -249,17 +351,22 @@ async fn before_the_head_what_others_did_decides() {
         request.headers_mut().insert("x-time", http::HeaderValue::from_static(time));
         tokio::spawn(service.clone().oneshot(request))
     };
+    // One that is refused says nothing of those that are not.
+    let mut refused = request("alice", "free", Empty::new());
+    refused.headers_mut().insert("x-refused", http::HeaderValue::from_static("1"));
+    assert_eq!(service.clone().oneshot(refused).await.unwrap().status(), StatusCode::BAD_REQUEST);
+    settled(&meter, "alice", "free", 1).await;
     let first = call("4");
     tokio::time::sleep(seconds(3)).await;
     assert_eq!(statement(&meter, "alice", "free").await.used, nanos(0));
     first.await.unwrap().unwrap();
-    settled(&meter, "alice", "free", 1).await;
+    settled(&meter, "alice", "free", 2).await;
     let second = call("4");
     tokio::time::sleep(seconds(3)).await;
     let used = statement(&meter, "alice", "free").await.used;
     assert!(used >= nanos(4 * SLICE + SLICE * 24 / 10), "it is settled as it goes: {used}");
     second.await.unwrap().unwrap();
-    let used = settled(&meter, "alice", "free", 2).await.used;
+    let used = settled(&meter, "alice", "free", 3).await.used;
     assert!((nanos(8 * SLICE)..nanos(8 * SLICE + SLICE / 50)).contains(&used), "{used}");
 }
 

@@ -110,3 +110,20 @@ async fn the_model_may_come_from_metadata() {
     // tonic itself said that there is no such method: it was called, and is billed for its time, which was none.
     assert_eq!(settled(&meter, "free", "free", 1).await.used, nanos(0));
 }
+
+/// Messages of more than tonic sends at once come in several frames, each ready at once, and all of them arrive.
+#[tokio::test]
+async fn large_messages_that_are_ready_at_once_arrive_whole() {
+    let meter = metered(&november());
+    let mut client = connect(serve(&meter).await).await;
+    for size in [100, 40 << 10, 200 << 10] {
+        let pcm: &'static str = Box::leak("x".repeat(size).into_boxed_str());
+        let parts: Vec<_> = (0..6).map(|_| audio(pcm)).collect();
+        let mut echo = client.stream(asking("free", stream::iter(parts))).await.unwrap().into_inner();
+        for _ in 0..6 {
+            assert_eq!(echo.message().await.unwrap().expect("six come back").pcm.len(), size);
+        }
+        assert_eq!(echo.message().await.unwrap(), None);
+    }
+    settled(&meter, "free", "free", 3).await;
+}

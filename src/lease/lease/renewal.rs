@@ -123,9 +123,9 @@ impl<W, R: Run> Lease<W, R> {
             }
             Outcome::Closed => {
                 self.gone = true;
-                Served::nobody()
+                Served { settled: self.give_up(), ..Served::nobody() }
             }
-            Outcome::NotBegun if !self.is_running() && self.spent.is_zero() => {
+            Outcome::NotBegun if !self.is_running() && self.pending == 0 && self.spent.is_zero() => {
                 // It never had an effect, and there is nothing to say once the month has begun.
                 self.gone = true;
                 Served::nobody()

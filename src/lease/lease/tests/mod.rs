@@ -2,6 +2,7 @@
 
 mod renewal;
 mod surplus;
+mod verdicts;
 
 use std::cell::Cell;
 
