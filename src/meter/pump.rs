@@ -209,10 +209,12 @@ impl Pump {
     async fn wait_for_room(&mut self) -> Result<(), Stop> {
         let is_paced = self.is_paced();
         self.charge.hold_back();
-        let mut taken = self.writer.taken();
+        let began = Instant::now();
         loop {
+            let taken = self.writer.taken();
+            let since = taken.0.map_or(began, |at| at.max(began));
             let patience = self.patience.saturating_add(Duration::from_secs((taken.1 / SLOWEST) as u64));
-            let mut timer = pin!(Instant::now().checked_add(patience).map(sleep_until));
+            let mut timer = pin!(since.checked_add(patience).map(sleep_until));
             let room = poll_fn(|cx| {
                 if let Poll::Ready(room) = self.writer.poll_room(is_paced, cx) {
                     return Poll::Ready(room.map_err(Stop::Gone));
@@ -225,7 +227,7 @@ impl Pump {
                 timer.map_or(Poll::Pending, |timer| timer.poll(cx)).map(|()| Err(Stop::Stalled))
             });
             match room.await {
-                Err(Stop::Stalled) if std::mem::replace(&mut taken, self.writer.taken()) != taken => {}
+                Err(Stop::Stalled) if self.writer.taken() != taken => {}
                 Err(stop) => return Err(stop),
                 Ok(()) => break,
             }

@@ -16,6 +16,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::Frame;
+use tokio::time::Instant;
 
 use crate::{
     BoxError,
@@ -79,8 +80,10 @@ struct State {
     /// Comes after the frames.
     error: Option<BoxError>,
     ended: Option<EndOfFrames>,
-    /// How many bytes were ever taken, and how many of them last.
-    taken: (u64, usize),
+    /// When a frame was taken last while the writer waited for room.
+    taken_at: Option<Instant>,
+    /// How many bytes the frame had that was taken last.
+    taken: usize,
     /// When the reader went away.
     gone: Option<Now>,
     reader: Option<Waker>,
@@ -214,6 +217,7 @@ impl Writer {
             return Poll::Ready(Err(Gone(gone)));
         }
         if self.0.has_room_again(&state, paced) {
+            state.waits_for_room = None;
             return Poll::Ready(Ok(()));
         }
         register(&mut state.writer, cx);
@@ -231,9 +235,10 @@ impl Writer {
         Poll::Pending
     }
 
-    /// How many bytes were ever taken, and how many of them last.
-    pub(super) fn taken(&self) -> (u64, usize) {
-        self.0.lock().taken
+    /// When a frame was taken last while this waited for room, and how many bytes the one had that was taken last.
+    pub(super) fn taken(&self) -> (Option<Instant>, usize) {
+        let state = self.0.lock();
+        (state.taken_at, state.taken)
     }
 }
 
@@ -254,7 +259,10 @@ impl Reader {
             let weight = weight(&frame);
             self.queue.shared.bytes.fetch_sub(weight, Ordering::Relaxed);
             state.bytes -= weight;
-            state.taken = (state.taken.0 + weight as u64, weight);
+            state.taken = weight;
+            if state.waits_for_room.is_some() {
+                state.taken_at = Some(Instant::now());
+            }
             let has_room = state.waits_for_room.is_some_and(|paced| self.queue.has_room_again(&state, paced));
             let writer = if has_room { state.writer.take() } else { None };
             drop(state);
