@@ -662,7 +662,7 @@ impl<R: Run> Running<R> {
         }
         let refill = now.saturating_add(self.run.runway(self.refill_at(), now)).max(self.ask_at);
         // However it was refilled: so much is settled at the latest, or lost with a node that is killed.
-        let settle_at = self.settled.cost.saturating_add(self.hold.half());
+        let settle_at = self.settled.cost.saturating_add(self.hold.half().max(Credits::SMALLEST));
         let Some(used) = self.run.settleable(now).filter(|_| self.is_running()) else { return refill };
         let is_spent = self.run.stops() && settle_at > self.slice;
         let after = self.run.runway(settle_at, now);

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     future::Future,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -218,6 +218,12 @@ impl Metering {
         self.usual.workload.price.runway(self.slice)
     }
 
+    /// The service's own stopwatch counts from now on, also while it is held back.
+    pub(super) fn start(&mut self, now: Duration) {
+        self.compute.start(now);
+        self.wake();
+    }
+
     /// The service said how long it computed.
     pub(super) fn report(&mut self, total: Duration, now: Now) -> bool {
         let was_over = self.is_over(now.compute);
@@ -247,7 +253,10 @@ impl Metering {
         }
         self.watch(waker);
         if !self.stops() {
-            return capped.map_or(Outlook::Unlimited, Outlook::For);
+            return match capped {
+                Some(_) if self.compute.stands() => Outlook::HeldBack,
+                capped => capped.map_or(Outlook::Unlimited, Outlook::For),
+            };
         }
         let slice = self.runway_of_slice();
         if so_far < slice && !self.compute.has_ended() {
@@ -627,7 +636,8 @@ impl Charge {
         if timer.is_elapsed() || timer.deadline() > at + Duration::from_millis(1) {
             timer.as_mut().reset(at);
         }
-        timer.as_mut().poll(cx)
+        // A body that used up the task's budget must not keep the timer from being armed.
+        pin!(tokio::task::unconstrained(timer.as_mut())).poll(cx)
     }
 
     pub(super) fn is_closed(&self) -> bool {

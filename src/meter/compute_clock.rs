@@ -66,7 +66,7 @@ impl ComputeClock {
 
     /// The hardware begins to work for this request.
     pub fn start(&self) {
-        self.with(|metering, now| metering.compute().start(now.compute));
+        self.with(|metering, now| metering.start(now.compute));
     }
 
     /// The hardware has stopped working for this request; it may be started again.

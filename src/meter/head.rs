@@ -119,7 +119,11 @@ impl Head<'_> {
             return self.read_ahead(&runtime, queue, ToRead { first, body, hint, announced, is_grpc }, now);
         }
         let compute = self.close(if first.error.is_some() { End::Failed } else { End::Complete }, now);
-        if first.end.is_none() || first.more.is_some() {
+        // Where there is no queue, two messages go on as one frame.
+        if let (Some(data), Some(more)) = (&first.data, &first.more) {
+            first.data = Some(Bytes::from([&data[..], &more[..]].concat()));
+        }
+        if first.end.is_none() {
             return Metered { body: MeterBody::rest(first.data.map(Frame::data), body), compute };
         }
         if is_grpc && let Some(fields) = &mut first.trailers {

@@ -180,6 +180,29 @@ async fn what_a_service_tells_ends_its_credits_also_while_it_is_held_back() {
     assert_eq!(settled(&meter, "alice", "ten", 1).await.used, nanos(10 * SLICE));
 }
 
+/// The same for one that starts its stopwatch only then, and for the most that one request may use.
+#[tokio::test(start_paused = true)]
+async fn a_stopwatch_that_is_started_while_the_service_is_held_back_ends_at_the_cap() {
+    let plan = Plan::from_toml(&PLAN.replace("[tiers.pro]", "[tiers.pro]\nmost_per_request = \"80ms\"")).unwrap();
+    let builder = CreditMeter::builder(plan, MemoryLedger::new(), tower_credits::IdentityFromExtensions).clock(tower_credits::TokioClock);
+    let meter = builder.read_ahead(1).build().unwrap();
+    let (service, mut told) = streaming(&meter);
+    let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+    let (clock, feed) = told.recv().await.unwrap();
+    for _ in 0..20 {
+        tokio::time::sleep(millis(1)).await;
+        feed.send(Bytes::from_static(b"x")).await.unwrap();
+    }
+    tokio::time::sleep(seconds(10)).await;
+    assert!(!feed.is_closed(), "it is held back, and that costs nothing");
+    let began = tokio::time::Instant::now();
+    clock.start();
+    feed.closed().await;
+    assert!(began.elapsed() < millis(90), "{:?}", began.elapsed());
+    drop(response);
+    assert_eq!(settled(&meter, "alice", "pro", 1).await.used, nanos(9_600));
+}
+
 /// The service is held back while the ledger is asked about a frame in hand: that is nobody's computation.
 #[tokio::test(start_paused = true)]
 async fn waiting_for_the_ledger_is_not_billed() {
