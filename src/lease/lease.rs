@@ -349,10 +349,7 @@ impl<W, R: Run> Lease<W, R> {
                 self.named_mut(id)?.state = State::Pending { used, owned: false };
                 return Some(Closing::Pending);
             }
-            State::Over(billed) => {
-                self.ended -= 1;
-                return Some(Closing::Settled(self.running.try_remove(id.slot)?.run, billed));
-            }
+            State::Over(_) => return self.take_over(id.slot).map(|(run, billed)| Closing::Settled(run, billed)),
         }
         if let Some(used) = self.close(id.slot, ask, now) {
             self.named_mut(id)?.state = State::Pending { used, owned: false };
@@ -405,8 +402,8 @@ impl<W, R: Run> Lease<W, R> {
     fn settle(&mut self, slot: usize, used: Option<Usage>) {
         let Some(running) = self.running.get_mut(slot) else { return };
         self.slices = self.slices.saturating_sub(running.open());
-        let slice = std::mem::take(&mut running.slice);
-        let used = used.map(|used| if running.run.stops() { Usage { cost: used.cost.min(slice), ..used } } else { used });
+        let used = used.map(|used| running.within_slice(used));
+        running.slice = Credits::ZERO;
         let billed = used.map(|used| Usage {
             compute_micros: used.compute_micros.max(running.settled.compute_micros),
             cost: used.cost.max(running.settled.cost),
@@ -438,8 +435,7 @@ impl<W, R: Run> Lease<W, R> {
     fn settle_running(&mut self, now: Duration) {
         for (_, running) in &mut self.running {
             let Some(used) = running.run.settleable(now).filter(|_| running.is_running()) else { continue };
-            let used = if running.run.stops() { Usage { cost: used.cost.min(running.slice), ..used } } else { used };
-            let more = Usage { requests: 0, ..used.less(running.settled) };
+            let more = Usage { requests: 0, ..running.within_slice(used).less(running.settled) };
             if more.cost.is_zero() {
                 continue;
             }
@@ -626,6 +622,11 @@ impl<R: Run> Running<R> {
 
     fn is_pending(&self) -> bool {
         matches!(self.state, State::Pending { .. })
+    }
+
+    /// What of its usage is billed, with the slice that it has.
+    fn within_slice(&self, used: Usage) -> Usage {
+        if self.run.stops() { Usage { cost: used.cost.min(self.slice), ..used } } else { used }
     }
 
     /// Adds to its slice; answers how much of that is not settled yet.

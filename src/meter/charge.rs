@@ -376,13 +376,10 @@ impl Run for Metering {
     }
 }
 
-/// How long frames may pass without a look at the account, which others use too.
-const LOOK_AGAIN: Duration = Duration::from_millis(10);
-
 /// Holds a request's slice from its admission until its response ends, and is closed exactly once: here, or when it is dropped.
 pub(crate) struct Charge {
     place: Option<Place>,
-    /// Frames before this moment do not look at the account.
+    /// Frames before this moment do not look at the account, which others use too, unless somebody wakes the task.
     looks_again: Duration,
     /// `None` if everything is billed, or it is decided already.
     billable: Option<Billable>,
@@ -512,7 +509,7 @@ impl Charge {
 
     /// Whether it is time for a look at the account, now that a frame is there.
     pub(super) fn looks_again(&self, now: Duration) -> bool {
-        !self.is_closed() && now >= self.looks_again
+        !self.is_closed() && (now >= self.looks_again || self.was_woken())
     }
 
     /// Ready once it is known whether the request ends here: it does if nothing of its slice is left, it stops there, and the ledger has no more. While
@@ -529,9 +526,8 @@ impl Charge {
                 Poll::Ready(false)
             }
             Some(Outlook::For(left)) => {
-                // Until then it cannot be used up, unless the service says so: its slice only grows.
-                let is_told = self.with(|metering, _| metering.compute.is_told()).unwrap_or_default();
-                self.looks_again = if is_told { Duration::ZERO } else { now.saturating_add(left.min(LOOK_AGAIN)) };
+                // Until then it cannot be used up, unless the service says so, which wakes: its slice only grows.
+                self.looks_again = now.saturating_add(left);
                 Poll::Ready(false)
             }
             Some(Outlook::End) => Poll::Ready(true),
@@ -541,8 +537,12 @@ impl Charge {
 
     /// Whether whoever looked last will be woken when there is something to see.
     pub(super) fn is_watched(&self) -> bool {
-        let was_woken = self.attention.as_ref().is_none_or(|(attention, _)| attention.woken.load(Ordering::Acquire));
-        self.watched && !was_woken && self.timer.as_ref().is_none_or(|timer| !timer.is_elapsed())
+        self.watched && !self.was_woken() && self.timer.as_ref().is_none_or(|timer| !timer.is_elapsed())
+    }
+
+    /// Whether something has changed since somebody looked last.
+    fn was_woken(&self) -> bool {
+        self.attention.as_ref().is_none_or(|(attention, _)| attention.woken.load(Ordering::Acquire))
     }
 
     /// Ready once nothing of the slice is left, for a request that stops there, and the ledger has no more. The slice may grow meanwhile.
