@@ -7,7 +7,7 @@
 use std::{env, hint::black_box, time::Instant};
 
 use benches::{
-    Contender, contenders,
+    Contender, contenders, first_frames,
     plots::{self, Bar},
     streams,
 };
@@ -26,6 +26,8 @@ fn main() {
         println!("\nStreams of {FRAMES} frames of 16 bytes, {how}, {rounds} rounds of 10\n");
         frames.push(compare(&mut streams(FRAMES, waits), rounds, 10, FRAMES, "a frame"));
     }
+    println!("\nStreams until the first frame, which is waited for, {rounds} rounds of 2 000\n");
+    compare(&mut first_frames(), rounds, 2_000, 1, "a first frame");
     let added = frames.swap_remove(1);
     plots::draw("added-time-frames.svg", "Time that a layer adds to a frame of a stream, nanoseconds", "ns", &added);
 }

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::Full;
+use tokio::sync::mpsc;
 use tower::{Layer, Service};
 use tower_credits::{Account, Ahead, BearerTokens, CreditMeter, CreditMeterBuilder, Identity, Ledger, MemoryLedger, Plan};
 
@@ -112,7 +113,7 @@ impl Service<Asked> for Stream {
     }
 
     fn call(&mut self, _: Asked) -> Self::Future {
-        ready(Ok(Response::new(Frames { left: self.frames, waits: self.waits, ready: true })))
+        ready(Ok(Response::new(Frames { left: self.frames, waits: self.waits, ready: false })))
     }
 }
 
@@ -174,7 +175,7 @@ where
 }
 
 /// The same on the runtime, as servers do it: what else the layer runs has its turn there.
-async fn drive_waiting<S, B>(mut service: S, request: Asked) -> bool
+async fn drive_waiting<S, B>(mut service: S, request: Asked, frames: usize) -> bool
 where
     S: Service<Asked, Response = Response<B>, Error = Infallible>,
     B: Body,
@@ -183,7 +184,10 @@ where
     let response = service.call(request).await.unwrap();
     let success = response.status().is_success();
     let mut body = pin!(response.into_body());
-    while !body.is_end_stream() {
+    for _ in 0..frames {
+        if body.is_end_stream() {
+            break;
+        }
         match std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await {
             Some(Ok(_)) => {}
             None => break,
@@ -209,14 +213,14 @@ impl Contender {
         Self { name, run: Box::new(move || drive(&mut service, request(path))) }
     }
 
-    /// One whose answers have to be waited for.
-    pub fn waiting<S, B>(name: &'static str, service: S, path: &'static str) -> Self
+    /// One whose answers have to be waited for, of which so many frames are read.
+    pub fn waiting<S, B>(name: &'static str, service: S, path: &'static str, frames: usize) -> Self
     where
         S: Service<Asked, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
         B: Body + Send + 'static,
     {
         let runtime = tokio::runtime::Handle::current();
-        let run = move || runtime.block_on(runtime.spawn(drive_waiting(service.clone(), request(path)))).unwrap();
+        let run = move || runtime.block_on(runtime.spawn(drive_waiting(service.clone(), request(path), frames))).unwrap();
         Self { name, run: Box::new(run) }
     }
 }
@@ -276,13 +280,65 @@ pub fn contender(name: &str) -> Contender {
 
 /// What streams of so many frames go through, the bare one first. `waits`: each frame has to be waited for.
 pub fn streams(frames: usize, waits: bool) -> Vec<Contender> {
-    let (model, stream) = ("/models/echo", Stream { frames, waits });
+    stream_contenders(Stream { frames, waits }, usize::MAX)
+}
+
+/// Calls that are over once the first frame has come, for which they had to wait.
+pub fn first_frames() -> Vec<Contender> {
+    stream_contenders(Stream { frames: 100, waits: true }, 1)
+}
+
+fn stream_contenders(stream: Stream, read: usize) -> Vec<Contender> {
+    let model = "/models/echo";
     vec![
-        Contender::waiting("bare", stream, model),
-        Contender::waiting("tower-http trace", tower_http::trace::TraceLayer::new_for_http().layer(stream), model),
-        Contender::waiting("ahead, pay-as-you-go (finish)", warm(ahead("pro")).layer(stream), model),
-        Contender::waiting("ahead, prepaid (stop)", warm(ahead("prepaid")).layer(stream), model),
+        Contender::waiting("bare", stream, model, read),
+        Contender::waiting("through a task and a channel", Piped(stream), model, read),
+        Contender::waiting("tower-http trace", tower_http::trace::TraceLayer::new_for_http().layer(stream), model, read),
+        Contender::waiting("ahead, pay-as-you-go (finish)", warm(ahead("pro")).layer(stream), model, read),
+        Contender::waiting("ahead, prepaid (stop)", warm(ahead("prepaid")).layer(stream), model, read),
     ]
+}
+
+/// The least that reading ahead can cost: a task that sends the frames through a channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Piped(Stream);
+
+impl Service<Asked> for Piped {
+    type Response = Response<Fed>;
+    type Error = Infallible;
+    type Future = Ready<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Asked) -> Self::Future {
+        let piped = self.0.call(request).into_inner().map(|response| {
+            response.map(|mut frames| {
+                let (feed, fed) = mpsc::channel(16);
+                tokio::spawn(async move {
+                    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut frames).poll_frame(cx)).await
+                        && feed.send(frame).await.is_ok()
+                    {}
+                });
+                Fed(fed)
+            })
+        });
+        ready(piped)
+    }
+}
+
+/// What comes through the channel.
+#[derive(Debug)]
+pub struct Fed(mpsc::Receiver<Result<Frame<Bytes>, Infallible>>);
+
+impl Body for Fed {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx)
+    }
 }
 
 /// Has a request wait for the ledger, so that those that follow find a lease.

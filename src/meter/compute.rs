@@ -3,8 +3,7 @@
 //! From the moment the inner service is called until it has ended its response body, whoever reads that and however slowly: the body is
 //! [read ahead](super::read_ahead). Only while the queue is full the service is **held back**, and what it does then cannot be seen: a task that
 //! sends through a channel may compute one frame further, or have been done long ago. [`Pace`] estimates it: each frame that is found ready after such
-//! a time costs the mean gap at which the service produced frames while it was not held back, and all of them together no more than the time that
-//! passed. So nobody can read in a way that makes computing free, and what was made before costs nothing to fetch slowly.
+//! a time costs what it cost the service to make one while it was not held back, and all of them together no more than the time that passed. So nobody can read in a way that makes computing free, and what was made before costs nothing to fetch slowly.
 //!
 //! A service that knows better says so: a stopwatch that it starts and pauses, or a time that it reports, take precedence.
 
@@ -162,44 +161,62 @@ impl Compute {
     }
 }
 
-/// So many gaps that were waited for say what the pace of a service is.
-const ENOUGH: u64 = 3;
+/// So many frames that were waited for say what the pace of a service is.
+const ENOUGH: u32 = 3;
 
-/// So many of the latest gaps count.
-const RECENT: u64 = 32;
+/// So many of the latest batches count.
+const RECENT: f64 = 32.0;
 
-/// The pace at which a service produces frames: by the gaps between them while it was not held back, the recent ones above all. What comes at once with
-/// the first frame was made before, and tells nothing of it.
+/// A wait that is so many times shorter than those before is none: a task that sends through a channel had its turn.
+const SHORTER: f64 = 8.0;
+
+/// The pace at which a service produces frames, from what it did while it was not held back, lately above all: how long it computes, and how many
+/// frames it has then at once. Most have one; some compute for several. What comes at once with the first frame was made before, and tells nothing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// The sum of gaps, and their number: of [`RECENT`] at most, those before count less and less.
-    gaps: u64,
-    count: u64,
-    /// How many gaps were waited for.
-    waited: u64,
-    /// From when the next gap counts: the frame before it, or the moment when it was waited for again.
+    /// Sums over the batches that were seen whole, those before count less and less: nanoseconds, frames, and their number.
+    time: f64,
+    frames: f64,
+    batches: f64,
+    /// The batch that was last waited for: how long it took, and its frames so far. `None` if what follows it cannot be seen any more.
+    batch: Option<(u64, f64)>,
+    /// How many frames of the latest batch have come, seen or not.
+    position: f64,
+    /// How many frames were waited for.
+    waited: u32,
+    /// From when the next wait counts: the frame before it, or the moment when it was waited for again.
     since: Moment,
     has_begun: bool,
     is_waiting: bool,
-    /// For how long the service was held back since it was last seen to have nothing ready, less what of that is billed.
+    /// For how long the service was held back since it was last seen to compute, less what of that is billed.
     unseen: u64,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { gaps: 0, count: 0, waited: 0, since: NEVER, has_begun: false, is_waiting: false, unseen: 0 }
+        Self {
+            time: 0.0,
+            frames: 0.0,
+            batches: 0.0,
+            batch: None,
+            position: 0.0,
+            waited: 0,
+            since: NEVER,
+            has_begun: false,
+            is_waiting: false,
+            unseen: 0,
+        }
     }
 }
 
 impl Pace {
-    /// Whether enough gaps were waited for.
+    /// Whether enough frames were waited for.
     pub(crate) const fn is_known(&self) -> bool {
         self.waited >= ENOUGH
     }
 
-    /// Nothing is ready: what was made while the service was held back has all been taken.
+    /// Nothing is ready.
     pub(crate) fn waits(&mut self, now: impl FnOnce() -> Duration) {
-        self.unseen = 0;
         self.is_waiting = self.has_begun;
         if self.since == NEVER && self.has_begun {
             self.since = moment(now());
@@ -211,26 +228,68 @@ impl Pace {
         let now = moment(now);
         let since = std::mem::replace(&mut self.since, now);
         self.has_begun = true;
-        self.waited += u64::from(std::mem::take(&mut self.is_waiting));
-        if self.unseen > 0 {
-            let cost = self.gaps.checked_div(self.count).unwrap_or(0).min(self.unseen);
-            self.unseen -= cost;
-            return Duration::from_nanos(cost);
+        let gap = if since == NEVER { 0 } else { now.saturating_sub(since) };
+        if std::mem::take(&mut self.is_waiting) && gap as f64 * SHORTER >= self.mean_time() {
+            self.was_waited_for(gap);
+            return Duration::ZERO;
         }
-        if since != NEVER && self.waited > 0 {
-            if self.count == RECENT {
-                (self.gaps, self.count) = (self.gaps - self.gaps / RECENT, RECENT - 1);
-            }
-            self.gaps = self.gaps.saturating_add(now.saturating_sub(since));
-            self.count += 1;
+        self.position += 1.0;
+        if self.unseen > 0 {
+            return Duration::from_nanos(self.charge_unseen());
+        }
+        if let Some((time, frames)) = &mut self.batch {
+            (*time, *frames) = (time.saturating_add(gap), *frames + 1.0);
         }
         Duration::ZERO
     }
 
     /// The service was held back for so long.
     pub(crate) fn held_back(&mut self, time: Duration) {
+        // A batch that was cut short says something only where it is as long as others, or the only one.
+        if let Some((took, frames)) = self.batch.take()
+            && frames * self.batches >= self.frames
+        {
+            self.count(took, frames);
+        }
         self.since = NEVER;
         self.unseen = self.unseen.saturating_add(nanos(time));
+    }
+
+    /// It was seen to compute, and what it made before has all been taken.
+    fn was_waited_for(&mut self, time: u64) {
+        self.waited = self.waited.saturating_add(1);
+        if let Some((took, frames)) = self.batch.take() {
+            self.count(took, frames);
+        }
+        if time as f64 > self.mean_time() * SHORTER {
+            // Those were turns of tasks, and not computation.
+            (self.time, self.frames, self.batches) = (0.0, 0.0, 0.0);
+        }
+        (self.batch, self.position, self.unseen) = (Some((time, 1.0)), 1.0, 0);
+    }
+
+    /// A frame that was ready after a time held back: one of the batch that was under way, or the first of one that was computed meanwhile.
+    fn charge_unseen(&mut self) -> u64 {
+        if self.batches == 0.0 || self.position * self.batches <= self.frames {
+            return 0;
+        }
+        self.position -= self.frames / self.batches;
+        let cost = (self.mean_time() as u64).min(self.unseen);
+        self.unseen -= cost;
+        cost
+    }
+
+    fn count(&mut self, time: u64, frames: f64) {
+        if self.batches >= RECENT {
+            let kept = (RECENT - 1.0) / RECENT;
+            (self.time, self.frames, self.batches) = (self.time * kept, self.frames * kept, self.batches * kept);
+        }
+        (self.time, self.frames, self.batches) = (self.time + time as f64, self.frames + frames, self.batches + 1.0);
+    }
+
+    /// How long a batch takes; 0 where that is not known.
+    fn mean_time(&self) -> f64 {
+        if self.batches == 0.0 { 0.0 } else { self.time / self.batches }
     }
 }
 
@@ -276,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_found_ready_after_a_time_held_back_costs_the_mean_gap_and_all_no_more_than_that_time() {
+    fn a_frame_found_ready_after_a_time_held_back_costs_what_others_did_and_all_no_more_than_that_time() {
         let mut pace = Pace::default();
         assert_eq!(pace.frame(s(10)), s(0), "the first frame has no gap");
         for at in [12, 16] {
@@ -291,6 +350,26 @@ mod tests {
         pace.held_back(s(7));
         pace.waits(|| s(30));
         assert_eq!(pace.frame(s(31)), s(0), "nothing was ready: it was not computed meanwhile");
+    }
+
+    /// What came of a batch before the service was held back is paid for, and so is the rest of it.
+    #[test]
+    fn a_batch_is_paid_for_once() {
+        let mut pace = Pace::default();
+        pace.frame(s(0));
+        for batch in 1..10 {
+            pace.waits(|| s(10 * batch));
+            assert!((0..4).all(|_| pace.frame(s(10 * batch)).is_zero()));
+        }
+        // Two of four come before nobody takes anything.
+        pace.waits(|| s(100));
+        assert!((0..2).all(|_| pace.frame(s(100)).is_zero()));
+        pace.held_back(s(60));
+        let found: Vec<_> = (0..10).map(|_| pace.frame(s(160)).as_secs()).collect();
+        assert_eq!(found, [0, 0, 10, 0, 0, 0, 10, 0, 0, 0]);
+        // A turn of the task that fills the channel is no computation.
+        pace.waits(|| s(160));
+        assert_eq!(pace.frame(s(160)), s(10));
     }
 
     /// A prelude that comes at once is no pace.
