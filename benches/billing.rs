@@ -42,6 +42,7 @@ fn settles(lines: usize) -> Renewal {
         seq: 1,
         batch: 1,
         settled: Credits::from_nano_usd(i64::try_from(lines).unwrap()).unwrap(),
+        reported: Credits::ZERO,
         lines: (0..lines).map(line).collect(),
         keep: nothing,
         refill: nothing,

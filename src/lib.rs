@@ -6,6 +6,7 @@ mod account;
 #[cfg(feature = "axum")]
 pub mod billing;
 mod clock;
+mod contained;
 mod identify;
 mod lease;
 mod ledger;

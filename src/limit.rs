@@ -24,7 +24,7 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 
 type Bucket = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
 
-/// An account's request rate.
+/// An account's request rate: a bucket for each quota that its callers' tiers have. Almost all have one.
 #[derive(Default)]
 pub(crate) struct RequestRate(Mutex<Option<Box<Filling>>>);
 
@@ -33,7 +33,11 @@ struct Filling {
     bucket: Bucket,
     /// From then on it is as good as new.
     full_at: Duration,
+    next: Option<Box<Self>>,
 }
+
+/// The most quotas of one account.
+const MOST_QUOTAS: usize = 16;
 
 /// How an account's request rate stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,14 +53,8 @@ impl RequestRate {
     /// Counts a request. `Err` where it is one too many.
     pub(crate) fn count(&self, quota: RequestQuota, now: Duration) -> Result<RateState, RateState> {
         let interval = quota.per / quota.count.get();
-        let mut bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Filling { bucket, full_at, .. } = &mut **match &mut *bucket {
-            Some(filling) if filling.quota == quota => filling,
-            other => {
-                let rule = Quota::with_period(interval).unwrap_or(Quota::per_second(quota.count)).allow_burst(quota.burst);
-                other.insert(Box::new(Filling { quota, bucket: RateLimiter::direct(rule).with_middleware(), full_at: now }))
-            }
-        };
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Filling { bucket, full_at, .. } = Filling::find(&mut first, quota, now);
         match bucket.check() {
             Ok(snapshot) => {
                 let remaining = snapshot.remaining_burst_capacity();
@@ -72,8 +70,47 @@ impl RequestRate {
 impl RequestRate {
     /// Whether it is as good as new.
     pub(crate) fn is_full(&self, now: Duration) -> bool {
-        let bucket = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        bucket.as_ref().is_none_or(|filling| now >= filling.full_at)
+        let first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::iter::successors(first.as_deref(), |filling| filling.next.as_deref()).all(|filling| now >= filling.full_at)
+    }
+}
+
+impl Filling {
+    /// The bucket of a quota, in front of the others; it is made if there is none. Those that are as good as new make room.
+    fn find(first: &mut Option<Box<Self>>, quota: RequestQuota, now: Duration) -> &mut Self {
+        let found = match first.take() {
+            Some(found) if found.quota == quota => found,
+            others => Self::to_front(others, quota, now),
+        };
+        first.insert(found)
+    }
+
+    fn to_front(mut others: Option<Box<Self>>, quota: RequestQuota, now: Duration) -> Box<Self> {
+        let (mut kept, mut found) = (Vec::new(), None);
+        while let Some(mut filling) = others {
+            others = filling.next.take();
+            if filling.quota == quota {
+                found = Some(filling);
+            } else if now < filling.full_at {
+                kept.push(filling);
+            }
+        }
+        // Plans have few tiers; what is the most used up is the last to go.
+        kept.sort_by_key(|filling| std::cmp::Reverse(filling.full_at));
+        kept.truncate(MOST_QUOTAS - 1);
+        let mut found = found.unwrap_or_else(|| Box::new(Self::new(quota, now)));
+        for filling in kept {
+            let next = found.next.replace(filling);
+            if let Some(first) = &mut found.next {
+                first.next = next;
+            }
+        }
+        found
+    }
+
+    fn new(quota: RequestQuota, now: Duration) -> Self {
+        let rule = Quota::with_period(quota.per / quota.count.get()).unwrap_or(Quota::per_second(quota.count)).allow_burst(quota.burst);
+        Self { quota, bucket: RateLimiter::direct(rule).with_middleware(), full_at: now, next: None }
     }
 }
 
@@ -136,6 +173,25 @@ mod tests {
             "what is used up is remembered until it is full again"
         );
         let wider = RequestQuota { burst: number(3), ..quota };
-        assert_eq!(rate.count(wider, Duration::ZERO).unwrap().remaining, 2, "another quota begins anew");
+        assert_eq!(rate.count(wider, Duration::ZERO).unwrap().remaining, 2, "another quota has a bucket of its own");
+    }
+
+    /// Two tokens of one account may have different tiers.
+    #[test]
+    fn quotas_that_take_turns_do_not_begin_anew() {
+        let number = |n| NonZeroU32::new(n).unwrap();
+        let quota = |burst| RequestQuota { count: number(6), per: Duration::from_secs(3600), burst: number(burst) };
+        let rate = RequestRate::default();
+        let passed = (0..100).filter(|turn| rate.count(quota(2 + turn % 3), Duration::ZERO).is_ok()).count();
+        assert_eq!(passed, 2 + 3 + 4);
+        assert!(!rate.is_full(Duration::ZERO));
+        // As many as there may be, and more than are kept.
+        let passed = (0..1_000).filter(|turn| rate.count(quota(2 + turn % 16), Duration::ZERO).is_ok()).count();
+        assert_eq!(passed, (2..18).sum::<usize>() - 9);
+        for burst in 2..100 {
+            let _ = rate.count(quota(burst), Duration::ZERO);
+        }
+        let kept = std::iter::successors(rate.0.lock().unwrap().as_deref(), |filling| filling.next.as_deref()).count();
+        assert_eq!(kept, MOST_QUOTAS);
     }
 }

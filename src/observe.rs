@@ -138,11 +138,13 @@ pub(crate) fn renewed(answer: &Result<Answer, LedgerError>, took: Duration) {
             Outcome::Late => "late",
             Outcome::NotBegun => "not_begun",
             Outcome::Closed => "closed",
+            Outcome::Erased => "erased",
         },
         Err(LedgerError::Deadline(_)) => "deadline",
         Err(LedgerError::Unreachable { .. }) => "unreachable",
+        Err(LedgerError::Failed { .. }) => "failed",
         Err(LedgerError::Unfit(_)) => "unfit",
-        Err(LedgerError::Refused(_) | LedgerError::TooLarge(_)) => "refused",
+        Err(LedgerError::Refused(_) | LedgerError::Malformed(_) | LedgerError::TooLarge(_)) => "refused",
     };
     tracing::trace!(target: "tower_credits", outcome, seconds = took.as_secs_f64(), "renewal");
     #[cfg(feature = "metrics")]

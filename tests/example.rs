@@ -41,7 +41,7 @@ struct Example {
 impl Example {
     fn start(name: &str, redis: Option<&str>) -> Self {
         let mut command = Command::new(env!("CARGO"));
-        command.args(["run", "--quiet", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.args(["run", "--quiet", "--all-features", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
         command.env("ADDR", "127.0.0.1:0").env_remove("REDIS_URL").envs(redis.map(|url| ("REDIS_URL", url)));
         // What cargo told this test of its own package would have dependencies built anew.
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {

@@ -3,10 +3,13 @@
 use std::{collections::HashMap, sync::Arc};
 
 use crate::Credits;
-use crate::ledger::{LineKey, MOST_LINES, Usage, UsageLine};
+use crate::ledger::{LineKey, Usage, UsageLine};
 
 /// Lines that are found by their number alone.
 const MOST_RECENT: usize = 16;
+
+/// The most other lines of a batch.
+const MOST_LINES: usize = 2_000;
 
 /// Usage that is in no batch yet, by line. Takes no memory while there is none.
 #[derive(Debug, Default)]
@@ -40,7 +43,7 @@ impl Tally {
         self.recent.is_empty()
     }
 
-    /// All lines, each once. Those beyond [`MOST_LINES`] are one.
+    /// All lines, each once. What would be more than [`MOST_LINES`] is one.
     pub(super) fn take(&mut self) -> Arc<[UsageLine]> {
         let rest = self.rest.take().map(|rest| rest.into_iter().map(|(key, usage)| UsageLine { key, usage }));
         let mut lines: Vec<_> =

@@ -1,13 +1,14 @@
 //! How many renewals may be under way, by how the ledger answers.
 //!
-//! After [`FAILURES`] renewals in a row without an answer the breaker opens: requests that need the ledger are told so at once instead of waiting
-//! for a deadline each, and one renewal at a time is tried, at growing intervals. The first answer closes it, and from then on each answer lets
-//! one more renewal under way: what piled up reaches the ledger as a ramp and not as a herd.
+//! After [`FAILURES`] accounts in a row without an answer the breaker opens: requests that need the ledger are told so at once instead of waiting
+//! for a deadline each, and one renewal at a time is tried, at growing intervals, each time another account's. The first answer closes it, and from then on
+//! each answer lets one more renewal under way: what piled up reaches the ledger as a ramp and not as a herd. However often one account's renewals
+//! fail, that is one failure: it may be the account's own.
 
 use std::time::Duration;
 
-/// Failures in a row that open it.
-const FAILURES: u32 = 3;
+/// Accounts that fail in a row, after which it opens.
+const FAILURES: usize = 3;
 
 /// Renewals under way at once, at most.
 const MOST: usize = 4_096;
@@ -20,7 +21,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 
 #[derive(Debug)]
 pub(super) struct Breaker {
-    failures: u32,
+    /// The accounts that failed since the last answer, up to [`FAILURES`].
+    failing: Vec<u64>,
     window: usize,
     pause: Duration,
     next_try: Duration,
@@ -28,11 +30,11 @@ pub(super) struct Breaker {
 
 impl Breaker {
     pub(super) const fn new() -> Self {
-        Self { failures: 0, window: MOST, pause: PAUSES.0, next_try: Duration::ZERO }
+        Self { failing: Vec::new(), window: MOST, pause: PAUSES.0, next_try: Duration::ZERO }
     }
 
     pub(super) const fn is_open(&self) -> bool {
-        self.failures >= FAILURES
+        self.failing.len() >= FAILURES
     }
 
     /// Whether another renewal may be sent.
@@ -49,14 +51,17 @@ impl Breaker {
         if self.is_open() {
             self.window = FEW;
         }
-        self.failures = 0;
+        self.failing.clear();
         self.pause = PAUSES.0;
         self.window = (self.window + 1).min(MOST);
     }
 
-    pub(super) fn failed(&mut self, now: Duration) {
+    /// A renewal of this account had no answer.
+    pub(super) fn failed(&mut self, account: u64, now: Duration) {
         let was_open = self.is_open();
-        self.failures = self.failures.saturating_add(1);
+        if !was_open && !self.failing.contains(&account) {
+            self.failing.push(account);
+        }
         // What was under way when it opened fails too, and says nothing new.
         let was_a_try = !was_open || now >= self.next_try;
         if self.is_open() && was_a_try {
@@ -77,28 +82,38 @@ mod tests {
     #[test]
     fn it_opens_after_failures_in_a_row_and_tries_one_at_a_time() {
         let mut breaker = Breaker::new();
-        breaker.failed(ms(0));
-        breaker.failed(ms(0));
+        breaker.failed(1, ms(0));
+        breaker.failed(2, ms(0));
         breaker.answered();
-        breaker.failed(ms(0));
-        breaker.failed(ms(0));
+        breaker.failed(1, ms(0));
+        breaker.failed(2, ms(0));
         assert!(!breaker.is_open() && breaker.allows(MOST - 1, ms(0)) && !breaker.allows(MOST, ms(0)));
-        breaker.failed(ms(100));
+        breaker.failed(3, ms(100));
         assert!(breaker.is_open() && !breaker.allows(0, ms(149)) && breaker.allows(0, ms(150)) && !breaker.allows(1, ms(150)));
-        for _ in 0..100 {
-            breaker.failed(ms(149));
+        for account in 0..100 {
+            breaker.failed(account, ms(149));
         }
         assert_eq!(breaker.next_try(), Some(ms(150)), "those that were under way do not put it off");
         for seconds in 1..10 {
-            breaker.failed(ms(1_000 * seconds));
+            breaker.failed(seconds, ms(1_000 * seconds));
         }
         assert_eq!(breaker.next_try(), Some(ms(10_000)), "a second, at most");
     }
 
     #[test]
+    fn however_often_one_account_fails_that_is_one_failure() {
+        let mut breaker = Breaker::new();
+        for second in 0..100 {
+            breaker.failed(1, ms(1_000 * second));
+            breaker.failed(2, ms(1_000 * second));
+        }
+        assert!(!breaker.is_open() && breaker.allows(MOST - 1, ms(100_000)));
+    }
+
+    #[test]
     fn after_an_outage_the_ledger_is_asked_gently() {
         let mut breaker = Breaker::new();
-        (0..3).for_each(|_| breaker.failed(ms(0)));
+        (0..3).for_each(|account| breaker.failed(account, ms(0)));
         breaker.answered();
         assert!(!breaker.is_open() && breaker.next_try().is_none());
         assert!(breaker.allows(FEW, ms(0)) && !breaker.allows(FEW + 1, ms(0)));

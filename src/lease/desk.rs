@@ -4,9 +4,10 @@
 //! the [`Worker`](super::Worker), which is woken only where it would otherwise sleep too long.
 
 use std::{
+    collections::VecDeque,
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,6 +20,7 @@ use tokio::{
 };
 
 use super::{
+    herald::Watch,
     lease::{Lease, Run, Want},
     rules::LeaseRules,
     seat::{Ended, Place, Seat, SeatTaken},
@@ -50,7 +52,43 @@ pub(super) struct Shared<B: Beside> {
     pub(super) ledger_is_away: AtomicBool,
     pub(super) settled: AtomicI64,
     pub(super) done: watch::Sender<bool>,
+    /// What the host wants to hear of.
+    pub(super) watch: Option<Watch>,
+    /// Cells that are there only for what a node remembers of an account, the oldest first: they make room for others.
+    remembered: Mutex<VecDeque<Weak<Cell<B>>>>,
+    duty: AtomicU8,
 }
+
+/// Nobody does the worker's work.
+const VACANT: u8 = 0;
+/// Somebody does.
+const TAKEN: u8 = 1;
+/// It is done.
+const DONE: u8 = 2;
+
+/// The worker's duty: one has it at a time. It is vacant again when whoever has it is dropped, with a runtime that ends, say.
+pub(super) struct Duty<B: Beside>(Arc<Shared<B>>);
+
+impl<B: Beside> Duty<B> {
+    pub(super) fn take(shared: Arc<Shared<B>>) -> Option<Self> {
+        let taken = shared.duty.compare_exchange(VACANT, TAKEN, Ordering::AcqRel, Ordering::Acquire);
+        taken.ok().map(|_| Self(shared))
+    }
+
+    /// There is nothing more to do.
+    pub(super) fn done(&self) {
+        self.0.duty.store(DONE, Ordering::Release);
+    }
+}
+
+impl<B: Beside> Drop for Duty<B> {
+    fn drop(&mut self) {
+        let _ = self.0.duty.compare_exchange(TAKEN, VACANT, Ordering::AcqRel, Ordering::Acquire);
+    }
+}
+
+/// How many cells are looked at to make room for one.
+const MOST_LOOKED_AT: usize = 16;
 
 /// Requests are admitted.
 pub(super) const OPEN: u8 = 0;
@@ -85,6 +123,12 @@ pub(super) struct Inner<B: Beside> {
     pub(super) backlogged: bool,
     /// The thresholds that were seen to be reached, by their bits.
     pub(super) told: u32,
+    /// It is there only for what the node remembers of it, and may make room for others.
+    pub(super) remembered: bool,
+    /// When it was last said that it cannot be renewed.
+    pub(super) logged: Option<Duration>,
+    /// It was said that its month can take no more.
+    pub(super) full: bool,
 }
 
 /// What the host keeps beside an account's lease.
@@ -110,6 +154,10 @@ pub(crate) enum Verdict<B: Beside> {
     Refused(Standing),
     /// By the ledger's clock it is another month.
     Elsewhere(Period),
+    /// The ledger cannot say anything about this account.
+    Unanswered,
+    /// The account was erased.
+    Erased,
 }
 
 /// Why nothing can be asked for.
@@ -137,7 +185,7 @@ pub(crate) enum Admission<B: Beside> {
 pub(crate) type Ticket<B> = oneshot::Receiver<Verdict<B>>;
 
 impl<B: Beside> Desk<B> {
-    pub(super) fn new(ledger: Arc<dyn Ledger>, time: Time, rules: LeaseRules, most_accounts: usize) -> Self {
+    pub(super) fn new(ledger: Arc<dyn Ledger>, time: Time, rules: LeaseRules, most_accounts: usize, watch: Option<Watch>) -> Self {
         Self(Arc::new(Shared {
             ledger,
             time,
@@ -152,6 +200,9 @@ impl<B: Beside> Desk<B> {
             ledger_is_away: AtomicBool::new(false),
             settled: AtomicI64::new(0),
             done: watch::Sender::new(false),
+            watch,
+            remembered: Mutex::default(),
+            duty: AtomicU8::new(VACANT),
         }))
     }
 
@@ -171,7 +222,7 @@ impl<B: Beside> Desk<B> {
         if let Some(cell) = shared.cells.get(&key) {
             return Ok(Seat { shared: Arc::clone(shared), cell: Arc::clone(&cell) });
         }
-        if shared.cells.len() >= shared.most_accounts {
+        if shared.cells.len() >= shared.most_accounts && !shared.make_room() {
             return Err(Refusal::Full);
         }
         let lease = Lease::new(LeaseId::random().map_err(|_| Refusal::Full)?, shared.now());
@@ -191,6 +242,9 @@ impl<B: Beside> Desk<B> {
                     timer: None,
                     backlogged: false,
                     told: 0,
+                    remembered: false,
+                    logged: None,
+                    full: false,
                 })),
             })
         });
@@ -222,10 +276,7 @@ impl<B: Beside> Desk<B> {
                 }
             }
             if inner.lease.is_leaving() {
-                let fresh = Lease::new(LeaseId::random().map_err(|_| Refusal::Full)?, now);
-                let old = std::mem::replace(&mut inner.lease, fresh);
-                inner.lease.inherit(&old);
-                inner.retired.push(old);
+                inner.replace_lease(LeaseId::random().map_err(|_| Refusal::Full)?, now);
             }
             let admission = match inner.lease.admit(want, run, now) {
                 Ok(id) => {
@@ -237,7 +288,13 @@ impl<B: Beside> Desk<B> {
                     }
                     Admission::Admitted(Place { seat: Some(seat), id })
                 }
-                Err(_) if self.0.ledger_is_away.load(Ordering::Acquire) => Admission::LedgerAway,
+                Err(_) if self.0.ledger_is_away.load(Ordering::Acquire) || inner.lease.is_failing() => {
+                    // Whoever is denied has the ledger asked, so that it is known when it is back.
+                    inner.lease.inquire();
+                    drop(inner);
+                    self.0.attend(&seat.cell);
+                    Admission::LedgerAway
+                }
                 Err(run) => {
                     let (tell, ticket) = oneshot::channel();
                     inner.lease.wait(want, run, tell);
@@ -252,12 +309,19 @@ impl<B: Beside> Desk<B> {
 
     /// Asks for a slice that the ledger did not answer for, within what the tier allows for such times.
     pub(crate) fn trust(&self, account: &Account, period: Period, want: Want, run: B::Run, allowance: Credits) -> Option<Place<B>> {
-        let seat = self.seat(account, period).ok()?;
+        let mut seat = self.seat(account, period).ok()?;
+        if seat.cell.is_gone() {
+            seat = self.seat(account, period).ok()?;
+        }
         let mut inner = seat.cell.lock();
-        if seat.cell.is_gone() || inner.lease.is_leaving() || self.0.phase.load(Ordering::Acquire) == CLOSING {
+        if seat.cell.is_gone() || self.0.phase.load(Ordering::Acquire) == CLOSING {
             return None;
         }
-        let id = inner.lease.trust(want, run, allowance, self.0.now()).ok()?;
+        let now = self.0.now();
+        if inner.lease.is_leaving() {
+            inner.replace_lease(LeaseId::random().ok()?, now);
+        }
+        let id = inner.lease.trust(want, run, allowance, now).ok()?;
         drop(inner);
         self.0.attend(&seat.cell);
         Some(Place { seat: Some(seat), id })
@@ -278,6 +342,39 @@ impl<B: Beside> Shared<B> {
 
     pub(super) fn instant(&self, at: Duration) -> Option<Instant> {
         Instant::now().checked_add(at.saturating_sub(self.now()))
+    }
+
+    pub(super) fn has_worker(&self) -> bool {
+        self.duty.load(Ordering::Acquire) != VACANT
+    }
+
+    /// Notes that a cell is there only for what the node remembers of it.
+    pub(super) fn remember(&self, cell: &Arc<Cell<B>>) {
+        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).push_back(Arc::downgrade(cell));
+    }
+
+    /// Forgets an account of which nothing but an outage allowance is remembered, the one that has been so for longest.
+    fn make_room(&self) -> bool {
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..remembered.len().min(MOST_LOOKED_AT) {
+            let Some(cell) = remembered.pop_front() else { break };
+            let Some(cell) = cell.upgrade().filter(|cell| !cell.is_gone()) else { continue };
+            let mut inner = cell.lock();
+            if !inner.lease.is_leaving() || !inner.retired.is_empty() {
+                // It is in use again; once it is not, it comes back.
+                inner.remembered = false;
+                continue;
+            }
+            if !cell.beside.is_spent(self.now()) {
+                remembered.push_back(Arc::downgrade(&cell));
+                continue;
+            }
+            cell.gone.store(true, Ordering::Release);
+            drop(inner);
+            self.cells.remove_if(&(cell.account.clone(), cell.period), |_, known| known.id == cell.id);
+            return true;
+        }
+        false
     }
 
     /// Has the worker look at a cell now.
@@ -321,6 +418,13 @@ impl<B: Beside> Cell<B> {
 }
 
 impl<B: Beside> Inner<B> {
+    /// Goes on with a new lease while the old one says goodbye.
+    fn replace_lease(&mut self, id: LeaseId, now: Duration) {
+        let old = std::mem::replace(&mut self.lease, Lease::new(id, now));
+        self.lease.inherit(&old);
+        self.retired.push(old);
+    }
+
     pub(super) fn leases(&self) -> impl Iterator<Item = &RunningLease<B>> {
         std::iter::once(&self.lease).chain(&self.retired)
     }

@@ -129,6 +129,10 @@ pub(crate) struct Lease<W, R> {
     /// After a failure, the earliest next try.
     retry_at: Duration,
     failures: u32,
+    /// Until when a renewal that was given up may still act.
+    abandoned_until: Duration,
+    /// Somebody was denied without the ledger being asked: it is asked for that reason alone, so that the next one need not be.
+    inquires: bool,
     /// A goodbye was sent: nothing else may follow, unless its answer says that it brought news.
     leaving: bool,
     gone: bool,
@@ -185,6 +189,9 @@ struct Flight {
     goodbye: bool,
 }
 
+/// Renewals in a row without an answer, after which nobody waits for the next.
+const FAILURES: u32 = 3;
+
 /// What a lease wants to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
@@ -221,6 +228,8 @@ impl<W, R: Run> Lease<W, R> {
             dirty_since: None,
             retry_at: Duration::ZERO,
             failures: 0,
+            abandoned_until: Duration::ZERO,
+            inquires: false,
             leaving: false,
             gone: false,
             trusted: Credits::ZERO,
@@ -325,7 +334,9 @@ impl<W, R: Run> Lease<W, R> {
         if trusted > allowance {
             return Err(run);
         }
-        self.trusted = trusted;
+        if allowance < Credits::MAX {
+            self.trusted = trusted;
+        }
         Ok(self.start(want.hold, want.hold, run, now))
     }
 
@@ -334,6 +345,26 @@ impl<W, R: Run> Lease<W, R> {
         self.trusted = old.trusted;
         // No serial number is used twice.
         self.admitted = old.admitted;
+    }
+
+    /// If the ledger has not answered for this lease for a while: nobody needs to wait to learn that.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failures >= FAILURES
+    }
+
+    /// Has the ledger asked for its own sake, because somebody was denied without.
+    pub(crate) fn inquire(&mut self) {
+        self.inquires = true;
+    }
+
+    /// Says if the ledger is to be asked for its own sake alone.
+    pub(crate) fn only_inquires(&self) -> bool {
+        self.inquires && self.failures == 0 && self.waiting.is_empty()
+    }
+
+    /// The ledger answers others: nothing needs to be found out.
+    pub(crate) fn forget_inquiry(&mut self) {
+        self.inquires = false;
     }
 
     pub(crate) fn has_trusted(&self) -> bool {

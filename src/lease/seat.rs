@@ -13,7 +13,7 @@ use super::{
     lease::{Closing, Lease, Run, RunId, Served},
 };
 use crate::{
-    Credits,
+    Credits, Period,
     clock::{Now, Time},
     ledger::{Standing, Usage},
 };
@@ -173,7 +173,7 @@ impl<B: Beside> Place<B> {
         };
         drop(inner);
         if let Some(served) = served {
-            tell(&shared, &cell, served);
+            tell(&shared, &cell, served, None);
         }
         if is_pending {
             shared.attend(&cell);
@@ -199,8 +199,9 @@ impl<B: Beside> Drop for Place<B> {
     }
 }
 
-/// Tells those who waited, outside of the account's lock: one who has gone meanwhile hands its place back through it.
-pub(super) fn tell<B: Beside>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, served: Served<Waiter<B>, B::Run>) {
+/// Tells those who waited, outside of the account's lock: one who has gone meanwhile hands its place back through it. `month` is what it is by the
+/// ledger's clock, where it was asked.
+pub(super) fn tell<B: Beside>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, served: Served<Waiter<B>, B::Run>, month: Option<Period>) {
     for (run, billed) in served.settled {
         let ended = Ended::of(run, billed, &cell.lock().lease);
         cell.beside.settled(ended);
@@ -214,7 +215,8 @@ pub(super) fn tell<B: Beside>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, serv
     }
     let standing = cell.lock().lease.standing();
     for waiter in served.refused {
-        let verdict = if standing.ended { Verdict::Elsewhere(cell.period.next()) } else { Verdict::Refused(standing) };
+        let elsewhere = month.unwrap_or(cell.period.next());
+        let verdict = if standing.ended || standing.early { Verdict::Elsewhere(elsewhere) } else { Verdict::Refused(standing) };
         drop(waiter.send(verdict));
     }
 }

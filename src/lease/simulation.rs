@@ -1,5 +1,5 @@
 //! The protocol under random faults: the crate's own [`Book`] and [`Lease`], with messages lost, repeated and delayed past newer ones, nodes
-//! killed and brought back with their journals, and a ledger that fails over and forgets its last writes. Meanwhile credits are granted, and some expire,
+//! killed and brought back with their journals, a ledger that fails over and forgets its last writes, and one whose storage loses a part. Meanwhile credits are granted, and some expire,
 //! seats and limits change, and refunds are made.
 //!
 //! One tick is a millisecond, one tick of compute costs one nano-dollar. `SIMULATION_SEEDS` sets how many runs each setting gets.
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Credits, Period,
-    ledger::{Answer, Book, LeaseId, LineKey, Record, Refund, Renewal, Terms, Usage},
+    ledger::{Answer, Book, LeaseId, LineKey, Outcome as Came, Record, Refund, Renewal, Terms, Usage},
 };
 
 const HOLD: i64 = 20;
@@ -35,6 +35,8 @@ struct Setting {
     loss: f64,
     /// Whether nodes stand still now and then, and services report what was not measured.
     jolts: bool,
+    /// Whether the ledger's storage loses its book, its leases or its holds now and then, or what was written to them last.
+    losses: bool,
 }
 
 #[derive(Debug)]
@@ -170,6 +172,12 @@ struct World {
     /// The most that the account might use at any time so far, refunds included.
     limit: i64,
     ledger: (Book, Record),
+    /// An older state of the ledger, of which a part may come back.
+    saved: Book,
+    /// Where messages are lost, too, the storage loses something once.
+    has_lost: bool,
+    /// What the ledger lost is mended.
+    is_whole: bool,
     history: VecDeque<(u64, (Book, Record))>,
     nodes: Vec<Node>,
     net: Vec<Message>,
@@ -219,6 +227,9 @@ impl World {
             terms: Terms { included: nanos((limit - purchased) / 2), per_seat: true, pay_as_you_go: nanos((limit - purchased) / 2) },
             limit: 0,
             history: VecDeque::from([(0, ledger.clone())]),
+            saved: ledger.0.clone(),
+            has_lost: false,
+            is_whole: true,
             ledger,
             nodes,
             net: Vec::new(),
@@ -244,6 +255,9 @@ impl World {
             }
             if working && self.rng.f64() < 0.01 {
                 self.amend(tick);
+            }
+            if working && self.setting.losses && self.rng.f64() < 0.02 {
+                self.lose();
             }
             self.deliver(tick);
             for node in 0..self.nodes.len() {
@@ -277,16 +291,20 @@ impl World {
             debited: self.debited,
             itemised,
             recovered: book.recovered().as_nano_usd(),
-            held: book.held().as_nano_usd(),
+            held: book.held_at(self.clock(END)).as_nano_usd(),
             leases: book.leases(),
             overspent: self.overspent,
             lost: self.lost,
         }
     }
 
+    fn period(&self) -> Period {
+        "2026-11".parse().unwrap()
+    }
+
     /// The ledger's clock: well inside of the period.
     fn clock(&self, tick: u64) -> Duration {
-        "2026-11".parse::<Period>().unwrap().begins() + Duration::from_secs(864_000) + at(tick)
+        self.period().begins() + Duration::from_secs(864_000) + at(tick)
     }
 
     /// The operator and the account's owner change something.
@@ -318,6 +336,20 @@ impl World {
         self.history = VecDeque::from([(tick, self.ledger.clone())]);
     }
 
+    /// A key is gone, or is again what it was. Two at once cannot be mended.
+    fn lose(&mut self) {
+        if self.rng.bool() {
+            self.saved = self.ledger.0.clone();
+        } else if std::mem::take(&mut self.is_whole) && (self.setting.loss == 0.0 || !std::mem::replace(&mut self.has_lost, true)) {
+            let with = if self.rng.bool() { self.saved.clone() } else { Book::new(self.period()) };
+            let part = self.rng.usize(0..3);
+            // A book that is lost while no lease is remembered is lost.
+            if part > 0 || self.ledger.0.leases() > 0 {
+                self.ledger.0.lose(part, with);
+            }
+        }
+    }
+
     fn deliver(&mut self, tick: u64) {
         let (mut due, net): (Vec<_>, Vec<_>) = std::mem::take(&mut self.net).into_iter().partition(|message| message.arrives <= tick);
         self.net = net;
@@ -326,6 +358,7 @@ impl World {
             let clock = self.clock(tick);
             let (book, record) = &mut self.ledger;
             let answer = book.renew(record, &message.renewal, None, message.not_after, clock).unwrap();
+            self.is_whole |= answer.outcome != Came::Late && book.is_whole();
             if self.setting.failover {
                 self.history.push_back((tick, self.ledger.clone()));
                 if self.history.len() > 30 {
@@ -480,7 +513,7 @@ impl World {
             if lease.next(&rules, false, now) != Next::Renew {
                 continue;
             }
-            let renewal = lease.renew(&rules, terms, now);
+            let renewal = lease.renew(&rules, terms, false, now);
             self.sent_at.retain(|(id, ..)| *id != renewal.lease);
             self.sent_at.push((renewal.lease, renewal.seq, tick));
             for _ in 0..=usize::from(self.rng.f64() < loss) {
@@ -510,13 +543,17 @@ impl World {
 
 /// Every total and line exact, nothing held or remembered at the end; and no overspending where the design promises none.
 fn run(seeds: u64, setting: Setting) {
-    let (mut worst, mut lost) = (0, 0);
+    let (mut worst, mut lost, mut inexact) = (0, 0, 0);
     for seed in 0..seeds {
         let result = World::new(seed, setting).run();
         let exact = (result.used, result.itemised, result.held) == (result.debited, result.debited, 0);
+        // Of a renewal whose answer was lost just before its lease was, nobody can tell any more if it was debited.
+        let exact = exact || (setting.losses && setting.loss > 0.0 && result.held == 0);
+        assert_eq!(result.itemised, result.used, "{setting:?}, seed {seed}");
+        inexact += u64::from(result.used != result.debited);
         // A failover may forget a goodbye: that entry, which holds nothing, stays until the period's leases expire.
-        let tidy = result.leases == 0 || setting.failover;
-        let nothing_forgotten = result.recovered == 0 || setting.failover;
+        let tidy = result.leases == 0 || setting.failover || setting.losses;
+        let nothing_forgotten = result.recovered == 0 || setting.failover || setting.losses;
         assert!(exact && tidy && nothing_forgotten, "{setting:?}, seed {seed}: {result:?}");
         worst = worst.max(result.overspent);
         lost = lost.max(result.lost);
@@ -526,15 +563,17 @@ fn run(seeds: u64, setting: Setting) {
         assert!(lost <= HOLD / 2 + 8, "{setting:?}: a request lost {lost} with its node");
     }
     let silent_beyond_ttl = setting.down.contains(&300);
-    if !setting.failover && !silent_beyond_ttl {
+    // Whose holds are lost cannot be kept for them.
+    if !setting.failover && !silent_beyond_ttl && !setting.losses {
         assert!(worst <= 0, "{setting:?} overspent by {worst}");
     }
-    eprintln!("{setting:?}: {seeds} runs exact, worst overspending {worst}, most lost by a request {lost}");
+    assert!(inexact * 20 <= seeds.max(20), "{setting:?}: {inexact} of {seeds} inexact");
+    eprintln!("{setting:?}: {seeds} runs, {inexact} not exact, worst overspending {worst}, most lost by a request {lost}");
 }
 
 /// `lease_model`'s table, and a row in which nodes come back within `ttl`: with those, 10 000 runs by default.
 fn table(stop: bool) {
-    let seeds = std::env::var("SIMULATION_SEEDS").map_or(179, |seeds| seeds.parse().expect("SIMULATION_SEEDS is a number"));
+    let seeds = std::env::var("SIMULATION_SEEDS").map_or(120, |seeds| seeds.parse().expect("SIMULATION_SEEDS is a number"));
     for ahead in [false, true] {
         let faults: [(&[u64], bool, f64); 7] = [
             (&[], false, 0.0),
@@ -546,8 +585,10 @@ fn table(stop: bool) {
             (&[5, 50, 300], true, 0.05),
         ];
         for (down, failover, loss) in faults {
-            for jolts in [false, true] {
-                run(seeds, Setting { stop, ahead, down, failover, loss, jolts });
+            for (jolts, losses) in [(false, false), (true, false), (true, true)] {
+                if !(losses && failover) {
+                    run(seeds, Setting { stop, ahead, down, failover, loss, jolts, losses });
+                }
             }
         }
     }

@@ -121,6 +121,16 @@ impl Accounts {
     pub async fn close(&self, account: &Account, period: Period) -> Result<bool, LedgerError> {
         self.ledger.amend(account, Amendment::Close(period)).await
     }
+
+    /// Erases an account for good: its months, its purchased credits, its refunds, all. What nodes that run still report of it brings nothing back, and its
+    /// requests are denied with 403 for 93 days; after that the name may be used again. Take its tokens away first. Answers `false` if it is erased already.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] where there was no answer: send it again.
+    pub async fn erase(&self, account: &Account) -> Result<bool, LedgerError> {
+        self.ledger.amend(account, Amendment::Erase).await
+    }
 }
 
 /// One page of [`Accounts::list`].

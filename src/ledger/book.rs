@@ -3,8 +3,15 @@
 //! A [`Book`] is one account's ledger of one period, a [`Record`] what the account keeps across periods. `redis/renew.lua` is the same function,
 //! line for line, and the two are compared state for state on random histories: change both or neither.
 
+mod holds;
+mod leases;
+
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
+pub(super) use self::{
+    holds::{Hold, Holds, is_live},
+    leases::{Beside, Entry, Leases, Sums},
+};
 use super::{
     Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MOST_LINES, Outcome, Renewal, SHARE, Standing, Terms, Usage, UsageLine,
     record::{Pledge, Record},
@@ -14,31 +21,35 @@ use crate::{Credits, Name, Period};
 /// After how long it is noted that the same terms were said again.
 const SAID_AGAIN: Duration = Duration::from_secs(10);
 
+/// The most refunds of a month.
+const MOST_REFUNDS: usize = 2_000;
+
 /// One account's ledger of one period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Book {
     pub(super) period: Period,
-    /// All that was settled.
+    /// All that was debited.
     pub(super) used: Credits,
-    /// On hold by all entries.
-    pub(super) held: Credits,
-    /// No hold expires before this moment: entries are scanned only from then on.
-    pub(super) next: Option<Duration>,
     /// What of `used` is paid from purchased credits.
     pub(super) drawn: Credits,
     /// What of `used` was charged on top when it was debited.
     pub(super) charged: Credits,
-    /// What of `used` was refunded.
-    pub(super) refunded: Credits,
-    /// The terms of the month: the last that a request said before it ended.
-    pub(super) agreed: Option<Agreed>,
     /// What of `used` stands in no line, because a failover forgot the batch.
     pub(super) recovered: Credits,
+    /// What of `used` was refunded.
+    pub(super) refunded: Credits,
+    /// What the leases settled, here or in another month.
+    pub(super) sums: Sums,
+    /// The terms of the month: the last that a request said before it ended.
+    pub(super) agreed: Option<Agreed>,
     pub(super) lines: BTreeMap<LineKey, Usage>,
-    pub(super) entries: BTreeMap<LeaseId, Entry>,
     pub(super) refunds: BTreeMap<Name, Refund>,
+    pub(super) leases: Leases,
+    pub(super) holds: Holds,
     /// Thresholds that were reached, and who says so to the host.
     pub(super) claims: BTreeMap<Name, LeaseId>,
+    /// The most lines that are kept apart.
+    pub(super) most_lines: usize,
 }
 
 /// What an account may use in a month.
@@ -66,34 +77,31 @@ pub struct Refund {
     pub reason: Name,
 }
 
-/// What the ledger knows of a lease.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) seq: u64,
-    pub(super) batch: u64,
-    pub(super) settled: Credits,
-    pub(super) hold: Credits,
-    pub(super) expires: Duration,
-}
-
 impl Book {
     /// An empty book.
     pub const fn new(period: Period) -> Self {
         Self {
             period,
             used: Credits::ZERO,
-            held: Credits::ZERO,
-            next: None,
             drawn: Credits::ZERO,
             charged: Credits::ZERO,
-            refunded: Credits::ZERO,
-            agreed: None,
             recovered: Credits::ZERO,
+            refunded: Credits::ZERO,
+            sums: Sums { settled: Credits::ZERO, forgotten: Credits::ZERO },
+            agreed: None,
             lines: BTreeMap::new(),
-            entries: BTreeMap::new(),
             refunds: BTreeMap::new(),
+            leases: Leases { entries: BTreeMap::new(), beside: None },
+            holds: Holds { entries: BTreeMap::new(), held: Credits::ZERO, next: None },
             claims: BTreeMap::new(),
+            most_lines: MOST_LINES,
         }
+    }
+
+    /// Keeps so many usage lines apart at most; [`MOST_LINES`] unless it is set.
+    #[must_use]
+    pub fn with_most_lines(self, most_lines: usize) -> Self {
+        Self { most_lines, ..self }
     }
 
     /// All that was settled in this period.
@@ -103,7 +111,7 @@ impl Book {
 
     /// On hold by all leases, those that expired since the last renewal included.
     pub const fn held(&self) -> Credits {
-        self.held
+        self.holds.held
     }
 
     /// What of `used` was refunded.
@@ -118,12 +126,39 @@ impl Book {
 
     /// How many leases the book remembers.
     pub fn leases(&self) -> usize {
-        self.entries.len()
+        self.leases.entries.len()
     }
 
     /// What of `used` stands in no line, because a failover forgot the batch.
     pub const fn recovered(&self) -> Credits {
         self.recovered
+    }
+
+    /// The storage loses the book, its leases or its holds: that part is now what it is in `with`.
+    #[cfg(test)]
+    pub(crate) fn lose(&mut self, part: usize, with: Self) {
+        match part {
+            0 => {
+                let Self { leases, holds, claims, .. } = std::mem::replace(self, with);
+                (self.leases, self.holds, self.claims) = (leases, holds, claims);
+            }
+            1 => self.leases = with.leases,
+            _ => self.holds = with.holds,
+        }
+    }
+
+    /// On hold at this moment.
+    #[cfg(test)]
+    pub(crate) fn held_at(&self, now: Duration) -> Credits {
+        let mut holds = self.holds.clone();
+        holds.release(now);
+        holds.held
+    }
+
+    /// Says if the book and the leases agree.
+    #[cfg(test)]
+    pub(crate) fn is_whole(&self) -> bool {
+        self.leases.beside.is_none_or(|beside| beside.sums == self.sums)
     }
 
     /// Its lines.
@@ -138,13 +173,15 @@ impl Book {
     }
 
     /// Renews a lease. `now` is the ledger's clock and `not_after` the last moment at which the renewal may act, both since the Unix epoch in
-    /// whole milliseconds. `current` is the book of the month that the ledger's clock says, where that is a later one: what comes late of a closed
-    /// month is debited there. Without one that is open, a renewal of a closed month comes too [late](Outcome::Late) by the clock that its node knows.
+    /// whole milliseconds. `current` is the book of the month that it is by that clock, where it is another one than this: what is settled of a month
+    /// that is closed, or has not begun, is debited there. Without one that is open, a renewal of a closed month comes too [late](Outcome::Late) by the
+    /// clock that its node knows.
+    ///
+    /// A total that would be larger than [`Credits::MAX`] stays there.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`] where the lines cost more than what is newly settled, [`LedgerError::TooLarge`] where the total would be more than
-    /// [`Credits::MAX`]. Nothing has changed then.
+    /// [`LedgerError::Refused`] if the lines cost more than what is newly settled. Nothing has changed then.
     pub fn renew(
         &mut self,
         record: &mut Record,
@@ -157,20 +194,25 @@ impl Book {
         if now > not_after {
             return answer(Outcome::Late);
         }
-        if now + EARLY < self.period.begins() {
-            return answer(Outcome::NotBegun);
-        }
         if now > self.period.ends() + LATE {
             return answer(Outcome::Closed);
         }
-        let closed = record.is_closed(self.period);
-        let current = current.filter(|current| closed && !record.is_closed(current.period));
+        if record.is_erased(now) {
+            return answer(Outcome::Erased);
+        }
+        let (closed, early) = (record.is_closed(self.period), self.is_early(now));
+        let open = |other: &&mut Self| !other.is_early(now) && now <= other.period.ends() + LATE && !record.is_closed(other.period);
+        let mut current = current.filter(open).filter(|_| closed || early);
+        let known = self.leases.entries.get(&renewal.lease).copied();
+        if early && (current.is_none() || (known.is_none() && renewal.settled.is_zero())) {
+            return answer(Outcome::NotBegun);
+        }
         if closed && current.is_none() {
             return answer(Outcome::Late);
         }
 
-        let known = self.entries.get(&renewal.lease).copied();
-        let unknown_goodbye = renewal.forget && known.is_none();
+        // One whose entry was lost is news.
+        let unknown_goodbye = renewal.forget && known.is_none() && (renewal.reported.is_zero() || !self.is_behind(now));
         let entry = known.unwrap_or_default();
         let news = !unknown_goodbye && renewal.seq > entry.seq;
         let (mut delta, mut itemised, mut lines) = (Credits::ZERO, Credits::ZERO, &[][..]);
@@ -183,38 +225,74 @@ impl Book {
             if itemised > delta {
                 return Err(LedgerError::Refused("lines cost more than what is newly settled".into()));
             }
-            current.as_deref().unwrap_or(self).used.checked_add(delta)?;
         }
 
-        self.release(now);
-        if unknown_goodbye {
-            return answer(Outcome::Forgotten);
-        }
-        if renewal.seq < entry.seq {
-            return answer(Outcome::Superseded);
-        }
+        let (mut beside, lacking) = self.sums.reconcile(self.leases.beside, now);
+        self.holds.release(now);
         let agreed = self.terms(record, Some((renewal.terms, renewal.said)), now);
-        let mut outcome = None;
+        let superseded = renewal.seq < entry.seq;
+        // What was admitted on a grant before it expired may still be drawn from it.
+        let grace = now.saturating_sub(renewal.ttl);
+        // What leases report again whose entries were lost is in the book already.
+        let behind = self.sums.settled.saturating_sub(beside.sums.settled);
+        let repeated = behind.min(renewal.reported.min(renewal.settled).saturating_sub(entry.settled)).min(delta);
+        // A goodbye brings nothing that was not acknowledged.
+        let cost = if renewal.forget && known.is_none() { Credits::ZERO } else { delta.saturating_sub(repeated) };
+        let of = current.as_deref().map_or(self.used, |current| current.used);
+        let debited = cost.saturating_add(lacking).min(Credits::MAX.saturating_sub(of));
+        if itemised > debited.saturating_sub(lacking) {
+            // They are there already, or there is no room for what they cost.
+            (lines, itemised) = (&[], Credits::ZERO);
+        }
         if news {
-            if !closed {
-                self.agreed = Some(agreed);
-                self.add_lines(lines);
-                // What was admitted on a grant before it expired may still be drawn from it.
-                self.debit(record, delta, now.saturating_sub(renewal.ttl), now);
-                self.recovered = self.recovered.saturating_add(delta.saturating_sub(itemised));
-            }
-            let hold = self.hold(record, renewal, agreed, delta, now);
+            record.put_spent_aside(grace);
+        }
+        if !closed && (news || !lacking.is_zero()) {
+            self.agreed = Some(agreed);
+        }
+        if current.is_none() {
+            record.match_drawn(self.period, &mut self.drawn, grace);
+            self.add_lines(lines);
+            self.debit(record, debited, grace, now);
+            self.recovered = self.recovered.saturating_add(debited.saturating_sub(itemised));
+        }
+        let mut outcome = match (news, unknown_goodbye, superseded) {
+            (false, true, _) => Some(Outcome::Forgotten),
+            (false, false, true) => Some(Outcome::Superseded),
+            _ => None,
+        };
+        if news {
+            beside.sums.settled = beside.sums.settled.saturating_add(repeated).saturating_add(cost);
+            self.sums.settled = self.sums.settled.saturating_add(cost);
+            let (batch, settled) = (renewal.batch.max(entry.batch), renewal.settled.max(entry.settled));
+            let hold = self.hold(record, renewal, agreed, cost, now);
             if renewal.forget && hold.is_zero() && delta.is_zero() {
-                self.entries.remove(&renewal.lease);
+                self.leases.entries.remove(&renewal.lease);
+                beside.sums.forgotten = beside.sums.forgotten.saturating_add(settled).min(beside.sums.settled);
+                self.sums.forgotten = beside.sums.forgotten;
                 outcome = Some(Outcome::Forgotten);
+            } else {
+                self.leases.entries.insert(renewal.lease, Entry { seq: renewal.seq, batch, settled });
             }
         }
-        let hold = self.entries.get(&renewal.lease).map_or(Credits::ZERO, |entry| entry.hold);
+        self.leases.beside = (!self.leases.entries.is_empty()).then_some(beside);
+        let hold = self.holds.of(renewal.lease);
         let outcome = outcome.unwrap_or_else(|| Outcome::Renewed { hold, standing: self.standing_by(record, agreed, now) });
-        if let Some(current) = current.filter(|_| !lines.is_empty() || !delta.is_zero()) {
-            current.add_late(record, renewal, lines, delta, now);
+        if let Some(current) = current.as_deref_mut().filter(|_| !lines.is_empty() || !debited.is_zero()) {
+            current.add_late(record, renewal, lines, debited, now);
         }
         answer(outcome)
+    }
+
+    /// Says if entries of leases were lost that may be reported again.
+    fn is_behind(&self, now: Duration) -> bool {
+        let (beside, _) = { self.sums }.reconcile(self.leases.beside, now);
+        beside.behind_until.is_some()
+    }
+
+    /// Says if the period has not begun, and will not within a minute.
+    fn is_early(&self, now: Duration) -> bool {
+        now + EARLY < self.period.begins()
     }
 
     /// How the account stands. A month that has ended keeps its own terms; the current one has those given, or those it had last.
@@ -228,11 +306,12 @@ impl Book {
         let prepaid = agreed.included().saturating_add(self.drawn).saturating_add(record.purchased(self.period, now, now));
         Standing {
             used: self.net(),
-            held: self.held,
+            held: self.holds.held,
             // What is settled of a closed month is paid in another.
             limit: if record.is_closed(self.period) { self.net() } else { prepaid.saturating_add(on_top) },
             included: agreed.included(),
             limited_by_owner: on_top < pay_as_you_go,
+            early: self.is_early(now),
             ended: now >= self.period.ends(),
         }
     }
@@ -240,6 +319,8 @@ impl Book {
     /// The terms that count: of a month that has ended its own, else the newest that were said; those that are as before are noted now and then.
     pub(super) fn terms(&self, record: &Record, given: Option<(Terms, Duration)>, now: Duration) -> Agreed {
         let seats = record.seats;
+        // A node whose clock is ahead must not pin what it says.
+        let given = given.map(|(terms, said)| (terms, said.min(Duration::from_secs(now.as_secs()))));
         match (self.agreed, given) {
             (Some(agreed), _) if now >= self.period.ends() => agreed,
             (Some(agreed), Some((terms, said)))
@@ -280,15 +361,14 @@ impl Book {
         if record.is_closed(self.period) {
             return Err(LedgerError::Refused(format!("{} is closed: refund in a later month, or grant credits", self.period)));
         }
-        let notes = self.refunds.len() + self.claims.len();
-        if refund.amount.is_zero() || refund.amount > self.net() || notes >= MOST_LINES {
+        if refund.amount.is_zero() || refund.amount > self.net() || self.refunds.len() >= MOST_REFUNDS {
             let why = "a refund is of some amount, of no more than the month cost, and one of 2 000 at most: grant credits instead";
             return Err(LedgerError::Refused(why.into()));
         }
         let after_top = refund.amount.saturating_sub(self.on_top());
         self.charged = self.charged.saturating_sub(refund.amount);
         self.refunded = self.refunded.saturating_add(refund.amount);
-        self.drawn = self.drawn.saturating_sub(record.give_back(after_top.min(self.drawn), now));
+        self.drawn = self.drawn.saturating_sub(record.give_back(self.period, after_top.min(self.drawn), now));
         self.refunds.insert(id, refund);
         Ok(true)
     }
@@ -315,14 +395,22 @@ impl Book {
     }
 
     /// Brings up to date what statements show: as the next renewal will.
-    pub(super) fn refresh(&mut self, record: &Record, terms: Option<Terms>, now: Duration) {
-        self.release(now);
+    pub(super) fn refresh(&mut self, record: &mut Record, terms: Option<Terms>, now: Duration) {
+        self.holds.release(now);
         self.agreed = Some(self.terms(record, terms.map(|terms| (terms, Duration::MAX)), now));
+        let (_, lacking) = self.sums.reconcile(self.leases.beside, now);
+        if !record.is_closed(self.period) && !self.is_early(now) {
+            record.match_drawn(self.period, &mut self.drawn, now);
+            let debited = lacking.min(Credits::MAX.saturating_sub(self.used));
+            self.debit(record, debited, now, now);
+            self.recovered = self.recovered.saturating_add(debited);
+        }
     }
 
-    /// Debits what a renewal of a closed month settles.
+    /// Debits what a renewal of another month settles.
     fn add_late(&mut self, record: &mut Record, renewal: &Renewal, lines: &[UsageLine], cost: Credits, now: Duration) {
-        let fresh = Agreed { terms: renewal.terms, seats: record.seats, said: renewal.said };
+        let said = renewal.said.min(Duration::from_secs(now.as_secs()));
+        let fresh = Agreed { terms: renewal.terms, seats: record.seats, said };
         self.agreed.get_or_insert(fresh);
         let mut late = Usage { cost, ..Usage::default() };
         for line in lines {
@@ -332,25 +420,9 @@ impl Book {
         self.debit(record, cost, now.saturating_sub(renewal.ttl), now);
     }
 
-    /// Releases the holds that nobody renewed in time.
-    pub(super) fn release(&mut self, now: Duration) {
-        if self.next.is_none_or(|next| next > now) {
-            return;
-        }
-        self.next = None;
-        for entry in self.entries.values_mut().filter(|entry| !entry.hold.is_zero()) {
-            if entry.expires <= now {
-                self.held = self.held.saturating_sub(entry.hold);
-                entry.hold = Credits::ZERO;
-            } else {
-                self.next = Some(self.next.map_or(entry.expires, |next| next.min(entry.expires)));
-            }
-        }
-    }
-
     fn add_lines(&mut self, lines: &[UsageLine]) {
         for line in lines {
-            let room = self.lines.contains_key(&line.key) || self.lines.len() < MOST_LINES;
+            let room = self.lines.contains_key(&line.key) || self.lines.len() < self.most_lines;
             let key = if room { line.key.clone() } else { LineKey::Other };
             self.lines.entry(key).or_default().add(line.usage);
         }
@@ -361,44 +433,40 @@ impl Book {
         let rest = delta.saturating_sub(self.included_left());
         let drawn = rest.min(record.purchased(self.period, grace, now));
         let room = self.agreed.map_or(Credits::ZERO, |agreed| record.most_on_top(agreed)).saturating_sub(self.on_top());
-        record.draw(drawn, grace);
-        self.drawn = self.drawn.saturating_add(drawn);
+        self.drawn = self.drawn.saturating_add(record.draw(self.period, drawn, grace));
         self.charged = self.charged.saturating_add(rest.saturating_sub(drawn).min(room));
         self.used = self.used.saturating_add(delta);
     }
 
+    /// What is left of the included credits, and of what was drawn for usage that was refunded since.
     fn included_left(&self) -> Credits {
-        self.included().saturating_sub(self.net().saturating_sub(self.drawn))
+        self.included().saturating_add(self.drawn).saturating_sub(self.net())
     }
 
     /// Sets the lease's hold to what it keeps by right and what more there is for it.
-    fn hold(&mut self, record: &mut Record, renewal: &Renewal, agreed: Agreed, delta: Credits, now: Duration) -> Credits {
-        let entry = self.entries.get(&renewal.lease).copied().unwrap_or_default();
-        let others = self.held.saturating_sub(entry.hold);
+    fn hold(&mut self, record: &mut Record, renewal: &Renewal, agreed: Agreed, cost: Credits, now: Duration) -> Credits {
+        let before = self.holds.of(renewal.lease);
+        let others = self.holds.held.saturating_sub(before);
         let standing = self.standing_by(record, agreed, now);
-        let kept = renewal.keep.min(entry.hold.saturating_sub(delta));
+        let kept = renewal.keep.min(before.saturating_sub(cost));
         let available = standing.limit.saturating_sub(standing.used).saturating_sub(others).saturating_sub(kept);
-        let (need, extra) = if standing.ended { (Credits::ZERO, Credits::ZERO) } else { (renewal.need, renewal.extra) };
+        // Only what runs gets more of a month that it is not.
+        let (need, extra) = if standing.ended || standing.early { (Credits::ZERO, Credits::ZERO) } else { (renewal.need, renewal.extra) };
         let wanted = renewal.keep.saturating_sub(kept).saturating_add(renewal.refill).saturating_add(need);
         let more = wanted.min(available);
         let share = available.saturating_sub(more).part(SHARE);
         let hold = kept.saturating_add(more).saturating_add(extra.min(share));
-
-        self.held = others.saturating_add(hold);
         let expires = now + renewal.ttl;
-        if !hold.is_zero() {
-            self.next = Some(self.next.map_or(expires, |next| next.min(expires)));
-        }
-        let (batch, settled) = (renewal.batch.max(entry.batch), renewal.settled.max(entry.settled));
-        self.entries.insert(renewal.lease, Entry { seq: renewal.seq, batch, settled, hold, expires });
-        self.pledge(record, expires, now);
+        self.holds.set(renewal.lease, hold, expires);
+        self.pledge(record, agreed, expires, now);
         hold
     }
 
     /// Notes what this period's holds may draw from purchased credits, so that another period does not hold it too.
-    fn pledge(&self, record: &mut Record, until: Duration, now: Duration) {
-        let amount = self.held.saturating_sub(self.included_left()).min(record.purchased(self.period, now, now));
-        record.pledges.retain(|period, pledge| *period != self.period && pledge.until > now);
+    fn pledge(&self, record: &mut Record, agreed: Agreed, until: Duration, now: Duration) {
+        let included_left = agreed.included().saturating_add(self.drawn).saturating_sub(self.net());
+        let amount = self.holds.held.saturating_sub(included_left).min(record.purchased(self.period, now, now));
+        record.pledges.retain(|period, pledge| *period != self.period && is_live(pledge.until, now));
         if !amount.is_zero() {
             record.pledges.insert(self.period, Pledge { amount, until });
         }

@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    AccountSummary, AccountsPage, Amendment, Answer, Answering, Book, Cursor, LeaseId, Ledger, LedgerError, Record, Renewal, Statement,
-    Terms, whole_millis,
+    AccountSummary, AccountsPage, Amendment, Answer, Answering, Book, Cursor, LeaseId, Ledger, LedgerError, MOST_LINES, Record, Renewal,
+    Statement, Terms, whole_millis,
 };
 use crate::{Account, Clock, Name, Period, SystemClock};
 
@@ -22,10 +22,11 @@ const MOST_PERIODS: usize = 13;
 pub struct MemoryLedger {
     accounts: Arc<Mutex<HashMap<Account, Kept>>>,
     clock: Arc<dyn Clock>,
+    most_lines: usize,
 }
 
 /// An account's record and books, and all that changes them.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Kept {
     pub(super) record: Record,
     pub(super) books: BTreeMap<Period, Book>,
@@ -39,7 +40,13 @@ impl MemoryLedger {
 
     /// An empty ledger on another clock.
     pub fn with_clock(clock: impl Clock) -> Self {
-        Self { accounts: Arc::default(), clock: Arc::new(clock) }
+        Self { accounts: Arc::default(), clock: Arc::new(clock), most_lines: MOST_LINES }
+    }
+
+    /// Keeps so many usage lines of a month apart at most; what would be more is added to one line, `other`. Default [`MOST_LINES`].
+    #[must_use]
+    pub fn most_lines(self, most_lines: NonZeroUsize) -> Self {
+        Self { most_lines: most_lines.get(), ..self }
     }
 
     /// The clock in whole milliseconds, as every ledger counts.
@@ -60,11 +67,19 @@ impl Default for MemoryLedger {
 }
 
 impl Kept {
-    pub(super) fn renew(&mut self, period: Period, renewal: &Renewal, not_after: Duration, now: Duration) -> Result<Answer, LedgerError> {
+    pub(super) fn renew(
+        &mut self,
+        period: Period,
+        renewal: &Renewal,
+        most_lines: usize,
+        not_after: Duration,
+        now: Duration,
+    ) -> Result<Answer, LedgerError> {
         let today = Period::containing(now);
-        let mut book = self.books.remove(&period).unwrap_or_else(|| Book::new(period));
-        // Made where it is wanted: of closed months.
-        let current = (today > period && self.record.closed.is_some()).then(|| book_of(&mut self.books, today));
+        let mut book = self.books.remove(&period).unwrap_or_else(|| Book::new(period)).with_most_lines(most_lines);
+        // Made where it is wanted: of closed months, and of those that have not begun.
+        let wants_current = (today > period && self.record.closed.is_some()) || today < period;
+        let current = wants_current.then(|| book_of(&mut self.books, today));
         let answer = book.renew(&mut self.record, renewal, current, not_after, now);
         self.books.insert(period, book);
         self.forget_old();
@@ -72,6 +87,7 @@ impl Kept {
     }
 
     pub(super) fn amend(&mut self, amendment: Amendment, now: Duration) -> Result<bool, LedgerError> {
+        self.is_there(now).or_else(|error| if matches!(amendment, Amendment::Erase) { Ok(()) } else { Err(error) })?;
         let Self { record, books } = self;
         let done = match amendment {
             Amendment::Grant { id, amount, expires } => Ok(record.grant(id, amount, expires)),
@@ -85,15 +101,28 @@ impl Kept {
             }
             Amendment::Refund { period, id, refund } => book_of(books, period).refund(record, id, refund, now),
             Amendment::Close(period) => book_of(books, period).close(record, now),
+            Amendment::Erase if record.is_erased(now) => Ok(false),
+            Amendment::Erase => {
+                *self = Self { record: Record::of_erased(now), books: BTreeMap::new() };
+                Ok(true)
+            }
         };
         self.forget_old();
         done
     }
 
-    pub(super) fn claim(&mut self, period: Period, threshold: Name, by: LeaseId) -> bool {
+    pub(super) fn claim(&mut self, period: Period, threshold: Name, by: LeaseId, now: Duration) -> Result<bool, LedgerError> {
+        self.is_there(now)?;
         let claimed = book_of(&mut self.books, period).claim(threshold, by);
         self.forget_old();
-        claimed
+        Ok(claimed)
+    }
+
+    fn is_there(&self, now: Duration) -> Result<(), LedgerError> {
+        if self.record.is_erased(now) {
+            return Err(LedgerError::Refused("the account was erased: it can be used again 93 days after that".into()));
+        }
+        Ok(())
     }
 
     fn forget_old(&mut self) {
@@ -112,7 +141,7 @@ impl Ledger for MemoryLedger {
         let now = self.now();
         let mut accounts = self.accounts();
         let kept = accounts.entry(account.clone()).or_default();
-        let answer = kept.renew(period, renewal, now + within, now);
+        let answer = kept.renew(period, renewal, self.most_lines, now + within, now);
         Box::pin(ready(answer))
     }
 
@@ -131,8 +160,9 @@ impl Ledger for MemoryLedger {
     }
 
     fn claim<'a>(&'a self, account: &'a Account, period: Period, threshold: Name, by: LeaseId) -> Answering<'a, bool> {
-        let claimed = self.accounts().entry(account.clone()).or_default().claim(period, threshold, by);
-        Box::pin(ready(Ok(claimed)))
+        let now = self.now();
+        let claimed = self.accounts().entry(account.clone()).or_default().claim(period, threshold, by, now);
+        Box::pin(ready(claimed))
     }
 
     fn list<'a>(&'a self, period: Period, from: Option<&'a Cursor>, most: NonZeroUsize) -> Answering<'a, AccountsPage> {

@@ -39,8 +39,8 @@ pub use self::{
 };
 use crate::{Account, Credits, MoneyError, Name, Period};
 
-/// The most usage lines that a book keeps apart; what would be more is added to one line, [`LineKey::Other`].
-pub const MOST_LINES: usize = 2_000;
+/// The most usage lines of a month that a ledger keeps apart unless it is set; what would be more is added to one line, [`LineKey::Other`].
+pub const MOST_LINES: usize = 20_000;
 
 /// The part of what is left that a surplus may take: one in this many.
 pub(crate) const SHARE: i64 = 4;
@@ -174,6 +174,8 @@ pub struct Renewal {
     pub batch: u64,
     /// All that this lease ever settled, this batch included.
     pub settled: Credits,
+    /// The most that an earlier renewal of this lease said in `settled`: as far as that the ledger may have debited already, whether it answered or not.
+    pub reported: Credits,
     /// What this batch is made of. Together they cost what `settled` grew by since the batch before.
     pub lines: Arc<[UsageLine]>,
     /// What must stay on hold: running requests' slices, and what is spent but not in this batch. Kept by right where it is on hold already.
@@ -219,9 +221,9 @@ pub enum LineKey {
         /// Who asked.
         subject: Name,
     },
-    /// What came late of a month that was closed.
+    /// What was settled of another month: of one that was closed, or of one that has not begun, into which a clock had gone for a while.
     Late,
-    /// All beyond [`MOST_LINES`] lines.
+    /// All beyond the [most lines](MOST_LINES) that are kept apart.
     Other,
 }
 
@@ -280,10 +282,12 @@ pub enum Outcome {
     Forgotten,
     /// It came too late by the ledger's clock. No effect.
     Late,
-    /// The period has not begun by the ledger's clock, and will not within a minute. No effect.
+    /// The period has not begun by the ledger's clock, and will not within a minute, and nothing is to be settled. No effect.
     NotBegun,
     /// The period ended too long ago to settle in: 62 days. No effect.
     Closed,
+    /// The account was erased. No effect: nothing of it is kept, and nothing may be sent about this lease again.
+    Erased,
 }
 
 /// How an account stands in a period.
@@ -299,6 +303,8 @@ pub struct Standing {
     pub included: Credits,
     /// Whether the owner's own spending limit is what bounds `limit`.
     pub limited_by_owner: bool,
+    /// Whether the period has not begun by the ledger's clock: what runs is settled in the month that it is, and nothing more is held.
+    pub early: bool,
     /// Whether the period has ended by the ledger's clock.
     pub ended: bool,
 }
@@ -346,6 +352,9 @@ pub enum Amendment {
     /// Closes a month that has ended, and all before; what nodes report of it later is debited in the current month, in the line
     /// [`LineKey::Late`]. See [`Book::close`].
     Close(Period),
+    /// Erases the account: its months, its purchased credits, all. What nodes still report of it is [refused](Outcome::Erased) for 93 days; after
+    /// that the name may be used again.
+    Erase,
 }
 
 /// Why a ledger gave no answer, or none that counts.
@@ -364,13 +373,33 @@ pub enum LedgerError {
         #[source]
         source: Option<Arc<dyn std::error::Error + Send + Sync>>,
     },
+    /// The ledger answered, with an error: of this account, say, or of the part of the ledger that has it. It changed nothing, or what it changed is
+    /// found by the next renewal.
+    #[error("the ledger answered with an error: {reason}")]
+    Failed {
+        /// What the server said.
+        reason: String,
+        /// The error of the client library, where there is one.
+        #[source]
+        source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    },
     /// The ledger is set up in a way that would lose or mix money.
     #[error("the ledger cannot be used: {0}")]
     Unfit(String),
-    /// What the ledger keeps or was sent makes no sense; it changed nothing.
+    /// What the ledger was sent makes no sense; it changed nothing.
     #[error("the ledger refused: {0}")]
     Refused(String),
+    /// What the ledger keeps of this account cannot be read; it changed nothing. Other accounts are well.
+    #[error("what the ledger keeps of the account cannot be read: {0}")]
+    Malformed(String),
     /// A total would be larger than [`Credits::MAX`].
-    #[error("the account's total for the period would be too large")]
+    #[error("an amount that the ledger keeps is too large: {0}")]
     TooLarge(#[from] MoneyError),
+}
+
+impl LedgerError {
+    /// Says if nobody can be served: there was no answer, or none that another account would not get as well.
+    pub fn is_outage(&self) -> bool {
+        matches!(self, Self::Deadline(_) | Self::Unreachable { .. } | Self::Unfit(_))
+    }
 }

@@ -47,7 +47,7 @@ pub struct Statement {
 pub struct StatementLine {
     /// Day of the month on which requests were admitted, by their node's clock, 1 to 31, UTC; `None` for usage whose details are not known.
     pub day: Option<u8>,
-    /// The model; `other` for what did not fit apart, `late` for what came of a month that was closed before, `recovered` for what a failover of the ledger forgot the details of.
+    /// The model; `other` for what did not fit apart, `late` for what came of another month, of one that was closed before, for one, `recovered` for what a failover of the ledger forgot the details of.
     pub model: Name,
     /// The hardware, or the same word.
     pub hardware: Name,
@@ -104,9 +104,9 @@ impl Statement {
 
     /// The statement of a book as of `now`.
     pub(crate) fn of(account: &Account, book: &Book, record: &Record, terms: Option<Terms>, now: Duration) -> Self {
-        let mut book = book.clone();
-        book.refresh(record, terms, now);
-        let standing = book.standing(record, terms, now);
+        let (mut book, mut record) = (book.clone(), record.clone());
+        book.refresh(&mut record, terms, now);
+        let standing = book.standing(&record, terms, now);
         let lines = lines(&book);
         let refund = |(id, Refund { amount, reason })| StatementRefund { id, amount, reason };
         Self {
@@ -114,7 +114,7 @@ impl Statement {
             period: book.period,
             included: standing.included,
             used: book.used,
-            held: book.held,
+            held: book.held(),
             refunded: book.refunded,
             limit: standing.limit,
             purchased_used: book.drawn,

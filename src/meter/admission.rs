@@ -12,6 +12,7 @@ use super::{
 use crate::{
     Classification, Credits, DuringOutage, Feature, Identity, Period, Plan, RequestHead, RequestQuota, Workload,
     clock::{Now, until},
+    contained::contained,
     identify::{IdentifyError, Identifying},
     lease::{Admission, Seat, Ticket, Verdict},
     limit::RateState,
@@ -52,7 +53,10 @@ impl CreditMeter {
         }
         let plan = self.inner.plan.look();
         let classification = match &self.inner.classify {
-            Some(classify) => classify(head, &plan),
+            Some(classify) => match contained("the classifier", || classify(head, &plan)) {
+                Ok(classification) => classification,
+                Err(_) => return Decision::Now(self.deny(Rejection::Unclassified)),
+            },
             None => plan.classify(head.uri.path(), head.headers),
         };
         let workload = match classification {
@@ -66,7 +70,7 @@ impl CreditMeter {
         self.ensure_worker();
         let bill_to = self.bill_to(head);
         // Who is not known is not told what there is.
-        match self.inner.identify.identify(head) {
+        match self.identifying(head) {
             Identifying::Ready(identity) => match (identity.and_then(|identity| self.payer(identity, bill_to)), workload) {
                 (Err(error), _) => Decision::Now(self.deny(error.into())),
                 (Ok(identity), Ok(workload)) => self.begin(&plan, &identity, workload),
@@ -154,6 +158,8 @@ impl CreditMeter {
                     let rejection = Rejection::of(&standing, want.least, *period, tier.hint.as_deref());
                     return self.deny_metered(rejection, asked, rate);
                 }
+                Verdict::Unanswered => return self.without_ledger(asked, rate),
+                Verdict::Erased => return self.deny_metered(Rejection::AccountErased, asked, rate),
                 Verdict::Elsewhere(_) if moved => return self.deny(Rejection::LedgerUnreachable),
                 Verdict::Elsewhere(period) => {
                     moved = true;

@@ -6,7 +6,7 @@ use std::{
     num::NonZeroUsize,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -287,9 +287,7 @@ impl CreditMeterBuilder {
     /// [`ConfigError`] names the setting that cannot be.
     pub fn build(self) -> Result<CreditMeter, ConfigError> {
         self.check()?;
-        let (meter, worker) = self.assemble();
-        meter.spawn_later(worker);
-        Ok(meter)
+        Ok(self.assemble(true))
     }
 
     /// The meter and its background task, for those who run their tasks themselves: nothing is spawned.
@@ -299,8 +297,12 @@ impl CreditMeterBuilder {
     /// [`ConfigError`] names the setting that cannot be.
     pub fn build_with_worker(self) -> Result<(CreditMeter, CreditWorker), ConfigError> {
         self.check()?;
-        let (meter, worker) = self.assemble();
-        Ok((meter, CreditWorker(worker)))
+        let meter = self.assemble(false);
+        match meter.inner.keeper.worker() {
+            Some(worker) => Ok((meter, CreditWorker(worker))),
+            // A meter that nobody has seen yet has no worker.
+            None => Err(ConfigError { setting: "worker", remedy: "build another meter" }),
+        }
     }
 
     fn check(&self) -> Result<(), ConfigError> {
@@ -325,10 +327,10 @@ impl CreditMeterBuilder {
         Ok(())
     }
 
-    pub(super) fn assemble(self) -> (CreditMeter, Worker<Kept>) {
+    pub(super) fn assemble(self, spawns: bool) -> CreditMeter {
         observe::describe();
         let Self { plan, ledger, identify, classify, time, settings, billable, bill_to, watch } = self;
-        let (keeper, desk, worker) = Keeper::pair(Arc::clone(&ledger), time.clone(), settings.rules, settings.most_accounts, watch);
+        let (keeper, desk) = Keeper::pair(Arc::clone(&ledger), time.clone(), settings.rules, settings.most_accounts, watch);
         let inner = Inner {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             plan,
@@ -336,8 +338,7 @@ impl CreditMeterBuilder {
             classify,
             desk,
             keeper,
-            worker: Mutex::new(None),
-            works: AtomicBool::new(true),
+            spawns,
             ledger,
             time,
             settings,
@@ -347,7 +348,7 @@ impl CreditMeterBuilder {
             reporting: ReportingByModel::default(),
             read_ahead: Arc::new(ReadAhead::new(settings.read_ahead)),
         };
-        (CreditMeter { inner: Arc::new(inner) }, worker)
+        CreditMeter { inner: Arc::new(inner) }
     }
 }
 

@@ -24,6 +24,7 @@ use super::{
 use crate::{
     Credits, Midway, Period,
     clock::Now,
+    contained::contained,
     lease::{self, Beside, Denial, Ended, Run, RunId, Seat},
     ledger::{LineKey, Standing, Usage},
     limit::RequestRate,
@@ -445,7 +446,7 @@ impl Charge {
     pub(super) fn responded(&mut self, head: &Parts) {
         self.status = Some(head.status);
         if let Some(Billable::AtHead(billable)) = self.billable.take_if(|billable| matches!(billable, Billable::AtHead(_))) {
-            let forgiven = !billable(Some(head));
+            let forgiven = !is_billed(|| billable(Some(head)));
             self.with(|metering, _| (metering.forgiven, metering.undecided) = (forgiven, false));
             if let Some(place) = self.place.as_ref().filter(|_| forgiven) {
                 place.release();
@@ -672,8 +673,8 @@ impl Charge {
         let ending = Ending { status: self.status, grpc_status: self.grpc_status, end };
         let forgiven = match self.billable.take() {
             None => false,
-            Some(Billable::AtEnd(billable)) => !billable(&ending),
-            Some(Billable::AtHead(billable)) => !billable(None),
+            Some(Billable::AtEnd(billable)) => !is_billed(|| billable(&ending)),
+            Some(Billable::AtHead(billable)) => !is_billed(|| billable(None)),
         };
         let mut used = None;
         let ended = place.end(now, !self.decided, |metering| {
@@ -693,6 +694,11 @@ impl Charge {
         observe::ended(&ending, &ended);
         Some(ended)
     }
+}
+
+/// What the host says, or that it is billed if that panics: in a drop while a handler panics, too, where it would end the process.
+fn is_billed(billable: impl FnOnce() -> bool) -> bool {
+    contained("`billable`", billable).unwrap_or(true)
 }
 
 /// Wakes a task, and notes that something has changed which it has to look at.

@@ -4,13 +4,12 @@ use std::{
     collections::HashSet,
     fmt,
     future::Future,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    panic::AssertUnwindSafe,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
+use futures_util::FutureExt;
 use http::HeaderName;
 use tokio::{runtime::Handle, time::timeout};
 use tower_layer::Layer;
@@ -26,8 +25,9 @@ use crate::{
     Account, Accounts, Amendment, Classification, Identify, Identity, Ledger, LedgerError, Period, Plan, PlanHandle, RequestHead,
     Settlement, Statement,
     clock::Time,
+    contained::{Panicked, contained},
     identify::{IdentifyError, Identifying},
-    lease::{Desk, Keeper, LeaseRules, Worker},
+    lease::{Desk, Keeper, LeaseRules},
     observe,
     rejection::DenialStyle,
 };
@@ -51,9 +51,8 @@ pub(super) struct Inner {
     pub(super) classify: Option<Box<Classify>>,
     pub(super) desk: Desk<Kept>,
     pub(super) keeper: Keeper<Kept>,
-    /// Until the first request starts it.
-    pub(super) worker: Mutex<Option<Worker<Kept>>>,
-    pub(super) works: AtomicBool,
+    /// The meter spawns the worker itself, and again where the runtime that had it has ended.
+    pub(super) spawns: bool,
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) time: Time,
     pub(super) settings: Settings,
@@ -84,9 +83,7 @@ pub(super) struct Settings {
 impl CreditMeter {
     /// A meter with default settings. Its background task is spawned by the first request, on that request's tokio runtime.
     pub fn new(plan: impl Into<PlanHandle>, ledger: impl Ledger, identify: impl Identify) -> Self {
-        let (meter, worker) = Self::builder(plan, ledger, identify).assemble();
-        meter.spawn_later(worker);
-        meter
+        Self::builder(plan, ledger, identify).assemble(true)
     }
 
     /// Settings before building.
@@ -112,10 +109,16 @@ impl CreditMeter {
 
     /// Who asks, whoever is to pay.
     pub(crate) async fn caller(&self, head: RequestHead<'_>) -> Result<Arc<Identity>, IdentifyError> {
-        match self.inner.identify.identify(head) {
+        match self.identifying(head) {
             Identifying::Ready(answer) => answer,
             Identifying::Later(answer) => self.in_time(answer).await,
         }
+    }
+
+    /// Who asks, by the host's code, whose panic is an answer that it could not give.
+    pub(super) fn identifying(&self, head: RequestHead<'_>) -> Identifying {
+        let identifying = contained("Identify", || self.inner.identify.identify(head));
+        identifying.unwrap_or_else(|panicked| Identifying::Ready(Err(IdentifyError::Unavailable(Arc::new(panicked)))))
     }
 
     /// What somebody else says who asks, if they say so in time.
@@ -123,8 +126,12 @@ impl CreditMeter {
         &self,
         answer: impl Future<Output = Result<Arc<Identity>, IdentifyError>>,
     ) -> Result<Arc<Identity>, IdentifyError> {
-        let in_time = timeout(self.inner.settings.identify_within, answer).await;
-        in_time.unwrap_or_else(|elapsed| Err(IdentifyError::Unavailable(Arc::new(elapsed))))
+        let answer = AssertUnwindSafe(answer).catch_unwind();
+        match timeout(self.inner.settings.identify_within, answer).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(_)) => Err(IdentifyError::Unavailable(Arc::new(Panicked::of("Identify")))),
+            Err(elapsed) => Err(IdentifyError::Unavailable(Arc::new(elapsed))),
+        }
     }
 
     /// The organisation that a request says it is to be billed to.
@@ -221,23 +228,16 @@ impl CreditMeter {
         self.inner.settings.denials
     }
 
-    pub(super) fn spawn_later(&self, worker: Worker<Kept>) {
-        *self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner) = Some(worker);
-        self.inner.works.store(false, Ordering::Release);
-    }
-
-    /// Spawns the background task if nobody did yet.
+    /// Spawns the background task if nobody has it: nobody did yet, or it ended with its runtime.
     pub(super) fn ensure_worker(&self) {
-        if self.inner.works.load(Ordering::Acquire) {
+        if !self.inner.spawns || self.inner.keeper.has_worker() {
             return;
         }
-        let mut slot = self.inner.worker.lock().unwrap_or_else(PoisonError::into_inner);
         match Handle::try_current() {
             Ok(runtime) => {
-                if let Some(worker) = slot.take() {
+                if let Some(worker) = self.inner.keeper.worker() {
                     runtime.spawn(worker.run());
                 }
-                self.inner.works.store(true, Ordering::Release);
             }
             Err(error) => tracing::error!(target: "tower_credits", %error, "a CreditMeter needs a tokio runtime to settle on"),
         }

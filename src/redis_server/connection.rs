@@ -254,6 +254,16 @@ pub(crate) fn says(error: &RedisError, word: &str) -> bool {
     error.code() == Some(word) || error.detail().is_some_and(|detail| detail.contains(word))
 }
 
+/// Errors that a server gives everyone while it cannot serve.
+const OF_ALL: &[&str] = &[
+    "LOADING", "BUSY", "MASTERDOWN", "READONLY", "OOM", "MISCONF", "NOREPLICAS", "NOAUTH", "WRONGPASS", "NOPERM", "CLUSTERDOWN",
+];
+
+/// Whether a server has answered with an error that others need not get: it is there.
+pub(crate) fn is_of_some(error: &RedisError) -> bool {
+    error.code().is_some() && !OF_ALL.iter().any(|word| says(error, word))
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;

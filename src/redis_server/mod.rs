@@ -8,7 +8,7 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, aio::ConnectionLike};
 
-pub(crate) use self::connection::{Connection, Fault, says};
+pub(crate) use self::connection::{Connection, Fault, is_of_some, says};
 
 /// What every key begins with, unless it is set.
 pub(crate) const PREFIX: &str = "tc";

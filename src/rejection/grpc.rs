@@ -75,17 +75,18 @@ impl Rejection {
     const fn code(&self) -> Code {
         match self {
             Self::Unauthenticated { .. } => Code::Unauthenticated,
-            Self::NotAMember | Self::CrossOrigin => Code::PermissionDenied,
+            Self::NotAMember | Self::CrossOrigin | Self::AccountErased => Code::PermissionDenied,
             Self::NotInPlan => Code::NotFound,
             Self::NoSuchPeriod => Code::InvalidArgument,
             Self::CreditsUsedUp { .. }
+            | Self::LargestAmount { .. }
             | Self::CreditsOnHold { .. }
             | Self::SpendingLimit { .. }
             | Self::RequestRate { .. }
             | Self::TooManyRunning
             | Self::RequestCap => Code::ResourceExhausted,
             Self::LedgerUnreachable | Self::CredentialsUnchecked | Self::Busy | Self::ShuttingDown => Code::Unavailable,
-            Self::UnknownTier | Self::UnmeteredUpgrade => Code::Internal,
+            Self::Unclassified | Self::UnknownTier | Self::UnmeteredUpgrade => Code::Internal,
         }
     }
 
@@ -101,7 +102,7 @@ impl Rejection {
         metadata.extend(self.resets_at().map(|at| ("resets_at".to_owned(), at)));
         details.set_error_info(self.reason(), "tower-credits", metadata);
         let quota = match self {
-            Self::CreditsUsedUp { .. } | Self::SpendingLimit { .. } => Some("credits"),
+            Self::CreditsUsedUp { .. } | Self::LargestAmount { .. } | Self::SpendingLimit { .. } => Some("credits"),
             Self::RequestRate { .. } => Some("requests"),
             _ => None,
         };

@@ -39,6 +39,13 @@ pub enum Rejection {
         /// The tier's own hint.
         hint: Option<Arc<str>>,
     },
+    /// The month's usage has reached the largest amount that a ledger keeps, [`Credits::MAX`]. 402.
+    LargestAmount {
+        /// The period.
+        period: Period,
+    },
+    /// The account was erased ([`Accounts::erase`](crate::Accounts::erase)). 403.
+    AccountErased,
     /// What is left is on hold: by running requests, by what another node holds ahead, or by a node that died. 429: to try again.
     CreditsOnHold {
         /// What is left, running requests' holds among it.
@@ -72,6 +79,8 @@ pub enum Rejection {
     Busy,
     /// This node is shutting down. 503, unless set otherwise.
     ShuttingDown,
+    /// The host's classifier panicked. 500.
+    Unclassified,
     /// The identity has a tier that is not in the plan: the operator's mistake. 500.
     UnknownTier,
     /// The month that was asked about is none. 400.
@@ -88,6 +97,8 @@ impl Rejection {
             Self::CreditsOnHold { left, hint: hint.map(Into::into) }
         } else if standing.limited_by_owner {
             Self::SpendingLimit { period }
+        } else if standing.limit == Credits::MAX {
+            Self::LargestAmount { period }
         } else {
             Self::CreditsUsedUp { period, left, hint: hint.map(Into::into) }
         }
@@ -101,6 +112,8 @@ impl Rejection {
             Self::CrossOrigin => "CROSS_ORIGIN",
             Self::NotInPlan => "NOT_IN_PLAN",
             Self::CreditsUsedUp { .. } => "CREDITS_USED_UP",
+            Self::LargestAmount { .. } => "LARGEST_AMOUNT",
+            Self::AccountErased => "ACCOUNT_ERASED",
             Self::CreditsOnHold { .. } => "CREDITS_ON_HOLD",
             Self::SpendingLimit { .. } => "SPENDING_LIMIT",
             Self::RequestRate { .. } => "REQUEST_RATE",
@@ -110,6 +123,7 @@ impl Rejection {
             Self::CredentialsUnchecked => "CREDENTIALS_UNCHECKED",
             Self::Busy => "BUSY",
             Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::Unclassified => "UNCLASSIFIED",
             Self::UnknownTier => "UNKNOWN_TIER",
             Self::NoSuchPeriod => "NO_SUCH_PERIOD",
             Self::UnmeteredUpgrade => "UNMETERED_UPGRADE",
@@ -120,13 +134,13 @@ impl Rejection {
     pub(crate) const fn status(&self, unavailable: StatusCode) -> StatusCode {
         match self {
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
-            Self::NotAMember | Self::CrossOrigin | Self::SpendingLimit { .. } | Self::RequestCap => StatusCode::FORBIDDEN,
+            Self::NotAMember | Self::CrossOrigin | Self::SpendingLimit { .. } | Self::AccountErased | Self::RequestCap => StatusCode::FORBIDDEN,
             Self::NotInPlan => StatusCode::NOT_FOUND,
             Self::NoSuchPeriod => StatusCode::BAD_REQUEST,
-            Self::CreditsUsedUp { .. } => StatusCode::PAYMENT_REQUIRED,
+            Self::CreditsUsedUp { .. } | Self::LargestAmount { .. } => StatusCode::PAYMENT_REQUIRED,
             Self::CreditsOnHold { .. } | Self::RequestRate { .. } | Self::TooManyRunning => StatusCode::TOO_MANY_REQUESTS,
             Self::LedgerUnreachable | Self::CredentialsUnchecked | Self::Busy | Self::ShuttingDown => unavailable,
-            Self::UnknownTier | Self::UnmeteredUpgrade => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::Unclassified | Self::UnknownTier | Self::UnmeteredUpgrade => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 
@@ -155,7 +169,7 @@ impl Rejection {
     /// When the credits reset, where that is what to wait for.
     pub(crate) fn resets_at(&self) -> Option<String> {
         match self {
-            Self::CreditsUsedUp { period, .. } | Self::SpendingLimit { period } => Some(period.resets_at()),
+            Self::CreditsUsedUp { period, .. } | Self::LargestAmount { period } | Self::SpendingLimit { period } => Some(period.resets_at()),
             _ => None,
         }
     }
@@ -176,12 +190,14 @@ impl Rejection {
             Self::NotInPlan => "Not found",
             Self::NoSuchPeriod => "No such month",
             Self::CreditsUsedUp { .. } => "Credits used up",
+            Self::LargestAmount { .. } => "Largest amount reached",
+            Self::AccountErased => "Account erased",
             Self::CreditsOnHold { .. } => "Credits on hold",
             Self::SpendingLimit { .. } => "Spending limit reached",
             Self::RequestRate { .. } | Self::TooManyRunning => "Too many requests",
             Self::RequestCap => "Request too long",
             Self::LedgerUnreachable | Self::CredentialsUnchecked | Self::Busy | Self::ShuttingDown => "Temporarily unavailable",
-            Self::UnknownTier | Self::UnmeteredUpgrade => "Misconfigured",
+            Self::Unclassified | Self::UnknownTier | Self::UnmeteredUpgrade => "Misconfigured",
         }
     }
 
@@ -195,6 +211,12 @@ impl Rejection {
             Self::CreditsUsedUp { period, hint, .. } => {
                 with_hint(&format!("Your credits for {period} are used up. They reset at {}.", period.resets_at()), hint.as_deref())
             }
+            Self::LargestAmount { period } => format!(
+                "This account's usage of {period} has reached ${}, the most that can be kept for a month. It may go on from {}.",
+                Credits::MAX,
+                period.resets_at()
+            ),
+            Self::AccountErased => "This account was erased.".into(),
             Self::CreditsOnHold { hint, .. } => {
                 let detail = "All of your remaining credits are on hold by requests that are running. Try again when one has ended.";
                 with_hint(detail, hint.as_deref())
@@ -210,6 +232,7 @@ impl Rejection {
             Self::Busy => "This server has too many accounts at once. Try again soon.".into(),
             Self::ShuttingDown => "This server is shutting down. Try again; another may answer.".into(),
             Self::NoSuchPeriod => "Write the month like `period=2026-11`.".into(),
+            Self::Unclassified => "This server could not tell what the request runs.".into(),
             Self::UnknownTier => "Your account's tier is not set up on this server.".into(),
             Self::UnmeteredUpgrade => "This server cannot charge for the connection it was about to open.".into(),
         }

@@ -35,6 +35,7 @@ fn settles(lease: u128, cost: i64) -> Renewal {
         seq: 1,
         batch: 1,
         settled: nanos(cost),
+        reported: Credits::ZERO,
         lines: [UsageLine { key, usage }].into(),
         keep: Credits::ZERO,
         refill: Credits::ZERO,

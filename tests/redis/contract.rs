@@ -20,6 +20,7 @@ fn renewal(lease: u128, seq: u64, settled: i64, keep: i64, need: i64) -> Renewal
         seq,
         batch: seq,
         settled: nanos(settled),
+        reported: Credits::ZERO,
         lines: [].into(),
         keep: nanos(keep),
         refill: Credits::ZERO,

@@ -24,15 +24,21 @@ impl<W, R: Run> Lease<W, R> {
         if due <= now { Next::Renew } else { Next::Wait(due) }
     }
 
-    /// Whether nothing is owed to the ledger, and nothing on hold there that this lease knows of.
+    /// Says if nothing is owed to the ledger, and nothing on hold there that this lease knows of.
     pub(crate) fn is_settled(&self) -> bool {
         self.gone || (self.is_at_rest() && self.in_flight.is_none())
     }
 
-    /// Composes the next renewal and gives up what it gives up.
-    pub(crate) fn renew(&mut self, rules: &LeaseRules, terms: Terms, now: Duration) -> Renewal {
+    /// Says if it is settled and has said goodbye, or could not.
+    pub(crate) fn has_left(&self) -> bool {
+        self.gone || (self.is_settled() && (self.seq == 0 || self.failures > 0))
+    }
+
+    /// Composes the next renewal and gives up what it gives up. `flush` as in [`next`](Self::next).
+    pub(crate) fn renew(&mut self, rules: &LeaseRules, terms: Terms, flush: bool, now: Duration) -> Renewal {
         // (6) Once sent, a goodbye is all that may be sent.
-        self.leaving |= self.may_leave(rules, now);
+        self.leaving |= self.may_leave(rules, flush, now);
+        let reported = self.unacknowledged.as_ref().map_or(self.acknowledged, |batch| if self.seq == 0 { Credits::ZERO } else { batch.settled });
         if self.unacknowledged.is_none() {
             self.settle_running(now);
         }
@@ -65,12 +71,13 @@ impl<W, R: Run> Lease<W, R> {
         // (1) Given up when it is sent; only this renewal's answer sets it again.
         self.budget = self.budget.min(batch.settled.saturating_add(keep));
         self.in_flight = Some(Flight { sent_at: now, batch: batch.number, settled: batch.settled, goodbye: self.leaving });
-        self.dirty_since = None;
+        (self.dirty_since, self.inquires) = (None, false);
         Renewal {
             lease: self.id,
             seq: self.seq,
             batch: batch.number,
             settled: batch.settled,
+            reported,
             lines: batch.lines,
             keep,
             refill,
@@ -121,7 +128,7 @@ impl<W, R: Run> Lease<W, R> {
                 self.gone = flight.goodbye;
                 Served::nobody()
             }
-            Outcome::Closed => {
+            Outcome::Closed | Outcome::Erased => {
                 self.gone = true;
                 Served { settled: self.give_up(), ..Served::nobody() }
             }
@@ -141,6 +148,8 @@ impl<W, R: Run> Lease<W, R> {
     pub(crate) fn unanswered(&mut self, rules: &LeaseRules, seq: u64, now: Duration) {
         if let Some(flight) = self.in_flight.take_if(|_| seq == self.seq) {
             self.fail(rules, now);
+            // By the ledger's clock, it may act until a little after the deadline.
+            self.abandoned_until = flight.sent_at + rules.deadline * 2 + Duration::from_millis(100);
             for (_, running) in &mut self.running {
                 let asked = std::mem::take(&mut running.asked);
                 if !asked.is_zero() && running.is_running() {
@@ -148,6 +157,11 @@ impl<W, R: Run> Lease<W, R> {
                 }
             }
         }
+    }
+
+    /// What is under way is not waited for any more.
+    pub(crate) fn abandon(&mut self, rules: &LeaseRules, now: Duration) {
+        self.unanswered(rules, self.seq, now);
     }
 
     /// (8) Abandons the name: what the ledger has not acknowledged goes on under a new one.
@@ -189,7 +203,7 @@ impl<W, R: Run> Lease<W, R> {
 
     fn due(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Duration {
         let mut due = Duration::MAX;
-        if self.leaving {
+        if self.leaving || self.inquires {
             return now;
         }
         if self.waiting.iter().any(|waiting| !waiting.asked) {
@@ -212,6 +226,9 @@ impl<W, R: Run> Lease<W, R> {
             // What was held ahead is given back some time after the last use.
             let much = rules.ahead.is_some_and(|ahead| is_twice(spare, ahead.least(self.burn.hold())));
             due = due.min(if flush { now } else { self.used_at + if much { rules.lull() } else { rules.admit_for } });
+        }
+        if flush && self.seq > 0 && self.is_at_rest() {
+            return self.abandoned_until.max(now);
         }
         let Some(told_at) = self.told_at else {
             // Nothing came of it yet; if nothing does, it goes.
@@ -246,8 +263,12 @@ impl<W, R: Run> Lease<W, R> {
         self.used_at.max(self.news_at) + rules.idle()
     }
 
-    /// (6) A lease that rested for a whole `ttl` since the ledger's last answer: nothing older is under way any more.
-    fn may_leave(&self, rules: &LeaseRules, now: Duration) -> bool {
+    /// (6) A lease that rested for a whole `ttl` since the ledger's last answer: nothing older is under way any more. One whose node ends cannot wait for
+    /// what a failover may forget; it leaves as soon as nothing older is under way.
+    fn may_leave(&self, rules: &LeaseRules, flush: bool, now: Duration) -> bool {
+        if flush {
+            return self.is_at_rest() && now >= self.abandoned_until;
+        }
         self.is_quiet(rules) && self.told_at.is_some_and(|told_at| now >= told_at + rules.ttl)
     }
 

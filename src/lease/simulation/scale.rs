@@ -133,7 +133,7 @@ impl Many {
         match self.members[node].lease.next(&self.rules, false, now) {
             Next::Renew => {
                 let member = &mut self.members[node];
-                member.sent = Some(member.lease.renew(&self.rules, TERMS, now));
+                member.sent = Some(member.lease.renew(&self.rules, TERMS, false, now));
                 self.renewals += 1;
                 self.events.push(Reverse((now + ROUND_TRIP, node, Event::Answered)));
             }

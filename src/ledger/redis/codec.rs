@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, num::NonZeroU32, time::Duration};
 
-use redis::{Cmd, Pipeline, ToRedisArgs};
+use redis::{Cmd, ToRedisArgs};
 
 use super::super::{
     Amendment, Answer, Book, Grant, LeaseId, LedgerError, LineKey, Outcome, Record, Refund, Renewal, Standing, Terms, Usage,
-    book::{Agreed, Entry},
+    book::{Agreed, Beside, Entry, Hold, Holds, Leases, Sums},
     record::Pledge,
     whole_millis,
 };
@@ -16,8 +16,10 @@ use crate::{Account, Credits, Name, Period};
 pub(super) struct Keys {
     period: Period,
     pub(super) record: String,
+    pub(super) spent: String,
     pub(super) book: String,
     pub(super) leases: String,
+    pub(super) holds: String,
     pub(super) notes: String,
 }
 
@@ -25,65 +27,82 @@ impl Keys {
     pub(super) fn new(prefix: &str, account: &Account, period: Period) -> Self {
         let record = record_key(prefix, account);
         let book = book_key(&record, period);
-        Self { period, leases: format!("{book}:l"), notes: format!("{book}:n"), book, record }
+        Self {
+            period,
+            spent: format!("{record}:spent"),
+            leases: format!("{book}:l"),
+            holds: format!("{book}:h"),
+            notes: format!("{book}:n"),
+            book,
+            record,
+        }
     }
 }
 
 /// A call of the script that renews, at about `now` by the ledger's clock: `how` is `EVALSHA` and the script's hash, or `EVAL` and the script itself.
-pub(super) fn renewal(how: (&str, &str), keys: &Keys, renewal: &Renewal, now: Duration, not_after: Duration) -> Cmd {
+pub(super) fn renewal(how: (&str, &str), keys: &Keys, renewal: &Renewal, most_lines: usize, now: Duration, not_after: Duration) -> Cmd {
     let mut call = redis::cmd(how.0);
     let (period, today) = (keys.period, Period::containing(now));
-    let later = (today > period).then(|| book_key(&keys.record, today));
-    call.arg(how.1).arg(if later.is_some() { 4 } else { 3 }).arg(&keys.record).arg(&keys.book).arg(&keys.leases).arg(later);
+    let current = (today != period).then(|| book_key(&keys.record, today));
+    call.arg(how.1).arg(if current.is_some() { 6 } else { 5 });
+    call.arg(&keys.record).arg(&keys.spent).arg(&keys.book).arg(&keys.leases).arg(&keys.holds).arg(current);
     let nanos = Credits::as_nano_usd;
     call.arg(renewal.lease.to_string()).arg(renewal.seq).arg(renewal.batch).arg(nanos(renewal.settled));
+    call.arg(nanos(renewal.reported));
     call.arg(nanos(renewal.keep)).arg(nanos(renewal.refill)).arg(nanos(renewal.need)).arg(nanos(renewal.extra));
     call.arg(nanos(renewal.terms.included)).arg(u8::from(renewal.terms.per_seat)).arg(nanos(renewal.terms.pay_as_you_go));
     call.arg(renewal.said.as_secs()).arg(millis(renewal.ttl)).arg(u8::from(renewal.forget)).arg(millis(not_after));
-    call.arg(millis(period.begins())).arg(millis(period.ends())).arg(millis(today.ends()));
+    call.arg(millis(period.begins())).arg(millis(period.ends())).arg(millis(today.begins())).arg(millis(today.ends())).arg(most_lines);
     for line in renewal.lines.iter() {
         call.arg(LineField(&line.key)).arg(line.usage.requests).arg(line.usage.compute_micros).arg(nanos(line.usage.cost));
     }
     call
 }
 
-/// What changes an account: a command, or a call of the script that amends, as [`renewal`] has it.
-pub(super) fn amendment(how: (&str, &str), prefix: &str, account: &Account, amendment: &Amendment) -> Cmd {
-    let key = record_key(prefix, account);
-    let script = |period: Period, what: &str| {
-        let Keys { record, book, notes, .. } = Keys::new(prefix, account, period);
+/// A call of the script that amends, as [`renewal`] has it, at about `now` by the ledger's clock.
+pub(super) fn amendment(how: (&str, &str), prefix: &str, account: &Account, amendment: &Amendment, now: Duration) -> Cmd {
+    let script = |period: Option<Period>, what: &str| {
+        let Keys { record, spent, book, .. } = Keys::new(prefix, account, period.unwrap_or(Period::containing(now)));
         let mut call = redis::cmd(how.0);
-        call.arg(how.1).arg(3).arg(record).arg(book).arg(notes).arg(what).arg(millis(period.ends()));
+        call.arg(how.1).arg(if period.is_some() { 3 } else { 2 }).arg(record).arg(spent).arg(period.map(|_| book)).arg(what);
         call
     };
-    let command = |name| redis::cmd(name).arg(&key).to_owned();
     match amendment {
-        Amendment::Grant { id, amount, expires } => command("HSETNX").arg(format!("grant:{id}")).arg(grant(*amount, *expires)).to_owned(),
-        Amendment::Seats(seats) => command("HSET").arg("seats").arg(seats.get()).to_owned(),
-        Amendment::SpendingLimit(Some(limit)) => command("HSET").arg("limit").arg(limit.as_nano_usd()).to_owned(),
-        Amendment::SpendingLimit(None) => command("HDEL").arg("limit").to_owned(),
+        Amendment::Grant { id, amount, expires } => script(None, "grant").arg(id.as_str()).arg(grant(*amount, *expires)).to_owned(),
+        Amendment::Seats(seats) => script(None, "set").arg("seats").arg(seats.get()).to_owned(),
+        Amendment::SpendingLimit(Some(limit)) => script(None, "set").arg("limit").arg(limit.as_nano_usd()).to_owned(),
+        Amendment::SpendingLimit(None) => script(None, "unset").arg("limit").to_owned(),
         Amendment::Refund { period, id, refund } => {
-            let mut call = script(*period, "refund");
-            call.arg(id.as_str()).arg(refund.amount.as_nano_usd()).arg(refund.reason.as_str());
-            call
+            let mut call = script(Some(*period), "refund");
+            call.arg(millis(period.ends())).arg(id.as_str()).arg(refund.amount.as_nano_usd()).arg(refund.reason.as_str()).to_owned()
         }
-        Amendment::Close(period) => script(*period, "close"),
+        Amendment::Close(period) => script(None, "close").arg(period.to_string()).arg(millis(period.ends())).to_owned(),
+        Amendment::Erase => {
+            let months = std::iter::successors(Some(Period::containing(now).next().next()), |month| Some(month.before())).take(KEPT_MONTHS);
+            let keys: Vec<_> = months
+                .map(|month| Keys::new(prefix, account, month))
+                .flat_map(|Keys { book, leases, holds, notes, .. }| [book, leases, holds, notes])
+                .collect();
+            let Keys { record, spent, .. } = Keys::new(prefix, account, Period::containing(now));
+            redis::cmd(how.0).arg(how.1).arg(keys.len() + 2).arg(record).arg(spent).arg(keys).arg("erase").to_owned()
+        }
     }
 }
+
+/// The months of which an account may have keys: those since a book is kept, the next one, and a month's slack for a clock that is set.
+const KEPT_MONTHS: usize = 17;
 
 /// Reads what came of an amendment. Only what has an id can have been done before.
 pub(super) fn read_amended(amendment: &Amendment, written: bool) -> bool {
     written || matches!(amendment, Amendment::Seats(_) | Amendment::SpendingLimit(_))
 }
 
-/// A claim of a threshold, and who has it then.
-pub(super) fn claim(keys: &Keys, period: Period, threshold: &Name, by: LeaseId) -> Pipeline {
-    let (field, forgotten) = (format!("claim:{threshold}"), period.ends() + KEEP_BOOKS);
-    let mut pipe = redis::pipe();
-    pipe.atomic().cmd("HSETNX").arg(&keys.notes).arg(&field).arg(by.to_string()).ignore();
-    pipe.cmd("PEXPIREAT").arg(&keys.notes).arg(millis(forgotten)).ignore();
-    pipe.cmd("HGET").arg(&keys.notes).arg(&field);
-    pipe
+/// A call of the script that claims a threshold, as [`renewal`] has it.
+pub(super) fn claim(how: (&str, &str), keys: &Keys, threshold: &Name, by: LeaseId) -> Cmd {
+    let mut call = redis::cmd(how.0);
+    call.arg(how.1).arg(3).arg(&keys.record).arg(&keys.spent).arg(&keys.notes);
+    call.arg("claim").arg(threshold.as_str()).arg(by.to_string()).arg(millis(keys.period.ends()));
+    call
 }
 
 /// What matches the books of all accounts in a period, and nothing else that a ledger keeps.
@@ -109,7 +128,7 @@ pub(super) fn record_key(prefix: &str, account: &Account) -> String {
 pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
     let mut words = answer.split(' ');
     let outcome = words.next();
-    let mut numbers = [None; 8];
+    let mut numbers = [None; 9];
     for (number, word) in numbers.iter_mut().zip(words) {
         *number = word.parse::<i64>().ok();
     }
@@ -123,7 +142,8 @@ pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
                 limit: amount(5)?,
                 included: amount(6)?,
                 limited_by_owner: number(7)? == 1,
-                ended: number(8)? == 1,
+                early: number(8)? == 1,
+                ended: number(9)? == 1,
             };
             Outcome::Renewed { hold: amount(2)?, standing }
         }
@@ -132,66 +152,146 @@ pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
         Some("late") => Outcome::Late,
         Some("not-begun") => Outcome::NotBegun,
         Some("closed") => Outcome::Closed,
+        Some("erased") => Outcome::Erased,
         _ => return Err(bad("an answer", answer)),
     };
     Ok(Answer { outcome, now: Duration::from_millis(number(1)?.unsigned_abs()) })
 }
 
-pub(super) fn read_record(hash: &HashMap<String, String>) -> Result<Record, LedgerError> {
-    let mut record = Record::default();
-    for (field, value) in hash {
-        let wrong = || bad(field, value);
-        let words: Vec<_> = value.split(' ').collect();
-        if field == "seats" {
-            record.seats = value.parse::<NonZeroU32>().map_err(|_| wrong())?;
-        } else if field == "limit" {
-            record.spending_limit = Some(parse_amount(value).ok_or_else(wrong)?);
-        } else if field == "closed" {
-            record.closed = Some(value.parse().map_err(|_| wrong())?);
-        } else if let (Some(id), [amount, left, expires]) = (field.strip_prefix("grant:"), words.as_slice()) {
-            let expires = if *expires == "never" { None } else { Some(parse_millis(expires).ok_or_else(wrong)?) };
-            let grant = Grant { amount: parse_amount(amount).ok_or_else(wrong)?, left: parse_amount(left).ok_or_else(wrong)?, expires };
-            record.grants.insert(id.parse().map_err(|_| wrong())?, grant);
-        } else if let (Some(period), [amount, until]) = (field.strip_prefix("pledge:"), words.as_slice()) {
-            let pledge = Pledge { amount: parse_amount(amount).ok_or_else(wrong)?, until: parse_millis(until).ok_or_else(wrong)? };
-            record.pledges.insert(period.parse().map_err(|_| wrong())?, pledge);
+/// An account's hashes, as Redis has them, and their keys.
+pub(super) struct Hashes<'a> {
+    pub(super) keys: &'a Keys,
+    pub(super) record: Hash,
+    pub(super) spent: Hash,
+    pub(super) book: Hash,
+    pub(super) leases: Hash,
+    pub(super) holds: Hash,
+    pub(super) notes: Hash,
+}
+
+pub(super) type Hash = HashMap<String, String>;
+
+impl Hashes<'_> {
+    pub(super) fn record(&self) -> Result<Record, LedgerError> {
+        let mut record = Record::default();
+        for (field, value) in &self.record {
+            read_record_field(&mut record, field, value).ok_or_else(|| malformed(&self.keys.record, field, value))?;
+        }
+        for (field, value) in &self.spent {
+            let (id, grant) = read_grant(field, value).ok_or_else(|| malformed(&self.keys.spent, field, value))?;
+            record.spent.insert(id, grant);
+        }
+        Ok(record)
+    }
+
+    pub(super) fn book(&self) -> Result<Book, LedgerError> {
+        let Keys { period, book: key, leases, holds, notes, .. } = self.keys;
+        let mut book = read_totals(*period, key, self.book.get(TOTAL).map(String::as_str))?;
+        for (field, value) in self.book.iter().filter(|(field, _)| *field != TOTAL) {
+            read_book_field(&mut book, field, value).ok_or_else(|| malformed(key, field, value))?;
+        }
+        for (field, value) in &self.leases {
+            read_lease(&mut book.leases, field, value).ok_or_else(|| malformed(leases, field, value))?;
+        }
+        for (field, value) in &self.holds {
+            read_hold(&mut book.holds, field, value).ok_or_else(|| malformed(holds, field, value))?;
+        }
+        for (field, value) in &self.notes {
+            read_note(&mut book, field, value).ok_or_else(|| malformed(notes, field, value))?;
+        }
+        Ok(book)
+    }
+}
+
+fn read_record_field(record: &mut Record, field: &str, value: &str) -> Option<()> {
+    match field {
+        "seats" => record.seats = value.parse::<NonZeroU32>().ok()?,
+        "limit" => record.spending_limit = Some(parse_amount(value)?),
+        "closed" => record.closed = Some(value.parse().ok()?),
+        "erased" => record.erased = Some(parse_millis(value)?),
+        _ => {
+            if field.starts_with(GRANT) {
+                let (id, grant) = read_grant(field, value)?;
+                record.grants.insert(id, grant);
+            } else if let Some(period) = field.strip_prefix("pledge:") {
+                let (amount, until) = value.split_once(' ')?;
+                record.pledges.insert(period.parse().ok()?, Pledge { amount: parse_amount(amount)?, until: parse_millis(until)? });
+            } else if let Some(period) = field.strip_prefix("drawn:") {
+                record.drawn.insert(period.parse().ok()?, parse_amount(value)?);
+            }
         }
     }
-    Ok(record)
+    Some(())
 }
 
-/// A period's hashes, as Redis has them.
-pub(super) struct Hashes {
-    pub(super) book: HashMap<String, String>,
-    pub(super) leases: HashMap<String, String>,
-    pub(super) notes: HashMap<String, String>,
-}
+const GRANT: &str = "grant:";
 
-pub(super) fn read_book(period: Period, Hashes { book, leases, notes }: &Hashes) -> Result<Book, LedgerError> {
-    let mut read = read_totals(period, book.get(TOTAL).map(String::as_str))?;
-    read.agreed = book.get(TERMS).map(|terms| read_terms(terms).ok_or_else(|| bad(TERMS, terms))).transpose()?;
-    for (key, value) in book.iter().filter(|(key, _)| *key != TOTAL && *key != TERMS) {
-        let (key, usage) = read_line(key, value).ok_or_else(|| bad(key, value))?;
-        read.lines.insert(key, usage);
-    }
-    for (id, value) in leases {
-        let (id, entry) = read_entry(id, value).ok_or_else(|| bad(id, value))?;
-        read.entries.insert(id, entry);
-    }
-    for (field, value) in notes {
-        read_note(&mut read, field, value).ok_or_else(|| bad(field, value))?;
-    }
-    Ok(read)
+fn read_grant(field: &str, value: &str) -> Option<(Name, Grant)> {
+    let [amount, left, expires] = value.split(' ').collect::<Vec<_>>().try_into().ok()?;
+    let expires = if expires == "never" { None } else { Some(parse_millis(expires)?) };
+    let grant = Grant { amount: parse_amount(amount)?, left: parse_amount(left)?, expires };
+    Some((field.strip_prefix(GRANT)?.parse().ok()?, grant))
 }
 
 /// A book with its totals alone.
-pub(super) fn read_totals(period: Period, total: Option<&str>) -> Result<Book, LedgerError> {
+pub(super) fn read_totals(period: Period, key: &str, total: Option<&str>) -> Result<Book, LedgerError> {
     let empty = Book::new(period);
     let Some(total) = total else { return Ok(empty) };
-    let wrong = || bad(TOTAL, total);
-    let [used, held, next, drawn, charged, recovered, refunded] = read_numbers(total).ok_or_else(wrong)?;
-    let next = (!next.is_zero()).then(|| time(next));
-    Ok(Book { used, held, next, drawn, charged, recovered, refunded, ..empty })
+    let [used, drawn, charged, recovered, refunded, settled, forgotten, _lines] =
+        read_numbers(total).ok_or_else(|| malformed(key, TOTAL, total))?;
+    Ok(Book { used, drawn, charged, recovered, refunded, sums: Sums { settled, forgotten }, ..empty })
+}
+
+fn read_book_field(book: &mut Book, field: &str, value: &str) -> Option<()> {
+    if field == TERMS {
+        book.agreed = Some(read_terms(value)?);
+    } else if let Some(id) = field.strip_prefix(REFUND) {
+        let (amount, reason) = value.split_once(' ')?;
+        let refund = Refund { amount: parse_amount(amount)?, reason: reason.parse().ok()? };
+        book.refunds.insert(id.parse().ok()?, refund);
+    } else {
+        let (key, usage) = read_line(field, value)?;
+        book.lines.insert(key, usage);
+    }
+    Some(())
+}
+
+/// What the field of a refund begins with. No line's does: they begin with a number, or are words.
+const REFUND: &str = "refund:";
+
+fn read_lease(leases: &mut Leases, field: &str, value: &str) -> Option<()> {
+    if field == SUM {
+        let [settled, forgotten, until] = read_numbers(value)?;
+        let behind_until = (!until.is_zero()).then(|| time(until));
+        leases.beside = Some(Beside { sums: Sums { settled, forgotten }, behind_until });
+        return Some(());
+    }
+    let [seq, batch, settled] = value.split(' ').collect::<Vec<_>>().try_into().ok()?;
+    let entry = Entry { seq: seq.parse().ok()?, batch: batch.parse().ok()?, settled: parse_amount(settled)? };
+    leases.entries.insert(read_id(field)?, entry);
+    Some(())
+}
+
+fn read_hold(holds: &mut Holds, field: &str, value: &str) -> Option<()> {
+    let [amount, at] = read_numbers(value)?;
+    if field == SUM {
+        (holds.held, holds.next) = (amount, (!at.is_zero()).then(|| time(at)));
+    } else {
+        holds.entries.insert(read_id(field)?, Hold { amount, expires: time(at) });
+    }
+    Some(())
+}
+
+/// The field that holds the sums over leases, or over holds.
+pub(super) const SUM: &str = "sum";
+
+/// What is on hold by all leases, by the field of it.
+pub(super) fn read_held(key: &str, sum: Option<&str>) -> Result<Holds, LedgerError> {
+    let mut holds = Holds::default();
+    if let Some(sum) = sum {
+        read_hold(&mut holds, SUM, sum).ok_or_else(|| malformed(key, SUM, sum))?;
+    }
+    Ok(holds)
 }
 
 fn read_terms(terms: &str) -> Option<Agreed> {
@@ -217,11 +317,7 @@ fn time(millis: Credits) -> Duration {
 }
 
 fn read_note(book: &mut Book, field: &str, value: &str) -> Option<()> {
-    if let Some(id) = field.strip_prefix("refund:") {
-        let (amount, reason) = value.split_once(' ')?;
-        let refund = Refund { amount: parse_amount(amount)?, reason: reason.parse().ok()? };
-        book.refunds.insert(id.parse().ok()?, refund);
-    } else if let Some(threshold) = field.strip_prefix("claim:") {
+    if let Some(threshold) = field.strip_prefix("claim:") {
         book.claims.insert(threshold.parse().ok()?, read_id(value)?);
     }
     Some(())
@@ -233,24 +329,9 @@ const TERMS: &str = "terms";
 /// The field of a book that holds its totals. No line is called so: theirs have separators, or are [`LineKey::Late`]'s and [`LineKey::Other`]'s.
 pub(super) const TOTAL: &str = "total";
 
-/// How long a period's book is kept after its end: 13 months. `account.lua` has it too.
-const KEEP_BOOKS: Duration = Duration::from_secs(396 * 24 * 60 * 60);
-
 fn grant(amount: Credits, expires: Option<Duration>) -> String {
     let expires = expires.map_or_else(|| "never".to_owned(), |expires| millis(expires).to_string());
     format!("{nanos} {nanos} {expires}", nanos = amount.as_nano_usd())
-}
-
-fn read_entry(id: &str, value: &str) -> Option<(LeaseId, Entry)> {
-    let [seq, batch, settled, hold, expires] = value.split(' ').collect::<Vec<_>>().try_into().ok()?;
-    let entry = Entry {
-        seq: seq.parse().ok()?,
-        batch: batch.parse().ok()?,
-        settled: parse_amount(settled)?,
-        hold: parse_amount(hold)?,
-        expires: parse_millis(expires)?,
-    };
-    Some((read_id(id)?, entry))
 }
 
 pub(super) fn read_id(id: &str) -> Option<LeaseId> {
@@ -313,4 +394,8 @@ fn millis(time: Duration) -> u64 {
 
 fn bad(what: &str, value: impl std::fmt::Debug) -> LedgerError {
     LedgerError::Refused(format!("cannot read {what} in Redis: {value:?}"))
+}
+
+fn malformed(key: &str, field: &str, value: &str) -> LedgerError {
+    LedgerError::Malformed(format!("{key} {field} {value:?} cannot be read: mend that field, or restore the key"))
 }

@@ -5,18 +5,24 @@
 //!
 //! | key | what |
 //! |---|---|
-//! | `tc:{user:alice}` | the account's [`Record`](super::Record); does not expire |
-//! | `tc:{user:alice}:2026-11` | the period's totals and usage lines; 13 months |
-//! | `tc:{user:alice}:2026-11:l` | its leases; 62 days |
-//! | `tc:{user:alice}:2026-11:n` | its refunds, and who told of which threshold; 13 months |
+//! | `tc:{user:alice}` | the account's [`Record`](super::Record); does not expire, but for an erased account's: 93 days |
+//! | `tc:{user:alice}:spent` | grants that are used up or expired; does not expire |
+//! | `tc:{user:alice}:2026-11` | the period's totals, usage lines and refunds; 13 months |
+//! | `tc:{user:alice}:2026-11:l` | its leases, and what they settled together; 62 days |
+//! | `tc:{user:alice}:2026-11:h` | what they have on hold, each and together; for as long as there is any |
+//! | `tc:{user:alice}:2026-11:n` | who told of which threshold; 13 months |
 //! | `tc:schema` | the version of all this |
+//!
+//! A server can lose a key, or tear a write of several: a file that ends in the middle, memory that is full, a hand that deletes. So what moves money
+//! is kept twice, as sums: what leases settled, in the book and beside the leases; what a period drew from grants, in the book and in the
+//! record. Each renewal compares them, and mends the one that is behind. Holds are added up anew whenever one may have expired.
 
 mod codec;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt,
     num::NonZeroUsize,
     sync::{Arc, Mutex, PoisonError},
@@ -26,13 +32,13 @@ use std::{
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind};
 use tokio::time::Instant;
 
-use self::codec::{Hashes, Keys};
+use self::codec::{Hash, Hashes, Keys};
 use super::{
-    AccountSummary, AccountsPage, Amendment, Answer, Answering, Cursor, LeaseId, Ledger, LedgerError, Outcome, Renewal, Statement, Terms,
+    AccountSummary, AccountsPage, Amendment, Answer, Answering, Cursor, LeaseId, Ledger, LedgerError, MOST_LINES, Outcome, Renewal, Statement, Terms,
 };
 use crate::{
     Account, Name, Period,
-    redis_server::{CONNECTING, Connection, Fault, Link, PREFIX, RedisServer, says},
+    redis_server::{CONNECTING, Connection, Fault, Link, PREFIX, RedisServer, is_of_some, says},
 };
 
 const CLOCK: &str = include_str!("clock.lua");
@@ -61,6 +67,7 @@ struct Inner {
     connection: Connection,
     prefix: String,
     reading: Duration,
+    most_lines: usize,
     renew: Scripted,
     amend: Scripted,
     clock: Mutex<Option<LedgerClock>>,
@@ -108,12 +115,12 @@ impl RedisLedger {
 
     /// Settings before connecting.
     pub fn builder(server: impl Into<RedisServer>) -> RedisLedgerBuilder {
-        RedisLedgerBuilder { server: server.into(), prefix: PREFIX.into(), deadline: READING }
+        RedisLedgerBuilder { server: server.into(), prefix: PREFIX.into(), deadline: READING, most_lines: MOST_LINES }
     }
 
-    fn new(connection: Connection, prefix: String, reading: Duration) -> Self {
+    fn new(connection: Connection, prefix: String, reading: Duration, most_lines: usize) -> Self {
         let (renew, amend) = (Scripted::new(RENEW), Scripted::new(AMEND));
-        Self { inner: Arc::new(Inner { connection, prefix, reading, renew, amend, clock: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { connection, prefix, reading, most_lines, renew, amend, clock: Mutex::default() }) }
     }
 
     /// Reads the server's clock, so that the first renewal can say how long it is good for.
@@ -131,18 +138,18 @@ impl RedisLedger {
             self.learn_clock(within).await?;
         }
         let answer = self.send(account, period, renewal, left()).await?;
-        if answer.outcome != Outcome::Late {
+        if !matches!(answer.outcome, Outcome::Late | Outcome::NotBegun) {
             return Ok(answer);
         }
-        // The server's clock is ahead of what it was: a failover's new one, say. Now it is known.
+        // The server's clock is another than it was: a failover's new one, say. Now it is known.
         self.send(account, period, renewal, left()).await
     }
 
     async fn send(&self, account: &Account, period: Period, renewal: &Renewal, within: Duration) -> Result<Answer, LedgerError> {
         let inner = &*self.inner;
         let keys = Keys::new(&inner.prefix, account, period);
-        let now = inner.clock().map_or(Duration::ZERO, |clock| clock.told + clock.at.elapsed());
-        let call = |how: (&str, &str)| codec::renewal(how, &keys, renewal, now, now + within + LITTLE);
+        let now = inner.now();
+        let call = |how: (&str, &str)| codec::renewal(how, &keys, renewal, inner.most_lines, now, now + within + LITTLE);
         let invoke = |link| inner.renew.call(link, call);
         let answer: String = inner.connection.run(within, invoke).await?;
         let answer = codec::read_answer(&answer)?;
@@ -155,30 +162,33 @@ impl RedisLedger {
         let read = |mut link| async move {
             let mut pipe = redis::pipe();
             pipe.atomic().cmd("TIME");
-            for key in [&keys.record, &keys.book, &keys.leases, &keys.notes] {
+            for key in [&keys.record, &keys.book, &keys.leases, &keys.holds] {
                 pipe.cmd("HGETALL").arg(key);
             }
             pipe.query_async(&mut link).await
         };
-        let ((seconds, micros), record, book, leases, notes): ((u64, u64), Hash, Hash, Hash, Hash) =
+        let ((seconds, micros), record, book, leases, holds): ((u64, u64), Hash, Hash, Hash, Hash) =
             self.inner.connection.run(self.inner.reading, read).await?;
-        let book = codec::read_book(period, &Hashes { book, leases, notes })?;
+        let hashes = Hashes { keys, record, spent: Hash::new(), book, leases, holds, notes: Hash::new() };
         let now = Duration::from_secs(seconds) + Duration::from_millis(micros / 1000);
-        Ok(Statement::of(account, &book, &codec::read_record(&record)?, terms, now))
+        Ok(Statement::of(account, &hashes.book()?, &hashes.record()?, terms, now))
     }
 
     async fn change(&self, account: &Account, amendment: Amendment) -> Result<bool, LedgerError> {
         let inner = &*self.inner;
-        let call = |how: (&str, &str)| codec::amendment(how, &inner.prefix, account, &amendment);
+        if inner.clock().is_none() {
+            self.learn_clock(inner.reading).await?;
+        }
+        let call = |how: (&str, &str)| codec::amendment(how, &inner.prefix, account, &amendment, inner.now());
         let written: bool = inner.connection.run(inner.reading, |link| inner.amend.call(link, call)).await?;
         Ok(codec::read_amended(&amendment, written))
     }
 
     async fn claim(&self, account: &Account, period: Period, threshold: &Name, by: LeaseId) -> Result<bool, LedgerError> {
         let inner = &*self.inner;
-        let pipe = &codec::claim(&Keys::new(&inner.prefix, account, period), period, threshold, by);
-        let (holder,): (String,) = inner.connection.run(inner.reading, |mut link| async move { pipe.query_async(&mut link).await }).await?;
-        Ok(codec::read_id(&holder) == Some(by))
+        let keys = Keys::new(&inner.prefix, account, period);
+        let call = |how: (&str, &str)| codec::claim(how, &keys, threshold, by);
+        Ok(inner.connection.run(inner.reading, |link| inner.amend.call(link, call)).await?)
     }
 
     async fn list(&self, period: Period, from: Option<&Cursor>, most: NonZeroUsize) -> Result<AccountsPage, LedgerError> {
@@ -207,22 +217,23 @@ impl RedisLedger {
         let read = |mut link| async move {
             let mut pipe = redis::pipe();
             for (account, key) in keys {
-                pipe.cmd("HGET").arg(key).arg(codec::TOTAL).cmd("HGET").arg(codec::record_key(&inner.prefix, account)).arg("closed");
+                let Keys { record, holds, .. } = Keys::new(&inner.prefix, account, period);
+                pipe.cmd("HGET").arg(key).arg(codec::TOTAL).cmd("HGET").arg(record).arg("closed").cmd("HGET").arg(holds).arg(codec::SUM);
             }
             pipe.query_async(&mut link).await
         };
         let read: Vec<Option<String>> = inner.connection.run(inner.reading, read).await?;
-        let summary = |(account, read): (&Account, &[Option<String>])| {
-            let book = codec::read_totals(period, read.first().and_then(Option::as_deref))?;
+        let summary = |((account, key), read): ((&Account, &String), &[Option<String>])| {
+            let field = |at: usize| read.get(at).and_then(Option::as_deref);
+            let mut book = codec::read_totals(period, key, field(0))?;
+            book.holds = codec::read_held(key, field(2))?;
             // Months are written so that later ones are greater.
-            let closed = read.get(1).and_then(Option::as_deref).is_some_and(|closed| *period.to_string() <= *closed);
+            let closed = field(1).is_some_and(|closed| *period.to_string() <= *closed);
             Ok::<_, LedgerError>(AccountSummary::of(account.clone(), &book, closed))
         };
-        Ok(AccountsPage { accounts: found.keys().zip(read.chunks(2)).map(summary).collect::<Result<_, _>>()?, next })
+        Ok(AccountsPage { accounts: found.iter().zip(read.chunks(3)).map(summary).collect::<Result<_, _>>()?, next })
     }
 }
-
-type Hash = HashMap<String, String>;
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -231,6 +242,11 @@ impl fmt::Debug for Inner {
 }
 
 impl Inner {
+    /// The server's clock as far as it is known.
+    fn now(&self) -> Duration {
+        self.clock().map_or(Duration::ZERO, |clock| clock.told + clock.at.elapsed())
+    }
+
     fn clock(&self) -> Option<LedgerClock> {
         *self.clock.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -268,8 +284,9 @@ impl From<Fault> for LedgerError {
             Fault::Deadline(within) => Self::Deadline(within),
             Fault::Unfit(reason) => Self::Unfit(reason),
             Fault::Failed { reason, source } => match source {
-                Some(error) if says(&error, "REFUSED") || says(&error, "WRONGTYPE") => Self::Refused(reason),
-                Some(error) if says(&error, "TOOLARGE") => Self::TooLarge(crate::MoneyError::TooLarge),
+                Some(error) if says(&error, "MALFORMED") => Self::Malformed(reason),
+                Some(error) if says(&error, "REFUSED") => Self::Refused(reason),
+                Some(error) if is_of_some(&error) => Self::Failed { reason, source: Some(error as _) },
                 source => Self::Unreachable { reason, source: source.map(|error| error as _) },
             },
         }
@@ -282,6 +299,7 @@ pub struct RedisLedgerBuilder {
     server: RedisServer,
     prefix: String,
     deadline: Duration,
+    most_lines: usize,
 }
 
 impl RedisLedgerBuilder {
@@ -300,6 +318,14 @@ impl RedisLedgerBuilder {
         self
     }
 
+    /// Keeps so many usage lines of a month apart at most; what would be more is added to one line, `other`. Default [`MOST_LINES`](crate::MOST_LINES).
+    /// Lines are read whole for statements; renewals look only at those that they add to.
+    #[must_use]
+    pub const fn most_lines(mut self, most_lines: NonZeroUsize) -> Self {
+        self.most_lines = most_lines.get();
+        self
+    }
+
     /// Connects.
     ///
     /// # Errors
@@ -308,7 +334,7 @@ impl RedisLedgerBuilder {
     /// said beside it cannot be used.
     pub async fn connect(self) -> Result<RedisLedger, LedgerError> {
         let connection = Connection::new(self.server, &self.prefix)?;
-        let ledger = RedisLedger::new(connection, self.prefix, self.deadline);
+        let ledger = RedisLedger::new(connection, self.prefix, self.deadline, self.most_lines);
         ledger.learn_clock(CONNECTING).await?;
         Ok(ledger)
     }

@@ -89,7 +89,7 @@ impl Pair {
 
     fn renew(&mut self, now: Duration) -> Served<(), std::rc::Rc<Standing>> {
         let terms = Terms { included: nanos(self.limit), per_seat: false, pay_as_you_go: Credits::ZERO };
-        let renewal = self.lease.renew(&self.rules, terms, now);
+        let renewal = self.lease.renew(&self.rules, terms, false, now);
         let clock = Self::ledger_clock(now);
         let answer = self.book.renew(&mut self.record, &renewal, None, clock, clock).unwrap();
         self.renewals += 1;
@@ -163,7 +163,7 @@ fn a_superseded_lease_goes_on_under_a_new_name_with_what_was_not_acknowledged() 
     pair.lease.end(key, true, s(3));
     // A journal was read back twice: somebody else speaks under this name, further on.
     let terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
-    let renewal = pair.lease.renew(&RULES, terms, s(3));
+    let renewal = pair.lease.renew(&RULES, terms, false, s(3));
     let answer = Answer { outcome: Outcome::Superseded, now: Pair::ledger_clock(s(3)) };
     pair.lease.answered(&RULES, renewal.seq, &answer, |()| false, s(3));
     pair.lease.rename(LeaseId::from_bits(2));
@@ -238,7 +238,7 @@ fn the_keeper_hears_once_that_there_is_something_to_report() {
     pair.lease.end(key, true, s(1));
     assert!(pair.lease.is_newly_dirty(s(1)) && !pair.lease.is_newly_dirty(s(2)));
     let terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
-    let renewal = pair.lease.renew(&RULES, terms, s(1));
+    let renewal = pair.lease.renew(&RULES, terms, false, s(1));
     let key = pair.lease.admit(WANT, unused(), s(1)).ok();
     if let Some(key) = key {
         pair.lease.end(key, true, s(1));
@@ -289,7 +289,7 @@ fn admissions_end_ten_seconds_after_the_renewal_and_with_the_goodbye() {
     }
     assert!(!pair.lease.is_leaving());
     let terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
-    let renewal = pair.lease.renew(&RULES, terms, now);
+    let renewal = pair.lease.renew(&RULES, terms, false, now);
     assert!(renewal.forget && pair.lease.is_leaving(), "said, and not answered yet");
 }
 
@@ -299,7 +299,7 @@ fn who_came_while_another_was_asked_for_is_not_refused_but_asked_for_at_once() {
     let mut pair = Pair::new(100);
     pair.lease.wait(WANT, unused(), ());
     let terms = Terms { included: nanos(100), per_seat: false, pay_as_you_go: Credits::ZERO };
-    let renewal = pair.lease.renew(&RULES, terms, s(0));
+    let renewal = pair.lease.renew(&RULES, terms, false, s(0));
     pair.lease.wait(WANT, unused(), ());
     let clock = Pair::ledger_clock(s(0));
     let answer = pair.book.renew(&mut pair.record, &renewal, None, clock, clock).unwrap();

@@ -9,7 +9,7 @@ fn fresh() -> TestLease {
 }
 
 fn answer(lease: &mut TestLease, outcome: Outcome, now: Duration) {
-    let renewal = lease.renew(&RULES, TERMS, now);
+    let renewal = lease.renew(&RULES, TERMS, false, now);
     lease.answered(&RULES, renewal.seq, &Answer { outcome, now: Pair::ledger_clock(now) }, |()| false, now);
 }
 
@@ -36,11 +36,37 @@ fn it_is_settled_when_nothing_runs_and_everything_is_acknowledged() {
     assert!(pair.lease.is_settled());
 }
 
+/// What nobody will renew again need not be remembered; but a renewal that was given up may still act, and must find what it says again.
+#[test]
+fn where_its_node_ends_a_lease_says_goodbye_once_nothing_older_can_act() {
+    for lost in [false, true] {
+        let (mut pair, request, key) = with_one_running(1_000);
+        request.0.set(7);
+        pair.lease.end(key, true, s(1));
+        if lost {
+            let given_up = pair.lease.renew(&RULES, TERMS, true, s(1));
+            pair.lease.unanswered(&RULES, given_up.seq, s(2));
+        }
+        pair.renew(s(2));
+        assert!(pair.lease.is_settled() && !pair.lease.has_left());
+        let acts_until = Next::Wait(s(1) + RULES.deadline * 2 + Duration::from_millis(100));
+        assert_eq!(pair.lease.next(&RULES, true, s(1)), if lost { acts_until } else { Next::Renew });
+        assert_eq!(pair.lease.next(&RULES, true, s(2)), Next::Renew);
+        let goodbye = pair.lease.renew(&RULES, TERMS, true, s(2));
+        assert!(goodbye.forget && goodbye.lines.is_empty());
+        let clock = Pair::ledger_clock(s(2));
+        let answer = pair.book.renew(&mut pair.record, &goodbye, None, clock, clock).unwrap();
+        pair.lease.answered(&RULES, goodbye.seq, &answer, |()| false, s(2));
+        assert!(pair.lease.has_left() && pair.lease.next(&RULES, true, s(2)) == Next::Gone);
+        assert_eq!((pair.book.leases(), pair.book.used()), (0, nanos(7)));
+    }
+}
+
 #[test]
 fn a_month_that_has_not_begun_is_left_where_nothing_happened_in_it() {
     let mut unused_one = fresh();
     unused_one.wait(WANT, unused(), ());
-    let renewal = unused_one.renew(&RULES, TERMS, s(0));
+    let renewal = unused_one.renew(&RULES, TERMS, false, s(0));
     let not_begun = Answer { outcome: Outcome::NotBegun, now: s(0) };
     unused_one.answered(&RULES, renewal.seq, &not_begun, |()| false, s(0));
     assert_eq!(unused_one.next(&RULES, false, s(0)), Next::Gone);
@@ -60,7 +86,7 @@ fn a_month_that_has_not_begun_is_left_where_nothing_happened_in_it() {
 fn what_nobody_took_is_given_back_at_once() {
     let mut pair = Pair::new(1_000);
     pair.lease.wait(WANT, unused(), ());
-    let renewal = pair.lease.renew(&RULES, TERMS, s(0));
+    let renewal = pair.lease.renew(&RULES, TERMS, false, s(0));
     let answer = pair.book.renew(&mut pair.record, &renewal, None, Pair::ledger_clock(s(0)), Pair::ledger_clock(s(0))).unwrap();
     let served = pair.lease.answered(&RULES, renewal.seq, &answer, |()| true, s(0));
     assert!(served.admitted.is_empty() && pair.book.held() == nanos(100));
@@ -74,11 +100,11 @@ fn what_was_used_while_a_batch_was_resent_is_told_in_the_next() {
     let (second, second_key) = pair.start(0, s(0));
     request.0.set(7);
     pair.lease.end(key, true, s(1));
-    let lost = pair.lease.renew(&RULES, TERMS, s(1));
+    let lost = pair.lease.renew(&RULES, TERMS, false, s(1));
     pair.lease.unanswered(&RULES, lost.seq, s(1));
     second.0.set(5);
     pair.lease.end(second_key, true, s(2));
-    let again = pair.lease.renew(&RULES, TERMS, s(2));
+    let again = pair.lease.renew(&RULES, TERMS, false, s(2));
     assert_eq!((again.batch, again.settled, &again.lines), (lost.batch, lost.settled, &lost.lines), "unchanged");
     let clock = Pair::ledger_clock(s(2));
     let answer = pair.book.renew(&mut pair.record, &again, None, clock, clock).unwrap();
@@ -95,7 +121,7 @@ fn what_costs_nothing_and_ends_while_a_batch_is_resent_is_told_in_the_next() {
     let (_, free) = pair.start(0, s(0));
     request.0.set(7);
     pair.lease.end(key, true, s(1));
-    let lost = pair.lease.renew(&RULES, TERMS, s(1));
+    let lost = pair.lease.renew(&RULES, TERMS, false, s(1));
     pair.lease.unanswered(&RULES, lost.seq, s(1));
     pair.lease.end(free, true, s(2));
     pair.renew(s(2));
@@ -107,7 +133,7 @@ fn what_costs_nothing_and_ends_while_a_batch_is_resent_is_told_in_the_next() {
 #[test]
 fn a_lease_that_is_in_use_never_says_goodbye_however_long_nobody_answered() {
     let (mut pair, ..) = with_one_running(1_000);
-    let renewal = pair.lease.renew(&RULES, TERMS, s(700));
+    let renewal = pair.lease.renew(&RULES, TERMS, false, s(700));
     assert!(!renewal.forget && !pair.lease.is_leaving());
     assert_eq!(renewal.keep, nanos(100));
 }
@@ -120,7 +146,7 @@ fn failures_are_retried_after_pauses_that_double_up_to_a_second() {
     let mut now = s(1);
     let mut pauses = Vec::new();
     for _ in 0..8 {
-        let renewal = pair.lease.renew(&RULES, TERMS, now);
+        let renewal = pair.lease.renew(&RULES, TERMS, false, now);
         assert_eq!(pair.lease.next(&RULES, false, now), Next::Wait(Duration::MAX), "one at a time");
         pair.lease.unanswered(&RULES, renewal.seq, now);
         let Next::Wait(at) = pair.lease.next(&RULES, false, now) else { panic!("it is not tried at once") };

@@ -94,7 +94,7 @@ fn it_asks_for_more_when_half_is_taken_and_nobody_waits() {
     pair.lease.admit(WANT, unused(), s(1)).unwrap();
     assert!(pair.lease.is_low());
     assert_eq!(pair.lease.next(&pair.rules, false, s(1)), Next::Renew);
-    let renewal = pair.lease.renew(&pair.rules, TERMS, s(1));
+    let renewal = pair.lease.renew(&pair.rules, TERMS, false, s(1));
     assert!(!pair.lease.is_low(), "while it is asked, there is nothing to ask");
     pair.lease.unanswered(&pair.rules, renewal.seq, s(1));
     pair.renew(s(2));

@@ -67,7 +67,7 @@ impl World {
     }
 
     fn send(&mut self, now: Duration) -> crate::ledger::Renewal {
-        self.lease.renew(&RULES, Terms { included: nanos(self.limit), ..TERMS }, now)
+        self.lease.renew(&RULES, Terms { included: nanos(self.limit), ..TERMS }, false, now)
     }
 
     fn answer(&mut self, renewal: &crate::ledger::Renewal, now: Duration) -> Served<(), Rc<Stopping>> {
@@ -160,7 +160,8 @@ fn one_that_ends_with_more_than_its_slice_is_billed_when_the_ledger_has_said_how
         assert_eq!((told.requests, told.cost), (1, nanos(billed)));
         world.renew(s(4));
         assert_eq!(world.settled_and_held(), (billed, 0), "of {limit}");
-        assert!(world.lease.is_settled());
+        assert!(world.lease.unreported().is_zero() && world.lease.unfinished().count() == 0);
+        assert_eq!(world.lease.next(&RULES, true, s(4)), Next::Renew, "where its node ends, it says goodbye");
     }
 }
 
