@@ -23,6 +23,8 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 pub(super) struct Breaker {
     /// The accounts that failed since the last answer, up to [`FAILURES`].
     failing: Vec<u64>,
+    /// Failures since the last answer, of whomever.
+    failures: usize,
     window: usize,
     pause: Duration,
     next_try: Duration,
@@ -30,11 +32,16 @@ pub(super) struct Breaker {
 
 impl Breaker {
     pub(super) const fn new() -> Self {
-        Self { failing: Vec::new(), window: MOST, pause: PAUSES.0, next_try: Duration::ZERO }
+        Self { failing: Vec::new(), failures: 0, window: MOST, pause: PAUSES.0, next_try: Duration::ZERO }
     }
 
     pub(super) const fn is_open(&self) -> bool {
         self.failing.len() >= FAILURES
+    }
+
+    /// Nobody was answered for a while, be it that only one asked.
+    pub(super) const fn is_silent(&self) -> bool {
+        self.failures >= FAILURES
     }
 
     /// Whether another renewal may be sent.
@@ -52,6 +59,7 @@ impl Breaker {
             self.window = FEW;
         }
         self.failing.clear();
+        self.failures = 0;
         self.pause = PAUSES.0;
         self.window = (self.window + 1).min(MOST);
     }
@@ -59,6 +67,7 @@ impl Breaker {
     /// A renewal of this account had no answer.
     pub(super) fn failed(&mut self, account: u64, now: Duration) {
         let was_open = self.is_open();
+        self.failures = self.failures.saturating_add(1);
         if !was_open && !self.failing.contains(&account) {
             self.failing.push(account);
         }
@@ -107,7 +116,7 @@ mod tests {
             breaker.failed(1, ms(1_000 * second));
             breaker.failed(2, ms(1_000 * second));
         }
-        assert!(!breaker.is_open() && breaker.allows(MOST - 1, ms(100_000)));
+        assert!(breaker.is_silent() && !breaker.is_open() && breaker.allows(MOST - 1, ms(100_000)));
     }
 
     #[test]

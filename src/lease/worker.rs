@@ -57,6 +57,7 @@ pub(crate) struct Worker<B: Beside> {
     backlog: VecDeque<Arc<Cell<B>>>,
     in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Landed<B>> + Send>>>,
     breaker: Breaker,
+    is_silent: bool,
     /// How many of those under way somebody waits for.
     awaited: usize,
     /// While closing: the cells that still owe something.
@@ -92,6 +93,7 @@ where
             backlog: VecDeque::new(),
             in_flight: FuturesUnordered::new(),
             breaker: Breaker::new(),
+            is_silent: false,
             awaited: 0,
             open: None,
             herald,
@@ -315,8 +317,9 @@ where
             // It answers, if only that it cannot serve this one.
             self.breaker.answered();
         }
-        if self.shared.ledger_is_away.swap(self.breaker.is_open(), Ordering::AcqRel) != self.breaker.is_open() {
-            observe::ledger_away(self.breaker.is_open());
+        self.shared.ledger_is_away.store(self.breaker.is_open(), Ordering::Release);
+        if std::mem::replace(&mut self.is_silent, self.breaker.is_silent()) != self.breaker.is_silent() {
+            observe::ledger_away(self.breaker.is_silent());
         }
         let mut guard = cell.lock();
         let mut logged_of_account = guard.logged;

@@ -73,7 +73,9 @@ async fn keeps_the_contract(ledger: impl Ledger) {
     let too_much = Renewal { lines: Arc::new([line]), ..renewal(1, 5, 451, 0, 0) };
     assert!(matches!(renew(too_much).await, Err(LedgerError::Refused(_))));
     assert!(matches!(renew(renewal(1, 5, Credits::MAX.as_nano_usd(), 0, 0)).await.map(|_| ()), Ok(())));
-    assert!(matches!(renew(renewal(3, 1, 1, 0, 0)).await, Err(LedgerError::TooLarge(_))));
+    let full = renew(renewal(3, 1, 1, 0, 10)).await.unwrap();
+    let Outcome::Renewed { hold: none, standing } = full.outcome else { panic!("{full:?}") };
+    assert_eq!((none, standing.used), (Credits::ZERO, Credits::MAX), "there is no room for more, and nothing to try again");
 
     let statement = ledger.statement(&account, period, Some(terms)).await.unwrap();
     let lines = statement.lines.iter().fold(0, |sum, line| sum + line.usage.cost.as_nano_usd());
