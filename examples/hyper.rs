@@ -64,7 +64,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
     drop(listener);
     // Requests under way go on to their ends for a while, and are paid for.
-    drop(tokio::time::timeout(Duration::from_secs(10), graceful.shutdown()).await);
+    drop(tokio::time::timeout(process::GRACE, graceful.shutdown()).await);
 
     let settlement = meter.shutdown().await;
     tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");

@@ -50,7 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing::info!("listening on http://{}", listener.local_addr()?);
     // Small chunks of a stream must not wait for the client's acknowledgement of those before.
     let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-    axum::serve(listener, app).with_graceful_shutdown(process::stopped()).await?;
+    process::within_grace(axum::serve(listener, app).with_graceful_shutdown(process::stopped()).into_future()).await?;
 
     let settlement = meter.shutdown().await;
     tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");

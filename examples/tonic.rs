@@ -41,13 +41,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .build_v1()?;
     let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:50051")).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
-    Server::builder()
+    let serving = Server::builder()
         .layer(meter.clone())
         .add_service(DenoiseServer::new(Rnnoise))
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), process::stopped())
-        .await?;
+        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), process::stopped());
+    process::within_grace(serving).await?;
 
     let settlement = meter.shutdown().await;
     tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");

@@ -9,7 +9,7 @@ use std::{
     pin::pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -138,8 +138,8 @@ pub(crate) struct Now {
 
 const SECONDS_A_DAY: u64 = 24 * 60 * 60;
 
-/// How long the calendar's date is taken from the last look at it. A clock that is set counts after that; a month ends on time.
-const DATED: Duration = Duration::from_millis(100);
+/// By so much the calendar's clock runs ahead of the monotonic one where the process was suspended, in nanoseconds.
+const SUSPENDED: i64 = 2_000_000_000;
 
 /// A meter's clocks. Clones read the same.
 #[derive(Clone, Debug)]
@@ -150,11 +150,15 @@ struct Source {
     /// `None` for the system's own.
     other: Option<Arc<dyn Clock>>,
     origin: Instant,
-    /// The date when it was last looked at, and until when that counts: in one word, so that nobody sees one of another.
+    /// The day that it was last, counted from the epoch and from 1, and its date: in one word, so that nobody sees one of another.
     dated: AtomicU64,
+    /// By how much the calendar's clock was ahead of the monotonic one when both were last read, in nanoseconds.
+    ahead: AtomicI64,
+    /// When the process was last seen to go on after it was suspended, in nanoseconds of the leases' time; 0 for never.
+    woke_at: AtomicU64,
 }
 
-/// The upper bits of a word are milliseconds, for 69 years; the lower ones a day.
+/// The upper bits of a word are a day's number, the lower ones its date.
 const DAY_BITS: u32 = 23;
 
 impl Time {
@@ -168,7 +172,9 @@ impl Time {
     }
 
     fn from(other: Option<Arc<dyn Clock>>) -> Self {
-        Self(Arc::new(Source { other, origin: Instant::now(), dated: AtomicU64::new(0) }))
+        let source =
+            Source { other, origin: Instant::now(), dated: AtomicU64::new(0), ahead: AtomicI64::new(i64::MAX), woke_at: AtomicU64::new(0) };
+        Self(Arc::new(source))
     }
 
     pub(crate) fn now(&self) -> Now {
@@ -190,23 +196,35 @@ impl Time {
         self.0.other.as_ref().map_or_else(|| SystemClock.unix_time(), |clock| clock.unix_time())
     }
 
-    /// The month, and the day of it.
+    /// The month, and the day of it. Notes if the process was suspended, too: monotonic time stands still then, and what a node was granted before may
+    /// have been given to others since.
     pub(crate) fn date(&self, now: Now) -> (Period, u8) {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let unix_time = self.unix_time();
+        self.compare(now, unix_time);
+        let day = unix_time.as_secs() / SECONDS_A_DAY + 1;
         let dated = self.0.dated.load(Ordering::Relaxed);
-        let is_system = self.0.other.is_none();
-        if is_system && millis(now.compute) < dated >> DAY_BITS {
+        if dated >> DAY_BITS == day {
             return Period::unpack(dated & ((1 << DAY_BITS) - 1));
         }
-        let unix_time = self.unix_time();
         let date = (Period::containing(unix_time), Period::day(unix_time));
-        if is_system {
-            let today = Duration::new(unix_time.as_secs() % SECONDS_A_DAY, unix_time.subsec_nanos());
-            let left = Duration::from_secs(SECONDS_A_DAY).saturating_sub(today);
-            let until = millis(now.compute.saturating_add(DATED.min(left))).min(u64::MAX >> DAY_BITS);
-            self.0.dated.store(until << DAY_BITS | Period::pack(date), Ordering::Relaxed);
+        if day <= u64::MAX >> DAY_BITS {
+            self.0.dated.store(day << DAY_BITS | Period::pack(date), Ordering::Relaxed);
         }
         date
+    }
+
+    /// When the process was last seen to go on after it was suspended, by the leases' time.
+    pub(crate) fn woke_at(&self) -> Option<Duration> {
+        Some(self.0.woke_at.load(Ordering::Acquire)).filter(|at| *at > 0).map(Duration::from_nanos)
+    }
+
+    fn compare(&self, now: Now, unix_time: Duration) {
+        let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
+        let ahead = nanos(unix_time).saturating_sub(nanos(now.compute));
+        let before = self.0.ahead.swap(ahead, Ordering::AcqRel);
+        if before != i64::MAX && ahead.saturating_sub(before) > SUSPENDED {
+            self.0.woke_at.store(nanos(now.lease).unsigned_abs().max(1), Ordering::Release);
+        }
     }
 }
 
@@ -215,15 +233,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_systems_date_is_looked_at_ten_times_a_second_and_other_clocks_every_time() {
+    fn the_date_is_found_out_once_a_day() {
         let time = Time::system();
         let now = time.now();
         let date = time.date(now);
         assert_eq!(date, (Period::containing(SystemClock.unix_time()), Period::day(SystemClock.unix_time())));
-        let until = time.0.dated.load(Ordering::Relaxed) >> DAY_BITS;
-        time.0.dated.store(until << DAY_BITS | Period::pack(("2001-09".parse().unwrap(), 9)), Ordering::Relaxed);
-        assert_eq!(time.date(now), ("2001-09".parse().unwrap(), 9), "as it was last looked at");
-        assert_eq!(time.date(Now { compute: now.compute + DATED, ..now }), date);
+        let day = time.0.dated.load(Ordering::Relaxed) >> DAY_BITS;
+        time.0.dated.store(day << DAY_BITS | Period::pack(("2001-09".parse().unwrap(), 9)), Ordering::Relaxed);
+        assert_eq!(time.date(now), ("2001-09".parse().unwrap(), 9), "as it was found out");
+        time.0.dated.store((day - 1) << DAY_BITS | Period::pack(("2001-09".parse().unwrap(), 9)), Ordering::Relaxed);
+        assert_eq!(time.date(now), date);
 
         let clock = ManualClock::at("2026-11".parse().unwrap());
         let time = Time::of(Arc::new(clock.clone()));
@@ -232,5 +251,23 @@ mod tests {
         assert_eq!(time.date(time.now()), ("2026-12".parse().unwrap(), 1));
         clock.advance(Duration::MAX);
         assert_eq!(time.date(time.now()), ("9998-12".parse().unwrap(), 31), "however far it goes");
+    }
+
+    #[test]
+    fn a_calendar_that_runs_ahead_of_monotonic_time_says_that_the_process_was_suspended() {
+        let clock = ManualClock::at("2026-11".parse().unwrap());
+        let time = Time::of(Arc::new(clock.clone()));
+        let looks = || {
+            time.date(time.now());
+            time.woke_at().is_some()
+        };
+        clock.advance(Duration::from_secs(3_600));
+        assert!(!looks());
+        clock.advance(Duration::from_secs(3_600));
+        assert!(!looks(), "both went on");
+        clock.set_unix_time(clock.unix_time() - Duration::from_secs(3_600));
+        assert!(!looks(), "it was set back");
+        clock.set_unix_time(clock.unix_time() + Duration::from_secs(3));
+        assert!(looks());
     }
 }

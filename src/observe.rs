@@ -97,9 +97,10 @@ pub(crate) fn would_deny(rejection: &Rejection) {
     meters::counter!(meters::WOULD_DENY, "reason" => rejection.reason()).increment(1);
 }
 
-/// A file that is followed has changed, and counts.
-pub(crate) fn reloaded(what: &'static str, file: &std::path::Path) {
-    tracing::info!(target: "tower_credits", file = %file.display(), "{what} reloaded");
+/// A file that is followed has changed, and counts. `entries` is how many it had and has.
+pub(crate) fn reloaded(what: &'static str, file: &std::path::Path, entries: Option<(usize, usize)>) {
+    let (before, now) = entries.unzip();
+    tracing::info!(target: "tower_credits", file = %file.display(), before, now, "{what} reloaded");
     #[cfg(feature = "metrics")]
     meters::counter!(meters::RELOADS, "what" => what, "outcome" => "applied").increment(1);
 }

@@ -99,6 +99,29 @@ impl Drop for Example {
     }
 }
 
+/// An upload that stalls would keep a server for ever that waits for what is under way.
+#[test]
+fn a_stalled_upload_does_not_keep_an_example_from_ending() {
+    use std::io::Write;
+    let ends = |name: &'static str| {
+        std::thread::spawn(move || {
+            let example = Example::start(name, None);
+            let address = example.url.trim_start_matches("http://").to_owned();
+            let mut upload = std::net::TcpStream::connect(address).expect("it listens");
+            let head = "POST /models/rnnoise HTTP/1.1\r\nhost: test\r\nauthorization: Bearer demo-pro\r\ncontent-length: 96000\r\n\r\n";
+            upload.write_all(head.as_bytes()).and_then(|()| upload.write_all(&[0; 9600])).expect("it reads");
+            // It has begun: its head is there.
+            let mut first = [0; 1];
+            std::io::Read::read_exact(&mut upload, &mut first).expect("it answers");
+            example.terminate();
+            assert!(example.line_with("shut down").contains("unsettled=0"), "{name}");
+        })
+    };
+    for ended in ["axum", "one_port", "hyper"].map(ends) {
+        ended.join().expect("it ends in time");
+    }
+}
+
 /// How loud the first tenth of a second is, where nobody speaks.
 fn noise(pcm: &[u8]) -> f64 {
     let samples: Vec<_> = pcm[..9600].chunks_exact(2).map(|bytes| f64::from(i16::from_le_bytes([bytes[0], bytes[1]]))).collect();

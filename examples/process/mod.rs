@@ -1,8 +1,8 @@
-//! What the examples share of being a process: settings from the environment, a log, and the signal to stop.
+//! What the examples share of being a process: settings from the environment, a log, the signal to stop, and how long that may take.
 
-use std::{env, io::IsTerminal};
+use std::{env, io::IsTerminal, time::Duration};
 
-use tokio::signal;
+use tokio::{signal, time::sleep};
 use tracing::level_filters::LevelFilter;
 
 /// A setting, from the environment variable of this name.
@@ -29,5 +29,21 @@ pub(crate) async fn stopped() {
     tokio::select! {
         _ = interrupted => {}
         _ = terminated => {}
+    }
+}
+
+/// How long requests may go on that were under way when somebody said stop. An upload that stalls would never end.
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
+
+/// Serves until it was told to stop and all is answered, or [`GRACE`] is over.
+#[allow(dead_code, reason = "one of the examples has its own loop")]
+pub(crate) async fn within_grace<E>(serving: impl Future<Output = Result<(), E>>) -> Result<(), E> {
+    let over = async {
+        stopped().await;
+        sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = serving => served,
+        () = over => Ok(()),
     }
 }

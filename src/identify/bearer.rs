@@ -77,8 +77,7 @@ struct Table {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawTokens {
-    #[serde(default)]
-    tokens: Vec<RawToken>,
+    tokens: Option<Vec<RawToken>>,
 }
 
 #[derive(Deserialize)]
@@ -143,7 +142,7 @@ impl BearerTokens {
     }
 
     /// Reads tokens from a file and follows its changes: what is taken out of it stops working within two seconds. A file that became wrong
-    /// changes nothing and is logged, with its line and what to write instead.
+    /// changes nothing and is logged, with its line and what to write instead; so does one without tokens, unless it says `tokens = []`.
     ///
     /// The file is looked at, more than once a second, by a thread of its own, which ends when the last clone is gone.
     ///
@@ -164,8 +163,9 @@ impl BearerTokens {
             match table {
                 Ok(table) => {
                     let revoked = shared.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+                    let before = shared.table.load().len();
                     shared.put(&revoked, table);
-                    observe::reloaded("tokens", &file);
+                    observe::reloaded("tokens", &file, Some((before, shared.table.load().len())));
                 }
                 Err(error) => observe::not_reloaded("tokens", &error),
             }
@@ -212,8 +212,12 @@ impl Table {
             let reason = "not a list of tokens: each [[tokens]] has sha256, account, tier and, if you like, subject, all of them strings, and organisations, a table of strings";
             wrong(error.span().map(|span| span.start), reason.to_owned())
         })?;
+        // A file that is being written, or was cut short, must not take everybody's access away.
+        let tokens = raw
+            .tokens
+            .ok_or_else(|| wrong(None, "no tokens: write [[tokens]] for each, or `tokens = []` if nobody is to be known".to_owned()))?;
         let mut table = Self::default();
-        for token in raw.tokens {
+        for token in tokens {
             let refused = |field: &Spanned<String>, reason: &dyn fmt::Display| wrong(Some(field.span().start), reason.to_string());
             let digest = credentials::parse_digest(token.sha256.as_ref())
                 .ok_or_else(|| refused(&token.sha256, &"sha256: write 64 hexadecimal digits, as `printf %s TOKEN | sha256sum` prints"))?;
@@ -229,6 +233,10 @@ impl Table {
             table.add(digest, identity);
         }
         Ok(table)
+    }
+
+    fn len(&self) -> usize {
+        self.known.values().map(Vec::len).sum()
     }
 
     fn add(&mut self, digest: Sha256Digest, identity: Identity) {
@@ -263,7 +271,7 @@ impl Identify for BearerTokens {
 
 impl fmt::Debug for BearerTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BearerTokens").field("tokens", &self.shared.table.load().known.values().map(Vec::len).sum::<usize>()).finish()
+        f.debug_struct("BearerTokens").field("tokens", &self.shared.table.load().len()).finish()
     }
 }
 
@@ -399,5 +407,9 @@ mod tests {
             let refused = refused(pasted);
             assert!(refused.contains("each [[tokens]] has sha256") && !refused.contains("s3cret"), "{refused}");
         }
+        for empty in ["", "# all of them are gone\n"] {
+            assert!(refused(empty).contains("write [[tokens]] for each, or `tokens = []`"), "{}", refused(empty));
+        }
+        assert_eq!(format!("{:?}", BearerTokens::from_toml("tokens = []").unwrap()), "BearerTokens { tokens: 0 }");
     }
 }

@@ -278,6 +278,9 @@ impl<B: Beside> Desk<B> {
             if inner.lease.is_leaving() {
                 inner.replace_lease(LeaseId::random().map_err(|_| Refusal::Full)?, now);
             }
+            if let Some(woke_at) = self.0.time.woke_at() {
+                inner.lease.distrust(&self.0.rules, woke_at);
+            }
             let admission = match inner.lease.admit(want, run, now) {
                 Ok(id) => {
                     let due = if inner.lease.is_low() { Duration::ZERO } else { inner.lease.due_of(id, want, now) };

@@ -109,4 +109,3 @@ impl<B: Beside> fmt::Debug for Keeper<B> {
         f.debug_struct("Keeper").field("accounts", &self.shared.cells.len()).finish_non_exhaustive()
     }
 }
-

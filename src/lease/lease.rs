@@ -295,6 +295,13 @@ impl<W, R: Run> Lease<W, R> {
         self.in_flight.is_none() && self.dirty_since == Some(now)
     }
 
+    /// What was granted before the process was suspended may have been given to others since: nobody is admitted on it.
+    pub(crate) fn distrust(&mut self, rules: &LeaseRules, woke_at: Duration) {
+        if self.admit_until < woke_at + rules.admit_for {
+            self.admit_until = Duration::ZERO;
+        }
+    }
+
     /// Admits a request here and now, without asking the ledger, or gives it back.
     pub(crate) fn admit(&mut self, want: Want, mut run: R, now: Duration) -> Result<RunId, R> {
         let first_come_first_served = self.waiting.is_empty();

@@ -47,10 +47,6 @@ pub(super) type Rate = Option<Box<RateState>>;
 
 impl CreditMeter {
     pub(super) fn decide(&self, head: RequestHead<'_>, body_is_empty: bool) -> Decision {
-        // A browser asks without credentials what it may send. What could carry a model's input is no such question.
-        if body_is_empty && head.is_preflight() {
-            return Decision::Now(Ok(None));
-        }
         let plan = self.inner.plan.look();
         let classification = match &self.inner.classify {
             Some(classify) => match contained("the classifier", || classify(head, &plan)) {
@@ -61,11 +57,16 @@ impl CreditMeter {
         };
         let workload = match classification {
             Classification::Free => return Decision::Now(Ok(None)),
+            // A browser asks without credentials what it may send, and a CORS layer inside of this one answers. What could carry a model's input is no
+            // such question.
+            Classification::Workload(_) if plan.lets_preflights_pass() && body_is_empty && head.is_preflight() => {
+                return Decision::Now(Ok(None));
+            }
             Classification::Workload(workload) => Ok(match head.extensions.get() {
                 Some(Feature(feature)) if *feature != workload.feature => plan.through(&workload, feature),
                 _ => workload,
             }),
-            Classification::Unknown => Err(UnknownPath::of(head.uri.path())),
+            Classification::Unknown => Err(self.unknown_path(head, &plan)),
         };
         self.ensure_worker();
         let bill_to = self.bill_to(head);
@@ -229,19 +230,23 @@ struct Asked {
     today: (Period, u8),
 }
 
-/// The beginning of a path that the plan does not know.
-struct UnknownPath(String);
+/// The beginning of a path that the plan does not know, and what to do about it, unless that was said before.
+struct UnknownPath(String, Option<String>);
 
-impl UnknownPath {
-    fn of(path: &str) -> Self {
-        Self(observe::shortened(path).to_owned())
+impl CreditMeter {
+    fn unknown_path(&self, head: RequestHead<'_>, plan: &Plan) -> UnknownPath {
+        let path = observe::shortened(head.uri.path());
+        let advice = self.inner.may_log(path).then(|| plan.advice(path, head.headers));
+        UnknownPath(path.to_owned(), advice)
     }
 }
 
 impl Inner {
     /// Says once how the path can be put into the plan: to the operator, and only of paths that known callers asked for.
     fn not_in_plan(&self, path: &UnknownPath) -> Rejection {
-        self.log_unknown(&path.0);
+        if let Some(advice) = &path.1 {
+            self.log_unknown(&path.0, advice);
+        }
         Rejection::NotInPlan
     }
 }

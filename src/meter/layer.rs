@@ -253,12 +253,17 @@ impl<S> Layer<S> for CreditMeter {
 }
 
 impl Inner {
-    /// Says once how a path can be put into the plan.
-    pub(super) fn log_unknown(&self, path: &str) {
+    /// Says if it has not been said yet what to do about a path.
+    pub(super) fn may_log(&self, path: &str) -> bool {
+        let logged = self.unknown_paths.lock().unwrap_or_else(PoisonError::into_inner);
+        logged.len() < MOST_LOGGED_PATHS && !logged.contains(path)
+    }
+
+    /// Says once what to do about a path.
+    pub(super) fn log_unknown(&self, path: &str, advice: &str) {
         let mut logged = self.unknown_paths.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.len() < MOST_LOGGED_PATHS && logged.insert(path.to_owned()) {
-            tracing::warn!(target: "tower_credits", path, "denied: the plan has no route or model for this path; to let it pass unmetered, add under \
-                [routes]: {path:?} = \"free\"; to meter it: {path:?} = {{ model = \"<name>\" }}");
+            tracing::warn!(target: "tower_credits", path, "denied: {advice}");
         }
     }
 }

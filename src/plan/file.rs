@@ -11,7 +11,6 @@ use std::{
 };
 
 use jiff::SignedDuration;
-use matchit::Router;
 use serde::Deserialize;
 use toml::{Spanned, Value};
 
@@ -144,7 +143,7 @@ impl PlanFile {
             match content.map_err(|error| unreadable(&file, error)).and_then(|text| Plan::parse(&text, Some(file.clone()))) {
                 Ok(plan) => {
                     handle.replace(plan);
-                    observe::reloaded("plan", &file);
+                    observe::reloaded("plan", &file, None);
                 }
                 Err(error) => observe::not_reloaded("plan", &error),
             }
@@ -171,10 +170,9 @@ fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
         models: HashMap::new(),
         workloads: HashMap::new(),
         tiers: HashMap::new(),
-        routes: Routes { router: Router::new(), targets: Vec::new(), otherwise: Target::Refuse },
+        routes: Routes::new(),
         exact: ExactPaths::default(),
     };
-    let mut patterns = Vec::new();
     for (key, hardware) in raw.hardware {
         let subject = format!("hardware `{}`", key.as_ref());
         let missing = || wrong(key.span(), format!("{subject} has no price: write price_per_second = \"0.00012\""));
@@ -189,17 +187,33 @@ fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
         plan.models.insert(name(&key, "model")?, name(&hardware, &subject)?);
     }
     for (pattern, value) in raw.routes {
-        let target = target(&plan, &pattern, &value)?;
-        if pattern.as_ref() == "otherwise" {
-            plan.routes.otherwise = target;
-        } else if pattern.as_ref().starts_with('/') {
-            let inserted = plan.routes.router.insert(pattern.as_ref().clone(), plan.routes.targets.len());
-            inserted.map_err(|error| wrong(pattern.span(), format!("route `{}`: {error}", pattern.as_ref())))?;
-            plan.routes.targets.push(target);
-            patterns.push(pattern.as_ref().clone());
-        } else {
-            return Err(wrong(pattern.span(), format!("route `{}`: write a path that begins with `/`, or `otherwise`", pattern.as_ref())));
+        if pattern.as_ref() == "preflight" {
+            plan.routes.free_preflights = match value.as_ref().as_str() {
+                Some("free") => true,
+                Some("refuse") => false,
+                _ => {
+                    return Err(wrong(
+                        value.span(),
+                        "route `preflight`: write \"refuse\", or \"free\" if your CORS layer is inside of the meter".to_owned(),
+                    ));
+                }
+            };
+            continue;
         }
+        if pattern.as_ref() == "otherwise" {
+            plan.routes.otherwise = target(&plan, &pattern, &value)?;
+        } else {
+            check_pattern(&pattern)?;
+            let target = target(&plan, &pattern, &value)?;
+            let inserted = plan.routes.insert(pattern.as_ref(), target);
+            inserted.map_err(|error| wrong(pattern.span(), format!("route `{}`: {error}", pattern.as_ref())))?;
+        }
+    }
+    if plan.routes.otherwise == Target::Free && plan.routes.targets.iter().any(Target::is_metered) {
+        tracing::warn!(
+            target: "tower_credits",
+            "the plan says otherwise = \"free\": every path that is not listed runs unpaid; what nearly is a metered route's is refused"
+        );
     }
     if raw.tiers.is_empty() {
         let reason = "no tiers: add [tiers.<name>] with included and when_used_up, for the tiers that identities have".to_owned();
@@ -209,8 +223,32 @@ fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
         let tier = tier(&key, &raw)?;
         plan.tiers.insert(tier.name.clone(), Arc::new(tier));
     }
-    plan.prepare(&patterns);
+    plan.prepare();
     Ok(plan)
+}
+
+/// Paths come as they are written: what no path can be is a route that nothing leads to.
+fn check_pattern(pattern: &Spanned<String>) -> Result<(), Wrong> {
+    let path = pattern.as_ref().as_str();
+    let refused = |remedy: &str| Err(wrong(pattern.span(), format!("route `{path}`: {remedy}")));
+    if !path.starts_with('/') {
+        return refused("write a path that begins with `/`, or `otherwise`, or `preflight`");
+    }
+    for segment in path.split('/').skip(1) {
+        if let Some(name) = segment.strip_prefix(':') {
+            return refused(&format!("axum 0.8 writes a part of a path in braces: write `{{{name}}}` in place of `:{name}`"));
+        }
+        if let Some(name) = segment.strip_prefix('*') {
+            return refused(&format!("axum 0.8 writes the rest of a path in braces: write `{{*{name}}}` in place of `*{name}`"));
+        }
+        if matches!(segment, "." | "..") || segment.contains(['\\', ';', '?', '#']) {
+            return refused(&format!("no path that is let through has `{segment}` in it: write the path plainly"));
+        }
+    }
+    if path.contains("//") {
+        return refused("no path that is let through has an empty part: write the path plainly");
+    }
+    Ok(())
 }
 
 fn target(plan: &Plan, pattern: &Spanned<String>, value: &Spanned<Value>) -> Result<Target, Wrong> {
@@ -239,7 +277,9 @@ fn target(plan: &Plan, pattern: &Spanned<String>, value: &Spanned<Value>) -> Res
     match (text("model")?, text("hardware")?) {
         (Some(model), None) => {
             let template = Template::parse(model).ok_or_else(|| {
-                wrong(value.span(), format!("{subject}, model `{model}`: write a name, or in braces parts of the path or header:NAME"))
+                let remedy =
+                    "write a name, or in braces a part of the path, `{name}`, or a header field, `{header:x-model}`: there is nothing else";
+                wrong(value.span(), format!("{subject}, model `{model}`: {remedy}"))
             })?;
             for part in &template.0 {
                 if let Part::Parameter(parameter) = part

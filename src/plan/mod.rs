@@ -30,6 +30,7 @@
 mod exact;
 mod file;
 mod routes;
+mod spelling;
 mod tier;
 
 use std::{
@@ -114,6 +115,16 @@ impl Plan {
         self.exact.find(path).unwrap_or_else(|| self.routes.classify(self, path, headers))
     }
 
+    /// What to do about a path that leads nowhere, for the operator.
+    pub(crate) fn advice(&self, path: &str, headers: &HeaderMap) -> String {
+        self.routes.advice(self, path, headers)
+    }
+
+    /// Says if a browser's preflight to what the plan knows passes without credentials.
+    pub(crate) const fn lets_preflights_pass(&self) -> bool {
+        self.routes.free_preflights
+    }
+
     /// The lowest price of a second that is not nothing.
     #[cfg(feature = "axum")]
     pub(crate) fn lowest_price(&self) -> Option<Price> {
@@ -140,7 +151,7 @@ impl Plan {
     }
 
     /// Makes workloads for each model and the features that routes have, and finds out once where the paths lead that can be told in advance.
-    fn prepare(&mut self, patterns: &[String]) {
+    fn prepare(&mut self) {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         self.number = NEXT.fetch_add(1, Ordering::Relaxed);
         for feature in self.routes.features() {
@@ -150,7 +161,7 @@ impl Plan {
                 }
             }
         }
-        self.exact = ExactPaths::of(self, patterns);
+        self.exact = ExactPaths::of(self, &self.routes.patterns);
     }
 }
 

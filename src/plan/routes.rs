@@ -6,7 +6,10 @@ use http::{HeaderMap, HeaderName};
 use matchit::{Params, Router};
 use percent_encoding::percent_decode_str;
 
-use super::{Plan, Workload};
+use super::{
+    Plan, Workload,
+    spelling::{Spelling, folded},
+};
 use crate::Name;
 
 /// What a request runs.
@@ -27,7 +30,13 @@ pub(crate) struct Routes {
     /// Which of the targets a path leads to.
     pub(super) router: Router<usize>,
     pub(super) targets: Vec<Target>,
+    /// Their patterns.
+    pub(super) patterns: Vec<String>,
+    /// Which of the targets a path leads to but for case and a slash at its end.
+    pub(super) folded: Router<usize>,
     pub(super) otherwise: Target,
+    /// A browser's preflight passes without credentials.
+    pub(super) free_preflights: bool,
 }
 
 /// Where a route leads.
@@ -51,17 +60,116 @@ pub(crate) enum Part {
 }
 
 impl Routes {
-    pub(super) fn classify(&self, plan: &Plan, path: &str, headers: &HeaderMap) -> Classification {
-        // What stands behind may resolve them and run something else.
-        if path.contains(['.', '%']) && path.split('/').any(is_dot_segment) {
-            return Classification::Unknown;
+    pub(super) fn new() -> Self {
+        Self {
+            router: Router::new(),
+            targets: Vec::new(),
+            patterns: Vec::new(),
+            folded: Router::new(),
+            otherwise: Target::Refuse,
+            free_preflights: false,
         }
-        let found = self.router.at(path).ok().and_then(|found| Some((self.targets.get(*found.value)?, found.params)));
-        let workload = match &found {
-            Some((target, parameters)) => target.workload(plan, Some(parameters), headers),
-            None => self.otherwise.workload(plan, None, headers),
+    }
+
+    /// Adds a route.
+    pub(super) fn insert(&mut self, pattern: &str, target: Target) -> Result<(), matchit::InsertError> {
+        let number = self.targets.len();
+        self.router.insert(pattern, number)?;
+        // Of two that differ in case alone, the metered one counts.
+        if self.folded.insert(fold_pattern(pattern), number).is_err()
+            && target.is_metered()
+            && let Ok(other) = self.folded.at_mut(&folded(pattern))
+        {
+            *other.value = number;
+        }
+        self.targets.push(target);
+        self.patterns.push(pattern.to_owned());
+        Ok(())
+    }
+
+    pub(super) fn classify(&self, plan: &Plan, path: &str, headers: &HeaderMap) -> Classification {
+        self.read(plan, path, headers).unwrap_or(Classification::Unknown)
+    }
+
+    /// What a path leads to, however it is read, or why that cannot be said.
+    fn read(&self, plan: &Plan, path: &str, headers: &HeaderMap) -> Result<Classification, Unlisted<'_>> {
+        let readings = match Spelling::of(path) {
+            Spelling::Refused => return Err(Unlisted::Spelling(self.nearly(path))),
+            Spelling::Plain => Vec::new(),
+            Spelling::Ambiguous(readings) => readings,
         };
-        workload.unwrap_or(Classification::Unknown)
+        let found = self.lead(plan, path, headers)?;
+        for reading in &readings {
+            match (&found, self.lead(plan, reading, headers)) {
+                (Classification::Workload(one), Ok(Classification::Workload(other))) if *one != other => {
+                    return Err(Unlisted::Spelling(self.nearly(reading)));
+                }
+                (Classification::Free, Ok(Classification::Workload(_))) | (Classification::Free, Err(Unlisted::Model { .. })) => {
+                    return Err(Unlisted::Spelling(self.nearly(reading)));
+                }
+                _ => {}
+            }
+        }
+        if found == Classification::Free
+            && let Some(pattern) = readings.iter().map(String::as_str).chain([path]).find_map(|path| self.nearly(path))
+        {
+            return Err(Unlisted::Spelling(Some(pattern)));
+        }
+        Ok(found)
+    }
+
+    /// What a path leads to as it is written.
+    fn lead(&self, plan: &Plan, path: &str, headers: &HeaderMap) -> Result<Classification, Unlisted<'_>> {
+        let found = self.router.at(path).ok().and_then(|found| Some((*found.value, self.targets.get(*found.value)?, found.params)));
+        let (number, target, parameters) = match &found {
+            Some((number, target, parameters)) => (Some(*number), *target, Some(parameters)),
+            None => (None, &self.otherwise, None),
+        };
+        let pattern = number.and_then(|number| self.patterns.get(number)).map_or("otherwise", String::as_str);
+        match target {
+            Target::Free => Ok(Classification::Free),
+            Target::Refuse => Err(Unlisted::Route),
+            Target::Hardware { hardware, feature } => {
+                let workload = plan.on_hardware(&Name::known("unlisted"), hardware, feature);
+                workload.map(Classification::Workload).ok_or(Unlisted::Route)
+            }
+            Target::Model { model, feature } => {
+                let name = model.fill(parameters, headers).ok_or(Unlisted::Model { pattern, model: None })?;
+                let workload = plan.workload(&name, feature);
+                workload.map(Classification::Workload).ok_or(Unlisted::Model { pattern, model: Some(name) })
+            }
+        }
+    }
+
+    /// The metered route that a path is nearly one of, but for case and a slash at its end.
+    fn nearly(&self, path: &str) -> Option<&str> {
+        let folded = folded(path);
+        let number = *self.folded.at(&folded).ok()?.value;
+        self.targets.get(number).filter(|target| target.is_metered()).and_then(|_| self.patterns.get(number)).map(String::as_str)
+    }
+
+    /// What to do about a path that leads nowhere, for the operator.
+    pub(super) fn advice(&self, plan: &Plan, path: &str, headers: &HeaderMap) -> String {
+        match self.read(plan, path, headers) {
+            Ok(_) | Err(Unlisted::Route) => format!(
+                "the plan has no route for this path; under [routes], {path:?} = {{ model = \"<name>\" }} meters it, and {path:?} = \"free\" lets it pass \
+                 unmetered"
+            ),
+            Err(Unlisted::Model { pattern, model: Some(model) }) => format!(
+                "route {pattern:?} is asked for model {model:?}, which the plan does not have; [models.{model:?}] with hardware = \"<name>\" adds it"
+            ),
+            Err(Unlisted::Model { pattern, model: None }) => {
+                format!("route {pattern:?} takes its model from the path or a header field, and this request names none that can be read")
+            }
+            Err(Unlisted::Spelling(Some(pattern))) => {
+                format!(
+                    "the path may be read as one of the metered route {pattern:?}, by a service that decodes, resolves or folds it: write it plainly"
+                )
+            }
+            Err(Unlisted::Spelling(None)) => {
+                "the path can be read in several ways, some of which leave its route: write it plainly".to_owned()
+            }
+        }
     }
 
     /// The features that routes are used through.
@@ -74,20 +182,31 @@ impl Routes {
     }
 }
 
-/// `.` or `..` (RFC 3986, section 3.3), also where the dots are percent-encoded.
-fn is_dot_segment(segment: &str) -> bool {
-    segment.len() <= 6 && matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "." | "..")
+/// Why a path leads nowhere.
+#[derive(Debug)]
+enum Unlisted<'a> {
+    /// There is no route, or one that refuses.
+    Route,
+    /// A route's model is not in the plan, or not named.
+    Model { pattern: &'a str, model: Option<String> },
+    /// It may be read in several ways; as one of this metered route, for one.
+    Spelling(Option<&'a str>),
+}
+
+/// A pattern with everything but the names of its parameters in lower case.
+fn fold_pattern(pattern: &str) -> String {
+    let mut in_braces = false;
+    let folded = pattern.chars().map(|c| {
+        in_braces = (in_braces || c == '{') && c != '}';
+        if in_braces { c } else { c.to_ascii_lowercase() }
+    });
+    let folded: String = folded.collect();
+    if folded.len() > 1 { folded.trim_end_matches('/').to_owned() } else { folded }
 }
 
 impl Target {
-    fn workload(&self, plan: &Plan, parameters: Option<&Params<'_, '_>>, headers: &HeaderMap) -> Option<Classification> {
-        let workload = match self {
-            Self::Free => return Some(Classification::Free),
-            Self::Refuse => return None,
-            Self::Model { model, feature } => plan.workload(&model.fill(parameters, headers)?, feature)?,
-            Self::Hardware { hardware, feature } => plan.on_hardware(&Name::known("unlisted"), hardware, feature)?,
-        };
-        Some(Classification::Workload(workload))
+    pub(super) const fn is_metered(&self) -> bool {
+        matches!(self, Self::Model { .. } | Self::Hardware { .. })
     }
 }
 
@@ -96,6 +215,9 @@ impl Template {
         let (mut parts, mut rest) = (Vec::new(), text);
         while let Some((before, after)) = rest.split_once('{') {
             let (name, after) = after.split_once('}')?;
+            if name.contains(':') && !name.starts_with("header:") {
+                return None;
+            }
             if !before.is_empty() {
                 parts.push(Part::Text(before.to_owned()));
             }

@@ -91,10 +91,10 @@ fn routes_lead_to_models() {
     assert_eq!(model("/models/%FF"), "Unknown");
     assert_eq!(model("/elsewhere"), "Unknown");
     // A route that takes whatever follows takes no dots, which the service behind may resolve.
-    for dots in ["..", ".", "%2E%2e", ".%2e", "../../models/rnnoise", "a/../b", "a/%2e"] {
+    for dots in ["..", ".", "%2E%2e", ".%2e", "../../models/rnnoise", "a/../b", "a/%2e", "..;", "%252e.", "a%5cb"] {
         assert_eq!(model(&format!("/denoise.v1.Denoise/{dots}")), "Unknown", "{dots}");
     }
-    for others in ["...", "a.b", ".hidden", "%2e%2e%2e", "a%2e"] {
+    for others in ["...", "a.b", ".hidden", "%2e%2e%2e", "a%2e", "a;v=1", "a//b"] {
         assert_eq!(model(&format!("/denoise.v1.Denoise/{others}")), "rnnoise gpu-small api", "{others}");
     }
 
@@ -113,8 +113,45 @@ fn routes_lead_to_models() {
 }
 
 #[test]
+fn what_nearly_is_a_metered_route_is_not_free() {
+    let plan =
+        Plan::from_toml(&GOOD.replace("[routes]", "[routes]\notherwise = \"free\"\n\"/files/{*path}\" = \"free\"\n\"/Models\" = \"free\""))
+            .unwrap();
+    let classify = |path: &str| plan.classify(path, &HeaderMap::new());
+    for path in [
+        "//models/rnnoise",
+        "/MODELS/rnnoise",
+        "/models/rnnoise/",
+        "/%6dodels/rnnoise",
+        "/models;x/rnnoise",
+        "/models/none",
+        "/Health/../models/x",
+    ] {
+        assert_eq!(classify(path), Classification::Unknown, "{path}");
+    }
+    for path in [
+        "/files/models/rnnoise",
+        "/files/a%2Fb",
+        "/",
+        "/modelsx/rnnoise",
+        "/health",
+        "/health/",
+        "/Models",
+        "/models",
+        "/models/",
+        "/a;b//c",
+    ] {
+        assert_eq!(classify(path), Classification::Free, "{path}");
+    }
+    let advice = |path: &str| plan.advice(path, &HeaderMap::new());
+    assert!(advice("/models/none").contains("[models.\"none\"]") && !advice("/models/none").contains("free"), "{}", advice("/models/none"));
+    assert!(advice("/MODELS/rnnoise").contains("metered route \"/models/{model}\"") && !advice("/MODELS/rnnoise").contains("free"));
+    assert!(Plan::from_toml(GOOD).unwrap().advice("/elsewhere", &HeaderMap::new()).contains("\"/elsewhere\" = \"free\""));
+}
+
+#[test]
 fn what_is_wrong_is_refused_with_its_line_and_remedy() {
-    let cases: [(&str, &str, usize, &str); 34] = [
+    let cases = [
         ("included = \"0.10\"", "included = \"-0.10\"", 18, "tier `free`, included: amounts are not negative"),
         ("included = \"0.10\"", "included = \"0.1000000001\"", 18, "at most nine digits after the point"),
         ("included = \"0.10\"", "included = 0.10", 18, "write dollars as a string"),
@@ -133,7 +170,14 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
         ("price_per_second = \"0.00012\"", "price = \"0.00012\"", 3, "unknown field `price`"),
         ("{ model = \"rnnoise\" }", "{ model = \"gone\" }", 14, "leads to model `gone`, which the plan does not have: add [models.gone]"),
         ("{ model = \"{model}\" }", "{ model = \"{modle}\" }", 12, "its path has no `{modle}`"),
-        ("{ model = \"{model}\" }", "{ model = \"{model\" }", 12, "write a name, or in braces parts of the path or header:NAME"),
+        ("{ model = \"{model}\" }", "{ model = \"{model\" }", 12, "write a name, or in braces a part of the path"),
+        ("{ model = \"{model}\" }", "{ model = \"{query:model}\" }", 12, "or a header field, `{header:x-model}`: there is nothing else"),
+        ("{ model = \"{model}\" }", "{ model = \"{body:model}\" }", 12, "there is nothing else"),
+        ("\"/models/{model}\"", "\"/models/:model\"", 12, "write `{model}` in place of `:model`"),
+        ("\"/denoise.v1.Denoise/{*method}\"", "\"/denoise.v1.Denoise/*method\"", 14, "write `{*method}` in place of `*method`"),
+        ("\"/health\"", "\"//health\"", 15, "an empty part: write the path plainly"),
+        ("\"/health\"", "\"/a/../health\"", 15, "no path that is let through has `..` in it"),
+        ("[routes]\n", "[routes]\npreflight = \"yes\"\n", 12, "route `preflight`: write \"refuse\", or \"free\""),
         ("\"free\"\n", "\"gratis\"\n", 15, "route `/health` leads nowhere: write \"free\""),
         ("\"/health\"", "\"health\"", 15, "write a path that begins with `/`"),
         ("\"/health\"", "\"/models/{other}\"", 0, "route `/models/{"),

@@ -328,9 +328,8 @@ pub(crate) fn says(error: &RedisError, word: &str) -> bool {
 }
 
 /// Errors that a server gives everyone while it cannot serve.
-const OF_ALL: &[&str] = &[
-    "LOADING", "BUSY", "MASTERDOWN", "READONLY", "OOM", "MISCONF", "NOREPLICAS", "NOAUTH", "WRONGPASS", "NOPERM", "CLUSTERDOWN",
-];
+const OF_ALL: &[&str] =
+    &["LOADING", "BUSY", "MASTERDOWN", "READONLY", "OOM", "MISCONF", "NOREPLICAS", "NOAUTH", "WRONGPASS", "NOPERM", "CLUSTERDOWN"];
 
 /// Whether a server has answered with an error that others need not get: it is there.
 pub(crate) fn is_of_some(error: &RedisError) -> bool {

@@ -134,7 +134,9 @@ impl Rejection {
     pub(crate) const fn status(&self, unavailable: StatusCode) -> StatusCode {
         match self {
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
-            Self::NotAMember | Self::CrossOrigin | Self::SpendingLimit { .. } | Self::AccountErased | Self::RequestCap => StatusCode::FORBIDDEN,
+            Self::NotAMember | Self::CrossOrigin | Self::SpendingLimit { .. } | Self::AccountErased | Self::RequestCap => {
+                StatusCode::FORBIDDEN
+            }
             Self::NotInPlan => StatusCode::NOT_FOUND,
             Self::NoSuchPeriod => StatusCode::BAD_REQUEST,
             Self::CreditsUsedUp { .. } | Self::LargestAmount { .. } => StatusCode::PAYMENT_REQUIRED,
@@ -169,7 +171,9 @@ impl Rejection {
     /// When the credits reset, where that is what to wait for.
     pub(crate) fn resets_at(&self) -> Option<String> {
         match self {
-            Self::CreditsUsedUp { period, .. } | Self::LargestAmount { period } | Self::SpendingLimit { period } => Some(period.resets_at()),
+            Self::CreditsUsedUp { period, .. } | Self::LargestAmount { period } | Self::SpendingLimit { period } => {
+                Some(period.resets_at())
+            }
             _ => None,
         }
     }

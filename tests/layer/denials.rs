@@ -232,19 +232,32 @@ async fn identities_may_come_later() {
     assert_eq!(settled(&meter, "alice", "pro", 1).await.requests(), 1);
 }
 
+/// A handler that does not look at the method would run, with its input in the query.
 #[tokio::test]
-async fn a_preflight_is_free_and_no_other_options_request_is() {
-    let meter = CreditMeter::new(plan(), MemoryLedger::new(), BearerTokens::new());
-    let preflight =
-        || Request::options("/models/echo").header("origin", "https://x.example").header("access-control-request-method", "POST");
-    let empty = preflight().body(Full::new(Bytes::new())).unwrap();
-    assert_eq!(ask(&meter, empty).await.0.status(), StatusCode::OK);
-    let with_input = preflight().body(Full::new(Bytes::from_static(b"a prompt"))).unwrap();
-    let bare = Request::options("/models/echo").body(Full::new(Bytes::new())).unwrap();
-    let upgrading = preflight().header("upgrade", "websocket").body(Full::new(Bytes::new())).unwrap();
-    for request in [with_input, bare, upgrading] {
-        let (response, problem) = ask(&meter, request).await;
-        check(&response, &problem, 401, "UNAUTHENTICATED");
+async fn a_preflight_passes_without_credentials_only_where_the_plan_says_so() {
+    let preflight = |path: &str| {
+        let request = Request::options(path).header("origin", "https://x.example");
+        request.header("access-control-request-method", "POST")
+    };
+    let empty = |request: http::request::Builder| request.body(Full::new(Bytes::new())).unwrap();
+    for (says, passes) in [("", false), ("preflight = \"refuse\"\n", false), ("preflight = \"free\"\n", true)] {
+        let plan = tower_credits::Plan::from_toml(&PLAN.replace("[routes]\n", &format!("[routes]\n{says}"))).unwrap();
+        let meter = CreditMeter::new(plan, MemoryLedger::new(), BearerTokens::new());
+        let (response, problem) = ask(&meter, empty(preflight("/models/echo?prompt=x"))).await;
+        if passes {
+            assert_eq!(response.status(), StatusCode::OK);
+        } else {
+            check(&response, &problem, 401, "UNAUTHENTICATED");
+        }
+        assert_eq!(ask(&meter, empty(preflight("/health"))).await.0.status(), StatusCode::OK, "what is free is free");
+        let with_input = preflight("/models/echo").body(Full::new(Bytes::from_static(b"a prompt"))).unwrap();
+        let bare = empty(Request::options("/models/echo"));
+        let upgrading = empty(preflight("/models/echo").header("upgrade", "websocket"));
+        let (elsewhere, unheard_of) = (empty(preflight("/elsewhere")), empty(preflight("/models/unheard-of")));
+        for request in [with_input, bare, upgrading, elsewhere, unheard_of] {
+            let (response, problem) = ask(&meter, request).await;
+            check(&response, &problem, 401, "UNAUTHENTICATED");
+        }
     }
 }
 

@@ -18,7 +18,10 @@ mod ends;
 mod hostile;
 mod idle;
 mod midway;
+mod neighbours;
 mod order;
+#[cfg(feature = "axum")]
+mod paths;
 mod read_ahead;
 mod reload;
 mod shutdown;

@@ -385,7 +385,9 @@ async fn billed_is_what_the_service_was_busy_whoever_reads() {
         let began_before = work.busy();
         client.clone().read(response).await;
         let (billed, busy) = (billed(&meter, "pro").await, work.busy());
-        let case = format!("seed {seed}, {client:?}, channel of {size}, {frames} frames, {burst} at once, gaps {shortest}..{longest}: billed {billed}, busy {busy}");
+        let case = format!(
+            "seed {seed}, {client:?}, channel of {size}, {frames} frames, {burst} at once, gaps {shortest}..{longest}: billed {billed}, busy {busy}"
+        );
         if leaves {
             // Who goes away does not pay for what waits unseen: the channel's worth, and a frame at either end of it.
             let unseen = longest * (size as u64 + 3);
@@ -402,7 +404,12 @@ async fn billed_is_what_the_service_was_busy_whoever_reads() {
     for (ratios, what) in ratios.iter_mut().zip(["frame by frame", "in batches"]) {
         ratios.sort_by(f64::total_cmp);
         let mean = ratios.iter().sum::<f64>() / ratios.len() as f64;
-        eprintln!("billed / busy of {} that were made {what} and read to the end: {:.3} to {:.3}, mean {mean:.3}", ratios.len(), ratios[0], ratios[ratios.len() - 1]);
+        eprintln!(
+            "billed / busy of {} that were made {what} and read to the end: {:.3} to {:.3}, mean {mean:.3}",
+            ratios.len(),
+            ratios[0],
+            ratios[ratios.len() - 1]
+        );
         assert!((0.93..1.08).contains(&mean), "{what}: {mean}");
     }
 }

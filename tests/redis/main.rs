@@ -9,6 +9,7 @@ mod accounts;
 mod connections;
 mod contract;
 mod crowd;
+mod damage;
 #[cfg(feature = "axum")]
 mod nodes;
 mod outages;

@@ -94,6 +94,15 @@ impl RedisServer {
         self.wait_until_ready();
     }
 
+    /// Cuts so many bytes off what a killed server had written, as a crash of the machine does.
+    pub fn truncate_log(&self, bytes: u64) {
+        let folder = std::fs::read_dir(self.folder.join("appendonlydir")).expect("the server keeps a log").flatten();
+        let log = folder.map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with(".incr.aof")).max().expect("a log");
+        let file = std::fs::OpenOptions::new().write(true).open(log).expect("the log can be written");
+        let length = file.metadata().expect("its length").len();
+        file.set_len(length.saturating_sub(bytes)).expect("it is shortened");
+    }
+
     fn signal(&self, name: &str) {
         let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
         assert!(sent.is_ok_and(|status| status.success()), "the signal is sent");

@@ -38,7 +38,8 @@ impl<W, R: Run> Lease<W, R> {
     pub(crate) fn renew(&mut self, rules: &LeaseRules, terms: Terms, flush: bool, now: Duration) -> Renewal {
         // (6) Once sent, a goodbye is all that may be sent.
         self.leaving |= self.may_leave(rules, flush, now);
-        let reported = self.unacknowledged.as_ref().map_or(self.acknowledged, |batch| if self.seq == 0 { Credits::ZERO } else { batch.settled });
+        let reported =
+            self.unacknowledged.as_ref().map_or(self.acknowledged, |batch| if self.seq == 0 { Credits::ZERO } else { batch.settled });
         if self.unacknowledged.is_none() {
             self.settle_running(now);
         }

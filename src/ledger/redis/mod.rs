@@ -34,7 +34,8 @@ use tokio::time::Instant;
 
 use self::codec::{Hash, Hashes, Keys};
 use super::{
-    AccountSummary, AccountsPage, Amendment, Answer, Answering, Cursor, LeaseId, Ledger, LedgerError, MOST_LINES, Outcome, Renewal, Statement, Terms,
+    AccountSummary, AccountsPage, Amendment, Answer, Answering, Cursor, LeaseId, Ledger, LedgerError, MOST_LINES, Outcome, Renewal,
+    Statement, Terms,
 };
 use crate::{
     Account, Name, Period,
@@ -45,6 +46,7 @@ const CLOCK: &str = include_str!("clock.lua");
 const ACCOUNT: &str = include_str!("account.lua");
 const RENEW: &str = include_str!("renew.lua");
 const AMEND: &str = include_str!("amend.lua");
+const READ: &str = include_str!("read.lua");
 
 /// The most keys that are looked at for one page of a list, about.
 const MOST_SCANNED: usize = 100_000;
@@ -70,6 +72,7 @@ struct Inner {
     most_lines: usize,
     renew: Scripted,
     amend: Scripted,
+    read: Scripted,
     clock: Mutex<Option<LedgerClock>>,
 }
 
@@ -80,8 +83,7 @@ struct Scripted {
 }
 
 impl Scripted {
-    fn new(script: &str) -> Self {
-        let text = format!("{CLOCK}{ACCOUNT}{script}");
+    fn new(text: String) -> Self {
         Self { script: Script::new(&text), text }
     }
 
@@ -119,8 +121,9 @@ impl RedisLedger {
     }
 
     fn new(connection: Connection, prefix: String, reading: Duration, most_lines: usize) -> Self {
-        let (renew, amend) = (Scripted::new(RENEW), Scripted::new(AMEND));
-        Self { inner: Arc::new(Inner { connection, prefix, reading, most_lines, renew, amend, clock: Mutex::default() }) }
+        let of_account = |script| Scripted::new(format!("{CLOCK}{ACCOUNT}{script}"));
+        let (renew, amend, read) = (of_account(RENEW), of_account(AMEND), Scripted::new(READ.to_owned()));
+        Self { inner: Arc::new(Inner { connection, prefix, reading, most_lines, renew, amend, read, clock: Mutex::default() }) }
     }
 
     /// Reads the server's clock, so that the first renewal can say how long it is good for.
@@ -159,16 +162,13 @@ impl RedisLedger {
 
     async fn read(&self, account: &Account, period: Period, terms: Option<Terms>) -> Result<Statement, LedgerError> {
         let keys = &Keys::new(&self.inner.prefix, account, period);
-        let read = |mut link| async move {
-            let mut pipe = redis::pipe();
-            pipe.atomic().cmd("TIME");
-            for key in [&keys.record, &keys.book, &keys.leases, &keys.holds] {
-                pipe.cmd("HGETALL").arg(key);
-            }
-            pipe.query_async(&mut link).await
+        let call = |how: (&str, &str)| {
+            let mut call = redis::cmd(how.0);
+            call.arg(how.1).arg(4).arg(&keys.record).arg(&keys.book).arg(&keys.leases).arg(&keys.holds);
+            call
         };
         let ((seconds, micros), record, book, leases, holds): ((u64, u64), Hash, Hash, Hash, Hash) =
-            self.inner.connection.run(self.inner.reading, read).await?;
+            self.inner.connection.run(self.inner.reading, |link| self.inner.read.call(link, call)).await?;
         let hashes = Hashes { keys, record, spent: Hash::new(), book, leases, holds, notes: Hash::new() };
         let now = Duration::from_secs(seconds) + Duration::from_millis(micros / 1000);
         Ok(Statement::of(account, &hashes.book()?, &hashes.record()?, terms, now))

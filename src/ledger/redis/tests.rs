@@ -28,13 +28,29 @@ const TEST_CLOCK: &str = "local function clock() return tonumber(redis.call('GET
 /// One step of a history.
 #[derive(Clone, Debug)]
 enum Step {
-    Renew { period: Period, renewal: Renewal, not_after: Duration, now: Duration },
-    Amend { amendment: Amendment, now: Duration },
-    Claim { period: Period, threshold: Name, by: LeaseId, now: Duration },
+    Renew {
+        period: Period,
+        renewal: Renewal,
+        not_after: Duration,
+        now: Duration,
+    },
+    Amend {
+        amendment: Amendment,
+        now: Duration,
+    },
+    Claim {
+        period: Period,
+        threshold: Name,
+        by: LeaseId,
+        now: Duration,
+    },
     /// A copy of everything is made.
     Save,
     /// A key is lost, or is again what it was when the copy was made.
-    Lose { part: Part, restore: bool },
+    Lose {
+        part: Part,
+        restore: bool,
+    },
 }
 
 /// What one key holds.
@@ -362,7 +378,13 @@ async fn the_script_and_the_book_agree_state_for_state() {
         let account = Account::user(&format!("u{seed}")).unwrap();
         let (expected, found) = (by_book(&steps), by_script(&mut link, &scripts, &account, &steps).await);
         for (step, (expected, found)) in expected.iter().zip(&found).enumerate() {
-            assert_eq!(expected, found, "history {seed}, step {step}, {:?}, after {:?}", steps[step], step.checked_sub(1).map(|before| by_book(&steps).swap_remove(before)));
+            assert_eq!(
+                expected,
+                found,
+                "history {seed}, step {step}, {:?}, after {:?}",
+                steps[step],
+                step.checked_sub(1).map(|before| by_book(&steps).swap_remove(before))
+            );
         }
         assert_eq!(expected.len(), found.len());
         let lossy = steps.iter().any(|step| matches!(step, Step::Lose { .. }));
@@ -388,12 +410,27 @@ async fn the_script_and_the_book_agree_state_for_state() {
             redis::cmd("FLUSHDB").exec_async(&mut link).await.unwrap();
         }
     }
-    eprintln!("{histories} histories agree; answers: {outcomes:?}; debited late {debited_late}, refunded beside purchases {given_back}, healed {healed}, grants put aside {put_aside}");
-    let kinds = ["Renewed", "Superseded", "Forgotten", "Late", "NotBegun", "Closed", "Erased", "refused"].map(|kind| format!("Renew {kind}"));
-    let corrections =
-        ["Refund true", "Refund false", "Refund refused", "Close true", "Close false", "Close refused", "Claim false", "Erase true", "Grant refused"];
+    eprintln!(
+        "{histories} histories agree; answers: {outcomes:?}; debited late {debited_late}, refunded beside purchases {given_back}, healed {healed}, grants put aside {put_aside}"
+    );
+    let kinds =
+        ["Renewed", "Superseded", "Forgotten", "Late", "NotBegun", "Closed", "Erased", "refused"].map(|kind| format!("Renew {kind}"));
+    let corrections = [
+        "Refund true",
+        "Refund false",
+        "Refund refused",
+        "Close true",
+        "Close false",
+        "Close refused",
+        "Claim false",
+        "Erase true",
+        "Grant refused",
+    ];
     let all = kinds.iter().map(String::as_str).chain(corrections).all(|kind| outcomes.contains_key(kind));
-    assert!((all && given_back > 0 && debited_late > 0 && healed > 0 && put_aside > 0) || histories < 1_000, "every kind of answer came up: {outcomes:?}");
+    assert!(
+        (all && given_back > 0 && debited_late > 0 && healed > 0 && put_aside > 0) || histories < 1_000,
+        "every kind of answer came up: {outcomes:?}"
+    );
 }
 
 #[tokio::test]

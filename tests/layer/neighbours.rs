@@ -1,0 +1,292 @@
+//! One bad account, one panic of the host's code, one suspended moment: what it may cost, and that it costs nobody else.
+
+use std::{
+    collections::HashSet,
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{Request, Response, StatusCode};
+use http_body_util::Empty;
+use tokio::time::{Instant, sleep};
+use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
+use tower_credits::{
+    Account, Ahead, Amendment, Answer, Answering, CreditMeter, DuringOutage, Identify, Identifying, Ledger, LedgerError, MemoryLedger,
+    Period, Rejection, Renewal, RequestHead, Statement, Terms,
+};
+
+use crate::support::*;
+
+type Body = Empty<Bytes>;
+
+async fn ask(meter: &CreditMeter, user: &str, tier: &str) -> StatusCode {
+    asked(meter, request(user, tier, Body::new())).await.status()
+}
+
+async fn asked(meter: &CreditMeter, request: Request<Body>) -> Response<tower_credits::MeterBody<Body>> {
+    let service = service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::new())));
+    ServiceBuilder::new().layer(meter.clone()).service(service).oneshot(request).await.unwrap()
+}
+
+/// How a ledger fails some accounts.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// It answers, with an error.
+    Failed,
+    Malformed,
+    /// It cannot be reached for them.
+    Unreachable,
+    /// It does not answer.
+    Silent,
+    Panics,
+}
+
+/// A ledger that fails some accounts, and is well for all others.
+#[derive(Clone, Debug)]
+struct Failing {
+    ledger: MemoryLedger,
+    way: Way,
+    bad: Arc<Mutex<HashSet<String>>>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Failing {
+    fn new(way: Way, bad: &[&str]) -> Self {
+        let bad = bad.iter().map(|user| format!("user:{user}")).collect();
+        Self { ledger: MemoryLedger::new(), way, bad: Arc::new(Mutex::new(bad)), asked: Arc::default() }
+    }
+}
+
+impl Ledger for Failing {
+    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
+        if !self.bad.lock().unwrap().contains(account.as_str()) {
+            return self.ledger.renew(account, period, renewal, within);
+        }
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        match self.way {
+            Way::Failed => Box::pin(async { Err(LedgerError::Failed { reason: "ERR upstream failure".into(), source: None }) }),
+            Way::Malformed => Box::pin(async { Err(LedgerError::Malformed("tc:{user:x} seats \"many\"".into())) }),
+            Way::Unreachable => Box::pin(async { Err(LedgerError::Unreachable { reason: "refused".into(), source: None }) }),
+            Way::Silent => Box::pin(std::future::pending()),
+            Way::Panics => panic!("the host's ledger has a fault"),
+        }
+    }
+
+    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
+        self.ledger.statement(account, period, terms)
+    }
+
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
+        self.ledger.amend(account, amendment)
+    }
+}
+
+/// On a quiet node, where nobody else's answers tell that the ledger is well.
+#[tokio::test(start_paused = true)]
+async fn what_the_ledger_cannot_say_of_one_account_is_nobody_elses_denial() {
+    for way in [Way::Failed, Way::Malformed, Way::Unreachable, Way::Silent, Way::Panics] {
+        let ledger = Failing::new(way, &["mallory", "eve"]);
+        let meter = meter(ledger.clone()).build().unwrap();
+        let mut waits = Vec::new();
+        for round in 0..20 {
+            for bad in ["mallory", "eve"] {
+                let began = Instant::now();
+                assert_eq!(ask(&meter, bad, "free").await, 503, "{way:?}");
+                waits.push(began.elapsed());
+            }
+            assert_eq!(ask(&meter, &format!("user-{round}"), "free").await, 200, "{way:?}");
+            sleep(seconds(3)).await;
+        }
+        // Not even those who are denied wait for long: once it is known, not at all.
+        assert!(waits.iter().filter(|wait| wait.is_zero()).count() > 20, "{way:?}: {waits:?}");
+        let asked = ledger.asked.load(Ordering::SeqCst);
+        assert!((20..400).contains(&asked), "{way:?}: it is asked now and then: {asked} times in a minute");
+        // Once the ledger can say something of them, they are as others.
+        ledger.bad.lock().unwrap().clear();
+        eventually(async || (ask(&meter, "mallory", "free").await == 200).then_some(())).await;
+        assert_eq!(meter.shutdown().await.unsettled, [], "{way:?}");
+    }
+}
+
+/// An outage that only three have met is over for all when one of them is answered.
+#[tokio::test(start_paused = true)]
+async fn whoever_was_denied_without_being_asked_for_finds_out_when_the_ledger_is_back() {
+    let ledger = Failing::new(Way::Silent, &["a", "b", "c", "d"]);
+    let meter = meter(ledger.clone()).build().unwrap();
+    for user in ["a", "b", "c"].repeat(4) {
+        assert_eq!(ask(&meter, user, "free").await, 503);
+    }
+    let began = Instant::now();
+    assert_eq!(ask(&meter, "d", "free").await, 503);
+    assert!(began.elapsed().is_zero(), "the breaker is open");
+    // The ledger is back, and nobody else asks for anything.
+    ledger.bad.lock().unwrap().clear();
+    sleep(seconds(5)).await;
+    assert_eq!(ask(&meter, "d", "free").await, 200, "what it was denied had the ledger asked");
+}
+
+/// The worker goes on, whatever the host's code does in it.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_panics_once_stops_nothing() {
+    #[derive(Debug)]
+    struct Faulty(AtomicBool);
+    impl tower_credits::Clock for Faulty {
+        fn monotonic(&self) -> Duration {
+            tower_credits::TokioClock.monotonic()
+        }
+        fn unix_time(&self) -> Duration {
+            assert!(!self.0.swap(false, Ordering::SeqCst), "the host's clock has a fault");
+            november().unix_time()
+        }
+    }
+    let clock = Arc::new(Faulty(AtomicBool::new(false)));
+    #[derive(Debug)]
+    struct Shared(Arc<Faulty>);
+    impl tower_credits::Clock for Shared {
+        fn monotonic(&self) -> Duration {
+            self.0.monotonic()
+        }
+        fn unix_time(&self) -> Duration {
+            self.0.unix_time()
+        }
+    }
+    let meter = meter(MemoryLedger::new()).clock(Shared(clock.clone())).build().unwrap();
+    assert_eq!(ask(&meter, "alice", "free").await, 200);
+    clock.0.store(true, Ordering::SeqCst);
+    sleep(seconds(400)).await;
+    assert!(!clock.0.load(Ordering::SeqCst), "it panicked in the worker");
+    assert_eq!(ask(&meter, "bob", "free").await, 200);
+    assert_eq!(meter.shutdown().await.unsettled, []);
+}
+
+#[test]
+fn a_meter_outlives_the_runtime_of_its_first_request() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let ledger = MemoryLedger::new();
+    let meter = CreditMeter::new(plan(), ledger.clone(), tower_credits::IdentityFromExtensions);
+    let first = runtime();
+    assert_eq!(first.block_on(ask(&meter, "alice", "free")), 200);
+    drop(first);
+    let second = runtime();
+    second.block_on(async {
+        for user in ["alice", "bob"] {
+            assert_eq!(ask(&meter, user, "free").await, 200, "{user}");
+        }
+        settled(&meter, "alice", "free", 2).await;
+    });
+    drop(second);
+    assert_eq!(runtime().block_on(meter.shutdown()).unsettled, []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_panics_in_the_hosts_code_is_that_codes_failure() {
+    // In a drop, while a handler panics: a second panic there would end the process.
+    let meter = meter(MemoryLedger::new()).billable(|_| panic!("the host's policy has a fault")).build().unwrap();
+    let service =
+        meter.layer(service_fn(async |_: Request<Body>| -> Result<Response<Body>, Infallible> { panic!("the handler has a fault") }));
+    let panicked = AssertUnwindSafe(service.oneshot(request("alice", "pro", Body::new()))).catch_unwind().await;
+    assert!(panicked.is_err());
+    assert_eq!(settled(&meter, "alice", "pro", 1).await.requests(), 1, "it is billed");
+
+    let meter = crate::support::meter(MemoryLedger::new()).classify(|_, _| panic!("the host's classifier has a fault")).build().unwrap();
+    let response = asked(&meter, request("alice", "pro", Body::new())).await;
+    assert_eq!((response.status(), response.extensions().get()), (StatusCode::INTERNAL_SERVER_ERROR, Some(&Rejection::Unclassified)));
+
+    #[derive(Debug)]
+    struct Faulty(bool);
+    impl Identify for Faulty {
+        fn identify(&self, _: RequestHead<'_>) -> Identifying {
+            assert!(self.0, "the host's check has a fault");
+            Identifying::Later(Box::pin(async { panic!("the host's check has a fault") }))
+        }
+    }
+    for later in [false, true] {
+        let meter = CreditMeter::new(plan(), MemoryLedger::new(), Faulty(later));
+        assert_eq!(ask(&meter, "alice", "pro").await, 503);
+    }
+}
+
+/// What is only remembered makes room.
+#[tokio::test(start_paused = true)]
+async fn accounts_of_an_outage_or_of_shadow_mode_do_not_fill_a_node_for_a_month() {
+    let most = 20;
+    let allowing = PLAN.replace("[tiers.free]\n", "[tiers.free]\nduring_outage = { allow = \"0.001\" }\n");
+    for shadow in [false, true] {
+        let ledger = crate::support::switched::Switched::default();
+        let builder = meter(ledger.clone()).clock(november()).most_accounts(most.try_into().unwrap());
+        let meter = if shadow { builder.shadow() } else { builder }.build().unwrap();
+        meter.plan().replace(tower_credits::Plan::from_toml(&allowing).unwrap());
+        assert!(matches!(meter.plan().current().tier("free").unwrap().during_outage, DuringOutage::Allow(_)));
+        ledger.off(true);
+        for number in 0..most {
+            assert_eq!(ask(&meter, &format!("early-{number}"), "free").await, 200);
+        }
+        ledger.off(false);
+        // Their leases say goodbye.
+        sleep(seconds(3_600)).await;
+        for number in 0..3 * most {
+            assert_eq!(ask(&meter, &format!("later-{number}"), "free").await, 200, "shadow {shadow}, {number}");
+            sleep(seconds(60)).await;
+        }
+    }
+}
+
+/// Monotonic time stands still while a node is suspended, and what it held has been given to others since.
+#[tokio::test(start_paused = true)]
+async fn a_node_that_was_suspended_asks_before_it_admits() {
+    let (ledger, clock) = (crate::support::switched::Switched::default(), november());
+    let meter = meter(ledger.clone()).clock(clock.clone()).ahead(Ahead::default()).build().unwrap();
+    assert_eq!(ask(&meter, "alice", "free").await, 200);
+    assert_eq!(ask(&meter, "alice", "free").await, 200);
+    ledger.off(true);
+    assert_eq!(ask(&meter, "alice", "free").await, 200, "on what it holds ahead");
+    tower_credits::Clock::unix_time(&clock);
+    clock.set_unix_time(tower_credits::Clock::unix_time(&clock) + seconds(700));
+    assert_eq!(ask(&meter, "alice", "free").await, 503, "the ledger is asked, and does not answer");
+    ledger.off(false);
+    eventually(async || (ask(&meter, "alice", "free").await == 200).then_some(())).await;
+}
+
+/// Past what one amount can be, an account is told so, its holds return, and nothing is tried for ever.
+#[tokio::test(start_paused = true)]
+async fn past_the_largest_amount_an_account_is_told_so() {
+    let dear = PLAN.replace("price_per_second = \"0.00012\"", "price_per_second = \"9000000\"");
+    let meter = meter(MemoryLedger::new()).clock(november()).build().unwrap();
+    meter.plan().replace(tower_credits::Plan::from_toml(&dear).unwrap());
+    let service = service_fn(async |_: Request<Body>| {
+        Ok::<_, Infallible>(Response::builder().extension(tower_credits::ComputeTime(seconds(2))).body(Body::new()).unwrap())
+    });
+    let response = ServiceBuilder::new().layer(meter.clone()).service(service).oneshot(request("alice", "pro", Body::new())).await.unwrap();
+    assert_eq!(response.status(), 200);
+    let full = eventually(async || {
+        let statement = statement(&meter, "alice", "pro").await;
+        (statement.used == tower_credits::Credits::MAX && statement.held.is_zero()).then_some(statement)
+    })
+    .await;
+    let lines: i64 = full.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum();
+    assert_eq!(lines, full.used.as_nano_usd());
+    let response = asked(&meter, request("alice", "pro", Body::new())).await;
+    assert_eq!(response.status(), 402);
+    assert!(matches!(response.extensions().get(), Some(Rejection::LargestAmount { .. })));
+    assert_eq!(meter.shutdown().await.unsettled, []);
+}
+
+/// Two tokens of one account may have different tiers.
+#[tokio::test(start_paused = true)]
+async fn tiers_that_take_turns_do_not_reset_an_accounts_request_rate() {
+    let meter = meter(MemoryLedger::new()).build().unwrap();
+    let faster = "[tiers.faster]\nincluded = \"2.00\"\nwhen_used_up = \"block\"\nrequests = { count = 6, per = \"1h\", burst = 3 }\n";
+    meter.plan().replace(tower_credits::Plan::from_toml(&format!("{PLAN}{faster}")).unwrap());
+    let mut served = 0;
+    for turn in 0..100 {
+        served += usize::from(ask(&meter, "alice", ["slow", "faster"][turn % 2]).await == 200);
+    }
+    assert_eq!(served, 2 + 3);
+}
