@@ -59,15 +59,6 @@ impl Period {
         self.begins() + Duration::from_secs(first.days_in_month().unsigned_abs().into()) * SECONDS_A_DAY
     }
 
-    /// The month before; the first one is before itself.
-    pub(crate) fn before(self) -> Self {
-        match self {
-            Self { year: 1970, month: 1 } => self,
-            Self { year, month: 1 } => Self { year: year - 1, month: 12 },
-            Self { year, month } => Self { year, month: month - 1 },
-        }
-    }
-
     /// When it ends, as a timestamp for people and machines: `2026-12-01T00:00:00Z`.
     pub fn resets_at(self) -> String {
         let next = self.next();
@@ -154,9 +145,6 @@ mod tests {
         assert_eq!(Period::day(november.ends() - Duration::from_nanos(1)), 30);
         assert_eq!(november.resets_at(), "2026-12-01T00:00:00Z");
         assert_eq!(november.next().next().to_string(), "2027-01");
-        assert_eq!(november.next().next().before().before(), november);
-        let first: Period = "1970-01".parse().unwrap();
-        assert_eq!((first.next().before(), first.before()), (first, first));
         for day in [(november, 1), (november, 30), (last, 31), ("1970-01".parse().unwrap(), 1)] {
             assert!(Period::unpack(Period::pack(day)) == day && Period::pack(day) < 1 << 23, "{day:?}");
         }

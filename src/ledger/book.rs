@@ -8,9 +8,11 @@ mod leases;
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
+#[cfg(feature = "redis")]
+pub(super) use self::{holds::Hold, leases::Beside};
 pub(super) use self::{
-    holds::{Hold, Holds, is_live},
-    leases::{Beside, Entry, Leases, Sums},
+    holds::{Holds, is_live},
+    leases::{Entry, Leases, Sums},
 };
 use super::{
     Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MOST_LINES, Outcome, Renewal, SHARE, Standing, Terms, Usage, UsageLine,
@@ -202,7 +204,7 @@ impl Book {
         }
         let (closed, early) = (record.is_closed(self.period), self.is_early(now));
         let open = |other: &&mut Self| !other.is_early(now) && now <= other.period.ends() + LATE && !record.is_closed(other.period);
-        let mut current = current.filter(open).filter(|_| closed || early);
+        let current = current.filter(open).filter(|_| closed || early);
         let known = self.leases.entries.get(&renewal.lease).copied();
         if early && (current.is_none() || (known.is_none() && renewal.settled.is_zero())) {
             return answer(Outcome::NotBegun);
@@ -278,7 +280,7 @@ impl Book {
         self.leases.beside = (!self.leases.entries.is_empty()).then_some(beside);
         let hold = self.holds.of(renewal.lease);
         let outcome = outcome.unwrap_or_else(|| Outcome::Renewed { hold, standing: self.standing_by(record, agreed, now) });
-        if let Some(current) = current.as_deref_mut().filter(|_| !lines.is_empty() || !debited.is_zero()) {
+        if let Some(current) = current.filter(|_| !lines.is_empty() || !debited.is_zero()) {
             current.add_late(record, renewal, lines, debited, now);
         }
         answer(outcome)

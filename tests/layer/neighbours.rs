@@ -257,14 +257,19 @@ async fn a_node_that_was_suspended_asks_before_it_admits() {
 /// Past what one amount can be, an account is told so, its holds return, and nothing is tried for ever.
 #[tokio::test(start_paused = true)]
 async fn past_the_largest_amount_an_account_is_told_so() {
-    let dear = PLAN.replace("price_per_second = \"0.00012\"", "price_per_second = \"9000000\"");
+    let dear = PLAN.replace("price_per_second = \"0.00012\"", "price_per_second = \"4000000\"");
     let meter = meter(MemoryLedger::new()).clock(november()).build().unwrap();
     meter.plan().replace(tower_credits::Plan::from_toml(&dear).unwrap());
-    let service = service_fn(async |_: Request<Body>| {
-        Ok::<_, Infallible>(Response::builder().extension(tower_credits::ComputeTime(seconds(2))).body(Body::new()).unwrap())
-    });
-    let response = ServiceBuilder::new().layer(meter.clone()).service(service).oneshot(request("alice", "pro", Body::new())).await.unwrap();
-    assert_eq!(response.status(), 200);
+    // The second uses more than there is room for.
+    for takes in [1, 2] {
+        let service = service_fn(move |_: Request<Body>| {
+            let response = Response::builder().extension(tower_credits::ComputeTime(seconds(takes))).body(Body::new()).unwrap();
+            std::future::ready(Ok::<_, Infallible>(response))
+        });
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service);
+        assert_eq!(service.oneshot(request("alice", "pro", Body::new())).await.unwrap().status(), 200);
+        eventually(async || statement(&meter, "alice", "pro").await.held.is_zero().then_some(())).await;
+    }
     let full = eventually(async || {
         let statement = statement(&meter, "alice", "pro").await;
         (statement.used == tower_credits::Credits::MAX && statement.held.is_zero()).then_some(statement)

@@ -87,7 +87,8 @@ fn spelled(rng: &mut Rng, path: &str) -> String {
             3 => c = c.to_ascii_uppercase(),
             4 if c == "/" => c = "//".to_owned(),
             5 | 6 if c == "/" => {
-                c = ["/./", "/%2e/", "/x/../", "/x/%2e%2e/", "/x/..;/", ";v=1/", "\\", "%5c", "%2f", "/.%00./"][rng.usize(0..10)].to_owned()
+                let others = ["/./", "/%2e/", "/x/../", "/x/%2e%2e/", "/x/..;/", ";v=1/", "\\", "%5c", "%2f", "/.%00./"];
+                c = others[rng.usize(0..others.len())].to_owned();
             }
             _ => {}
         }

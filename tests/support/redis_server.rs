@@ -94,13 +94,19 @@ impl RedisServer {
         self.wait_until_ready();
     }
 
-    /// Cuts so many bytes off what a killed server had written, as a crash of the machine does.
-    pub fn truncate_log(&self, bytes: u64) {
+    /// Takes the last commands off what a killed server had written, as a crash of the machine does. Answers if a transaction is torn by that.
+    pub fn tear_log(&self, commands: usize) -> bool {
         let folder = std::fs::read_dir(self.folder.join("appendonlydir")).expect("the server keeps a log").flatten();
         let log = folder.map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with(".incr.aof")).max().expect("a log");
-        let file = std::fs::OpenOptions::new().write(true).open(log).expect("the log can be written");
-        let length = file.metadata().expect("its length").len();
-        file.set_len(length.saturating_sub(bytes)).expect("it is shortened");
+        let text = std::fs::read(&log).expect("the log can be read");
+        // Each command begins with the number of its words.
+        let begins: Vec<_> = (0..text.len()).filter(|at| text[*at] == b'*' && (*at == 0 || text[at - 1] == b'\n')).collect();
+        let at = begins.len().saturating_sub(commands);
+        let names =
+            |word: &str| begins[..at].iter().filter(|begin| text[**begin..].starts_with(format!("*1\r\n$5\r\n{word}").as_bytes())).count();
+        let is_torn = names("MULTI") > begins[..at].iter().filter(|begin| text[**begin..].starts_with(b"*1\r\n$4\r\nEXEC")).count();
+        std::fs::write(&log, &text[..begins.get(at).copied().unwrap_or(text.len())]).expect("it is shortened");
+        is_torn
     }
 
     fn signal(&self, name: &str) {

@@ -78,7 +78,8 @@ pub(super) fn amendment(how: (&str, &str), prefix: &str, account: &Account, amen
         }
         Amendment::Close(period) => script(None, "close").arg(period.to_string()).arg(millis(period.ends())).to_owned(),
         Amendment::Erase => {
-            let months = std::iter::successors(Some(Period::containing(now).next().next()), |month| Some(month.before())).take(KEPT_MONTHS);
+            let months =
+                std::iter::successors(Some(Period::containing(now).next().next()), |month| Some(month.previous())).take(KEPT_MONTHS);
             let keys: Vec<_> = months
                 .map(|month| Keys::new(prefix, account, month))
                 .flat_map(|Keys { book, leases, holds, notes, .. }| [book, leases, holds, notes])
