@@ -449,7 +449,10 @@ impl<W, R: Run> Lease<W, R> {
         });
         if let Some(billed) = billed {
             let rest = billed.less(running.settled);
-            self.spent = self.spent.saturating_add(rest.cost);
+            let spent = self.spent.saturating_add(rest.cost);
+            // Past the largest amount nothing is added, and lines add up to what is.
+            let rest = Usage { cost: spent.saturating_sub(self.spent), ..rest };
+            self.spent = spent;
             self.tally.add(running.run.line_number(), || running.run.line(), rest);
         }
         running.state = State::Over(billed);
@@ -484,7 +487,9 @@ impl<W, R: Run> Lease<W, R> {
                 running.run.owed(running.slice);
             }
             self.slices = self.slices.saturating_add(running.open());
-            self.spent = self.spent.saturating_add(more.cost);
+            let spent = self.spent.saturating_add(more.cost);
+            let more = Usage { cost: spent.saturating_sub(self.spent), ..more };
+            self.spent = spent;
             self.tally.add(running.run.line_number(), || running.run.line(), more);
         }
     }

@@ -213,8 +213,7 @@ impl Book {
             return answer(Outcome::Late);
         }
 
-        // One whose entry was lost is news.
-        let unknown_goodbye = renewal.forget && known.is_none() && (renewal.reported.is_zero() || !self.is_behind(now));
+        let unknown_goodbye = renewal.forget && known.is_none();
         let entry = known.unwrap_or_default();
         let news = !unknown_goodbye && renewal.seq > entry.seq;
         let (mut delta, mut itemised, mut lines) = (Credits::ZERO, Credits::ZERO, &[][..]);
@@ -238,8 +237,7 @@ impl Book {
         // What leases report again whose entries were lost is in the book already.
         let behind = self.sums.settled.saturating_sub(beside.sums.settled);
         let repeated = behind.min(renewal.reported.min(renewal.settled).saturating_sub(entry.settled)).min(delta);
-        // A goodbye brings nothing that was not acknowledged.
-        let cost = if renewal.forget && known.is_none() { Credits::ZERO } else { delta.saturating_sub(repeated) };
+        let cost = delta.saturating_sub(repeated);
         let of = current.as_deref().map_or(self.used, |current| current.used);
         let debited = cost.saturating_add(lacking).min(Credits::MAX.saturating_sub(of));
         if itemised > debited.saturating_sub(lacking) {
@@ -264,7 +262,7 @@ impl Book {
             _ => None,
         };
         if news {
-            beside.sums.settled = beside.sums.settled.saturating_add(repeated).saturating_add(cost);
+            beside.sums.settled = beside.sums.settled.saturating_add(delta);
             self.sums.settled = self.sums.settled.saturating_add(cost);
             let (batch, settled) = (renewal.batch.max(entry.batch), renewal.settled.max(entry.settled));
             let hold = self.hold(record, renewal, agreed, cost, now);
@@ -277,19 +275,13 @@ impl Book {
                 self.leases.entries.insert(renewal.lease, Entry { seq: renewal.seq, batch, settled });
             }
         }
-        self.leases.beside = (!self.leases.entries.is_empty()).then_some(beside);
+        self.leases.beside = Some(beside).filter(|beside| !self.leases.entries.is_empty() || beside.behind_until.is_some());
         let hold = self.holds.of(renewal.lease);
         let outcome = outcome.unwrap_or_else(|| Outcome::Renewed { hold, standing: self.standing_by(record, agreed, now) });
         if let Some(current) = current.filter(|_| !lines.is_empty() || !debited.is_zero()) {
             current.add_late(record, renewal, lines, debited, now);
         }
         answer(outcome)
-    }
-
-    /// Says if entries of leases were lost that may be reported again.
-    fn is_behind(&self, now: Duration) -> bool {
-        let (beside, _) = { self.sums }.reconcile(self.leases.beside, now);
-        beside.behind_until.is_some()
     }
 
     /// Says if the period has not begun, and will not within a minute.
@@ -309,8 +301,12 @@ impl Book {
         Standing {
             used: self.net(),
             held: self.holds.held,
-            // What is settled of a closed month is paid in another.
-            limit: if record.is_closed(self.period) { self.net() } else { prepaid.saturating_add(on_top) },
+            // What is settled of a closed month, or of one that has not begun, is paid in another; and past the largest amount there is nothing.
+            limit: if record.is_closed(self.period) || self.is_early(now) || self.used == Credits::MAX {
+                self.net()
+            } else {
+                prepaid.saturating_add(on_top)
+            },
             included: agreed.included(),
             limited_by_owner: on_top < pay_as_you_go,
             early: self.is_early(now),
@@ -321,9 +317,12 @@ impl Book {
     /// The terms that count: of a month that has ended its own, else the newest that were said; those that are as before are noted now and then.
     pub(super) fn terms(&self, record: &Record, given: Option<(Terms, Duration)>, now: Duration) -> Agreed {
         let seats = record.seats;
-        // A node whose clock is ahead must not pin what it says.
-        let given = given.map(|(terms, said)| (terms, said.min(Duration::from_secs(now.as_secs()))));
-        match (self.agreed, given) {
+        // A node whose clock is ahead must not pin what it says, nor a clock of the ledger that was.
+        let by_now = |said: Duration| said.min(Duration::from_secs(now.as_secs()));
+        let given = given.map(|(terms, said)| (terms, by_now(said)));
+        let before = self.agreed.filter(|_| now >= self.period.ends());
+        let agreed = before.or_else(|| self.agreed.map(|agreed| Agreed { said: by_now(agreed.said), ..agreed }));
+        match (agreed, given) {
             (Some(agreed), _) if now >= self.period.ends() => agreed,
             (Some(agreed), Some((terms, said)))
                 if said < agreed.said || (terms == agreed.terms && said < agreed.said.saturating_add(SAID_AGAIN)) =>

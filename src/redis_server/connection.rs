@@ -316,6 +316,10 @@ fn is_lost(error: &RedisError) -> bool {
     let by_server =
         [ErrorKind::Server(ServerErrorKind::ReadOnly), ErrorKind::Server(ServerErrorKind::MasterDown), ErrorKind::AuthenticationFailed];
     let words = ["READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS"];
+    if matches!(error.code(), Some("MALFORMED" | "REFUSED")) {
+        // What a script says of an account names keys and fields, which may have any text.
+        return false;
+    }
     error.is_io_error()
         || error.is_connection_dropped()
         || by_server.contains(&error.kind())

@@ -149,8 +149,8 @@ impl<W, R: Run> Lease<W, R> {
     pub(crate) fn unanswered(&mut self, rules: &LeaseRules, seq: u64, now: Duration) {
         if let Some(flight) = self.in_flight.take_if(|_| seq == self.seq) {
             self.fail(rules, now);
-            // By the ledger's clock, it may act until a little after the deadline.
-            self.abandoned_until = flight.sent_at + rules.deadline * 2 + Duration::from_millis(100);
+            // By the ledger's clock, it may act until a little after its deadline, which began before now.
+            self.abandoned_until = now + rules.deadline + Duration::from_millis(100);
             for (_, running) in &mut self.running {
                 let asked = std::mem::take(&mut running.asked);
                 if !asked.is_zero() && running.is_running() {

@@ -45,18 +45,22 @@ local function read(command, key, ...)
   return found
 end
 
--- Whole numbers; `wanted` names them, each by a word.
+local PATTERNS = { '^(%d+)$' }
+for count = 2, 8 do PATTERNS[count] = '^' .. string.rep('(%d+) ', count - 1) .. '(%d+)$' end
+
+-- So many whole numbers; `wanted` names them, each by a word.
 local function numbers(key, field, value, count, wanted)
   if not value then return NOTHING end
-  local found = {}
-  for word in string.gmatch(value, '%S+') do
-    local n = tonumber(word)
-    if not n or n < 0 or n > MOST or n % 1 ~= 0 then n, count = 0, -1 end
-    found[#found + 1] = n
+  local found = { string.match(value, PATTERNS[count]) }
+  for i = 1, count do
+    local n = tonumber(found[i])
+    if not n or n > MOST then
+      malformed(key, field, value, wanted)
+      return NOTHING
+    end
+    found[i] = n
   end
-  if #found == count then return found end
-  malformed(key, field, value, wanted)
-  return NOTHING
+  return found
 end
 
 -- The account's record.
@@ -105,9 +109,18 @@ local function read_record()
   end
 end
 
+-- A call takes some thousands of arguments at most.
+local CHUNK = 1000
+
+local function in_chunks(command, key, arguments)
+  for from = 1, #arguments, CHUNK do
+    redis.call(command, key, unpack(arguments, from, math.min(#arguments, from + CHUNK - 1)))
+  end
+end
+
 local function write_record()
-  if #record_gone > 0 then redis.call('HDEL', KEYS[1], unpack(record_gone)) end
-  if #record_changed > 0 then redis.call('HSET', KEYS[1], unpack(record_changed)) end
+  in_chunks('HDEL', KEYS[1], record_gone)
+  in_chunks('HSET', KEYS[1], record_changed)
 end
 
 local TOTAL = '"used drawn charged recovered refunded settled forgotten lines", in nano-dollars and a count'
@@ -118,7 +131,7 @@ local LINE = '"requests micros cost"'
 local function open(key, found, names)
   local b = { key = key, period = string.sub(key, -7), is_new = not found[1], has_terms = found[2] and true or false, sums = {}, touched = {} }
   b.used, b.drawn, b.charged, b.recovered, b.refunded, b.settled, b.forgotten, b.lines = unpack(numbers(key, 'total', found[1], 8, TOTAL))
-  local unbounded = found[2] and string.gsub(found[2], '%*', '9007199254740991')
+  local unbounded = found[2] and string.gsub(found[2], '%*', '9007199254740991', 1)
   b.included_each, b.per_seat, b.pay_as_you_go, b.seats, b.said = unpack(numbers(key, 'terms', unbounded, 5, TERMS))
   for i, name in ipairs(names) do
     local value = found[i + 2]

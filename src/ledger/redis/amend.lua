@@ -99,8 +99,8 @@ if returned < before then
   book.drawn = less(book.drawn, before - returned)
   note_drawn(book.period, less(drawn_by[book.period] or 0, before - returned))
 end
--- The book first: of a write that is torn between them, the grants lack what was given back, and the next renewal draws nothing twice.
-write_book(book, ends, false, { field, text(amount) .. ' ' .. reason })
+-- The record first: of a write that is torn between them, the next renewal draws again what was given back, and the refund can be sent again.
 write_record()
-if #revived > 0 then redis.call('HDEL', KEYS[2], unpack(revived)) end
+in_chunks('HDEL', KEYS[2], revived)
+write_book(book, ends, false, { field, text(amount) .. ' ' .. reason })
 return 1

@@ -164,10 +164,10 @@ impl RedisLedger {
         let keys = &Keys::new(&self.inner.prefix, account, period);
         let call = |how: (&str, &str)| {
             let mut call = redis::cmd(how.0);
-            call.arg(how.1).arg(4).arg(&keys.record).arg(&keys.book).arg(&keys.leases).arg(&keys.holds);
+            call.arg(how.1).arg(4).arg(&keys.record).arg(&keys.book).arg(&keys.holds).arg(&keys.leases);
             call
         };
-        let ((seconds, micros), record, book, leases, holds): ((u64, u64), Hash, Hash, Hash, Hash) =
+        let ((seconds, micros), record, book, holds, leases): ((u64, u64), Hash, Hash, Hash, Hash) =
             self.inner.connection.run(self.inner.reading, |link| self.inner.read.call(link, call)).await?;
         let hashes = Hashes { keys, record, spent: Hash::new(), book, leases, holds, notes: Hash::new() };
         let now = Duration::from_secs(seconds) + Duration::from_millis(micros / 1000);

@@ -62,8 +62,6 @@ if scanned then
       end
     end
   end
-elseif own_hold > 0 then
-  count = read('HLEN', KEYS[5]) - 1
 end
 local grace = less(now, ttl)
 local spent = {}
@@ -94,8 +92,7 @@ if behind == 0 or not is_live(behind_until) then
 end
 book.forgotten = forgotten_beside
 
--- One whose entry was lost is news.
-local unknown_goodbye = forget and not known and (reported == 0 or behind_until == 0)
+local unknown_goodbye = forget and not known
 local news = not unknown_goodbye and seq > entry_seq
 local delta, itemised, brings_lines = 0, 0, false
 if news then
@@ -109,14 +106,15 @@ end
 
 -- What leases report again whose entries were lost is in the book already.
 local repeated = math.min(less(book.settled, settled_beside), less(math.min(reported, settled), entry_settled), delta)
--- A goodbye brings nothing that was not acknowledged.
-local cost = (forget and not known) and 0 or delta - repeated
+local cost = delta - repeated
 local debited = math.min(sum(cost, lacking), MOST - (elsewhere and current or book).used)
 if itemised > less(debited, lacking) then itemised, brings_lines = 0, false end
 
 -- Of a month that has ended its own terms count, else the newest that were said; those that are as before are noted now and then.
 local terms_changed = false
 if now < ends or not book.has_terms then
+  -- What was said while the clock was ahead of what it is counts no longer than from now.
+  book.said = math.min(book.said, math.floor(now / 1000))
   local same = terms_included == book.included_each and terms_per_seat == book.per_seat and terms_on_top == book.pay_as_you_go
   if not book.has_terms or (said >= book.said and (not same or said >= book.said + SAID_AGAIN)) then
     book.included_each, book.per_seat, book.pay_as_you_go, book.said, terms_changed = terms_included, terms_per_seat, terms_on_top, said, true
@@ -139,8 +137,9 @@ if not elsewhere then
   book.recovered = sum(book.recovered, less(debited, itemised))
 end
 
+-- What is settled of a closed month, or of one that has not begun, is paid in another; and past the largest amount there is nothing.
 local function standing()
-  if is_closed then return net(book) end
+  if is_closed or early or book.used == MOST then return net(book) end
   return sum(sum(sum(included(book), book.drawn), purchased(book, now)), most_on_top(book))
 end
 
@@ -149,7 +148,7 @@ if unknown_goodbye then outcome = 'forgotten' elseif seq < entry_seq then outcom
 
 local hold, leaves, expires = own_hold, false, now + ttl
 if news then
-  settled_beside, book.settled = sum(sum(settled_beside, repeated), cost), sum(book.settled, cost)
+  settled_beside, book.settled = sum(settled_beside, delta), sum(book.settled, cost)
 
   -- Hold: what is kept is kept by right; scarcity limits only what is more, and only what runs gets more of a month that it is not.
   local others = less(held, own_hold)
@@ -162,6 +161,7 @@ if news then
     held = sum(others, hold)
     if next == 0 or expires < next then next = expires end
   elseif own_hold > 0 then
+    if not scanned then count = redis.call('HLEN', KEYS[5]) - 1 end
     held, count = others, count - 1
     if count == 0 then held, next = 0, 0 end
   end
@@ -223,13 +223,14 @@ local sum_beside = string.format('%.0f %.0f %.0f', settled_beside, forgotten_bes
 if leaves then
   redis.call('HSET', KEYS[4], 'sum', sum_beside)
   redis.call('HDEL', KEYS[4], lease)
-  if redis.call('HLEN', KEYS[4]) == 1 then redis.call('DEL', KEYS[4]) end
+  if behind_until == 0 and redis.call('HLEN', KEYS[4]) == 1 then redis.call('DEL', KEYS[4]) end
 elseif news then
   local entry = string.format('%.0f %.0f %.0f', seq, math.max(batch, entry_batch), math.max(settled, entry_settled))
   redis.call('HSET', KEYS[4], lease, entry, 'sum', sum_beside)
   if not known then redis.call('PEXPIREAT', KEYS[4], text(ends + LATE)) end
-elseif (found_lease[2] or known) and sum_beside ~= found_lease[2] then
+elseif (found_lease[2] or known or behind_until > 0) and sum_beside ~= found_lease[2] then
   redis.call('HSET', KEYS[4], 'sum', sum_beside)
+  redis.call('PEXPIREAT', KEYS[4], text(ends + LATE))
 end
 
 for _, gone in ipairs(expired) do redis.call('HDEL', KEYS[5], gone) end
@@ -245,6 +246,6 @@ elseif scanned or (news and own_hold > 0) then
   end
 end
 
-if debits_elsewhere then write_book(current, current_ends, current_is_new, {}) end
 if book_changed then write_book(book, ends, terms_changed and not is_closed and (news or lacking > 0), {}) end
+if debits_elsewhere then write_book(current, current_ends, current_is_new, {}) end
 return answer

@@ -49,10 +49,10 @@ fn where_its_node_ends_a_lease_says_goodbye_once_nothing_older_can_act() {
         }
         pair.renew(s(2));
         assert!(pair.lease.is_settled() && !pair.lease.has_left());
-        let acts_until = Next::Wait(s(1) + RULES.deadline * 2 + Duration::from_millis(100));
-        assert_eq!(pair.lease.next(&RULES, true, s(1)), if lost { acts_until } else { Next::Renew });
-        assert_eq!(pair.lease.next(&RULES, true, s(2)), Next::Renew);
-        let goodbye = pair.lease.renew(&RULES, TERMS, true, s(2));
+        let acts_until = Next::Wait(s(2) + RULES.deadline + Duration::from_millis(100));
+        assert_eq!(pair.lease.next(&RULES, true, s(2)), if lost { acts_until } else { Next::Renew });
+        assert_eq!(pair.lease.next(&RULES, true, s(3)), Next::Renew);
+        let goodbye = pair.lease.renew(&RULES, TERMS, true, s(3));
         assert!(goodbye.forget && goodbye.lines.is_empty());
         let clock = Pair::ledger_clock(s(2));
         let answer = pair.book.renew(&mut pair.record, &goodbye, None, clock, clock).unwrap();
