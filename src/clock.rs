@@ -221,10 +221,12 @@ impl Time {
     fn compare(&self, now: Now, unix_time: Duration) {
         let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
         let ahead = nanos(unix_time).saturating_sub(nanos(now.compute));
-        let before = self.0.ahead.swap(ahead, Ordering::AcqRel);
+        let before = self.0.ahead.load(Ordering::Acquire);
         if before != i64::MAX && ahead.saturating_sub(before) > SUSPENDED {
+            // Before others see that it was noticed.
             self.0.woke_at.store(nanos(now.lease).unsigned_abs().max(1), Ordering::Release);
         }
+        self.0.ahead.store(ahead, Ordering::Release);
     }
 }
 

@@ -353,15 +353,31 @@ impl<B: Beside> Shared<B> {
 
     /// Notes that a cell is there only for what the node remembers of it.
     pub(super) fn remember(&self, cell: &Arc<Cell<B>>) {
-        self.remembered.lock().unwrap_or_else(PoisonError::into_inner).push_back(Arc::downgrade(cell));
+        let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
+        if remembered.len() > 2 * self.cells.len() + MOST_LOOKED_AT {
+            remembered.retain(|cell| cell.strong_count() > 0);
+        }
+        remembered.push_back(Arc::downgrade(cell));
+    }
+
+    /// Nothing is in the inbox, and whoever wants to be looked at may be put there.
+    pub(super) fn empty_inbox(&self) {
+        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
+        inbox.clear();
+        for cell in &self.cells {
+            cell.queued.store(false, Ordering::Release);
+        }
     }
 
     /// Forgets an account of which nothing but an outage allowance is remembered, the one that has been so for longest.
     fn make_room(&self) -> bool {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..remembered.len().min(MOST_LOOKED_AT) {
-            let Some(cell) = remembered.pop_front() else { break };
+        let mut looked_at = 0;
+        while looked_at < MOST_LOOKED_AT
+            && let Some(cell) = remembered.pop_front()
+        {
             let Some(cell) = cell.upgrade().filter(|cell| !cell.is_gone()) else { continue };
+            looked_at += 1;
             let mut inner = cell.lock();
             if !inner.lease.is_leaving() || !inner.retired.is_empty() {
                 // It is in use again; once it is not, it comes back.

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
+use futures_util::{
+    future::FutureExt,
+    stream::{FuturesUnordered, StreamExt},
+};
 use tokio::time::timeout;
 
 use super::desk::{Beside, Cell};
@@ -92,8 +95,12 @@ where
             let Some(name) = claim.threshold.name() else { continue };
             let ledger = Arc::clone(ledger);
             self.under_way.push(Box::pin(async move {
-                let claiming = timeout(WITHIN, ledger.claim(&claim.cell.account, claim.cell.period, name, claim.by));
-                let answer = claiming.await.unwrap_or(Err(LedgerError::Deadline(WITHIN)));
+                let claiming = async { ledger.claim(&claim.cell.account, claim.cell.period, name, claim.by).await };
+                let answer = match timeout(WITHIN, AssertUnwindSafe(claiming).catch_unwind()).await {
+                    Ok(Ok(answer)) => answer,
+                    Ok(Err(_)) => Err(LedgerError::Unreachable { reason: "the ledger's code panicked".into(), source: None }),
+                    Err(_) => Err(LedgerError::Deadline(WITHIN)),
+                };
                 (claim, answer)
             }));
         }

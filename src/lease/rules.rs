@@ -17,6 +17,8 @@ pub(crate) struct LeaseRules {
     pub(crate) ttl: Duration,
     /// Whether leases ask for more than running requests own.
     pub(crate) ahead: Option<Ahead>,
+    /// Whether leases of a node that ends say goodbye once they are settled.
+    pub(crate) farewell: bool,
 }
 
 impl Default for LeaseRules {
@@ -27,6 +29,7 @@ impl Default for LeaseRules {
             admit_for: Duration::from_secs(10),
             ttl: Duration::from_secs(600),
             ahead: None,
+            farewell: true,
         }
     }
 }

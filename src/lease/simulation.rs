@@ -219,6 +219,7 @@ impl World {
             admit_for: at(60),
             ttl: at(200),
             ahead: setting.ahead.then(|| Ahead::default().at_least(3.try_into().unwrap())),
+            farewell: true,
         };
         Self {
             setting,

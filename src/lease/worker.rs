@@ -44,6 +44,9 @@ use crate::{
 /// When to look again at an account that cannot be forgotten yet.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
+/// How long goodbyes may take at a shutdown.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// After a panic, the next try.
 const RESTING: Duration = Duration::from_millis(100);
 
@@ -66,6 +69,8 @@ pub(crate) struct Worker<B: Beside> {
     herald: Option<Herald<B>>,
     /// When it was last said that the ledger is away.
     logged: Option<Duration>,
+    /// While closing: nothing is owed, and leases say goodbye.
+    farewell: bool,
     /// Nobody else does the work.
     duty: Duty<B>,
 }
@@ -98,6 +103,7 @@ where
             open: None,
             herald,
             logged: None,
+            farewell: false,
             duty,
         })
     }
@@ -105,10 +111,15 @@ where
     /// Works until the keeper is shut down or dropped, and everything is settled. A panic, of a clock of the host's, say, does not end it.
     pub(crate) async fn run(mut self) {
         let mut give_up = None;
-        self.begin_anew();
-        while AssertUnwindSafe(self.work(&mut give_up)).catch_unwind().await.is_err() {
+        loop {
+            let works = AssertUnwindSafe(async {
+                self.begin_anew();
+                self.work(&mut give_up).await;
+            });
+            if works.catch_unwind().await.is_ok() {
+                break;
+            }
             tracing::error!(target: "tower_credits", "the task that settles panicked: it begins anew");
-            self.begin_anew();
             sleep(RESTING).await;
         }
         observe::ledger_expected();
@@ -123,6 +134,8 @@ where
         self.backlog.clear();
         self.in_flight = FuturesUnordered::new();
         self.awaited = 0;
+        // What was taken out of the inbox and not looked at yet must find its way back.
+        self.shared.empty_inbox();
         let now = self.shared.now();
         for cell in self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect::<Vec<_>>() {
             let mut inner = cell.lock();
@@ -139,6 +152,10 @@ where
             self.look_around();
             let told_by = self.tell_host();
             let all_told = self.herald.as_ref().is_none_or(Herald::is_done);
+            if self.open.as_ref().is_some_and(HashSet::is_empty) && !self.farewell {
+                self.begin_farewell(give_up);
+                continue;
+            }
             if (self.open.as_ref().is_some_and(HashSet::is_empty) && all_told) || give_up.is_some_and(|at| Instant::now() >= at) {
                 return;
             }
@@ -193,6 +210,18 @@ where
         }
     }
 
+    /// Nobody owes anything any more: the leases say goodbye, which takes no time from those that owe.
+    fn begin_farewell(&mut self, give_up: &mut Option<Instant>) {
+        self.farewell = true;
+        let at = Instant::now() + FAREWELL;
+        *give_up = Some(give_up.map_or(at, |give_up| give_up.min(at)));
+        let cells: Vec<_> = self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect();
+        self.open = Some(cells.iter().map(|cell| cell.id).collect());
+        for cell in &cells {
+            self.examine(cell);
+        }
+    }
+
     /// Looks at every cell that asked for it, whose time has come, or whose turn it is.
     fn look_around(&mut self) {
         let inbox = std::mem::take(&mut *self.shared.inbox.lock().unwrap_or_else(PoisonError::into_inner));
@@ -235,7 +264,7 @@ where
     fn examine_in_turn(&mut self, cell: &Arc<Cell<B>>, called: bool) {
         let shared = Arc::clone(&self.shared);
         let closing = self.open.is_some();
-        let rules = if closing { LeaseRules { ahead: None, ..shared.rules } } else { shared.rules };
+        let rules = if closing { LeaseRules { ahead: None, farewell: self.farewell, ..shared.rules } } else { shared.rules };
         let now = shared.now();
         let mut guard = cell.lock();
         let inner = &mut **guard;
@@ -280,7 +309,7 @@ where
             }
         }
         if let Some(open) = &mut self.open
-            && inner.leases().all(|lease| lease.has_left() && !lease.is_running())
+            && inner.leases().all(|lease| if self.farewell { lease.has_left() } else { lease.is_settled() && !lease.is_running() })
         {
             open.remove(&cell.id);
         }
@@ -300,6 +329,9 @@ where
 
     /// Whether nothing is lost with what a node remembers of an account: a request rate that is used up, an outage allowance that was taken.
     fn is_forgettable(&self, cell: &Cell<B>, inner: &Inner<B>) -> bool {
+        if cell.is_gone() {
+            return true;
+        }
         let month_ended = self.shared.time.unix_time() >= cell.period.ends();
         cell.beside.is_spent(self.shared.now()) && (month_ended || !inner.lease.has_trusted())
     }

@@ -75,9 +75,9 @@ impl Routes {
     pub(super) fn insert(&mut self, pattern: &str, target: Target) -> Result<(), matchit::InsertError> {
         let number = self.targets.len();
         self.router.insert(pattern, number)?;
-        // Of two that differ in case alone, the metered one counts.
+        // Of two that differ in case alone, the one that is not free counts.
         if self.folded.insert(fold_pattern(pattern), number).is_err()
-            && target.is_metered()
+            && target != Target::Free
             && let Ok(other) = self.folded.at_mut(&folded(pattern))
         {
             *other.value = number;
@@ -94,28 +94,32 @@ impl Routes {
     /// What a path leads to, however it is read, or why that cannot be said.
     fn read(&self, plan: &Plan, path: &str, headers: &HeaderMap) -> Result<Classification, Unlisted<'_>> {
         let readings = match Spelling::of(path) {
-            Spelling::Refused => return Err(Unlisted::Spelling(self.nearly(path))),
+            Spelling::Refused => return Err(Unlisted::Spelling(self.nearly(path, path))),
             Spelling::Plain => Vec::new(),
             Spelling::Ambiguous(readings) => readings,
         };
         let found = self.lead(plan, path, headers)?;
         for reading in &readings {
-            match (&found, self.lead(plan, reading, headers)) {
-                (Classification::Workload(one), Ok(Classification::Workload(other))) if *one != other => {
-                    return Err(Unlisted::Spelling(self.nearly(reading)));
-                }
-                (Classification::Free, Ok(Classification::Workload(_))) | (Classification::Free, Err(Unlisted::Model { .. })) => {
-                    return Err(Unlisted::Spelling(self.nearly(reading)));
-                }
-                _ => {}
+            let is_other = match (&found, self.lead(plan, reading, headers)) {
+                (Classification::Workload(one), Ok(Classification::Workload(other))) => *one != other,
+                (Classification::Free, Ok(Classification::Workload(_)) | Err(Unlisted::Model { .. })) => true,
+                // A route that says so, and not what is left.
+                (_, Err(Unlisted::Route)) => self.route(reading).is_some(),
+                _ => false,
+            };
+            if is_other {
+                return Err(Unlisted::Spelling(self.nearly(path, reading)));
             }
         }
-        if found == Classification::Free
-            && let Some(pattern) = readings.iter().map(String::as_str).chain([path]).find_map(|path| self.nearly(path))
-        {
-            return Err(Unlisted::Spelling(Some(pattern)));
+        let spelled = readings.iter().map(String::as_str).chain([path]);
+        match spelled.filter_map(|reading| self.nearly(path, reading)).next() {
+            Some(pattern) => Err(Unlisted::Spelling(Some(pattern))),
+            None => Ok(found),
         }
-        Ok(found)
+    }
+
+    fn route(&self, path: &str) -> Option<usize> {
+        self.router.at(path).ok().map(|found| *found.value)
     }
 
     /// What a path leads to as it is written.
@@ -141,11 +145,17 @@ impl Routes {
         }
     }
 
-    /// The metered route that a path is nearly one of, but for case and a slash at its end.
-    fn nearly(&self, path: &str) -> Option<&str> {
-        let folded = folded(path);
-        let number = *self.folded.at(&folded).ok()?.value;
-        self.targets.get(number).filter(|target| target.is_metered()).and_then(|_| self.patterns.get(number)).map(String::as_str)
+    /// The route that one reading of a path is nearly one of, but for case and a slash at its end, if that is not free and not the path's own.
+    fn nearly(&self, path: &str, reading: &str) -> Option<&str> {
+        let own = self.route(path);
+        let is_written_out = own.and_then(|own| self.patterns.get(own)).is_some_and(|pattern| !pattern.contains('{'));
+        if is_written_out {
+            return None;
+        }
+        let number = *self.folded.at(&folded(reading)).ok()?.value;
+        let (target, own) = (self.targets.get(number)?, own.and_then(|own| self.targets.get(own)).unwrap_or(&self.otherwise));
+        let is_other = *target != Target::Free && target != own;
+        self.patterns.get(number).filter(|_| is_other).map(String::as_str)
     }
 
     /// What to do about a path that leads nowhere, for the operator.

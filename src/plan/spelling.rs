@@ -4,17 +4,19 @@
 //! decode percent-escapes before they look for a route, some resolve `..`, merge slashes, take `\` for `/`, drop what follows a `;`, or do not mind
 //! case. So the rule, for every path that is not plain:
 //!
-//! 1. A path in which some reading finds a `.` or `..` segment, a `\`, or a control character, is not classified: it is refused.
-//! 2. Else every reading is classified: the path with its escapes decoded, up to four times; each of those without parameters (`;...`); and each of those
-//!    with empty segments left out. Where they lead to different workloads, or where the path itself is free and a reading is metered, it is refused.
-//! 3. What is free, plain or not, is refused if it is the path of a metered route but for case and a slash at its end.
+//! 1. A path in which some reading finds a `.` or `..` segment, a `\`, `?`, `#` or a control character, is not classified: it is refused.
+//! 2. Else every reading is classified: the path with its escapes decoded, without parameters (`;...`), with empty segments left out, and with all of that
+//!    in any order, again and again. If they lead to different workloads, or if the path itself is free or metered and a reading leads to a route that is
+//!    metered otherwise or refused, it is refused.
+//! 3. What is free, plain or not, is refused if it is the path of a metered route, or of one that refuses, but for case and a slash at its end; what is
+//!    metered is, if that route is metered otherwise. A path that a route writes out is that route's.
 //!
 //! Plain is what consists of segments of letters, digits and `-._~!$&'()*+,=:@` alone (RFC 3986, section 3.3, without `;` and escapes).
 
 use percent_encoding::percent_decode_str;
 
-/// How often escapes are decoded. A path that still changes then is refused.
-const MOST_DECODED: usize = 4;
+/// The most readings of a path. One that has more is refused.
+const MOST_READINGS: usize = 24;
 
 /// How a path may be read.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,27 +34,26 @@ impl Spelling {
         if is_plain(path) {
             return if has_dot_segment(path) { Self::Refused } else { Self::Plain };
         }
-        let mut readings: Vec<String> = Vec::new();
-        let mut text = path.to_owned();
-        for _ in 0..MOST_DECODED {
-            for reading in [without_parameters(&text), text.clone()] {
-                if has_dot_segment(&reading) || reading.contains(['\\', '\u{fffd}']) || reading.chars().any(char::is_control) {
-                    return Self::Refused;
-                }
-                let merged = without_empty_segments(&reading);
-                for reading in [reading, merged] {
-                    if reading != path && !readings.contains(&reading) {
-                        readings.push(reading);
-                    }
-                }
+        // Every order in which escapes are decoded, parameters dropped and empty segments left out.
+        let mut readings = vec![path.to_owned()];
+        let mut next = 0;
+        while let Some(text) = readings.get(next).cloned() {
+            if has_dot_segment(&text) || text.contains(['\\', '?', '#', '\u{fffd}']) || text.chars().any(char::is_control) {
+                return Self::Refused;
             }
             let decoded = percent_decode_str(&text).decode_utf8_lossy().into_owned();
-            if decoded == text {
-                return Self::Ambiguous(readings);
+            for reading in [decoded, without_parameters(&text), without_empty_segments(&text)] {
+                if !readings.contains(&reading) {
+                    readings.push(reading);
+                }
             }
-            text = decoded;
+            if readings.len() > MOST_READINGS {
+                return Self::Refused;
+            }
+            next += 1;
         }
-        Self::Refused
+        readings.remove(0);
+        Self::Ambiguous(readings)
     }
 }
 
@@ -100,6 +101,8 @@ mod tests {
             "/files/.",
             "/files/a%0a",
             "/files/%2525252525252e",
+            "/models%3fx",
+            "/files/a%23",
             "/files/%FF",
         ] {
             assert_eq!(Spelling::of(path), Spelling::Refused, "{path}");

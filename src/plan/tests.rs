@@ -143,6 +143,29 @@ fn what_nearly_is_a_metered_route_is_not_free() {
     ] {
         assert_eq!(classify(path), Classification::Free, "{path}");
     }
+    // What the plan refuses stays refused, however it is spelled, and a cheap wildcard leads to no dear route.
+    let text = GOOD.replace(
+        "[routes]",
+        "[hardware.dear]\nprice_per_second = \"1\"\n[models.dear]\nhardware = \"dear\"\n[routes]\notherwise = \"free\"",
+    );
+    let text = text.replace("\"/health\" = \"free\"", "\"/health\" = \"free\"\n\"/admin/{*x}\" = \"refuse\"\n\"/v1/{*rest}\" = { model = \"rnnoise\" }\n\"/v1/dear\" = { model = \"dear\" }");
+    let strict = Plan::from_toml(&text).unwrap();
+    for path in [
+        "//admin/x",
+        "/%61dmin/x",
+        "/admin;v/x",
+        "/ADMIN/x",
+        "/%6dodels;%2fz/rnnoise",
+        "/v1/DEAR",
+        "/v1/dear/",
+        "/v1/%64ear",
+        "/v1/d%2565ar",
+    ] {
+        assert_eq!(strict.classify(path, &HeaderMap::new()), Classification::Unknown, "{path}");
+    }
+    for path in ["/v1/cheap", "/v1/Cheap/", "/v1/dear", "/models/rnnoise"] {
+        assert!(matches!(strict.classify(path, &HeaderMap::new()), Classification::Workload(_)), "{path}");
+    }
     let advice = |path: &str| plan.advice(path, &HeaderMap::new());
     assert!(advice("/models/none").contains("[models.\"none\"]") && !advice("/models/none").contains("free"), "{}", advice("/models/none"));
     assert!(advice("/MODELS/rnnoise").contains("metered route \"/models/{model}\"") && !advice("/MODELS/rnnoise").contains("free"));

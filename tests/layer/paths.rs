@@ -75,6 +75,12 @@ fn by_others(path: &str) -> Option<String> {
     model(&resolved(&path.join("/")).to_ascii_lowercase())
 }
 
+/// Tomcat, Jetty and Spring drop what follows a `;` before they decode.
+fn by_servlets(path: &str) -> Option<String> {
+    let path: Vec<_> = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
+    model(&resolved(&decoded(&path.join("/"))))
+}
+
 /// Some spelling of a path, the same for many eyes.
 fn spelled(rng: &mut Rng, path: &str) -> String {
     let mut text = String::new();
@@ -94,7 +100,7 @@ fn spelled(rng: &mut Rng, path: &str) -> String {
         }
         text.push_str(&c);
     }
-    text + ["", "", "", "/", ";x", "//", "%20"][rng.usize(0..7)]
+    text + ["", "", "", "/", ";x", ";%2fz", "//", "%20"][rng.usize(0..8)]
 }
 
 #[tokio::test]
@@ -111,7 +117,7 @@ async fn what_anybody_takes_to_a_metered_route_is_not_free() {
             continue;
         }
         let path = path.parse::<http::Uri>().unwrap().path().to_owned();
-        let readers = [by_axum(&path).await, by_url(&path), by_nginx(&path), by_starlette(&path), by_others(&path)];
+        let readers = [by_axum(&path).await, by_url(&path), by_nginx(&path), by_starlette(&path), by_servlets(&path), by_others(&path)];
         match classify(&path) {
             Classification::Free => {
                 assert!(readers.iter().all(Option::is_none), "{path} is free, and read as {readers:?}");

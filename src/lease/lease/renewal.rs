@@ -228,7 +228,7 @@ impl<W, R: Run> Lease<W, R> {
             let much = rules.ahead.is_some_and(|ahead| is_twice(spare, ahead.least(self.burn.hold())));
             due = due.min(if flush { now } else { self.used_at + if much { rules.lull() } else { rules.admit_for } });
         }
-        if flush && self.seq > 0 && self.is_at_rest() {
+        if flush && rules.farewell && self.seq > 0 && self.is_at_rest() {
             return self.abandoned_until.max(now);
         }
         let Some(told_at) = self.told_at else {
@@ -268,7 +268,7 @@ impl<W, R: Run> Lease<W, R> {
     /// what a failover may forget; it leaves as soon as nothing older is under way.
     fn may_leave(&self, rules: &LeaseRules, flush: bool, now: Duration) -> bool {
         if flush {
-            return self.is_at_rest() && now >= self.abandoned_until;
+            return rules.farewell && self.is_at_rest() && now >= self.abandoned_until;
         }
         self.is_quiet(rules) && self.told_at.is_some_and(|told_at| now >= told_at + rules.ttl)
     }

@@ -263,6 +263,50 @@ fn what_comes_late_of_a_closed_month_is_debited_in_the_current_one() {
     assert!(new.close(&mut record, new.period.ends()).unwrap());
 }
 
+/// The ledger's clock was a month ahead for a while.
+#[test]
+fn what_a_clock_put_into_a_month_that_has_not_begun_is_settled_in_the_month_that_is() {
+    let november: Period = "2026-11".parse().unwrap();
+    let (mut current, mut ahead, mut record) = (Book::new(november), Book::new(november.next()), Record::default());
+    let there = november.ends() + Duration::from_secs(1);
+    let held = Renewal { need: nanos(100), terms: PRO, ..settling(1, 0) };
+    ahead.renew(&mut record, &held, None, there, there).unwrap();
+    assert_eq!((ahead.used(), ahead.held()), (nanos(0), nanos(100)));
+
+    // It is November again.
+    let now = november.begins() + Duration::from_secs(60);
+    let line = UsageLine { key: LineKey::Other, usage: Usage { requests: 1, compute_micros: 7, cost: nanos(30) } };
+    let settles =
+        Renewal { seq: 2, batch: 1, lines: Arc::new([line]), refill: nanos(500), need: nanos(500), terms: PRO, ..settling(1, 30) };
+    for _ in 0..2 {
+        let answer = ahead.renew(&mut record, &settles, Some(&mut current), now, now).unwrap();
+        let Outcome::Renewed { hold, standing } = answer.outcome else { panic!("{answer:?}") };
+        assert!(hold.is_zero() && standing.early, "nothing more is granted there: {answer:?}");
+        assert_eq!((ahead.used(), ahead.held(), current.used(), current.itemised()), (nanos(0), nanos(0), nanos(30), nanos(30)));
+        assert_eq!(current.lines[&LineKey::Late], Usage { requests: 1, compute_micros: 7, cost: nanos(30) }, "repeated, it counts once");
+    }
+    let stranger = Renewal { need: nanos(500), terms: PRO, ..settling(2, 0) };
+    assert_eq!(ahead.renew(&mut record, &stranger, Some(&mut current), now, now).unwrap().outcome, Outcome::NotBegun);
+}
+
+/// A node whose clock is a day ahead does not pin what it says, nor does a clock of the ledger that was.
+#[test]
+fn terms_count_from_the_ledgers_clock_at_the_latest() {
+    let period: Period = "2026-11".parse().unwrap();
+    let (mut book, mut record) = (Book::new(period), Record::default());
+    let now = period.begins() + Duration::from_secs(60);
+    let ahead = now + Duration::from_secs(86_400);
+    let says = |lease, terms, said: Duration| Renewal { terms, said, ..settling(lease, 1) };
+    let free = Terms { included: nanos(10), ..settling(1, 0).terms };
+    book.renew(&mut record, &says(1, free, ahead), None, now, now).unwrap();
+    book.renew(&mut record, &says(2, PRO, now), None, now, now).unwrap();
+    assert_eq!(book.agreed.unwrap().terms, PRO);
+    // The ledger's own clock was a day ahead, and is right again.
+    book.renew(&mut record, &says(3, free, ahead), None, ahead, ahead).unwrap();
+    book.renew(&mut record, &says(4, PRO, now), None, now, now).unwrap();
+    assert_eq!(book.agreed.unwrap().terms, PRO);
+}
+
 const PRO: Terms = Terms { included: nanos(20), per_seat: false, pay_as_you_go: Credits::MAX };
 
 #[test]

@@ -55,6 +55,7 @@ const RULES: LeaseRules = LeaseRules {
     admit_for: Duration::from_secs(10),
     ttl: Duration::from_secs(600),
     ahead: None,
+    farewell: true,
 };
 
 const WANT: Want = Want { hold: nanos(100), least: nanos(5), lasts: Duration::from_nanos(50), most_running: None };
