@@ -158,11 +158,18 @@ async fn a_clock_that_panics_once_stops_nothing() {
         }
     }
     let meter = meter(MemoryLedger::new()).clock(Shared(clock.clone())).build().unwrap();
-    assert_eq!(ask(&meter, "alice", "free").await, 200);
+    // All of them are to be looked at when it happens.
+    let users = ["alice", "bob", "carol", "dave", "erin"];
+    for user in users {
+        assert_eq!(ask(&meter, user, "free").await, 200);
+    }
     clock.0.store(true, Ordering::SeqCst);
     sleep(seconds(400)).await;
     assert!(!clock.0.load(Ordering::SeqCst), "it panicked in the worker");
-    assert_eq!(ask(&meter, "bob", "free").await, 200);
+    for user in users {
+        assert_eq!(ask(&meter, user, "free").await, 200, "{user}");
+        settled(&meter, user, "free", 2).await;
+    }
     assert_eq!(meter.shutdown().await.unsettled, []);
 }
 
