@@ -160,9 +160,8 @@ async fn a_clock_that_panics_once_stops_nothing() {
     let meter = meter(MemoryLedger::new()).clock(Shared(clock.clone())).build().unwrap();
     // All of them are to be looked at when it happens.
     let users = ["alice", "bob", "carol", "dave", "erin"];
-    for user in users {
-        assert_eq!(ask(&meter, user, "free").await, 200);
-    }
+    let all = futures_util::future::join_all(users.map(|user| ask(&meter, user, "free"))).await;
+    assert_eq!(all, [200; 5].map(|status| StatusCode::from_u16(status).unwrap()));
     clock.0.store(true, Ordering::SeqCst);
     sleep(seconds(400)).await;
     assert!(!clock.0.load(Ordering::SeqCst), "it panicked in the worker");
