@@ -226,7 +226,7 @@ impl<B: Beside> Desk<B> {
             return Err(Refusal::Full);
         }
         let lease = Lease::new(LeaseId::random().map_err(|_| Refusal::Full)?, shared.now());
-        let cell = shared.cells.entry(key).or_insert_with(|| {
+        let entry = shared.cells.entry(key).or_insert_with(|| {
             Arc::new(Cell {
                 id: shared.next_cell.fetch_add(1, Ordering::Relaxed),
                 account: account.clone(),
@@ -248,7 +248,8 @@ impl<B: Beside> Desk<B> {
                 })),
             })
         });
-        let cell = Arc::clone(&cell);
+        let cell = Arc::clone(&entry);
+        drop(entry);
         // So that a cell of which nothing comes is cleared away in time.
         shared.attend_by(&cell, shared.now() + shared.rules.idle());
         Ok(Seat { shared: Arc::clone(shared), cell })
@@ -362,9 +363,9 @@ impl<B: Beside> Shared<B> {
 
     /// Nothing is in the inbox, and whoever wants to be looked at may be put there.
     pub(super) fn empty_inbox(&self) {
-        let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
-        inbox.clear();
-        for cell in &self.cells {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        // Without the lock: whoever makes a cell holds its shard of the map, and may wait for the inbox. All of them are attended to after this.
+        for cell in self.cells.iter().map(|entry| Arc::clone(entry.value())).collect::<Vec<_>>() {
             cell.queued.store(false, Ordering::Release);
         }
     }
