@@ -301,12 +301,11 @@ where
             }
         }
         inner.retired.retain(|lease| lease.next(&rules, closing, now) != Next::Gone);
+        let mut becomes_remembered = false;
         let mut gone = inner.retired.is_empty() && inner.lease.next(&rules, closing, now) == Next::Gone;
         if gone && !closing && !self.is_forgettable(cell, inner) {
             (gone, wake_at) = (false, now + LOOK_AGAIN);
-            if !std::mem::replace(&mut inner.remembered, true) {
-                shared.remember(cell);
-            }
+            becomes_remembered = !std::mem::replace(&mut inner.remembered, true);
         }
         if let Some(open) = &mut self.open
             && inner.leases().all(|lease| if self.farewell { lease.has_left() } else { lease.is_settled() && !lease.is_running() })
@@ -323,7 +322,12 @@ where
             shared.cells.remove_if(&(cell.account.clone(), cell.period), |_, known| known.id == cell.id);
         } else if wake_at < Duration::MAX {
             inner.timer = Some(wake_at);
+            drop(guard);
             self.timers.insert((wake_at, cell.id), Arc::clone(cell));
+        }
+        // Outside of the account's lock, which whoever makes room takes under theirs.
+        if becomes_remembered {
+            shared.remember(cell);
         }
     }
 

@@ -13,6 +13,8 @@
 //!
 //! Plain is what consists of segments of letters, digits and `-._~!$&'()*+,=:@` alone (RFC 3986, section 3.3, without `;` and escapes).
 
+use std::borrow::Cow;
+
 use percent_encoding::percent_decode_str;
 
 /// The most readings of a path. One that has more is refused.
@@ -58,9 +60,13 @@ impl Spelling {
 }
 
 /// The form in which paths are looked up that differ in case, or by a slash at the end.
-pub(super) fn folded(path: &str) -> String {
+pub(super) fn folded(path: &str) -> Cow<'_, str> {
     let trimmed = path.trim_end_matches('/');
-    if trimmed.is_empty() { "/".to_owned() } else { trimmed.to_ascii_lowercase() }
+    match trimmed {
+        "" => Cow::Borrowed("/"),
+        _ if trimmed.bytes().any(|byte| byte.is_ascii_uppercase()) => Cow::Owned(trimmed.to_ascii_lowercase()),
+        _ => Cow::Borrowed(trimmed),
+    }
 }
 
 fn is_plain(path: &str) -> bool {
@@ -118,6 +124,6 @@ mod tests {
         for reading in ["/models/acme/x", "//models/acme/x;v=1", "/models/acme%2Fx"] {
             assert!(readings.iter().any(|known| known == reading), "{reading}: {readings:?}");
         }
-        assert_eq!((folded("/Models/M/").as_str(), folded("//").as_str()), ("/models/m", "/"));
+        assert_eq!((&*folded("/Models/M/"), &*folded("//")), ("/models/m", "/"));
     }
 }
