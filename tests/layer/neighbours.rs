@@ -172,6 +172,31 @@ async fn a_clock_that_panics_once_stops_nothing() {
     assert_eq!(meter.shutdown().await.unsettled, []);
 }
 
+/// The worker takes up its work while accounts are being made.
+#[test]
+fn first_requests_that_come_at_once_are_all_served() {
+    let rounds = async {
+        for _ in 0..300 {
+            let meter = CreditMeter::builder(plan(), MemoryLedger::new(), tower_credits::IdentityFromExtensions);
+            let meter = meter.deadline(seconds(5)).build().unwrap();
+            let first = (0..16).map(|user| {
+                let meter = meter.clone();
+                tokio::spawn(async move { ask(&meter, &format!("user-{user}"), "free").await })
+            });
+            let all = futures_util::future::join_all(first).await;
+            assert!(all.into_iter().all(|status| status.unwrap() == 200));
+        }
+    };
+    // Threads that wait for each other's locks fire no timer.
+    let (tell, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+        runtime.block_on(rounds);
+        drop(tell.send(()));
+    });
+    done.recv_timeout(seconds(60)).expect("nobody waits for ever");
+}
+
 #[test]
 fn a_meter_outlives_the_runtime_of_its_first_request() {
     let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
