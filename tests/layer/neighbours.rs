@@ -192,7 +192,7 @@ fn first_requests_that_come_at_once_are_all_served() {
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
         runtime.block_on(rounds);
-        drop(tell.send(()));
+        tell.send(()).unwrap();
     });
     done.recv_timeout(seconds(60)).expect("nobody waits for ever");
 }
