@@ -16,7 +16,7 @@ use std::{
 
 use tokio::time::{Instant, timeout_at};
 
-use crate::Period;
+use crate::{Period, contained::contained};
 
 /// Where time is read. Production uses [`SystemClock`], tests [`ManualClock`] or [`TokioClock`].
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
@@ -154,8 +154,32 @@ struct Source {
     dated: AtomicU64,
     /// By how much the calendar's clock was ahead of the monotonic one when both were last read, in nanoseconds.
     ahead: AtomicI64,
-    /// When the process was last seen to go on after it was suspended, in nanoseconds of the leases' time; 0 for never.
+    /// When the process was last seen to go on after it was suspended, in nanoseconds of the leases' time and one more; 0 for never.
     woke_at: AtomicU64,
+}
+
+/// A clock of the host's, which may panic, and is read in drops, too: its compute time stands still then, and the calendar is the system's.
+#[derive(Debug)]
+struct Steady {
+    clock: Arc<dyn Clock>,
+    /// What it said last, in nanoseconds.
+    last: AtomicU64,
+}
+
+impl Clock for Steady {
+    fn monotonic(&self) -> Duration {
+        match contained("the clock", || self.clock.monotonic()) {
+            Ok(now) => {
+                self.last.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+                now
+            }
+            Err(_) => Duration::from_nanos(self.last.load(Ordering::Relaxed)),
+        }
+    }
+
+    fn unix_time(&self) -> Duration {
+        contained("the clock", || self.clock.unix_time()).unwrap_or_else(|_| SystemClock.unix_time())
+    }
 }
 
 /// The upper bits of a word are a day's number, the lower ones its date.
@@ -168,7 +192,7 @@ impl Time {
     }
 
     pub(crate) fn of(clock: Arc<dyn Clock>) -> Self {
-        Self::from(Some(clock))
+        Self::from(Some(Arc::new(Steady { clock, last: AtomicU64::new(0) })))
     }
 
     fn from(other: Option<Arc<dyn Clock>>) -> Self {
@@ -213,9 +237,15 @@ impl Time {
         date
     }
 
+    /// Reads the clocks, to find out if the process was suspended; answers what [`woke_at`](Self::woke_at) does then.
+    pub(crate) fn notice(&self) -> Option<Duration> {
+        self.compare(self.now(), self.unix_time());
+        self.woke_at()
+    }
+
     /// When the process was last seen to go on after it was suspended, by the leases' time.
     pub(crate) fn woke_at(&self) -> Option<Duration> {
-        Some(self.0.woke_at.load(Ordering::Acquire)).filter(|at| *at > 0).map(Duration::from_nanos)
+        self.0.woke_at.load(Ordering::Acquire).checked_sub(1).map(Duration::from_nanos)
     }
 
     fn compare(&self, now: Now, unix_time: Duration) {
@@ -224,7 +254,7 @@ impl Time {
         let before = self.0.ahead.load(Ordering::Acquire);
         if before != i64::MAX && ahead.saturating_sub(before) > SUSPENDED {
             // Before others see that it was noticed.
-            self.0.woke_at.store(nanos(now.lease).unsigned_abs().max(1), Ordering::Release);
+            self.0.woke_at.store(nanos(now.lease).unsigned_abs().saturating_add(1), Ordering::Release);
         }
         self.0.ahead.store(ahead, Ordering::Release);
     }

@@ -83,7 +83,16 @@ impl<B: Beside> Duty<B> {
 
 impl<B: Beside> Drop for Duty<B> {
     fn drop(&mut self) {
-        let _ = self.0.duty.compare_exchange(TAKEN, VACANT, Ordering::AcqRel, Ordering::Acquire);
+        if self.0.duty.compare_exchange(TAKEN, VACANT, Ordering::AcqRel, Ordering::Acquire).is_err() {
+            return;
+        }
+        // Those who wait see to it that somebody else takes it up.
+        for cell in self.0.cells.iter().map(|entry| Arc::clone(entry.value())).collect::<Vec<_>>() {
+            let waiting: Vec<_> = cell.lock().leases_mut().flat_map(Lease::dismiss).collect();
+            for waiter in waiting {
+                drop(waiter.send(Verdict::Orphaned));
+            }
+        }
     }
 }
 
@@ -158,6 +167,8 @@ pub(crate) enum Verdict<B: Beside> {
     Unanswered,
     /// The account was erased.
     Erased,
+    /// Whoever would have asked the ledger has ended with its runtime: ask anew.
+    Orphaned,
 }
 
 /// Why nothing can be asked for.
@@ -457,5 +468,76 @@ impl<B: Beside> Inner<B> {
 impl<B: Beside> fmt::Debug for Desk<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Desk").field("ledger", &self.0.ledger).field("accounts", &self.0.cells.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryLedger;
+
+    #[derive(Default)]
+    struct Nothing;
+
+    impl Beside for Nothing {
+        type Run = NoRun;
+
+        fn is_spent(&self, _: Duration) -> bool {
+            true
+        }
+
+        fn settled(&self, _: Ended<NoRun>) {}
+    }
+
+    struct NoRun;
+
+    impl Run for NoRun {
+        fn accrued(&self, _: Duration) -> Credits {
+            Credits::ZERO
+        }
+
+        fn runway(&self, _: Credits, _: Duration) -> Duration {
+            Duration::MAX
+        }
+
+        fn granted(&mut self, _: Credits, _: Duration) {}
+
+        fn denied(&mut self, _: super::super::lease::Denial) {}
+
+        fn stops(&self) -> bool {
+            true
+        }
+
+        fn settleable(&self, _: Duration) -> Option<crate::ledger::Usage> {
+            None
+        }
+
+        fn end(&mut self, _: Duration) -> Option<crate::ledger::Usage> {
+            None
+        }
+
+        fn line(&self) -> crate::ledger::LineKey {
+            crate::ledger::LineKey::Other
+        }
+
+        fn line_number(&self) -> u64 {
+            0
+        }
+    }
+
+    /// A worker that panicked had taken it out of the inbox, and not looked at it.
+    #[test]
+    fn whom_a_worker_took_and_did_not_look_at_finds_its_way_back() {
+        let rules = LeaseRules::default();
+        let desk = Desk::<Nothing>::new(Arc::new(MemoryLedger::new()), Time::system(), rules, 10, None);
+        let seat = desk.seat(&Account::user("alice").unwrap(), "2026-11".parse().unwrap()).unwrap();
+        let inbox = || desk.0.inbox.lock().unwrap().len();
+        assert_eq!(inbox(), 1);
+        drop(std::mem::take(&mut *desk.0.inbox.lock().unwrap()));
+        desk.0.attend(&seat.cell);
+        assert_eq!(inbox(), 0, "it is believed to be there");
+        desk.0.empty_inbox();
+        desk.0.attend(&seat.cell);
+        assert_eq!(inbox(), 1);
     }
 }

@@ -187,6 +187,8 @@ struct Flight {
     batch: u64,
     settled: Credits,
     goodbye: bool,
+    /// The process was suspended since it was sent: nobody is admitted on its answer.
+    overslept: bool,
 }
 
 /// Renewals in a row without an answer, after which nobody waits for the next.
@@ -299,6 +301,11 @@ impl<W, R: Run> Lease<W, R> {
     pub(crate) fn distrust(&mut self, rules: &LeaseRules, woke_at: Duration) {
         if self.admit_until < woke_at + rules.admit_for {
             self.admit_until = Duration::ZERO;
+        }
+        if let Some(flight) = &mut self.in_flight
+            && flight.sent_at < woke_at
+        {
+            flight.overslept = true;
         }
     }
 

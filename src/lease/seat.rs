@@ -164,6 +164,9 @@ impl<B: Beside> Place<B> {
         inner.lease.run_mut(self.id).map(look)?;
         let closing = inner.lease.end(self.id, ask, now);
         let waited_for = inner.lease.is_waited_for();
+        if waited_for && let Some(woke_at) = shared.time.notice() {
+            inner.lease.distrust(&shared.rules, woke_at);
+        }
         let served = waited_for.then(|| inner.lease.share_out(oneshot::Sender::is_closed, now));
         let news = inner.lease.is_newly_dirty(now);
         let is_pending = matches!(closing, Some(Closing::Pending));
@@ -202,16 +205,17 @@ impl<B: Beside> Drop for Place<B> {
 /// Tells those who waited, outside of the account's lock: one who has gone meanwhile hands its place back through it. `month` is what it is by the
 /// ledger's clock, where it was asked.
 pub(super) fn tell<B: Beside>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, served: Served<Waiter<B>, B::Run>, month: Option<Period>) {
+    // First, so that each has an owner whatever the host's code does below.
+    for (waiter, id) in served.admitted {
+        let seat = Seat { shared: Arc::clone(shared), cell: Arc::clone(cell) };
+        drop(waiter.send(Verdict::Admitted(Place { seat: Some(seat), id })));
+    }
     for (run, billed) in served.settled {
         let ended = Ended::of(run, billed, &cell.lock().lease);
         cell.beside.settled(ended);
     }
-    if served.admitted.is_empty() && served.refused.is_empty() {
+    if served.refused.is_empty() {
         return;
-    }
-    for (waiter, id) in served.admitted {
-        let seat = Seat { shared: Arc::clone(shared), cell: Arc::clone(cell) };
-        drop(waiter.send(Verdict::Admitted(Place { seat: Some(seat), id })));
     }
     let standing = cell.lock().lease.standing();
     for waiter in served.refused {

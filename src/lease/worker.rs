@@ -308,7 +308,7 @@ where
             becomes_remembered = !std::mem::replace(&mut inner.remembered, true);
         }
         if let Some(open) = &mut self.open
-            && inner.leases().all(|lease| if self.farewell { lease.has_left() } else { lease.is_settled() && !lease.is_running() })
+            && inner.leases().all(|lease| if self.farewell { lease.has_left() } else { lease.owes_nothing() && !lease.is_running() })
         {
             open.remove(&cell.id);
         }
@@ -361,6 +361,9 @@ where
         let mut logged_of_account = guard.logged;
         let Some(lease) = guard.leases_mut().find(|lease| lease.id() == id) else { return };
         let acknowledged = lease.acknowledged();
+        if let Some(woke_at) = self.shared.time.notice() {
+            lease.distrust(&rules, woke_at);
+        }
         let month = answer.as_ref().ok().map(|answer| Period::containing(answer.now));
         let (mut served, mut elsewhere, mut seen, mut is_full) = (None, Vec::new(), None, false);
         match answer {
@@ -418,14 +421,15 @@ where
             herald.look(&cell, &mut guard.told, &standing, now);
         }
         guard.logged = logged_of_account;
-        if is_full && !std::mem::replace(&mut guard.full, true) {
-            tracing::error!(target: "tower_credits", account = %cell.account, period = %cell.period, most = %Credits::MAX,
-                "the account's month has reached the largest amount that can be kept: what is used beyond it is not billed");
-        }
+        is_full &= !std::mem::replace(&mut guard.full, is_full);
         drop(guard);
         self.shared.settled.fetch_add(settled.as_nano_usd(), Ordering::AcqRel);
         if let Some(served) = served {
             tell(&self.shared, &cell, served, month);
+        }
+        if is_full {
+            tracing::error!(target: "tower_credits", account = %cell.account, period = %cell.period, most = %Credits::MAX,
+                "the account's month has reached the largest amount that can be kept: what is used beyond it is not billed");
         }
         self.examine(&cell);
     }

@@ -159,7 +159,9 @@ pub struct AccountSummary {
 
 impl AccountSummary {
     pub(super) fn of(account: Account, book: &Book, closed: bool) -> Self {
-        Self { account, used: book.used(), refunded: book.refunded(), held: book.held(), closed }
+        // As the statement has it: a closed month stays what it is, unless its book was lost.
+        let lacking = if closed && !book.is_blank() { Credits::ZERO } else { book.lacking() };
+        Self { account, used: book.used().saturating_add(lacking), refunded: book.refunded(), held: book.held(), closed }
     }
 }
 

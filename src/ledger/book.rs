@@ -46,6 +46,10 @@ pub struct Book {
     pub(super) agreed: Option<Agreed>,
     pub(super) lines: BTreeMap<LineKey, Usage>,
     pub(super) refunds: BTreeMap<Name, Refund>,
+    /// What was settled here and debited in another month, by that month.
+    pub(super) moved_to: BTreeMap<Period, Credits>,
+    /// What was debited here and settled in another month, by that month: what that month's `moved_to` says, unless one of the two was lost or torn.
+    pub(super) moved_from: BTreeMap<Period, Credits>,
     pub(super) leases: Leases,
     pub(super) holds: Holds,
     /// Thresholds that were reached, and who says so to the host.
@@ -93,6 +97,8 @@ impl Book {
             agreed: None,
             lines: BTreeMap::new(),
             refunds: BTreeMap::new(),
+            moved_to: BTreeMap::new(),
+            moved_from: BTreeMap::new(),
             leases: Leases { entries: BTreeMap::new(), beside: None },
             holds: Holds { entries: BTreeMap::new(), held: Credits::ZERO, next: None },
             claims: BTreeMap::new(),
@@ -121,9 +127,9 @@ impl Book {
         self.refunded
     }
 
-    /// Whether nothing was ever settled or put on hold.
+    /// Says if nothing was ever settled or put on hold; or the book was lost.
     pub(super) fn is_blank(&self) -> bool {
-        self.agreed.is_none() && self.used.is_zero()
+        self.agreed.is_none() && self.used.is_zero() && self.sums.settled.is_zero()
     }
 
     /// How many leases the book remembers.
@@ -202,8 +208,8 @@ impl Book {
         if record.is_erased(now) {
             return answer(Outcome::Erased);
         }
-        let (closed, early) = (record.is_closed(self.period), self.is_early(now));
-        let open = |other: &&mut Self| !other.is_early(now) && now <= other.period.ends() + LATE && !record.is_closed(other.period);
+        let (closed, early) = (record.is_closed(self.period, now), self.is_early(now));
+        let open = |other: &&mut Self| !other.is_early(now) && now <= other.period.ends() + LATE && !record.is_closed(other.period, now);
         let current = current.filter(open).filter(|_| closed || early);
         let known = self.leases.entries.get(&renewal.lease).copied();
         if early && (current.is_none() || (known.is_none() && renewal.settled.is_zero())) {
@@ -228,7 +234,13 @@ impl Book {
             }
         }
 
-        let (mut beside, lacking) = self.sums.reconcile(self.leases.beside, now);
+        let was_lost = closed && self.is_blank();
+        let (mut beside, mut lacking) = self.sums.reconcile(self.leases.beside, now);
+        let (moved, come) = current.as_deref().map_or_else(Default::default, |current| self.moved(current));
+        // What the leases account for is in the other month already, and what this month moved there is not.
+        lacking = lacking.saturating_sub(come.saturating_sub(moved));
+        let restored = if was_lost { std::mem::take(&mut lacking) } else { Credits::ZERO };
+        let healed = lacking.saturating_add(moved.saturating_sub(come));
         self.holds.release(now);
         let agreed = self.terms(record, Some((renewal.terms, renewal.said)), now);
         let superseded = renewal.seq < entry.seq;
@@ -239,22 +251,23 @@ impl Book {
         let repeated = behind.min(renewal.reported.min(renewal.settled).saturating_sub(entry.settled)).min(delta);
         let cost = delta.saturating_sub(repeated);
         let of = current.as_deref().map_or(self.used, |current| current.used);
-        let debited = cost.saturating_add(lacking).min(Credits::MAX.saturating_sub(of));
-        if itemised > debited.saturating_sub(lacking) {
+        let debited = cost.saturating_add(healed).min(Credits::MAX.saturating_sub(of));
+        if itemised > debited.saturating_sub(healed) {
             // They are there already, or there is no room for what they cost.
             (lines, itemised) = (&[], Credits::ZERO);
         }
         if news {
             record.put_spent_aside(grace);
         }
-        if !closed && (news || !lacking.is_zero()) {
+        if (!closed && (news || !lacking.is_zero())) || !restored.is_zero() {
             self.agreed = Some(agreed);
         }
-        if current.is_none() {
+        if current.is_none() || !restored.is_zero() {
             record.match_drawn(self.period, &mut self.drawn, grace);
-            self.add_lines(lines);
+            let debited = if current.is_none() { debited } else { restored };
+            self.add_lines(if current.is_none() { lines } else { &[] });
             self.debit(record, debited, grace, now);
-            self.recovered = self.recovered.saturating_add(debited.saturating_sub(itemised));
+            self.recovered = self.recovered.saturating_add(debited.saturating_sub(if current.is_none() { itemised } else { Credits::ZERO }));
         }
         let mut outcome = match (news, unknown_goodbye, superseded) {
             (false, true, _) => Some(Outcome::Forgotten),
@@ -278,10 +291,25 @@ impl Book {
         self.leases.beside = Some(beside).filter(|beside| !self.leases.entries.is_empty() || beside.behind_until.is_some());
         let hold = self.holds.of(renewal.lease);
         let outcome = outcome.unwrap_or_else(|| Outcome::Renewed { hold, standing: self.standing_by(record, agreed, now) });
-        if let Some(current) = current.filter(|_| !lines.is_empty() || !debited.is_zero()) {
-            current.add_late(record, renewal, lines, debited, now);
+        if let Some(current) = current {
+            let all = moved.max(come).saturating_add(debited.saturating_sub(moved.saturating_sub(come)));
+            if all > moved {
+                self.moved_to.insert(current.period, all);
+            }
+            if all > come {
+                current.moved_from.insert(self.period, all);
+            }
+            if !lines.is_empty() || !debited.is_zero() {
+                current.add_late(record, renewal, lines, debited, now);
+            }
         }
         answer(outcome)
+    }
+
+    /// What was settled here and debited in another month: as this book has it, and as that one does.
+    fn moved(&self, to: &Self) -> (Credits, Credits) {
+        let of = |months: &BTreeMap<Period, Credits>, month| months.get(&month).copied().unwrap_or_default();
+        (of(&self.moved_to, to.period), of(&to.moved_from, self.period))
     }
 
     /// Says if the period has not begun, and will not within a minute.
@@ -302,7 +330,7 @@ impl Book {
             used: self.net(),
             held: self.holds.held,
             // What is settled of a closed month, or of one that has not begun, is paid in another; and past the largest amount there is nothing.
-            limit: if record.is_closed(self.period) || self.is_early(now) || self.used == Credits::MAX {
+            limit: if record.is_closed(self.period, now) || self.is_early(now) || self.used == Credits::MAX {
                 self.net()
             } else {
                 prepaid.saturating_add(on_top)
@@ -320,15 +348,13 @@ impl Book {
         // A node whose clock is ahead must not pin what it says, nor a clock of the ledger that was.
         let by_now = |said: Duration| said.min(Duration::from_secs(now.as_secs()));
         let given = given.map(|(terms, said)| (terms, by_now(said)));
-        let before = self.agreed.filter(|_| now >= self.period.ends());
-        let agreed = before.or_else(|| self.agreed.map(|agreed| Agreed { said: by_now(agreed.said), ..agreed }));
-        match (agreed, given) {
+        let is_old = |agreed: Agreed, terms, said| {
+            let before = by_now(agreed.said);
+            said < before || (terms == agreed.terms && said < before.saturating_add(SAID_AGAIN))
+        };
+        match (self.agreed, given) {
             (Some(agreed), _) if now >= self.period.ends() => agreed,
-            (Some(agreed), Some((terms, said)))
-                if said < agreed.said || (terms == agreed.terms && said < agreed.said.saturating_add(SAID_AGAIN)) =>
-            {
-                Agreed { seats, ..agreed }
-            }
+            (Some(agreed), Some((terms, said))) if is_old(agreed, terms, said) => Agreed { seats, ..agreed },
             (Some(agreed), None) => Agreed { seats, ..agreed },
             (_, Some((terms, said))) => Agreed { terms, seats, said },
             (_, None) => Agreed { terms: Terms::nothing(), seats, said: Duration::ZERO },
@@ -359,13 +385,16 @@ impl Book {
         if self.refunds.contains_key(&id) {
             return Ok(false);
         }
-        if record.is_closed(self.period) {
+        if record.is_closed(self.period, now) {
             return Err(LedgerError::Refused(format!("{} is closed: refund in a later month, or grant credits", self.period)));
         }
-        if refund.amount.is_zero() || refund.amount > self.net() || self.refunds.len() >= MOST_REFUNDS {
+        // Of a book that was lost nobody knows the terms, before a request or whoever reads the statement says them.
+        let lacking = if self.is_blank() { Credits::ZERO } else { self.lacking() };
+        if refund.amount.is_zero() || refund.amount > self.net().saturating_add(lacking) || self.refunds.len() >= MOST_REFUNDS {
             let why = "a refund is of some amount, of no more than the month cost, and one of 2 000 at most: grant credits instead";
             return Err(LedgerError::Refused(why.into()));
         }
+        self.heal(record, now);
         let after_top = refund.amount.saturating_sub(self.on_top());
         self.charged = self.charged.saturating_sub(refund.amount);
         self.refunded = self.refunded.saturating_add(refund.amount);
@@ -379,12 +408,15 @@ impl Book {
     /// # Errors
     ///
     /// [`LedgerError::Refused`] where it has not ended. Nothing has changed then.
-    pub fn close(&self, record: &mut Record, now: Duration) -> Result<bool, LedgerError> {
+    pub fn close(&mut self, record: &mut Record, now: Duration) -> Result<bool, LedgerError> {
         if now < self.period.ends() {
             return Err(LedgerError::Refused(format!("{} has not ended: close it from {}", self.period, self.period.resets_at())));
         }
-        if record.is_closed(self.period) {
+        if record.is_closed(self.period, now) {
             return Ok(false);
+        }
+        if !self.is_blank() {
+            self.heal(record, now);
         }
         record.closed = Some(self.period);
         Ok(true)
@@ -398,14 +430,26 @@ impl Book {
     /// Brings up to date what statements show: as the next renewal will.
     pub(super) fn refresh(&mut self, record: &mut Record, terms: Option<Terms>, now: Duration) {
         self.holds.release(now);
+        let was_lost = self.is_blank();
         self.agreed = Some(self.terms(record, terms.map(|terms| (terms, Duration::MAX)), now));
-        let (_, lacking) = self.sums.reconcile(self.leases.beside, now);
-        if !record.is_closed(self.period) && !self.is_early(now) {
+        if (was_lost || !record.is_closed(self.period, now)) && !self.is_early(now) {
             record.match_drawn(self.period, &mut self.drawn, now);
-            let debited = lacking.min(Credits::MAX.saturating_sub(self.used));
-            self.debit(record, debited, now, now);
-            self.recovered = self.recovered.saturating_add(debited);
+            self.heal(record, now);
         }
+    }
+
+    /// What the leases account for and the book does not: a write was torn, or the book was lost.
+    pub(super) fn lacking(&self) -> Credits {
+        let lacking = self.leases.beside.map_or(Credits::ZERO, |beside| beside.sums.settled.saturating_sub(self.sums.settled));
+        lacking.min(Credits::MAX.saturating_sub(self.used))
+    }
+
+    /// Debits what it lacks.
+    fn heal(&mut self, record: &mut Record, now: Duration) {
+        let lacking = self.lacking();
+        self.sums.settled = self.sums.settled.saturating_add(lacking);
+        self.debit(record, lacking, now, now);
+        self.recovered = self.recovered.saturating_add(lacking);
     }
 
     /// Debits what a renewal of another month settles.

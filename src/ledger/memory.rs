@@ -167,11 +167,12 @@ impl Ledger for MemoryLedger {
 
     fn list<'a>(&'a self, period: Period, from: Option<&'a Cursor>, most: NonZeroUsize) -> Answering<'a, AccountsPage> {
         // Accounts are in no order: the first of those that come next are kept, and no more.
+        let now = self.now();
         let mut page: BTreeMap<&str, AccountSummary> = BTreeMap::new();
         let accounts = self.accounts();
         for (account, kept) in accounts.iter().filter(|(account, _)| from.is_none_or(|from| account.as_str() > from.as_str())) {
             if let Some(book) = kept.books.get(&period).filter(|book| !book.is_blank()) {
-                page.insert(account.as_str(), AccountSummary::of(account.clone(), book, kept.record.is_closed(period)));
+                page.insert(account.as_str(), AccountSummary::of(account.clone(), book, kept.record.is_closed(period, now)));
                 if page.len() > most.get() {
                     page.pop_last();
                 }

@@ -95,8 +95,9 @@ impl Record {
         self.spending_limit.map_or(most, |own| own.min(most))
     }
 
-    pub(super) fn is_closed(&self, period: Period) -> bool {
-        self.closed.is_some_and(|closed| period <= closed)
+    /// Says if a month is closed. One that has not ended is not, even if it was closed by a clock that was ahead.
+    pub(super) fn is_closed(&self, period: Period, now: Duration) -> bool {
+        now >= period.ends() && self.closed.is_some_and(|closed| period <= closed)
     }
 
     /// What is left of the grants that have not expired by `at`, but for what holds of other periods may draw.

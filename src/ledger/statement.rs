@@ -122,7 +122,7 @@ impl Statement {
             spending_limit: record.spending_limit,
             seats: book.agreed.map_or(record.seats, |agreed| agreed.seats),
             pay_as_you_go: book.on_top(),
-            closed: record.is_closed(book.period),
+            closed: record.is_closed(book.period, now),
             refunds: book.refunds.into_iter().map(refund).collect(),
             lines,
         }

@@ -162,8 +162,15 @@ impl CreditMeter {
                 Verdict::Unanswered => return self.without_ledger(asked, rate),
                 Verdict::Erased => return self.deny_metered(Rejection::AccountErased, asked, rate),
                 Verdict::Elsewhere(_) if moved => return self.deny(Rejection::LedgerUnreachable),
-                Verdict::Elsewhere(period) => {
-                    moved = true;
+                Verdict::Elsewhere(_) | Verdict::Orphaned => {
+                    let period = match verdict {
+                        Verdict::Elsewhere(period) => {
+                            moved = true;
+                            period
+                        }
+                        _ => asked.usual.period,
+                    };
+                    self.ensure_worker();
                     let seat = match asked.usual.in_period(&self, period) {
                         Ok((usual, seat)) => {
                             asked.usual = usual;

@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_millis(250);
 const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How often it is looked whether the server is still fit to keep money.
-const LOOKS_AGAIN: Duration = Duration::from_secs(60);
+pub(super) const LOOKS_AGAIN: Duration = Duration::from_secs(60);
 
 /// After a connection could not be opened, callers are told so without another try for this long.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -161,6 +161,15 @@ impl Connection {
         }
     }
 
+    /// The minute after which the server is looked at has passed.
+    #[cfg(test)]
+    pub(super) fn look_again(&self) {
+        let opening = self.opening().ok().and_then(|(_, opening)| opening.now_or_never());
+        let open = opening.and_then(Result::ok).expect("it is open");
+        let before = Instant::now().checked_sub(LOOKS_AGAIN).expect("the process is that old");
+        *open.checked.lock().unwrap_or_else(PoisonError::into_inner) = before;
+    }
+
     fn opening(&self) -> Result<(u64, Opening), Fault> {
         let mut slot = self.slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(opening) = &slot.opening {
@@ -240,7 +249,14 @@ async fn open(door: Arc<Door>, schema_key: String) -> Result<Open, Fault> {
 async fn open_once(door: &Door, schema_key: &str) -> Result<Open, Fault> {
     let mut link = door.open().await?;
     check_mode(&mut link).await?;
-    check_eviction(&mut link).await?;
+    if let Some(policy) = eviction(&mut link).await? {
+        must_not_evict(&policy)?;
+    } else {
+        tracing::warn!(
+            "the Redis server does not tell its maxmemory-policy (CONFIG and INFO are denied): make sure that it is `noeviction`, \
+             or balances may be deleted in silence"
+        );
+    }
     check_schema(&mut link, schema_key).await?;
     Ok(Open { link, silences: Arc::default(), checked: Arc::new(Mutex::new(Instant::now())) })
 }
@@ -256,7 +272,9 @@ impl Open {
         drop(checked);
         let mut link = self.link.clone();
         tokio::spawn(async move {
-            if let Ok(Err(fault @ Fault::Unfit(_))) = timeout(OPENING, check_eviction(&mut link)).await {
+            if let Ok(Ok(Some(policy))) = timeout(OPENING, eviction(&mut link)).await
+                && let Err(fault) = must_not_evict(&policy)
+            {
                 tracing::error!(target: "tower_credits", %fault, "balances may be lost");
             }
         });
@@ -282,10 +300,10 @@ async fn check_mode(link: &mut Link) -> Result<(), Fault> {
     Err(Fault::Unfit(format!("the server is {remedy}")))
 }
 
-/// A server that evicts keys when its memory is full deletes balances in silence.
-async fn check_eviction(link: &mut Link) -> Result<(), Fault> {
+/// What the server deletes when its memory is full, if it tells.
+async fn eviction(link: &mut Link) -> Result<Option<String>, Fault> {
     let config: Result<HashMap<String, String>, _> = redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").query_async(link).await;
-    let policy = match config {
+    Ok(match config {
         Ok(mut found) => found.remove("maxmemory-policy"),
         // Denied or renamed; whatever else is wrong is no reason to go on without looking.
         Err(error) if !says(&error, "NOPERM") && !says(&error, "unknown") => return Err(error.into()),
@@ -295,21 +313,18 @@ async fn check_eviction(link: &mut Link) -> Result<(), Fault> {
                 |info: String| info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:").map(|policy| policy.trim().to_owned()));
             info.ok().and_then(line)
         }
-    };
-    match policy.as_deref() {
-        Some("noeviction") => Ok(()),
-        Some(policy) => Err(Fault::Unfit(format!(
-            "the server's maxmemory-policy is `{policy}`, under which it deletes balances in silence when memory is full: \
-             set `maxmemory-policy noeviction`"
-        ))),
-        None => {
-            tracing::warn!(
-                "the Redis server does not tell its maxmemory-policy (CONFIG and INFO are denied): make sure that it is `noeviction`, \
-                 or balances may be deleted in silence"
-            );
-            Ok(())
-        }
+    })
+}
+
+/// Balances must not be deleted in silence.
+fn must_not_evict(policy: &str) -> Result<(), Fault> {
+    if policy == "noeviction" {
+        return Ok(());
     }
+    Err(Fault::Unfit(format!(
+        "the server's maxmemory-policy is `{policy}`, under which it deletes balances in silence when memory is full: \
+         set `maxmemory-policy noeviction`"
+    )))
 }
 
 /// Two versions that read each other's keys differently must not share them.

@@ -3,6 +3,8 @@
 //! A [`RedisServer`] describes; a [`Connection`] talks. The connection is this crate's own, or one that the host has already.
 
 mod connection;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, path::PathBuf, time::Duration};
 

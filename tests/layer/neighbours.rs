@@ -278,11 +278,129 @@ async fn a_node_that_was_suspended_asks_before_it_admits() {
     assert_eq!(ask(&meter, "alice", "free").await, 200);
     ledger.off(true);
     assert_eq!(ask(&meter, "alice", "free").await, 200, "on what it holds ahead");
+    sleep(seconds(1)).await;
     tower_credits::Clock::unix_time(&clock);
     clock.set_unix_time(tower_credits::Clock::unix_time(&clock) + seconds(700));
     assert_eq!(ask(&meter, "alice", "free").await, 503, "the ledger is asked, and does not answer");
     ledger.off(false);
     eventually(async || (ask(&meter, "alice", "free").await == 200).then_some(())).await;
+}
+
+/// What was asked for before the node slept is asked for again when it wakes, if somebody still waits for it.
+#[tokio::test(start_paused = true)]
+async fn who_waited_while_a_node_was_suspended_is_asked_for_again() {
+    let (ledger, clock) = (crate::support::switched::Switched::default(), november());
+    let meter = meter(ledger.clone()).clock(clock.clone()).build().unwrap();
+    ledger.takes(seconds(1) / 10);
+    for (user, sleeps, takes) in [("alice", false, 100), ("bob", true, 200)] {
+        let began = Instant::now();
+        let suspended = async {
+            sleep(seconds(1) / 20).await;
+            if sleeps {
+                clock.set_unix_time(tower_credits::Clock::unix_time(&clock) + seconds(700));
+            }
+        };
+        let (status, ()) = tokio::join!(ask(&meter, user, "free"), suspended);
+        assert_eq!(status, 200);
+        let took = began.elapsed().as_millis();
+        assert!((takes..takes + 50).contains(&took), "{took} ms");
+    }
+}
+
+/// The task that asks the ledger ends with the runtime that it is on, and others wait for what it asked.
+#[test]
+fn who_waits_when_the_workers_runtime_ends_is_asked_for_by_another() {
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let ledger = crate::support::switched::Switched::default();
+    let builder = CreditMeter::builder(plan(), ledger.clone(), tower_credits::IdentityFromExtensions);
+    let meter = builder.deadline(seconds(5)).build().unwrap();
+    let (first, second) = (runtime(), runtime());
+    assert_eq!(first.block_on(ask(&meter, "alice", "free")), 200);
+    ledger.takes(seconds(1));
+    let asking = second.spawn({
+        let meter = meter.clone();
+        async move { ask(&meter, "bob", "free").await }
+    });
+    second.block_on(eventually(async || (ledger.most_under_way() > 0).then_some(())));
+    let began = std::time::Instant::now();
+    drop(first);
+    assert_eq!(second.block_on(asking).unwrap(), 200);
+    assert!(began.elapsed() < seconds(5), "before its deadline");
+    assert_eq!(second.block_on(meter.shutdown()).unsettled, []);
+}
+
+/// A second panic, in a drop, would end the process.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_panics_while_a_handler_panics_ends_nothing() {
+    #[derive(Clone, Debug)]
+    struct Faulty(Arc<AtomicBool>);
+    impl tower_credits::Clock for Faulty {
+        fn monotonic(&self) -> Duration {
+            assert!(!self.0.load(Ordering::SeqCst), "the host's clock has a fault");
+            tower_credits::TokioClock.monotonic()
+        }
+        fn unix_time(&self) -> Duration {
+            assert!(!self.0.load(Ordering::SeqCst), "the host's clock has a fault");
+            november().unix_time()
+        }
+    }
+    let fault = Arc::new(AtomicBool::new(false));
+    let meter = meter(MemoryLedger::new()).clock(Faulty(fault.clone())).build().unwrap();
+    let handler = {
+        let fault = fault.clone();
+        service_fn(move |_: Request<Body>| {
+            let fault = fault.clone();
+            async move {
+                sleep(seconds(1)).await;
+                if fault.swap(true, Ordering::SeqCst) {
+                    return Ok::<_, Infallible>(Response::new(Body::new()));
+                }
+                panic!("the handler has a fault")
+            }
+        })
+    };
+    let panicked = AssertUnwindSafe(meter.layer(handler).oneshot(request("alice", "pro", Body::new()))).catch_unwind().await;
+    assert!(panicked.is_err());
+    fault.store(false, Ordering::SeqCst);
+    let statement = settled(&meter, "alice", "pro", 1).await;
+    assert!(statement.used <= nanos(SLICE), "what the clock said last counts: {statement:?}");
+    assert_eq!(ask(&meter, "alice", "pro").await, 200);
+    assert_eq!(meter.shutdown().await.unsettled, []);
+}
+
+/// Nothing is owed of it, so nobody waits for it.
+#[tokio::test(start_paused = true)]
+async fn a_malformed_account_keeps_no_shutdown_waiting() {
+    let ledger = Failing::new(Way::Malformed, &[]);
+    let meter = meter(ledger.clone()).build().unwrap();
+    assert_eq!(ask(&meter, "mallory", "free").await, 200);
+    settled(&meter, "mallory", "free", 1).await;
+    ledger.bad.lock().unwrap().insert("user:mallory".to_owned());
+    for _ in 0..5 {
+        assert_eq!(ask(&meter, "mallory", "free").await, 503);
+        sleep(seconds(1)).await;
+    }
+    let began = Instant::now();
+    assert_eq!(meter.shutdown().await.unsettled, []);
+    assert!(began.elapsed() < seconds(2), "{:?}", began.elapsed());
+}
+
+/// The log names each of them, with its reason, and is not filled by them.
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_renewed_is_logged_once_a_minute_for_each_account() {
+    let logs = crate::support::logs::Logs::begin();
+    let meter = meter(Failing::new(Way::Malformed, &["mallory", "eve"])).build().unwrap();
+    for _ in 0..300 {
+        for bad in ["mallory", "eve"] {
+            assert_eq!(ask(&meter, bad, "free").await, 503);
+        }
+        sleep(seconds(1)).await;
+    }
+    for bad in ["mallory", "eve"] {
+        let lines = logs.lines(&[&format!("account=user:{bad}"), "could not be renewed"]);
+        assert!((5..=6).contains(&lines.len()), "{lines:?}");
+        assert!(lines.iter().all(|line| line.contains("tc:{user:x} seats")), "{lines:?}");
+    }
 }
 
 /// Past what one amount can be, an account is told so, its holds return, and nothing is tried for ever.

@@ -51,6 +51,36 @@ impl Ledger for Lossy {
     }
 }
 
+/// A ledger whose code panics when it is asked for a claim, the first few times.
+#[derive(Clone, Debug)]
+struct Faulty(Lossy);
+
+impl Ledger for Faulty {
+    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
+        self.0.renew(account, period, renewal, within)
+    }
+
+    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
+        self.0.statement(account, period, terms)
+    }
+
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
+        self.0.amend(account, amendment)
+    }
+
+    fn claim<'a>(&'a self, account: &'a Account, period: Period, threshold: Name, by: LeaseId) -> Answering<'a, bool> {
+        let asked = self.0.asked.load(Ordering::SeqCst);
+        if asked < 2 {
+            self.0.asked.fetch_add(1, Ordering::SeqCst);
+            if asked == 0 {
+                panic!("the host's ledger has a fault");
+            }
+            return Box::pin(async { panic!("the host's ledger has a fault") });
+        }
+        self.0.claim(account, period, threshold, by)
+    }
+}
+
 type Heard = Arc<Mutex<Vec<(String, i64)>>>;
 
 fn node(ledger: impl Ledger, heard: &Heard, panics: bool) -> CreditMeter {
@@ -116,6 +146,20 @@ async fn a_shutdown_still_tells() {
 async fn a_hook_that_panics_stops_nothing() {
     let heard = Heard::default();
     let meter = node(MemoryLedger::new(), &heard, true);
+    let service = seconds_each(&meter);
+    for number in 1..=10 {
+        drop(service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap());
+        assert_eq!(settled(&meter, "alice", "ten", number).await.used, nanos(number as i64 * SLICE));
+    }
+    eventually(async || (heard.lock().unwrap().len() == 3).then_some(())).await;
+    assert!(meter.shutdown().await.unsettled.is_empty());
+}
+
+/// It is asked again, and nothing else suffers.
+#[tokio::test(start_paused = true)]
+async fn a_ledger_that_panics_when_a_threshold_is_claimed_stops_nothing() {
+    let heard = Heard::default();
+    let meter = node(Faulty(Lossy { ledger: MemoryLedger::new(), lost: Arc::default(), asked: Arc::default() }), &heard, false);
     let service = seconds_each(&meter);
     for number in 1..=10 {
         drop(service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap());

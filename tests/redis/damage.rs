@@ -152,6 +152,35 @@ async fn a_key_that_is_lost_loses_and_doubles_nothing() {
     }
 }
 
+/// An account whose book is gone is on the list by what its leases account for; nobody is on it twice.
+#[tokio::test]
+async fn a_list_has_everybody_once_whose_book_is_lost_too() {
+    let server = RedisServer::start();
+    let meter = node(&server.url()).await;
+    let users: Vec<String> = (0..40).map(|user| format!("u{user}")).collect();
+    for user in &users {
+        assert_eq!(ask(&meter, user, "pro").await, 200);
+        settled(&meter, user, "pro", 1).await;
+    }
+    for user in &users[..20] {
+        server.command(&["DEL", &key(user, &format!(":{}", month()))]);
+    }
+    let (mut found, mut from) = (std::collections::BTreeMap::new(), None);
+    loop {
+        let page = meter.accounts().list(month(), from.as_ref(), 10.try_into().unwrap()).await.unwrap();
+        for account in page.accounts {
+            assert_eq!(account.used.as_nano_usd(), SLICE, "{account:?}");
+            *found.entry(account.account.to_string()).or_insert(0) += 1;
+        }
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    assert_eq!((found.len(), found.values().max()), (40, Some(&1)), "{found:?}");
+    drop(meter.shutdown().await);
+}
+
 /// `held` that is wrong is right again when holds are looked through.
 #[tokio::test]
 async fn what_is_wrongly_on_hold_is_found_out() {
@@ -296,6 +325,9 @@ async fn what_is_no_single_server_is_named_at_connect() {
     let cluster = RedisServer::start_with(&["--cluster-enabled", "yes"]);
     let error = RedisLedger::connect(cluster.url()).await.unwrap_err().to_string();
     assert!(error.contains("a node of a Redis Cluster"), "{error}");
+    let sentinel = RedisServer::start_sentinel();
+    let error = RedisLedger::connect(sentinel.url()).await.unwrap_err().to_string();
+    assert!(error.contains("a Redis Sentinel") && error.contains("the address of the master"), "{error}");
 }
 
 /// A connection that is being opened when the network has a hole is not waited for by everybody.

@@ -5,6 +5,7 @@
 pub mod bodies;
 pub mod broken;
 pub mod folder;
+pub mod logs;
 #[cfg(feature = "redis")]
 pub mod proxy;
 #[cfg(feature = "redis")]

@@ -30,6 +30,23 @@ impl RedisServer {
         server
     }
 
+    /// Starts a sentinel that watches nothing.
+    pub fn start_sentinel() -> Self {
+        let port = Self::free_port();
+        let folder = std::env::temp_dir().join(format!("tower-credits-redis-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder for the server");
+        std::fs::write(folder.join("sentinel.conf"), format!("port {port}\nbind 127.0.0.1\n")).expect("its file is written");
+        let child = Command::new("redis-server").args(["sentinel.conf", "--sentinel"]).current_dir(&folder).stdout(Stdio::null()).spawn();
+        let server = Self { child: child.expect("redis-server is installed: apt-get install redis-server"), port, folder };
+        // It knows no QUIT, which ends a test's own commands.
+        let limit = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(Instant::now() < limit, "the sentinel did not come up");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        server
+    }
+
     pub fn free_port() -> u16 {
         TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
     }

@@ -29,6 +29,12 @@ impl<W, R: Run> Lease<W, R> {
         self.gone || (self.is_at_rest() && self.in_flight.is_none())
     }
 
+    /// Says if nothing is owed to the ledger; or it fails, and all that it was not told is what is to be given back, which will expire.
+    pub(crate) fn owes_nothing(&self) -> bool {
+        let is_owed = self.pending > 0 || self.unreported() > Credits::ZERO || !self.tally.is_empty();
+        self.is_settled() || (self.is_failing() && !is_owed && self.waiting.is_empty())
+    }
+
     /// Says if it is settled and has said goodbye, or could not.
     pub(crate) fn has_left(&self) -> bool {
         self.gone || (self.is_settled() && (self.seq == 0 || self.failures > 0))
@@ -71,7 +77,7 @@ impl<W, R: Run> Lease<W, R> {
         self.seq += 1;
         // (1) Given up when it is sent; only this renewal's answer sets it again.
         self.budget = self.budget.min(batch.settled.saturating_add(keep));
-        self.in_flight = Some(Flight { sent_at: now, batch: batch.number, settled: batch.settled, goodbye: self.leaving });
+        self.in_flight = Some(Flight { sent_at: now, batch: batch.number, settled: batch.settled, goodbye: self.leaving, overslept: false });
         (self.dirty_since, self.inquires) = (None, false);
         Renewal {
             lease: self.id,
@@ -109,7 +115,11 @@ impl<W, R: Run> Lease<W, R> {
                 self.acknowledge(flight.batch, now);
                 self.heard(rules, now);
                 self.budget = flight.settled.saturating_add(hold);
-                self.admit_until = flight.sent_at + rules.admit_for;
+                self.admit_until = if flight.overslept { Duration::ZERO } else { flight.sent_at + rules.admit_for };
+                if flight.overslept {
+                    // Those who wait are asked for again.
+                    self.waiting.iter_mut().for_each(|waiting| waiting.asked = false);
+                }
                 self.standing = standing;
                 // (6) A goodbye that brought news is none.
                 self.leaving = false;

@@ -263,6 +263,70 @@ fn what_comes_late_of_a_closed_month_is_debited_in_the_current_one() {
     assert!(new.close(&mut record, new.period.ends()).unwrap());
 }
 
+/// November is closed, and 9 of it were debited in December.
+fn closed_and_late() -> (Book, Book, Record, Duration) {
+    let november: Period = "2026-11".parse().unwrap();
+    let (mut old, mut record) = used_up(november);
+    let mut new = Book::new(november.next());
+    let now = november.ends();
+    assert!(old.close(&mut record, now).unwrap());
+    old.renew(&mut record, &Renewal { terms: PRO, ..settling(2, 9) }, Some(&mut new), now, now).unwrap();
+    assert_eq!((old.used(), new.used()), (nanos(180), nanos(9)));
+    (old, new, record, now)
+}
+
+/// A file that ends between the two, or a key that is gone: the next renewal that is late finds it out.
+#[test]
+fn what_was_moved_to_another_month_is_there_once_whichever_book_is_lost() {
+    let again = Renewal { seq: 2, terms: PRO, ..settling(2, 14) };
+    let (mut old, new, mut record, now) = closed_and_late();
+    let mut new = Book::new(new.period);
+    old.renew(&mut record, &again, Some(&mut new), now, now).unwrap();
+    assert_eq!((old.used(), new.used(), new.itemised()), (nanos(180), nanos(14), nanos(14)), "the later month's was lost");
+    assert_eq!(new.lines[&LineKey::Late].cost, nanos(14));
+
+    let (old, mut new, mut record, now) = closed_and_late();
+    let mut old = Book { leases: old.leases, ..Book::new(old.period) };
+    for seq in 2..4 {
+        old.renew(&mut record, &Renewal { seq, ..again.clone() }, Some(&mut new), now, now).unwrap();
+        assert_eq!((old.used(), old.itemised()), (nanos(180), nanos(180)), "the closed month's was lost: it is what it was again");
+        assert_eq!((new.used(), new.itemised()), (nanos(14), nanos(14)));
+    }
+}
+
+#[test]
+fn a_month_that_was_closed_while_the_clock_was_ahead_is_open_until_it_ends() {
+    let november: Period = "2026-11".parse().unwrap();
+    let (mut book, mut record) = used_up(november);
+    assert!(book.close(&mut record, november.ends()).unwrap());
+    let now = november.begins() + Duration::from_secs(60);
+    let answer = book.renew(&mut record, &settling(2, 5), None, now, now).unwrap();
+    assert!(matches!(answer.outcome, Outcome::Renewed { .. }) && book.used() == nanos(185), "{answer:?}");
+    assert!(book.refund(&mut record, "a".parse().unwrap(), refund(1), now).unwrap());
+}
+
+/// The book has less than the leases account for, and nobody renews in that month again.
+#[test]
+fn a_statement_a_refund_and_a_close_have_what_the_leases_account_for() {
+    let november: Period = "2026-11".parse().unwrap();
+    let behind = || {
+        let (mut book, mut record) = used_up(november);
+        let before = book.clone();
+        let now = november.begins();
+        book.renew(&mut record, &Renewal { terms: PRO, ..settling(2, 40) }, None, now, now).unwrap();
+        (Book { leases: book.leases, ..before }, record)
+    };
+    let (book, record) = behind();
+    let alice = crate::Account::user("alice").unwrap();
+    assert_eq!(super::super::AccountSummary::of(alice, &book, false).used, nanos(220));
+    let (mut book, mut record_closed) = (book, record.clone());
+    assert!(book.close(&mut record_closed, november.ends()).unwrap());
+    assert_eq!((book.used(), book.itemised(), book.lacking()), (nanos(220), nanos(220), nanos(0)));
+    let (mut book, mut record) = behind();
+    assert!(book.refund(&mut record, "a".parse().unwrap(), refund(220), november.begins()).unwrap());
+    assert_eq!((book.used(), book.refunded(), book.itemised()), (nanos(220), nanos(220), nanos(220)));
+}
+
 /// The ledger's clock was a month ahead for a while.
 #[test]
 fn what_a_clock_put_into_a_month_that_has_not_begun_is_settled_in_the_month_that_is() {

@@ -9,7 +9,8 @@
 -- KEYS[2]  its spent grants       grant:<id> = "amount left expires"
 -- a book   a period's totals      total = "used drawn charged recovered refunded settled forgotten lines",
 --                                 terms = "included per_seat pay_as_you_go seats said", where they are known (pay_as_you_go: `*` where it has no
---                                 limit; said: in seconds), refund:<id> = "amount reason", and its lines: <line> = "requests micros cost". Values
+--                                 limit; said: in seconds), refund:<id> = "amount reason", to = "month amount month amount ..", what was settled
+--                                 here and debited in other months, from = the same, seen from those; and its lines: <line> = "requests micros cost". Values
 --                                 of more than 64 bytes would take twice the memory.
 
 local MOST = 9007199254740991
@@ -140,6 +141,23 @@ local function open(key, found, names)
   return b
 end
 
+-- What was moved between months, by the other month.
+local function read_moved(key, field, value)
+  local moved = {}
+  if value and string.gsub(value, '%d%d%d%d%-%d%d %d+ ?', '') ~= '' then malformed(key, field, value, '"month amount"') end
+  for month, amount in string.gmatch(value or '', '(%S+) (%d+)') do moved[month] = numbers(key, field, amount, 1, '"month amount"')[1] end
+  return moved
+end
+
+local function moved_text(moved)
+  local words = {}
+  for month, amount in pairs(moved) do words[#words + 1] = month .. ' ' .. text(amount) end
+  return table.concat(words, ' ')
+end
+
+-- Says if nothing was ever settled or put on hold; or the book was lost.
+local function is_blank(b) return b.used == 0 and b.settled == 0 and not b.has_terms end
+
 -- What is left of the grants that have not expired by `at`, but for what holds of other periods than the book's may draw.
 local function purchased(b, at)
   local left, pledged = 0, 0
@@ -221,6 +239,18 @@ local function debit(b, delta, grace)
   b.drawn = sum(b.drawn, draw(b, from_grants, grace))
   b.charged = sum(b.charged, math.min(rest - from_grants, room))
   b.used = sum(b.used, delta)
+end
+
+-- What the leases account for and the book does not: a write was torn, or the book was lost.
+local function lacking_of(b, settled_beside) return math.min(less(settled_beside, b.settled), MOST - b.used) end
+
+-- Debits what it lacks. Answers how much that was.
+local function heal(b, settled_beside)
+  local lacking = lacking_of(b, settled_beside)
+  b.settled = sum(b.settled, lacking)
+  debit(b, lacking, now)
+  b.recovered = sum(b.recovered, lacking)
+  return lacking
 end
 
 -- The line of this name, made where there is none.

@@ -5,8 +5,8 @@
 --   grant  id "amount left expires"
 --   set    field value              of the record
 --   unset  field
---   refund ends id amount reason    KEYS[3] the period's book
---   close  period ends
+--   refund ends id amount reason    KEYS[3] the period's book, KEYS[4] its leases
+--   close  period ends              KEYS[3] the period's book, KEYS[4] its leases
 --   claim  threshold by ends        KEYS[3] the period's notes: claim:<threshold> = who tells of it
 --   erase                           KEYS[3..] all that is to go
 --
@@ -45,7 +45,14 @@ elseif what == 'close' then
   local period, ends = ARGV[2], tonumber(ARGV[3])
   if now < ends then return refused(period .. ' has not ended: it can be closed once it has') end
   if period <= closed then return 0 end
-  redis.call('HSET', KEYS[1], 'closed', period)
+  local found, sum_beside = read('HMGET', KEYS[3], 'total', 'terms'), read('HMGET', KEYS[4], 'sum')[1]
+  local settled_beside = numbers(KEYS[4], 'sum', sum_beside, 3, '"settled forgotten behind_until"')[1]
+  local book = open(KEYS[3], found, {})
+  if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
+  local healed = not is_blank(book) and heal(book, settled_beside) > 0
+  change_record('closed', period)
+  write_record()
+  if healed then write_book(book, ends, false, {}) end
   return 1
 elseif what == 'claim' then
   local field, by = 'claim:' .. ARGV[2], ARGV[3]
@@ -58,7 +65,9 @@ elseif what == 'claim' then
 end
 
 local ends, field, amount, reason = tonumber(ARGV[2]), 'refund:' .. ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local found = read('HMGET', KEYS[3], 'total', 'terms', field)
+local found = read('HMGET', KEYS[3], 'total', 'terms', field, 'to', 'from')
+local sum_beside = read('HMGET', KEYS[4], 'sum')[1]
+local settled_beside = numbers(KEYS[4], 'sum', sum_beside, 3, '"settled forgotten behind_until"')[1]
 local count = read('HLEN', KEYS[3])
 local spent = read('HGETALL', KEYS[2])
 if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
@@ -75,12 +84,16 @@ for i = 1, #spent, 2 do
   end
 end
 if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
-if book.period <= closed then return refused(book.period .. ' is closed: refund in a later month, or grant credits') end
-local refunds = count - book.lines - (found[1] and 1 or 0) - (found[2] and 1 or 0)
-if amount == 0 or amount > net(book) or refunds >= 2000 then
+if book.period <= closed and now >= ends then return refused(book.period .. ' is closed: refund in a later month, or grant credits') end
+local refunds = count - book.lines
+for _, other in ipairs({ 1, 2, 4, 5 }) do refunds = refunds - (found[other] and 1 or 0) end
+-- Of a book that was lost nobody knows the terms, before a request or whoever reads the statement says them.
+local lacking = is_blank(book) and 0 or lacking_of(book, settled_beside)
+if amount == 0 or amount > sum(net(book), lacking) or refunds >= 2000 then
   return refused('a refund is of some amount, of no more than the month cost, and one of 2 000 at most: grant credits instead')
 end
 
+if not is_blank(book) then heal(book, settled_beside) end
 local returned = math.min(less(amount, on_top(book)), book.drawn)
 local before = returned
 book.charged, book.refunded = less(book.charged, amount), sum(book.refunded, amount)

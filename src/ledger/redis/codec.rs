@@ -1,6 +1,10 @@
 //! How renewals, answers and books look in Redis. `renew.lua` says the same in its head.
 
-use std::{collections::HashMap, num::NonZeroU32, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroU32,
+    time::Duration,
+};
 
 use redis::{Cmd, ToRedisArgs};
 
@@ -62,9 +66,10 @@ pub(super) fn renewal(how: (&str, &str), keys: &Keys, renewal: &Renewal, most_li
 /// A call of the script that amends, as [`renewal`] has it, at about `now` by the ledger's clock.
 pub(super) fn amendment(how: (&str, &str), prefix: &str, account: &Account, amendment: &Amendment, now: Duration) -> Cmd {
     let script = |period: Option<Period>, what: &str| {
-        let Keys { record, spent, book, .. } = Keys::new(prefix, account, period.unwrap_or(Period::containing(now)));
+        let Keys { record, spent, book, leases, .. } = Keys::new(prefix, account, period.unwrap_or(Period::containing(now)));
+        let of_month = period.map_or_else(Vec::new, |_| vec![book, leases]);
         let mut call = redis::cmd(how.0);
-        call.arg(how.1).arg(if period.is_some() { 3 } else { 2 }).arg(record).arg(spent).arg(period.map(|_| book)).arg(what);
+        call.arg(how.1).arg(2 + of_month.len()).arg(record).arg(spent).arg(of_month).arg(what);
         call
     };
     match amendment {
@@ -76,7 +81,7 @@ pub(super) fn amendment(how: (&str, &str), prefix: &str, account: &Account, amen
             let mut call = script(Some(*period), "refund");
             call.arg(millis(period.ends())).arg(id.as_str()).arg(refund.amount.as_nano_usd()).arg(refund.reason.as_str()).to_owned()
         }
-        Amendment::Close(period) => script(None, "close").arg(period.to_string()).arg(millis(period.ends())).to_owned(),
+        Amendment::Close(period) => script(Some(*period), "close").arg(period.to_string()).arg(millis(period.ends())).to_owned(),
         Amendment::Erase => {
             let months =
                 std::iter::successors(Some(Period::containing(now).next().next()), |month| Some(month.previous())).take(KEPT_MONTHS);
@@ -106,16 +111,17 @@ pub(super) fn claim(how: (&str, &str), keys: &Keys, threshold: &Name, by: LeaseI
     call
 }
 
-/// What matches the books of all accounts in a period, and nothing else that a ledger keeps.
+/// What matches the keys of all accounts in a period, and nothing else that a ledger keeps.
 pub(super) fn books_pattern(prefix: &str, period: Period) -> String {
     let escaped = prefix.chars().flat_map(|c| matches!(c, '*' | '?' | '[' | ']' | '\\' | '^').then_some('\\').into_iter().chain([c]));
-    format!("{}:{{*}}:{period}", escaped.collect::<String>())
+    format!("{}:{{*}}:{period}*", escaped.collect::<String>())
 }
 
-/// Whose a book is, by its key.
-pub(super) fn account_of(key: &str, prefix: &str, period: Period) -> Option<Account> {
+/// Whose a book is, or the leases whose book may have been lost, by the key; and if it is the book.
+pub(super) fn account_of(key: &str, prefix: &str, period: Period) -> Option<(Account, bool)> {
     let rest = key.strip_prefix(prefix)?.strip_prefix(":{")?;
-    rest.strip_suffix(&format!("}}:{period}"))?.parse().ok()
+    let leases = rest.strip_suffix(":l");
+    Some((leases.unwrap_or(rest).strip_suffix(&format!("}}:{period}"))?.parse().ok()?, leases.is_none()))
 }
 
 fn book_key(record: &str, period: Period) -> String {
@@ -246,6 +252,10 @@ pub(super) fn read_totals(period: Period, key: &str, total: Option<&str>) -> Res
 fn read_book_field(book: &mut Book, field: &str, value: &str) -> Option<()> {
     if field == TERMS {
         book.agreed = Some(read_terms(value)?);
+    } else if field == MOVED_TO {
+        book.moved_to = read_moved(value)?;
+    } else if field == MOVED_FROM {
+        book.moved_from = read_moved(value)?;
     } else if let Some(id) = field.strip_prefix(REFUND) {
         let (amount, reason) = value.split_once(' ')?;
         let refund = Refund { amount: parse_amount(amount)?, reason: reason.parse().ok()? };
@@ -295,6 +305,15 @@ pub(super) fn read_held(key: &str, sum: Option<&str>) -> Result<Holds, LedgerErr
     Ok(holds)
 }
 
+/// What the leases settled, by the field of it.
+pub(super) fn read_settled(key: &str, sum: Option<&str>) -> Result<Leases, LedgerError> {
+    let mut leases = Leases::default();
+    if let Some(sum) = sum {
+        read_lease(&mut leases, SUM, sum).ok_or_else(|| malformed(key, SUM, sum))?;
+    }
+    Ok(leases)
+}
+
 fn read_terms(terms: &str) -> Option<Agreed> {
     let [included, per_seat, pay_as_you_go, seats, said] = read_numbers(&terms.replace('*', UNBOUNDED))?;
     let terms = Terms { included, per_seat: !per_seat.is_zero(), pay_as_you_go };
@@ -322,6 +341,15 @@ fn read_note(book: &mut Book, field: &str, value: &str) -> Option<()> {
         book.claims.insert(threshold.parse().ok()?, read_id(value)?);
     }
     Some(())
+}
+
+/// The fields of a book that say what was settled in one month and debited in another.
+const MOVED_TO: &str = "to";
+const MOVED_FROM: &str = "from";
+
+fn read_moved(value: &str) -> Option<BTreeMap<Period, Credits>> {
+    let words: Vec<_> = value.split(' ').collect();
+    words.chunks(2).map(|pair| Some((pair[0].parse().ok()?, parse_amount(pair.get(1)?)?))).collect()
 }
 
 /// The field of a book that holds its terms.

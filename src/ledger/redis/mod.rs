@@ -196,14 +196,19 @@ impl RedisLedger {
         let unknown = || LedgerError::Refused("this ledger gave no such cursor: begin again without one".into());
         let mut cursor = from.map_or(Ok(0), |from| from.as_str().parse::<u64>()).map_err(|_| unknown())?;
         let (pattern, count) = (&codec::books_pattern(&inner.prefix, period), most.get().clamp(10, 1_000));
+        if inner.clock().is_none() {
+            self.learn_clock(inner.reading).await?;
+        }
+        // By account: if its book was found, or only its leases.
         let (mut found, mut scanned) = (BTreeMap::new(), 0);
         while found.len() < most.get() && scanned < MOST_SCANNED {
             let scan = |mut link| async move {
                 redis::cmd("SCAN").arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(count).query_async(&mut link).await
             };
             let (next, keys): (u64, Vec<String>) = inner.connection.run(inner.reading, scan).await?;
-            let accounts = keys.into_iter().filter_map(|key| Some((codec::account_of(&key, &inner.prefix, period)?, key)));
-            found.extend(accounts);
+            for (account, is_book) in keys.iter().filter_map(|key| codec::account_of(key, &inner.prefix, period)) {
+                *found.entry(account).or_default() |= is_book;
+            }
             (cursor, scanned) = (next, scanned + count);
             if cursor == 0 {
                 break;
@@ -216,22 +221,28 @@ impl RedisLedger {
         let keys = &found;
         let read = |mut link| async move {
             let mut pipe = redis::pipe();
-            for (account, key) in keys {
-                let Keys { record, holds, .. } = Keys::new(&inner.prefix, account, period);
-                pipe.cmd("HGET").arg(key).arg(codec::TOTAL).cmd("HGET").arg(record).arg("closed").cmd("HGET").arg(holds).arg(codec::SUM);
+            for account in keys.keys() {
+                let Keys { record, book, leases, holds, .. } = Keys::new(&inner.prefix, account, period);
+                pipe.cmd("HGET").arg(book).arg(codec::TOTAL).cmd("HGET").arg(record).arg("closed");
+                pipe.cmd("HGET").arg(holds).arg(codec::SUM).cmd("HGET").arg(leases).arg(codec::SUM);
             }
             pipe.query_async(&mut link).await
         };
         let read: Vec<Option<String>> = inner.connection.run(inner.reading, read).await?;
-        let summary = |((account, key), read): ((&Account, &String), &[Option<String>])| {
+        let summary = |((account, is_book), read): ((&Account, &bool), &[Option<String>])| {
             let field = |at: usize| read.get(at).and_then(Option::as_deref);
-            let mut book = codec::read_totals(period, key, field(0))?;
-            book.holds = codec::read_held(key, field(2))?;
+            let keys = Keys::new(&inner.prefix, account, period);
+            let mut book = codec::read_totals(period, &keys.book, field(0))?;
+            book.holds = codec::read_held(&keys.holds, field(2))?;
+            book.leases = codec::read_settled(&keys.leases, field(3))?;
             // Months are written so that later ones are greater.
-            let closed = field(1).is_some_and(|closed| *period.to_string() <= *closed);
-            Ok::<_, LedgerError>(AccountSummary::of(account.clone(), &book, closed))
+            let closed = inner.now() >= period.ends() && field(1).is_some_and(|closed| *period.to_string() <= *closed);
+            // One whose leases alone came up here is listed where its book comes up, if it has one.
+            let is_listed = *is_book || field(0).is_none();
+            Ok::<_, LedgerError>(is_listed.then(|| AccountSummary::of(account.clone(), &book, closed)))
         };
-        Ok(AccountsPage { accounts: found.iter().zip(read.chunks(3)).map(summary).collect::<Result<_, _>>()?, next })
+        let accounts = found.iter().zip(read.chunks(4)).map(summary).filter_map(Result::transpose);
+        Ok(AccountsPage { accounts: accounts.collect::<Result<_, _>>()?, next })
     }
 }
 

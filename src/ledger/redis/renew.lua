@@ -31,7 +31,8 @@ for i = FIRST_LINE, #ARGV, 4 do names[#names + 1] = ARGV[i] end
 if #names > 0 then names[#names + 1] = 'other' end
 local found_lease, found_hold = read('HMGET', KEYS[4], lease, 'sum'), read('HMGET', KEYS[5], lease, 'sum')
 local found_book = read('HMGET', KEYS[3], 'total', 'terms', unpack(names))
-local found_current = KEYS[6] and read('HMGET', KEYS[6], 'total', 'terms', 'late')
+local found_to = KEYS[6] and read('HMGET', KEYS[3], 'to')
+local found_current = KEYS[6] and read('HMGET', KEYS[6], 'total', 'terms', 'late', 'from')
 if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
 
 local known = found_lease[1] and true or false
@@ -44,6 +45,8 @@ local on_hold = numbers(KEYS[5], 'sum', found_hold[2], 2, '"held next"')
 local held, next = on_hold[1], on_hold[2]
 local current = found_current and open(KEYS[6], found_current, { 'late' })
 local book = open(KEYS[3], found_book, names)
+local moved_to = KEYS[6] and read_moved(KEYS[3], 'to', found_to[1])
+local moved_from = KEYS[6] and read_moved(KEYS[6], 'from', found_current[4])
 
 -- Holds are looked through only when one may have expired.
 local scanned, expired, count = (next > 0 and not is_live(next)) or (next == 0 and held > 0), {}, 0
@@ -72,15 +75,17 @@ if #spent > 0 then read('HLEN', KEYS[2]) end
 if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
 
 if erased then return 'erased ' .. text(now) end
-local is_closed, early = book.period <= closed, now + EARLY < begins
+local is_closed, early = book.period <= closed and now >= ends, now + EARLY < begins
 -- What is settled of a month that is closed, or has not begun, is debited in the one that is.
-local elsewhere = KEYS[6] and (is_closed or early) and now + EARLY >= current_begins and now <= current_ends + LATE and current.period > closed
+local elsewhere = KEYS[6] and (is_closed or early) and now + EARLY >= current_begins and now <= current_ends + LATE
+  and (current.period > closed or now < current_ends)
 if early and (not elsewhere or (not known and settled == 0)) then return 'not-begun ' .. text(now) end
 if is_closed and not elsewhere then return 'late ' .. text(now) end
 
 -- Brings the sums together that the book and the leases keep of what was settled. Where the leases are behind, they stay behind by what their lost
 -- entries had settled, for as long as that may be reported again.
 local settled_before, forgotten_before = book.settled, book.forgotten
+local was_lost = is_closed and is_blank(book)
 if not found_lease[2] then settled_beside, forgotten_beside = math.min(book.forgotten, book.settled), book.forgotten end
 local lacking = less(settled_beside, book.settled)
 book.settled = sum(book.settled, lacking)
@@ -91,6 +96,15 @@ if behind == 0 or not is_live(behind_until) then
   settled_beside, forgotten_beside, behind_until = book.settled, sum(forgotten_beside, behind), 0
 end
 book.forgotten = forgotten_beside
+
+-- What was settled here and debited in the other month, as this book has it and as that one does. What the leases account for is there already, and
+-- what this month moved there is not.
+local moved, come = 0, 0
+if elsewhere then moved, come = moved_to[current.period] or 0, moved_from[book.period] or 0 end
+lacking = less(lacking, less(come, moved))
+local restored = 0
+if was_lost then restored, lacking = lacking, 0 end
+local healed = sum(lacking, less(moved, come))
 
 local unknown_goodbye = forget and not known
 local news = not unknown_goodbye and seq > entry_seq
@@ -107,25 +121,25 @@ end
 -- What leases report again whose entries were lost is in the book already.
 local repeated = math.min(less(book.settled, settled_beside), less(math.min(reported, settled), entry_settled), delta)
 local cost = delta - repeated
-local debited = math.min(sum(cost, lacking), MOST - (elsewhere and current or book).used)
-if itemised > less(debited, lacking) then itemised, brings_lines = 0, false end
+local debited = math.min(sum(cost, healed), MOST - (elsewhere and current or book).used)
+if itemised > less(debited, healed) then itemised, brings_lines = 0, false end
 
 -- Of a month that has ended its own terms count, else the newest that were said; those that are as before are noted now and then.
 local terms_changed = false
 if now < ends or not book.has_terms then
   -- What was said while the clock was ahead of what it is counts no longer than from now.
-  book.said = math.min(book.said, math.floor(now / 1000))
+  local before = math.min(book.said, math.floor(now / 1000))
   local same = terms_included == book.included_each and terms_per_seat == book.per_seat and terms_on_top == book.pay_as_you_go
-  if not book.has_terms or (said >= book.said and (not same or said >= book.said + SAID_AGAIN)) then
+  if not book.has_terms or (said >= before and (not same or said >= before + SAID_AGAIN)) then
     book.included_each, book.per_seat, book.pay_as_you_go, book.said, terms_changed = terms_included, terms_per_seat, terms_on_top, said, true
   end
   if book.seats ~= seats then book.seats, terms_changed = seats, true end
 end
 
 local book_changed = news or lacking > 0 or book.settled ~= settled_before or book.forgotten ~= forgotten_before
-if not elsewhere then
-  book_changed = match_drawn(book, grace) or book_changed
-  if brings_lines then
+if not elsewhere or restored > 0 then
+  book_changed = match_drawn(book, grace) or book_changed or restored > 0
+  if brings_lines and not elsewhere then
     for i = FIRST_LINE, #ARGV, 4 do
       local name = ARGV[i]
       if not book.sums[name] and book.lines >= most_lines then name = 'other' end
@@ -133,8 +147,8 @@ if not elsewhere then
       for part = 1, 3 do found[part] = sum(found[part], tonumber(ARGV[i + part])) end
     end
   end
-  debit(book, debited, grace)
-  book.recovered = sum(book.recovered, less(debited, itemised))
+  debit(book, elsewhere and restored or debited, grace)
+  book.recovered = sum(book.recovered, elsewhere and restored or less(debited, itemised))
 end
 
 -- What is settled of a closed month, or of one that has not begun, is paid in another; and past the largest amount there is nothing.
@@ -194,6 +208,18 @@ if outcome == 'renewed' then
 end
 
 local debits_elsewhere = elsewhere and (brings_lines or debited > 0)
+local book_fields, current_fields = {}, {}
+if elsewhere then
+  local all = sum(math.max(moved, come), less(debited, less(moved, come)))
+  if all > moved then
+    moved_to[current.period] = all
+    book_fields, book_changed = { 'to', moved_text(moved_to) }, true
+  end
+  if all > come then
+    moved_from[book.period] = all
+    current_fields = { 'from', moved_text(moved_from) }
+  end
+end
 local current_is_new = debits_elsewhere and not current.has_terms
 if debits_elsewhere then
   if current_is_new then
@@ -246,6 +272,6 @@ elseif scanned or (news and own_hold > 0) then
   end
 end
 
-if book_changed then write_book(book, ends, terms_changed and not is_closed and (news or lacking > 0), {}) end
-if debits_elsewhere then write_book(current, current_ends, current_is_new, {}) end
+if book_changed then write_book(book, ends, terms_changed and ((not is_closed and (news or lacking > 0)) or restored > 0), book_fields) end
+if debits_elsewhere or #current_fields > 0 then write_book(current, current_ends, current_is_new, current_fields) end
 return answer

@@ -142,6 +142,10 @@ fn history(rng: &mut Rng) -> Vec<Step> {
             1..4 => rng.u64(0..2_000),
             _ => 0,
         });
+        // The clock was ahead.
+        if rng.u8(0..60) == 0 {
+            now -= Duration::from_millis(rng.u64(0..1_000_000));
+        }
         let month = months[usize::from(rng.u8(0..4) == 0)];
         let amendment = match rng.u8(0..20) {
             0 | 1 => Some(Amendment::Grant {
