@@ -24,8 +24,16 @@ use self::redis_server::RedisServer;
 
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// What settles `lines` lines of a nano-dollar each.
-fn settles(lines: usize) -> Renewal {
+/// A batch of lines, of a nano-dollar each, is as long as a node sends.
+const BATCH: usize = 2_000;
+
+/// The batches that settle `lines` lines, one after the other.
+fn settles(lines: usize) -> Vec<Renewal> {
+    (0..lines.div_ceil(BATCH)).map(|batch| settles_from(batch as u64 + 1, batch * BATCH, lines.min((batch + 1) * BATCH))).collect()
+}
+
+/// The batch that settles lines `from` to `to`, where those before are settled.
+fn settles_from(batch: u64, from: usize, to: usize) -> Renewal {
     let line = |number: usize| UsageLine {
         key: LineKey::Of {
             day: 1 + u8::try_from(number % 28).unwrap(),
@@ -39,11 +47,11 @@ fn settles(lines: usize) -> Renewal {
     let nothing = Credits::ZERO;
     Renewal {
         lease: LeaseId::from_bits(1),
-        seq: 1,
-        batch: 1,
-        settled: Credits::from_nano_usd(i64::try_from(lines).unwrap()).unwrap(),
-        reported: Credits::ZERO,
-        lines: (0..lines).map(line).collect(),
+        seq: batch,
+        batch,
+        settled: Credits::from_nano_usd(i64::try_from(to).unwrap()).unwrap(),
+        reported: Credits::from_nano_usd(i64::try_from(from).unwrap()).unwrap(),
+        lines: (from..to).map(line).collect(),
         keep: nothing,
         refill: nothing,
         need: nothing,
@@ -74,10 +82,12 @@ async fn pages(server: &RedisServer) {
     let ledger = RedisLedger::builder(server.url()).prefix("pages").connect().await.unwrap();
     let mut tokens = BearerTokens::new();
     for (token, lines) in [("one", 1), ("most", MOST_LINES)] {
-        ledger.renew(&Account::user(token).unwrap(), this_month(), &settles(lines), WITHIN).await.unwrap();
+        for renewal in settles(lines) {
+            ledger.renew(&Account::user(token).unwrap(), this_month(), &renewal, WITHIN).await.unwrap();
+        }
         tokens = tokens.with(token, benches::identity(token, "pro"));
     }
-    let meter = CreditMeter::new(benches::plan(), ledger, tokens);
+    let meter = CreditMeter::new(benches::plan(), ledger.clone(), tokens);
     let app = billing::router(&meter);
     println!("\n## A bill of {MOST_LINES} lines, beside one of a line: read from Redis and written, medians of {ROUNDS}\n");
     println!("| what | 1 line | {MOST_LINES} lines | ratio | bytes |");
@@ -95,6 +105,22 @@ async fn pages(server: &RedisServer) {
         let (one, most) = (one[ROUNDS / 2], most[ROUNDS / 2]);
         println!("| `{path}` | {one:.2?} | {most:.2?} | {:.1} | {size} |", most.as_secs_f64() / one.as_secs_f64());
     }
+    // A renewal that adds to one line of them.
+    let mut took = [Vec::new(), Vec::new()];
+    for round in 0..10 * ROUNDS {
+        for (took, (token, lines)) in took.iter_mut().zip([("one", 1), ("most", MOST_LINES)]) {
+            let batch = (lines.div_ceil(BATCH) + round + 1) as u64;
+            let renewal = Renewal { lines: settles_from(1, 0, 1).lines, ..settles_from(batch, lines + round, lines + round + 1) };
+            let began = Instant::now();
+            ledger.renew(&Account::user(token).unwrap(), this_month(), &renewal, WITHIN).await.unwrap();
+            took.push(began.elapsed());
+        }
+    }
+    let [one, most] = took.map(|mut took| {
+        took.sort();
+        took[took.len() / 2]
+    });
+    println!("| a renewal | {one:.2?} | {most:.2?} | {:.2} | |", most.as_secs_f64() / one.as_secs_f64());
 }
 
 async fn lists(server: &RedisServer) {
@@ -106,7 +132,7 @@ async fn lists(server: &RedisServer) {
         let ledger = &RedisLedger::builder(server.url()).prefix(format!("list-{many}")).connect().await.unwrap();
         let renewals = iter(0..many).for_each_concurrent(100, async |number| {
             let account = Account::user(&format!("user-{number}")).unwrap();
-            ledger.renew(&account, this_month(), &settles(1), WITHIN).await.unwrap();
+            ledger.renew(&account, this_month(), &settles_from(1, 0, 1), WITHIN).await.unwrap();
         });
         renewals.await;
         let keys = server.command(&["DBSIZE"]);

@@ -129,8 +129,8 @@ pub(crate) struct Lease<W, R> {
     /// After a failure, the earliest next try.
     retry_at: Duration,
     failures: u32,
-    /// Until when a renewal that was given up may still act.
-    abandoned_until: Duration,
+    /// Until when a renewal that was sent may still act.
+    acts_until: Duration,
     /// Somebody was denied without the ledger being asked: it is asked for that reason alone, so that the next one need not be.
     inquires: bool,
     /// A goodbye was sent: nothing else may follow, unless its answer says that it brought news.
@@ -230,7 +230,7 @@ impl<W, R: Run> Lease<W, R> {
             dirty_since: None,
             retry_at: Duration::ZERO,
             failures: 0,
-            abandoned_until: Duration::ZERO,
+            acts_until: Duration::ZERO,
             inquires: false,
             leaving: false,
             gone: false,

@@ -155,14 +155,6 @@ impl Book {
         }
     }
 
-    /// On hold at this moment.
-    #[cfg(test)]
-    pub(crate) fn held_at(&self, now: Duration) -> Credits {
-        let mut holds = self.holds.clone();
-        holds.release(now);
-        holds.held
-    }
-
     /// Says if the book and the leases agree.
     #[cfg(test)]
     pub(crate) fn is_whole(&self) -> bool {

@@ -444,3 +444,52 @@ async fn tiers_that_take_turns_do_not_reset_an_accounts_request_rate() {
     }
     assert_eq!(served, 2 + 3);
 }
+
+/// The ledger's clock goes to another hour or month and back while requests run; wherever they were debited, it was once.
+#[tokio::test(start_paused = true)]
+async fn whatever_the_ledgers_clock_does_the_bills_add_up() {
+    let month: Period = "2026-11".parse().unwrap();
+    let mut elsewhere = 0;
+    for seed in 0..60 {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let ledgers = november();
+        let right = || month.begins() + seconds(15 * 86_400);
+        let ahead = rng.bool().then(Ahead::default);
+        let ledger = MemoryLedger::with_clock(ledgers.clone());
+        let clock = november();
+        let builder = meter(ledger.clone()).clock(clock.clone());
+        let meter = if let Some(ahead) = ahead { builder.ahead(ahead) } else { builder }.build().unwrap();
+        (clock.set_unix_time(right()), ledgers.set_unix_time(right()));
+        let mut served = 0;
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(async |_: Request<Body>| {
+            sleep(seconds(1) / 20).await;
+            let response = Response::builder().extension(tower_credits::ComputeTime(seconds(1))).body(Body::new()).unwrap();
+            Ok::<_, Infallible>(response)
+        }));
+        for _ in 0..40 {
+            if rng.u8(0..4) == 0 {
+                let by = [seconds(3_600), seconds(86_400), seconds(30 * 86_400), Duration::ZERO][rng.usize(0..4)];
+                ledgers.set_unix_time(if rng.bool() { right() + by } else { right() - by });
+            }
+            let asking = (0..rng.usize(1..4)).map(|_| service.clone().oneshot(request("alice", "pro", Body::new())));
+            for response in futures_util::future::join_all(asking).await {
+                served += i64::from(response.unwrap().status() == 200);
+            }
+            sleep(Duration::from_millis(rng.u64(0..400))).await;
+        }
+        ledgers.set_unix_time(right());
+        sleep(seconds(if rng.bool() { 700 } else { 1 })).await;
+        assert_eq!(meter.shutdown().await.unsettled, [], "seed {seed}");
+        let mut used = Vec::new();
+        for month in [month.previous(), month, month.next()] {
+            let statement = ledger.statement(&Account::user("alice").unwrap(), month, None).await.unwrap();
+            let lines: i64 = statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum();
+            assert_eq!((lines, statement.held), (statement.used.as_nano_usd(), nanos(0)), "seed {seed}, {month}");
+            used.push(lines);
+        }
+        assert_eq!(used.iter().sum::<i64>(), served * SLICE, "seed {seed}: {used:?}");
+        assert!(served > 20, "seed {seed}: {served} served");
+        elsewhere += usize::from(used[0] + used[2] > 0);
+    }
+    assert!(elsewhere > 20, "in {elsewhere} of 60 something was debited in another month");
+}

@@ -11,6 +11,9 @@ use crate::{
     ledger::{Answer, LeaseId, Outcome, Renewal, SHARE, Terms},
 };
 
+/// By the ledger's clock, a renewal may act until so long after its deadline.
+const A_LITTLE: Duration = Duration::from_millis(100);
+
 impl<W, R: Run> Lease<W, R> {
     /// What to do next. `flush` says that nothing is waited for any more: report and give back at once.
     pub(crate) fn next(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Next {
@@ -77,6 +80,8 @@ impl<W, R: Run> Lease<W, R> {
         self.seq += 1;
         // (1) Given up when it is sent; only this renewal's answer sets it again.
         self.budget = self.budget.min(batch.settled.saturating_add(keep));
+        // A copy of it, that something on the way sent again, may come after its answer.
+        self.acts_until = now + rules.deadline + A_LITTLE;
         self.in_flight = Some(Flight { sent_at: now, batch: batch.number, settled: batch.settled, goodbye: self.leaving, overslept: false });
         (self.dirty_since, self.inquires) = (None, false);
         Renewal {
@@ -159,8 +164,8 @@ impl<W, R: Run> Lease<W, R> {
     pub(crate) fn unanswered(&mut self, rules: &LeaseRules, seq: u64, now: Duration) {
         if let Some(flight) = self.in_flight.take_if(|_| seq == self.seq) {
             self.fail(rules, now);
-            // By the ledger's clock, it may act until a little after its deadline, which began before now.
-            self.abandoned_until = now + rules.deadline + Duration::from_millis(100);
+            // It was sent as late as now, perhaps.
+            self.acts_until = now + rules.deadline + A_LITTLE;
             for (_, running) in &mut self.running {
                 let asked = std::mem::take(&mut running.asked);
                 if !asked.is_zero() && running.is_running() {
@@ -239,7 +244,7 @@ impl<W, R: Run> Lease<W, R> {
             due = due.min(if flush { now } else { self.used_at + if much { rules.lull() } else { rules.admit_for } });
         }
         if flush && rules.farewell && self.seq > 0 && self.is_at_rest() {
-            return self.abandoned_until.max(now);
+            return self.acts_until.max(now);
         }
         let Some(told_at) = self.told_at else {
             // Nothing came of it yet; if nothing does, it goes.
@@ -278,7 +283,7 @@ impl<W, R: Run> Lease<W, R> {
     /// what a failover may forget; it leaves as soon as nothing older is under way.
     fn may_leave(&self, rules: &LeaseRules, flush: bool, now: Duration) -> bool {
         if flush {
-            return rules.farewell && self.is_at_rest() && now >= self.abandoned_until;
+            return rules.farewell && self.is_at_rest() && now >= self.acts_until;
         }
         self.is_quiet(rules) && self.told_at.is_some_and(|told_at| now >= told_at + rules.ttl)
     }
