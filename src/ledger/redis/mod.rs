@@ -15,7 +15,7 @@
 //!
 //! A server can lose a key, or tear a write of several: a file that ends in the middle, memory that is full, a hand that deletes. So what moves money
 //! is kept twice, as sums: what leases settled, in the book and beside the leases; what a period drew from grants, in the book and in the
-//! record. Each renewal compares them, and mends the one that is behind. Holds are added up anew whenever one may have expired.
+//! record; what was settled in one month and debited in another, in both months' books. Each renewal compares them, and mends the one that is behind. Holds are added up anew whenever one may have expired.
 
 mod codec;
 #[cfg(test)]

@@ -161,7 +161,7 @@ fn one_that_ends_with_more_than_its_slice_is_billed_when_the_ledger_has_said_how
         world.renew(s(4));
         assert_eq!(world.settled_and_held(), (billed, 0), "of {limit}");
         assert!(world.lease.unreported().is_zero() && world.lease.unfinished().count() == 0);
-        assert_eq!(world.lease.next(&RULES, true, s(4)), Next::Renew, "where its node ends, it says goodbye");
+        assert_eq!(world.lease.next(&RULES, true, s(5)), Next::Renew, "where its node ends, it says goodbye");
     }
 }
 
