@@ -158,22 +158,33 @@ struct Source {
     woke_at: AtomicU64,
 }
 
-/// A clock of the host's, which may panic, and is read in drops, too: its compute time stands still then, and the calendar is the system's.
+/// A clock of the host's, which may panic, and is read in drops, too: time goes on by the system's clocks then.
 #[derive(Debug)]
 struct Steady {
     clock: Arc<dyn Clock>,
-    /// What it said last, in nanoseconds.
-    last: AtomicU64,
+    /// What it said last, and the system's clock then.
+    last: Mutex<(Duration, Duration)>,
+}
+
+impl Steady {
+    fn of(clock: Arc<dyn Clock>) -> Self {
+        let steady = Self { clock, last: Mutex::default() };
+        // There is something to go on from.
+        steady.monotonic();
+        steady
+    }
 }
 
 impl Clock for Steady {
     fn monotonic(&self) -> Duration {
-        match contained("the clock", || self.clock.monotonic()) {
+        let said = contained("the clock", || self.clock.monotonic());
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match said {
             Ok(now) => {
-                self.last.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+                *last = (now, monotonic());
                 now
             }
-            Err(_) => Duration::from_nanos(self.last.load(Ordering::Relaxed)),
+            Err(_) => last.0.saturating_add(monotonic().saturating_sub(last.1)),
         }
     }
 
@@ -192,7 +203,7 @@ impl Time {
     }
 
     pub(crate) fn of(clock: Arc<dyn Clock>) -> Self {
-        Self::from(Some(Arc::new(Steady { clock, last: AtomicU64::new(0) })))
+        Self::from(Some(Arc::new(Steady::of(clock))))
     }
 
     fn from(other: Option<Arc<dyn Clock>>) -> Self {
@@ -283,6 +294,31 @@ mod tests {
         assert_eq!(time.date(time.now()), ("2026-12".parse().unwrap(), 1));
         clock.advance(Duration::MAX);
         assert_eq!(time.date(time.now()), ("9998-12".parse().unwrap(), 31), "however far it goes");
+    }
+
+    /// One that panics now and then bills neither what was before nor nothing at all.
+    #[test]
+    fn a_clock_that_panics_goes_on_by_the_systems() {
+        #[derive(Debug)]
+        struct Faulty(std::sync::atomic::AtomicBool);
+        impl Clock for Faulty {
+            fn monotonic(&self) -> Duration {
+                assert!(!self.0.load(Ordering::Relaxed), "the host's clock has a fault");
+                Duration::from_secs(1_000_000)
+            }
+            fn unix_time(&self) -> Duration {
+                self.monotonic()
+            }
+        }
+        let clock = Arc::new(Faulty(false.into()));
+        let time = Time::of(Arc::clone(&clock) as Arc<dyn Clock>);
+        clock.0.store(true, Ordering::Relaxed);
+        let (before, system) = (time.now().compute, std::time::Instant::now());
+        assert!(before >= Duration::from_secs(1_000_000), "even its first reading failed");
+        while system.elapsed() < Duration::from_millis(2) {}
+        let passed = time.now().compute - before;
+        assert!(passed >= Duration::from_millis(2) && passed <= system.elapsed() + Duration::from_millis(1), "{passed:?}");
+        assert!(time.unix_time() > Duration::from_secs(1_700_000_000));
     }
 
     #[test]

@@ -30,7 +30,7 @@ use super::{
     desk::{Beside, CLOSING, Cell, Duty, Inner, OPEN, Shared, Verdict},
     herald::{Answered, Herald},
     keeper::GRACE,
-    lease::Next,
+    lease::{A_LITTLE, Next},
     rules::LeaseRules,
     seat::tell,
 };
@@ -44,7 +44,7 @@ use crate::{
 /// When to look again at an account that cannot be forgotten yet.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// How long goodbyes may take at a shutdown.
+/// How long goodbyes may take at a shutdown, at least: a call's time is needed before them and for them.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// After a panic, the next try.
@@ -213,7 +213,7 @@ where
     /// Nobody owes anything any more: the leases say goodbye, which takes no time from those that owe.
     fn begin_farewell(&mut self, give_up: &mut Option<Instant>) {
         self.farewell = true;
-        let at = Instant::now() + FAREWELL;
+        let at = Instant::now() + FAREWELL.max(2 * self.shared.rules.deadline + 2 * A_LITTLE);
         *give_up = Some(give_up.map_or(at, |give_up| give_up.min(at)));
         let cells: Vec<_> = self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect();
         self.open = Some(cells.iter().map(|cell| cell.id).collect());

@@ -226,11 +226,12 @@ impl Book {
             }
         }
 
-        let was_lost = closed && self.is_blank();
+        let was_blank = self.is_blank();
+        let was_lost = closed && was_blank;
         let (mut beside, mut lacking) = self.sums.reconcile(self.leases.beside, now);
         let (moved, come) = current.as_deref().map_or_else(Default::default, |current| self.moved(current));
-        // What the leases account for is in the other month already, and what this month moved there is not.
-        lacking = lacking.saturating_sub(come.saturating_sub(moved));
+        // What the leases account for is in another month already, and what this month moved there is not.
+        lacking = lacking.saturating_sub(if was_blank { beside.moved } else { come.saturating_sub(moved) });
         let restored = if was_lost { std::mem::take(&mut lacking) } else { Credits::ZERO };
         let healed = lacking.saturating_add(moved.saturating_sub(come));
         self.holds.release(now);
@@ -259,7 +260,8 @@ impl Book {
             let debited = if current.is_none() { debited } else { restored };
             self.add_lines(if current.is_none() { lines } else { &[] });
             self.debit(record, debited, grace, now);
-            self.recovered = self.recovered.saturating_add(debited.saturating_sub(if current.is_none() { itemised } else { Credits::ZERO }));
+            self.recovered =
+                self.recovered.saturating_add(debited.saturating_sub(if current.is_none() { itemised } else { Credits::ZERO }));
         }
         let mut outcome = match (news, unknown_goodbye, superseded) {
             (false, true, _) => Some(Outcome::Forgotten),
@@ -290,6 +292,10 @@ impl Book {
             }
             if all > come {
                 current.moved_from.insert(self.period, all);
+            }
+            let more = all.saturating_sub(moved.max(come));
+            if let Some(beside) = &mut self.leases.beside {
+                beside.moved = beside.moved.saturating_add(more);
             }
             if !lines.is_empty() || !debited.is_zero() {
                 current.add_late(record, renewal, lines, debited, now);
@@ -338,10 +344,10 @@ impl Book {
     pub(super) fn terms(&self, record: &Record, given: Option<(Terms, Duration)>, now: Duration) -> Agreed {
         let seats = record.seats;
         // A node whose clock is ahead must not pin what it says, nor a clock of the ledger that was.
-        let by_now = |said: Duration| said.min(Duration::from_secs(now.as_secs()));
-        let given = given.map(|(terms, said)| (terms, by_now(said)));
+        let now_said = Duration::from_secs(now.as_secs());
+        let given = given.map(|(terms, said)| (terms, said.min(now_said)));
         let is_old = |agreed: Agreed, terms, said| {
-            let before = by_now(agreed.said);
+            let before = if agreed.said > now_said { Duration::ZERO } else { agreed.said };
             said < before || (terms == agreed.terms && said < before.saturating_add(SAID_AGAIN))
         };
         match (self.agreed, given) {
@@ -386,7 +392,7 @@ impl Book {
             let why = "a refund is of some amount, of no more than the month cost, and one of 2 000 at most: grant credits instead";
             return Err(LedgerError::Refused(why.into()));
         }
-        self.heal(record, now);
+        self.heal(record, lacking, now);
         let after_top = refund.amount.saturating_sub(self.on_top());
         self.charged = self.charged.saturating_sub(refund.amount);
         self.refunded = self.refunded.saturating_add(refund.amount);
@@ -408,7 +414,7 @@ impl Book {
             return Ok(false);
         }
         if !self.is_blank() {
-            self.heal(record, now);
+            self.heal(record, self.lacking(), now);
         }
         record.closed = Some(self.period);
         Ok(true)
@@ -422,23 +428,25 @@ impl Book {
     /// Brings up to date what statements show: as the next renewal will.
     pub(super) fn refresh(&mut self, record: &mut Record, terms: Option<Terms>, now: Duration) {
         self.holds.release(now);
-        let was_lost = self.is_blank();
+        let (was_lost, lacking) = (self.is_blank(), self.lacking());
         self.agreed = Some(self.terms(record, terms.map(|terms| (terms, Duration::MAX)), now));
         if (was_lost || !record.is_closed(self.period, now)) && !self.is_early(now) {
-            record.match_drawn(self.period, &mut self.drawn, now);
-            self.heal(record, now);
+            self.heal(record, lacking, now);
         }
     }
 
     /// What the leases account for and the book does not: a write was torn, or the book was lost.
     pub(super) fn lacking(&self) -> Credits {
-        let lacking = self.leases.beside.map_or(Credits::ZERO, |beside| beside.sums.settled.saturating_sub(self.sums.settled));
+        let lacking = self.leases.beside.map_or(Credits::ZERO, |beside| {
+            let elsewhere = if self.is_blank() { beside.moved } else { Credits::ZERO };
+            beside.sums.settled.saturating_sub(self.sums.settled).saturating_sub(elsewhere)
+        });
         lacking.min(Credits::MAX.saturating_sub(self.used))
     }
 
     /// Debits what it lacks.
-    fn heal(&mut self, record: &mut Record, now: Duration) {
-        let lacking = self.lacking();
+    fn heal(&mut self, record: &mut Record, lacking: Credits, now: Duration) {
+        record.match_drawn(self.period, &mut self.drawn, now);
         self.sums.settled = self.sums.settled.saturating_add(lacking);
         self.debit(record, lacking, now, now);
         self.recovered = self.recovered.saturating_add(lacking);
@@ -454,7 +462,9 @@ impl Book {
             late.add(Usage { cost: Credits::ZERO, ..line.usage });
         }
         self.lines.entry(LineKey::Late).or_default().add(late);
-        self.debit(record, cost, now.saturating_sub(renewal.ttl), now);
+        let grace = now.saturating_sub(renewal.ttl);
+        record.match_drawn(self.period, &mut self.drawn, grace);
+        self.debit(record, cost, grace, now);
     }
 
     fn add_lines(&mut self, lines: &[UsageLine]) {

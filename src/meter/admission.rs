@@ -120,6 +120,8 @@ impl CreditMeter {
             }
             Ok(Admission::LedgerAway) => Decision::Now(self.without_ledger(asked, rate)),
             Ok(Admission::Waiting(ticket)) => {
+                // Again: whoever had the work may have ended before this one came to wait.
+                self.ensure_worker();
                 let deadline = Instant::now() + self.inner.settings.rules.deadline;
                 Decision::Later(Box::pin(self.clone().wait(asked, ticket, rate, deadline)))
             }
@@ -170,7 +172,7 @@ impl CreditMeter {
                         }
                         _ => asked.usual.period,
                     };
-                    self.ensure_worker();
+                    self.inner.time.notice();
                     let seat = match asked.usual.in_period(&self, period) {
                         Ok((usual, seat)) => {
                             asked.usual = usual;
@@ -182,7 +184,10 @@ impl CreditMeter {
                         Err(rejection) => return self.deny_metered(rejection, asked, rate),
                         Ok(Admission::Admitted(place)) => return Ok(Some(self.admitted(place, asked.identity, rate))),
                         Ok(Admission::LedgerAway) => return self.without_ledger(asked, rate),
-                        Ok(Admission::Waiting(next)) => ticket = next,
+                        Ok(Admission::Waiting(next)) => {
+                            self.ensure_worker();
+                            ticket = next;
+                        }
                     }
                 }
             }

@@ -4,7 +4,7 @@
 
 mod connection;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::{fmt, path::PathBuf, time::Duration};
 

@@ -5,7 +5,7 @@
 mod logs;
 #[path = "../../tests/support/redis_server.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the other tests use the rest")]
-mod redis_server;
+pub(crate) mod redis_server;
 
 use std::time::Duration;
 

@@ -459,7 +459,8 @@ async fn whatever_the_ledgers_clock_does_the_bills_add_up() {
         let clock = november();
         let builder = meter(ledger.clone()).clock(clock.clone());
         let meter = if let Some(ahead) = ahead { builder.ahead(ahead) } else { builder }.build().unwrap();
-        (clock.set_unix_time(right()), ledgers.set_unix_time(right()));
+        clock.set_unix_time(right());
+        ledgers.set_unix_time(right());
         let mut served = 0;
         let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(async |_: Request<Body>| {
             sleep(seconds(1) / 20).await;

@@ -26,7 +26,8 @@ impl Logs {
     pub fn begin() -> Self {
         let text = Written::default();
         let writer = text.clone();
-        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false).with_writer(move || writer.clone()).finish();
+        let log =
+            tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false).with_writer(move || writer.clone()).finish();
         Self { text, _guard: tracing::subscriber::set_default(log) }
     }
 

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// By the ledger's clock, a renewal may act until so long after its deadline.
-const A_LITTLE: Duration = Duration::from_millis(100);
+pub(in crate::lease) const A_LITTLE: Duration = Duration::from_millis(100);
 
 impl<W, R: Run> Lease<W, R> {
     /// What to do next. `flush` says that nothing is waited for any more: report and give back at once.
@@ -34,7 +34,8 @@ impl<W, R: Run> Lease<W, R> {
 
     /// Says if nothing is owed to the ledger; or it fails, and all that it was not told is what is to be given back, which will expire.
     pub(crate) fn owes_nothing(&self) -> bool {
-        let is_owed = self.pending > 0 || self.unreported() > Credits::ZERO || !self.tally.is_empty();
+        let has_lines = self.unacknowledged.as_ref().is_some_and(|batch| !batch.lines.is_empty());
+        let is_owed = self.pending > 0 || self.unreported() > Credits::ZERO || has_lines || !self.tally.is_empty();
         self.is_settled() || (self.is_failing() && !is_owed && self.waiting.is_empty())
     }
 
@@ -80,9 +81,8 @@ impl<W, R: Run> Lease<W, R> {
         self.seq += 1;
         // (1) Given up when it is sent; only this renewal's answer sets it again.
         self.budget = self.budget.min(batch.settled.saturating_add(keep));
-        // A copy of it, that something on the way sent again, may come after its answer.
-        self.acts_until = now + rules.deadline + A_LITTLE;
-        self.in_flight = Some(Flight { sent_at: now, batch: batch.number, settled: batch.settled, goodbye: self.leaving, overslept: false });
+        self.in_flight =
+            Some(Flight { sent_at: now, batch: batch.number, settled: batch.settled, goodbye: self.leaving, overslept: false });
         (self.dirty_since, self.inquires) = (None, false);
         Renewal {
             lease: self.id,
@@ -119,6 +119,8 @@ impl<W, R: Run> Lease<W, R> {
             Outcome::Renewed { hold, standing } => {
                 self.acknowledge(flight.batch, now);
                 self.heard(rules, now);
+                // A copy of it, that something on the way sent again, may come yet. It was sent as late as now, perhaps.
+                self.acts_until = now + rules.deadline + A_LITTLE;
                 self.budget = flight.settled.saturating_add(hold);
                 self.admit_until = if flight.overslept { Duration::ZERO } else { flight.sent_at + rules.admit_for };
                 if flight.overslept {
@@ -175,8 +177,11 @@ impl<W, R: Run> Lease<W, R> {
         }
     }
 
-    /// What is under way is not waited for any more.
+    /// What is under way is not waited for any more: nobody looks at its answer, and that denies nobody anything.
     pub(crate) fn abandon(&mut self, rules: &LeaseRules, now: Duration) {
+        for (_, running) in &mut self.running {
+            running.asked = Credits::ZERO;
+        }
         self.unanswered(rules, self.seq, now);
     }
 

@@ -35,6 +35,8 @@ pub(in crate::ledger) struct Beside {
     pub(in crate::ledger) sums: Sums,
     /// If they are behind the book's, because entries were lost: until when those may be reported again.
     pub(in crate::ledger) behind_until: Option<Duration>,
+    /// What of what they settled was debited in other months.
+    pub(in crate::ledger) moved: Credits,
 }
 
 /// The leases of a period.
@@ -51,7 +53,11 @@ impl Sums {
     /// Where the leases are behind, they stay behind by what their lost entries had settled, for as long as that may be reported again.
     pub(super) fn reconcile(&mut self, beside: Option<Beside>, now: Duration) -> (Beside, Credits) {
         let Self { settled, forgotten } = *self;
-        let mut beside = beside.unwrap_or(Beside { sums: Self { settled: forgotten.min(settled), forgotten }, behind_until: None });
+        let mut beside = beside.unwrap_or(Beside {
+            sums: Self { settled: forgotten.min(settled), forgotten },
+            behind_until: None,
+            moved: Credits::ZERO,
+        });
         let lacking = beside.sums.settled.saturating_sub(settled);
         self.settled = settled.saturating_add(lacking);
         beside.sums.forgotten = beside.sums.forgotten.max(forgotten);

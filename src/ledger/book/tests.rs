@@ -287,10 +287,54 @@ fn what_was_moved_to_another_month_is_there_once_whichever_book_is_lost() {
 
     let (old, mut new, mut record, now) = closed_and_late();
     let mut old = Book { leases: old.leases, ..Book::new(old.period) };
+    let alice = crate::Account::user("alice").unwrap();
+    let shown = super::super::Statement::of(&alice, &old, &record, None, now).used;
+    assert_eq!((shown, super::super::AccountSummary::of(alice, &old, true).used), (nanos(180), nanos(180)));
     for seq in 2..4 {
         old.renew(&mut record, &Renewal { seq, ..again.clone() }, Some(&mut new), now, now).unwrap();
         assert_eq!((old.used(), old.itemised()), (nanos(180), nanos(180)), "the closed month's was lost: it is what it was again");
         assert_eq!((new.used(), new.itemised()), (nanos(14), nanos(14)));
+    }
+
+    // It is another month by then.
+    let (old, new, mut record, _) = closed_and_late();
+    let (mut old, mut later) = (Book { leases: old.leases, ..Book::new(old.period) }, Book::new(new.period.next()));
+    let now = new.period.ends();
+    old.renew(&mut record, &again, Some(&mut later), now, now).unwrap();
+    assert_eq!((old.used(), new.used(), later.used()), (nanos(180), nanos(9), nanos(5)));
+}
+
+/// What is debited again because a book was lost was drawn from the grants already.
+#[test]
+fn what_was_drawn_is_not_drawn_again_when_a_book_is_healed() {
+    let november: Period = "2026-11".parse().unwrap();
+    let terms = Terms { included: nanos(30), per_seat: false, pay_as_you_go: nanos(0) };
+    let left = |record: &Record| record.grants.values().map(|grant| grant.left.as_nano_usd()).sum::<i64>();
+    let torn = || {
+        let (mut book, mut record) = (Book::new(november), Record::default());
+        record.grant("g".parse().unwrap(), nanos(100), None);
+        book.renew(&mut record, &Renewal { terms, ..settling(1, 0) }, None, november.begins(), november.begins()).unwrap();
+        let before = book.clone();
+        book.renew(&mut record, &Renewal { seq: 2, terms, ..settling(1, 80) }, None, november.begins(), november.begins()).unwrap();
+        assert_eq!(left(&record), 50);
+        (Book { leases: book.leases, ..before }, record)
+    };
+    let (mut book, mut record) = torn();
+    assert!(book.close(&mut record, november.ends()).unwrap());
+    assert_eq!((left(&record), book.drawn, book.used()), (50, nanos(50), nanos(80)));
+    let (mut book, mut record) = torn();
+    assert!(book.refund(&mut record, "a".parse().unwrap(), refund(10), november.begins()).unwrap());
+    assert_eq!((left(&record), book.drawn, book.used()), (60, nanos(40), nanos(80)));
+
+    // The same of what another month settled.
+    let (mut old, mut record) = (Book::new(november), Record::default());
+    record.grant("g".parse().unwrap(), nanos(100), None);
+    let now = november.ends();
+    assert!(old.close(&mut record, now).unwrap());
+    for _ in 0..2 {
+        let (seq, mut new) = (old.leases() as u64 + 1, Book::new(november.next()));
+        old.renew(&mut record, &Renewal { seq, terms, ..settling(1, 60) }, Some(&mut new), now, now).unwrap();
+        assert_eq!((new.used(), new.drawn, left(&record)), (nanos(60), nanos(30), 70), "seq {seq}");
     }
 }
 
@@ -367,7 +411,8 @@ fn terms_count_from_the_ledgers_clock_at_the_latest() {
     assert_eq!(book.agreed.unwrap().terms, PRO);
     // The ledger's own clock was a day ahead, and is right again.
     book.renew(&mut record, &says(3, free, ahead), None, ahead, ahead).unwrap();
-    book.renew(&mut record, &says(4, PRO, now), None, now, now).unwrap();
+    // By the clock of a node that is behind.
+    book.renew(&mut record, &says(4, PRO, now - Duration::from_secs(2)), None, now, now).unwrap();
     assert_eq!(book.agreed.unwrap().terms, PRO);
 }
 

@@ -127,6 +127,7 @@ end
 local TOTAL = '"used drawn charged recovered refunded settled forgotten lines", in nano-dollars and a count'
 local TERMS = '"included per_seat pay_as_you_go seats said"'
 local LINE = '"requests micros cost"'
+local SUM_BESIDE = '"settled forgotten behind_until moved"'
 
 -- A book, of what HMGET found under `total`, `terms` and the names of some lines.
 local function open(key, found, names)
@@ -241,16 +242,19 @@ local function debit(b, delta, grace)
   b.used = sum(b.used, delta)
 end
 
--- What the leases account for and the book does not: a write was torn, or the book was lost.
-local function lacking_of(b, settled_beside) return math.min(less(settled_beside, b.settled), MOST - b.used) end
+-- What the leases account for and the book does not: a write was torn. Of a book that was lost nobody knows the terms, before a request or whoever
+-- reads the statement says them.
+local function lacking_of(b, settled_beside)
+  return is_blank(b) and 0 or math.min(less(settled_beside, b.settled), MOST - b.used)
+end
 
--- Debits what it lacks. Answers how much that was.
-local function heal(b, settled_beside)
-  local lacking = lacking_of(b, settled_beside)
+-- Debits what it lacks. Answers if the book changed.
+local function heal(b, lacking)
+  local changed = match_drawn(b, now) or lacking > 0
   b.settled = sum(b.settled, lacking)
   debit(b, lacking, now)
   b.recovered = sum(b.recovered, lacking)
-  return lacking
+  return changed
 end
 
 -- The line of this name, made where there is none.

@@ -46,13 +46,14 @@ elseif what == 'close' then
   if now < ends then return refused(period .. ' has not ended: it can be closed once it has') end
   if period <= closed then return 0 end
   local found, sum_beside = read('HMGET', KEYS[3], 'total', 'terms'), read('HMGET', KEYS[4], 'sum')[1]
-  local settled_beside = numbers(KEYS[4], 'sum', sum_beside, 3, '"settled forgotten behind_until"')[1]
+  local settled_beside = numbers(KEYS[4], 'sum', sum_beside, 4, SUM_BESIDE)[1]
   local book = open(KEYS[3], found, {})
   if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
-  local healed = not is_blank(book) and heal(book, settled_beside) > 0
-  change_record('closed', period)
+  local healed = not is_blank(book) and heal(book, lacking_of(book, settled_beside))
+  -- The month is closed last, so that a close that is torn can be made again.
   write_record()
   if healed then write_book(book, ends, false, {}) end
+  redis.call('HSET', KEYS[1], 'closed', period)
   return 1
 elseif what == 'claim' then
   local field, by = 'claim:' .. ARGV[2], ARGV[3]
@@ -67,33 +68,33 @@ end
 local ends, field, amount, reason = tonumber(ARGV[2]), 'refund:' .. ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local found = read('HMGET', KEYS[3], 'total', 'terms', field, 'to', 'from')
 local sum_beside = read('HMGET', KEYS[4], 'sum')[1]
-local settled_beside = numbers(KEYS[4], 'sum', sum_beside, 3, '"settled forgotten behind_until"')[1]
+local settled_beside = numbers(KEYS[4], 'sum', sum_beside, 4, SUM_BESIDE)[1]
 local count = read('HLEN', KEYS[3])
 local spent = read('HGETALL', KEYS[2])
 if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
 if found[3] then return 0 end
 local book = open(KEYS[3], found, {})
-local in_use = {}
+local in_use, put_aside = {}, {}
 for _, grant in ipairs(grants) do in_use[grant.field] = true end
 for i = 1, #spent, 2 do
   local grant = read_grant(KEYS[2], spent[i], spent[i + 1])
   -- One that stands in both was being put aside when something was lost.
   if grant and not in_use[grant.field] then
     grant.is_spent = true
-    grants[#grants + 1] = grant
+    put_aside[#put_aside + 1] = grant
   end
 end
 if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
 if book.period <= closed and now >= ends then return refused(book.period .. ' is closed: refund in a later month, or grant credits') end
 local refunds = count - book.lines
 for _, other in ipairs({ 1, 2, 4, 5 }) do refunds = refunds - (found[other] and 1 or 0) end
--- Of a book that was lost nobody knows the terms, before a request or whoever reads the statement says them.
-local lacking = is_blank(book) and 0 or lacking_of(book, settled_beside)
+local lacking = lacking_of(book, settled_beside)
 if amount == 0 or amount > sum(net(book), lacking) or refunds >= 2000 then
   return refused('a refund is of some amount, of no more than the month cost, and one of 2 000 at most: grant credits instead')
 end
 
-if not is_blank(book) then heal(book, settled_beside) end
+heal(book, lacking)
+for _, grant in ipairs(put_aside) do grants[#grants + 1] = grant end
 local returned = math.min(less(amount, on_top(book)), book.drawn)
 local before = returned
 book.charged, book.refunded = less(book.charged, amount), sum(book.refunded, amount)

@@ -272,9 +272,9 @@ const REFUND: &str = "refund:";
 
 fn read_lease(leases: &mut Leases, field: &str, value: &str) -> Option<()> {
     if field == SUM {
-        let [settled, forgotten, until] = read_numbers(value)?;
+        let [settled, forgotten, until, moved] = read_numbers(value)?;
         let behind_until = (!until.is_zero()).then(|| time(until));
-        leases.beside = Some(Beside { sums: Sums { settled, forgotten }, behind_until });
+        leases.beside = Some(Beside { sums: Sums { settled, forgotten }, behind_until, moved });
         return Some(());
     }
     let [seq, batch, settled] = value.split(' ').collect::<Vec<_>>().try_into().ok()?;
@@ -312,6 +312,11 @@ pub(super) fn read_settled(key: &str, sum: Option<&str>) -> Result<Leases, Ledge
         read_lease(&mut leases, SUM, sum).ok_or_else(|| malformed(key, SUM, sum))?;
     }
     Ok(leases)
+}
+
+/// A month's terms, by the field of them.
+pub(super) fn read_agreed(key: &str, terms: Option<&str>) -> Result<Option<Agreed>, LedgerError> {
+    terms.map(|terms| read_terms(terms).ok_or_else(|| malformed(key, TERMS, terms))).transpose()
 }
 
 fn read_terms(terms: &str) -> Option<Agreed> {
@@ -353,7 +358,7 @@ fn read_moved(value: &str) -> Option<BTreeMap<Period, Credits>> {
 }
 
 /// The field of a book that holds its terms.
-const TERMS: &str = "terms";
+pub(super) const TERMS: &str = "terms";
 
 /// The field of a book that holds its totals. No line is called so: theirs have separators, or are [`LineKey::Late`]'s and [`LineKey::Other`]'s.
 pub(super) const TOTAL: &str = "total";

@@ -223,8 +223,9 @@ impl RedisLedger {
             let mut pipe = redis::pipe();
             for account in keys.keys() {
                 let Keys { record, book, leases, holds, .. } = Keys::new(&inner.prefix, account, period);
-                pipe.cmd("HGET").arg(book).arg(codec::TOTAL).cmd("HGET").arg(record).arg("closed");
+                pipe.cmd("HGET").arg(&book).arg(codec::TOTAL).cmd("HGET").arg(record).arg("closed");
                 pipe.cmd("HGET").arg(holds).arg(codec::SUM).cmd("HGET").arg(leases).arg(codec::SUM);
+                pipe.cmd("HGET").arg(book).arg(codec::TERMS);
             }
             pipe.query_async(&mut link).await
         };
@@ -235,13 +236,14 @@ impl RedisLedger {
             let mut book = codec::read_totals(period, &keys.book, field(0))?;
             book.holds = codec::read_held(&keys.holds, field(2))?;
             book.leases = codec::read_settled(&keys.leases, field(3))?;
+            book.agreed = codec::read_agreed(&keys.book, field(4))?;
             // Months are written so that later ones are greater.
             let closed = inner.now() >= period.ends() && field(1).is_some_and(|closed| *period.to_string() <= *closed);
             // One whose leases alone came up here is listed where its book comes up, if it has one.
             let is_listed = *is_book || field(0).is_none();
             Ok::<_, LedgerError>(is_listed.then(|| AccountSummary::of(account.clone(), &book, closed)))
         };
-        let accounts = found.iter().zip(read.chunks(4)).map(summary).filter_map(Result::transpose);
+        let accounts = found.iter().zip(read.chunks(5)).map(summary).filter_map(Result::transpose);
         Ok(AccountsPage { accounts: accounts.collect::<Result<_, _>>()?, next })
     }
 }

@@ -1,7 +1,8 @@
 -- Renews a lease. The same function as `Book::renew` in `../book.rs`, step for step: change both or neither. `account.lua` comes before this.
 --
 -- KEYS[3]  the period's book
--- KEYS[4]  the period's leases    <lease> = "seq batch settled", sum = "settled forgotten behind_until" of all that it ever had
+-- KEYS[4]  the period's leases    <lease> = "seq batch settled", sum = "settled forgotten behind_until moved" of all that it ever had;
+--                                 moved: what of it was debited in other months
 -- KEYS[5]  the period's holds     <lease> = "amount expires", sum = "held next"; gone where nothing is on hold
 -- KEYS[6]  the book of the month that the ledger's clock says, where that is another one
 -- ARGV     lease seq batch settled reported keep refill need extra included per_seat pay_as_you_go said ttl forget not_after begins ends
@@ -38,8 +39,8 @@ if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
 local known = found_lease[1] and true or false
 local e = numbers(KEYS[4], lease, found_lease[1], 3, '"seq batch settled"')
 local entry_seq, entry_batch, entry_settled = e[1], e[2], e[3]
-local beside = numbers(KEYS[4], 'sum', found_lease[2], 3, '"settled forgotten behind_until"')
-local settled_beside, forgotten_beside, behind_until = beside[1], beside[2], beside[3]
+local beside = numbers(KEYS[4], 'sum', found_lease[2], 4, SUM_BESIDE)
+local settled_beside, forgotten_beside, behind_until, moved_beside = beside[1], beside[2], beside[3], beside[4]
 local own_hold = numbers(KEYS[5], lease, found_hold[1], 2, '"amount expires"')[1]
 local on_hold = numbers(KEYS[5], 'sum', found_hold[2], 2, '"held next"')
 local held, next = on_hold[1], on_hold[2]
@@ -85,7 +86,7 @@ if is_closed and not elsewhere then return 'late ' .. text(now) end
 -- Brings the sums together that the book and the leases keep of what was settled. Where the leases are behind, they stay behind by what their lost
 -- entries had settled, for as long as that may be reported again.
 local settled_before, forgotten_before = book.settled, book.forgotten
-local was_lost = is_closed and is_blank(book)
+local was_blank = is_blank(book)
 if not found_lease[2] then settled_beside, forgotten_beside = math.min(book.forgotten, book.settled), book.forgotten end
 local lacking = less(settled_beside, book.settled)
 book.settled = sum(book.settled, lacking)
@@ -97,13 +98,13 @@ if behind == 0 or not is_live(behind_until) then
 end
 book.forgotten = forgotten_beside
 
--- What was settled here and debited in the other month, as this book has it and as that one does. What the leases account for is there already, and
--- what this month moved there is not.
+-- What was settled here and debited in the other month, as this book has it and as that one does. What the leases account for is in another month
+-- already, and what this month moved there is not.
 local moved, come = 0, 0
 if elsewhere then moved, come = moved_to[current.period] or 0, moved_from[book.period] or 0 end
-lacking = less(lacking, less(come, moved))
+lacking = less(lacking, was_blank and moved_beside or less(come, moved))
 local restored = 0
-if was_lost then restored, lacking = lacking, 0 end
+if is_closed and was_blank then restored, lacking = lacking, 0 end
 local healed = sum(lacking, less(moved, come))
 
 local unknown_goodbye = forget and not known
@@ -127,8 +128,8 @@ if itemised > less(debited, healed) then itemised, brings_lines = 0, false end
 -- Of a month that has ended its own terms count, else the newest that were said; those that are as before are noted now and then.
 local terms_changed = false
 if now < ends or not book.has_terms then
-  -- What was said while the clock was ahead of what it is counts no longer than from now.
-  local before = math.min(book.said, math.floor(now / 1000))
+  -- What was said while the clock was ahead of what it is counts no more.
+  local before = book.said <= math.floor(now / 1000) and book.said or 0
   local same = terms_included == book.included_each and terms_per_seat == book.per_seat and terms_on_top == book.pay_as_you_go
   if not book.has_terms or (said >= before and (not same or said >= before + SAID_AGAIN)) then
     book.included_each, book.per_seat, book.pay_as_you_go, book.said, terms_changed = terms_included, terms_per_seat, terms_on_top, said, true
@@ -208,7 +209,7 @@ if outcome == 'renewed' then
 end
 
 local debits_elsewhere = elsewhere and (brings_lines or debited > 0)
-local book_fields, current_fields = {}, {}
+local book_fields, current_fields, moves = {}, {}, 0
 if elsewhere then
   local all = sum(math.max(moved, come), less(debited, less(moved, come)))
   if all > moved then
@@ -219,6 +220,7 @@ if elsewhere then
     moved_from[book.period] = all
     current_fields = { 'from', moved_text(moved_from) }
   end
+  moves = all - math.max(moved, come)
 end
 local current_is_new = debits_elsewhere and not current.has_terms
 if debits_elsewhere then
@@ -233,6 +235,7 @@ if debits_elsewhere then
     end
   end
   late[3] = sum(late[3], debited)
+  match_drawn(current, grace)
   debit(current, debited, grace)
 end
 
@@ -245,7 +248,8 @@ if news then
 end
 write_record()
 
-local sum_beside = string.format('%.0f %.0f %.0f', settled_beside, forgotten_beside, behind_until)
+local function sum_text() return string.format('%.0f %.0f %.0f %.0f', settled_beside, forgotten_beside, behind_until, moved_beside) end
+local sum_beside = sum_text()
 if leaves then
   redis.call('HSET', KEYS[4], 'sum', sum_beside)
   redis.call('HDEL', KEYS[4], lease)
@@ -257,6 +261,7 @@ elseif news then
 elseif (found_lease[2] or known or behind_until > 0) and sum_beside ~= found_lease[2] then
   redis.call('HSET', KEYS[4], 'sum', sum_beside)
   redis.call('PEXPIREAT', KEYS[4], text(ends + LATE))
+  if behind_until == 0 and redis.call('HLEN', KEYS[4]) == 1 then redis.call('DEL', KEYS[4]) end
 end
 
 for _, gone in ipairs(expired) do redis.call('HDEL', KEYS[5], gone) end
@@ -274,4 +279,9 @@ end
 
 if book_changed then write_book(book, ends, terms_changed and ((not is_closed and (news or lacking > 0)) or restored > 0), book_fields) end
 if debits_elsewhere or #current_fields > 0 then write_book(current, current_ends, current_is_new, current_fields) end
+-- Last, so that what is noted as moved was.
+if moves > 0 and redis.call('HEXISTS', KEYS[4], 'sum') == 1 then
+  moved_beside = sum(moved_beside, moves)
+  redis.call('HSET', KEYS[4], 'sum', sum_text())
+end
 return answer

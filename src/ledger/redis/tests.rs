@@ -2,10 +2,6 @@
 //!
 //! The script runs on a real server, on a clock that the test sets. `HISTORIES` sets how many histories are played.
 
-#[path = "../../../tests/support/redis_server.rs"]
-#[allow(dead_code, unreachable_pub, reason = "the other tests use the rest")]
-mod redis_server;
-
 use std::{
     collections::{BTreeMap, HashMap},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -14,13 +10,15 @@ use std::{
 use fastrand::Rng;
 use redis::{Script, Value};
 
-use self::redis_server::RedisServer;
 use super::{
     super::{Amendment, Book, LeaseId, LedgerError, LineKey, Record, Refund, Renewal, Terms, Usage, UsageLine, memory::Kept},
     ACCOUNT, AMEND, RENEW, codec,
     codec::{Hashes, Keys},
 };
-use crate::{Account, Credits, Name, Period, redis_server::Fault};
+use crate::{
+    Account, Credits, Name, Period,
+    redis_server::{Fault, tests::redis_server::RedisServer},
+};
 
 /// In place of the server's clock.
 const TEST_CLOCK: &str = "local function clock() return tonumber(redis.call('GET', 'test:clock')) end\n";
