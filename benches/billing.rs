@@ -1,7 +1,8 @@
-//! What account holders and operators wait for: the page of an account with as many lines as are kept apart, and the list of ten thousand accounts.
-//! `cargo bench -p benches --bench billing`.
+//! What account holders and operators wait for: the page of an account with as many lines as are
+//! kept apart, and the list of ten thousand accounts. `cargo bench -p benches --bench billing`.
 //!
-//! Everything is read from a Redis server of the bench's own. Figures that are compared are taken in turns.
+//! Everything is read from a Redis server of the bench's own. Figures that are compared are taken
+//! in turns.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a bench")]
 
 #[path = "../tests/support/redis_server.rs"]
@@ -16,8 +17,8 @@ use http::Request;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_credits::{
-    Account, Accounts, BearerTokens, CreditMeter, Credits, Cursor, LeaseId, Ledger, LineKey, MOST_LINES, Period, RedisLedger, Renewal,
-    Terms, Usage, UsageLine, billing,
+    Account, Accounts, BearerTokens, CreditMeter, Credits, Cursor, LeaseId, Ledger, LineKey,
+    MOST_LINES, Period, RedisLedger, Renewal, Terms, Usage, UsageLine, billing,
 };
 
 use self::redis_server::RedisServer;
@@ -29,7 +30,9 @@ const BATCH: usize = 2_000;
 
 /// The batches that settle `lines` lines, one after the other.
 fn settles(lines: usize) -> Vec<Renewal> {
-    (0..lines.div_ceil(BATCH)).map(|batch| settles_from(batch as u64 + 1, batch * BATCH, lines.min((batch + 1) * BATCH))).collect()
+    (0..lines.div_ceil(BATCH))
+        .map(|batch| settles_from(batch as u64 + 1, batch * BATCH, lines.min((batch + 1) * BATCH)))
+        .collect()
 }
 
 /// The batch that settles lines `from` to `to`, where those before are settled.
@@ -69,7 +72,10 @@ fn this_month() -> Period {
 
 /// Asks for a bill; answers how long that took, and how many bytes came.
 async fn asks(app: &Router, path: &str, token: &str) -> (Duration, usize) {
-    let request = Request::get(path).header("authorization", format!("Bearer {token}")).body(Body::empty()).unwrap();
+    let request = Request::get(path)
+        .header("authorization", format!("Bearer {token}"))
+        .body(Body::empty())
+        .unwrap();
     let began = Instant::now();
     let response = app.clone().oneshot(request).await.unwrap();
     assert_eq!(response.status(), 200);
@@ -83,13 +89,18 @@ async fn pages(server: &RedisServer) {
     let mut tokens = BearerTokens::new();
     for (token, lines) in [("one", 1), ("most", MOST_LINES)] {
         for renewal in settles(lines) {
-            ledger.renew(&Account::user(token).unwrap(), this_month(), &renewal, WITHIN).await.unwrap();
+            ledger
+                .renew(&Account::user(token).unwrap(), this_month(), &renewal, WITHIN)
+                .await
+                .unwrap();
         }
         tokens = tokens.with(token, benches::identity(token, "pro"));
     }
     let meter = CreditMeter::new(benches::plan(), ledger.clone(), tokens);
     let app = billing::router(&meter);
-    println!("\n## A bill of {MOST_LINES} lines, beside one of a line: read from Redis and written, medians of {ROUNDS}\n");
+    println!(
+        "\n## A bill of {MOST_LINES} lines, beside one of a line: read from Redis and written, medians of {ROUNDS}\n"
+    );
     println!("| what | 1 line | {MOST_LINES} lines | ratio | bytes |");
     println!("|---|---|---|---|---|");
     for path in ["/billing", "/billing.json", "/billing.csv"] {
@@ -103,16 +114,25 @@ async fn pages(server: &RedisServer) {
         one.sort();
         most.sort();
         let (one, most) = (one[ROUNDS / 2], most[ROUNDS / 2]);
-        println!("| `{path}` | {one:.2?} | {most:.2?} | {:.1} | {size} |", most.as_secs_f64() / one.as_secs_f64());
+        println!(
+            "| `{path}` | {one:.2?} | {most:.2?} | {:.1} | {size} |",
+            most.as_secs_f64() / one.as_secs_f64()
+        );
     }
     // A renewal that adds to one line of them.
     let mut took = [Vec::new(), Vec::new()];
     for round in 0..10 * ROUNDS {
         for (took, (token, lines)) in took.iter_mut().zip([("one", 1), ("most", MOST_LINES)]) {
             let batch = (lines.div_ceil(BATCH) + round + 1) as u64;
-            let renewal = Renewal { lines: settles_from(1, 0, 1).lines, ..settles_from(batch, lines + round, lines + round + 1) };
+            let renewal = Renewal {
+                lines: settles_from(1, 0, 1).lines,
+                ..settles_from(batch, lines + round, lines + round + 1)
+            };
             let began = Instant::now();
-            ledger.renew(&Account::user(token).unwrap(), this_month(), &renewal, WITHIN).await.unwrap();
+            ledger
+                .renew(&Account::user(token).unwrap(), this_month(), &renewal, WITHIN)
+                .await
+                .unwrap();
             took.push(began.elapsed());
         }
     }
@@ -120,7 +140,10 @@ async fn pages(server: &RedisServer) {
         took.sort();
         took[took.len() / 2]
     });
-    println!("| a renewal | {one:.2?} | {most:.2?} | {:.2} | |", most.as_secs_f64() / one.as_secs_f64());
+    println!(
+        "| a renewal | {one:.2?} | {most:.2?} | {:.2} | |",
+        most.as_secs_f64() / one.as_secs_f64()
+    );
 }
 
 async fn lists(server: &RedisServer) {
@@ -129,7 +152,11 @@ async fn lists(server: &RedisServer) {
     println!("| accounts | keys | pages | all pages | longest page | largest page |");
     println!("|---|---|---|---|---|---|");
     for many in [1_000, 10_000_u32] {
-        let ledger = &RedisLedger::builder(server.url()).prefix(format!("list-{many}")).connect().await.unwrap();
+        let ledger = &RedisLedger::builder(server.url())
+            .prefix(format!("list-{many}"))
+            .connect()
+            .await
+            .unwrap();
         let renewals = iter(0..many).for_each_concurrent(100, async |number| {
             let account = Account::user(&format!("user-{number}")).unwrap();
             ledger.renew(&account, this_month(), &settles_from(1, 0, 1), WITHIN).await.unwrap();
@@ -138,20 +165,26 @@ async fn lists(server: &RedisServer) {
         let keys = server.command(&["DBSIZE"]);
         let keys = keys.trim_start_matches(':').split('\r').next().unwrap().to_owned();
         let accounts = Accounts::new(ledger.clone());
-        let (mut from, mut count, mut found, mut longest, mut largest) = (None::<Cursor>, 0, 0, Duration::ZERO, 0);
+        let (mut from, mut count, mut found, mut longest, mut largest) =
+            (None::<Cursor>, 0, 0, Duration::ZERO, 0);
         let began = Instant::now();
         loop {
             let asked = Instant::now();
-            let page = accounts.list(this_month(), from.as_ref(), PAGE.try_into().unwrap()).await.unwrap();
+            let page =
+                accounts.list(this_month(), from.as_ref(), PAGE.try_into().unwrap()).await.unwrap();
             longest = longest.max(asked.elapsed());
-            (count, found, largest) = (count + 1, found + page.accounts.len(), largest.max(page.accounts.len()));
+            (count, found, largest) =
+                (count + 1, found + page.accounts.len(), largest.max(page.accounts.len()));
             from = page.next;
             if from.is_none() {
                 break;
             }
         }
         assert!(found >= many as usize);
-        println!("| {many} | {keys} | {count} | {:.1?} | {longest:.1?} | {largest} |", began.elapsed());
+        println!(
+            "| {many} | {keys} | {count} | {:.1?} | {longest:.1?} | {largest} |",
+            began.elapsed()
+        );
     }
 }
 

@@ -1,7 +1,8 @@
-//! What many accounts cost: time of a request and memory of a lease. `cargo bench -p benches --bench growth`.
+//! What many accounts cost: time of a request and memory of a lease. `cargo bench -p benches
+//! --bench growth`.
 //!
-//! The ledger behind the layer grants everything and keeps nothing, so that what is measured is the node's own. Every request is of another account,
-//! in an order that jumps about.
+//! The ledger behind the layer grants everything and keeps nothing, so that what is measured is the
+//! node's own. Every request is of another account, in an order that jumps about.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
 
 use std::{
@@ -21,8 +22,8 @@ use http_body_util::{BodyExt, Full};
 use tokio::runtime::{Builder, Runtime};
 use tower::{Layer, Service};
 use tower_credits::{
-    Account, Ahead, Amendment, Answer, Answering, CreditMeter, CreditService, Credits, Identity, IdentityFromExtensions, Ledger, Outcome,
-    Period, Renewal, Standing, Statement, Terms,
+    Account, Ahead, Amendment, Answer, Answering, CreditMeter, CreditService, Credits, Identity,
+    IdentityFromExtensions, Ledger, Outcome, Period, Renewal, Standing, Statement, Terms,
 };
 
 /// Grants whatever is asked.
@@ -30,15 +31,33 @@ use tower_credits::{
 struct Generous(Arc<AtomicU64>);
 
 impl Ledger for Generous {
-    fn renew<'a>(&'a self, _: &'a Account, _: Period, renewal: &'a Renewal, _: Duration) -> Answering<'a, Answer> {
+    fn renew<'a>(
+        &'a self,
+        _: &'a Account,
+        _: Period,
+        renewal: &'a Renewal,
+        _: Duration,
+    ) -> Answering<'a, Answer> {
         self.0.fetch_add(1, Ordering::Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let hold = [renewal.refill, renewal.need, renewal.extra].into_iter().try_fold(renewal.keep, Credits::checked_add).unwrap();
-        let outcome = if renewal.forget { Outcome::Forgotten } else { Outcome::Renewed { hold, standing: Standing::default() } };
+        let hold = [renewal.refill, renewal.need, renewal.extra]
+            .into_iter()
+            .try_fold(renewal.keep, Credits::checked_add)
+            .unwrap();
+        let outcome = if renewal.forget {
+            Outcome::Forgotten
+        } else {
+            Outcome::Renewed { hold, standing: Standing::default() }
+        };
         Box::pin(std::future::ready(Ok(Answer { outcome, now })))
     }
 
-    fn statement<'a>(&'a self, _: &'a Account, _: Period, _: Option<Terms>) -> Answering<'a, Statement> {
+    fn statement<'a>(
+        &'a self,
+        _: &'a Account,
+        _: Period,
+        _: Option<Terms>,
+    ) -> Answering<'a, Statement> {
         unreachable!("nobody asks for it")
     }
 
@@ -89,8 +108,14 @@ impl World {
             .deadline(Duration::from_secs(5))
             .most_accounts(2_000_000.try_into().unwrap());
         let builder = if ahead { builder.ahead(Ahead::default()) } else { builder };
-        let users = (0..accounts).map(|user| Arc::new(identity(&format!("user-{user}"), "pro"))).collect();
-        Self { ledger, service: builder.build().unwrap().layer(Echo), users: Arc::new(users), next: 0 }
+        let users =
+            (0..accounts).map(|user| Arc::new(identity(&format!("user-{user}"), "pro"))).collect();
+        Self {
+            ledger,
+            service: builder.build().unwrap().layer(Echo),
+            users: Arc::new(users),
+            next: 0,
+        }
     }
 
     /// So many requests, one after the other.
@@ -124,7 +149,10 @@ impl World {
 }
 
 async fn ask(service: &mut CreditService<Echo>, user: &Arc<Identity>) -> bool {
-    let request: Asked = Request::post("/models/echo").extension(Arc::clone(user)).body(Full::new(Bytes::new())).unwrap();
+    let request: Asked = Request::post("/models/echo")
+        .extension(Arc::clone(user))
+        .body(Full::new(Bytes::new()))
+        .unwrap();
     let response = service.call(request).await.unwrap();
     response.status() == 200 && response.into_body().collect().await.is_ok()
 }
@@ -137,7 +165,8 @@ fn time(runtime: &Runtime, rounds: usize) {
     for round in 0..=rounds {
         for (world, nanos) in worlds.iter_mut().zip(&mut nanos) {
             runtime.block_on(async {
-                // Held ahead anew, and reported, so that what is measured is admission on this node.
+                // Held ahead anew, and reported, so that what is measured is admission on this
+                // node.
                 world.all().await;
                 tokio::time::sleep(Duration::from_millis(300)).await;
                 let began = Instant::now();
@@ -156,7 +185,10 @@ fn time(runtime: &Runtime, rounds: usize) {
         })
         .collect();
     for (accounts, median) in counts.iter().zip(&medians) {
-        println!("{accounts} accounts: {median:.0} ns a request, the layer and its background task: {:.2} x", median / medians[0]);
+        println!(
+            "{accounts} accounts: {median:.0} ns a request, the layer and its background task: {:.2} x",
+            median / medians[0]
+        );
     }
 }
 
@@ -179,10 +211,15 @@ fn memory(runtime: &Runtime, ahead: bool) {
 }
 
 fn main() {
-    let numbers: Vec<usize> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
+    let numbers: Vec<usize> =
+        std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
     let chosen = |part: &str| {
-        std::env::args()
-            .all(|argument| argument.starts_with("--") || argument.contains('/') || argument.parse::<u64>().is_ok() || argument == part)
+        std::env::args().all(|argument| {
+            argument.starts_with("--")
+                || argument.contains('/')
+                || argument.parse::<u64>().is_ok()
+                || argument == part
+        })
     };
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     if chosen("memory") {

@@ -1,4 +1,5 @@
-//! Instructions of one request through each layer, counted by callgrind: `scripts/instructions`. The same on noisy machines.
+//! Instructions of one request through each layer, counted by callgrind: `scripts/instructions`.
+//! The same on noisy machines.
 //!
 //! Each count is of 1 000 requests after 100 that warm up; what other threads do is not in it.
 #![allow(missing_docs, reason = "a bench")]
@@ -13,7 +14,11 @@ use tokio::runtime::{Builder, Runtime};
 struct Warm(Contender, Runtime);
 
 fn warm(name: &str) -> Warm {
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap_or_else(|error| panic!("no runtime: {error}"));
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap_or_else(|error| panic!("no runtime: {error}"));
     let entered = runtime.enter();
     let mut contender = contender(name);
     for _ in 0..100 {

@@ -1,4 +1,5 @@
-//! One request through each layer, by criterion. `ratios` compares them in rounds that take turns, and counts allocations.
+//! One request through each layer, by criterion. `ratios` compares them in rounds that take turns,
+//! and counts allocations.
 #![allow(missing_docs, reason = "a bench")]
 
 use benches::contenders;

@@ -1,7 +1,10 @@
-//! Whole servers under load: `scripts/load`. `wrk` for HTTP/1.1, `h2load` for HTTP/2 and gRPC; servers take turns, ratios are within a round.
+//! Whole servers under load: `scripts/load`. `wrk` for HTTP/1.1, `h2load` for HTTP/2 and gRPC;
+//! servers take turns, ratios are within a round.
 //!
-//! This program is driver and server: with `serve <kind> <port> <redis-url> <accounts>` it is one of the servers, else it starts them one after the
-//! other. Arguments: the seconds of each run (default 5) and the number of rounds (default 5), and parts by name: http1, http1-many, http2, grpc, growth.
+//! This program is driver and server: with `serve <kind> <port> <redis-url> <accounts>` it is one
+//! of the servers, else it starts them one after the other. Arguments: the seconds of each run
+//! (default 5) and the number of rounds (default 5), and parts by name: http1, http1-many, http2,
+//! grpc, growth.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a bench")]
 
 #[path = "../tests/support/redis_server.rs"]
@@ -39,19 +42,30 @@ async fn serve(kind: &str, port: u16, redis: &str, accounts: u64) {
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
     let _ = &mut reporter;
     let grpc = tonic::service::Routes::new(health).into_axum_router();
-    let app = Router::new().route("/models/{model}", post(move |_: axum::body::Bytes| async move { answer })).merge(grpc);
+    let app = Router::new()
+        .route("/models/{model}", post(move |_: axum::body::Bytes| async move { answer }))
+        .merge(grpc);
     let meter = async |ahead: bool, memory: bool| {
-        let tokens =
-            (0..accounts).fold(BearerTokens::new(), |tokens, user| tokens.with(&token(user), identity(&format!("user-{user}"), "pro")));
-        let builder = if memory { build(MemoryLedger::new(), tokens) } else { build(RedisLedger::connect(redis).await.unwrap(), tokens) };
+        let tokens = (0..accounts).fold(BearerTokens::new(), |tokens, user| {
+            tokens.with(&token(user), identity(&format!("user-{user}"), "pro"))
+        });
+        let builder = if memory {
+            build(MemoryLedger::new(), tokens)
+        } else {
+            build(RedisLedger::connect(redis).await.unwrap(), tokens)
+        };
         let builder = builder.most_accounts(2_000_000.try_into().unwrap());
         if ahead { builder.ahead(Ahead::default()) } else { builder }.build().unwrap()
     };
     let app = match kind {
         "bare" => app,
         "tower_governor" => {
-            let config =
-                GovernorConfigBuilder::default().per_nanosecond(1).burst_size(1_000_000_000).key_extractor(ByToken).finish().unwrap();
+            let config = GovernorConfigBuilder::default()
+                .per_nanosecond(1)
+                .burst_size(1_000_000_000)
+                .key_extractor(ByToken)
+                .finish()
+                .unwrap();
             app.layer(GovernorLayer::new(Arc::new(config)))
         }
         "trace" => app.layer(tower_http::trace::TraceLayer::new_for_http()),
@@ -61,7 +75,12 @@ async fn serve(kind: &str, port: u16, redis: &str, accounts: u64) {
         _ => panic!("no server is called {kind:?}"),
     };
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", port)).await.unwrap();
-    axum::serve(axum::serve::ListenerExt::tap_io(listener, |stream| drop(stream.set_nodelay(true))), app).await.unwrap();
+    axum::serve(
+        axum::serve::ListenerExt::tap_io(listener, |stream| drop(stream.set_nodelay(true))),
+        app,
+    )
+    .await
+    .unwrap();
 }
 
 fn build(ledger: impl Ledger, tokens: BearerTokens) -> tower_credits::CreditMeterBuilder {
@@ -109,7 +128,9 @@ struct Run {
 
 fn output(command: &mut Command) -> String {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().unwrap_or_else(|error| panic!("{name}: {error} (Debian: apt-get install wrk nghttp2-client)"));
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("{name}: {error} (Debian: apt-get install wrk nghttp2-client)")
+    });
     assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -126,10 +147,18 @@ fn wrk(server: &Server, folder: &Path, accounts: u64, seconds: u64) -> Run {
     fs::write(&script, lua).unwrap();
     let url = format!("http://127.0.0.1:{}/", server.port);
     let mut command = Command::new("wrk");
-    command.args(["-t", "1", "-c", "64", "-d", &format!("{seconds}s"), "--latency", "-s"]).arg(&script).arg(url);
+    command
+        .args(["-t", "1", "-c", "64", "-d", &format!("{seconds}s"), "--latency", "-s"])
+        .arg(&script)
+        .arg(url);
     let text = output(&mut command);
-    let after =
-        |head: &str| text.lines().find_map(|line| line.trim().strip_prefix(head)).unwrap_or_else(|| panic!("{text}")).trim().to_owned();
+    let after = |head: &str| {
+        text.lines()
+            .find_map(|line| line.trim().strip_prefix(head))
+            .unwrap_or_else(|| panic!("{text}"))
+            .trim()
+            .to_owned()
+    };
     let p99 = after("99%");
     let number = |text: &str| text.trim_end_matches(char::is_alphabetic).parse::<f64>().unwrap();
     let p99 = if p99.ends_with("us") {
@@ -149,7 +178,11 @@ fn h2load(server: &Server, folder: &Path, grpc: bool, seconds: u64) -> Run {
     fs::write(&data, if grpc { &b"\0\0\0\0\0"[..] } else { b"sixteen bytes..." }).unwrap();
     let path = if grpc { "grpc.health.v1.Health/Check" } else { "models/echo" };
     let mut command = Command::new("h2load");
-    command.args(["-t", "1", "-c", "64", "-m", "1", "--duration", &seconds.to_string(), "--log-file"]).arg(&log).arg("-d").arg(&data);
+    command
+        .args(["-t", "1", "-c", "64", "-m", "1", "--duration", &seconds.to_string(), "--log-file"])
+        .arg(&log)
+        .arg("-d")
+        .arg(&data);
     command.args(["-H", &format!("authorization: Bearer {}", token(0))]);
     if grpc {
         command.args(["-H", "content-type: application/grpc", "-H", "te: trailers"]);
@@ -157,7 +190,11 @@ fn h2load(server: &Server, folder: &Path, grpc: bool, seconds: u64) -> Run {
     let text = output(command.arg(format!("http://127.0.0.1:{}/{path}", server.port)));
     assert!(text.contains("0 4xx, 0 5xx"), "{text}");
     // Each line: when it began, its status, and how long it took, in microseconds.
-    let mut took: Vec<f64> = fs::read_to_string(&log).unwrap().lines().filter_map(|line| line.split('\t').nth(2)?.parse().ok()).collect();
+    let mut took: Vec<f64> = fs::read_to_string(&log)
+        .unwrap()
+        .lines()
+        .filter_map(|line| line.split('\t').nth(2)?.parse().ok())
+        .collect();
     took.sort_by(f64::total_cmp);
     Run { rate: took.len() as f64 / seconds as f64, p99: took[took.len() * 99 / 100] / 1000.0 }
 }
@@ -168,7 +205,13 @@ fn median(mut of: Vec<f64>) -> f64 {
 }
 
 /// Runs all kinds in turns, in another order each round, and prints each beside the first.
-fn compare(file: &str, title: &str, kinds: &[(&str, u64)], rounds: usize, load: impl Fn(&Server, u64) -> Run) {
+fn compare(
+    file: &str,
+    title: &str,
+    kinds: &[(&str, u64)],
+    rounds: usize,
+    load: impl Fn(&Server, u64) -> Run,
+) {
     let mut runs = vec![Vec::new(); kinds.len()];
     for round in 0..rounds {
         for turn in 0..kinds.len() {
@@ -188,50 +231,76 @@ fn compare(file: &str, title: &str, kinds: &[(&str, u64)], rounds: usize, load: 
     let mut bars = Vec::new();
     for (at, (kind, accounts)) in kinds.iter().enumerate() {
         let spread = |of: &[f64]| {
-            let (least, most) = (of.iter().copied().fold(f64::MAX, f64::min), of.iter().copied().fold(0.0, f64::max));
+            let (least, most) = (
+                of.iter().copied().fold(f64::MAX, f64::min),
+                of.iter().copied().fold(0.0, f64::max),
+            );
             (median(of.to_vec()), least, most)
         };
         let (rate, least, most) = spread(&runs[at].iter().map(|run| run.rate).collect::<Vec<_>>());
-        let ratios: Vec<f64> = runs[at].iter().zip(&runs[0]).map(|(run, first)| run.rate / first.rate).collect();
+        let ratios: Vec<f64> =
+            runs[at].iter().zip(&runs[0]).map(|(run, first)| run.rate / first.rate).collect();
         let (ratio, least_ratio, most_ratio) = spread(&ratios);
         let p99 = median(runs[at].iter().map(|run| run.p99).collect());
-        let p99_ratio = median(runs[at].iter().zip(&runs[0]).map(|(run, first)| run.p99 / first.p99).collect());
+        let p99_ratio =
+            median(runs[at].iter().zip(&runs[0]).map(|(run, first)| run.p99 / first.p99).collect());
         println!(
             "| {kind}, {accounts} accounts | {rate:.0} ({least:.0} .. {most:.0}) | {ratio:.3} ({least_ratio:.3} .. {most_ratio:.3}) | {p99:.2} | {p99_ratio:.2} |"
         );
         let ours = ["ahead", "strict"].contains(kind);
-        bars.push(Bar { name: (*kind).to_owned(), value: ratio, least: least_ratio, most: most_ratio, ours });
+        bars.push(Bar {
+            name: (*kind).to_owned(),
+            value: ratio,
+            least: least_ratio,
+            most: most_ratio,
+            ours,
+        });
     }
     plots::draw(file, &format!("Requests a second against the bare server: {title}"), "x", &bars);
 }
 
 fn main() {
-    let arguments: Vec<String> = env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let arguments: Vec<String> =
+        env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     if arguments.first().is_some_and(|word| word == "serve") {
-        let (kind, port, redis, accounts) = (&arguments[1], arguments[2].parse().unwrap(), &arguments[3], arguments[4].parse().unwrap());
+        let (kind, port, redis, accounts) = (
+            &arguments[1],
+            arguments[2].parse().unwrap(),
+            &arguments[3],
+            arguments[4].parse().unwrap(),
+        );
         tokio::runtime::Runtime::new().unwrap().block_on(serve(kind, port, redis, accounts));
         return;
     }
     let numbers: Vec<u64> = arguments.iter().filter_map(|word| word.parse().ok()).collect();
-    let (seconds, rounds) = (numbers.first().copied().unwrap_or(5), numbers.get(1).copied().unwrap_or(5) as usize);
-    let named: Vec<&String> = arguments.iter().filter(|word| word.parse::<u64>().is_err()).collect();
+    let (seconds, rounds) =
+        (numbers.first().copied().unwrap_or(5), numbers.get(1).copied().unwrap_or(5) as usize);
+    let named: Vec<&String> =
+        arguments.iter().filter(|word| word.parse::<u64>().is_err()).collect();
     let wanted = |part: &str| named.is_empty() || named.iter().any(|word| *word == part);
-    let folder: PathBuf = env::temp_dir().join(format!("tower-credits-load-{}", std::process::id()));
+    let folder: PathBuf =
+        env::temp_dir().join(format!("tower-credits-load-{}", std::process::id()));
     fs::create_dir_all(&folder).unwrap();
     // A warm-up is short.
     let time = |warm_up: u64| if warm_up == 1 { 1 } else { seconds };
     for (part, accounts) in [("http1", 1), ("http1-many", 1_000)] {
-        let kinds = ["bare", "tower_governor", "trace", "ahead", "strict"].map(|kind| (kind, accounts));
+        let kinds =
+            ["bare", "tower_governor", "trace", "ahead", "strict"].map(|kind| (kind, accounts));
         if wanted(part) {
-            let title = format!("HTTP/1.1, wrk, 64 connections, {accounts} accounts by chance, Redis");
-            compare(&format!("load-{part}.svg"), &title, &kinds, rounds, |server, warm_up| wrk(server, &folder, accounts, time(warm_up)));
+            let title =
+                format!("HTTP/1.1, wrk, 64 connections, {accounts} accounts by chance, Redis");
+            compare(&format!("load-{part}.svg"), &title, &kinds, rounds, |server, warm_up| {
+                wrk(server, &folder, accounts, time(warm_up))
+            });
         }
     }
     for (part, grpc) in [("http2", false), ("grpc", true)] {
         let kinds = ["bare", "tower_governor", "trace", "ahead", "strict"].map(|kind| (kind, 1));
         if wanted(part) {
             let title = format!("{part}, h2load, 64 connections, one account, Redis");
-            compare(&format!("load-{part}.svg"), &title, &kinds, rounds, |server, warm_up| h2load(server, &folder, grpc, time(warm_up)));
+            compare(&format!("load-{part}.svg"), &title, &kinds, rounds, |server, warm_up| {
+                h2load(server, &folder, grpc, time(warm_up))
+            });
         }
     }
     if wanted("growth") {

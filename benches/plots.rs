@@ -1,4 +1,5 @@
-//! Bars as SVG, light and dark. With `PLOTS=1` the benches draw what they print into `benches/plots`.
+//! Bars as SVG, light and dark. With `PLOTS=1` the benches draw what they print into
+//! `benches/plots`.
 
 use std::{env, fmt::Write, fs, path::Path};
 

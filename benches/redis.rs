@@ -1,6 +1,8 @@
-//! What the Redis ledger costs, beside bare calls by the same client and beside `redis-benchmark`: `cargo bench -p benches --bench redis`.
+//! What the Redis ledger costs, beside bare calls by the same client and beside `redis-benchmark`:
+//! `cargo bench -p benches --bench redis`.
 //!
-//! Each part starts a server of its own on a free port of the loopback interface. Figures that are compared are taken in turns.
+//! Each part starts a server of its own on a free port of the loopback interface. Figures that are
+//! compared are taken in turns.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a bench")]
 
 #[path = "../tests/support/redis_server.rs"]
@@ -22,7 +24,9 @@ use http::Request;
 use http_body_util::{BodyExt, Full};
 use redis::aio::MultiplexedConnection;
 use tower::{Layer, Service, ServiceExt};
-use tower_credits::{Ahead, CreditMeter, CreditMeterBuilder, Identity, IdentityFromExtensions, RedisLedger};
+use tower_credits::{
+    Ahead, CreditMeter, CreditMeterBuilder, Identity, IdentityFromExtensions, RedisLedger,
+};
 
 use self::redis_server::RedisServer;
 
@@ -42,12 +46,20 @@ fn request(user: &Arc<Identity>) -> Asked {
 
 async fn builder(server: &RedisServer) -> CreditMeterBuilder {
     let ledger = RedisLedger::connect(server.url()).await.unwrap();
-    CreditMeter::builder(plan(), ledger, IdentityFromExtensions).inference_id(false).extensions(false)
+    CreditMeter::builder(plan(), ledger, IdentityFromExtensions)
+        .inference_id(false)
+        .extensions(false)
 }
 
 /// Calls and reads to the end.
 async fn ask(
-    service: &mut (impl Service<Asked, Response = http::Response<impl http_body::Body>, Error = std::convert::Infallible> + Clone),
+    service: &mut (
+             impl Service<
+        Asked,
+        Response = http::Response<impl http_body::Body>,
+        Error = std::convert::Infallible,
+    > + Clone
+         ),
     user: &Arc<Identity>,
 ) {
     let response = service.ready().await.unwrap().call(request(user)).await.unwrap();
@@ -66,7 +78,8 @@ impl Bare {
     async fn connect(server: &RedisServer) -> Self {
         let client = redis::Client::open(server.url()).unwrap();
         let mut link = client.get_multiplexed_async_connection().await.unwrap();
-        let hash = redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut link).await.unwrap();
+        let hash =
+            redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut link).await.unwrap();
         Self { link, hash }
     }
 
@@ -75,8 +88,19 @@ impl Bare {
         let period = tower_credits::Period::containing(now);
         let record = format!("bare:{{user:{account}}}");
         let mut call = redis::cmd("EVALSHA");
-        call.arg(&self.hash).arg(3).arg(&record).arg(format!("{record}:{period}")).arg(format!("{record}:{period}:l"));
-        call.arg(format!("{lease:032x}")).arg(seq).arg(seq).arg(0).arg(0).arg(0).arg(120_000).arg(0);
+        call.arg(&self.hash)
+            .arg(3)
+            .arg(&record)
+            .arg(format!("{record}:{period}"))
+            .arg(format!("{record}:{period}:l"));
+        call.arg(format!("{lease:032x}"))
+            .arg(seq)
+            .arg(seq)
+            .arg(0)
+            .arg(0)
+            .arg(0)
+            .arg(120_000)
+            .arg(0);
         call.arg(2_000_000_000_u64).arg(0).arg(9_007_199_254_740_991_u64);
         call.arg(now.as_secs()).arg(600_000).arg(0);
         call.arg(u64::try_from(now.as_millis()).unwrap() + 60_000);
@@ -106,13 +130,15 @@ async fn pause() {
     }
 }
 
-/// One request that has to ask the ledger, one bare call of the same script, and one call of a script that does nothing, in turns.
+/// One request that has to ask the ledger, one bare call of the same script, and one call of a
+/// script that does nothing, in turns.
 async fn latency(name: &str) {
     let server = RedisServer::start();
     let users = users(2_000);
     let mut service = builder(&server).await.build().unwrap().layer(Echo);
     let mut bare = Bare::connect(&server).await;
-    let nothing: String = redis::cmd("SCRIPT").arg("LOAD").arg("return 1").query_async(&mut bare.link).await.unwrap();
+    let nothing: String =
+        redis::cmd("SCRIPT").arg("LOAD").arg("return 1").query_async(&mut bare.link).await.unwrap();
     let [mut strict, mut script, mut one] = [const { Vec::new() }; 3];
     for number in 0..12_000_u64 {
         // Each account again only after its lease has given back what the last request left.
@@ -120,10 +146,16 @@ async fn latency(name: &str) {
         pause().await;
         let asked = timed(ask(&mut service, user)).await;
         pause().await;
-        let called = timed(bare.renew(user.subject.as_str(), 1, number / users.len() as u64 + 1)).await;
+        let called =
+            timed(bare.renew(user.subject.as_str(), 1, number / users.len() as u64 + 1)).await;
         pause().await;
         let nothing = timed(async {
-            let answer: u64 = redis::cmd("EVALSHA").arg(&nothing).arg(0).query_async(&mut bare.link).await.unwrap();
+            let answer: u64 = redis::cmd("EVALSHA")
+                .arg(&nothing)
+                .arg(0)
+                .query_async(&mut bare.link)
+                .await
+                .unwrap();
             assert_eq!(answer, 1);
         })
         .await;
@@ -143,7 +175,9 @@ async fn latency(name: &str) {
 }
 
 /// How often a second `work` is done by a thousand tasks, for a while.
-async fn rate<F: Future<Output = ()> + Send>(work: impl Fn(u64) -> F + Clone + Send + 'static) -> f64 {
+async fn rate<F: Future<Output = ()> + Send>(
+    work: impl Fn(u64) -> F + Clone + Send + 'static,
+) -> f64 {
     let (done, began) = (Arc::new(AtomicU64::new(0)), Instant::now());
     let tasks: Vec<_> = (0..1_000)
         .map(|task| {
@@ -167,7 +201,8 @@ async fn rate<F: Future<Output = ()> + Send>(work: impl Fn(u64) -> F + Clone + S
 async fn one_account() {
     let server = RedisServer::start();
     let user = Arc::new(identity("alice", "pro"));
-    let service = builder(&server).await.deadline(Duration::from_secs(1)).build().unwrap().layer(Echo);
+    let service =
+        builder(&server).await.deadline(Duration::from_secs(1)).build().unwrap().layer(Echo);
     let bare = Bare::connect(&server).await;
     let seq = Arc::new(AtomicU64::new(0));
     let (mut metered, mut each) = (Vec::new(), Vec::new());
@@ -196,17 +231,24 @@ async fn one_account() {
     );
 }
 
-/// A thousand tasks on a hundred thousand accounts: renewals, against `redis-benchmark` with the same script and as many commands under way.
+/// A thousand tasks on a hundred thousand accounts: renewals, against `redis-benchmark` with the
+/// same script and as many commands under way.
 async fn many_accounts() {
     const ACCOUNTS: u64 = 100_000;
     let server = RedisServer::start();
     let users = users(ACCOUNTS);
-    let meter = builder(&server).await.deadline(Duration::from_secs(5)).most_accounts(200_000.try_into().unwrap()).build().unwrap();
+    let meter = builder(&server)
+        .await
+        .deadline(Duration::from_secs(5))
+        .most_accounts(200_000.try_into().unwrap())
+        .build()
+        .unwrap();
     let (service, next) = (meter.layer(Echo), Arc::new(AtomicU64::new(0)));
     let (before, began) = (server.calls("evalsha"), Instant::now());
     let tasks: Vec<_> = (0..1_000)
         .map(|_| {
-            let (mut service, users, next) = (service.clone(), Arc::clone(&users), Arc::clone(&next));
+            let (mut service, users, next) =
+                (service.clone(), Arc::clone(&users), Arc::clone(&next));
             tokio::spawn(async move {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
@@ -241,7 +283,10 @@ async fn redis_benchmark(depth: u64) -> f64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     let period = tower_credits::Period::containing(now);
     let record = "bench:{user:user-__rand_int__}";
-    let (keys, hash) = ([record.to_owned(), format!("{record}:{period}"), format!("{record}:{period}:l")], bare.hash.clone());
+    let (keys, hash) = (
+        [record.to_owned(), format!("{record}:{period}"), format!("{record}:{period}:l")],
+        bare.hash.clone(),
+    );
     // Each call names a lease that is mostly new, so that it has its whole effect.
     let (millis, said, ends) = (now.as_millis(), now.as_secs(), period.ends().as_millis());
     let rest = format!(
@@ -252,7 +297,22 @@ async fn redis_benchmark(depth: u64) -> f64 {
     let port = server.port.to_string();
     let output = tokio::task::spawn_blocking(move || {
         Command::new("redis-benchmark")
-            .args(["-p", &port, "-n", "300000", "-c", "1", "-P", &depth.to_string(), "-r", "100000", "--csv", "EVALSHA", &hash, "3"])
+            .args([
+                "-p",
+                &port,
+                "-n",
+                "300000",
+                "-c",
+                "1",
+                "-P",
+                &depth.to_string(),
+                "-r",
+                "100000",
+                "--csv",
+                "EVALSHA",
+                &hash,
+                "3",
+            ])
             .args(&keys)
             .args(rest.split(' '))
             .output()
@@ -303,14 +363,17 @@ async fn ahead_calls() {
     }
 }
 
-/// What an account-month that rests takes of the server's memory: its lease forgotten, one usage line.
+/// What an account-month that rests takes of the server's memory: its lease forgotten, one usage
+/// line.
 async fn memory() {
     const ACCOUNTS: u64 = 10_000;
     let server = RedisServer::start();
     let users = users(ACCOUNTS);
     let used = || {
         let info = server.command(&["INFO", "memory"]);
-        info.lines().find_map(|line| line.strip_prefix("used_memory:")?.trim().parse::<i64>().ok()).unwrap()
+        info.lines()
+            .find_map(|line| line.strip_prefix("used_memory:")?.trim().parse::<i64>().ok())
+            .unwrap()
     };
     let meter = builder(&server).await.deadline(Duration::from_secs(5)).build().unwrap();
     let mut service = meter.layer(Echo);
@@ -324,8 +387,14 @@ async fn memory() {
     let mut link = Bare::connect(&server).await.link;
     // As each lease does once it has rested for its time to live.
     for user in users.iter() {
-        let period = tower_credits::Period::containing(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap());
-        let gone: u64 = redis::cmd("DEL").arg(format!("tc:{{user:{}}}:{period}:l", user.subject)).query_async(&mut link).await.unwrap();
+        let period = tower_credits::Period::containing(
+            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap(),
+        );
+        let gone: u64 = redis::cmd("DEL")
+            .arg(format!("tc:{{user:{}}}:{period}:l", user.subject))
+            .query_async(&mut link)
+            .await
+            .unwrap();
         assert_eq!(gone, 1);
     }
     let resting = used();
@@ -340,11 +409,18 @@ async fn memory() {
 
 fn main() {
     // Arguments choose parts by their names; none chooses all.
-    let chosen: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let chosen: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let wanted = |part: &str| chosen.is_empty() || chosen.iter().any(|word| word == part);
-    let many = || tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let many = || {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+    };
     if wanted("latency") {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(latency("one thread"));
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
+            .block_on(latency("one thread"));
         let runtime = many();
         runtime.block_on(async { tokio::spawn(latency("two worker threads")).await.unwrap() });
     }

@@ -1,4 +1,5 @@
-//! What long runs and crowds cost in memory and time: `scripts/soak`. Prints what it measured; ends in an error where memory grew.
+//! What long runs and crowds cost in memory and time: `scripts/soak`. Prints what it measured; ends
+//! in an error where memory grew.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs, reason = "a bench")]
 
 #[path = "../tests/support/redis_server.rs"]
@@ -21,8 +22,8 @@ use http::{Request, Response, header::AUTHORIZATION};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_credits::{
-    Ahead, BearerTokens, ComputeTime, CreditMeter, Identify, Identifying, Identity, IdentityFromExtensions, Ledger, MemoryLedger,
-    RedisLedger, RedisTokens, RequestHead,
+    Ahead, BearerTokens, ComputeTime, CreditMeter, Identify, Identifying, Identity,
+    IdentityFromExtensions, Ledger, MemoryLedger, RedisLedger, RedisTokens, RequestHead,
 };
 
 use self::redis_server::RedisServer;
@@ -35,11 +36,17 @@ fn identity(user: &str) -> Identity {
 
 fn service(
     meter: &CreditMeter,
-) -> impl Service<Asked, Response = Response<impl Send>, Error = Infallible, Future: Send> + Clone + Send + 'static {
+) -> impl Service<Asked, Response = Response<impl Send>, Error = Infallible, Future: Send>
++ Clone
++ Send
++ 'static {
     meter.layer(service_fn(async |_: Asked| {
         // Lets others in, as a model would.
         tokio::task::yield_now().await;
-        Ok(Response::builder().extension(ComputeTime(Duration::from_millis(1))).body(Empty::<Bytes>::new()).unwrap())
+        Ok(Response::builder()
+            .extension(ComputeTime(Duration::from_millis(1)))
+            .body(Empty::<Bytes>::new())
+            .unwrap())
     }))
 }
 
@@ -62,16 +69,24 @@ async fn for_a_minute(mut work: impl AsyncFnMut()) -> u64 {
 
 /// Ten minutes of streams of ten thousand frames.
 async fn ten_minutes_of_frames() {
-    let meter = CreditMeter::builder(plan(), MemoryLedger::new(), IdentityFromExtensions).ahead(Ahead::default()).build().unwrap();
-    let frames =
-        || stream::iter((0..10_000).map(|_| Ok::<_, Infallible>(http_body::Frame::data(Bytes::from_static(b"one small frame\n")))));
-    let service =
-        meter.layer(service_fn(move |_: Asked| std::future::ready(Ok::<_, Infallible>(Response::new(StreamBody::new(frames()))))));
+    let meter = CreditMeter::builder(plan(), MemoryLedger::new(), IdentityFromExtensions)
+        .ahead(Ahead::default())
+        .build()
+        .unwrap();
+    let frames = || {
+        stream::iter((0..10_000).map(|_| {
+            Ok::<_, Infallible>(http_body::Frame::data(Bytes::from_static(b"one small frame\n")))
+        }))
+    };
+    let service = meter.layer(service_fn(move |_: Asked| {
+        std::future::ready(Ok::<_, Infallible>(Response::new(StreamBody::new(frames()))))
+    }));
     let user = Arc::new(identity("streamer"));
     let mut streams = 0;
     rounds("ten minutes of streams of 10 000 frames", 2_048, async |_| {
         streams += for_a_minute(async || {
-            let request = Request::post("/models/echo").extension(user.clone()).body(Empty::new()).unwrap();
+            let request =
+                Request::post("/models/echo").extension(user.clone()).body(Empty::new()).unwrap();
             let response = service.clone().oneshot(request).await.unwrap();
             assert_eq!(response.status(), 200);
             let mut body = response.into_body();
@@ -84,7 +99,11 @@ async fn ten_minutes_of_frames() {
     })
     .await;
     let settlement = meter.shutdown().await;
-    println!("{streams} streams, settled {}, unsettled accounts {}", settlement.settled, settlement.unsettled.len());
+    println!(
+        "{streams} streams, settled {}, unsettled accounts {}",
+        settlement.settled,
+        settlement.unsettled.len()
+    );
     assert!(settlement.unsettled.is_empty());
 }
 
@@ -98,9 +117,14 @@ async fn ten_minutes_of_a_million_accounts() {
         .build()
         .unwrap();
     let service = service(&meter);
-    let users: Vec<_> = (0..ACCOUNTS).map(|user| Arc::new(identity(&format!("user-{user}")))).collect();
-    let request =
-        |number: u64| Request::post("/models/echo").extension(users[(number % ACCOUNTS) as usize].clone()).body(Empty::new()).unwrap();
+    let users: Vec<_> =
+        (0..ACCOUNTS).map(|user| Arc::new(identity(&format!("user-{user}")))).collect();
+    let request = |number: u64| {
+        Request::post("/models/echo")
+            .extension(users[(number % ACCOUNTS) as usize].clone())
+            .body(Empty::new())
+            .unwrap()
+    };
     // Everybody once, so that all are there.
     assert_eq!(ask(&service, ACCOUNTS, request).await, ACCOUNTS);
     let mut requests = ACCOUNTS;
@@ -108,21 +132,31 @@ async fn ten_minutes_of_a_million_accounts() {
         for_a_minute(async || {
             // By a multiplicative step that visits all of them.
             let from = requests;
-            assert_eq!(ask(&service, 10_000, |number| request((from + number).wrapping_mul(7_368_787))).await, 10_000);
+            assert_eq!(
+                ask(&service, 10_000, |number| request((from + number).wrapping_mul(7_368_787)))
+                    .await,
+                10_000
+            );
             requests += 10_000;
         })
         .await;
     })
     .await;
     let settlement = meter.shutdown().await;
-    println!("{requests} requests, settled {}, unsettled accounts {}", settlement.settled, settlement.unsettled.len());
+    println!(
+        "{requests} requests, settled {}, unsettled accounts {}",
+        settlement.settled,
+        settlement.unsettled.len()
+    );
     assert_eq!(
-        settlement.settled.as_nano_usd() + settlement.unsettled.iter().map(|left| left.amount.as_nano_usd()).sum::<i64>(),
+        settlement.settled.as_nano_usd()
+            + settlement.unsettled.iter().map(|left| left.amount.as_nano_usd()).sum::<i64>(),
         requests as i64 * 120
     );
 }
 
-/// Runs rounds of the same work. The first ones fill pools and caches; from then on memory must not grow by more than `slack_kib`.
+/// Runs rounds of the same work. The first ones fill pools and caches; from then on memory must not
+/// grow by more than `slack_kib`.
 async fn rounds(name: &str, slack_kib: i64, mut round: impl AsyncFnMut(u64)) {
     let mut after = Vec::new();
     let began = Instant::now();
@@ -130,9 +164,15 @@ async fn rounds(name: &str, slack_kib: i64, mut round: impl AsyncFnMut(u64)) {
         round(number).await;
         after.push(resident());
     }
-    println!("{name}: {:.1} s; resident memory after each tenth, KiB: {after:?}", began.elapsed().as_secs_f64());
+    println!(
+        "{name}: {:.1} s; resident memory after each tenth, KiB: {after:?}",
+        began.elapsed().as_secs_f64()
+    );
     let grown = after[9] - after[3];
-    assert!(grown <= slack_kib, "{name}: memory grew by {grown} KiB between the fourth and the tenth tenth");
+    assert!(
+        grown <= slack_kib,
+        "{name}: memory grew by {grown} KiB between the fourth and the tenth tenth"
+    );
 }
 
 /// Asks `count` times, 64 at a time; answers how many were served.
@@ -150,16 +190,25 @@ where
 async fn a_million_requests(name: &str, ledger: impl Ledger, ahead: bool) {
     let builder = CreditMeter::builder(plan(), ledger, IdentityFromExtensions);
     let meter = if ahead { builder.ahead(Ahead::default()) } else { builder }.build().unwrap();
-    let users: Vec<_> = (0..1_000).map(|user| Arc::new(identity(&format!("user-{user}")))).collect();
+    let users: Vec<_> =
+        (0..1_000).map(|user| Arc::new(identity(&format!("user-{user}")))).collect();
     let service = service(&meter);
     rounds(name, 2_048, async |_| {
-        let request =
-            |number: u64| Request::post("/models/echo").extension(users[number as usize % 1_000].clone()).body(Empty::new()).unwrap();
+        let request = |number: u64| {
+            Request::post("/models/echo")
+                .extension(users[number as usize % 1_000].clone())
+                .body(Empty::new())
+                .unwrap()
+        };
         assert_eq!(ask(&service, 100_000, request).await, 100_000);
     })
     .await;
     let settlement = meter.shutdown().await;
-    assert_eq!((settlement.settled.as_nano_usd(), settlement.unsettled.len()), (1_000_000 * 120, 0), "to the nano-dollar");
+    assert_eq!(
+        (settlement.settled.as_nano_usd(), settlement.unsettled.len()),
+        (1_000_000 * 120, 0),
+        "to the nano-dollar"
+    );
 }
 
 async fn a_million_bad_tokens(name: &str, identify: impl Identify, token: impl Fn(u64) -> String) {
@@ -190,8 +239,10 @@ impl Identify for Strangers {
 async fn new_accounts() {
     let most = 100_000_usize;
     let before = resident();
-    let meter =
-        CreditMeter::builder(plan(), MemoryLedger::new(), Strangers::default()).most_accounts(most.try_into().unwrap()).build().unwrap();
+    let meter = CreditMeter::builder(plan(), MemoryLedger::new(), Strangers::default())
+        .most_accounts(most.try_into().unwrap())
+        .build()
+        .unwrap();
     let service = service(&meter);
     let request = |_| Request::post("/models/echo").body(Empty::new()).unwrap();
     let served = ask(&service, most as u64, request).await;
@@ -206,10 +257,12 @@ async fn new_accounts() {
     assert!(grown < 4_096);
 }
 
-/// Ten thousand requests at once, all the time, over a hundred thousand accounts, each of which asks the ledger.
+/// Ten thousand requests at once, all the time, over a hundred thousand accounts, each of which
+/// asks the ledger.
 async fn a_crowd(ledger: RedisLedger) {
     let accounts = 100_000_u64;
-    let users: Arc<Vec<_>> = Arc::new((0..accounts).map(|user| Arc::new(identity(&format!("user-{user}")))).collect());
+    let users: Arc<Vec<_>> =
+        Arc::new((0..accounts).map(|user| Arc::new(identity(&format!("user-{user}")))).collect());
     let before = resident();
     // The deadline is far: what is asked is who waits how long.
     let meter = CreditMeter::builder(plan(), ledger, IdentityFromExtensions)
@@ -232,7 +285,10 @@ async fn a_crowd(ledger: RedisLedger) {
                     }
                     // Each account three times, in another order each time.
                     let user = (number * 7_919 + number / accounts) % accounts;
-                    let request = Request::post("/models/echo").extension(users[user as usize].clone()).body(Empty::new()).unwrap();
+                    let request = Request::post("/models/echo")
+                        .extension(users[user as usize].clone())
+                        .body(Empty::new())
+                        .unwrap();
                     let asked_at = Instant::now();
                     let status = service.clone().oneshot(request).await.unwrap().status();
                     assert_eq!(status, 200);
@@ -260,8 +316,15 @@ async fn a_crowd(ledger: RedisLedger) {
         (resident() - before) * 1024 / accounts as i64
     );
     let settlement = meter.shutdown().await;
-    println!("a crowd: settled {}, unsettled accounts {}", settlement.settled, settlement.unsettled.len());
-    assert_eq!((settlement.settled.as_nano_usd(), settlement.unsettled.len()), (3 * accounts as i64 * 120, 0));
+    println!(
+        "a crowd: settled {}, unsettled accounts {}",
+        settlement.settled,
+        settlement.unsettled.len()
+    );
+    assert_eq!(
+        (settlement.settled.as_nano_usd(), settlement.unsettled.len()),
+        (3 * accounts as i64 * 120, 0)
+    );
 }
 
 /// A token of the shape of those that are issued, and was not.
@@ -275,13 +338,18 @@ fn well_formed(number: u64) -> String {
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() {
     // Arguments choose parts by their names; none chooses all.
-    let chosen: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    let chosen: Vec<String> =
+        std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let wanted = |part: &str| chosen.is_empty() || chosen.iter().any(|word| word == part);
     let server = RedisServer::start();
-    let redis = async |prefix: &str| RedisLedger::builder(server.url()).prefix(prefix).connect().await.unwrap();
+    let redis = async |prefix: &str| {
+        RedisLedger::builder(server.url()).prefix(prefix).connect().await.unwrap()
+    };
     if wanted("memory") {
-        a_million_requests("a million requests, memory ledger, strict", MemoryLedger::new(), false).await;
-        a_million_requests("a million requests, memory ledger, ahead", MemoryLedger::new(), true).await;
+        a_million_requests("a million requests, memory ledger, strict", MemoryLedger::new(), false)
+            .await;
+        a_million_requests("a million requests, memory ledger, ahead", MemoryLedger::new(), true)
+            .await;
     }
     if wanted("redis") {
         a_million_requests("a million requests, Redis, ahead", redis("ahead").await, true).await;
@@ -289,7 +357,10 @@ async fn main() {
     }
     if wanted("tokens") {
         let tokens = BearerTokens::new().with("s3cret", identity("alice"));
-        a_million_bad_tokens("a million bad tokens, in memory", tokens, |number| format!("token-{number}")).await;
+        a_million_bad_tokens("a million bad tokens, in memory", tokens, |number| {
+            format!("token-{number}")
+        })
+        .await;
         let tokens = RedisTokens::connect(server.url()).await.unwrap();
         a_million_bad_tokens("a million bad tokens, in Redis", tokens, well_formed).await;
     }

@@ -20,7 +20,10 @@ use http_body::{Body, Frame};
 use http_body_util::Full;
 use tokio::sync::mpsc;
 use tower::{Layer, Service};
-use tower_credits::{Account, Ahead, BearerTokens, CreditMeter, CreditMeterBuilder, Identity, Ledger, MemoryLedger, Plan};
+use tower_credits::{
+    Account, Ahead, BearerTokens, CreditMeter, CreditMeterBuilder, Identity, Ledger, MemoryLedger,
+    Plan,
+};
 
 pub type Asked = Request<Full<Bytes>>;
 
@@ -129,7 +132,10 @@ impl Body for Frames {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let is_ready = !self.waits || self.ready;
         self.ready = !is_ready;
         if !is_ready {
@@ -146,13 +152,18 @@ impl Body for Frames {
 
 /// The same request for everybody: a token, and the peer's address.
 pub fn request(path: &'static str) -> Asked {
-    let request = Request::post(path).header(http::header::AUTHORIZATION, http::HeaderValue::from_static(BEARER));
-    request.extension(axum::extract::ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 4000)))).body(Full::new(Bytes::new())).unwrap()
+    let request = Request::post(path)
+        .header(http::header::AUTHORIZATION, http::HeaderValue::from_static(BEARER));
+    request
+        .extension(axum::extract::ConnectInfo(SocketAddr::from(([127, 0, 0, 1], 4000))))
+        .body(Full::new(Bytes::new()))
+        .unwrap()
 }
 
 const BEARER: &str = "Bearer hf_0123456789abcdefghijklmnopqrstuvwx";
 
-/// Calls, and reads the body to its end; everything is ready at once. Answers whether it was a success.
+/// Calls, and reads the body to its end; everything is ready at once. Answers whether it was a
+/// success.
 pub fn drive<S, B>(service: &mut S, request: Asked) -> bool
 where
     S: Service<Asked, Response = Response<B>, Error = Infallible>,
@@ -216,11 +227,18 @@ impl Contender {
     /// One whose answers have to be waited for, of which so many frames are read.
     pub fn waiting<S, B>(name: &'static str, service: S, path: &'static str, frames: usize) -> Self
     where
-        S: Service<Asked, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+        S: Service<Asked, Response = Response<B>, Error = Infallible, Future: Send>
+            + Clone
+            + Send
+            + 'static,
         B: Body + Send + 'static,
     {
         let runtime = tokio::runtime::Handle::current();
-        let run = move || runtime.block_on(runtime.spawn(drive_waiting(service.clone(), request(path), frames))).unwrap();
+        let run = move || {
+            runtime
+                .block_on(runtime.spawn(drive_waiting(service.clone(), request(path), frames)))
+                .unwrap()
+        };
         Self { name, run: Box::new(run) }
     }
 }
@@ -247,38 +265,57 @@ pub fn contenders() -> Vec<Contender> {
     NAMES.iter().map(|name| contender(name)).collect()
 }
 
-/// The layer of this name around the echo. Leases are opened, so that what is measured is the steady state.
+/// The layer of this name around the echo. Leases are opened, so that what is measured is the
+/// steady state.
 pub fn contender(name: &str) -> Contender {
-    let name = NAMES.iter().find(|known| **known == name).unwrap_or_else(|| panic!("no layer is called {name:?}"));
+    let name = NAMES
+        .iter()
+        .find(|known| **known == name)
+        .unwrap_or_else(|| panic!("no layer is called {name:?}"));
     let model = "/models/echo";
     match *name {
         "bare" => Contender::new(name, Echo, model),
         #[cfg(feature = "peers")]
-        "tower_governor, by peer address" => {
-            Contender::new(name, peers::governor(tower_governor::key_extractor::PeerIpKeyExtractor), model)
-        }
+        "tower_governor, by peer address" => Contender::new(
+            name,
+            peers::governor(tower_governor::key_extractor::PeerIpKeyExtractor),
+            model,
+        ),
         #[cfg(feature = "peers")]
         "tower_governor, by token" => Contender::new(name, peers::governor(peers::ByToken), model),
         #[cfg(feature = "peers")]
         "limitador, in memory" => Contender::new(name, peers::Limited::default(), model),
         "tower-http timeout" => {
-            let layer = tower_http::timeout::TimeoutLayer::with_status_code(http::StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(60));
+            let layer = tower_http::timeout::TimeoutLayer::with_status_code(
+                http::StatusCode::GATEWAY_TIMEOUT,
+                Duration::from_secs(60),
+            );
             Contender::new(name, layer.layer(Echo), model)
         }
-        "tower-http trace" => Contender::new(name, tower_http::trace::TraceLayer::new_for_http().layer(Echo), model),
+        "tower-http trace" => {
+            Contender::new(name, tower_http::trace::TraceLayer::new_for_http().layer(Echo), model)
+        }
         "free path" => Contender::new(name, ahead("pro").layer(Echo), "/health"),
         "ahead" => Contender::new(name, warm(ahead("pro")).layer(Echo), model),
-        "ahead, with a request rate" => Contender::new(name, warm(ahead("limited")).layer(Echo), model),
+        "ahead, with a request rate" => {
+            Contender::new(name, warm(ahead("limited")).layer(Echo), model)
+        }
         "ahead, as it is by default" => {
-            let meter = builder(MemoryLedger::new(), "pro").ahead(Ahead::default()).build().unwrap();
+            let meter =
+                builder(MemoryLedger::new(), "pro").ahead(Ahead::default()).build().unwrap();
             Contender::new(name, warm(meter).layer(Echo), model)
         }
-        "strict, lease warm" => Contender::new(name, warm(plain(MemoryLedger::new(), "pro").build().unwrap()).layer(Echo), model),
+        "strict, lease warm" => Contender::new(
+            name,
+            warm(plain(MemoryLedger::new(), "pro").build().unwrap()).layer(Echo),
+            model,
+        ),
         _ => panic!("{name} has no layer"),
     }
 }
 
-/// What streams of so many frames go through, the bare one first. `waits`: each frame has to be waited for.
+/// What streams of so many frames go through, the bare one first. `waits`: each frame has to be
+/// waited for.
 pub fn streams(frames: usize, waits: bool) -> Vec<Contender> {
     stream_contenders(Stream { frames, waits }, usize::MAX)
 }
@@ -293,9 +330,24 @@ fn stream_contenders(stream: Stream, read: usize) -> Vec<Contender> {
     vec![
         Contender::waiting("bare", stream, model, read),
         Contender::waiting("through a task and a channel", Piped(stream), model, read),
-        Contender::waiting("tower-http trace", tower_http::trace::TraceLayer::new_for_http().layer(stream), model, read),
-        Contender::waiting("ahead, pay-as-you-go (finish)", warm(ahead("pro")).layer(stream), model, read),
-        Contender::waiting("ahead, prepaid (stop)", warm(ahead("prepaid")).layer(stream), model, read),
+        Contender::waiting(
+            "tower-http trace",
+            tower_http::trace::TraceLayer::new_for_http().layer(stream),
+            model,
+            read,
+        ),
+        Contender::waiting(
+            "ahead, pay-as-you-go (finish)",
+            warm(ahead("pro")).layer(stream),
+            model,
+            read,
+        ),
+        Contender::waiting(
+            "ahead, prepaid (stop)",
+            warm(ahead("prepaid")).layer(stream),
+            model,
+            read,
+        ),
     ]
 }
 
@@ -317,7 +369,8 @@ impl Service<Asked> for Piped {
             response.map(|mut frames| {
                 let (feed, fed) = mpsc::channel(16);
                 tokio::spawn(async move {
-                    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut frames).poll_frame(cx)).await
+                    while let Some(frame) =
+                        std::future::poll_fn(|cx| Pin::new(&mut frames).poll_frame(cx)).await
                         && feed.send(frame).await.is_ok()
                     {}
                 });
@@ -336,7 +389,10 @@ impl Body for Fed {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.0.poll_recv(cx)
     }
 }
@@ -357,7 +413,9 @@ fn warm(meter: CreditMeter) -> CreditMeter {
 pub mod peers {
     use governor::middleware::NoOpMiddleware;
     use limitador::{RateLimiter, limit::Limit};
-    use tower_governor::{GovernorError, GovernorLayer, governor::GovernorConfigBuilder, key_extractor::KeyExtractor};
+    use tower_governor::{
+        GovernorError, GovernorLayer, governor::GovernorConfigBuilder, key_extractor::KeyExtractor,
+    };
 
     use super::*;
 
@@ -378,12 +436,20 @@ pub mod peers {
         }
     }
 
-    pub fn governor<K: KeyExtractor>(by: K) -> impl Service<Asked, Response = Response<AxumBody>, Error = Infallible> + Clone + use<K>
+    pub fn governor<K: KeyExtractor>(
+        by: K,
+    ) -> impl Service<Asked, Response = Response<AxumBody>, Error = Infallible> + Clone + use<K>
     where
         K::Key: Send + Sync,
     {
-        let config = GovernorConfigBuilder::default().per_nanosecond(1).burst_size(1_000_000_000).key_extractor(by).finish().unwrap();
-        let layer: GovernorLayer<K, NoOpMiddleware<governor::clock::QuantaInstant>, AxumBody> = GovernorLayer::new(Arc::new(config));
+        let config = GovernorConfigBuilder::default()
+            .per_nanosecond(1)
+            .burst_size(1_000_000_000)
+            .key_extractor(by)
+            .finish()
+            .unwrap();
+        let layer: GovernorLayer<K, NoOpMiddleware<governor::clock::QuantaInstant>, AxumBody> =
+            GovernorLayer::new(Arc::new(config));
         layer.layer(Echo)
     }
 
@@ -394,7 +460,13 @@ pub mod peers {
     impl Default for Limited {
         fn default() -> Self {
             let limiter = RateLimiter::new(10_000);
-            limiter.add_limit(Limit::new("models", 1_000_000_000_000, 60, [], ["token".try_into().unwrap()]));
+            limiter.add_limit(Limit::new(
+                "models",
+                1_000_000_000_000,
+                60,
+                [],
+                ["token".try_into().unwrap()],
+            ));
             Self(Arc::new(limiter))
         }
     }
@@ -409,9 +481,15 @@ pub mod peers {
         }
 
         fn call(&mut self, request: Asked) -> Self::Future {
-            let token = request.headers().get("authorization").and_then(|token| token.to_str().ok()).unwrap_or_default().to_owned();
+            let token = request
+                .headers()
+                .get("authorization")
+                .and_then(|token| token.to_str().ok())
+                .unwrap_or_default()
+                .to_owned();
             let values = std::collections::HashMap::from([("token".to_owned(), token)]);
-            let checked = self.0.check_rate_limited_and_update(&"models".into(), &values.into(), 1).unwrap();
+            let checked =
+                self.0.check_rate_limited_and_update(&"models".into(), &values.into(), 1).unwrap();
             if checked.limited {
                 return ready(Ok(Response::builder().status(429).body(AxumBody::empty()).unwrap()));
             }

@@ -1,8 +1,9 @@
 //! A denoising server whose every request is paid for in compute time.
 //!
-//! `POST /models/rnnoise` takes 48 kHz mono 16-bit little-endian PCM and streams it back with the noise removed, by the RNNoise network;
-//! `/` in a browser is a widget that tries it, `/billing` shows the bill, and so does `GET /billing.json`. Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory), `PLAN`
-//! and `TOKENS`.
+//! `POST /models/rnnoise` takes 48 kHz mono 16-bit little-endian PCM and streams it back with the
+//! noise removed, by the RNNoise network; `/` in a browser is a widget that tries it, `/billing`
+//! shows the bill, and so does `GET /billing.json`. Settings are environment variables: `ADDR`,
+//! `REDIS_URL` (absent: balances are kept in memory), `PLAN` and `TOKENS`.
 
 mod denoise;
 mod process;
@@ -19,7 +20,9 @@ use axum::{
     serve::ListenerExt,
 };
 use tokio::net::TcpListener;
-use tower_credits::{BearerTokens, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger, billing};
+use tower_credits::{
+    BearerTokens, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger, billing,
+};
 
 use self::process::setting;
 
@@ -27,7 +30,8 @@ use self::process::setting;
 async fn main() -> Result<(), Box<dyn Error>> {
     process::log();
     let plan = PlanFile::watch(setting("PLAN", "examples/plan.toml"))?;
-    let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?.or_cookie("tower-credits-token".parse()?);
+    let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?
+        .or_cookie("tower-credits-token".parse()?);
     let meter = match env::var("REDIS_URL") {
         Ok(url) => CreditMeter::new(plan, RedisLedger::connect(&*url).await?, tokens),
         Err(_) => CreditMeter::new(plan, MemoryLedger::new(), tokens),
@@ -44,7 +48,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing::info!("listening on http://{}", listener.local_addr()?);
     // Small chunks of a stream must not wait for the client's acknowledgement of those before.
     let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-    process::within_grace(axum::serve(listener, app).with_graceful_shutdown(process::stopped()).into_future()).await?;
+    process::within_grace(
+        axum::serve(listener, app).with_graceful_shutdown(process::stopped()).into_future(),
+    )
+    .await?;
 
     let settlement = meter.shutdown().await;
     tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");
@@ -53,5 +60,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn rnnoise(Extension(clock): Extension<ComputeClock>, body: Body) -> Response {
     let content_type = [(header::CONTENT_TYPE, denoise::CONTENT_TYPE)];
-    (StatusCode::OK, content_type, Body::from_stream(denoise::denoised(body.into_data_stream(), clock))).into_response()
+    (
+        StatusCode::OK,
+        content_type,
+        Body::from_stream(denoise::denoised(body.into_data_stream(), clock)),
+    )
+        .into_response()
 }

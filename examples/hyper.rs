@@ -1,6 +1,8 @@
-//! The denoising server on hyper alone, HTTP/1.1 and HTTP/2 on one port: `POST /models/rnnoise`, `GET /health`.
+//! The denoising server on hyper alone, HTTP/1.1 and HTTP/2 on one port: `POST /models/rnnoise`,
+//! `GET /health`.
 //!
-//! Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory), `PLAN` and `TOKENS`.
+//! Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory),
+//! `PLAN` and `TOKENS`.
 
 mod denoise;
 mod process;
@@ -20,7 +22,9 @@ use hyper_util::{
 };
 use tokio::net::TcpListener;
 use tower::{Layer, service_fn};
-use tower_credits::{BearerTokens, BoxError, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger};
+use tower_credits::{
+    BearerTokens, BoxError, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger,
+};
 
 use self::process::setting;
 
@@ -54,7 +58,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
             }
         };
         drop(connection.set_nodelay(true));
-        let connection = server.serve_connection(TokioIo::new(connection), service.clone()).into_owned();
+        let connection =
+            server.serve_connection(TokioIo::new(connection), service.clone()).into_owned();
         let connection = graceful.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -71,16 +76,21 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<impl http_body::Body<Data = Bytes, Error = BoxError> + Send>, Infallible> {
+async fn answer(
+    request: Request<Incoming>,
+) -> Result<Response<impl http_body::Body<Data = Bytes, Error = BoxError> + Send>, Infallible> {
     let text = |text: &'static str| Either::Left(Full::from(text));
     let (parts, body) = request.into_parts();
     let clock = parts.extensions.get::<ComputeClock>().cloned();
     Ok(match (parts.method, parts.uri.path(), clock) {
         (Method::POST, "/models/rnnoise", Some(clock)) => {
-            let pcm = BodyStream::new(body).try_filter_map(async |frame| Ok(frame.into_data().ok()));
+            let pcm =
+                BodyStream::new(body).try_filter_map(async |frame| Ok(frame.into_data().ok()));
             let denoised = StreamBody::new(denoise::denoised(pcm, clock).map_ok(Frame::data));
             let mut response = Response::new(Either::Right(denoised));
-            response.headers_mut().insert(CONTENT_TYPE, http::HeaderValue::from_static(denoise::CONTENT_TYPE));
+            response
+                .headers_mut()
+                .insert(CONTENT_TYPE, http::HeaderValue::from_static(denoise::CONTENT_TYPE));
             response
         }
         (Method::GET, "/health", _) => Response::new(text("ok\n")),

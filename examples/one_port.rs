@@ -1,8 +1,8 @@
-//! The denoising server over HTTP (`POST /models/rnnoise`, as `examples/axum.rs` has it) and gRPC (`denoise.v1.Denoise`) on one port: one meter, and
-//! one bill (`GET /billing.json`).
+//! The denoising server over HTTP (`POST /models/rnnoise`, as `examples/axum.rs` has it) and gRPC
+//! (`denoise.v1.Denoise`) on one port: one meter, and one bill (`GET /billing.json`).
 //!
-//! Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory), `PLAN`
-//! and `TOKENS`.
+//! Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory),
+//! `PLAN` and `TOKENS`.
 
 mod denoise;
 #[path = "denoise/grpc.rs"]
@@ -21,7 +21,9 @@ use axum::{
 };
 use tokio::net::TcpListener;
 use tonic::service::Routes;
-use tower_credits::{BearerTokens, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger, billing};
+use tower_credits::{
+    BearerTokens, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger, billing,
+};
 
 use self::{
     grpc::{Rnnoise, proto::denoise_server::DenoiseServer},
@@ -39,7 +41,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     };
 
     // tonic's own answer to what it does not know would be every unknown path's.
-    let grpc = Routes::new(DenoiseServer::new(Rnnoise)).prepare().into_axum_router().reset_fallback();
+    let grpc =
+        Routes::new(DenoiseServer::new(Rnnoise)).prepare().into_axum_router().reset_fallback();
     let app = Router::new()
         .route("/models/rnnoise", post(rnnoise))
         .route("/health", get(|| async { "ok\n" }))
@@ -50,7 +53,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tracing::info!("listening on http://{}", listener.local_addr()?);
     // Small chunks of a stream must not wait for the client's acknowledgement of those before.
     let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
-    process::within_grace(axum::serve(listener, app).with_graceful_shutdown(process::stopped()).into_future()).await?;
+    process::within_grace(
+        axum::serve(listener, app).with_graceful_shutdown(process::stopped()).into_future(),
+    )
+    .await?;
 
     let settlement = meter.shutdown().await;
     tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");
@@ -59,5 +65,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn rnnoise(Extension(clock): Extension<ComputeClock>, body: Body) -> Response {
     let content_type = [(header::CONTENT_TYPE, denoise::CONTENT_TYPE)];
-    (StatusCode::OK, content_type, Body::from_stream(denoise::denoised(body.into_data_stream(), clock))).into_response()
+    (
+        StatusCode::OK,
+        content_type,
+        Body::from_stream(denoise::denoised(body.into_data_stream(), clock)),
+    )
+        .into_response()
 }

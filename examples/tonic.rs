@@ -1,8 +1,9 @@
-//! The denoising server over gRPC: `denoise.v1.Denoise` (`examples/denoise/denoise.proto`), with all four kinds of call.
+//! The denoising server over gRPC: `denoise.v1.Denoise` (`examples/denoise/denoise.proto`), with
+//! all four kinds of call.
 //!
-//! The layer stands on the whole server. Health checks and reflection are free because the plan says so:
-//! `"/grpc.health.v1.Health/{*method}" = "free"`. Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory),
-//! `PLAN` and `TOKENS`.
+//! The layer stands on the whole server. Health checks and reflection are free because the plan
+//! says so: `"/grpc.health.v1.Health/{*method}" = "free"`. Settings are environment variables:
+//! `ADDR`, `REDIS_URL` (absent: balances are kept in memory), `PLAN` and `TOKENS`.
 
 mod denoise;
 #[path = "denoise/grpc.rs"]
@@ -46,7 +47,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .add_service(DenoiseServer::new(Rnnoise))
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), process::stopped());
+        .serve_with_incoming_shutdown(
+            TcpIncoming::from(listener).with_nodelay(Some(true)),
+            process::stopped(),
+        );
     process::within_grace(serving).await?;
 
     let settlement = meter.shutdown().await;

@@ -1,13 +1,15 @@
 //! Who pays, and the names that appear on a bill.
 //!
-//! Both become part of ledger keys and of headers, so what could move a key to another slot (`{`, `}`) or break a line is refused here, once.
+//! Both become part of ledger keys and of headers, so what could move a key to another slot (`{`,
+//! `}`) or break a line is refused here, once.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 /// The most bytes in a name or an account id.
 const LONGEST: usize = 128;
 
-/// A short text on a bill: a model, hardware, feature, tier or subject. 1 to 128 bytes, no control characters. Cheap to clone.
+/// A short text on a bill: a model, hardware, feature, tier or subject. 1 to 128 bytes, no control
+/// characters. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
@@ -61,7 +63,8 @@ impl fmt::Debug for Name {
     }
 }
 
-/// Who pays: `user:<id>` or `org:<id>`. The id has 1 to 128 bytes, no control characters and no braces. Cheap to clone.
+/// Who pays: `user:<id>` or `org:<id>`. The id has 1 to 128 bytes, no control characters and no
+/// braces. Cheap to clone.
 ///
 /// ```
 /// use tower_credits::Account;

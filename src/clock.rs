@@ -1,7 +1,8 @@
-//! The two clocks that decide what is billed: compute time is monotonic, the month is the calendar's.
+//! The two clocks that decide what is billed: compute time is monotonic, the month is the
+//! calendar's.
 //!
-//! What leases wait for is a third one: on the [`SystemClock`] it is the same reading, so that a request is worth few of them; under any other
-//! clock it is tokio's time, which tests pause.
+//! What leases wait for is a third one: on the [`SystemClock`] it is the same reading, so that a
+//! request is worth few of them; under any other clock it is tokio's time, which tests pause.
 
 use std::{
     fmt,
@@ -41,14 +42,16 @@ impl Clock for SystemClock {
     }
 }
 
-/// The operating system's own: counters of the processor are read faster, and may be scaled wrongly or begin anew without a word.
+/// The operating system's own: counters of the processor are read faster, and may be scaled wrongly
+/// or begin anew without a word.
 fn monotonic() -> Duration {
     static ORIGIN: OnceLock<std::time::Instant> = OnceLock::new();
     let now = std::time::Instant::now();
     now.saturating_duration_since(*ORIGIN.get_or_init(|| now))
 }
 
-/// The system's clocks, but for compute time, which is tokio's: for tests on paused time (`#[tokio::test(start_paused = true)]`).
+/// The system's clocks, but for compute time, which is tokio's: for tests on paused time
+/// (`#[tokio::test(start_paused = true)]`).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokioClock;
 
@@ -113,8 +116,9 @@ const HELD_UP: Duration = Duration::from_millis(25);
 /// For so long after that, what came meanwhile may be looked at.
 const CATCHING_UP: Duration = Duration::from_millis(100);
 
-/// Waits for `future` until `at`. A process that stood still when that moment came (it was suspended, or its threads were blocked) gives it a little
-/// longer: the answer may be there, and nobody has had the time to look.
+/// Waits for `future` until `at`. A process that stood still when that moment came (it was
+/// suspended, or its threads were blocked) gives it a little longer: the answer may be there, and
+/// nobody has had the time to look.
 pub(crate) async fn until<F: Future>(at: Instant, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     if let Ok(output) = timeout_at(at, &mut future).await {
@@ -138,7 +142,8 @@ pub(crate) struct Now {
 
 const SECONDS_A_DAY: u64 = 24 * 60 * 60;
 
-/// By so much the calendar's clock runs ahead of the monotonic one where the process was suspended, in nanoseconds.
+/// By so much the calendar's clock runs ahead of the monotonic one where the process was suspended,
+/// in nanoseconds.
 const SUSPENDED: i64 = 2_000_000_000;
 
 /// A meter's clocks. Clones read the same.
@@ -150,15 +155,19 @@ struct Source {
     /// `None` for the system's own.
     other: Option<Arc<dyn Clock>>,
     origin: Instant,
-    /// The day that it was last, counted from the epoch and from 1, and its date: in one word, so that nobody sees one of another.
+    /// The day that it was last, counted from the epoch and from 1, and its date: in one word, so
+    /// that nobody sees one of another.
     dated: AtomicU64,
-    /// By how much the calendar's clock was ahead of the monotonic one when both were last read, in nanoseconds.
+    /// By how much the calendar's clock was ahead of the monotonic one when both were last read, in
+    /// nanoseconds.
     ahead: AtomicI64,
-    /// When the process was last seen to go on after it was suspended, in nanoseconds of the leases' time and one more; 0 for never.
+    /// When the process was last seen to go on after it was suspended, in nanoseconds of the
+    /// leases' time and one more; 0 for never.
     woke_at: AtomicU64,
 }
 
-/// A clock of the host's, which may panic, and is read in drops, too: time goes on by the system's clocks then.
+/// A clock of the host's, which may panic, and is read in drops, too: time goes on by the system's
+/// clocks then.
 #[derive(Debug)]
 struct Steady {
     clock: Arc<dyn Clock>,
@@ -189,7 +198,8 @@ impl Clock for Steady {
     }
 
     fn unix_time(&self) -> Duration {
-        contained("the clock", || self.clock.unix_time()).unwrap_or_else(|_| SystemClock.unix_time())
+        contained("the clock", || self.clock.unix_time())
+            .unwrap_or_else(|_| SystemClock.unix_time())
     }
 }
 
@@ -207,8 +217,13 @@ impl Time {
     }
 
     fn from(other: Option<Arc<dyn Clock>>) -> Self {
-        let source =
-            Source { other, origin: Instant::now(), dated: AtomicU64::new(0), ahead: AtomicI64::new(i64::MAX), woke_at: AtomicU64::new(0) };
+        let source = Source {
+            other,
+            origin: Instant::now(),
+            dated: AtomicU64::new(0),
+            ahead: AtomicI64::new(i64::MAX),
+            woke_at: AtomicU64::new(0),
+        };
         Self(Arc::new(source))
     }
 
@@ -231,8 +246,8 @@ impl Time {
         self.0.other.as_ref().map_or_else(|| SystemClock.unix_time(), |clock| clock.unix_time())
     }
 
-    /// The month, and the day of it. Notes if the process was suspended, too: monotonic time stands still then, and what a node was granted before may
-    /// have been given to others since.
+    /// The month, and the day of it. Notes if the process was suspended, too: monotonic time stands
+    /// still then, and what a node was granted before may have been given to others since.
     pub(crate) fn date(&self, now: Now) -> (Period, u8) {
         let unix_time = self.unix_time();
         self.compare(now, unix_time);
@@ -248,7 +263,8 @@ impl Time {
         date
     }
 
-    /// Reads the clocks, to find out if the process was suspended; answers what [`woke_at`](Self::woke_at) does then.
+    /// Reads the clocks, to find out if the process was suspended; answers what
+    /// [`woke_at`](Self::woke_at) does then.
     pub(crate) fn notice(&self) -> Option<Duration> {
         self.compare(self.now(), self.unix_time());
         self.woke_at()
@@ -265,7 +281,9 @@ impl Time {
         let before = self.0.ahead.load(Ordering::Acquire);
         if before != i64::MAX && ahead.saturating_sub(before) > SUSPENDED {
             // Before others see that it was noticed.
-            self.0.woke_at.store(nanos(now.lease).unsigned_abs().saturating_add(1), Ordering::Release);
+            self.0
+                .woke_at
+                .store(nanos(now.lease).unsigned_abs().saturating_add(1), Ordering::Release);
         }
         self.0.ahead.store(ahead, Ordering::Release);
     }
@@ -280,11 +298,20 @@ mod tests {
         let time = Time::system();
         let now = time.now();
         let date = time.date(now);
-        assert_eq!(date, (Period::containing(SystemClock.unix_time()), Period::day(SystemClock.unix_time())));
+        assert_eq!(
+            date,
+            (Period::containing(SystemClock.unix_time()), Period::day(SystemClock.unix_time()))
+        );
         let day = time.0.dated.load(Ordering::Relaxed) >> DAY_BITS;
-        time.0.dated.store(day << DAY_BITS | Period::pack(("2001-09".parse().unwrap(), 9)), Ordering::Relaxed);
+        time.0.dated.store(
+            day << DAY_BITS | Period::pack(("2001-09".parse().unwrap(), 9)),
+            Ordering::Relaxed,
+        );
         assert_eq!(time.date(now), ("2001-09".parse().unwrap(), 9), "as it was found out");
-        time.0.dated.store((day - 1) << DAY_BITS | Period::pack(("2001-09".parse().unwrap(), 9)), Ordering::Relaxed);
+        time.0.dated.store(
+            (day - 1) << DAY_BITS | Period::pack(("2001-09".parse().unwrap(), 9)),
+            Ordering::Relaxed,
+        );
         assert_eq!(time.date(now), date);
 
         let clock = ManualClock::at("2026-11".parse().unwrap());
@@ -317,7 +344,11 @@ mod tests {
         assert!(before >= Duration::from_secs(1_000_000), "even its first reading failed");
         while system.elapsed() < Duration::from_millis(2) {}
         let passed = time.now().compute - before;
-        assert!(passed >= Duration::from_millis(2) && passed <= system.elapsed() + Duration::from_millis(1), "{passed:?}");
+        assert!(
+            passed >= Duration::from_millis(2)
+                && passed <= system.elapsed() + Duration::from_millis(1),
+            "{passed:?}"
+        );
         assert!(time.unix_time() > Duration::from_secs(1_700_000_000));
     }
 

@@ -1,4 +1,5 @@
-//! Tower middleware that charges compute time x hardware price against a monthly credit balance, by account tier.
+//! Tower middleware that charges compute time x hardware price against a monthly credit balance, by
+//! account tier.
 // The README's code is tested where the features that it uses are there.
 #![cfg_attr(all(feature = "axum", feature = "redis"), doc = "", doc = include_str!("../README.md"))]
 
@@ -26,23 +27,24 @@ pub use self::{
     account::{Account, Name, NameError},
     clock::{Clock, ManualClock, SystemClock, TokioClock},
     identify::{
-        BearerTokens, Identify, IdentifyError, IdentifyWith, Identifying, Identity, IdentityFromExtensions, RequestHead, TokensError,
+        BearerTokens, Identify, IdentifyError, IdentifyWith, Identifying, Identity,
+        IdentityFromExtensions, RequestHead, TokensError,
     },
     lease::{Ahead, Settlement, Unsettled},
     ledger::{
-        AccountSummary, Accounts, AccountsPage, Amendment, Answer, Answering, Book, Cursor, Grant, LeaseId, Ledger, LedgerError, LineKey,
-        MOST_LINES, MemoryLedger, Outcome, Record, Refund, Renewal, Standing, Statement, StatementLine, StatementRefund, Terms, Usage,
-        UsageLine,
+        AccountSummary, Accounts, AccountsPage, Amendment, Answer, Answering, Book, Cursor, Grant,
+        LeaseId, Ledger, LedgerError, LineKey, MOST_LINES, MemoryLedger, Outcome, Record, Refund,
+        Renewal, Standing, Statement, StatementLine, StatementRefund, Terms, Usage, UsageLine,
     },
     meter::{
-        ComputeClock, ComputeTime, ConfigError, CreditMeter, CreditMeterBuilder, CreditService, CreditWorker, CutOff, End, Ending,
-        MeterBody, ResponseFuture, Stalled,
+        ComputeClock, ComputeTime, ConfigError, CreditMeter, CreditMeterBuilder, CreditService,
+        CreditWorker, CutOff, End, Ending, MeterBody, ResponseFuture, Stalled,
     },
     money::{Credits, MoneyError, Price},
     period::{Period, PeriodError},
     plan::{
-        Classification, DuringOutage, Feature, Midway, Plan, PlanError, PlanFile, PlanHandle, RequestCap, RequestQuota, Tier, WhenUsedUp,
-        Workload,
+        Classification, DuringOutage, Feature, Midway, Plan, PlanError, PlanFile, PlanHandle,
+        RequestCap, RequestQuota, Tier, WhenUsedUp, Workload,
     },
     rejection::{DenialFormat, Rejection},
     threshold::{Threshold, ThresholdReached},

@@ -1,7 +1,7 @@
 //! Request rate: how many requests an account may make on this node, by its tier.
 //!
-//! A token bucket of `governor`'s for each account, kept beside the account's lease. The `RateLimit` and `RateLimit-Policy` fields follow
-//! draft-ietf-httpapi-ratelimit-headers-11.
+//! A token bucket of `governor`'s for each account, kept beside the account's lease. The
+//! `RateLimit` and `RateLimit-Policy` fields follow draft-ietf-httpapi-ratelimit-headers-11.
 
 use std::{
     fmt,
@@ -24,7 +24,8 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 
 type Bucket = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
 
-/// An account's request rate: a bucket for each quota that its callers' tiers have. Almost all have one.
+/// An account's request rate: a bucket for each quota that its callers' tiers have. Almost all have
+/// one.
 #[derive(Default)]
 pub(crate) struct RequestRate(Mutex<Option<Box<Filling>>>);
 
@@ -62,7 +63,11 @@ impl RequestRate {
                 *full_at = now.saturating_add(reset);
                 Ok(RateState { quota, remaining, reset })
             }
-            Err(not_yet) => Err(RateState { quota, remaining: 0, reset: not_yet.wait_time_from(bucket.clock().now()) }),
+            Err(not_yet) => Err(RateState {
+                quota,
+                remaining: 0,
+                reset: not_yet.wait_time_from(bucket.clock().now()),
+            }),
         }
     }
 }
@@ -71,12 +76,14 @@ impl RequestRate {
     /// Whether it is as good as new.
     pub(crate) fn is_full(&self, now: Duration) -> bool {
         let first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::iter::successors(first.as_deref(), |filling| filling.next.as_deref()).all(|filling| now >= filling.full_at)
+        std::iter::successors(first.as_deref(), |filling| filling.next.as_deref())
+            .all(|filling| now >= filling.full_at)
     }
 }
 
 impl Filling {
-    /// The bucket of a quota, in front of the others; it is made if there is none. Those that are as good as new make room.
+    /// The bucket of a quota, in front of the others; it is made if there is none. Those that are
+    /// as good as new make room.
     fn find(first: &mut Option<Box<Self>>, quota: RequestQuota, now: Duration) -> &mut Self {
         let found = match first.take() {
             Some(found) if found.quota == quota => found,
@@ -109,8 +116,15 @@ impl Filling {
     }
 
     fn new(quota: RequestQuota, now: Duration) -> Self {
-        let rule = Quota::with_period(quota.per / quota.count.get()).unwrap_or(Quota::per_second(quota.count)).allow_burst(quota.burst);
-        Self { quota, bucket: RateLimiter::direct(rule).with_middleware(), full_at: now, next: None }
+        let rule = Quota::with_period(quota.per / quota.count.get())
+            .unwrap_or(Quota::per_second(quota.count))
+            .allow_burst(quota.burst);
+        Self {
+            quota,
+            bucket: RateLimiter::direct(rule).with_middleware(),
+            full_at: now,
+            next: None,
+        }
     }
 }
 
@@ -159,11 +173,15 @@ mod tests {
     #[test]
     fn a_burst_passes_and_the_next_is_told_when_to_come() {
         let number = |n| NonZeroU32::new(n).unwrap();
-        let quota = RequestQuota { count: number(6), per: Duration::from_secs(60), burst: number(2) };
+        let quota =
+            RequestQuota { count: number(6), per: Duration::from_secs(60), burst: number(2) };
         let rate = RequestRate::default();
         assert_eq!(rate.count(quota, Duration::ZERO).unwrap().remaining, 1);
         let last = rate.count(quota, Duration::ZERO).unwrap();
-        assert_eq!((last.field().as_str(), last.policy().as_str()), ("\"requests\";r=0;t=20", "\"requests\";q=6;w=60"));
+        assert_eq!(
+            (last.field().as_str(), last.policy().as_str()),
+            ("\"requests\";r=0;t=20", "\"requests\";q=6;w=60")
+        );
         let denied = rate.count(quota, Duration::ZERO).unwrap_err();
         assert!((9..=10).contains(&denied.reset_seconds()), "{denied:?}");
         assert!(
@@ -173,25 +191,39 @@ mod tests {
             "what is used up is remembered until it is full again"
         );
         let wider = RequestQuota { burst: number(3), ..quota };
-        assert_eq!(rate.count(wider, Duration::ZERO).unwrap().remaining, 2, "another quota has a bucket of its own");
+        assert_eq!(
+            rate.count(wider, Duration::ZERO).unwrap().remaining,
+            2,
+            "another quota has a bucket of its own"
+        );
     }
 
     /// Two tokens of one account may have different tiers.
     #[test]
     fn quotas_that_take_turns_do_not_begin_anew() {
         let number = |n| NonZeroU32::new(n).unwrap();
-        let quota = |burst| RequestQuota { count: number(6), per: Duration::from_secs(3600), burst: number(burst) };
+        let quota = |burst| RequestQuota {
+            count: number(6),
+            per: Duration::from_secs(3600),
+            burst: number(burst),
+        };
         let rate = RequestRate::default();
-        let passed = (0..100).filter(|turn| rate.count(quota(2 + turn % 3), Duration::ZERO).is_ok()).count();
+        let passed =
+            (0..100).filter(|turn| rate.count(quota(2 + turn % 3), Duration::ZERO).is_ok()).count();
         assert_eq!(passed, 2 + 3 + 4);
         assert!(!rate.is_full(Duration::ZERO));
         // As many as there may be, and more than are kept.
-        let passed = (0..1_000).filter(|turn| rate.count(quota(2 + turn % 16), Duration::ZERO).is_ok()).count();
+        let passed = (0..1_000)
+            .filter(|turn| rate.count(quota(2 + turn % 16), Duration::ZERO).is_ok())
+            .count();
         assert_eq!(passed, (2..18).sum::<usize>() - 9);
         for burst in 2..100 {
             let _ = rate.count(quota(burst), Duration::ZERO);
         }
-        let kept = std::iter::successors(rate.0.lock().unwrap().as_deref(), |filling| filling.next.as_deref()).count();
+        let kept = std::iter::successors(rate.0.lock().unwrap().as_deref(), |filling| {
+            filling.next.as_deref()
+        })
+        .count();
         assert_eq!(kept, MOST_QUOTAS);
     }
 }

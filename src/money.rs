@@ -1,7 +1,8 @@
 //! Money: whole nano-US-dollars, checked.
 //!
-//! A cost is compute time x price, rounded **up** to the next nano-dollar (Hugging Face's billing API counts whole nano-dollars too). There
-//! are no floats, and no amount is larger than [`Credits::MAX`], so that every total survives Lua's and JSON's doubles unharmed.
+//! A cost is compute time x price, rounded **up** to the next nano-dollar (Hugging Face's billing
+//! API counts whole nano-dollars too). There are no floats, and no amount is larger than
+//! [`Credits::MAX`], so that every total survives Lua's and JSON's doubles unharmed.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -31,7 +32,8 @@ impl Credits {
     /// One nano-dollar.
     pub(crate) const SMALLEST: Self = Self(1);
 
-    /// 2^53 - 1 nano-dollars, about $9.0 million: the largest whole number that a double holds exactly.
+    /// 2^53 - 1 nano-dollars, about $9.0 million: the largest whole number that a double holds
+    /// exactly.
     pub const MAX: Self = Self((1 << 53) - 1);
 
     /// An amount of whole nano-dollars.
@@ -128,7 +130,8 @@ impl fmt::Display for Credits {
     }
 }
 
-/// A decimal of dollars without sign or exponent, at most nine digits after the point: `2`, `0.10`, `0.00012`.
+/// A decimal of dollars without sign or exponent, at most nine digits after the point: `2`, `0.10`,
+/// `0.00012`.
 impl FromStr for Credits {
     type Err = MoneyError;
 
@@ -183,14 +186,17 @@ impl Price {
     pub const fn cost(self, compute: Duration) -> Result<Credits, MoneyError> {
         // Most costs fit 64 bits, whose division is many times faster.
         if compute.as_secs() < NARROW_SECONDS
-            && let Some(product) =
-                (compute.as_secs() * NANOS_PER_SECOND as u64 + compute.subsec_nanos() as u64).checked_mul(self.0.0 as u64)
+            && let Some(product) = (compute.as_secs() * NANOS_PER_SECOND as u64
+                + compute.subsec_nanos() as u64)
+                .checked_mul(self.0.0 as u64)
         {
             return Ok(Credits(product.div_ceil(NANOS_PER_SECOND as u64) as i64));
         }
         // At most 2^53 x 2^94: a longer duration does not exist.
         match compute.as_nanos().checked_mul(self.0.0 as u128) {
-            Some(product) if product <= Credits::MAX.0 as u128 * NANOS_PER_SECOND => Ok(Credits(product.div_ceil(NANOS_PER_SECOND) as i64)),
+            Some(product) if product <= Credits::MAX.0 as u128 * NANOS_PER_SECOND => {
+                Ok(Credits(product.div_ceil(NANOS_PER_SECOND) as i64))
+            }
             _ => Err(MoneyError::TooLarge),
         }
     }
@@ -203,7 +209,8 @@ impl Price {
         }
     }
 
-    /// The longest compute time that costs no more than `credits`. Where seconds are free, that is [`Duration::MAX`].
+    /// The longest compute time that costs no more than `credits`. Where seconds are free, that is
+    /// [`Duration::MAX`].
     pub const fn runway(self, credits: Credits) -> Duration {
         if self.0.is_zero() {
             return Duration::MAX;

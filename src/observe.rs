@@ -1,7 +1,9 @@
-//! What an operator sees: one event for each metered request, one for each denial; and, with the feature `metrics`, numbers.
+//! What an operator sees: one event for each metered request, one for each denial; and, with the
+//! feature `metrics`, numbers.
 //!
-//! Events have the target `tower_credits`. Durations are in seconds, amounts in dollars. Metrics go to the recorder of the `metrics` facade that the
-//! host installed. Their labels have few values: accounts, models and paths are in the events only.
+//! Events have the target `tower_credits`. Durations are in seconds, amounts in dollars. Metrics go
+//! to the recorder of the `metrics` facade that the host installed. Their labels have few values:
+//! accounts, models and paths are in the events only.
 
 use std::time::Duration;
 
@@ -12,7 +14,8 @@ use crate::{
     rejection::Rejection,
 };
 
-/// Numbers for the host's recorder. Names have the prefix `tower_credits_`, and their unit where they have one.
+/// Numbers for the host's recorder. Names have the prefix `tower_credits_`, and their unit where
+/// they have one.
 #[cfg(feature = "metrics")]
 mod meters {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
@@ -30,13 +33,37 @@ mod meters {
 
     pub(super) fn describe() {
         describe_counter!(REQUESTS, Unit::Count, "billed requests; labels tier, hardware, end");
-        describe_counter!(COMPUTE, Unit::Microseconds, "billed compute time; labels tier, hardware");
+        describe_counter!(
+            COMPUTE,
+            Unit::Microseconds,
+            "billed compute time; labels tier, hardware"
+        );
         describe_counter!(COST, Unit::Count, "billed, in nano-dollars; labels tier, hardware");
-        describe_histogram!(OVERSHOOT, Unit::Seconds, "compute time of a request beyond what was on hold for it; labels tier, hardware");
-        describe_counter!(DENIED, Unit::Count, "requests denied before their service was called; label reason");
-        describe_counter!(WOULD_DENY, Unit::Count, "requests that shadow mode let pass; label reason");
-        describe_counter!(RELOADS, Unit::Count, "changes of followed files; labels what (plan, tokens), outcome (applied, refused)");
-        describe_gauge!(LEDGER_AWAY, Unit::Count, "1 while the ledger does not answer, otherwise 0");
+        describe_histogram!(
+            OVERSHOOT,
+            Unit::Seconds,
+            "compute time of a request beyond what was on hold for it; labels tier, hardware"
+        );
+        describe_counter!(
+            DENIED,
+            Unit::Count,
+            "requests denied before their service was called; label reason"
+        );
+        describe_counter!(
+            WOULD_DENY,
+            Unit::Count,
+            "requests that shadow mode let pass; label reason"
+        );
+        describe_counter!(
+            RELOADS,
+            Unit::Count,
+            "changes of followed files; labels what (plan, tokens), outcome (applied, refused)"
+        );
+        describe_gauge!(
+            LEDGER_AWAY,
+            Unit::Count,
+            "1 while the ledger does not answer, otherwise 0"
+        );
         describe_histogram!(RENEWAL, Unit::Seconds, "how long a renewal took; label outcome");
     }
 }
@@ -98,7 +125,11 @@ pub(crate) fn would_deny(rejection: &Rejection) {
 }
 
 /// A file that is followed has changed, and counts. `entries` is how many it had and has.
-pub(crate) fn reloaded(what: &'static str, file: &std::path::Path, entries: Option<(usize, usize)>) {
+pub(crate) fn reloaded(
+    what: &'static str,
+    file: &std::path::Path,
+    entries: Option<(usize, usize)>,
+) {
     let (before, now) = entries.unzip();
     tracing::info!(target: "tower_credits", file = %file.display(), before, now, "{what} reloaded");
     #[cfg(feature = "metrics")]
@@ -145,7 +176,9 @@ pub(crate) fn renewed(answer: &Result<Answer, LedgerError>, took: Duration) {
         Err(LedgerError::Unreachable { .. }) => "unreachable",
         Err(LedgerError::Failed { .. }) => "failed",
         Err(LedgerError::Unfit(_)) => "unfit",
-        Err(LedgerError::Refused(_) | LedgerError::Malformed(_) | LedgerError::TooLarge(_)) => "refused",
+        Err(LedgerError::Refused(_) | LedgerError::Malformed(_) | LedgerError::TooLarge(_)) => {
+            "refused"
+        }
     };
     tracing::trace!(target: "tower_credits", outcome, seconds = took.as_secs_f64(), "renewal");
     #[cfg(feature = "metrics")]

@@ -14,7 +14,8 @@ pub struct Period {
 const SECONDS_A_DAY: u32 = 24 * 60 * 60;
 
 impl Period {
-    /// The month of a moment, given as time since the Unix epoch. Moments after the year 9998 count as its last month.
+    /// The month of a moment, given as time since the Unix epoch. Moments after the year 9998 count
+    /// as its last month.
     pub fn containing(unix_time: Duration) -> Self {
         let date = date(unix_time);
         Self { year: date.year(), month: date.month() }
@@ -42,9 +43,24 @@ impl Period {
 
     /// Its name for people: `November 2026`.
     pub fn name(self) -> String {
-        const MONTHS: [&str; 12] =
-            ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"];
-        let month = usize::from(self.month.unsigned_abs()).checked_sub(1).and_then(|month| MONTHS.get(month)).unwrap_or(&"");
+        const MONTHS: [&str; 12] = [
+            "January",
+            "February",
+            "March",
+            "April",
+            "May",
+            "June",
+            "July",
+            "August",
+            "September",
+            "October",
+            "November",
+            "December",
+        ];
+        let month = usize::from(self.month.unsigned_abs())
+            .checked_sub(1)
+            .and_then(|month| MONTHS.get(month))
+            .unwrap_or(&"");
         format!("{month} {}", self.year)
     }
 
@@ -56,7 +72,8 @@ impl Period {
     /// When it ends and the next one begins, since the Unix epoch.
     pub fn ends(self) -> Duration {
         let first = jiff::civil::date(self.year, self.month, 1);
-        self.begins() + Duration::from_secs(first.days_in_month().unsigned_abs().into()) * SECONDS_A_DAY
+        self.begins()
+            + Duration::from_secs(first.days_in_month().unsigned_abs().into()) * SECONDS_A_DAY
     }
 
     /// When it ends, as a timestamp for people and machines: `2026-12-01T00:00:00Z`.
@@ -85,11 +102,16 @@ impl FromStr for Period {
     type Err = PeriodError;
 
     fn from_str(text: &str) -> Result<Self, PeriodError> {
-        let digits = |part: &str, len| part.len() == len && part.bytes().all(|b| b.is_ascii_digit());
+        let digits =
+            |part: &str, len| part.len() == len && part.bytes().all(|b| b.is_ascii_digit());
         match text.split_once('-') {
             Some((year, month)) if digits(year, 4) && digits(month, 2) => {
-                let period = Self { year: year.parse().map_err(|_| PeriodError)?, month: month.parse().map_err(|_| PeriodError)? };
-                let known = (1970..=9998).contains(&period.year) && (1..=12).contains(&period.month);
+                let period = Self {
+                    year: year.parse().map_err(|_| PeriodError)?,
+                    month: month.parse().map_err(|_| PeriodError)?,
+                };
+                let known =
+                    (1970..=9998).contains(&period.year) && (1..=12).contains(&period.month);
                 if known { Ok(period) } else { Err(PeriodError) }
             }
             _ => Err(PeriodError),
@@ -146,7 +168,10 @@ mod tests {
         assert_eq!(november.resets_at(), "2026-12-01T00:00:00Z");
         assert_eq!(november.next().next().to_string(), "2027-01");
         for day in [(november, 1), (november, 30), (last, 31), ("1970-01".parse().unwrap(), 1)] {
-            assert!(Period::unpack(Period::pack(day)) == day && Period::pack(day) < 1 << 23, "{day:?}");
+            assert!(
+                Period::unpack(Period::pack(day)) == day && Period::pack(day) < 1 << 23,
+                "{day:?}"
+            );
         }
     }
 
@@ -159,7 +184,18 @@ mod tests {
 
     #[test]
     fn what_names_no_month_is_refused() {
-        for text in ["", "2026", "2026-13", "2026-00", "26-11", "2026-1", "1969-12", "9999-01", "2026-+1", "2026-11-01"] {
+        for text in [
+            "",
+            "2026",
+            "2026-13",
+            "2026-00",
+            "26-11",
+            "2026-1",
+            "1969-12",
+            "9999-01",
+            "2026-+1",
+            "2026-11-01",
+        ] {
             assert_eq!(text.parse::<Period>(), Err(PeriodError), "{text:?}");
         }
     }

@@ -1,7 +1,8 @@
 //! Follows a file: what is read from it is read again when its content has changed.
 //!
-//! The content itself is compared, by a thread that does nothing else. Notifications of the file system would miss a mounted
-//! configuration whose folder is replaced through a symbolic link, and a file's times say little there.
+//! The content itself is compared, by a thread that does nothing else. Notifications of the file
+//! system would miss a mounted configuration whose folder is replaced through a symbolic link, and
+//! a file's times say little there.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -36,8 +37,8 @@ pub(crate) fn read(path: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Calls `apply` with what is in the file, or why it cannot be read, each time that this is no longer what it was; `current` is what it was at
-/// first. `is_alive` is asked every time.
+/// Calls `apply` with what is in the file, or why it cannot be read, each time that this is no
+/// longer what it was; `current` is what it was at first. `is_alive` is asked every time.
 pub(crate) fn follow(
     path: PathBuf,
     current: &str,
@@ -51,7 +52,8 @@ pub(crate) fn follow(
         while is_alive() {
             let now = read(&path);
             let found = fingerprint(&now);
-            // Two looks in a row must find the same: a file that is just being written is half of one.
+            // Two looks in a row must find the same: a file that is just being written is half of
+            // one.
             if found != seen && found == before {
                 seen = found;
                 if matches!(apply(now), Applied::NobodyCares) {

@@ -7,15 +7,16 @@ use crate::{Account, Credits, Name, Period, ledger::Standing};
 /// The most thresholds that a meter watches.
 pub(crate) const MOST_THRESHOLDS: usize = 32;
 
-/// A mark on an account's spending in a month. It is reached once that share is used, refunds subtracted; what is on hold does not count.
+/// A mark on an account's spending in a month. It is reached once that share is used, refunds
+/// subtracted; what is on hold does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Threshold {
-    /// This many percent of the included credits, seats counted; more than 100 where an account goes on beyond them. Accounts without included credits
-    /// do not reach it.
+    /// This many percent of the included credits, seats counted; more than 100 where an account
+    /// goes on beyond them. Accounts without included credits do not reach it.
     Included(u16),
-    /// This many percent of all that the account may use: included and purchased credits, and pay-as-you-go up to its limit. Accounts without a limit do not
-    /// reach it.
+    /// This many percent of all that the account may use: included and purchased credits, and
+    /// pay-as-you-go up to its limit. Accounts without a limit do not reach it.
     Limit(u16),
 }
 
@@ -43,7 +44,8 @@ impl Threshold {
             Self::Limit(percent) => (percent, standing.limit),
         };
         let bounded = !of.is_zero() && of != Credits::MAX;
-        let (used, of_nanos) = (i128::from(standing.used.as_nano_usd()), i128::from(of.as_nano_usd()));
+        let (used, of_nanos) =
+            (i128::from(standing.used.as_nano_usd()), i128::from(of.as_nano_usd()));
         (bounded && used * 100 >= of_nanos * i128::from(percent)).then_some(of)
     }
 
@@ -69,7 +71,12 @@ mod tests {
     #[test]
     fn a_threshold_is_reached_at_its_very_share() {
         let nanos = Credits::clamped;
-        let standing = |used, limit| Standing { used: nanos(used), included: nanos(100), limit, ..Standing::default() };
+        let standing = |used, limit| Standing {
+            used: nanos(used),
+            included: nanos(100),
+            limit,
+            ..Standing::default()
+        };
         for (used, threshold, limit, reached) in [
             (79, Threshold::Included(80), nanos(100), None),
             (80, Threshold::Included(80), nanos(100), Some(100)),
@@ -80,7 +87,11 @@ mod tests {
             (i64::MAX, Threshold::Limit(80), Credits::MAX, None),
             (0, Threshold::Limit(0), nanos(0), None),
         ] {
-            assert_eq!(threshold.reached(&standing(used, limit)), reached.map(nanos), "{threshold} at {used}");
+            assert_eq!(
+                threshold.reached(&standing(used, limit)),
+                reached.map(nanos),
+                "{threshold} at {used}"
+            );
         }
     }
 }

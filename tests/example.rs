@@ -1,11 +1,25 @@
-//! The examples as a newcomer uses them: each its own process, a real client, the sample that is shipped.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, reason = "tests")]
+//! The examples as a newcomer uses them: each its own process, a real client, the sample that is
+//! shipped.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "tests"
+)]
 #![cfg(all(feature = "axum", feature = "redis"))]
 
 #[path = "support/redis_server.rs"]
 #[allow(dead_code, reason = "the other tests use the rest")]
 mod redis_server;
-#[allow(missing_docs, unreachable_pub, dead_code, clippy::all, clippy::pedantic, reason = "generated")]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    clippy::all,
+    clippy::pedantic,
+    reason = "generated"
+)]
 mod proto {
     include!("../examples/denoise/denoise.v1.rs");
 }
@@ -24,10 +38,12 @@ use redis_server::RedisServer;
 use reqwest::Client;
 use serde_json::Value;
 use tonic::{Code, Request, transport::Channel};
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient, server_reflection_request::MessageRequest,
-    server_reflection_response::MessageResponse,
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
 struct Example {
@@ -41,17 +57,27 @@ struct Example {
 impl Example {
     fn start(name: &str, redis: Option<&str>) -> Self {
         let mut command = Command::new(env!("CARGO"));
-        command.args(["run", "--quiet", "--all-features", "--example", name]).current_dir(env!("CARGO_MANIFEST_DIR"));
-        command.env("ADDR", "127.0.0.1:0").env_remove("REDIS_URL").envs(redis.map(|url| ("REDIS_URL", url)));
+        command
+            .args(["run", "--quiet", "--all-features", "--example", name])
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        command
+            .env("ADDR", "127.0.0.1:0")
+            .env_remove("REDIS_URL")
+            .envs(redis.map(|url| ("REDIS_URL", url)));
         // What cargo told this test of its own package would have dependencies built anew.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+        for (name, _) in std::env::vars().filter(|(name, _)| {
+            name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
+        }) {
             command.env_remove(name);
         }
         let mut child = command.stdout(Stdio::piped()).spawn().expect("cargo runs");
         let (send, lines) = channel();
         let output = BufReader::new(child.stdout.take().expect("piped"));
-        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
-        let mut example = Self { child, lines, url: String::new(), patience: Duration::from_secs(300) };
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| send.send(line))
+        });
+        let mut example =
+            Self { child, lines, url: String::new(), patience: Duration::from_secs(300) };
         let line = example.line_with("listening on ");
         example.patience = Duration::from_secs(20);
         example.url = line.split("listening on ").nth(1).expect("an address").to_owned();
@@ -71,7 +97,10 @@ impl Example {
     fn stops_settled(&self) {
         self.terminate();
         let settled = self.line_with("shut down");
-        assert!(settled.contains("unsettled=0") && !settled.contains("settled=$0.00 "), "{settled}");
+        assert!(
+            settled.contains("unsettled=0") && !settled.contains("settled=$0.00 "),
+            "{settled}"
+        );
     }
 
     fn terminate(&self) {
@@ -109,7 +138,10 @@ fn a_stalled_upload_does_not_keep_an_example_from_ending() {
             let address = example.url.trim_start_matches("http://").to_owned();
             let mut upload = std::net::TcpStream::connect(address).expect("it listens");
             let head = "POST /models/rnnoise HTTP/1.1\r\nhost: test\r\nauthorization: Bearer demo-pro\r\ncontent-length: 96000\r\n\r\n";
-            upload.write_all(head.as_bytes()).and_then(|()| upload.write_all(&[0; 9600])).expect("it reads");
+            upload
+                .write_all(head.as_bytes())
+                .and_then(|()| upload.write_all(&[0; 9600]))
+                .expect("it reads");
             // It has begun: its head is there.
             let mut first = [0; 1];
             std::io::Read::read_exact(&mut upload, &mut first).expect("it answers");
@@ -124,12 +156,16 @@ fn a_stalled_upload_does_not_keep_an_example_from_ending() {
 
 /// How loud the first tenth of a second is, where nobody speaks.
 fn noise(pcm: &[u8]) -> f64 {
-    let samples: Vec<_> = pcm[..9600].chunks_exact(2).map(|bytes| f64::from(i16::from_le_bytes([bytes[0], bytes[1]]))).collect();
+    let samples: Vec<_> = pcm[..9600]
+        .chunks_exact(2)
+        .map(|bytes| f64::from(i16::from_le_bytes([bytes[0], bytes[1]])))
+        .collect();
     (samples.iter().map(|sample| sample * sample).sum::<f64>() / samples.len() as f64).sqrt()
 }
 
 fn sample() -> Vec<u8> {
-    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/noisy.pcm")).expect("the sample is there")
+    std::fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/noisy.pcm"))
+        .expect("the sample is there")
 }
 
 fn is_denoised(sample: &[u8], denoised: &[u8]) {
@@ -141,25 +177,54 @@ async fn denoises_and_bills(redis: Option<&str>) {
     let example = Example::start("axum", redis);
     let client = Client::new();
     let sample = sample();
-    let response =
-        client.post(format!("{}/models/rnnoise", example.url)).bearer_auth("demo-free").body(sample.clone()).send().await.unwrap();
+    let response = client
+        .post(format!("{}/models/rnnoise", example.url))
+        .bearer_auth("demo-free")
+        .body(sample.clone())
+        .send()
+        .await
+        .unwrap();
     assert_eq!(response.status(), 200);
-    assert!(response.headers().contains_key("inference-id") && response.headers().contains_key("ratelimit"));
+    assert!(
+        response.headers().contains_key("inference-id")
+            && response.headers().contains_key("ratelimit")
+    );
     is_denoised(&sample, &response.bytes().await.unwrap());
 
     let logged = example.line_with("metered");
-    for field in ["tier=free", "model=rnnoise", "compute_seconds=0.", "cost=$0.", "left=$0.09", "end=Complete"] {
+    for field in [
+        "tier=free",
+        "model=rnnoise",
+        "compute_seconds=0.",
+        "cost=$0.",
+        "left=$0.09",
+        "end=Complete",
+    ] {
         assert!(logged.contains(field), "{field}: {logged}");
     }
     // A client that sends half a sample gets the whole ones back, one that sends nothing nothing.
     for (odd, whole) in [(vec![0; 4801], 4800), (Vec::new(), 0)] {
-        let response = client.post(format!("{}/models/rnnoise", example.url)).bearer_auth("demo-free").body(odd).send().await.unwrap();
-        assert_eq!((response.status().as_u16(), response.bytes().await.unwrap().len()), (200, whole));
+        let response = client
+            .post(format!("{}/models/rnnoise", example.url))
+            .bearer_auth("demo-free")
+            .body(odd)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(
+            (response.status().as_u16(), response.bytes().await.unwrap().len()),
+            (200, whole)
+        );
         example.line_with("metered");
     }
 
     let bill = async || -> Value {
-        let response = client.get(format!("{}/billing.json", example.url)).bearer_auth("demo-free").send().await.unwrap();
+        let response = client
+            .get(format!("{}/billing.json", example.url))
+            .bearer_auth("demo-free")
+            .send()
+            .await
+            .unwrap();
         serde_json::from_slice(&response.bytes().await.unwrap()).unwrap()
     };
     let limit = std::time::Instant::now() + Duration::from_secs(10);
@@ -174,16 +239,35 @@ async fn denoises_and_bills(redis: Option<&str>) {
     // In a browser: the form that asks for a token, and with it the page.
     let page = client.get(format!("{}/billing", example.url)).send().await.unwrap();
     assert_eq!(page.status(), 401);
-    let page = client.get(format!("{}/billing", example.url)).header("cookie", "tower-credits-token=demo-free");
+    let page = client
+        .get(format!("{}/billing", example.url))
+        .header("cookie", "tower-credits-token=demo-free");
     let page = page.header("sec-fetch-site", "none").send().await.unwrap();
     let page = String::from_utf8(page.bytes().await.unwrap().to_vec()).unwrap();
-    assert!(page.contains("user:demo-free") && page.contains("rnnoise") && page.contains("gpu-small"), "{page}");
+    assert!(
+        page.contains("user:demo-free") && page.contains("rnnoise") && page.contains("gpu-small"),
+        "{page}"
+    );
     let used = bill["used_nano_usd"].as_i64().unwrap();
     let micros = (bill["compute_seconds"].as_f64().unwrap() * 1e6).round() as i64;
     assert!(used > 0 && (used - micros * 120 / 1000).abs() <= 6, "{bill}");
-    assert_eq!(bill["lines"].as_array().unwrap().iter().map(|line| line["cost_nano_usd"].as_i64().unwrap()).sum::<i64>(), used);
-    assert_eq!(client.post(format!("{}/models/rnnoise", example.url)).send().await.unwrap().status(), 401);
-    assert_eq!(client.get(format!("{}/health", example.url)).send().await.unwrap().text().await.unwrap(), "ok\n");
+    assert_eq!(
+        bill["lines"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|line| line["cost_nano_usd"].as_i64().unwrap())
+            .sum::<i64>(),
+        used
+    );
+    assert_eq!(
+        client.post(format!("{}/models/rnnoise", example.url)).send().await.unwrap().status(),
+        401
+    );
+    assert_eq!(
+        client.get(format!("{}/health", example.url)).send().await.unwrap().text().await.unwrap(),
+        "ok\n"
+    );
 
     example.stops_settled();
 }
@@ -209,7 +293,8 @@ async fn over_grpc() {
     let mut client = DenoiseClient::new(channel.clone());
     let sample = sample();
     let asking = |token: &str| {
-        let parts: Vec<_> = sample.chunks(4_000).map(|part| Audio { pcm: Bytes::copy_from_slice(part) }).collect();
+        let parts: Vec<_> =
+            sample.chunks(4_000).map(|part| Audio { pcm: Bytes::copy_from_slice(part) }).collect();
         let mut request = Request::new(stream::iter(parts));
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
         request
@@ -244,12 +329,24 @@ async fn over_grpc() {
     let mut health = HealthClient::new(channel.clone());
     let asked = HealthCheckRequest { service: "denoise.v1.Denoise".into() };
     assert_eq!(health.check(asked).await.unwrap().get_ref().status(), ServingStatus::Serving);
-    let asked = ServerReflectionRequest { message_request: Some(MessageRequest::ListServices(String::new())), ..Default::default() };
-    let mut answers = ServerReflectionClient::new(channel).server_reflection_info(stream::iter([asked])).await.unwrap().into_inner();
-    let Some(MessageResponse::ListServicesResponse(services)) = answers.message().await.unwrap().unwrap().message_response else {
+    let asked = ServerReflectionRequest {
+        message_request: Some(MessageRequest::ListServices(String::new())),
+        ..Default::default()
+    };
+    let mut answers = ServerReflectionClient::new(channel)
+        .server_reflection_info(stream::iter([asked]))
+        .await
+        .unwrap()
+        .into_inner();
+    let Some(MessageResponse::ListServicesResponse(services)) =
+        answers.message().await.unwrap().unwrap().message_response
+    else {
         panic!("reflection lists services");
     };
-    assert!(services.service.iter().any(|service| service.name == "denoise.v1.Denoise"), "{services:?}");
+    assert!(
+        services.service.iter().any(|service| service.name == "denoise.v1.Denoise"),
+        "{services:?}"
+    );
     example.stops_settled();
 }
 
@@ -259,7 +356,10 @@ async fn http_and_grpc_on_one_port() {
     let example = Example::start("one_port", None);
     let sample = sample();
     let http = Client::new();
-    let asked = http.post(format!("{}/models/rnnoise", example.url)).bearer_auth("demo-pro").body(sample.clone());
+    let asked = http
+        .post(format!("{}/models/rnnoise", example.url))
+        .bearer_auth("demo-pro")
+        .body(sample.clone());
     is_denoised(&sample, &asked.send().await.unwrap().bytes().await.unwrap());
     let mut request = Request::new(Audio { pcm: sample.clone().into() });
     request.metadata_mut().insert("authorization", "Bearer demo-pro".parse().unwrap());
@@ -270,14 +370,27 @@ async fn http_and_grpc_on_one_port() {
     }
     let limit = std::time::Instant::now() + Duration::from_secs(10);
     loop {
-        let bill = http.get(format!("{}/billing.json", example.url)).bearer_auth("demo-pro").send().await.unwrap();
+        let bill = http
+            .get(format!("{}/billing.json", example.url))
+            .bearer_auth("demo-pro")
+            .send()
+            .await
+            .unwrap();
         let bill: Value = serde_json::from_slice(&bill.bytes().await.unwrap()).unwrap();
         if bill["requests"] == 2 {
             break;
         }
         assert!(std::time::Instant::now() < limit, "{bill}");
     }
-    assert_eq!(http.get(format!("{}/nothing", example.url)).bearer_auth("demo-pro").send().await.unwrap().status(), 404);
+    assert_eq!(
+        http.get(format!("{}/nothing", example.url))
+            .bearer_auth("demo-pro")
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        404
+    );
     drop(grpc);
     example.stops_settled();
 }
@@ -289,13 +402,29 @@ async fn on_hyper_alone() {
     let sample = sample();
     for client in [Client::builder().http1_only(), Client::builder().http2_prior_knowledge()] {
         let client = client.build().unwrap();
-        let asked = client.post(format!("{}/models/rnnoise", example.url)).bearer_auth("demo-pro").body(sample.clone());
+        let asked = client
+            .post(format!("{}/models/rnnoise", example.url))
+            .bearer_auth("demo-pro")
+            .body(sample.clone());
         let response = asked.send().await.unwrap();
         assert!(response.status() == 200 && response.headers().contains_key("inference-id"));
         is_denoised(&sample, &response.bytes().await.unwrap());
         example.line_with("metered");
-        assert_eq!(client.post(format!("{}/models/rnnoise", example.url)).send().await.unwrap().status(), 401);
-        assert_eq!(client.get(format!("{}/health", example.url)).send().await.unwrap().text().await.unwrap(), "ok\n");
+        assert_eq!(
+            client.post(format!("{}/models/rnnoise", example.url)).send().await.unwrap().status(),
+            401
+        );
+        assert_eq!(
+            client
+                .get(format!("{}/health", example.url))
+                .send()
+                .await
+                .unwrap()
+                .text()
+                .await
+                .unwrap(),
+            "ok\n"
+        );
     }
     example.stops_settled();
 }

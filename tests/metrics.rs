@@ -1,5 +1,12 @@
-//! The numbers that an operator's recorder gets. In a process of their own, since a recorder is global.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, reason = "tests")]
+//! The numbers that an operator's recorder gets. In a process of their own, since a recorder is
+//! global.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "tests"
+)]
 #![cfg(feature = "metrics")]
 
 mod support;
@@ -11,7 +18,9 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{ComputeTime, CreditMeter, IdentityFromExtensions, MemoryLedger, Plan, PlanFile};
+use tower_credits::{
+    ComputeTime, CreditMeter, IdentityFromExtensions, MemoryLedger, Plan, PlanFile,
+};
 
 use crate::support::{folder::Folder, switched::Switched, *};
 
@@ -21,7 +30,9 @@ struct Recorded(PrometheusHandle);
 impl Recorded {
     fn all() -> &'static Self {
         static ALL: OnceLock<Recorded> = OnceLock::new();
-        ALL.get_or_init(|| Recorded(PrometheusBuilder::new().install_recorder().expect("no other recorder")))
+        ALL.get_or_init(|| {
+            Recorded(PrometheusBuilder::new().install_recorder().expect("no other recorder"))
+        })
     }
 
     /// The value of a line, `name` or `name{label="value",…}`; zero where there is none.
@@ -34,48 +45,95 @@ impl Recorded {
 
 fn service(
     meter: &CreditMeter,
-) -> impl tower::Service<Request<Empty<Bytes>>, Response = Response<tower_credits::MeterBody<Empty<Bytes>>>, Error = Infallible> + Clone {
-    ServiceBuilder::new().layer(meter.clone()).service(service_fn(async |_: Request<Empty<Bytes>>| {
-        Ok(Response::builder().extension(ComputeTime(Duration::from_millis(1500))).body(Empty::new()).unwrap())
-    }))
+) -> impl tower::Service<
+    Request<Empty<Bytes>>,
+    Response = Response<tower_credits::MeterBody<Empty<Bytes>>>,
+    Error = Infallible,
+> + Clone {
+    ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        async |_: Request<Empty<Bytes>>| {
+            Ok(Response::builder()
+                .extension(ComputeTime(Duration::from_millis(1500)))
+                .body(Empty::new())
+                .unwrap())
+        },
+    ))
 }
 
 #[tokio::test]
 async fn requests_compute_cost_overshoot_and_denials_are_counted() {
     let recorded = Recorded::all();
     // Names of this test's own.
-    let plan = PLAN.replace("gpu-small", "gpu-counted").replace("tiers.ten-finish", "tiers.counted");
-    let meter = CreditMeter::new(Plan::from_toml(&plan).unwrap(), MemoryLedger::new(), IdentityFromExtensions);
+    let plan =
+        PLAN.replace("gpu-small", "gpu-counted").replace("tiers.ten-finish", "tiers.counted");
+    let meter = CreditMeter::new(
+        Plan::from_toml(&plan).unwrap(),
+        MemoryLedger::new(),
+        IdentityFromExtensions,
+    );
     for _ in 0..6 {
-        assert_eq!(service(&meter).oneshot(request("alice", "counted", Empty::new())).await.unwrap().status(), 200);
+        assert_eq!(
+            service(&meter)
+                .oneshot(request("alice", "counted", Empty::new()))
+                .await
+                .unwrap()
+                .status(),
+            200
+        );
     }
     let tags = "tier=\"counted\",hardware=\"gpu-counted\"";
     let value = |name: &str| recorded.value(&format!("tower_credits_{name}"));
     // 1.5 s each, a second of which is on hold.
-    assert_eq!(value(&format!("requests_total{{{tags},end=\"complete\"}}")), 6.0, "{}", recorded.0.render());
+    assert_eq!(
+        value(&format!("requests_total{{{tags},end=\"complete\"}}")),
+        6.0,
+        "{}",
+        recorded.0.render()
+    );
     assert_eq!(value(&format!("compute_microseconds_total{{{tags}}}")), 9_000_000.0);
     assert_eq!(value(&format!("cost_nano_usd_total{{{tags}}}")), 6.0 * 180_000.0);
     assert_eq!(value(&format!("overshoot_seconds_sum{{{tags}}}")), 3.0);
     assert_eq!(value(&format!("overshoot_seconds_count{{{tags}}}")), 6.0);
 
-    let unknown = Request::post("/unknown").extension(identity("alice", "counted")).body(Empty::new()).unwrap();
+    let unknown = Request::post("/unknown")
+        .extension(identity("alice", "counted"))
+        .body(Empty::new())
+        .unwrap();
     assert_eq!(service(&meter).oneshot(unknown).await.unwrap().status(), 404);
     assert_eq!(value("denied_total{reason=\"NOT_IN_PLAN\"}"), 1.0, "{}", recorded.0.render());
 
-    let shadowed =
-        CreditMeter::builder(Plan::from_toml(&plan).unwrap(), MemoryLedger::new(), IdentityFromExtensions).shadow().build().unwrap();
-    assert_eq!(service(&shadowed).oneshot(request("alice", "none", Empty::new())).await.unwrap().status(), 200);
-    assert_eq!(value("would_deny_total{reason=\"CREDITS_USED_UP\"}"), 1.0, "{}", recorded.0.render());
+    let shadowed = CreditMeter::builder(
+        Plan::from_toml(&plan).unwrap(),
+        MemoryLedger::new(),
+        IdentityFromExtensions,
+    )
+    .shadow()
+    .build()
+    .unwrap();
+    assert_eq!(
+        service(&shadowed).oneshot(request("alice", "none", Empty::new())).await.unwrap().status(),
+        200
+    );
+    assert_eq!(
+        value("would_deny_total{reason=\"CREDITS_USED_UP\"}"),
+        1.0,
+        "{}",
+        recorded.0.render()
+    );
     assert!(value("renewal_seconds_count{outcome=\"renewed\"}") > 0.0);
     let text = recorded.0.render();
-    assert!(text.contains("# HELP tower_credits_cost_nano_usd_total billed, in nano-dollars"), "{text}");
+    assert!(
+        text.contains("# HELP tower_credits_cost_nano_usd_total billed, in nano-dollars"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
 async fn a_reload_that_is_refused_is_counted() {
     let recorded = Recorded::all();
-    let [refused, applied] =
-        ["refused", "applied"].map(|outcome| format!("tower_credits_reloads_total{{what=\"plan\",outcome=\"{outcome}\"}}"));
+    let [refused, applied] = ["refused", "applied"].map(|outcome| {
+        format!("tower_credits_reloads_total{{what=\"plan\",outcome=\"{outcome}\"}}")
+    });
     let folder = Folder::new("counted-plan");
     let file = folder.write("plan.toml", PLAN);
     let plan = PlanFile::watch(&file).unwrap();
@@ -93,7 +151,9 @@ async fn an_outage_shows_in_a_gauge() {
     let meter = CreditMeter::new(plan(), ledger.clone(), IdentityFromExtensions);
     ledger.off(true);
     let away = "tower_credits_ledger_away";
-    let ask = async || service(&meter).oneshot(request("alice", "free", Empty::new())).await.unwrap().status();
+    let ask = async || {
+        service(&meter).oneshot(request("alice", "free", Empty::new())).await.unwrap().status()
+    };
     eventually(async || (ask().await == 503 && recorded.value(away) == 1.0).then_some(())).await;
     ledger.off(false);
     eventually(async || (ask().await == 200 && recorded.value(away) == 0.0).then_some(())).await;

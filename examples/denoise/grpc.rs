@@ -20,7 +20,11 @@ type Parts = Pin<Box<dyn Stream<Item = Result<Audio, Status>> + Send>>;
 
 /// What comes in, denoised, as it comes.
 fn denoised<T>(request: Request<T>, parts: impl FnOnce(T) -> Parts) -> Result<Parts, Status> {
-    let clock = request.extensions().get::<ComputeClock>().cloned().ok_or_else(|| Status::internal("this server is not metered"))?;
+    let clock = request
+        .extensions()
+        .get::<ComputeClock>()
+        .cloned()
+        .ok_or_else(|| Status::internal("this server is not metered"))?;
     let pcm = parts(request.into_inner()).map_ok(|audio| audio.pcm);
     Ok(denoise::denoised(pcm, clock).map_ok(|pcm| Audio { pcm }).boxed())
 }

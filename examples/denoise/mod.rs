@@ -9,7 +9,8 @@ use tower_credits::ComputeClock;
 #[allow(dead_code, reason = "gRPC has a content type of its own")]
 pub(crate) const CONTENT_TYPE: &str = "audio/l16; rate=48000; channels=1";
 
-/// Streams PCM in and out. Only the time in which the network computes is billed: waiting for the client's next samples costs nothing.
+/// Streams PCM in and out. Only the time in which the network computes is billed: waiting for the
+/// client's next samples costs nothing.
 pub(crate) fn denoised<E: Send>(
     input: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
     clock: ComputeClock,
@@ -36,7 +37,10 @@ pub(crate) fn denoised<E: Send>(
                 return None;
             }
             if !is_empty {
-                return Some((output.map(Bytes::from), (input, denoiser, goes_on.then_some(clock))));
+                return Some((
+                    output.map(Bytes::from),
+                    (input, denoiser, goes_on.then_some(clock)),
+                ));
             }
         }
     })
@@ -55,10 +59,17 @@ impl Denoiser {
     const FRAME: usize = DenoiseState::FRAME_SIZE;
 
     fn new() -> Self {
-        Self { network: DenoiseState::new(), pending: Vec::new(), received: 0, sent: 0, is_late: true }
+        Self {
+            network: DenoiseState::new(),
+            pending: Vec::new(),
+            received: 0,
+            sent: 0,
+            is_late: true,
+        }
     }
 
-    /// Takes samples (16-bit little-endian, 48 kHz, mono), and answers those that are denoised by now. The clock runs while the network computes.
+    /// Takes samples (16-bit little-endian, 48 kHz, mono), and answers those that are denoised by
+    /// now. The clock runs while the network computes.
     async fn push(&mut self, chunk: &[u8], clock: &ComputeClock) -> Vec<u8> {
         self.pending.extend_from_slice(chunk);
         self.received += chunk.len();

@@ -1,4 +1,5 @@
-//! What the examples share of being a process: settings from the environment, a log, the signal to stop, and how long that may take.
+//! What the examples share of being a process: settings from the environment, a log, the signal to
+//! stop, and how long that may take.
 
 use std::{env, io::IsTerminal, time::Duration};
 
@@ -11,7 +12,11 @@ pub(crate) fn setting(name: &str, default: &str) -> String {
 }
 
 pub(crate) fn log() {
-    tracing_subscriber::fmt().with_max_level(LevelFilter::INFO).with_ansi(std::io::stdout().is_terminal()).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::INFO)
+        .with_ansi(std::io::stdout().is_terminal())
+        .with_target(false)
+        .init();
 }
 
 /// Until somebody says stop: Ctrl-C, or SIGTERM.
@@ -32,7 +37,8 @@ pub(crate) async fn stopped() {
     }
 }
 
-/// How long requests may go on that were under way when somebody said stop. An upload that stalls would never end.
+/// How long requests may go on that were under way when somebody said stop. An upload that stalls
+/// would never end.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
 /// Serves until it was told to stop and all is answered, or [`GRACE`] is over.

@@ -10,12 +10,22 @@ use axum::{
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; media-src blob:; form-action 'self'; \
     base-uri 'none'; frame-ancestors 'none'";
 
-/// The page and what it loads; nothing of this is metered. What it runs is `POST /widget/rnnoise`, which the plan names a `widget`.
+/// The page and what it loads; nothing of this is metered. What it runs is `POST /widget/rnnoise`,
+/// which the plan names a `widget`.
 pub(crate) fn router() -> Router {
     Router::new()
-        .route("/", get(async || ([(CONTENT_SECURITY_POLICY, POLICY)], Html(include_str!("index.html")))))
-        .route("/widget/widget.js", get(async || file("text/javascript; charset=utf-8", include_bytes!("widget.js"))))
-        .route("/widget/noisy.pcm", get(async || file("application/octet-stream", include_bytes!("../noisy.pcm"))))
+        .route(
+            "/",
+            get(async || ([(CONTENT_SECURITY_POLICY, POLICY)], Html(include_str!("index.html")))),
+        )
+        .route(
+            "/widget/widget.js",
+            get(async || file("text/javascript; charset=utf-8", include_bytes!("widget.js"))),
+        )
+        .route(
+            "/widget/noisy.pcm",
+            get(async || file("application/octet-stream", include_bytes!("../noisy.pcm"))),
+        )
 }
 
 fn file(content_type: &'static str, bytes: &'static [u8]) -> impl IntoResponse {

@@ -11,15 +11,22 @@ use axum::{
 use super::{Bill, Meter, no_store, shown};
 use crate::Usage;
 
-/// The heads of its columns. Compute time is in seconds, costs in dollars; both are exact. A refund is a line of its own, whose cost is negative: the
-/// column adds up to what the month costs.
-const HEAD: &str = "account,period,day,model,hardware,feature,subject,requests,compute_seconds,cost_usd,note\r\n";
+/// The heads of its columns. Compute time is in seconds, costs in dollars; both are exact. A refund
+/// is a line of its own, whose cost is negative: the column adds up to what the month costs.
+const HEAD: &str =
+    "account,period,day,model,hardware,feature,subject,requests,compute_seconds,cost_usd,note\r\n";
 
 pub(super) async fn show(meter: Meter, request: Request) -> Response {
     shown(&meter, request, |bill| {
         let name = format!("attachment; filename=\"billing-{}.csv\"", bill.statement.period);
         no_store(
-            ([(CONTENT_TYPE, "text/csv; charset=utf-8; header=present".to_owned()), (CONTENT_DISPOSITION, name)], table(bill))
+            (
+                [
+                    (CONTENT_TYPE, "text/csv; charset=utf-8; header=present".to_owned()),
+                    (CONTENT_DISPOSITION, name),
+                ],
+                table(bill),
+            )
                 .into_response(),
         )
     })
@@ -33,12 +40,20 @@ fn table(bill: &Bill) -> String {
     for line in &bill.statement.lines {
         let day = line.day.map(|day| bill.day(day)).unwrap_or_default();
         let subject = line.subject.as_ref().map_or("", |subject| subject.as_str());
-        let names =
-            [bill.statement.account.as_str(), &period, &day, line.model.as_str(), line.hardware.as_str(), line.feature.as_str(), subject];
+        let names = [
+            bill.statement.account.as_str(),
+            &period,
+            &day,
+            line.model.as_str(),
+            line.hardware.as_str(),
+            line.feature.as_str(),
+            subject,
+        ];
         row(&mut table, &names, line.usage, "", "");
     }
     for refund in &bill.statement.refunds {
-        let names = [bill.statement.account.as_str(), &period, "", "refund", "refund", "refund", ""];
+        let names =
+            [bill.statement.account.as_str(), &period, "", "refund", "refund", "refund", ""];
         let usage = Usage { cost: refund.amount, ..Usage::default() };
         row(&mut table, &names, usage, "-", &format!("{}: {}", refund.id, refund.reason));
     }
@@ -50,15 +65,24 @@ fn row(table: &mut String, names: &[&str], usage: Usage, sign: &str, note: &str)
         field(table, name);
         table.push(',');
     }
-    let (requests, micros, nanos) = (usage.requests, usage.compute_micros, usage.cost.as_nano_usd());
+    let (requests, micros, nanos) =
+        (usage.requests, usage.compute_micros, usage.cost.as_nano_usd());
     let (second, dollar) = (1_000_000, 1_000_000_000);
     // Writing to a string does not fail.
-    let _ = write!(table, "{requests},{}.{:06},{sign}{}.{:09},", micros / second, micros % second, nanos / dollar, nanos % dollar);
+    let _ = write!(
+        table,
+        "{requests},{}.{:06},{sign}{}.{:09},",
+        micros / second,
+        micros % second,
+        nanos / dollar,
+        nanos % dollar
+    );
     field(table, note);
     table.push_str("\r\n");
 }
 
-/// A text, quoted: some spreadsheets separate fields by semicolons. What they would take for a formula is made text of: names come from clients.
+/// A text, quoted: some spreadsheets separate fields by semicolons. What they would take for a
+/// formula is made text of: names come from clients.
 fn field(table: &mut String, text: &str) {
     table.push('"');
     if text.starts_with(['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠']) {

@@ -103,7 +103,15 @@ impl<'a> Shown<'a> {
 
 fn lines(bill: &Bill) -> Vec<Line> {
     // Lines without a day come last.
-    let merged = bill.by(|line| (line.day.is_none(), line.day, line.model.clone(), line.hardware.clone(), line.feature.clone()));
+    let merged = bill.by(|line| {
+        (
+            line.day.is_none(),
+            line.day,
+            line.model.clone(),
+            line.hardware.clone(),
+            line.feature.clone(),
+        )
+    });
     let line = |((_, day, model, hardware, feature), usage): (_, Usage)| Line {
         day: Option::map(day, |day| bill.day(day)),
         model,

@@ -14,14 +14,18 @@
 //! # }
 //! ```
 //!
-//! They take the credentials that metered requests take, and all show one [`Statement`]. With `?period=YYYY-MM` they show an earlier month (ledgers keep
-//! 13), with `?organisation=<id>` an organisation's that the caller [may bill](crate::Identity::member_of); to everybody else it does not exist. The
-//! routes authenticate by themselves and are not metered: merge them after the layer, not under it.
+//! They take the credentials that metered requests take, and all show one [`Statement`]. With
+//! `?period=YYYY-MM` they show an earlier month (ledgers keep 13), with `?organisation=<id>` an
+//! organisation's that the caller [may bill](crate::Identity::member_of); to everybody else it does
+//! not exist. The routes authenticate by themselves and are not metered: merge them after the
+//! layer, not under it.
 //!
-//! The page needs no JavaScript and allows none (`Content-Security-Policy`). What changes something must come from a page of the same origin
-//! (`Sec-Fetch-Site`, `Origin`) or carry a bearer token in its `Authorization` field, which no page of another site can make a browser send.
+//! The page needs no JavaScript and allows none (`Content-Security-Policy`). What changes something
+//! must come from a page of the same origin (`Sec-Fetch-Site`, `Origin`) or carry a bearer token in
+//! its `Authorization` field, which no page of another site can make a browser send.
 //!
-//! An account's own callers set its spending limit; members of an organisation see its limit and cannot change it.
+//! An account's own callers set its spending limit; members of an organisation see its limit and
+//! cannot change it.
 
 mod chart;
 mod csv;
@@ -45,11 +49,15 @@ use axum::{
 };
 use serde::Deserialize;
 
-use crate::{CreditMeter, Identity, Period, RequestHead, Statement, Tier, Usage, identify::IdentifyError, rejection::Rejection};
+use crate::{
+    CreditMeter, Identity, Period, RequestHead, Statement, Tier, Usage, identify::IdentifyError,
+    rejection::Rejection,
+};
 
 /// The billing routes; the [module](self) has them.
 ///
-/// They deny as metered requests are denied; 400 where the period is no month. Of months that the ledger keeps no more there are zeros.
+/// They deny as metered requests are denied; 400 where the period is no month. Of months that the
+/// ledger keeps no more there are zeros.
 pub fn router(meter: &CreditMeter) -> Router {
     Router::new()
         .route("/billing", get(page::show))
@@ -94,11 +102,20 @@ impl Bill {
             None => meter.bill_to(head)?,
         };
         let identity = match organisation {
-            Some(organisation) => caller.billed_to(organisation).ok_or(IdentifyError::NotAMember)?,
+            Some(organisation) => {
+                caller.billed_to(organisation).ok_or(IdentifyError::NotAMember)?
+            }
             None => Arc::clone(&caller),
         };
-        let period = asked.period.as_deref().map(str::parse::<Period>).transpose().map_err(|_| Rejection::NoSuchPeriod)?;
-        let Some(tier) = meter.plan().current().tier(identity.tier.as_str()).cloned() else { return Err(Rejection::UnknownTier.into()) };
+        let period = asked
+            .period
+            .as_deref()
+            .map(str::parse::<Period>)
+            .transpose()
+            .map_err(|_| Rejection::NoSuchPeriod)?;
+        let Some(tier) = meter.plan().current().tier(identity.tier.as_str()).cloned() else {
+            return Err(Rejection::UnknownTier.into());
+        };
         let statement = meter.statement(&identity, period).await.map_err(|error| {
             tracing::warn!(target: "tower_credits", account = %identity.account, %error, "a statement could not be read");
             Rejection::LedgerUnreachable
@@ -145,11 +162,15 @@ impl Denied {
     /// As a problem (RFC 9457), or as metered requests are denied.
     fn into_response(self, meter: &CreditMeter) -> Response {
         match self {
-            Self::Rejected(rejection) => rejection.into_response(meter.denial_style()).map(Body::from),
+            Self::Rejected(rejection) => {
+                rejection.into_response(meter.denial_style()).map(Body::from)
+            }
             Self::Because(status, title, detail) => {
                 let problem = serde_json::json!({ "title": title, "status": status.as_u16(), "error": detail, "detail": detail });
                 let mut response = no_store((status, Json(problem)));
-                response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+                response
+                    .headers_mut()
+                    .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
                 response
             }
         }
@@ -157,9 +178,11 @@ impl Denied {
 
     fn words(&self, meter: &CreditMeter) -> (StatusCode, String, String) {
         match self {
-            Self::Rejected(rejection) => {
-                (rejection.status(meter.denial_style().unavailable), rejection.title().to_owned(), rejection.detail())
-            }
+            Self::Rejected(rejection) => (
+                rejection.status(meter.denial_style().unavailable),
+                rejection.title().to_owned(),
+                rejection.detail(),
+            ),
             Self::Because(status, title, detail) => (*status, (*title).to_owned(), detail.clone()),
         }
     }
@@ -170,7 +193,11 @@ fn no_store(answer: impl IntoResponse) -> Response {
 }
 
 /// Reads the bill that is asked for, and shows it.
-async fn shown(meter: &CreditMeter, request: Request, show: impl FnOnce(&Bill) -> Response) -> Response {
+async fn shown(
+    meter: &CreditMeter,
+    request: Request,
+    show: impl FnOnce(&Bill) -> Response,
+) -> Response {
     let (parts, _) = request.into_parts();
     match Bill::read(meter, &parts).await {
         Ok(bill) => show(&bill),

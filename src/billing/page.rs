@@ -9,8 +9,8 @@ use axum::{
     http::{
         HeaderName, HeaderValue, StatusCode,
         header::{
-            ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
-            X_CONTENT_TYPE_OPTIONS,
+            ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
+            REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
         },
         request::Parts,
     },
@@ -21,8 +21,8 @@ use serde::Deserialize;
 
 use super::{Bill, Denied, Meter, chart::Chart, no_store};
 use crate::{
-    Amendment, CreditMeter, Credits, Period, RequestHead, StatementRefund, Usage, WhenUsedUp, identify::is_meant, meter::LEAST,
-    rejection::Rejection,
+    Amendment, CreditMeter, Credits, Period, RequestHead, StatementRefund, Usage, WhenUsedUp,
+    identify::is_meant, meter::LEAST, rejection::Rejection,
 };
 
 /// No script, no style in the page, no frame around it; forms go here and nowhere else.
@@ -128,19 +128,29 @@ pub(super) async fn back() -> Redirect {
 }
 
 async fn answer(meter: &CreditMeter, parts: &Parts, mistake: Mistake) -> Response {
-    let status = if mistake.error.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+    let status =
+        if mistake.error.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     match Bill::read(meter, parts).await {
         Ok(bill) => html(status, Page::new(meter, parts, &bill, mistake).render()),
         Err(denied) => denial(meter, parts, denied),
     }
 }
 
-/// A denial: the form that asks for a token, a page where the caller reads pages, else as for programs.
+/// A denial: the form that asks for a token, a page where the caller reads pages, else as for
+/// programs.
 pub(super) fn denial(meter: &CreditMeter, parts: &Parts, denied: Denied) -> Response {
-    if let (Denied::Rejected(Rejection::Unauthenticated { invalid }), Some(_)) = (&denied, meter.cookie()) {
-        return sign_in(invalid.then_some("This token is not known any more, or two cookies of its name came. Sign in again."));
+    if let (Denied::Rejected(Rejection::Unauthenticated { invalid }), Some(_)) =
+        (&denied, meter.cookie())
+    {
+        return sign_in(invalid.then_some(
+            "This token is not known any more, or two cookies of its name came. Sign in again.",
+        ));
     }
-    let reads_pages = parts.headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).is_some_and(|accept| accept.contains("text/html"));
+    let reads_pages = parts
+        .headers
+        .get(ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("text/html"));
     if !reads_pages {
         return denied.into_response(meter);
     }
@@ -178,7 +188,11 @@ fn html(status: StatusCode, page: askama::Result<String>) -> Response {
 }
 
 pub(super) async fn style() -> Response {
-    let fields = [(CONTENT_TYPE, "text/css; charset=utf-8"), (CACHE_CONTROL, "max-age=3600"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
+    let fields = [
+        (CONTENT_TYPE, "text/css; charset=utf-8"),
+        (CACHE_CONTROL, "max-age=3600"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
     (fields, STYLE).into_response()
 }
 
@@ -195,19 +209,26 @@ pub(super) async fn set_spending_limit(State(meter): Meter, request: Request) ->
         Ok(bill) => bill,
         Err(denied) => return denial(&meter, &parts, denied),
     };
-    let form = match Form::<Limit>::from_request(Request::from_parts(parts.clone(), body), &()).await {
-        Ok(Form(form)) => form,
-        Err(error) => return denial(&meter, &parts, unreadable(&error, "limit")),
-    };
+    let form =
+        match Form::<Limit>::from_request(Request::from_parts(parts.clone(), body), &()).await {
+            Ok(Form(form)) => form,
+            Err(error) => return denial(&meter, &parts, unreadable(&error, "limit")),
+        };
     let limit = match (form.remove.as_deref(), form.limit.trim().trim_start_matches('$').parse()) {
         (Some("yes"), _) => Ok(None),
         (None | Some(""), Ok(limit)) => Ok(Some(limit)),
         (None | Some(""), Err(error)) => Err(format!("This limit cannot be set: {error}.")),
-        (Some(_), _) => Err("The field `remove` is `yes` where the limit is to go, and else left out.".to_owned()),
+        (Some(_), _) => {
+            Err("The field `remove` is `yes` where the limit is to go, and else left out."
+                .to_owned())
+        }
     };
     let limit = match limit {
         Ok(limit) => limit,
-        Err(error) => return answer(&meter, &parts, Mistake { entered: form.limit, error: Some(error) }).await,
+        Err(error) => {
+            return answer(&meter, &parts, Mistake { entered: form.limit, error: Some(error) })
+                .await;
+        }
     };
     match meter.amend(&bill.identity.account, Amendment::SpendingLimit(limit)).await {
         Ok(_) => back().await.into_response(),
@@ -224,19 +245,28 @@ async fn bill_to_limit(meter: &CreditMeter, parts: &Parts) -> Result<Bill, Denie
         return Err(Rejection::CrossOrigin.into());
     }
     let bill = Bill::read(meter, parts).await?;
-    let because = |detail: &str| Err(Denied::Because(StatusCode::FORBIDDEN, "No spending limit to set", detail.to_owned()));
+    let because = |detail: &str| {
+        Err(Denied::Because(StatusCode::FORBIDDEN, "No spending limit to set", detail.to_owned()))
+    };
     if !bill.has_limit() {
-        return because("This tier charges nothing on top of its credits, so there is no spending to limit.");
+        return because(
+            "This tier charges nothing on top of its credits, so there is no spending to limit.",
+        );
     }
     if !bill.is_own() {
-        return because("An organisation's spending limit is not set by its members: ask who runs this service.");
+        return because(
+            "An organisation's spending limit is not set by its members: ask who runs this service.",
+        );
     }
     Ok(bill)
 }
 
 /// A form that is none.
 pub(super) fn unreadable(error: &FormRejection, field: &str) -> Denied {
-    let detail = format!("The form cannot be read: {}. Send `{field}` as application/x-www-form-urlencoded.", error.body_text());
+    let detail = format!(
+        "The form cannot be read: {}. Send `{field}` as application/x-www-form-urlencoded.",
+        error.body_text()
+    );
     Denied::Because(error.status(), "Bad form", detail)
 }
 
@@ -253,16 +283,28 @@ impl Bill {
     /// What there is to say about what is left, where not even the shortest request is.
     fn notice(&self, meter: &CreditMeter) -> Option<String> {
         let statement = &self.statement;
-        let least = meter.plan().current().lowest_price().map_or(Credits::ZERO, |price| price.cost_or_max(LEAST));
-        if !self.is_current || meter.is_shadow() || statement.left() >= least.max(Credits::SMALLEST) {
+        let least = meter
+            .plan()
+            .current()
+            .lowest_price()
+            .map_or(Credits::ZERO, |price| price.cost_or_max(LEAST));
+        if !self.is_current || meter.is_shadow() || statement.left() >= least.max(Credits::SMALLEST)
+        {
             return None;
         }
         let until = day_of(&statement.period.resets_at());
-        let limited = statement.spending_limit.is_some_and(|own| own < self.tier.terms().pay_as_you_go);
+        let limited =
+            statement.spending_limit.is_some_and(|own| own < self.tier.terms().pay_as_you_go);
         let why = match (limited, self.is_own()) {
-            (true, true) => "Your spending limit is reached: requests are denied until you raise it",
-            (true, false) => "The organisation's spending limit is reached: requests are denied until it is raised",
-            (false, _) if statement.limit.is_zero() => "There are no credits: requests are denied until there are some",
+            (true, true) => {
+                "Your spending limit is reached: requests are denied until you raise it"
+            }
+            (true, false) => {
+                "The organisation's spending limit is reached: requests are denied until it is raised"
+            }
+            (false, _) if statement.limit.is_zero() => {
+                "There are no credits: requests are denied until there are some"
+            }
             (false, _) => "All credits are used up: requests are denied until there are more",
         };
         let hint = self.tier.hint.as_deref().map(|hint| format!(" {hint}")).unwrap_or_default();
@@ -285,7 +327,8 @@ impl<'a> Page<'a> {
             resets: day_of(&resets_at),
             resets_at,
             is_current: bill.is_current,
-            previous: (kept_for(period.previous(), now) && period.previous() != period).then(|| at(period.previous())),
+            previous: (kept_for(period.previous(), now) && period.previous() != period)
+                .then(|| at(period.previous())),
             next: (period < now).then(|| at(period.next())),
             // From months that are too far away to get back by steps.
             now: (period != now && period.next() != now).then(|| at(now)),
@@ -332,8 +375,12 @@ fn tables(bill: &Bill) -> Vec<Table> {
         head,
         rows: bill.by(key).into_iter().map(row).collect(),
     };
-    let day = |line: &crate::StatementLine| line.day.map_or_else(|| line.model.to_string(), |day| bill.day(day));
-    let member = |line: &crate::StatementLine| line.subject.as_ref().map_or_else(|| line.model.to_string(), ToString::to_string);
+    let day = |line: &crate::StatementLine| {
+        line.day.map_or_else(|| line.model.to_string(), |day| bill.day(day))
+    };
+    let member = |line: &crate::StatementLine| {
+        line.subject.as_ref().map_or_else(|| line.model.to_string(), ToString::to_string)
+    };
     let mut tables = vec![
         by("model", "By model", "Model", &|line| line.model.to_string()),
         by("hardware", "By hardware", "Hardware", &|line| line.hardware.to_string()),
@@ -351,8 +398,13 @@ fn others(bill: &Bill) -> Vec<Other<'_>> {
     let mut others: Vec<_> = std::iter::once(&caller.account)
         .chain(caller.organisations().filter(|account| **account != caller.account))
         .map(|account| {
-            let organisation = if *account == caller.account { None } else { account.organisation() };
-            Other { name: account.as_str(), query: query(organisation, None), is_this: *account == bill.identity.account }
+            let organisation =
+                if *account == caller.account { None } else { account.organisation() };
+            Other {
+                name: account.as_str(),
+                query: query(organisation, None),
+                is_this: *account == bill.identity.account,
+            }
         })
         .collect();
     if others.len() == 1 {
@@ -363,7 +415,9 @@ fn others(bill: &Bill) -> Vec<Other<'_>> {
 
 /// Whether the ledger may have something of a month: 13 of them are kept.
 fn kept_for(month: Period, now: Period) -> bool {
-    std::iter::successors(Some(now), |month| Some(month.previous())).take(MONTHS).any(|kept| kept == month)
+    std::iter::successors(Some(now), |month| Some(month.previous()))
+        .take(MONTHS)
+        .any(|kept| kept == month)
 }
 
 const MONTHS: usize = 13;
@@ -371,8 +425,10 @@ const MONTHS: usize = 13;
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
 
 fn query(organisation: Option<&str>, period: Option<Period>) -> String {
-    let organisation = organisation.map(|id| format!("organisation={}", utf8_percent_encode(id, RESERVED)));
-    let parts: Vec<_> = organisation.into_iter().chain(period.map(|period| format!("period={period}"))).collect();
+    let organisation =
+        organisation.map(|id| format!("organisation={}", utf8_percent_encode(id, RESERVED)));
+    let parts: Vec<_> =
+        organisation.into_iter().chain(period.map(|period| format!("period={period}"))).collect();
     if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) }
 }
 

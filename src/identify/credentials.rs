@@ -14,9 +14,12 @@ const LONGEST: usize = 4096;
 
 pub(super) type Sha256Digest = [u8; 32];
 
-/// The one token of a request: the bearer token of its `Authorization` field or, where there is no such field and a cookie is named,
-/// that cookie's value.
-pub(super) fn token_of<'a>(head: RequestHead<'a>, cookie_name: Option<&Name>) -> Result<&'a [u8], IdentifyError> {
+/// The one token of a request: the bearer token of its `Authorization` field or, where there is no
+/// such field and a cookie is named, that cookie's value.
+pub(super) fn token_of<'a>(
+    head: RequestHead<'a>,
+    cookie_name: Option<&Name>,
+) -> Result<&'a [u8], IdentifyError> {
     let in_cookie = || cookie_name.and_then(|name| cookie(head.headers, name.as_str()));
     let token = match bearer(head.headers) {
         Err(IdentifyError::Missing) => match in_cookie() {
@@ -32,8 +35,9 @@ pub(super) fn token_of<'a>(head: RequestHead<'a>, cookie_name: Option<&Name>) ->
     Ok(token)
 }
 
-/// Whether a request that changes something was meant: pages of other sites can make a browser send forms, cookies and passwords that it knows, but
-/// neither a bearer token nor a word of being from here.
+/// Whether a request that changes something was meant: pages of other sites can make a browser send
+/// forms, cookies and passwords that it knows, but neither a bearer token nor a word of being from
+/// here.
 #[cfg(feature = "axum")]
 pub(crate) fn is_meant(head: RequestHead<'_>) -> bool {
     bearer(head.headers).is_ok() || origin::is_own(head)
@@ -43,7 +47,8 @@ pub(super) fn digest(token: &[u8]) -> Sha256Digest {
     Sha256::digest(token).into()
 }
 
-/// The one bearer token of a request. The scheme's name is compared without case (RFC 9110, section 11.1).
+/// The one bearer token of a request. The scheme's name is compared without case (RFC 9110, section
+/// 11.1).
 fn bearer(headers: &HeaderMap) -> Result<&[u8], IdentifyError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or(IdentifyError::Missing)?.as_bytes();
@@ -58,8 +63,12 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], IdentifyError> {
 
 /// The value of a cookie (RFC 6265, section 5.4: pairs, each after a semicolon and a space).
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
-    let pairs = headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
-    let mut values = pairs.filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
+    let pairs = headers
+        .get_all(COOKIE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'));
+    let mut values = pairs
+        .filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
     let value = values.next()?;
     // Which of two would count is anybody's guess: none is known.
     let only = if values.next().is_none() { value } else { b"" };

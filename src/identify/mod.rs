@@ -1,8 +1,10 @@
 //! Who asks, who pays, and which tier applies.
 //!
-//! The layer asks an [`Identify`] before each metered call. Shipped are, for hosts without authentication of their own, [`BearerTokens`] (a file's)
-//! and `RedisTokens` (issued and revoked while the servers run); and for those that have it, [`IdentityFromExtensions`] (put an [`Identity`] into the
-//! request's extensions before this layer sees it) and [`IdentifyWith`] (an async function).
+//! The layer asks an [`Identify`] before each metered call. Shipped are, for hosts without
+//! authentication of their own, [`BearerTokens`] (a file's) and `RedisTokens` (issued and revoked
+//! while the servers run); and for those that have it, [`IdentityFromExtensions`] (put an
+//! [`Identity`] into the request's extensions before this layer sees it) and [`IdentifyWith`] (an
+//! async function).
 
 mod bearer;
 mod credentials;
@@ -23,12 +25,15 @@ pub use self::bearer::{BearerTokens, TokensError};
 #[cfg(feature = "axum")]
 pub(crate) use self::credentials::is_meant;
 #[cfg(feature = "redis")]
-pub use self::redis_tokens::{IssuedToken, RedisTokens, RedisTokensBuilder, RedisTokensError, TokenSummary};
+pub use self::redis_tokens::{
+    IssuedToken, RedisTokens, RedisTokensBuilder, RedisTokensError, TokenSummary,
+};
 use crate::{Account, Name, NameError};
 
 /// Who asks, who pays, and which tier applies.
 ///
-/// Keep it and hand out the same one, or clones of it, where that is easy: what a meter found out about it once is found again at once.
+/// Keep it and hand out the same one, or clones of it, where that is easy: what a meter found out
+/// about it once is found again at once.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Identity {
@@ -43,7 +48,8 @@ pub struct Identity {
     pub(crate) home: Home,
 }
 
-/// What a meter found out about an identity. Clones of an identity share it; whoever reads it makes sure that it is about the same.
+/// What a meter found out about an identity. Clones of an identity share it; whoever reads it makes
+/// sure that it is about the same.
 #[derive(Clone, Default)]
 pub(crate) struct Home(Arc<ArcSwapOption<Found>>);
 
@@ -66,7 +72,8 @@ impl Identity {
         Self { subject, account, tier, memberships: Arc::default(), home: Home::default() }
     }
 
-    /// The subject may also bill this organisation, by its id, whose tier has this name. It does where the request says so, in the field
+    /// The subject may also bill this organisation, by its id, whose tier has this name. It does
+    /// where the request says so, in the field
     /// [`X-HF-Bill-To`](crate::CreditMeterBuilder::bill_to).
     ///
     /// # Errors
@@ -90,7 +97,8 @@ impl Identity {
         &self.memberships
     }
 
-    /// The same subject, billed to an organisation: `None` where it may not, whether there is one of that id or not.
+    /// The same subject, billed to an organisation: `None` where it may not, whether there is one
+    /// of that id or not.
     pub(crate) fn billed_to(self: &Arc<Self>, organisation: &str) -> Option<Arc<Self>> {
         let is_it = |identity: &Self| identity.account.organisation() == Some(organisation);
         if is_it(self) {
@@ -102,7 +110,10 @@ impl Identity {
 
 impl PartialEq for Identity {
     fn eq(&self, other: &Self) -> bool {
-        self.subject == other.subject && self.account == other.account && self.tier == other.tier && self.memberships == other.memberships
+        self.subject == other.subject
+            && self.account == other.account
+            && self.tier == other.tier
+            && self.memberships == other.memberships
     }
 }
 
@@ -113,7 +124,12 @@ impl fmt::Debug for Identity {
         let Self { subject, account, tier, memberships, home: _ } = self;
         let organisations = memberships.iter().map(|member| &member.account).collect::<Vec<_>>();
         let mut debug = f.debug_struct("Identity");
-        debug.field("subject", subject).field("account", account).field("tier", tier).field("organisations", &organisations).finish()
+        debug
+            .field("subject", subject)
+            .field("account", account)
+            .field("tier", tier)
+            .field("organisations", &organisations)
+            .finish()
     }
 }
 
@@ -133,21 +149,33 @@ pub struct RequestHead<'a> {
 
 impl<'a, B> From<&'a http::Request<B>> for RequestHead<'a> {
     fn from(request: &'a http::Request<B>) -> Self {
-        Self { method: request.method(), uri: request.uri(), headers: request.headers(), extensions: request.extensions() }
+        Self {
+            method: request.method(),
+            uri: request.uri(),
+            headers: request.headers(),
+            extensions: request.extensions(),
+        }
     }
 }
 
 impl<'a> From<&'a http::request::Parts> for RequestHead<'a> {
     fn from(parts: &'a http::request::Parts) -> Self {
-        Self { method: &parts.method, uri: &parts.uri, headers: &parts.headers, extensions: &parts.extensions }
+        Self {
+            method: &parts.method,
+            uri: &parts.uri,
+            headers: &parts.headers,
+            extensions: &parts.extensions,
+        }
     }
 }
 
 impl RequestHead<'_> {
-    /// Whether a browser asks what it may send (Fetch standard, "CORS-preflight request"). It asks without credentials.
+    /// Whether a browser asks what it may send (Fetch standard, "CORS-preflight request"). It asks
+    /// without credentials.
     pub(crate) fn is_preflight(&self) -> bool {
         let has = |name: HeaderName| self.headers.contains_key(name);
-        let asks = self.method == Method::OPTIONS && has(ORIGIN) && has(ACCESS_CONTROL_REQUEST_METHOD);
+        let asks =
+            self.method == Method::OPTIONS && has(ORIGIN) && has(ACCESS_CONTROL_REQUEST_METHOD);
         // No browser sends these with it; whoever does wants something else.
         asks && !has(AUTHORIZATION) && !has(COOKIE) && !has(UPGRADE)
     }
@@ -155,10 +183,12 @@ impl RequestHead<'_> {
 
 /// Says who asks.
 pub trait Identify: fmt::Debug + Send + Sync + 'static {
-    /// Says who asks: at once where that is known here, or later. What is needed later is taken from the head now.
+    /// Says who asks: at once where that is known here, or later. What is needed later is taken
+    /// from the head now.
     fn identify(&self, head: RequestHead<'_>) -> Identifying;
 
-    /// The cookie that browsers keep their token in, where it takes one: what the billing page's sign-in sets.
+    /// The cookie that browsers keep their token in, where it takes one: what the billing page's
+    /// sign-in sets.
     fn cookie(&self) -> Option<&Name> {
         None
     }
@@ -253,7 +283,8 @@ impl<F> fmt::Debug for IdentifyWith<F> {
     }
 }
 
-/// Takes the [`Identity`] that the host's own authentication put into the request's extensions (as it is, or in an `Arc`).
+/// Takes the [`Identity`] that the host's own authentication put into the request's extensions (as
+/// it is, or in an `Arc`).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct IdentityFromExtensions;
 

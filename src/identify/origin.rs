@@ -1,7 +1,8 @@
 //! Whether a browser sent a request for a page of the same origin.
 //!
-//! A browser sends cookies along with requests that any page makes, so a cookie alone does not say that its owner wanted the request. Browsers say
-//! where a request comes from in `Sec-Fetch-Site` (Fetch Metadata), older ones in `Origin` (RFC 6454), and pages cannot change either.
+//! A browser sends cookies along with requests that any page makes, so a cookie alone does not say
+//! that its owner wanted the request. Browsers say where a request comes from in `Sec-Fetch-Site`
+//! (Fetch Metadata), older ones in `Origin` (RFC 6454), and pages cannot change either.
 
 use http::{
     HeaderName, Uri,
@@ -12,8 +13,9 @@ use super::RequestHead;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Whether a cookie may pay for this request: only where the browser says that it comes from a page of the same origin. The scheme is not compared,
-/// since a server behind a proxy does not know its own.
+/// Whether a cookie may pay for this request: only where the browser says that it comes from a page
+/// of the same origin. The scheme is not compared, since a server behind a proxy does not know its
+/// own.
 pub(super) fn is_own(head: RequestHead<'_>) -> bool {
     let text = |name: &HeaderName| {
         let mut values = head.headers.get_all(name).iter();
@@ -27,9 +29,11 @@ pub(super) fn is_own(head: RequestHead<'_>) -> bool {
         let origin = text(&ORIGIN).and_then(|origin| origin.parse::<Uri>().ok());
         let from = origin.as_ref().and_then(Uri::authority);
         let to = head.uri.authority().map(http::uri::Authority::as_str).or_else(|| text(&HOST));
-        return from.is_some_and(|from| to.is_some_and(|to| from.as_str().eq_ignore_ascii_case(to)));
+        return from
+            .is_some_and(|from| to.is_some_and(|to| from.as_str().eq_ignore_ascii_case(to)));
     }
-    // Browsers say nothing over plain http, or where they are old; a page of another site can make them send such a request.
+    // Browsers say nothing over plain http, or where they are old; a page of another site can make
+    // them send such a request.
     false
 }
 
@@ -42,15 +46,24 @@ mod tests {
     #[test]
     fn only_the_same_origin_pays_with_a_cookie() {
         let is_own_with = |method: &str, headers: &[(&str, &str)]| {
-            let request = Request::builder().method(method).uri("/models/echo").header("host", "credits.example:8080");
-            let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            let request = Request::builder()
+                .method(method)
+                .uri("/models/echo")
+                .header("host", "credits.example:8080");
+            let request = headers
+                .iter()
+                .fold(request, |request, (name, value)| request.header(*name, *value));
             is_own(RequestHead::from(&request.body(()).unwrap()))
         };
         for (method, headers, own) in [
             ("POST", &[("sec-fetch-site", "same-origin")] as &[_], true),
             ("POST", &[("sec-fetch-site", "none")], true),
             ("POST", &[("sec-fetch-site", "same-site")], false),
-            ("POST", &[("sec-fetch-site", "cross-site"), ("origin", "http://credits.example:8080")], false),
+            (
+                "POST",
+                &[("sec-fetch-site", "cross-site"), ("origin", "http://credits.example:8080")],
+                false,
+            ),
             ("POST", &[("sec-fetch-site", "same-origin"), ("sec-fetch-site", "cross-site")], false),
             ("GET", &[("sec-fetch-site", "cross-site")], false),
             ("POST", &[("origin", "http://credits.example:8080")], true),
@@ -58,7 +71,14 @@ mod tests {
             ("POST", &[("origin", "http://credits.example")], false),
             ("POST", &[("origin", "http://credits.example:8080.evil.example")], false),
             ("POST", &[("origin", "null")], false),
-            ("POST", &[("origin", "http://credits.example:8080"), ("origin", "http://credits.example:8080")], false),
+            (
+                "POST",
+                &[
+                    ("origin", "http://credits.example:8080"),
+                    ("origin", "http://credits.example:8080"),
+                ],
+                false,
+            ),
             ("POST", &[], false),
             ("GET", &[], false),
             ("GET", &[("sec-fetch-site", "same-origin")], true),

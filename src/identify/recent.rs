@@ -1,8 +1,9 @@
 //! Tokens that came lately, found again without a cryptographic hash.
 //!
-//! A token is named by 128 bits of SipHash under a key of 128 random bits, which nobody outside can compute or guess (Aumasson and Bernstein,
-//! "SipHash: a fast short-input PRF"): neither the token nor anything that leads back to it is kept. The bits choose one of a fixed number of
-//! places; who comes later takes a place over, so that memory is bounded whatever comes.
+//! A token is named by 128 bits of SipHash under a key of 128 random bits, which nobody outside can
+//! compute or guess (Aumasson and Bernstein, "SipHash: a fast short-input PRF"): neither the token
+//! nor anything that leads back to it is kept. The bits choose one of a fixed number of places; who
+//! comes later takes a place over, so that memory is bounded whatever comes.
 
 use std::{
     fmt,
@@ -42,7 +43,11 @@ impl Places {
 
 impl Recent {
     /// Whose token it is, by `find` where it did not come lately.
-    pub(super) fn find(&self, token: &[u8], find: impl FnOnce() -> Option<Arc<Identity>>) -> Option<Arc<Identity>> {
+    pub(super) fn find(
+        &self,
+        token: &[u8],
+        find: impl FnOnce() -> Option<Arc<Identity>>,
+    ) -> Option<Arc<Identity>> {
         let Some(places) = self.0.get_or_init(Places::new) else { return find() };
         let mut hasher = places.key;
         hasher.write(token);
@@ -71,7 +76,11 @@ mod tests {
     use crate::Account;
 
     fn identity(name: &str) -> Arc<Identity> {
-        Arc::new(Identity::new(name.parse().unwrap(), Account::user(name).unwrap(), "free".parse().unwrap()))
+        Arc::new(Identity::new(
+            name.parse().unwrap(),
+            Account::user(name).unwrap(),
+            "free".parse().unwrap(),
+        ))
     }
 
     #[test]
@@ -88,8 +97,14 @@ mod tests {
         // Whoever lost its place is looked for, and never taken for who has it.
         for number in 0..3 * PLACES {
             let name = identity(&number.to_string());
-            assert_eq!(recent.find(number.to_string().as_bytes(), || Some(Arc::clone(&name))), Some(name));
+            assert_eq!(
+                recent.find(number.to_string().as_bytes(), || Some(Arc::clone(&name))),
+                Some(name)
+            );
         }
-        assert!(Recent::default().find(b"1", || None).is_none(), "another list knows nothing of it");
+        assert!(
+            Recent::default().find(b"1", || None).is_none(),
+            "another list knows nothing of it"
+        );
     }
 }

@@ -21,7 +21,8 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// Adds usage to a line, which is made where it is not there yet. The same number always means the same line.
+    /// Adds usage to a line, which is made where it is not there yet. The same number always means
+    /// the same line.
     pub(super) fn add(&mut self, number: u64, line: impl FnOnce() -> LineKey, usage: Usage) {
         if let Some((_, line)) = self.recent.iter_mut().find(|(known, _)| *known == number) {
             line.usage.add(usage);
@@ -45,9 +46,15 @@ impl Tally {
 
     /// All lines, each once. What would be more than [`MOST_LINES`] is one.
     pub(super) fn take(&mut self) -> Arc<[UsageLine]> {
-        let rest = self.rest.take().map(|rest| rest.into_iter().map(|(key, usage)| UsageLine { key, usage }));
-        let mut lines: Vec<_> =
-            std::mem::take(&mut self.recent).into_iter().map(|(_, line)| line).chain(rest.into_iter().flatten()).collect();
+        let rest = self
+            .rest
+            .take()
+            .map(|rest| rest.into_iter().map(|(key, usage)| UsageLine { key, usage }));
+        let mut lines: Vec<_> = std::mem::take(&mut self.recent)
+            .into_iter()
+            .map(|(_, line)| line)
+            .chain(rest.into_iter().flatten())
+            .collect();
         lines.sort_by(|a, b| a.key.cmp(&b.key));
         // Two numbers may mean one line.
         lines.dedup_by(|line, same| {
@@ -75,7 +82,13 @@ mod tests {
 
     fn key(day: u8, model: usize) -> LineKey {
         let name = |text: &str| text.parse().unwrap();
-        LineKey::Of { day, model: name(&format!("model-{model}")), hardware: name("gpu"), feature: name("api"), subject: name("alice") }
+        LineKey::Of {
+            day,
+            model: name(&format!("model-{model}")),
+            hardware: name("gpu"),
+            feature: name("api"),
+            subject: name("alice"),
+        }
     }
 
     fn usage(requests: u64) -> Usage {
@@ -90,7 +103,10 @@ mod tests {
         tally.add(2, || key(1, 1), usage(4));
         tally.add(3, || key(2, 1), usage(8));
         let lines = tally.take();
-        let found: Vec<_> = lines.iter().map(|line| (line.key.clone(), line.usage.requests, line.usage.cost.as_nano_usd())).collect();
+        let found: Vec<_> = lines
+            .iter()
+            .map(|line| (line.key.clone(), line.usage.requests, line.usage.cost.as_nano_usd()))
+            .collect();
         assert_eq!(found, [(key(1, 1), 7, 300), (key(2, 1), 8, 100)]);
         assert!(tally.take().is_empty());
     }
@@ -113,6 +129,9 @@ mod tests {
         let of = |key: &LineKey| lines.iter().find(|line| line.key == *key).unwrap().usage.requests;
         assert_eq!(of(&LineKey::Other), (5_000 - MOST_RECENT - MOST_LINES) as u64);
         assert_eq!(of(&key(1, MOST_RECENT)), 1 + (5_000 - MOST_RECENT) as u64);
-        assert_eq!(lines.iter().map(|line| line.usage.requests).sum::<u64>(), (MOST_RECENT + 2 * (5_000 - MOST_RECENT)) as u64);
+        assert_eq!(
+            lines.iter().map(|line| line.usage.requests).sum::<u64>(),
+            (MOST_RECENT + 2 * (5_000 - MOST_RECENT)) as u64
+        );
     }
 }

@@ -1,9 +1,11 @@
 //! How many renewals may be under way, by how the ledger answers.
 //!
-//! After [`FAILURES`] accounts in a row without an answer the breaker opens: requests that need the ledger are told so at once instead of waiting
-//! for a deadline each, and one renewal at a time is tried, at growing intervals, each time another account's. The first answer closes it, and from then on
-//! each answer lets one more renewal under way: what piled up reaches the ledger as a ramp and not as a herd. However often one account's renewals
-//! fail, that is one failure: it may be the account's own.
+//! After [`FAILURES`] accounts in a row without an answer the breaker opens: requests that need the
+//! ledger are told so at once instead of waiting for a deadline each, and one renewal at a time is
+//! tried, at growing intervals, each time another account's. The first answer closes it, and from
+//! then on each answer lets one more renewal under way: what piled up reaches the ledger as a ramp
+//! and not as a herd. However often one account's renewals fail, that is one failure: it may be the
+//! account's own.
 
 use std::time::Duration;
 
@@ -32,7 +34,13 @@ pub(super) struct Breaker {
 
 impl Breaker {
     pub(super) const fn new() -> Self {
-        Self { failing: Vec::new(), failures: 0, window: MOST, pause: PAUSES.0, next_try: Duration::ZERO }
+        Self {
+            failing: Vec::new(),
+            failures: 0,
+            window: MOST,
+            pause: PAUSES.0,
+            next_try: Duration::ZERO,
+        }
     }
 
     pub(super) const fn is_open(&self) -> bool {
@@ -46,7 +54,11 @@ impl Breaker {
 
     /// Whether another renewal may be sent.
     pub(super) fn allows(&self, in_flight: usize, now: Duration) -> bool {
-        if self.is_open() { in_flight == 0 && now >= self.next_try } else { in_flight < self.window }
+        if self.is_open() {
+            in_flight == 0 && now >= self.next_try
+        } else {
+            in_flight < self.window
+        }
     }
 
     /// When to try again; `None` while it is closed.
@@ -96,13 +108,24 @@ mod tests {
         breaker.answered();
         breaker.failed(1, ms(0));
         breaker.failed(2, ms(0));
-        assert!(!breaker.is_open() && breaker.allows(MOST - 1, ms(0)) && !breaker.allows(MOST, ms(0)));
+        assert!(
+            !breaker.is_open() && breaker.allows(MOST - 1, ms(0)) && !breaker.allows(MOST, ms(0))
+        );
         breaker.failed(3, ms(100));
-        assert!(breaker.is_open() && !breaker.allows(0, ms(149)) && breaker.allows(0, ms(150)) && !breaker.allows(1, ms(150)));
+        assert!(
+            breaker.is_open()
+                && !breaker.allows(0, ms(149))
+                && breaker.allows(0, ms(150))
+                && !breaker.allows(1, ms(150))
+        );
         for account in 0..100 {
             breaker.failed(account, ms(149));
         }
-        assert_eq!(breaker.next_try(), Some(ms(150)), "those that were under way do not put it off");
+        assert_eq!(
+            breaker.next_try(),
+            Some(ms(150)),
+            "those that were under way do not put it off"
+        );
         for seconds in 1..10 {
             breaker.failed(seconds, ms(1_000 * seconds));
         }

@@ -1,7 +1,8 @@
 //! Where requests ask for credits, wait for them, and hand back what they did not use.
 //!
-//! Everything here is short work under an account's mutex: nothing awaits, nothing blocks on the ledger. What the ledger must hear is left for
-//! the [`Worker`](super::Worker), which is woken only where it would otherwise sleep too long.
+//! Everything here is short work under an account's mutex: nothing awaits, nothing blocks on the
+//! ledger. What the ledger must hear is left for the [`Worker`](super::Worker), which is woken only
+//! where it would otherwise sleep too long.
 
 use std::{
     collections::VecDeque,
@@ -54,7 +55,8 @@ pub(super) struct Shared<B: Beside> {
     pub(super) done: watch::Sender<bool>,
     /// What the host wants to hear of.
     pub(super) watch: Option<Watch>,
-    /// Cells that are there only for what a node remembers of an account, the oldest first: they make room for others.
+    /// Cells that are there only for what a node remembers of an account, the oldest first: they
+    /// make room for others.
     remembered: Mutex<VecDeque<Weak<Cell<B>>>>,
     duty: AtomicU8,
 }
@@ -66,12 +68,14 @@ const TAKEN: u8 = 1;
 /// It is done.
 const DONE: u8 = 2;
 
-/// The worker's duty: one has it at a time. It is vacant again when whoever has it is dropped, with a runtime that ends, say.
+/// The worker's duty: one has it at a time. It is vacant again when whoever has it is dropped, with
+/// a runtime that ends, say.
 pub(super) struct Duty<B: Beside>(Arc<Shared<B>>);
 
 impl<B: Beside> Duty<B> {
     pub(super) fn take(shared: Arc<Shared<B>>) -> Option<Self> {
-        let taken = shared.duty.compare_exchange(VACANT, TAKEN, Ordering::AcqRel, Ordering::Acquire);
+        let taken =
+            shared.duty.compare_exchange(VACANT, TAKEN, Ordering::AcqRel, Ordering::Acquire);
         taken.ok().map(|_| Self(shared))
     }
 
@@ -83,7 +87,8 @@ impl<B: Beside> Duty<B> {
 
 impl<B: Beside> Drop for Duty<B> {
     fn drop(&mut self) {
-        if self.0.duty.compare_exchange(TAKEN, VACANT, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        if self.0.duty.compare_exchange(TAKEN, VACANT, Ordering::AcqRel, Ordering::Acquire).is_err()
+        {
             return;
         }
         // Those who wait see to it that somebody else takes it up.
@@ -196,7 +201,13 @@ pub(crate) enum Admission<B: Beside> {
 pub(crate) type Ticket<B> = oneshot::Receiver<Verdict<B>>;
 
 impl<B: Beside> Desk<B> {
-    pub(super) fn new(ledger: Arc<dyn Ledger>, time: Time, rules: LeaseRules, most_accounts: usize, watch: Option<Watch>) -> Self {
+    pub(super) fn new(
+        ledger: Arc<dyn Ledger>,
+        time: Time,
+        rules: LeaseRules,
+        most_accounts: usize,
+        watch: Option<Watch>,
+    ) -> Self {
         Self(Arc::new(Shared {
             ledger,
             time,
@@ -267,7 +278,14 @@ impl<B: Beside> Desk<B> {
     }
 
     /// Asks for a slice.
-    pub(crate) fn admit(&self, mut seat: Seat<B>, terms: Terms, want: Want, run: B::Run, now: Duration) -> Result<Admission<B>, Refusal> {
+    pub(crate) fn admit(
+        &self,
+        mut seat: Seat<B>,
+        terms: Terms,
+        want: Want,
+        run: B::Run,
+        now: Duration,
+    ) -> Result<Admission<B>, Refusal> {
         loop {
             let mut inner = seat.cell.lock();
             if self.0.phase.load(Ordering::Acquire) == CLOSING {
@@ -295,7 +313,11 @@ impl<B: Beside> Desk<B> {
             }
             let admission = match inner.lease.admit(want, run, now) {
                 Ok(id) => {
-                    let due = if inner.lease.is_low() { Duration::ZERO } else { inner.lease.due_of(id, want, now) };
+                    let due = if inner.lease.is_low() {
+                        Duration::ZERO
+                    } else {
+                        inner.lease.due_of(id, want, now)
+                    };
                     let asleep = inner.timer.is_none_or(|timer| timer > due);
                     drop(inner);
                     if asleep {
@@ -303,7 +325,10 @@ impl<B: Beside> Desk<B> {
                     }
                     Admission::Admitted(Place { seat: Some(seat), id })
                 }
-                Err(_) if self.0.ledger_is_away.load(Ordering::Acquire) || inner.lease.is_failing() => {
+                Err(_)
+                    if self.0.ledger_is_away.load(Ordering::Acquire)
+                        || inner.lease.is_failing() =>
+                {
                     // Whoever is denied has the ledger asked, so that it is known when it is back.
                     inner.lease.inquire();
                     drop(inner);
@@ -322,8 +347,16 @@ impl<B: Beside> Desk<B> {
         }
     }
 
-    /// Asks for a slice that the ledger did not answer for, within what the tier allows for such times.
-    pub(crate) fn trust(&self, account: &Account, period: Period, want: Want, run: B::Run, allowance: Credits) -> Option<Place<B>> {
+    /// Asks for a slice that the ledger did not answer for, within what the tier allows for such
+    /// times.
+    pub(crate) fn trust(
+        &self,
+        account: &Account,
+        period: Period,
+        want: Want,
+        run: B::Run,
+        allowance: Credits,
+    ) -> Option<Place<B>> {
         let mut seat = self.seat(account, period).ok()?;
         if seat.cell.is_gone() {
             seat = self.seat(account, period).ok()?;
@@ -375,13 +408,15 @@ impl<B: Beside> Shared<B> {
     /// Nothing is in the inbox, and whoever wants to be looked at may be put there.
     pub(super) fn empty_inbox(&self) {
         self.inbox.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        // Without the lock: whoever makes a cell holds its shard of the map, and may wait for the inbox. All of them are attended to after this.
+        // Without the lock: whoever makes a cell holds its shard of the map, and may wait for the
+        // inbox. All of them are attended to after this.
         for cell in self.cells.iter().map(|entry| Arc::clone(entry.value())).collect::<Vec<_>>() {
             cell.queued.store(false, Ordering::Release);
         }
     }
 
-    /// Forgets an account of which nothing but an outage allowance is remembered, the one that has been so for longest.
+    /// Forgets an account of which nothing but an outage allowance is remembered, the one that has
+    /// been so for longest.
     fn make_room(&self) -> bool {
         let mut remembered = self.remembered.lock().unwrap_or_else(PoisonError::into_inner);
         let mut looked_at = 0;
@@ -402,7 +437,8 @@ impl<B: Beside> Shared<B> {
             }
             cell.gone.store(true, Ordering::Release);
             drop(inner);
-            self.cells.remove_if(&(cell.account.clone(), cell.period), |_, known| known.id == cell.id);
+            self.cells
+                .remove_if(&(cell.account.clone(), cell.period), |_, known| known.id == cell.id);
             return true;
         }
         false
@@ -413,7 +449,8 @@ impl<B: Beside> Shared<B> {
         self.attend_by(cell, Duration::ZERO);
     }
 
-    /// Has the worker look at a cell by then. To wake it costs a request more than all else, so it is not woken where it wakes in time.
+    /// Has the worker look at a cell by then. To wake it costs a request more than all else, so it
+    /// is not woken where it wakes in time.
     pub(super) fn attend_by(&self, cell: &Arc<Cell<B>>, due: Duration) {
         // Under the lock, so that whoever finds a cell queued finds it in the inbox.
         let mut inbox = self.inbox.lock().unwrap_or_else(PoisonError::into_inner);
@@ -426,7 +463,8 @@ impl<B: Beside> Shared<B> {
         }
     }
 
-    /// The worker looks into the inbox at `at` again. Answers whether something is there that came before this was known.
+    /// The worker looks into the inbox at `at` again. Answers whether something is there that came
+    /// before this was known.
     pub(super) fn looks_at(&self, at: Option<Duration>) -> bool {
         self.looks_at.store(at.map_or(u64::MAX, whole_nanos), Ordering::SeqCst);
         // Whoever put something in after this saw the time; what was put in before is seen here.
@@ -467,7 +505,10 @@ impl<B: Beside> Inner<B> {
 
 impl<B: Beside> fmt::Debug for Desk<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Desk").field("ledger", &self.0.ledger).field("accounts", &self.0.cells.len()).finish_non_exhaustive()
+        f.debug_struct("Desk")
+            .field("ledger", &self.0.ledger)
+            .field("accounts", &self.0.cells.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -529,7 +570,8 @@ mod tests {
     #[test]
     fn whom_a_worker_took_and_did_not_look_at_finds_its_way_back() {
         let rules = LeaseRules::default();
-        let desk = Desk::<Nothing>::new(Arc::new(MemoryLedger::new()), Time::system(), rules, 10, None);
+        let desk =
+            Desk::<Nothing>::new(Arc::new(MemoryLedger::new()), Time::system(), rules, 10, None);
         let seat = desk.seat(&Account::user("alice").unwrap(), "2026-11".parse().unwrap()).unwrap();
         let inbox = || desk.0.inbox.lock().unwrap().len();
         assert_eq!(inbox(), 1);

@@ -1,8 +1,9 @@
 //! Tells the host of thresholds that accounts reached: once, whatever the number of nodes.
 //!
-//! Every node sees in the ledger's answers how its accounts stand. The first that sees a threshold reached claims it in the ledger, and then calls the
-//! host's hook. A claim that was not answered is made again under the same name, which the ledger grants again. So the hook is called once, but for a
-//! node that ends between the two, and for a failover of the ledger that forgets a claim.
+//! Every node sees in the ledger's answers how its accounts stand. The first that sees a threshold
+//! reached claims it in the ledger, and then calls the host's hook. A claim that was not answered
+//! is made again under the same name, which the ledger grants again. So the hook is called once,
+//! but for a node that ends between the two, and for a failover of the ledger that forgets a claim.
 
 use std::{
     collections::VecDeque,
@@ -41,7 +42,8 @@ pub(crate) struct Watch {
     pub(crate) hook: Arc<dyn Fn(ThresholdReached) + Send + Sync>,
 }
 
-/// Claims thresholds and tells the host. Each threshold of an account that is in use is here at most once, so memory is bounded by their number.
+/// Claims thresholds and tells the host. Each threshold of an account that is in use is here at
+/// most once, so memory is bounded by their number.
 pub(super) struct Herald<B: Beside> {
     watch: Watch,
     queue: VecDeque<Claim<B>>,
@@ -70,18 +72,32 @@ where
     }
 
     /// Looks at how an account stands. `told` has a bit for each threshold that was seen before.
-    pub(super) fn look(&mut self, cell: &Arc<Cell<B>>, told: &mut u32, standing: &Standing, now: Duration) {
+    pub(super) fn look(
+        &mut self,
+        cell: &Arc<Cell<B>>,
+        told: &mut u32,
+        standing: &Standing,
+        now: Duration,
+    ) {
         for (bit, &threshold) in self.watch.thresholds.iter().enumerate() {
             let bit = 1 << bit;
             if *told & bit == 0
-                // What an ended month may use shrinks with the purchased credits that later ones take.
+                // What an ended month may use shrinks with the purchased credits that later ones
+                // take.
                 && !(standing.ended && matches!(threshold, Threshold::Limit(_)))
                 && let Some(of) = threshold.reached(standing)
                 // Where there is no randomness, the next answer is as good.
                 && let Ok(by) = LeaseId::random()
             {
                 *told |= bit;
-                self.queue.push_back(Claim { cell: Arc::clone(cell), threshold, used: standing.used, of, by, not_before: now });
+                self.queue.push_back(Claim {
+                    cell: Arc::clone(cell),
+                    threshold,
+                    used: standing.used,
+                    of,
+                    by,
+                    not_before: now,
+                });
             }
         }
     }
@@ -95,16 +111,25 @@ where
             let Some(name) = claim.threshold.name() else { continue };
             let ledger = Arc::clone(ledger);
             self.under_way.push(Box::pin(async move {
-                let claiming = async { ledger.claim(&claim.cell.account, claim.cell.period, name, claim.by).await };
-                let answer = match timeout(WITHIN, AssertUnwindSafe(claiming).catch_unwind()).await {
+                let claiming = async {
+                    ledger.claim(&claim.cell.account, claim.cell.period, name, claim.by).await
+                };
+                let answer = match timeout(WITHIN, AssertUnwindSafe(claiming).catch_unwind()).await
+                {
                     Ok(Ok(answer)) => answer,
-                    Ok(Err(_)) => Err(LedgerError::Unreachable { reason: "the ledger's code panicked".into(), source: None }),
+                    Ok(Err(_)) => Err(LedgerError::Unreachable {
+                        reason: "the ledger's code panicked".into(),
+                        source: None,
+                    }),
                     Err(_) => Err(LedgerError::Deadline(WITHIN)),
                 };
                 (claim, answer)
             }));
         }
-        self.queue.front().filter(|_| self.under_way.len() < MOST_CLAIMS).map(|claim| claim.not_before)
+        self.queue
+            .front()
+            .filter(|_| self.under_way.len() < MOST_CLAIMS)
+            .map(|claim| claim.not_before)
     }
 
     /// The next claim that was answered; never, where none is under way.
@@ -120,8 +145,13 @@ where
         let Claim { cell, threshold, used, of, .. } = &claim;
         match answer {
             Ok(true) => {
-                let reached =
-                    ThresholdReached { account: cell.account.clone(), period: cell.period, threshold: *threshold, used: *used, of: *of };
+                let reached = ThresholdReached {
+                    account: cell.account.clone(),
+                    period: cell.period,
+                    threshold: *threshold,
+                    used: *used,
+                    of: *of,
+                };
                 // What the host does wrong must not stop what settles.
                 if catch_unwind(AssertUnwindSafe(|| (self.watch.hook)(reached))).is_err() {
                     tracing::error!(target: "tower_credits", account = %cell.account, %threshold, "the hook for thresholds panicked");

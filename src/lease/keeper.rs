@@ -21,7 +21,8 @@ use crate::{Account, Credits, Period, clock::Time, ledger::Ledger};
 /// How long a shutdown tries to settle.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 
-/// The handle of a [`Worker`]. When the last one is dropped, the worker settles what is left and ends.
+/// The handle of a [`Worker`]. When the last one is dropped, the worker settles what is left and
+/// ends.
 pub(crate) struct Keeper<B: Beside> {
     shared: Arc<Shared<B>>,
 }
@@ -64,7 +65,8 @@ where
         (Self { shared: Arc::clone(&desk.0) }, desk)
     }
 
-    /// The task that does the work, if nobody has it: there was none yet, or it ended with its runtime.
+    /// The task that does the work, if nobody has it: there was none yet, or it ended with its
+    /// runtime.
     pub(crate) fn worker(&self) -> Option<Worker<B>> {
         Worker::take_up(Arc::clone(&self.shared))
     }
@@ -74,7 +76,8 @@ where
         self.shared.has_worker()
     }
 
-    /// Admits nobody any more, ends what runs at what it used so far, and waits until all is settled, five seconds at most.
+    /// Admits nobody any more, ends what runs at what it used so far, and waits until all is
+    /// settled, five seconds at most.
     pub(crate) async fn shutdown(&self) -> Settlement {
         let mut done = self.shared.done.subscribe();
         self.shared.phase.store(CLOSING, Ordering::Release);
@@ -83,23 +86,35 @@ where
         let _ = timeout(GRACE + self.shared.rules.deadline, done.wait_for(|done| *done)).await;
 
         let mut unsettled = Vec::new();
-        for cell in self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect::<Vec<_>>() {
+        for cell in
+            self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect::<Vec<_>>()
+        {
             let mut inner = cell.lock();
             let settled = inner.leases_mut().flat_map(Lease::give_up).collect();
-            let amount = inner.leases().fold(Credits::ZERO, |sum, lease| sum.saturating_add(lease.unreported()));
+            let amount = inner
+                .leases()
+                .fold(Credits::ZERO, |sum, lease| sum.saturating_add(lease.unreported()));
             if !amount.is_zero() {
-                unsettled.push(Unsettled { account: cell.account.clone(), period: cell.period, amount });
+                unsettled.push(Unsettled {
+                    account: cell.account.clone(),
+                    period: cell.period,
+                    amount,
+                });
             }
             drop(inner);
             tell(&self.shared, &cell, Served { settled, ..Served::nobody() }, None);
         }
-        Settlement { settled: Credits::clamped(self.shared.settled.load(Ordering::Acquire)), unsettled }
+        Settlement {
+            settled: Credits::clamped(self.shared.settled.load(Ordering::Acquire)),
+            unsettled,
+        }
     }
 }
 
 impl<B: Beside> Drop for Keeper<B> {
     fn drop(&mut self) {
-        let _ = self.shared.phase.compare_exchange(OPEN, ORPHANED, Ordering::AcqRel, Ordering::Acquire);
+        let _ =
+            self.shared.phase.compare_exchange(OPEN, ORPHANED, Ordering::AcqRel, Ordering::Acquire);
         self.shared.wake.notify_one();
     }
 }

@@ -1,8 +1,10 @@
-//! One node's share of an account's credits in a period: arithmetic only. Time is a `Duration` since any fixed moment.
+//! One node's share of an account's credits in a period: arithmetic only. Time is a `Duration`
+//! since any fixed moment.
 //!
-//! The rules that make it exact when messages are lost, repeated or late are marked where they are kept: (1) what is given up is given up when
-//! it is sent, (3) admit briefly, (4) a batch is resent unchanged, (5) every open lease speaks, (6) forget last, (8) superseded means abandoned,
-//! (9) what runs is settled as it goes, (10) nobody is refused or cut but by an answer.
+//! The rules that make it exact when messages are lost, repeated or late are marked where they are
+//! kept: (1) what is given up is given up when it is sent, (3) admit briefly, (4) a batch is resent
+//! unchanged, (5) every open lease speaks, (6) forget last, (8) superseded means abandoned, (9)
+//! what runs is settled as it goes, (10) nobody is refused or cut but by an answer.
 
 mod renewal;
 
@@ -29,7 +31,8 @@ pub(crate) trait Run {
     fn runway(&self, cost: Credits, now: Duration) -> Duration;
     /// Tells it how much it may use in all.
     fn granted(&mut self, slice: Credits, now: Duration);
-    /// It used more than it was granted, and that is settled: what it may use in all grew by this debt.
+    /// It used more than it was granted, and that is settled: what it may use in all grew by this
+    /// debt.
     fn owed(&mut self, _slice: Credits) {}
     /// Tells it that it needed more, and that the ledger had less.
     fn denied(&mut self, denial: Denial);
@@ -39,7 +42,8 @@ pub(crate) trait Run {
     fn stops(&self) -> bool;
     /// What it used so far, if that can be settled before it ends.
     fn settleable(&self, now: Duration) -> Option<Usage>;
-    /// Ends it, and answers all that it used; nothing if it never began or is not billed. It counts no further: asked again, it answers the same.
+    /// Ends it, and answers all that it used; nothing if it never began or is not billed. It counts
+    /// no further: asked again, it answers the same.
     fn end(&mut self, now: Duration) -> Option<Usage>;
     /// What its usage is for.
     fn line(&self) -> LineKey;
@@ -69,7 +73,8 @@ pub(crate) struct Want {
     pub(crate) most_running: Option<NonZeroU32>,
 }
 
-/// Names a running request. No two requests of an account ever have the same, so that nobody takes one for another.
+/// Names a running request. No two requests of an account ever have the same, so that nobody takes
+/// one for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RunId {
     slot: usize,
@@ -133,7 +138,8 @@ pub(crate) struct Lease<W, R> {
     failures: u32,
     /// Until when a renewal that was sent may still act.
     acts_until: Duration,
-    /// Somebody was denied without the ledger being asked: it is asked for that reason alone, so that the next one need not be.
+    /// Somebody was denied without the ledger being asked: it is asked for that reason alone, so
+    /// that the next one need not be.
     inquires: bool,
     /// A goodbye was sent: nothing else may follow, unless its answer says that it brought news.
     leaving: bool,
@@ -141,7 +147,8 @@ pub(crate) struct Lease<W, R> {
     /// Granted without the ledger during outages.
     trusted: Credits,
     burn: Burn,
-    /// With less than this to spare, a lease that holds ahead asks for more before anybody has to wait.
+    /// With less than this to spare, a lease that holds ahead asks for more before anybody has to
+    /// wait.
     low: Credits,
     standing: Standing,
 }
@@ -299,7 +306,8 @@ impl<W, R: Run> Lease<W, R> {
         self.in_flight.is_none() && self.dirty_since == Some(now)
     }
 
-    /// What was granted before the process was suspended may have been given to others since: nobody is admitted on it.
+    /// What was granted before the process was suspended may have been given to others since:
+    /// nobody is admitted on it.
     pub(crate) fn distrust(&mut self, rules: &LeaseRules, woke_at: Duration) {
         if self.admit_until < woke_at + rules.admit_for {
             self.admit_until = Duration::ZERO;
@@ -344,8 +352,15 @@ impl<W, R: Run> Lease<W, R> {
         self.burn.asks(want.hold);
     }
 
-    /// Admits a request that the ledger did not answer for, as long as all of these stay within `allowance`.
-    pub(crate) fn trust(&mut self, want: Want, run: R, allowance: Credits, now: Duration) -> Result<RunId, R> {
+    /// Admits a request that the ledger did not answer for, as long as all of these stay within
+    /// `allowance`.
+    pub(crate) fn trust(
+        &mut self,
+        want: Want,
+        run: R,
+        allowance: Credits,
+        now: Duration,
+    ) -> Result<RunId, R> {
         let trusted = self.trusted.saturating_add(want.hold);
         if trusted > allowance {
             return Err(run);
@@ -356,14 +371,16 @@ impl<W, R: Run> Lease<W, R> {
         Ok(self.start(want.hold, want.hold, run, now))
     }
 
-    /// What counts on when an account's lease is replaced: what was granted without the ledger, for one.
+    /// What counts on when an account's lease is replaced: what was granted without the ledger, for
+    /// one.
     pub(crate) fn inherit(&mut self, old: &Self) {
         self.trusted = old.trusted;
         // No serial number is used twice.
         self.admitted = old.admitted;
     }
 
-    /// If the ledger has not answered for this lease for a while: nobody needs to wait to learn that.
+    /// If the ledger has not answered for this lease for a while: nobody needs to wait to learn
+    /// that.
     pub(crate) fn is_failing(&self) -> bool {
         self.failures >= FAILURES
     }
@@ -387,8 +404,9 @@ impl<W, R: Run> Lease<W, R> {
         !self.trusted.is_zero()
     }
 
-    /// Ends a request: what it cost is spent, the rest of its slice is free. With `ask`, one that stops at its slice and used more is billed as far as
-    /// the account can pay, once the ledger has said how far that is.
+    /// Ends a request: what it cost is spent, the rest of its slice is free. With `ask`, one that
+    /// stops at its slice and used more is billed as far as the account can pay, once the ledger
+    /// has said how far that is.
     pub(crate) fn end(&mut self, id: RunId, ask: bool, now: Duration) -> Option<Closing<R>> {
         match self.named_mut(id)?.state {
             State::Running => {}
@@ -396,7 +414,9 @@ impl<W, R: Run> Lease<W, R> {
                 self.named_mut(id)?.state = State::Pending { used, owned: false };
                 return Some(Closing::Pending);
             }
-            State::Over(_) => return self.take_over(id.slot).map(|(run, billed)| Closing::Settled(run, billed)),
+            State::Over(_) => {
+                return self.take_over(id.slot).map(|(run, billed)| Closing::Settled(run, billed));
+            }
         }
         if let Some(used) = self.close(id.slot, ask, now) {
             self.named_mut(id)?.state = State::Pending { used, owned: false };
@@ -408,7 +428,9 @@ impl<W, R: Run> Lease<W, R> {
     /// Ends all requests, as if each ended now. Their owners learn it when they end them.
     pub(crate) fn end_all(&mut self, now: Duration) {
         for slot in self.slots(Running::is_running) {
-            if let (Some(used), Some(running)) = (self.close(slot, true, now), self.running.get_mut(slot)) {
+            if let (Some(used), Some(running)) =
+                (self.close(slot, true, now), self.running.get_mut(slot))
+            {
                 running.state = State::Pending { used, owned: true };
             }
         }
@@ -423,7 +445,8 @@ impl<W, R: Run> Lease<W, R> {
         self.running.iter().filter(|(_, running)| which(running)).map(|(slot, _)| slot).collect()
     }
 
-    /// Ends a request, and settles it, or answers what it used if the ledger is to be asked for more first.
+    /// Ends a request, and settles it, or answers what it used if the ledger is to be asked for
+    /// more first.
     fn close(&mut self, slot: usize, ask: bool, now: Duration) -> Option<Usage> {
         let spare = self.spare();
         let running = self.running.get_mut(slot)?;
@@ -445,7 +468,8 @@ impl<W, R: Run> Lease<W, R> {
         None
     }
 
-    /// Spends what a request used that has ended, as far as it is not settled already; one that stops at its slice, no more than that.
+    /// Spends what a request used that has ended, as far as it is not settled already; one that
+    /// stops at its slice, no more than that.
     fn settle(&mut self, slot: usize, used: Option<Usage>) {
         let Some(running) = self.running.get_mut(slot) else { return };
         self.slices = self.slices.saturating_sub(running.open());
@@ -467,7 +491,8 @@ impl<W, R: Run> Lease<W, R> {
         running.state = State::Over(billed);
     }
 
-    /// Settles one that waits for the ledger, with the slice that it has by now; answers it if its owner has ended it already.
+    /// Settles one that waits for the ledger, with the slice that it has by now; answers it if its
+    /// owner has ended it already.
     fn resolve(&mut self, slot: usize) -> Option<(R, Option<Usage>)> {
         let State::Pending { used, owned } = self.running.get(slot)?.state else { return None };
         self.pending -= 1;
@@ -481,10 +506,13 @@ impl<W, R: Run> Lease<W, R> {
         self.running.try_remove(slot).map(|running| (running.run, billed))
     }
 
-    /// (9) Spends what running requests have used so far, as far as that can be settled before they end: what a node that dies then loses is little.
+    /// (9) Spends what running requests have used so far, as far as that can be settled before they
+    /// end: what a node that dies then loses is little.
     fn settle_running(&mut self, now: Duration) {
         for (_, running) in &mut self.running {
-            let Some(used) = running.run.settleable(now).filter(|_| running.is_running()) else { continue };
+            let Some(used) = running.run.settleable(now).filter(|_| running.is_running()) else {
+                continue;
+            };
             let more = Usage { requests: 0, ..running.within_slice(used).less(running.settled) };
             if more.cost.is_zero() {
                 continue;
@@ -507,13 +535,15 @@ impl<W, R: Run> Lease<W, R> {
     pub(crate) fn release(&mut self, id: RunId, now: Duration) {
         if let Some(running) = self.named_mut(id).filter(|running| running.is_running()) {
             let open = running.open();
-            (running.slice, running.hold, running.asked) = (running.settled.cost, Credits::ZERO, Credits::ZERO);
+            (running.slice, running.hold, running.asked) =
+                (running.settled.cost, Credits::ZERO, Credits::ZERO);
             self.slices = self.slices.saturating_sub(open);
             self.dirty_since.get_or_insert(now);
         }
     }
 
-    /// Has the ledger asked at once for what a request needs beyond its slice, though it was told lately that there is not enough.
+    /// Has the ledger asked at once for what a request needs beyond its slice, though it was told
+    /// lately that there is not enough.
     pub(crate) fn ask_now(&mut self, id: RunId) {
         if let Some(running) = self.named_mut(id) {
             running.ask_at = Duration::ZERO;
@@ -530,7 +560,11 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Gives what is free to running requests that need more, then to those who wait.
-    pub(crate) fn share_out(&mut self, has_left: impl Fn(&W) -> bool, now: Duration) -> Served<W, R> {
+    pub(crate) fn share_out(
+        &mut self,
+        has_left: impl Fn(&W) -> bool,
+        now: Duration,
+    ) -> Served<W, R> {
         self.serve(now, None, has_left)
     }
 
@@ -551,7 +585,8 @@ impl<W, R: Run> Lease<W, R> {
         self.used_at = now;
         let short = slice < hold;
         // Where there was not enough just now, there will not be at once.
-        let ask_at = if short { now.saturating_add(run.runway(slice.half(), now)) } else { Duration::ZERO };
+        let ask_at =
+            if short { now.saturating_add(run.runway(slice.half(), now)) } else { Duration::ZERO };
         if self.running.capacity() == 0 {
             // Most accounts have one at a time.
             self.running.reserve_exact(1);
@@ -559,7 +594,16 @@ impl<W, R: Run> Lease<W, R> {
         self.admitted += 1;
         let serial = self.admitted;
         let settled = Usage::default();
-        let running = Running { run, serial, state: State::Running, slice, settled, hold, ask_at, asked: Credits::ZERO };
+        let running = Running {
+            run,
+            serial,
+            state: State::Running,
+            slice,
+            settled,
+            hold,
+            ask_at,
+            asked: Credits::ZERO,
+        };
         RunId { slot: self.running.insert(running), serial }
     }
 
@@ -567,7 +611,8 @@ impl<W, R: Run> Lease<W, R> {
         self.budget.saturating_sub(self.spent).saturating_sub(self.slices)
     }
 
-    /// (3) Admissions end a while after the renewal was sent, long before the ledger releases the hold.
+    /// (3) Admissions end a while after the renewal was sent, long before the ledger releases the
+    /// hold.
     fn slice_for(&self, want: Want, now: Duration) -> Option<Credits> {
         if want.hold.is_zero() {
             return Some(Credits::ZERO);
@@ -576,9 +621,15 @@ impl<W, R: Run> Lease<W, R> {
         (now < self.admit_until && !self.is_leaving() && slice >= want.least).then_some(slice)
     }
 
-    /// Gives what is free: to those the ledger was just asked for first, so that nobody else takes what it gave them, then to running requests that
-    /// need more, then to those who wait. `answered` is when a renewal was sent that was answered now.
-    fn serve(&mut self, now: Duration, answered: Option<(&LeaseRules, Duration)>, has_left: impl Fn(&W) -> bool) -> Served<W, R> {
+    /// Gives what is free: to those the ledger was just asked for first, so that nobody else takes
+    /// what it gave them, then to running requests that need more, then to those who wait.
+    /// `answered` is when a renewal was sent that was answered now.
+    fn serve(
+        &mut self,
+        now: Duration,
+        answered: Option<(&LeaseRules, Duration)>,
+        has_left: impl Fn(&W) -> bool,
+    ) -> Served<W, R> {
         let mut served = Served::nobody();
         if let Some((rules, asked_at)) = answered {
             served.settled = self.serve_asked(rules, asked_at, now);
@@ -589,8 +640,14 @@ impl<W, R: Run> Lease<W, R> {
         served
     }
 
-    /// (10) Gives running requests what a renewal asked for them, or tells them that it was not to be had.
-    fn serve_asked(&mut self, rules: &LeaseRules, asked_at: Duration, now: Duration) -> Vec<(R, Option<Usage>)> {
+    /// (10) Gives running requests what a renewal asked for them, or tells them that it was not to
+    /// be had.
+    fn serve_asked(
+        &mut self,
+        rules: &LeaseRules,
+        asked_at: Duration,
+        now: Duration,
+    ) -> Vec<(R, Option<Usage>)> {
         let mut spare = self.spare();
         let mut resolved = Vec::new();
         for (slot, running) in &mut self.running {
@@ -630,7 +687,8 @@ impl<W, R: Run> Lease<W, R> {
                 spare = spare.saturating_sub(more);
                 self.slices = self.slices.saturating_add(running.grant(more, now));
                 if running.missing(accrued).is_zero() {
-                    // What the ledger says to a question that is under way is no answer to its next need.
+                    // What the ledger says to a question that is under way is no answer to its next
+                    // need.
                     running.asked = Credits::ZERO;
                     if running.is_pending() {
                         resolved.push(slot);
@@ -641,9 +699,15 @@ impl<W, R: Run> Lease<W, R> {
         resolved.into_iter().filter_map(|slot| self.resolve(slot)).collect()
     }
 
-    /// Admits those who wait, first come, first served. `answered` ones were asked for, and are refused if there is not enough; else nobody passes
-    /// one who still waits.
-    fn serve_waiting(&mut self, answered: bool, served: &mut Served<W, R>, has_left: impl Fn(&W) -> bool, now: Duration) {
+    /// Admits those who wait, first come, first served. `answered` ones were asked for, and are
+    /// refused if there is not enough; else nobody passes one who still waits.
+    fn serve_waiting(
+        &mut self,
+        answered: bool,
+        served: &mut Served<W, R>,
+        has_left: impl Fn(&W) -> bool,
+        now: Duration,
+    ) {
         while let Some(waiting) = self.waiting.pop_front() {
             if has_left(&waiting.tell) {
                 continue;
@@ -699,7 +763,8 @@ impl<R: Run> Running<R> {
 
     /// When only half of what it asks for is left, it needs more.
     fn is_due(&self, accrued: Credits, now: Duration) -> bool {
-        self.is_pending() || (!self.hold.is_zero() && now >= self.ask_at && accrued >= self.refill_at())
+        self.is_pending()
+            || (!self.hold.is_zero() && now >= self.ask_at && accrued >= self.refill_at())
     }
 
     fn refill_at(&self) -> Credits {
@@ -714,13 +779,21 @@ impl<R: Run> Running<R> {
             return Duration::MAX;
         }
         let refill = now.saturating_add(self.run.runway(self.refill_at(), now)).max(self.ask_at);
-        // However it was refilled: so much is settled at the latest, or lost with a node that is killed.
+        // However it was refilled: so much is settled at the latest, or lost with a node that is
+        // killed.
         let settle_at = self.settled.cost.saturating_add(self.hold.half().max(Credits::SMALLEST));
-        let Some(used) = self.run.settleable(now).filter(|_| self.is_running()) else { return refill };
+        let Some(used) = self.run.settleable(now).filter(|_| self.is_running()) else {
+            return refill;
+        };
         let is_spent = self.run.stops() && settle_at > self.slice;
         let after = self.run.runway(settle_at, now);
-        // What is beyond its slice, or beyond the most that it may cost, cannot be settled, and keeps nobody busy.
-        if is_spent || (after.is_zero() && used.cost < settle_at) { refill } else { refill.min(now.saturating_add(after)) }
+        // What is beyond its slice, or beyond the most that it may cost, cannot be settled, and
+        // keeps nobody busy.
+        if is_spent || (after.is_zero() && used.cost < settle_at) {
+            refill
+        } else {
+            refill.min(now.saturating_add(after))
+        }
     }
 
     fn missing(&self, accrued: Credits) -> Credits {

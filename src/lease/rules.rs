@@ -7,11 +7,13 @@ use crate::Credits;
 /// The times of the lease protocol. The defaults fit a ledger in the same data centre.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeaseRules {
-    /// How long a call to the ledger may take, and how long a request waits for its admission, counted from its arrival. Default 250 ms.
+    /// How long a call to the ledger may take, and how long a request waits for its admission,
+    /// counted from its arrival. Default 250 ms.
     pub(crate) deadline: Duration,
     /// How long spending may stay unreported. Default 100 ms.
     pub(crate) flush: Duration,
-    /// How long after sending a renewal requests are admitted on its answer: 10 s, or twice `flush` where that is longer.
+    /// How long after sending a renewal requests are admitted on its answer: 10 s, or twice `flush`
+    /// where that is longer.
     pub(crate) admit_for: Duration,
     /// How long the ledger keeps a hold without hearing of the lease. Default 10 min.
     pub(crate) ttl: Duration,
@@ -35,29 +37,34 @@ impl Default for LeaseRules {
 }
 
 impl LeaseRules {
-    /// Spending may stay unreported for so long. Between two reports a lease must not cease to admit.
+    /// Spending may stay unreported for so long. Between two reports a lease must not cease to
+    /// admit.
     pub(crate) fn flush_after(&mut self, flush: Duration) {
         self.flush = flush;
         self.admit_for = Self::default().admit_for.max(flush.saturating_mul(2));
     }
 
-    /// After how long without use and without news a lease speaks once more, and is then quiet until it says goodbye. Longer than what a failover
-    /// of the ledger can forget, and than two that follow each other closely: they lag by seconds, not by minutes.
+    /// After how long without use and without news a lease speaks once more, and is then quiet
+    /// until it says goodbye. Longer than what a failover of the ledger can forget, and than two
+    /// that follow each other closely: they lag by seconds, not by minutes.
     pub(crate) fn idle(&self) -> Duration {
         self.ttl / 3
     }
 
-    /// What is not worth a look of its own waits so long: short against a slice, which is at least four deadlines.
+    /// What is not worth a look of its own waits so long: short against a slice, which is at least
+    /// four deadlines.
     pub(crate) fn soon(&self) -> Duration {
         (self.flush / 20).min(Duration::from_millis(5)).min(self.deadline / 8)
     }
 
-    /// After a failure or a short grant, the next try: `flush`, but no request waits for that where it is long.
+    /// After a failure or a short grant, the next try: `flush`, but no request waits for that where
+    /// it is long.
     pub(crate) fn pause(&self) -> Duration {
         self.flush.min(Self::default().flush)
     }
 
-    /// How long after the last use a lease holds no more ahead than the least, and over what span burn is looked at.
+    /// How long after the last use a lease holds no more ahead than the least, and over what span
+    /// burn is looked at.
     pub(crate) fn lull(&self) -> Duration {
         self.admit_for / 4
     }
@@ -65,13 +72,16 @@ impl LeaseRules {
 
 /// A surplus that leases hold, so that most requests are admitted without asking the ledger.
 ///
-/// It follows what the account burns: a slice (what one request takes at its admission, by default a second of its
-/// price) for each of its requests that lately ran or waited at once on this node, and four more. It is asked for again when half of it is taken, before
-/// requests have to wait. Where it is more than twice the least, that is what remains a few seconds after the last use; the rest is given back ten seconds
-/// after it, or after twice [`flush`](crate::CreditMeterBuilder::flush) where that is longer.
+/// It follows what the account burns: a slice (what one request takes at its admission, by default
+/// a second of its price) for each of its requests that lately ran or waited at once on this node,
+/// and four more. It is asked for again when half of it is taken, before requests have to wait.
+/// Where it is more than twice the least, that is what remains a few seconds after the last use;
+/// the rest is given back ten seconds after it, or after twice
+/// [`flush`](crate::CreditMeterBuilder::flush) where that is longer.
 ///
-/// It is at most a quarter of what is left, so near zero this becomes strict by itself. What one node holds ahead, another
-/// cannot use until it is given back; a node that dies strands it for the holds' time to live, ten minutes.
+/// It is at most a quarter of what is left, so near zero this becomes strict by itself. What one
+/// node holds ahead, another cannot use until it is given back; a node that dies strands it for the
+/// holds' time to live, ten minutes.
 ///
 /// ```
 /// use std::num::NonZeroU32;
@@ -95,7 +105,8 @@ impl Ahead {
         Self { least: slices, most: slices }
     }
 
-    /// So many slices more than what lately ran at once, and at least so many until ten seconds after the last use. Default 4.
+    /// So many slices more than what lately ran at once, and at least so many until ten seconds
+    /// after the last use. Default 4.
     #[must_use]
     pub fn at_least(self, slices: NonZeroU32) -> Self {
         Self { least: slices, most: self.most.max(slices) }
@@ -160,7 +171,11 @@ impl Burn {
     pub(super) fn sample(&mut self, together: Credits, span: Duration, now: Duration) {
         self.peak.together = self.peak.together.max(together);
         if now >= self.since.saturating_add(span) && !self.peak.hold.is_zero() {
-            *self = Self { peak: Peak { together, hold: Credits::ZERO }, before: self.peak, since: now };
+            *self = Self {
+                peak: Peak { together, hold: Credits::ZERO },
+                before: self.peak,
+                since: now,
+            };
         }
     }
 

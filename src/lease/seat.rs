@@ -99,7 +99,10 @@ impl<B: Beside> fmt::Debug for SeatTaken<B> {
 
 impl<B: Beside> fmt::Debug for Seat<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Seat").field("account", &self.cell.account).field("period", &self.cell.period).finish_non_exhaustive()
+        f.debug_struct("Seat")
+            .field("account", &self.cell.account)
+            .field("period", &self.cell.period)
+            .finish_non_exhaustive()
     }
 }
 
@@ -124,7 +127,8 @@ impl<B: Beside> Place<B> {
         self.seat.as_ref().map(|seat| seat.shared.time.clone())
     }
 
-    /// What the account has left as far as this node knows: what running requests use is not off it yet.
+    /// What the account has left as far as this node knows: what running requests use is not off it
+    /// yet.
     pub(crate) fn left(&self) -> Option<Credits> {
         let inner = self.seat.as_ref()?.cell.lock();
         Some(inner.lease.standing().left(inner.lease.unreported()))
@@ -146,17 +150,29 @@ impl<B: Beside> Place<B> {
         }
     }
 
-    /// How long the ledger may take to answer, and how long may pass between a question and the next.
+    /// How long the ledger may take to answer, and how long may pass between a question and the
+    /// next.
     pub(crate) fn patience(&self) -> Option<(Duration, Duration)> {
         self.seat.as_ref().map(|seat| (seat.shared.rules.deadline, seat.shared.rules.pause()))
     }
 
-    /// Ends the slice, after a last look at the request. `None` if the ledger is to say first how much of it can be paid: only with `ask`.
-    pub(crate) fn end(mut self, now: Now, ask: bool, look: impl FnOnce(&mut B::Run)) -> Option<Ended<B::Run>> {
+    /// Ends the slice, after a last look at the request. `None` if the ledger is to say first how
+    /// much of it can be paid: only with `ask`.
+    pub(crate) fn end(
+        mut self,
+        now: Now,
+        ask: bool,
+        look: impl FnOnce(&mut B::Run),
+    ) -> Option<Ended<B::Run>> {
         self.close(now, ask, look)
     }
 
-    fn close(&mut self, now: Now, ask: bool, look: impl FnOnce(&mut B::Run)) -> Option<Ended<B::Run>> {
+    fn close(
+        &mut self,
+        now: Now,
+        ask: bool,
+        look: impl FnOnce(&mut B::Run),
+    ) -> Option<Ended<B::Run>> {
         let Seat { shared, cell } = self.seat.take()?;
         let now = now.lease;
         let mut inner = cell.lock();
@@ -202,9 +218,14 @@ impl<B: Beside> Drop for Place<B> {
     }
 }
 
-/// Tells those who waited, outside of the account's lock: one who has gone meanwhile hands its place back through it. `month` is what it is by the
-/// ledger's clock, where it was asked.
-pub(super) fn tell<B: Beside>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, served: Served<Waiter<B>, B::Run>, month: Option<Period>) {
+/// Tells those who waited, outside of the account's lock: one who has gone meanwhile hands its
+/// place back through it. `month` is what it is by the ledger's clock, where it was asked.
+pub(super) fn tell<B: Beside>(
+    shared: &Arc<Shared<B>>,
+    cell: &Arc<Cell<B>>,
+    served: Served<Waiter<B>, B::Run>,
+    month: Option<Period>,
+) {
     // First, so that each has an owner whatever the host's code does below.
     for (waiter, id) in served.admitted {
         let seat = Seat { shared: Arc::clone(shared), cell: Arc::clone(cell) };
@@ -220,7 +241,11 @@ pub(super) fn tell<B: Beside>(shared: &Arc<Shared<B>>, cell: &Arc<Cell<B>>, serv
     let standing = cell.lock().lease.standing();
     for waiter in served.refused {
         let elsewhere = month.unwrap_or(cell.period.next());
-        let verdict = if standing.ended || standing.early { Verdict::Elsewhere(elsewhere) } else { Verdict::Refused(standing) };
+        let verdict = if standing.ended || standing.early {
+            Verdict::Elsewhere(elsewhere)
+        } else {
+            Verdict::Refused(standing)
+        };
         drop(waiter.send(verdict));
     }
 }

@@ -1,9 +1,11 @@
-//! The protocol under random faults: the crate's own [`Book`] and [`Lease`], with messages lost, repeated and delayed past newer ones, nodes
-//! killed and brought back with their journals, or shut down with a goodbye, a ledger that fails over and forgets its last writes, one whose storage
-//! loses a part, and one whose clock is wrong for a while. Meanwhile credits are granted, and some expire,
-//! seats and limits change, and refunds are made.
+//! The protocol under random faults: the crate's own [`Book`] and [`Lease`], with messages lost,
+//! repeated and delayed past newer ones, nodes killed and brought back with their journals, or shut
+//! down with a goodbye, a ledger that fails over and forgets its last writes, one whose storage
+//! loses a part, and one whose clock is wrong for a while. Meanwhile credits are granted, and some
+//! expire, seats and limits change, and refunds are made.
 //!
-//! One tick is a millisecond, one tick of compute costs one nano-dollar. `SIMULATION_SEEDS` sets how many runs each setting gets.
+//! One tick is a millisecond, one tick of compute costs one nano-dollar. `SIMULATION_SEEDS` sets
+//! how many runs each setting gets.
 
 mod scale;
 
@@ -17,7 +19,10 @@ use super::{
 };
 use crate::{
     Account, Credits, Period,
-    ledger::{Answer, Book, LeaseId, LineKey, Outcome as Came, Record, Refund, Renewal, Statement, StatementLine, Terms, Usage},
+    ledger::{
+        Answer, Book, LeaseId, LineKey, Outcome as Came, Record, Refund, Renewal, Statement,
+        StatementLine, Terms, Usage,
+    },
 };
 
 const HOLD: i64 = 20;
@@ -38,9 +43,11 @@ struct Setting {
     loss: f64,
     /// Whether nodes stand still now and then, and services report what was not measured.
     jolts: bool,
-    /// Whether the ledger's storage loses its book, its leases or its holds now and then, or what was written to them last.
+    /// Whether the ledger's storage loses its book, its leases or its holds now and then, or what
+    /// was written to them last.
     losses: bool,
-    /// Whether nodes are shut down now and then, and the ledger's clock is up to an hour off for a while.
+    /// Whether nodes are shut down now and then, and the ledger's clock is up to an hour off for a
+    /// while.
     glitches: bool,
 }
 
@@ -129,12 +136,20 @@ impl Run for Rc<Request> {
     }
 
     fn settleable(&self, now: Duration) -> Option<Usage> {
-        self.goes.then(|| Usage { requests: 1, compute_micros: self.cost(now).unsigned_abs(), cost: nanos(self.cost(now)) })
+        self.goes.then(|| Usage {
+            requests: 1,
+            compute_micros: self.cost(now).unsigned_abs(),
+            cost: nanos(self.cost(now)),
+        })
     }
 
     fn end(&mut self, now: Duration) -> Option<Usage> {
         self.end.set(Some(self.end.get().unwrap_or(now)));
-        Some(Usage { requests: 1, compute_micros: self.cost(now).unsigned_abs(), cost: nanos(self.cost(now)) })
+        Some(Usage {
+            requests: 1,
+            compute_micros: self.cost(now).unsigned_abs(),
+            cost: nanos(self.cost(now)),
+        })
     }
 
     fn line(&self) -> LineKey {
@@ -234,7 +249,11 @@ impl World {
             setting,
             rng,
             rules,
-            terms: Terms { included: nanos((limit - purchased) / 2), per_seat: true, pay_as_you_go: nanos((limit - purchased) / 2) },
+            terms: Terms {
+                included: nanos((limit - purchased) / 2),
+                per_seat: true,
+                pay_as_you_go: nanos((limit - purchased) / 2),
+            },
             limit: 0,
             history: VecDeque::from([(0, ledger.clone())]),
             saved: ledger.0.clone(),
@@ -259,11 +278,19 @@ impl World {
             let working = tick < WORK;
             if !working {
                 self.setting.loss = 0.0;
-                self.nodes.iter_mut().for_each(|node| (node.down_until, node.asleep_until) = (0, 0));
+                self.nodes
+                    .iter_mut()
+                    .for_each(|node| (node.down_until, node.asleep_until) = (0, 0));
                 self.ahead = HOUR;
             }
-            // While a loss is mended an hour counts, and a message that is repeated late dies by the clock: two faults at once cannot be mended.
-            if working && self.setting.glitches && !self.setting.losses && self.setting.loss == 0.0 && self.rng.f64() < 0.01 {
+            // While a loss is mended an hour counts, and a message that is repeated late dies by
+            // the clock: two faults at once cannot be mended.
+            if working
+                && self.setting.glitches
+                && !self.setting.losses
+                && self.setting.loss == 0.0
+                && self.rng.f64() < 0.01
+            {
                 self.ahead = self.rng.u64(0..=2 * HOUR);
             }
             if working && self.setting.failover && self.rng.f64() < 0.004 {
@@ -304,15 +331,22 @@ impl World {
             self.audit(tick);
         }
         let (book, record) = &self.ledger;
-        // As people read it: what was lost when nobody was left to report is there, too. A hold that was made by a clock that was ahead lasts as long.
+        // As people read it: what was lost when nobody was left to report is there, too. A hold
+        // that was made by a clock that was ahead lasts as long.
         let clock = self.clock(END) + if self.setting.glitches { at(HOUR) } else { at(0) };
-        let statement = Statement::of(&Account::user("alice").unwrap(), book, record, Some(self.terms), clock);
-        let sum = |lines: &mut dyn Iterator<Item = &StatementLine>| lines.map(|line| line.usage.cost.as_nano_usd()).sum();
+        let statement =
+            Statement::of(&Account::user("alice").unwrap(), book, record, Some(self.terms), clock);
+        let sum = |lines: &mut dyn Iterator<Item = &StatementLine>| {
+            lines.map(|line| line.usage.cost.as_nano_usd()).sum()
+        };
         Outcome {
             used: statement.used.as_nano_usd(),
             debited: self.debited,
             itemised: sum(&mut statement.lines.iter()),
-            recovered: sum(&mut statement.lines.iter().filter(|line| line.model.as_str() == "recovered")),
+            recovered: sum(&mut statement
+                .lines
+                .iter()
+                .filter(|line| line.model.as_str() == "recovered")),
             held: statement.held.as_nano_usd(),
             leases: book.leases(),
             overspent: self.overspent,
@@ -340,7 +374,10 @@ impl World {
             2 => record.seats = self.rng.u32(1..=3).try_into().unwrap(),
             3 => record.spending_limit = self.rng.bool().then_some(amount),
             _ => {
-                let refund = Refund { amount: amount.min(book.used().saturating_sub(book.refunded())), reason: "a test".parse().unwrap() };
+                let refund = Refund {
+                    amount: amount.min(book.used().saturating_sub(book.refunded())),
+                    reason: "a test".parse().unwrap(),
+                };
                 if !refund.amount.is_zero() {
                     assert!(book.refund(record, id, refund, clock).unwrap());
                 }
@@ -351,7 +388,8 @@ impl World {
 
     /// Replication lags by up to 30 ticks: what was written since is forgotten.
     fn fail_over(&mut self, tick: u64) {
-        let recent: Vec<_> = self.history.iter().filter(|(written, _)| tick - written < 30).collect();
+        let recent: Vec<_> =
+            self.history.iter().filter(|(written, _)| tick - written < 30).collect();
         if !recent.is_empty() {
             self.ledger = recent[self.rng.usize(0..recent.len())].1.clone();
         }
@@ -362,7 +400,9 @@ impl World {
     fn lose(&mut self) {
         if self.rng.bool() {
             self.saved = self.ledger.0.clone();
-        } else if std::mem::take(&mut self.is_whole) && (self.setting.loss == 0.0 || !std::mem::replace(&mut self.has_lost, true)) {
+        } else if std::mem::take(&mut self.is_whole)
+            && (self.setting.loss == 0.0 || !std::mem::replace(&mut self.has_lost, true))
+        {
             let with = if self.rng.bool() { self.saved.clone() } else { Book::new(self.period()) };
             let part = self.rng.usize(0..3);
             // A book that is lost while no lease is remembered is lost.
@@ -373,13 +413,15 @@ impl World {
     }
 
     fn deliver(&mut self, tick: u64) {
-        let (mut due, net): (Vec<_>, Vec<_>) = std::mem::take(&mut self.net).into_iter().partition(|message| message.arrives <= tick);
+        let (mut due, net): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.net).into_iter().partition(|message| message.arrives <= tick);
         self.net = net;
         self.rng.shuffle(&mut due);
         for message in due {
             let clock = self.clock(tick);
             let (book, record) = &mut self.ledger;
-            let answer = book.renew(record, &message.renewal, None, message.not_after, clock).unwrap();
+            let answer =
+                book.renew(record, &message.renewal, None, message.not_after, clock).unwrap();
             self.is_whole |= answer.outcome != Came::Late && book.is_whole();
             if self.setting.failover {
                 self.history.push_back((tick, self.ledger.clone()));
@@ -403,12 +445,15 @@ impl World {
             node.mail.push((renewal.clone(), answer));
             return;
         }
-        let lease = node.lease.iter_mut().chain(&mut node.old).find(|lease| lease.id() == renewal.lease);
+        let lease =
+            node.lease.iter_mut().chain(&mut node.old).find(|lease| lease.id() == renewal.lease);
         if let Some(lease) = lease {
             let served = lease.answered(&rules, renewal.seq, &answer, |_| false, at(tick));
             self.serve(
                 served,
-                self.nodes.iter().position(|node| node.lease.iter().chain(&node.old).any(|lease| lease.id() == renewal.lease)),
+                self.nodes.iter().position(|node| {
+                    node.lease.iter().chain(&node.old).any(|lease| lease.id() == renewal.lease)
+                }),
             );
         }
     }
@@ -436,11 +481,16 @@ impl World {
         node.pending.clear();
         node.mail.clear();
         node.asleep_until = 0;
-        let old: Vec<_> = std::mem::take(&mut node.old).into_iter().chain(node.lease.take()).collect();
+        let old: Vec<_> =
+            std::mem::take(&mut node.old).into_iter().chain(node.lease.take()).collect();
         for (request, settled) in old.iter().flat_map(Lease::unfinished) {
             self.debited += settled.as_nano_usd();
             self.debt += (settled.as_nano_usd() - request.slice.get()).max(0) + request.owed.get();
-            let used = if request.stop { request.cost(at(tick)).min(request.slice.get()) } else { request.cost(at(tick)) };
+            let used = if request.stop {
+                request.cost(at(tick)).min(request.slice.get())
+            } else {
+                request.cost(at(tick))
+            };
             if request.goes && request.jump.get().0 == 0 {
                 self.lost = self.lost.max(used - settled.as_nano_usd());
             }
@@ -458,7 +508,11 @@ impl World {
         }
         let Some(lease) = &mut node.lease else { return };
         for (request, key) in std::mem::take(&mut node.running) {
-            let owed = if request.stop { 0 } else { (request.cost(at(tick)) - request.slice.get()).max(0) };
+            let owed = if request.stop {
+                0
+            } else {
+                (request.cost(at(tick)) - request.slice.get()).max(0)
+            };
             self.debt += owed + request.owed.get();
             match lease.end(key, false, at(tick)).unwrap() {
                 Closing::Settled(_, billed) => self.debited += billed.unwrap().cost.as_nano_usd(),
@@ -487,19 +541,27 @@ impl World {
             let cost = request.cost(now);
             let is_over = request.stop && cost >= request.slice.get();
             let in_time = cost - request.slice.get() <= 2;
-            if request.denied.get().is_some_and(|denial| denial.asked_at < request.needed_at.get()) {
+            if request.denied.get().is_some_and(|denial| denial.asked_at < request.needed_at.get())
+            {
                 request.denied.set(None);
                 request.overdue.set(false);
             }
-            let denied = request.denied.get().filter(|denial| request.overdue.get() || (in_time && now <= denial.asked_at + at(16)));
+            let denied = request.denied.get().filter(|denial| {
+                request.overdue.get() || (in_time && now <= denial.asked_at + at(16))
+            });
             if cost >= request.length || (is_over && denied.is_some()) {
                 if let Some(denial) = denied.filter(|_| is_over && cost < request.length) {
-                    assert!(denial.asked_at >= request.needs_since.get().unwrap(), "cut before the ledger was asked: {request:?}, {now:?}");
+                    assert!(
+                        denial.asked_at >= request.needs_since.get().unwrap(),
+                        "cut before the ledger was asked: {request:?}, {now:?}"
+                    );
                 }
                 let owed = if request.stop { 0 } else { (cost - request.slice.get()).max(0) };
                 self.debt += owed + request.owed.get();
                 match lease.end(key, denied.is_none(), now).unwrap() {
-                    Closing::Settled(_, billed) => self.debited += billed.unwrap().cost.as_nano_usd(),
+                    Closing::Settled(_, billed) => {
+                        self.debited += billed.unwrap().cost.as_nano_usd()
+                    }
                     Closing::Pending => node.pending.push(request),
                 }
                 continue;
@@ -515,12 +577,17 @@ impl World {
     }
 
     fn begin_requests(&mut self, node: usize, tick: u64) {
-        let want =
-            Want { hold: nanos(HOLD), least: nanos(LEAST), lasts: Duration::from_millis(HOLD.unsigned_abs() / 2), most_running: None };
+        let want = Want {
+            hold: nanos(HOLD),
+            least: nanos(LEAST),
+            lasts: Duration::from_millis(HOLD.unsigned_abs() / 2),
+            most_running: None,
+        };
         for _ in 0..[1, 1, 5][self.rng.usize(0..3)] {
             let length = [1, 3, 10, 60, 150][self.rng.usize(0..5)];
             let goes = self.rng.u8(0..4) > 0;
-            let request = Rc::new(Request { stop: self.setting.stop, length, goes, ..Request::default() });
+            let request =
+                Rc::new(Request { stop: self.setting.stop, length, goes, ..Request::default() });
             let node = &mut self.nodes[node];
             if node.lease.as_ref().is_some_and(Lease::is_leaving) {
                 node.old.extend(node.lease.take());
@@ -542,9 +609,11 @@ impl World {
         let (rules, terms, loss) = (self.rules, self.terms, self.setting.loss);
         let index = node;
         let node = &mut self.nodes[node];
-        let owes_nothing = node.lease.iter().chain(&node.old).all(Lease::owes_nothing) && node.pending.is_empty();
+        let owes_nothing =
+            node.lease.iter().chain(&node.old).all(Lease::owes_nothing) && node.pending.is_empty();
         let flush = node.is_closing;
-        let rules = if flush { LeaseRules { ahead: None, farewell: owes_nothing, ..rules } } else { rules };
+        let rules =
+            if flush { LeaseRules { ahead: None, farewell: owes_nothing, ..rules } } else { rules };
         for lease in node.lease.iter_mut().chain(&mut node.old) {
             lease.forget_waiting(|(_, since)| tick - since >= 12);
             if let Some(position) = self.sent_at.iter().position(|(id, ..)| *id == lease.id())
@@ -561,9 +630,15 @@ impl World {
             self.sent_at.push((renewal.lease, renewal.seq, tick));
             for _ in 0..=usize::from(self.rng.f64() < loss) {
                 if self.rng.f64() >= loss {
-                    let delays: &[u64] = if loss > 0.0 { &[1, 1, 1, 2, 3, 40] } else { &[1, 1, 1, 2, 3] };
+                    let delays: &[u64] =
+                        if loss > 0.0 { &[1, 1, 1, 2, 3, 40] } else { &[1, 1, 1, 2, 3] };
                     let arrives = tick + delays[self.rng.usize(0..delays.len())];
-                    self.net.push(Message { arrives, node: index, renewal: renewal.clone(), not_after: clock + at(6) });
+                    self.net.push(Message {
+                        arrives,
+                        node: index,
+                        renewal: renewal.clone(),
+                        not_after: clock + at(6),
+                    });
                 }
             }
         }
@@ -579,26 +654,38 @@ impl World {
 
     fn audit(&mut self, tick: u64) {
         let (book, record) = &self.ledger;
-        let allowed = book.standing(record, Some(self.terms), self.clock(tick)).limit.saturating_add(book.refunded());
+        let allowed = book
+            .standing(record, Some(self.terms), self.clock(tick))
+            .limit
+            .saturating_add(book.refunded());
         self.limit = self.limit.max(allowed.as_nano_usd());
         let now = at(tick);
-        let running = self.nodes.iter().flat_map(|node| node.running.iter().map(|(request, _)| request).chain(&node.pending));
-        let used: i64 = running.map(|request| request.cost(now).min(request.slice.get()) - request.owed.get()).sum();
+        let running = self
+            .nodes
+            .iter()
+            .flat_map(|node| node.running.iter().map(|(request, _)| request).chain(&node.pending));
+        let used: i64 = running
+            .map(|request| request.cost(now).min(request.slice.get()) - request.owed.get())
+            .sum();
         self.overspent = self.overspent.max(self.debited - self.debt + used - self.limit);
     }
 }
 
-/// Every total and line exact, nothing held or remembered at the end; and no overspending where the design promises none.
+/// Every total and line exact, nothing held or remembered at the end; and no overspending where the
+/// design promises none.
 fn run(seeds: u64, setting: Setting) {
     let (mut worst, mut lost, mut inexact) = (0, 0, 0);
     for seed in 0..seeds {
         let result = World::new(seed, setting).run();
-        let exact = (result.used, result.itemised, result.held) == (result.debited, result.debited, 0);
-        // Of a renewal whose answer was lost just before its lease was, nobody can tell any more if it was debited.
+        let exact =
+            (result.used, result.itemised, result.held) == (result.debited, result.debited, 0);
+        // Of a renewal whose answer was lost just before its lease was, nobody can tell any more if
+        // it was debited.
         let exact = exact || (setting.losses && setting.loss > 0.0 && result.held == 0);
         assert_eq!(result.itemised, result.used, "{setting:?}, seed {seed}");
         inexact += u64::from(result.used != result.debited);
-        // A failover may forget a goodbye, and a clock that steps lets one come late: that entry, which holds nothing, stays until the period's leases expire.
+        // A failover may forget a goodbye, and a clock that steps lets one come late: that entry,
+        // which holds nothing, stays until the period's leases expire.
         let tidy = result.leases == 0 || setting.failover || setting.losses || setting.glitches;
         let nothing_forgotten = result.recovered == 0 || setting.failover || setting.losses;
         assert!(exact && tidy && nothing_forgotten, "{setting:?}, seed {seed}: {result:?}");
@@ -616,12 +703,16 @@ fn run(seeds: u64, setting: Setting) {
         assert!(worst <= 0, "{setting:?} overspent by {worst}");
     }
     assert!(inexact * 20 <= seeds.max(20), "{setting:?}: {inexact} of {seeds} inexact");
-    eprintln!("{setting:?}: {seeds} runs, {inexact} not exact, worst overspending {worst}, most lost by a request {lost}");
+    eprintln!(
+        "{setting:?}: {seeds} runs, {inexact} not exact, worst overspending {worst}, most lost by a request {lost}"
+    );
 }
 
-/// `lease_model`'s table, and a row in which nodes come back within `ttl`: with those, 10 000 runs by default.
+/// `lease_model`'s table, and a row in which nodes come back within `ttl`: with those, 10 000 runs
+/// by default.
 fn table(stop: bool) {
-    let seeds = std::env::var("SIMULATION_SEEDS").map_or(120, |seeds| seeds.parse().expect("SIMULATION_SEEDS is a number"));
+    let seeds = std::env::var("SIMULATION_SEEDS")
+        .map_or(120, |seeds| seeds.parse().expect("SIMULATION_SEEDS is a number"));
     for ahead in [false, true] {
         let faults: [(&[u64], bool, f64); 7] = [
             (&[], false, 0.0),
@@ -633,12 +724,20 @@ fn table(stop: bool) {
             (&[5, 50, 300], true, 0.05),
         ];
         for (down, failover, loss) in faults {
-            for (jolts, losses, glitches) in
-                [(false, false, false), (true, false, false), (true, true, false), (true, false, true), (true, true, true)]
-            {
-                // A node that ended cannot repair what a failover forgets of it, nor what the storage lost just after its last answer was.
+            for (jolts, losses, glitches) in [
+                (false, false, false),
+                (true, false, false),
+                (true, true, false),
+                (true, false, true),
+                (true, true, true),
+            ] {
+                // A node that ended cannot repair what a failover forgets of it, nor what the
+                // storage lost just after its last answer was.
                 if !((losses || glitches) && failover) && !(losses && glitches && loss > 0.0) {
-                    run(seeds, Setting { stop, ahead, down, failover, loss, jolts, losses, glitches });
+                    run(
+                        seeds,
+                        Setting { stop, ahead, down, failover, loss, jolts, losses, glitches },
+                    );
                 }
             }
         }

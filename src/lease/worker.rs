@@ -1,10 +1,13 @@
 //! The background task that renews leases.
 //!
-//! At most one renewal of a lease is under way at a time, and of all leases as many as the [`Breaker`] allows; what is due beyond that waits its
-//! turn in the order in which it came. Reports wait a little while requests wait for answers, which would come behind theirs. A cell is in the inbox, in
-//! the backlog and among the timers at most once each, so that memory is bounded by the number of accounts.
+//! At most one renewal of a lease is under way at a time, and of all leases as many as the
+//! [`Breaker`] allows; what is due beyond that waits its turn in the order in which it came.
+//! Reports wait a little while requests wait for answers, which would come behind theirs. A cell is
+//! in the inbox, in the backlog and among the timers at most once each, so that memory is bounded
+//! by the number of accounts.
 //!
-//! All that matters is in the cells: where the task ends with its runtime, or panics, another takes up the work from there.
+//! All that matters is in the cells: where the task ends with its runtime, or panics, another takes
+//! up the work from there.
 
 use std::{
     collections::{BTreeMap, HashSet, VecDeque},
@@ -44,7 +47,8 @@ use crate::{
 /// When to look again at an account that cannot be forgotten yet.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// How long goodbyes may take at a shutdown, at least: a call's time is needed before them and for them.
+/// How long goodbyes may take at a shutdown, at least: a call's time is needed before them and for
+/// them.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// After a panic, the next try.
@@ -108,7 +112,8 @@ where
         })
     }
 
-    /// Works until the keeper is shut down or dropped, and everything is settled. A panic, of a clock of the host's, say, does not end it.
+    /// Works until the keeper is shut down or dropped, and everything is settled. A panic, of a
+    /// clock of the host's, say, does not end it.
     pub(crate) async fn run(mut self) {
         let mut give_up = None;
         loop {
@@ -137,7 +142,9 @@ where
         // What was taken out of the inbox and not looked at yet must find its way back.
         self.shared.empty_inbox();
         let now = self.shared.now();
-        for cell in self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect::<Vec<_>>() {
+        for cell in
+            self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect::<Vec<_>>()
+        {
             let mut inner = cell.lock();
             (inner.timer, inner.backlogged, inner.told) = (None, false, 0);
             inner.leases_mut().for_each(|lease| lease.abandon(&self.shared.rules, now));
@@ -156,14 +163,23 @@ where
                 self.begin_farewell(give_up);
                 continue;
             }
-            if (self.open.as_ref().is_some_and(HashSet::is_empty) && all_told) || give_up.is_some_and(|at| Instant::now() >= at) {
+            if (self.open.as_ref().is_some_and(HashSet::is_empty) && all_told)
+                || give_up.is_some_and(|at| Instant::now() >= at)
+            {
                 return;
             }
-            let timer = self.timers.first_key_value().map(|((at, _), _)| at.saturating_add(self.patience()));
-            let next_try = self.breaker.next_try().filter(|_| !self.backlog.is_empty() && self.in_flight.is_empty());
+            let timer = self
+                .timers
+                .first_key_value()
+                .map(|((at, _), _)| at.saturating_add(self.patience()));
+            let next_try = self
+                .breaker
+                .next_try()
+                .filter(|_| !self.backlog.is_empty() && self.in_flight.is_empty());
             let next = [timer, next_try, told_by].into_iter().flatten().min();
             let more = self.shared.looks_at(next);
-            let next = next.and_then(|at| self.shared.instant(at)).into_iter().chain(*give_up).min();
+            let next =
+                next.and_then(|at| self.shared.instant(at)).into_iter().chain(*give_up).min();
             tokio::select! {
                 Some(landed) = self.in_flight.next(), if !self.in_flight.is_empty() => {
                     self.land(landed);
@@ -196,7 +212,8 @@ where
             self.open = None;
         }
         if self.open.is_none() {
-            let cells: Vec<_> = self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect();
+            let cells: Vec<_> =
+                self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect();
             self.open = Some(cells.iter().map(|cell| cell.id).collect());
             for cell in &cells {
                 if phase == CLOSING {
@@ -210,12 +227,14 @@ where
         }
     }
 
-    /// Nobody owes anything any more: the leases say goodbye, which takes no time from those that owe.
+    /// Nobody owes anything any more: the leases say goodbye, which takes no time from those that
+    /// owe.
     fn begin_farewell(&mut self, give_up: &mut Option<Instant>) {
         self.farewell = true;
         let at = Instant::now() + FAREWELL.max(2 * self.shared.rules.deadline + 2 * A_LITTLE);
         *give_up = Some(give_up.map_or(at, |give_up| give_up.min(at)));
-        let cells: Vec<_> = self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect();
+        let cells: Vec<_> =
+            self.shared.cells.iter().map(|entry| Arc::clone(entry.value())).collect();
         self.open = Some(cells.iter().map(|cell| cell.id).collect());
         for cell in &cells {
             self.examine(cell);
@@ -224,7 +243,8 @@ where
 
     /// Looks at every cell that asked for it, whose time has come, or whose turn it is.
     fn look_around(&mut self) {
-        let inbox = std::mem::take(&mut *self.shared.inbox.lock().unwrap_or_else(PoisonError::into_inner));
+        let inbox =
+            std::mem::take(&mut *self.shared.inbox.lock().unwrap_or_else(PoisonError::into_inner));
         for cell in inbox {
             cell.queued.store(false, Ordering::Release);
             self.examine(&cell);
@@ -259,12 +279,17 @@ where
         self.examine_in_turn(cell, false);
     }
 
-    /// Does what a cell's leases want to be done, and notes when to look again. While others wait for their turn, it is this one's only if it was
-    /// `called`: so that everyone is tried in turn while the ledger is away.
+    /// Does what a cell's leases want to be done, and notes when to look again. While others wait
+    /// for their turn, it is this one's only if it was `called`: so that everyone is tried in turn
+    /// while the ledger is away.
     fn examine_in_turn(&mut self, cell: &Arc<Cell<B>>, called: bool) {
         let shared = Arc::clone(&self.shared);
         let closing = self.open.is_some();
-        let rules = if closing { LeaseRules { ahead: None, farewell: self.farewell, ..shared.rules } } else { shared.rules };
+        let rules = if closing {
+            LeaseRules { ahead: None, farewell: self.farewell, ..shared.rules }
+        } else {
+            shared.rules
+        };
         let now = shared.now();
         let mut guard = cell.lock();
         let inner = &mut **guard;
@@ -277,7 +302,10 @@ where
         }
         for lease in std::iter::once(lease).chain(retired) {
             match lease.next(&rules, closing, now) {
-                Next::Renew if !(called || self.backlog.is_empty()) || !self.breaker.allows(self.in_flight.len(), now) => {
+                Next::Renew
+                    if !(called || self.backlog.is_empty())
+                        || !self.breaker.allows(self.in_flight.len(), now) =>
+                {
                     if self.breaker.is_open() {
                         // Nobody needs to wait for an answer to learn that.
                         lease.deny_due(now);
@@ -291,24 +319,44 @@ where
                 Next::Renew => {
                     let awaited = lease.is_waited_for();
                     self.awaited += usize::from(awaited);
-                    let said = Duration::from_secs(shared.time.unix_time().saturating_sub(now.saturating_sub(*said_at)).as_secs());
+                    let said = Duration::from_secs(
+                        shared
+                            .time
+                            .unix_time()
+                            .saturating_sub(now.saturating_sub(*said_at))
+                            .as_secs(),
+                    );
                     let renewal = Renewal { said, ..lease.renew(&rules, *terms, closing, now) };
-                    self.in_flight.push(send(Arc::clone(&shared.ledger), rules.deadline, Arc::clone(cell), renewal, awaited));
+                    self.in_flight.push(send(
+                        Arc::clone(&shared.ledger),
+                        rules.deadline,
+                        Arc::clone(cell),
+                        renewal,
+                        awaited,
+                    ));
                 }
-                // A request whose stopwatch stands just before its refill must not keep the worker awake.
+                // A request whose stopwatch stands just before its refill must not keep the worker
+                // awake.
                 Next::Wait(at) => wake_at = wake_at.min(at.max(now + rules.soon())),
                 Next::Gone => {}
             }
         }
         inner.retired.retain(|lease| lease.next(&rules, closing, now) != Next::Gone);
         let mut becomes_remembered = false;
-        let mut gone = inner.retired.is_empty() && inner.lease.next(&rules, closing, now) == Next::Gone;
+        let mut gone =
+            inner.retired.is_empty() && inner.lease.next(&rules, closing, now) == Next::Gone;
         if gone && !closing && !self.is_forgettable(cell, inner) {
             (gone, wake_at) = (false, now + LOOK_AGAIN);
             becomes_remembered = !std::mem::replace(&mut inner.remembered, true);
         }
         if let Some(open) = &mut self.open
-            && inner.leases().all(|lease| if self.farewell { lease.has_left() } else { lease.owes_nothing() && !lease.is_running() })
+            && inner.leases().all(|lease| {
+                if self.farewell {
+                    lease.has_left()
+                } else {
+                    lease.owes_nothing() && !lease.is_running()
+                }
+            })
         {
             open.remove(&cell.id);
         }
@@ -319,7 +367,9 @@ where
         if gone {
             cell.gone.store(true, Ordering::Release);
             drop(guard);
-            shared.cells.remove_if(&(cell.account.clone(), cell.period), |_, known| known.id == cell.id);
+            shared
+                .cells
+                .remove_if(&(cell.account.clone(), cell.period), |_, known| known.id == cell.id);
         } else if wake_at < Duration::MAX {
             inner.timer = Some(wake_at);
             drop(guard);
@@ -331,7 +381,8 @@ where
         }
     }
 
-    /// Whether nothing is lost with what a node remembers of an account: a request rate that is used up, an outage allowance that was taken.
+    /// Whether nothing is lost with what a node remembers of an account: a request rate that is
+    /// used up, an outage allowance that was taken.
     fn is_forgettable(&self, cell: &Cell<B>, inner: &Inner<B>) -> bool {
         if cell.is_gone() {
             return true;
@@ -354,7 +405,9 @@ where
             self.breaker.answered();
         }
         self.shared.ledger_is_away.store(self.breaker.is_open(), Ordering::Release);
-        if std::mem::replace(&mut self.is_silent, self.breaker.is_silent()) != self.breaker.is_silent() {
+        if std::mem::replace(&mut self.is_silent, self.breaker.is_silent())
+            != self.breaker.is_silent()
+        {
             observe::ledger_away(self.breaker.is_silent());
         }
         let mut guard = cell.lock();
@@ -381,7 +434,8 @@ where
                 }
             }
             Ok(answer) => {
-                served = Some(lease.answered(&rules, seq, &answer, oneshot::Sender::is_closed, now));
+                served =
+                    Some(lease.answered(&rules, seq, &answer, oneshot::Sender::is_closed, now));
                 match answer.outcome {
                     Outcome::Renewed { standing, .. } => {
                         seen = Some(standing);
@@ -458,18 +512,34 @@ where
 {
     Box::pin(async move {
         let sent_at = Instant::now();
-        let renewing = AssertUnwindSafe(async { ledger.renew(&cell.account, cell.period, &renewal, deadline).await }).catch_unwind();
+        let renewing = AssertUnwindSafe(async {
+            ledger.renew(&cell.account, cell.period, &renewal, deadline).await
+        })
+        .catch_unwind();
         let answer = match until(sent_at + deadline, renewing).await {
             None => Err(LedgerError::Deadline(deadline)),
             Some(Ok(answer)) => answer,
-            Some(Err(_)) => Err(LedgerError::Unreachable { reason: "the ledger's code panicked".into(), source: None }),
+            Some(Err(_)) => Err(LedgerError::Unreachable {
+                reason: "the ledger's code panicked".into(),
+                source: None,
+            }),
         };
-        Landed { cell, lease: renewal.lease, seq: renewal.seq, awaited, answer, took: sent_at.elapsed() }
+        Landed {
+            cell,
+            lease: renewal.lease,
+            seq: renewal.seq,
+            awaited,
+            answer,
+            took: sent_at.elapsed(),
+        }
     })
 }
 
 impl<B: Beside> fmt::Debug for Worker<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Worker").field("timers", &self.timers.len()).field("in_flight", &self.in_flight.len()).finish_non_exhaustive()
+        f.debug_struct("Worker")
+            .field("timers", &self.timers.len())
+            .field("in_flight", &self.in_flight.len())
+            .finish_non_exhaustive()
     }
 }

@@ -1,7 +1,8 @@
 //! The ledger's rule as a pure function over plain data: no I/O, no clock.
 //!
-//! A [`Book`] is one account's ledger of one period, a [`Record`] what the account keeps across periods. `redis/renew.lua` is the same function,
-//! line for line, and the two are compared state for state on random histories: change both or neither.
+//! A [`Book`] is one account's ledger of one period, a [`Record`] what the account keeps across
+//! periods. `redis/renew.lua` is the same function, line for line, and the two are compared state
+//! for state on random histories: change both or neither.
 
 mod holds;
 mod leases;
@@ -15,7 +16,8 @@ pub(super) use self::{
     leases::{Entry, Leases, Sums},
 };
 use super::{
-    Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MOST_LINES, Outcome, Renewal, SHARE, Standing, Terms, Usage, UsageLine,
+    Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MOST_LINES, Outcome, Renewal, SHARE,
+    Standing, Terms, Usage, UsageLine,
     record::{Pledge, Record},
 };
 use crate::{Credits, Name, Period};
@@ -48,7 +50,8 @@ pub struct Book {
     pub(super) refunds: BTreeMap<Name, Refund>,
     /// What was settled here and debited in another month, by that month.
     pub(super) moved_to: BTreeMap<Period, Credits>,
-    /// What was debited here and settled in another month, by that month: what that month's `moved_to` says, unless one of the two was lost or torn.
+    /// What was debited here and settled in another month, by that month: what that month's
+    /// `moved_to` says, unless one of the two was lost or torn.
     pub(super) moved_from: BTreeMap<Period, Credits>,
     pub(super) leases: Leases,
     pub(super) holds: Holds,
@@ -172,16 +175,18 @@ impl Book {
         self.lines.values().fold(self.recovered, |sum, usage| sum.saturating_add(usage.cost))
     }
 
-    /// Renews a lease. `now` is the ledger's clock and `not_after` the last moment at which the renewal may act, both since the Unix epoch in
-    /// whole milliseconds. `current` is the book of the month that it is by that clock, where it is another one than this: what is settled of a month
-    /// that is closed, or has not begun, is debited there. Without one that is open, a renewal of a closed month comes too [late](Outcome::Late) by the
-    /// clock that its node knows.
+    /// Renews a lease. `now` is the ledger's clock and `not_after` the last moment at which the
+    /// renewal may act, both since the Unix epoch in whole milliseconds. `current` is the book of
+    /// the month that it is by that clock, where it is another one than this: what is settled of a
+    /// month that is closed, or has not begun, is debited there. Without one that is open, a
+    /// renewal of a closed month comes too [late](Outcome::Late) by the clock that its node knows.
     ///
     /// A total that would be larger than [`Credits::MAX`] stays there.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`] if the lines cost more than what is newly settled. Nothing has changed then.
+    /// [`LedgerError::Refused`] if the lines cost more than what is newly settled. Nothing has
+    /// changed then.
     pub fn renew(
         &mut self,
         record: &mut Record,
@@ -201,7 +206,11 @@ impl Book {
             return answer(Outcome::Erased);
         }
         let (closed, early) = (record.is_closed(self.period, now), self.is_early(now));
-        let open = |other: &&mut Self| !other.is_early(now) && now <= other.period.ends() + LATE && !record.is_closed(other.period, now);
+        let open = |other: &&mut Self| {
+            !other.is_early(now)
+                && now <= other.period.ends() + LATE
+                && !record.is_closed(other.period, now)
+        };
         let current = current.filter(open).filter(|_| closed || early);
         let known = self.leases.entries.get(&renewal.lease).copied();
         if early && (current.is_none() || (known.is_none() && renewal.settled.is_zero())) {
@@ -219,19 +228,29 @@ impl Book {
             delta = renewal.settled.saturating_sub(entry.settled);
             if renewal.batch > entry.batch {
                 lines = &renewal.lines;
-                itemised = lines.iter().fold(Credits::ZERO, |sum, line| sum.saturating_add(line.usage.cost));
+                itemised = lines
+                    .iter()
+                    .fold(Credits::ZERO, |sum, line| sum.saturating_add(line.usage.cost));
             }
             if itemised > delta {
-                return Err(LedgerError::Refused("lines cost more than what is newly settled".into()));
+                return Err(LedgerError::Refused(
+                    "lines cost more than what is newly settled".into(),
+                ));
             }
         }
 
         let was_blank = self.is_blank();
         let was_lost = closed && was_blank;
         let (mut beside, mut lacking) = self.sums.reconcile(self.leases.beside, now);
-        let (moved, come) = current.as_deref().map_or_else(Default::default, |current| self.moved(current));
-        // What the leases account for is in another month already, and what this month moved there is not.
-        lacking = lacking.saturating_sub(if was_blank { beside.moved } else { come.saturating_sub(moved) });
+        let (moved, come) =
+            current.as_deref().map_or_else(Default::default, |current| self.moved(current));
+        // What the leases account for is in another month already, and what this month moved there
+        // is not.
+        lacking = lacking.saturating_sub(if was_blank {
+            beside.moved
+        } else {
+            come.saturating_sub(moved)
+        });
         let restored = if was_lost { std::mem::take(&mut lacking) } else { Credits::ZERO };
         let healed = lacking.saturating_add(moved.saturating_sub(come));
         self.holds.release(now);
@@ -241,7 +260,9 @@ impl Book {
         let grace = now.saturating_sub(renewal.ttl);
         // What leases report again whose entries were lost is in the book already.
         let behind = self.sums.settled.saturating_sub(beside.sums.settled);
-        let repeated = behind.min(renewal.reported.min(renewal.settled).saturating_sub(entry.settled)).min(delta);
+        let repeated = behind
+            .min(renewal.reported.min(renewal.settled).saturating_sub(entry.settled))
+            .min(delta);
         let cost = delta.saturating_sub(repeated);
         let of = current.as_deref().map_or(self.used, |current| current.used);
         let debited = cost.saturating_add(healed).min(Credits::MAX.saturating_sub(of));
@@ -261,7 +282,11 @@ impl Book {
             self.add_lines(if current.is_none() { lines } else { &[] });
             self.debit(record, debited, grace, now);
             self.recovered =
-                self.recovered.saturating_add(debited.saturating_sub(if current.is_none() { itemised } else { Credits::ZERO }));
+                self.recovered.saturating_add(debited.saturating_sub(if current.is_none() {
+                    itemised
+                } else {
+                    Credits::ZERO
+                }));
         }
         let mut outcome = match (news, unknown_goodbye, superseded) {
             (false, true, _) => Some(Outcome::Forgotten),
@@ -271,22 +296,31 @@ impl Book {
         if news {
             beside.sums.settled = beside.sums.settled.saturating_add(delta);
             self.sums.settled = self.sums.settled.saturating_add(cost);
-            let (batch, settled) = (renewal.batch.max(entry.batch), renewal.settled.max(entry.settled));
+            let (batch, settled) =
+                (renewal.batch.max(entry.batch), renewal.settled.max(entry.settled));
             let hold = self.hold(record, renewal, agreed, cost, now);
             if renewal.forget && hold.is_zero() && delta.is_zero() {
                 self.leases.entries.remove(&renewal.lease);
-                beside.sums.forgotten = beside.sums.forgotten.saturating_add(settled).min(beside.sums.settled);
+                beside.sums.forgotten =
+                    beside.sums.forgotten.saturating_add(settled).min(beside.sums.settled);
                 self.sums.forgotten = beside.sums.forgotten;
                 outcome = Some(Outcome::Forgotten);
             } else {
-                self.leases.entries.insert(renewal.lease, Entry { seq: renewal.seq, batch, settled });
+                self.leases
+                    .entries
+                    .insert(renewal.lease, Entry { seq: renewal.seq, batch, settled });
             }
         }
-        self.leases.beside = Some(beside).filter(|beside| !self.leases.entries.is_empty() || beside.behind_until.is_some());
+        self.leases.beside = Some(beside)
+            .filter(|beside| !self.leases.entries.is_empty() || beside.behind_until.is_some());
         let hold = self.holds.of(renewal.lease);
-        let outcome = outcome.unwrap_or_else(|| Outcome::Renewed { hold, standing: self.standing_by(record, agreed, now) });
+        let outcome = outcome.unwrap_or_else(|| Outcome::Renewed {
+            hold,
+            standing: self.standing_by(record, agreed, now),
+        });
         if let Some(current) = current {
-            let all = moved.max(come).saturating_add(debited.saturating_sub(moved.saturating_sub(come)));
+            let all =
+                moved.max(come).saturating_add(debited.saturating_sub(moved.saturating_sub(come)));
             if all > moved {
                 self.moved_to.insert(current.period, all);
             }
@@ -304,9 +338,12 @@ impl Book {
         answer(outcome)
     }
 
-    /// What was settled here and debited in another month: as this book has it, and as that one does.
+    /// What was settled here and debited in another month: as this book has it, and as that one
+    /// does.
     fn moved(&self, to: &Self) -> (Credits, Credits) {
-        let of = |months: &BTreeMap<Period, Credits>, month| months.get(&month).copied().unwrap_or_default();
+        let of = |months: &BTreeMap<Period, Credits>, month| {
+            months.get(&month).copied().unwrap_or_default()
+        };
         (of(&self.moved_to, to.period), of(&to.moved_from, self.period))
     }
 
@@ -315,20 +352,32 @@ impl Book {
         now + EARLY < self.period.begins()
     }
 
-    /// How the account stands. A month that has ended keeps its own terms; the current one has those given, or those it had last.
+    /// How the account stands. A month that has ended keeps its own terms; the current one has
+    /// those given, or those it had last.
     pub fn standing(&self, record: &Record, terms: Option<Terms>, now: Duration) -> Standing {
-        self.standing_by(record, self.terms(record, terms.map(|terms| (terms, Duration::MAX)), now), now)
+        self.standing_by(
+            record,
+            self.terms(record, terms.map(|terms| (terms, Duration::MAX)), now),
+            now,
+        )
     }
 
     fn standing_by(&self, record: &Record, agreed: Agreed, now: Duration) -> Standing {
         let pay_as_you_go = agreed.terms.pay_as_you_go;
         let on_top = record.most_on_top(agreed);
-        let prepaid = agreed.included().saturating_add(self.drawn).saturating_add(record.purchased(self.period, now, now));
+        let prepaid = agreed
+            .included()
+            .saturating_add(self.drawn)
+            .saturating_add(record.purchased(self.period, now, now));
         Standing {
             used: self.net(),
             held: self.holds.held,
-            // What is settled of a closed month, or of one that has not begun, is paid in another; and past the largest amount there is nothing.
-            limit: if record.is_closed(self.period, now) || self.is_early(now) || self.used == Credits::MAX {
+            // What is settled of a closed month, or of one that has not begun, is paid in another;
+            // and past the largest amount there is nothing.
+            limit: if record.is_closed(self.period, now)
+                || self.is_early(now)
+                || self.used == Credits::MAX
+            {
                 self.net()
             } else {
                 prepaid.saturating_add(on_top)
@@ -340,10 +389,17 @@ impl Book {
         }
     }
 
-    /// The terms that count: of a month that has ended its own, else the newest that were said; those that are as before are noted now and then.
-    pub(super) fn terms(&self, record: &Record, given: Option<(Terms, Duration)>, now: Duration) -> Agreed {
+    /// The terms that count: of a month that has ended its own, else the newest that were said;
+    /// those that are as before are noted now and then.
+    pub(super) fn terms(
+        &self,
+        record: &Record,
+        given: Option<(Terms, Duration)>,
+        now: Duration,
+    ) -> Agreed {
         let seats = record.seats;
-        // A node whose clock is ahead must not pin what it says, nor a clock of the ledger that was.
+        // A node whose clock is ahead must not pin what it says, nor a clock of the ledger that
+        // was.
         let now_said = Duration::from_secs(now.as_secs());
         let given = given.map(|(terms, said)| (terms, said.min(now_said)));
         let is_old = |agreed: Agreed, terms, said| {
@@ -352,7 +408,9 @@ impl Book {
         };
         match (self.agreed, given) {
             (Some(agreed), _) if now >= self.period.ends() => agreed,
-            (Some(agreed), Some((terms, said))) if is_old(agreed, terms, said) => Agreed { seats, ..agreed },
+            (Some(agreed), Some((terms, said))) if is_old(agreed, terms, said) => {
+                Agreed { seats, ..agreed }
+            }
             (Some(agreed), None) => Agreed { seats, ..agreed },
             (_, Some((terms, said))) => Agreed { terms, seats, said },
             (_, None) => Agreed { terms: Terms::nothing(), seats, said: Duration::ZERO },
@@ -364,7 +422,8 @@ impl Book {
         self.used.saturating_sub(self.refunded)
     }
 
-    /// What of the month's cost is charged on top: what was when it was debited, as far as included credits do not cover it since.
+    /// What of the month's cost is charged on top: what was when it was debited, as far as included
+    /// credits do not cover it since.
     pub(super) fn on_top(&self) -> Credits {
         self.charged.min(self.net().saturating_sub(self.drawn).saturating_sub(self.included()))
     }
@@ -373,22 +432,37 @@ impl Book {
         self.agreed.map_or(Credits::ZERO, |agreed| agreed.included())
     }
 
-    /// Refunds part of what the month cost: of what was charged on top first, then of purchased credits, which go back to grants that have not expired,
-    /// then of included ones. Answers `false` where the id is known already: it changed nothing.
+    /// Refunds part of what the month cost: of what was charged on top first, then of purchased
+    /// credits, which go back to grants that have not expired, then of included ones. Answers
+    /// `false` where the id is known already: it changed nothing.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`] where it is of nothing, where the month is closed, or did not cost as much. Nothing has changed then.
-    pub fn refund(&mut self, record: &mut Record, id: Name, refund: Refund, now: Duration) -> Result<bool, LedgerError> {
+    /// [`LedgerError::Refused`] where it is of nothing, where the month is closed, or did not cost
+    /// as much. Nothing has changed then.
+    pub fn refund(
+        &mut self,
+        record: &mut Record,
+        id: Name,
+        refund: Refund,
+        now: Duration,
+    ) -> Result<bool, LedgerError> {
         if self.refunds.contains_key(&id) {
             return Ok(false);
         }
         if record.is_closed(self.period, now) {
-            return Err(LedgerError::Refused(format!("{} is closed: refund in a later month, or grant credits", self.period)));
+            return Err(LedgerError::Refused(format!(
+                "{} is closed: refund in a later month, or grant credits",
+                self.period
+            )));
         }
-        // Of a book that was lost nobody knows the terms, before a request or whoever reads the statement says them.
+        // Of a book that was lost nobody knows the terms, before a request or whoever reads the
+        // statement says them.
         let lacking = if self.is_blank() { Credits::ZERO } else { self.lacking() };
-        if refund.amount.is_zero() || refund.amount > self.net().saturating_add(lacking) || self.refunds.len() >= MOST_REFUNDS {
+        if refund.amount.is_zero()
+            || refund.amount > self.net().saturating_add(lacking)
+            || self.refunds.len() >= MOST_REFUNDS
+        {
             let why = "a refund is of some amount, of no more than the month cost, and one of 2 000 at most: grant credits instead";
             return Err(LedgerError::Refused(why.into()));
         }
@@ -396,19 +470,28 @@ impl Book {
         let after_top = refund.amount.saturating_sub(self.on_top());
         self.charged = self.charged.saturating_sub(refund.amount);
         self.refunded = self.refunded.saturating_add(refund.amount);
-        self.drawn = self.drawn.saturating_sub(record.give_back(self.period, after_top.min(self.drawn), now));
+        self.drawn = self.drawn.saturating_sub(record.give_back(
+            self.period,
+            after_top.min(self.drawn),
+            now,
+        ));
         self.refunds.insert(id, refund);
         Ok(true)
     }
 
-    /// Closes the month, and all before: what was used in it stays as it is from now on. Answers `false` where it is closed already.
+    /// Closes the month, and all before: what was used in it stays as it is from now on. Answers
+    /// `false` where it is closed already.
     ///
     /// # Errors
     ///
     /// [`LedgerError::Refused`] where it has not ended. Nothing has changed then.
     pub fn close(&mut self, record: &mut Record, now: Duration) -> Result<bool, LedgerError> {
         if now < self.period.ends() {
-            return Err(LedgerError::Refused(format!("{} has not ended: close it from {}", self.period, self.period.resets_at())));
+            return Err(LedgerError::Refused(format!(
+                "{} has not ended: close it from {}",
+                self.period,
+                self.period.resets_at()
+            )));
         }
         if record.is_closed(self.period, now) {
             return Ok(false);
@@ -420,7 +503,8 @@ impl Book {
         Ok(true)
     }
 
-    /// Says whether it is for `by` to tell the host that a threshold was reached: for whoever asks first, and again for the same one.
+    /// Says whether it is for `by` to tell the host that a threshold was reached: for whoever asks
+    /// first, and again for the same one.
     pub fn claim(&mut self, threshold: Name, by: LeaseId) -> bool {
         *self.claims.entry(threshold).or_insert(by) == by
     }
@@ -453,7 +537,14 @@ impl Book {
     }
 
     /// Debits what a renewal of another month settles.
-    fn add_late(&mut self, record: &mut Record, renewal: &Renewal, lines: &[UsageLine], cost: Credits, now: Duration) {
+    fn add_late(
+        &mut self,
+        record: &mut Record,
+        renewal: &Renewal,
+        lines: &[UsageLine],
+        cost: Credits,
+        now: Duration,
+    ) {
         let said = renewal.said.min(Duration::from_secs(now.as_secs()));
         let fresh = Agreed { terms: renewal.terms, seats: record.seats, said };
         self.agreed.get_or_insert(fresh);
@@ -475,31 +566,52 @@ impl Book {
         }
     }
 
-    /// Debits: included credits first, then purchased ones that had not expired by `grace`, then pay-as-you-go as far as that goes.
+    /// Debits: included credits first, then purchased ones that had not expired by `grace`, then
+    /// pay-as-you-go as far as that goes.
     fn debit(&mut self, record: &mut Record, delta: Credits, grace: Duration, now: Duration) {
         let rest = delta.saturating_sub(self.included_left());
         let drawn = rest.min(record.purchased(self.period, grace, now));
-        let room = self.agreed.map_or(Credits::ZERO, |agreed| record.most_on_top(agreed)).saturating_sub(self.on_top());
+        let room = self
+            .agreed
+            .map_or(Credits::ZERO, |agreed| record.most_on_top(agreed))
+            .saturating_sub(self.on_top());
         self.drawn = self.drawn.saturating_add(record.draw(self.period, drawn, grace));
         self.charged = self.charged.saturating_add(rest.saturating_sub(drawn).min(room));
         self.used = self.used.saturating_add(delta);
     }
 
-    /// What is left of the included credits, and of what was drawn for usage that was refunded since.
+    /// What is left of the included credits, and of what was drawn for usage that was refunded
+    /// since.
     fn included_left(&self) -> Credits {
         self.included().saturating_add(self.drawn).saturating_sub(self.net())
     }
 
     /// Sets the lease's hold to what it keeps by right and what more there is for it.
-    fn hold(&mut self, record: &mut Record, renewal: &Renewal, agreed: Agreed, cost: Credits, now: Duration) -> Credits {
+    fn hold(
+        &mut self,
+        record: &mut Record,
+        renewal: &Renewal,
+        agreed: Agreed,
+        cost: Credits,
+        now: Duration,
+    ) -> Credits {
         let before = self.holds.of(renewal.lease);
         let others = self.holds.held.saturating_sub(before);
         let standing = self.standing_by(record, agreed, now);
         let kept = renewal.keep.min(before.saturating_sub(cost));
-        let available = standing.limit.saturating_sub(standing.used).saturating_sub(others).saturating_sub(kept);
+        let available = standing
+            .limit
+            .saturating_sub(standing.used)
+            .saturating_sub(others)
+            .saturating_sub(kept);
         // Only what runs gets more of a month that it is not.
-        let (need, extra) = if standing.ended || standing.early { (Credits::ZERO, Credits::ZERO) } else { (renewal.need, renewal.extra) };
-        let wanted = renewal.keep.saturating_sub(kept).saturating_add(renewal.refill).saturating_add(need);
+        let (need, extra) = if standing.ended || standing.early {
+            (Credits::ZERO, Credits::ZERO)
+        } else {
+            (renewal.need, renewal.extra)
+        };
+        let wanted =
+            renewal.keep.saturating_sub(kept).saturating_add(renewal.refill).saturating_add(need);
         let more = wanted.min(available);
         let share = available.saturating_sub(more).part(SHARE);
         let hold = kept.saturating_add(more).saturating_add(extra.min(share));
@@ -509,11 +621,18 @@ impl Book {
         hold
     }
 
-    /// Notes what this period's holds may draw from purchased credits, so that another period does not hold it too.
+    /// Notes what this period's holds may draw from purchased credits, so that another period does
+    /// not hold it too.
     fn pledge(&self, record: &mut Record, agreed: Agreed, until: Duration, now: Duration) {
         let included_left = agreed.included().saturating_add(self.drawn).saturating_sub(self.net());
-        let amount = self.holds.held.saturating_sub(included_left).min(record.purchased(self.period, now, now));
-        record.pledges.retain(|period, pledge| *period != self.period && is_live(pledge.until, now));
+        let amount = self.holds.held.saturating_sub(included_left).min(record.purchased(
+            self.period,
+            now,
+            now,
+        ));
+        record
+            .pledges
+            .retain(|period, pledge| *period != self.period && is_live(pledge.until, now));
         if !amount.is_zero() {
             record.pledges.insert(self.period, Pledge { amount, until });
         }

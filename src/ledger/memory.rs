@@ -1,4 +1,5 @@
-//! The ledger of one process: for tests, for trying things out, and for a single server whose balances may end with it.
+//! The ledger of one process: for tests, for trying things out, and for a single server whose
+//! balances may end with it.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,15 +10,16 @@ use std::{
 };
 
 use super::{
-    AccountSummary, AccountsPage, Amendment, Answer, Answering, Book, Cursor, LeaseId, Ledger, LedgerError, MOST_LINES, Record, Renewal,
-    Statement, Terms, whole_millis,
+    AccountSummary, AccountsPage, Amendment, Answer, Answering, Book, Cursor, LeaseId, Ledger,
+    LedgerError, MOST_LINES, Record, Renewal, Statement, Terms, whole_millis,
 };
 use crate::{Account, Clock, Name, Period, SystemClock};
 
 /// How many periods of an account are kept; the oldest goes first.
 const MOST_PERIODS: usize = 13;
 
-/// A ledger in this process's memory: a [`Book`] for each account and period behind one mutex. All is lost when the process ends.
+/// A ledger in this process's memory: a [`Book`] for each account and period behind one mutex. All
+/// is lost when the process ends.
 #[derive(Clone, Debug)]
 pub struct MemoryLedger {
     accounts: Arc<Mutex<HashMap<Account, Kept>>>,
@@ -43,7 +45,8 @@ impl MemoryLedger {
         Self { accounts: Arc::default(), clock: Arc::new(clock), most_lines: MOST_LINES }
     }
 
-    /// Keeps so many usage lines of a month apart at most; what would be more is added to one line, `other`. Default [`MOST_LINES`].
+    /// Keeps so many usage lines of a month apart at most; what would be more is added to one line,
+    /// `other`. Default [`MOST_LINES`].
     #[must_use]
     pub fn most_lines(self, most_lines: NonZeroUsize) -> Self {
         Self { most_lines: most_lines.get(), ..self }
@@ -55,7 +58,8 @@ impl MemoryLedger {
     }
 
     fn accounts(&self) -> MutexGuard<'_, HashMap<Account, Kept>> {
-        // A book is changed by plain arithmetic that does not panic: what a poisoned mutex holds is whole.
+        // A book is changed by plain arithmetic that does not panic: what a poisoned mutex holds is
+        // whole.
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -76,7 +80,11 @@ impl Kept {
         now: Duration,
     ) -> Result<Answer, LedgerError> {
         let today = Period::containing(now);
-        let mut book = self.books.remove(&period).unwrap_or_else(|| Book::new(period)).with_most_lines(most_lines);
+        let mut book = self
+            .books
+            .remove(&period)
+            .unwrap_or_else(|| Book::new(period))
+            .with_most_lines(most_lines);
         // Made where it is wanted: of closed months, and of those that have not begun.
         let wants_current = (today > period && self.record.closed.is_some()) || today < period;
         let current = wants_current.then(|| book_of(&mut self.books, today));
@@ -86,8 +94,14 @@ impl Kept {
         answer
     }
 
-    pub(super) fn amend(&mut self, amendment: Amendment, now: Duration) -> Result<bool, LedgerError> {
-        self.is_there(now).or_else(|error| if matches!(amendment, Amendment::Erase) { Ok(()) } else { Err(error) })?;
+    pub(super) fn amend(
+        &mut self,
+        amendment: Amendment,
+        now: Duration,
+    ) -> Result<bool, LedgerError> {
+        self.is_there(now).or_else(|error| {
+            if matches!(amendment, Amendment::Erase) { Ok(()) } else { Err(error) }
+        })?;
         let Self { record, books } = self;
         let done = match amendment {
             Amendment::Grant { id, amount, expires } => Ok(record.grant(id, amount, expires)),
@@ -99,7 +113,9 @@ impl Kept {
                 record.spending_limit = limit;
                 Ok(true)
             }
-            Amendment::Refund { period, id, refund } => book_of(books, period).refund(record, id, refund, now),
+            Amendment::Refund { period, id, refund } => {
+                book_of(books, period).refund(record, id, refund, now)
+            }
             Amendment::Close(period) => book_of(books, period).close(record, now),
             Amendment::Erase if record.is_erased(now) => Ok(false),
             Amendment::Erase => {
@@ -111,7 +127,13 @@ impl Kept {
         done
     }
 
-    pub(super) fn claim(&mut self, period: Period, threshold: Name, by: LeaseId, now: Duration) -> Result<bool, LedgerError> {
+    pub(super) fn claim(
+        &mut self,
+        period: Period,
+        threshold: Name,
+        by: LeaseId,
+        now: Duration,
+    ) -> Result<bool, LedgerError> {
         self.is_there(now)?;
         let claimed = book_of(&mut self.books, period).claim(threshold, by);
         self.forget_old();
@@ -120,7 +142,9 @@ impl Kept {
 
     fn is_there(&self, now: Duration) -> Result<(), LedgerError> {
         if self.record.is_erased(now) {
-            return Err(LedgerError::Refused("the account was erased: it can be used again 93 days after that".into()));
+            return Err(LedgerError::Refused(
+                "the account was erased: it can be used again 93 days after that".into(),
+            ));
         }
         Ok(())
     }
@@ -137,7 +161,13 @@ fn book_of(books: &mut BTreeMap<Period, Book>, period: Period) -> &mut Book {
 }
 
 impl Ledger for MemoryLedger {
-    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        renewal: &'a Renewal,
+        within: Duration,
+    ) -> Answering<'a, Answer> {
         let now = self.now();
         let mut accounts = self.accounts();
         let kept = accounts.entry(account.clone()).or_default();
@@ -145,7 +175,12 @@ impl Ledger for MemoryLedger {
         Box::pin(ready(answer))
     }
 
-    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
+    fn statement<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        terms: Option<Terms>,
+    ) -> Answering<'a, Statement> {
         let (accounts, empty) = (self.accounts(), (Record::default(), Book::new(period)));
         let kept = accounts.get(account);
         let record = kept.map_or(&empty.0, |kept| &kept.record);
@@ -159,26 +194,46 @@ impl Ledger for MemoryLedger {
         Box::pin(ready(done))
     }
 
-    fn claim<'a>(&'a self, account: &'a Account, period: Period, threshold: Name, by: LeaseId) -> Answering<'a, bool> {
+    fn claim<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        threshold: Name,
+        by: LeaseId,
+    ) -> Answering<'a, bool> {
         let now = self.now();
-        let claimed = self.accounts().entry(account.clone()).or_default().claim(period, threshold, by, now);
+        let claimed =
+            self.accounts().entry(account.clone()).or_default().claim(period, threshold, by, now);
         Box::pin(ready(claimed))
     }
 
-    fn list<'a>(&'a self, period: Period, from: Option<&'a Cursor>, most: NonZeroUsize) -> Answering<'a, AccountsPage> {
+    fn list<'a>(
+        &'a self,
+        period: Period,
+        from: Option<&'a Cursor>,
+        most: NonZeroUsize,
+    ) -> Answering<'a, AccountsPage> {
         // Accounts are in no order: the first of those that come next are kept, and no more.
         let now = self.now();
         let mut page: BTreeMap<&str, AccountSummary> = BTreeMap::new();
         let accounts = self.accounts();
-        for (account, kept) in accounts.iter().filter(|(account, _)| from.is_none_or(|from| account.as_str() > from.as_str())) {
+        for (account, kept) in accounts
+            .iter()
+            .filter(|(account, _)| from.is_none_or(|from| account.as_str() > from.as_str()))
+        {
             if let Some(book) = kept.books.get(&period).filter(|book| !book.is_blank()) {
-                page.insert(account.as_str(), AccountSummary::of(account.clone(), book, kept.record.is_closed(period, now)));
+                page.insert(
+                    account.as_str(),
+                    AccountSummary::of(account.clone(), book, kept.record.is_closed(period, now)),
+                );
                 if page.len() > most.get() {
                     page.pop_last();
                 }
             }
         }
-        let next = (page.len() == most.get()).then(|| page.last_key_value().map(|(account, _)| Cursor::new(*account))).flatten();
+        let next = (page.len() == most.get())
+            .then(|| page.last_key_value().map(|(account, _)| Cursor::new(*account)))
+            .flatten();
         Box::pin(ready(Ok(AccountsPage { accounts: page.into_values().collect(), next })))
     }
 }

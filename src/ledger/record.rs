@@ -1,4 +1,5 @@
-//! What an account keeps across periods: its seats, its owner's limit, purchased credits, and which months are closed.
+//! What an account keeps across periods: its seats, its owner's limit, purchased credits, and which
+//! months are closed.
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
@@ -18,14 +19,17 @@ pub struct Record {
     pub spending_limit: Option<Credits>,
     /// Purchased credits by id.
     pub grants: BTreeMap<Name, Grant>,
-    /// Purchased credits that are used up or expired, so that their ids still count once; a refund may give some of them back.
+    /// Purchased credits that are used up or expired, so that their ids still count once; a refund
+    /// may give some of them back.
     pub spent: BTreeMap<Name, Grant>,
-    /// The last month that is closed, and with it all before: what comes late of them is settled in a later one.
+    /// The last month that is closed, and with it all before: what comes late of them is settled in
+    /// a later one.
     pub closed: Option<Period>,
-    /// What holds of a period may yet draw from the grants, and until when those holds can last: periods overlap at a month's end, and no
-    /// credit is held twice.
+    /// What holds of a period may yet draw from the grants, and until when those holds can last:
+    /// periods overlap at a month's end, and no credit is held twice.
     pub(super) pledges: BTreeMap<Period, Pledge>,
-    /// What each period drew from the grants, as its book has it too: where they differ, one of the two was lost or torn.
+    /// What each period drew from the grants, as its book has it too: where they differ, one of the
+    /// two was lost or torn.
     pub(super) drawn: BTreeMap<Period, Credits>,
     /// When the account was erased, since the Unix epoch in whole milliseconds.
     pub(super) erased: Option<Duration>,
@@ -95,40 +99,57 @@ impl Record {
         self.spending_limit.map_or(most, |own| own.min(most))
     }
 
-    /// Says if a month is closed. One that has not ended is not, even if it was closed by a clock that was ahead.
+    /// Says if a month is closed. One that has not ended is not, even if it was closed by a clock
+    /// that was ahead.
     pub(super) fn is_closed(&self, period: Period, now: Duration) -> bool {
         now >= period.ends() && self.closed.is_some_and(|closed| period <= closed)
     }
 
-    /// What is left of the grants that have not expired by `at`, but for what holds of other periods may draw.
+    /// What is left of the grants that have not expired by `at`, but for what holds of other
+    /// periods may draw.
     pub(super) fn purchased(&self, period: Period, at: Duration, now: Duration) -> Credits {
         let alive = |grant: &&Grant| grant.expires.is_none_or(|expires| expires > at);
-        let left = self.grants.values().filter(alive).fold(Credits::ZERO, |sum, grant| sum.saturating_add(grant.left));
-        let others = |(other, pledge): &(&Period, &Pledge)| **other != period && is_live(pledge.until, now);
-        let pledged = self.pledges.iter().filter(others).fold(Credits::ZERO, |sum, (_, pledge)| sum.saturating_add(pledge.amount));
+        let left = self
+            .grants
+            .values()
+            .filter(alive)
+            .fold(Credits::ZERO, |sum, grant| sum.saturating_add(grant.left));
+        let others =
+            |(other, pledge): &(&Period, &Pledge)| **other != period && is_live(pledge.until, now);
+        let pledged = self
+            .pledges
+            .iter()
+            .filter(others)
+            .fold(Credits::ZERO, |sum, (_, pledge)| sum.saturating_add(pledge.amount));
         left.saturating_sub(pledged)
     }
 
     /// What is left of the grants that have not expired, on hold or not.
     pub(super) fn purchased_left(&self, now: Duration) -> Credits {
-        let alive = self.grants.values().filter(|grant| grant.expires.is_none_or(|expires| expires > now));
+        let alive =
+            self.grants.values().filter(|grant| grant.expires.is_none_or(|expires| expires > now));
         alive.fold(Credits::ZERO, |sum, grant| sum.saturating_add(grant.left))
     }
 
-    /// Gives up to `amount` of what a period drew back to grants that have not expired, the last to expire first. Answers how much they took.
+    /// Gives up to `amount` of what a period drew back to grants that have not expired, the last to
+    /// expire first. Answers how much they took.
     pub(super) fn give_back(&mut self, period: Period, amount: Credits, now: Duration) -> Credits {
         let is_alive = |grant: &Grant| grant.expires.is_none_or(|expires| expires > now);
         // One that stands in both was being put aside when something was lost.
         let spent = self.spent.iter().filter(|(id, _)| !self.grants.contains_key(*id));
-        let mut order: Vec<_> = self.grants.iter().chain(spent).filter(|(_, grant)| is_alive(grant)).collect();
-        order.sort_by_key(|(id, grant)| std::cmp::Reverse((grant.expires.unwrap_or(Duration::MAX), *id)));
+        let mut order: Vec<_> =
+            self.grants.iter().chain(spent).filter(|(_, grant)| is_alive(grant)).collect();
+        order.sort_by_key(|(id, grant)| {
+            std::cmp::Reverse((grant.expires.unwrap_or(Duration::MAX), *id))
+        });
         let mut rest = amount;
         let mut given = Vec::new();
         for (id, grant) in order {
             let taken = rest.min(grant.amount.saturating_sub(grant.left));
             rest = rest.saturating_sub(taken);
             if !taken.is_zero() {
-                given.push((id.clone(), Grant { left: grant.left.saturating_add(taken), ..*grant }));
+                given
+                    .push((id.clone(), Grant { left: grant.left.saturating_add(taken), ..*grant }));
             }
         }
         for (id, grant) in given {
@@ -144,13 +165,17 @@ impl Record {
         taken
     }
 
-    /// Takes up to `amount` for a period from the grants that have not expired by `at`, the first to expire first. Answers how much it got.
+    /// Takes up to `amount` for a period from the grants that have not expired by `at`, the first
+    /// to expire first. Answers how much it got.
     pub(super) fn draw(&mut self, period: Period, amount: Credits, at: Duration) -> Credits {
         if amount.is_zero() {
             return amount;
         }
-        let is_alive = |grant: &Grant| grant.expires.is_none_or(|expires| expires > at) && !grant.left.is_zero();
-        let mut order: Vec<_> = self.grants.iter_mut().filter(|(_, grant)| is_alive(grant)).collect();
+        let is_alive = |grant: &Grant| {
+            grant.expires.is_none_or(|expires| expires > at) && !grant.left.is_zero()
+        };
+        let mut order: Vec<_> =
+            self.grants.iter_mut().filter(|(_, grant)| is_alive(grant)).collect();
         order.sort_by_key(|(id, grant)| (grant.expires.unwrap_or(Duration::MAX), (*id).clone()));
         let mut rest = amount;
         for (_, grant) in order {
@@ -180,11 +205,16 @@ impl Record {
         }
     }
 
-    /// Puts aside the grants of which nothing is left to draw by `at`, so that renewals need not look at them.
+    /// Puts aside the grants of which nothing is left to draw by `at`, so that renewals need not
+    /// look at them.
     pub(super) fn put_spent_aside(&mut self, at: Duration) {
-        let is_spent = |grant: &Grant| grant.left.is_zero() || grant.expires.is_some_and(|expires| expires <= at);
+        let is_spent = |grant: &Grant| {
+            grant.left.is_zero() || grant.expires.is_some_and(|expires| expires <= at)
+        };
         if self.grants.values().any(is_spent) {
-            let (spent, grants) = std::mem::take(&mut self.grants).into_iter().partition(|(_, grant)| is_spent(grant));
+            let (spent, grants) = std::mem::take(&mut self.grants)
+                .into_iter()
+                .partition(|(_, grant)| is_spent(grant));
             self.grants = grants;
             self.spent.extend::<BTreeMap<_, _>>(spent);
         }

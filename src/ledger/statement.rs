@@ -15,9 +15,11 @@ pub struct Statement {
     pub period: Period,
     /// Included credits, seats counted.
     pub included: Credits,
-    /// Debited so far. It may be more than the account's limit: what requests of tiers that let them finish used beyond it, for one.
+    /// Debited so far. It may be more than the account's limit: what requests of tiers that let
+    /// them finish used beyond it, for one.
     pub used: Credits,
-    /// On hold by all leases: by running requests, by what nodes hold ahead, and until it expires by nodes that died.
+    /// On hold by all leases: by running requests, by what nodes hold ahead, and until it expires
+    /// by nodes that died.
     pub held: Credits,
     /// What of `used` was refunded: the month costs that much less.
     pub refunded: Credits,
@@ -25,7 +27,8 @@ pub struct Statement {
     pub refunds: Vec<StatementRefund>,
     /// Whether the month is closed: what was used, its lines and refunds change no more.
     pub closed: bool,
-    /// The most that may be used by all of these: included, purchased and pay-as-you-go credits; [`Credits::MAX`] where there is no limit.
+    /// The most that may be used by all of these: included, purchased and pay-as-you-go credits;
+    /// [`Credits::MAX`] where there is no limit.
     pub limit: Credits,
     /// What of `used` is paid from purchased credits.
     pub purchased_used: Credits,
@@ -45,9 +48,12 @@ pub struct Statement {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StatementLine {
-    /// Day of the month on which requests were admitted, by their node's clock, 1 to 31, UTC; `None` for usage whose details are not known.
+    /// Day of the month on which requests were admitted, by their node's clock, 1 to 31, UTC;
+    /// `None` for usage whose details are not known.
     pub day: Option<u8>,
-    /// The model; `other` for what did not fit apart, `late` for what came of another month, of one that was closed before, for one, `recovered` for what a failover of the ledger forgot the details of.
+    /// The model; `other` for what did not fit apart, `late` for what came of another month, of one
+    /// that was closed before, for one, `recovered` for what a failover of the ledger forgot the
+    /// details of.
     pub model: Name,
     /// The hardware, or the same word.
     pub hardware: Name,
@@ -79,7 +85,9 @@ impl Statement {
 
     /// Compute time of all lines.
     pub fn compute(&self) -> Duration {
-        Duration::from_micros(self.lines.iter().map(|line| line.usage.compute_micros).fold(0, u64::saturating_add))
+        Duration::from_micros(
+            self.lines.iter().map(|line| line.usage.compute_micros).fold(0, u64::saturating_add),
+        )
     }
 
     /// What the month costs, whoever pays: what was used, less refunds.
@@ -94,7 +102,10 @@ impl Statement {
 
     /// What of the month's cost nothing pays for: it went beyond what the account may use.
     pub fn beyond(&self) -> Credits {
-        self.net().saturating_sub(self.included_used()).saturating_sub(self.purchased_used).saturating_sub(self.pay_as_you_go)
+        self.net()
+            .saturating_sub(self.included_used())
+            .saturating_sub(self.purchased_used)
+            .saturating_sub(self.pay_as_you_go)
     }
 
     /// What is left to use, on hold or not.
@@ -103,7 +114,13 @@ impl Statement {
     }
 
     /// The statement of a book as of `now`.
-    pub(crate) fn of(account: &Account, book: &Book, record: &Record, terms: Option<Terms>, now: Duration) -> Self {
+    pub(crate) fn of(
+        account: &Account,
+        book: &Book,
+        record: &Record,
+        terms: Option<Terms>,
+        now: Duration,
+    ) -> Self {
         let (mut book, mut record) = (book.clone(), record.clone());
         book.refresh(&mut record, terms, now);
         let standing = book.standing(&record, terms, now);
@@ -132,21 +149,34 @@ impl Statement {
 fn lines(book: &Book) -> Vec<StatementLine> {
     let without_details = |name: &'static str, usage| {
         let name = Name::known(name);
-        StatementLine { day: None, model: name.clone(), hardware: name.clone(), feature: name, subject: None, usage }
+        StatementLine {
+            day: None,
+            model: name.clone(),
+            hardware: name.clone(),
+            feature: name,
+            subject: None,
+            usage,
+        }
     };
     let mut lines: Vec<_> = book
         .lines
         .iter()
         .map(|(key, usage)| match key.clone() {
-            LineKey::Of { day, model, hardware, feature, subject } => {
-                StatementLine { day: Some(day), model, hardware, feature, subject: Some(subject), usage: *usage }
-            }
+            LineKey::Of { day, model, hardware, feature, subject } => StatementLine {
+                day: Some(day),
+                model,
+                hardware,
+                feature,
+                subject: Some(subject),
+                usage: *usage,
+            },
             LineKey::Late => without_details("late", *usage),
             LineKey::Other => without_details("other", *usage),
         })
         .collect();
     if !book.recovered.is_zero() {
-        lines.push(without_details("recovered", Usage { cost: book.recovered, ..Usage::default() }));
+        lines
+            .push(without_details("recovered", Usage { cost: book.recovered, ..Usage::default() }));
     }
     lines
 }

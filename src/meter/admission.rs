@@ -10,7 +10,8 @@ use super::{
     usual::Usual,
 };
 use crate::{
-    Classification, Credits, DuringOutage, Feature, Identity, Period, Plan, RequestHead, RequestQuota, Workload,
+    Classification, Credits, DuringOutage, Feature, Identity, Period, Plan, RequestHead,
+    RequestQuota, Workload,
     clock::{Now, until},
     contained::contained,
     identify::{IdentifyError, Identifying},
@@ -57,13 +58,17 @@ impl CreditMeter {
         };
         let workload = match classification {
             Classification::Free => return Decision::Now(Ok(None)),
-            // A browser asks without credentials what it may send, and a CORS layer inside of this one answers. What could carry a model's input is no
-            // such question.
-            Classification::Workload(_) if plan.lets_preflights_pass() && body_is_empty && head.is_preflight() => {
+            // A browser asks without credentials what it may send, and a CORS layer inside of this
+            // one answers. What could carry a model's input is no such question.
+            Classification::Workload(_)
+                if plan.lets_preflights_pass() && body_is_empty && head.is_preflight() =>
+            {
                 return Decision::Now(Ok(None));
             }
             Classification::Workload(workload) => Ok(match head.extensions.get() {
-                Some(Feature(feature)) if *feature != workload.feature => plan.through(&workload, feature),
+                Some(Feature(feature)) if *feature != workload.feature => {
+                    plan.through(&workload, feature)
+                }
                 _ => workload,
             }),
             Classification::Unknown => Err(self.unknown_path(head, &plan)),
@@ -72,16 +77,22 @@ impl CreditMeter {
         let bill_to = self.bill_to(head);
         // Who is not known is not told what there is.
         match self.identifying(head) {
-            Identifying::Ready(identity) => match (identity.and_then(|identity| self.payer(identity, bill_to)), workload) {
-                (Err(error), _) => Decision::Now(self.deny(error.into())),
-                (Ok(identity), Ok(workload)) => self.begin(&plan, &identity, workload),
-                (Ok(_), Err(path)) => Decision::Now(self.deny(self.inner.not_in_plan(&path))),
-            },
+            Identifying::Ready(identity) => {
+                match (identity.and_then(|identity| self.payer(identity, bill_to)), workload) {
+                    (Err(error), _) => Decision::Now(self.deny(error.into())),
+                    (Ok(identity), Ok(workload)) => self.begin(&plan, &identity, workload),
+                    (Ok(_), Err(path)) => Decision::Now(self.deny(self.inner.not_in_plan(&path))),
+                }
+            }
             Identifying::Later(identity) => {
                 let (meter, plan) = (self.clone(), Arc::clone(&plan));
                 let bill_to = bill_to.map(|bill_to| bill_to.map(str::to_owned));
                 Decision::Later(Box::pin(async move {
-                    let identity = match meter.in_time(identity).await.and_then(|identity| meter.payer(identity, bill_to)) {
+                    let identity = match meter
+                        .in_time(identity)
+                        .await
+                        .and_then(|identity| meter.payer(identity, bill_to))
+                    {
                         Ok(identity) => identity,
                         Err(error) => return meter.deny(error.into()),
                     };
@@ -107,7 +118,12 @@ impl CreditMeter {
         };
         let identity = self.inner.settings.extensions.then(|| Arc::clone(identity));
         let asked = Asked { usual, identity, today };
-        let counted = asked.usual.tier.requests.map(|quota| count(&seat, &asked.usual, quota, now.lease)).transpose();
+        let counted = asked
+            .usual
+            .tier
+            .requests
+            .map(|quota| count(&seat, &asked.usual, quota, now.lease))
+            .transpose();
         let rate = match counted {
             Ok(rate) => rate.map(Box::new),
             Err(rejection) => return Decision::Now(self.deny_metered(rejection, asked, None)),
@@ -115,9 +131,10 @@ impl CreditMeter {
         // A deadline is counted from here; who is admitted at once needs none.
         match self.ask(&asked, seat, now) {
             Err(rejection) => Decision::Now(self.deny_metered(rejection, asked, rate)),
-            Ok(Admission::Admitted(place)) => {
-                Decision::Now(Ok(Some(Admitted { has_begun: true, ..self.admitted(place, asked.identity, rate) })))
-            }
+            Ok(Admission::Admitted(place)) => Decision::Now(Ok(Some(Admitted {
+                has_begun: true,
+                ..self.admitted(place, asked.identity, rate)
+            }))),
             Ok(Admission::LedgerAway) => Decision::Now(self.without_ledger(asked, rate)),
             Ok(Admission::Waiting(ticket)) => {
                 // Again: whoever had the work may have ended before this one came to wait.
@@ -129,7 +146,12 @@ impl CreditMeter {
     }
 
     fn metering(&self, asked: &Asked) -> Metering {
-        Metering::new(Arc::clone(&asked.usual), asked.today, self.inner.settings.shadow, self.inner.billable.is_some())
+        Metering::new(
+            Arc::clone(&asked.usual),
+            asked.today,
+            self.inner.settings.shadow,
+            self.inner.billable.is_some(),
+        )
     }
 
     /// Asks for a slice. A request that gets it at once begins at once.
@@ -139,11 +161,22 @@ impl CreditMeter {
     }
 
     fn admitted(&self, place: Place, identity: Option<Arc<Identity>>, rate: Rate) -> Admitted {
-        Admitted { charge: Charge::new(place, self.inner.billable.as_ref()), identity, has_begun: false, rate }
+        Admitted {
+            charge: Charge::new(place, self.inner.billable.as_ref()),
+            identity,
+            has_begun: false,
+            rate,
+        }
     }
 
     /// Waits for the ledger until the deadline; after it the tier's outage policy decides.
-    async fn wait(self, mut asked: Asked, mut ticket: Ticket<Kept>, rate: Rate, deadline: Instant) -> Decided {
+    async fn wait(
+        self,
+        mut asked: Asked,
+        mut ticket: Ticket<Kept>,
+        rate: Rate,
+        deadline: Instant,
+    ) -> Decided {
         let mut moved = false;
         loop {
             let verdict = match until(deadline, &mut ticket).await {
@@ -155,10 +188,13 @@ impl CreditMeter {
                 Some(Ok(verdict)) => verdict,
             };
             match verdict {
-                Verdict::Admitted(place) => return Ok(Some(self.admitted(place, asked.identity, rate))),
+                Verdict::Admitted(place) => {
+                    return Ok(Some(self.admitted(place, asked.identity, rate)));
+                }
                 Verdict::Refused(standing) => {
                     let Usual { want, period, tier, .. } = &*asked.usual;
-                    let rejection = Rejection::of(&standing, want.least, *period, tier.hint.as_deref());
+                    let rejection =
+                        Rejection::of(&standing, want.least, *period, tier.hint.as_deref());
                     return self.deny_metered(rejection, asked, rate);
                 }
                 Verdict::Unanswered => return self.without_ledger(asked, rate),
@@ -182,7 +218,9 @@ impl CreditMeter {
                     };
                     match self.ask(&asked, seat, self.inner.time.now()) {
                         Err(rejection) => return self.deny_metered(rejection, asked, rate),
-                        Ok(Admission::Admitted(place)) => return Ok(Some(self.admitted(place, asked.identity, rate))),
+                        Ok(Admission::Admitted(place)) => {
+                            return Ok(Some(self.admitted(place, asked.identity, rate)));
+                        }
                         Ok(Admission::LedgerAway) => return self.without_ledger(asked, rate),
                         Ok(Admission::Waiting(next)) => {
                             self.ensure_worker();
@@ -220,7 +258,8 @@ impl CreditMeter {
         Ok(None)
     }
 
-    /// The same of a request whose account is known: in shadow mode it is metered all the same, and what it uses is owed.
+    /// The same of a request whose account is known: in shadow mode it is metered all the same, and
+    /// what it uses is owed.
     fn deny_metered(&self, rejection: Rejection, asked: Asked, rate: Rate) -> Decided {
         self.deny(rejection)?;
         Ok(self.trust(&asked, Credits::MAX).map(|place| self.admitted(place, asked.identity, rate)))
@@ -228,9 +267,18 @@ impl CreditMeter {
 }
 
 /// Counts the request against its account's rate.
-fn count(seat: &Seat<Kept>, usual: &Usual, quota: RequestQuota, now: Duration) -> Result<RateState, Rejection> {
+fn count(
+    seat: &Seat<Kept>,
+    usual: &Usual,
+    quota: RequestQuota,
+    now: Duration,
+) -> Result<RateState, Rejection> {
     let hint = || usual.tier.hint.as_deref().map(Into::into);
-    seat.beside().0.count(quota, now).map_err(|state| Rejection::RequestRate { retry_after: state.reset, quota: state.quota, hint: hint() })
+    seat.beside().0.count(quota, now).map_err(|state| Rejection::RequestRate {
+        retry_after: state.reset,
+        quota: state.quota,
+        hint: hint(),
+    })
 }
 
 /// A request that asks for credits.
@@ -242,7 +290,8 @@ struct Asked {
     today: (Period, u8),
 }
 
-/// The beginning of a path that the plan does not know, and what to do about it, unless that was said before.
+/// The beginning of a path that the plan does not know, and what to do about it, unless that was
+/// said before.
 struct UnknownPath(String, Option<String>);
 
 impl CreditMeter {
@@ -254,7 +303,8 @@ impl CreditMeter {
 }
 
 impl Inner {
-    /// Says once how the path can be put into the plan: to the operator, and only of paths that known callers asked for.
+    /// Says once how the path can be put into the plan: to the operator, and only of paths that
+    /// known callers asked for.
     fn not_in_plan(&self, path: &UnknownPath) -> Rejection {
         if let Some(advice) = &path.1 {
             self.log_unknown(&path.0, advice);

@@ -1,8 +1,10 @@
 //! The body of a metered response.
 //!
-//! Every end has a name: complete, failed, dropped, cut off, stalled. A body that has ended when its head is there (empty, one frame, a gRPC message
-//! and its trailers) closes its charge there. Any other is [read ahead](super::pump) by a task of its own, and frames, trailers and errors come from
-//! its queue in their order. `size_hint` and `is_end_stream` say what the inner body's would.
+//! Every end has a name: complete, failed, dropped, cut off, stalled. A body that has ended when
+//! its head is there (empty, one frame, a gRPC message and its trailers) closes its charge there.
+//! Any other is [read ahead](super::pump) by a task of its own, and frames, trailers and errors
+//! come from its queue in their order. `size_hint` and `is_end_stream` say what the inner body's
+//! would.
 
 use std::{
     any::Any,
@@ -23,8 +25,10 @@ use crate::BoxError;
 pin_project! {
     /// The body of a response that came through a [`CreditService`](super::CreditService).
     ///
-    /// If a request is stopped in mid-body because its credits end, a gRPC stream gets its trailers, a `text/event-stream` at an event boundary
-    /// gets one last `event: error` with the problem as data, and everything else ends with the error [`CutOff`](crate::CutOff), never as a clean end.
+    /// If a request is stopped in mid-body because its credits end, a gRPC stream gets its
+    /// trailers, a `text/event-stream` at an event boundary gets one last `event: error` with the
+    /// problem as data, and everything else ends with the error [`CutOff`](crate::CutOff), never as
+    /// a clean end.
     pub struct MeterBody<B> {
         #[pin]
         kind: Kind<B>,
@@ -70,7 +74,12 @@ impl<B> MeterBody<B> {
 
     pub(super) fn text(text: Bytes) -> Self {
         let hint = SizeHint::with_exact(text.len() as u64);
-        Self::whole(Whole { data: Some(text).filter(|text| !text.is_empty()), hint, says_end: true, ..Whole::default() })
+        Self::whole(Whole {
+            data: Some(text).filter(|text| !text.is_empty()),
+            hint,
+            says_end: true,
+            ..Whole::default()
+        })
     }
 
     pub(super) fn queued(reader: Reader, left: SizeHint) -> Self {
@@ -89,7 +98,10 @@ impl<B> Default for MeterBody<B> {
 fn take(left: &mut SizeHint, frame: Option<&Frame<Bytes>>) {
     let size = frame.and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
     if size > 0 {
-        let (lower, upper) = (left.lower().saturating_sub(size), left.upper().map(|upper| upper.saturating_sub(size)));
+        let (lower, upper) = (
+            left.lower().saturating_sub(size),
+            left.upper().map(|upper| upper.saturating_sub(size)),
+        );
         let mut rest = SizeHint::new();
         rest.set_lower(lower);
         if let Some(upper) = upper {
@@ -107,7 +119,10 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().kind.project() {
             KindProj::Free { first, body } => match first.take() {
                 Some(first) => Poll::Ready(Some(Ok(first))),
@@ -119,7 +134,9 @@ where
                 match &polled {
                     Poll::Ready(Some(Ok(frame))) => take(left, Some(frame)),
                     // It has no more to say, whatever was said of its length.
-                    Poll::Ready(Some(Err(_))) if reader.is_end_stream() => *left = SizeHint::with_exact(0),
+                    Poll::Ready(Some(Err(_))) if reader.is_end_stream() => {
+                        *left = SizeHint::with_exact(0)
+                    }
                     Poll::Ready(_) | Poll::Pending => {}
                 }
                 polled
@@ -138,7 +155,10 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Free { first, body } => {
-                let (mut hint, size) = (body.size_hint(), first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64);
+                let (mut hint, size) = (
+                    body.size_hint(),
+                    first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64,
+                );
                 if size > 0 {
                     let upper = hint.upper().map(|upper| upper.saturating_add(size));
                     let lower = hint.lower().saturating_add(size);
@@ -162,7 +182,8 @@ impl Whole {
     }
 
     fn next(&mut self) -> Option<Result<Frame<Bytes>, BoxError>> {
-        let frame = self.data.take().map(Frame::data).or_else(|| self.trailers.take().map(Frame::trailers));
+        let frame =
+            self.data.take().map(Frame::data).or_else(|| self.trailers.take().map(Frame::trailers));
         take(&mut self.hint, frame.as_ref());
         match frame {
             Some(frame) => Some(Ok(frame)),
@@ -180,8 +201,9 @@ impl<B> fmt::Debug for MeterBody<B> {
 pin_project! {
     /// A body that was polled once, and can still be moved.
     ///
-    /// A pinned body cannot, and whether a type may be moved all the same (`Unpin`) cannot be asked of a type parameter. So the types in which nearly
-    /// all servers answer are known by name, and any other is put into a box before it is polled.
+    /// A pinned body cannot, and whether a type may be moved all the same (`Unpin`) cannot be asked
+    /// of a type parameter. So the types in which nearly all servers answer are known by name, and
+    /// any other is put into a box before it is polled.
     #[project = PolledProj]
     pub(super) enum Polled<B> {
         Bare { #[pin] body: B },
@@ -242,7 +264,10 @@ impl<B: Body<Data = Bytes>> Body for Polled<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project() {
             PolledProj::Bare { body } => body.poll_frame(cx),
             PolledProj::Boxed { body } => body.as_mut().poll_frame(cx),

@@ -20,7 +20,8 @@ use super::{
     reporting::ReportingByModel,
 };
 use crate::{
-    Ahead, Classification, Clock, Identify, Ledger, Plan, PlanHandle, RequestHead, Threshold, ThresholdReached,
+    Ahead, Classification, Clock, Identify, Ledger, Plan, PlanHandle, RequestHead, Threshold,
+    ThresholdReached,
     clock::Time,
     lease::{Keeper, LeaseRules, Watch, Worker},
     observe,
@@ -51,7 +52,11 @@ pub struct CreditMeterBuilder {
 }
 
 impl CreditMeterBuilder {
-    pub(super) fn new(plan: PlanHandle, ledger: Arc<dyn Ledger>, identify: Box<dyn Identify>) -> Self {
+    pub(super) fn new(
+        plan: PlanHandle,
+        ledger: Arc<dyn Ledger>,
+        identify: Box<dyn Identify>,
+    ) -> Self {
         Self {
             plan,
             ledger,
@@ -65,7 +70,11 @@ impl CreditMeterBuilder {
                 inference_id: true,
                 extensions: true,
                 shadow: false,
-                denials: DenialStyle { unavailable: StatusCode::SERVICE_UNAVAILABLE, format: DenialFormat::Problem, grpc: false },
+                denials: DenialStyle {
+                    unavailable: StatusCode::SERVICE_UNAVAILABLE,
+                    format: DenialFormat::Problem,
+                    grpc: false,
+                },
                 tells: false,
                 identify_within: Duration::from_secs(5),
                 read_ahead: ReadAheadLimits::default(),
@@ -76,12 +85,14 @@ impl CreditMeterBuilder {
         }
     }
 
-    /// Calls `hook` when an account has reached a threshold, once for each account, month and threshold, on one of the nodes that watch it: on the
-    /// background task, so what takes longer than a moment is spawned there. At most 32 thresholds. All nodes have the same ones. A second call of this
-    /// replaces the first; a hook that holds the meter keeps it alive.
+    /// Calls `hook` when an account has reached a threshold, once for each account, month and
+    /// threshold, on one of the nodes that watch it: on the background task, so what takes longer
+    /// than a moment is spawned there. At most 32 thresholds. All nodes have the same ones. A
+    /// second call of this replaces the first; a hook that holds the meter keeps it alive.
     ///
-    /// Once is once: also where an account's credits grow later in the month, by a change of tier, say. A node that ends just before its call takes it
-    /// along, and where a failover of the ledger forgets that a node claimed it, another may call again.
+    /// Once is once: also where an account's credits grow later in the month, by a change of tier,
+    /// say. A node that ends just before its call takes it along, and where a failover of the
+    /// ledger forgets that a node claimed it, another may call again.
     ///
     /// ```
     /// use tower_credits::{CreditMeter, IdentityFromExtensions, MemoryLedger, Plan, Threshold, ThresholdReached};
@@ -101,53 +112,65 @@ impl CreditMeterBuilder {
         thresholds: impl IntoIterator<Item = Threshold>,
         hook: impl Fn(ThresholdReached) + Send + Sync + 'static,
     ) -> Self {
-        self.watch = Some(Watch { thresholds: thresholds.into_iter().collect(), hook: Arc::new(hook) });
+        self.watch =
+            Some(Watch { thresholds: thresholds.into_iter().collect(), hook: Arc::new(hook) });
         self
     }
 
-    /// The header field in which a request names the organisation that pays for it, by its id; `None` where none may. Default `X-HF-Bill-To`. The
-    /// [`Identity`](crate::Identity) says which organisations its subject [may bill](crate::Identity::member_of); another one is denied with 403, whether it exists or not.
+    /// The header field in which a request names the organisation that pays for it, by its id;
+    /// `None` where none may. Default `X-HF-Bill-To`. The [`Identity`](crate::Identity) says which
+    /// organisations its subject [may bill](crate::Identity::member_of); another one is denied with
+    /// 403, whether it exists or not.
     #[must_use]
     pub fn bill_to(mut self, field: Option<HeaderName>) -> Self {
         self.bill_to = field;
         self
     }
 
-    /// Leases hold a surplus, so that most requests are admitted without a call to the ledger. Default: they hold nothing that no request owns.
-    /// What one node holds ahead, others cannot use: until ten seconds after its last use there.
+    /// Leases hold a surplus, so that most requests are admitted without a call to the ledger.
+    /// Default: they hold nothing that no request owns. What one node holds ahead, others cannot
+    /// use: until ten seconds after its last use there.
     #[must_use]
     pub fn ahead(mut self, ahead: Ahead) -> Self {
         self.settings.rules.ahead = Some(ahead);
         self
     }
 
-    /// How long a call to the ledger may take, and how long a request waits for it: 1 ms to 5 s. Default 250 ms. A request puts at least four deadlines of
-    /// compute time on hold, so that it can be refilled in time.
+    /// How long a call to the ledger may take, and how long a request waits for it: 1 ms to 5 s.
+    /// Default 250 ms. A request puts at least four deadlines of compute time on hold, so that it
+    /// can be refilled in time.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.settings.rules.deadline = deadline;
         self
     }
 
-    /// How long spending may stay unreported to the ledger, which is also how much of it is lost with a node that is killed: 1 ms to 60 s. Default
-    /// 100 ms. The longer, the fewer calls of the ledger, and the longer what a request did not use of its hold stays on hold. Where it is more than five
-    /// seconds, credits that are held ahead are given back twice as long after their last use. `docs/scaling.md` has the arithmetic.
+    /// How long spending may stay unreported to the ledger, which is also how much of it is lost
+    /// with a node that is killed: 1 ms to 60 s. Default 100 ms. The longer, the fewer calls of the
+    /// ledger, and the longer what a request did not use of its hold stays on hold. Where it is
+    /// more than five seconds, credits that are held ahead are given back twice as long after their
+    /// last use. `docs/scaling.md` has the arithmetic.
     #[must_use]
     pub fn flush(mut self, flush: Duration) -> Self {
         self.settings.rules.flush_after(flush);
         self
     }
 
-    /// How long an [`Identify`] that asks elsewhere may take; after it the request is denied as unavailable. Default 5 s.
+    /// How long an [`Identify`] that asks elsewhere may take; after it the request is denied as
+    /// unavailable. Default 5 s.
     #[must_use]
     pub fn identify_within(mut self, within: Duration) -> Self {
         self.settings.identify_within = within;
         self
     }
 
-    /// Decides what a request runs, in place of the plan's routes. [`Plan::workload`] finds the model's price.
+    /// Decides what a request runs, in place of the plan's routes. [`Plan::workload`] finds the
+    /// model's price.
     #[must_use]
-    pub fn classify(mut self, classify: impl Fn(RequestHead<'_>, &Plan) -> Classification + Send + Sync + 'static) -> Self {
+    pub fn classify(
+        mut self,
+        classify: impl Fn(RequestHead<'_>, &Plan) -> Classification + Send + Sync + 'static,
+    ) -> Self {
         self.classify = Some(Box::new(classify));
         self
     }
@@ -166,36 +189,41 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Whether handlers find a [`ComputeClock`](crate::ComputeClock) and the caller's `Arc<Identity>` in their requests' extensions. Default: they do.
-    /// Without, a request is metered for a few heap allocations less; a response may still carry [`ComputeTime`](crate::ComputeTime), and protocols
-    /// cannot be switched.
+    /// Whether handlers find a [`ComputeClock`](crate::ComputeClock) and the caller's
+    /// `Arc<Identity>` in their requests' extensions. Default: they do. Without, a request is
+    /// metered for a few heap allocations less; a response may still carry
+    /// [`ComputeTime`](crate::ComputeTime), and protocols cannot be switched.
     #[must_use]
     pub fn extensions(mut self, on: bool) -> Self {
         self.settings.extensions = on;
         self
     }
 
-    /// Denies nothing and stops nothing: what would have been denied is logged, and metered where its account is known. For those who put the
-    /// meter in front of live traffic first. What would have been denied is owed, and shows on the bill.
+    /// Denies nothing and stops nothing: what would have been denied is logged, and metered where
+    /// its account is known. For those who put the meter in front of live traffic first. What would
+    /// have been denied is owed, and shows on the bill.
     #[must_use]
     pub fn shadow(mut self) -> Self {
         self.settings.shadow = true;
         self
     }
 
-    /// Decides by how a request ended whether it is billed. Default: every request whose inner service was called.
+    /// Decides by how a request ended whether it is billed. Default: every request whose inner
+    /// service was called.
     ///
-    /// Until it has decided, nothing of a request is settled: a node that is killed loses all that its running requests used. Where the head of a
-    /// response tells enough, use [`billable_at_head`](Self::billable_at_head). The later call of the two counts.
+    /// Until it has decided, nothing of a request is settled: a node that is killed loses all that
+    /// its running requests used. Where the head of a response tells enough, use
+    /// [`billable_at_head`](Self::billable_at_head). The later call of the two counts.
     #[must_use]
     pub fn billable(mut self, billable: impl Fn(&Ending) -> bool + Send + Sync + 'static) -> Self {
         self.billable = Some(Billable::AtEnd(Arc::new(billable)));
         self
     }
 
-    /// Decides by the head of its response whether a request is billed; by `None` if it ended without one. From then on, what it uses is settled while
-    /// it runs. The status of a gRPC call that failed before its first message is in the head (`grpc-status`). Default: every request whose inner
-    /// service was called.
+    /// Decides by the head of its response whether a request is billed; by `None` if it ended
+    /// without one. From then on, what it uses is settled while it runs. The status of a gRPC call
+    /// that failed before its first message is in the head (`grpc-status`). Default: every request
+    /// whose inner service was called.
     ///
     /// ```
     /// use tower_credits::{CreditMeter, IdentityFromExtensions, MemoryLedger, Plan};
@@ -208,37 +236,44 @@ impl CreditMeterBuilder {
     /// # }
     /// ```
     #[must_use]
-    pub fn billable_at_head(mut self, billable: impl Fn(Option<&Parts>) -> bool + Send + Sync + 'static) -> Self {
+    pub fn billable_at_head(
+        mut self,
+        billable: impl Fn(Option<&Parts>) -> bool + Send + Sync + 'static,
+    ) -> Self {
         self.billable = Some(Billable::AtHead(Arc::new(billable)));
         self
     }
 
-    /// Sets how many bytes of a response are read ahead of its client: by default 256 KiB, at least four frames; and up to four times as
-    /// much until it is known how fast the service produces. Responses are read as fast as the service
-    /// produces them, so that compute time does not depend on who reads; while so much waits for the client, the service is held back.
+    /// Sets how many bytes of a response are read ahead of its client: by default 256 KiB, at least
+    /// four frames; and up to four times as much until it is known how fast the service produces.
+    /// Responses are read as fast as the service produces them, so that compute time does not
+    /// depend on who reads; while so much waits for the client, the service is held back.
     #[must_use]
     pub fn read_ahead(mut self, bytes: usize) -> Self {
         self.settings.read_ahead.each = bytes;
         self
     }
 
-    /// Sets how many bytes of all responses together are read ahead: by default 256 MiB. Beyond that, one frame of each is, and at its begin
-    /// up to 64 KiB.
+    /// Sets how many bytes of all responses together are read ahead: by default 256 MiB. Beyond
+    /// that, one frame of each is, and at its begin up to 64 KiB.
     #[must_use]
     pub fn read_ahead_total(mut self, bytes: usize) -> Self {
         self.settings.read_ahead.total = bytes;
         self
     }
 
-    /// Sets after how long a response is abandoned ([`End::Stalled`](crate::End::Stalled)) of which nothing is taken while the service is held back: at
-    /// least 1 ms. Default 60 s, and a second more for each 16 KiB of the frame that was taken last. Its body is dropped, and what it had on hold is free.
+    /// Sets after how long a response is abandoned ([`End::Stalled`](crate::End::Stalled)) of which
+    /// nothing is taken while the service is held back: at least 1 ms. Default 60 s, and a second
+    /// more for each 16 KiB of the frame that was taken last. Its body is dropped, and what it had
+    /// on hold is free.
     #[must_use]
     pub fn stalled_after(mut self, time: Duration) -> Self {
         self.settings.read_ahead.stalled_after = time;
         self
     }
 
-    /// The status sent where this server cannot tell or cannot take more: 400 to 599. Default 503. Some clients retry that at once and without end.
+    /// The status sent where this server cannot tell or cannot take more: 400 to 599. Default 503.
+    /// Some clients retry that at once and without end.
     #[must_use]
     pub fn unavailable_status(mut self, status: StatusCode) -> Self {
         self.settings.denials.unavailable = status;
@@ -252,12 +287,14 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Whether metered responses tell what is known at their head: `x-credits-remaining` (dollars; of included credits where there is no limit)
-    /// and, where the compute time has ended or was reported by then, `x-compute-time` (seconds) and `Server-Timing` (milliseconds). Default: they
-    /// do not.
+    /// Whether metered responses tell what is known at their head: `x-credits-remaining` (dollars;
+    /// of included credits where there is no limit) and, where the compute time has ended or was
+    /// reported by then, `x-compute-time` (seconds) and `Server-Timing` (milliseconds). Default:
+    /// they do not.
     ///
-    /// With it, a client that asks for trailers (`TE: trailers`, RFC 9110, section 6.5.1) learns the compute time of a stream, and its cost
-    /// (`x-cost-nano-usd`), in its trailers, on HTTP/2 and chunked HTTP/1.1; a response of known length keeps that. gRPC calls have
+    /// With it, a client that asks for trailers (`TE: trailers`, RFC 9110, section 6.5.1) learns
+    /// the compute time of a stream, and its cost (`x-cost-nano-usd`), in its trailers, on HTTP/2
+    /// and chunked HTTP/1.1; a response of known length keeps that. gRPC calls have
     /// `x-compute-time` and `x-cost-nano-usd` in their trailers always.
     #[must_use]
     pub fn tell_remaining(mut self, on: bool) -> Self {
@@ -265,22 +302,25 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// The most accounts that this node keeps leases of at once; what would be more is denied as unavailable. Default
-    /// 262 144. One costs some kilobytes while it is used, and until ten minutes after.
+    /// The most accounts that this node keeps leases of at once; what would be more is denied as
+    /// unavailable. Default 262 144. One costs some kilobytes while it is used, and until ten
+    /// minutes after.
     #[must_use]
     pub fn most_accounts(mut self, most: NonZeroUsize) -> Self {
         self.settings.most_accounts = most.get();
         self
     }
 
-    /// The clock that compute time and months are read from. Default: the system's. Tests on paused time take [`TokioClock`](crate::TokioClock).
+    /// The clock that compute time and months are read from. Default: the system's. Tests on paused
+    /// time take [`TokioClock`](crate::TokioClock).
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.time = Time::of(Arc::new(clock));
         self
     }
 
-    /// The meter. Its background task is spawned by the first request, on that request's tokio runtime.
+    /// The meter. Its background task is spawned by the first request, on that request's tokio
+    /// runtime.
     ///
     /// # Errors
     ///
@@ -290,7 +330,8 @@ impl CreditMeterBuilder {
         Ok(self.assemble(true))
     }
 
-    /// The meter and its background task, for those who run their tasks themselves: nothing is spawned.
+    /// The meter and its background task, for those who run their tasks themselves: nothing is
+    /// spawned.
     ///
     /// # Errors
     ///
@@ -322,15 +363,25 @@ impl CreditMeterBuilder {
         }
         let unavailable = self.settings.denials.unavailable;
         if !(unavailable.is_client_error() || unavailable.is_server_error()) {
-            return Err(ConfigError { setting: "unavailable_status", remedy: "set a status of 400 to 599" });
+            return Err(ConfigError {
+                setting: "unavailable_status",
+                remedy: "set a status of 400 to 599",
+            });
         }
         Ok(())
     }
 
     pub(super) fn assemble(self, spawns: bool) -> CreditMeter {
         observe::describe();
-        let Self { plan, ledger, identify, classify, time, settings, billable, bill_to, watch } = self;
-        let (keeper, desk) = Keeper::pair(Arc::clone(&ledger), time.clone(), settings.rules, settings.most_accounts, watch);
+        let Self { plan, ledger, identify, classify, time, settings, billable, bill_to, watch } =
+            self;
+        let (keeper, desk) = Keeper::pair(
+            Arc::clone(&ledger),
+            time.clone(),
+            settings.rules,
+            settings.most_accounts,
+            watch,
+        );
         let inner = Inner {
             id: NEXT.fetch_add(1, Ordering::Relaxed),
             plan,
@@ -354,17 +405,20 @@ impl CreditMeterBuilder {
 
 impl fmt::Debug for CreditMeterBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CreditMeterBuilder").field("settings", &self.settings).finish_non_exhaustive()
+        f.debug_struct("CreditMeterBuilder")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
     }
 }
 
-/// The background task of a [`CreditMeter`]: it tells the ledger what was spent, and asks it for more. Without it, no request that needs the
-/// ledger is admitted, and nothing is settled.
+/// The background task of a [`CreditMeter`]: it tells the ledger what was spent, and asks it for
+/// more. Without it, no request that needs the ledger is admitted, and nothing is settled.
 #[derive(Debug)]
 pub struct CreditWorker(Worker<Kept>);
 
 impl CreditWorker {
-    /// Works until the meter is shut down, or its last clone and service are dropped and all is settled.
+    /// Works until the meter is shut down, or its last clone and service are dropped and all is
+    /// settled.
     pub fn run(self) -> impl Future<Output = ()> + Send {
         self.0.run()
     }

@@ -1,4 +1,5 @@
-//! The guard that holds a request's slice from its admission until its response ends, however it ends.
+//! The guard that holds a request's slice from its admission until its response ends, however it
+//! ends.
 
 use std::{
     fmt,
@@ -68,7 +69,8 @@ impl End {
 pub struct Ending {
     /// The response's status; `None` where there was none.
     pub status: Option<StatusCode>,
-    /// The status of a gRPC call, as its trailers say it: 0 is OK. `None` of other requests, and of calls that ended without.
+    /// The status of a gRPC call, as its trailers say it: 0 is OK. `None` of other requests, and of
+    /// calls that ended without.
     pub grpc_status: Option<u8>,
     /// How it ended.
     pub end: End,
@@ -156,7 +158,12 @@ const LATE: Duration = Duration::from_millis(50);
 
 impl Metering {
     /// `today` is the month, and the day of it, by this node's clock.
-    pub(super) fn new(usual: Arc<Usual>, today: (Period, u8), shadow: bool, undecided: bool) -> Self {
+    pub(super) fn new(
+        usual: Arc<Usual>,
+        today: (Period, u8),
+        shadow: bool,
+        undecided: bool,
+    ) -> Self {
         // A request that another month admits after all stands on that month's first or last day.
         let day = match today {
             (period, day) if period == usual.period => day,
@@ -240,8 +247,8 @@ impl Metering {
         self.stops() && self.left(now).is_zero()
     }
 
-    /// How much longer it may run. Whoever asks is woken when that has changed. A denial counts for as long as `fresh`, if the request was looked at
-    /// in time.
+    /// How much longer it may run. Whoever asks is woken when that has changed. A denial counts for
+    /// as long as `fresh`, if the request was looked at in time.
     fn outlook(&mut self, now: Now, fresh: Duration, waker: &Waker) -> Outlook {
         let so_far = self.compute.so_far(now.compute);
         let capped = self.cap().map(|cap| cap.saturating_sub(so_far));
@@ -272,7 +279,8 @@ impl Metering {
             (self.denied, self.overdue) = (None, false);
         }
         let in_time = so_far.saturating_sub(slice) <= LATE;
-        let is_fresh = |denial: Denial| in_time && now.lease <= denial.asked_at.saturating_add(fresh);
+        let is_fresh =
+            |denial: Denial| in_time && now.lease <= denial.asked_at.saturating_add(fresh);
         if self.denied.is_some_and(|denial| self.overdue || is_fresh(denial)) {
             return Outlook::End;
         }
@@ -308,7 +316,10 @@ impl Metering {
         let price = self.usual.workload.price;
         let cost = price.cost_or_max(compute);
         let cost = self.cap().map_or(cost, |cap| cost.min(price.cost_or_max(cap)));
-        let compute_micros = compute.as_secs().saturating_mul(1_000_000).saturating_add(compute.subsec_micros().into());
+        let compute_micros = compute
+            .as_secs()
+            .saturating_mul(1_000_000)
+            .saturating_add(compute.subsec_micros().into());
         Some(Usage { requests: 1, compute_micros, cost })
     }
 
@@ -320,7 +331,11 @@ impl Metering {
 
 impl Run for Metering {
     fn accrued(&self, now: Duration) -> Credits {
-        if self.forgiven { Credits::ZERO } else { self.usual.workload.price.cost_or_max(self.compute.so_far(self.now(now))) }
+        if self.forgiven {
+            Credits::ZERO
+        } else {
+            self.usual.workload.price.cost_or_max(self.compute.so_far(self.now(now)))
+        }
     }
 
     fn runway(&self, cost: Credits, now: Duration) -> Duration {
@@ -351,7 +366,8 @@ impl Run for Metering {
 
     fn settleable(&self, now: Duration) -> Option<Usage> {
         let nobody_reports = || self.clock.as_ref().is_none_or(|clock| !clock.is_kept());
-        let is_certain = self.compute.is_told() || (nobody_reports() && (self.is_streaming || self.usual.reporting.never_reports()));
+        let is_certain = self.compute.is_told()
+            || (nobody_reports() && (self.is_streaming || self.usual.reporting.never_reports()));
         if self.undecided || !is_certain { None } else { self.used(self.now(now)) }
     }
 
@@ -377,10 +393,12 @@ impl Run for Metering {
     }
 }
 
-/// Holds a request's slice from its admission until its response ends, and is closed exactly once: here, or when it is dropped.
+/// Holds a request's slice from its admission until its response ends, and is closed exactly once:
+/// here, or when it is dropped.
 pub(crate) struct Charge {
     place: Option<Place>,
-    /// Frames before this moment do not look at the account, which others use too, unless somebody wakes the task.
+    /// Frames before this moment do not look at the account, which others use too, unless somebody
+    /// wakes the task.
     looks_again: Duration,
     /// `None` if everything is billed, or it is decided already.
     billable: Option<Billable>,
@@ -429,7 +447,10 @@ impl Charge {
 
     /// What the clocks say, while the charge is open.
     pub(super) fn now(&self) -> Now {
-        self.place.as_ref().and_then(Place::now).unwrap_or(Now { compute: Duration::ZERO, lease: Duration::ZERO })
+        self.place
+            .as_ref()
+            .and_then(Place::now)
+            .unwrap_or(Now { compute: Duration::ZERO, lease: Duration::ZERO })
     }
 
     /// What the account has left, as far as this node knows.
@@ -445,7 +466,9 @@ impl Charge {
     /// The response's head is there.
     pub(super) fn responded(&mut self, head: &Parts) {
         self.status = Some(head.status);
-        if let Some(Billable::AtHead(billable)) = self.billable.take_if(|billable| matches!(billable, Billable::AtHead(_))) {
+        if let Some(Billable::AtHead(billable)) =
+            self.billable.take_if(|billable| matches!(billable, Billable::AtHead(_)))
+        {
             let forgiven = !is_billed(|| billable(Some(head)));
             self.with(|metering, _| (metering.forgiven, metering.undecided) = (forgiven, false));
             if let Some(place) = self.place.as_ref().filter(|_| forgiven) {
@@ -467,12 +490,14 @@ impl Charge {
     /// What the response is read ahead by.
     pub(super) fn queue(&self) -> Option<(Writer, Reader)> {
         let time = self.place.as_ref()?.time()?;
-        self.with(|metering, _| Arc::clone(&metering.usual.read_ahead)).map(|read_ahead| read_ahead.queue(time))
+        self.with(|metering, _| Arc::clone(&metering.usual.read_ahead))
+            .map(|read_ahead| read_ahead.queue(time))
     }
 
     /// How long a response is kept of which nothing is taken.
     pub(super) fn stalled_after(&self) -> Duration {
-        self.with(|metering, _| metering.usual.read_ahead.limits.stalled_after).unwrap_or(Duration::MAX)
+        self.with(|metering, _| metering.usual.read_ahead.limits.stalled_after)
+            .unwrap_or(Duration::MAX)
     }
 
     /// Nobody takes what the service has made.
@@ -513,8 +538,9 @@ impl Charge {
         !self.is_closed() && (now >= self.looks_again || self.was_woken())
     }
 
-    /// Ready once it is known whether the request ends here: it does if nothing of its slice is left, it stops there, and the ledger has no more. While
-    /// the ledger is asked, the service is held back.
+    /// Ready once it is known whether the request ends here: it does if nothing of its slice is
+    /// left, it stops there, and the ledger has no more. While the ledger is asked, the service is
+    /// held back.
     pub(super) fn poll_verdict(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
         let now = self.now().compute;
         match self.outlook(cx) {
@@ -527,7 +553,8 @@ impl Charge {
                 Poll::Ready(false)
             }
             Some(Outlook::For(left)) => {
-                // Until then it cannot be used up, unless the service says so, which wakes: its slice only grows.
+                // Until then it cannot be used up, unless the service says so, which wakes: its
+                // slice only grows.
                 self.looks_again = now.saturating_add(left);
                 Poll::Ready(false)
             }
@@ -538,7 +565,9 @@ impl Charge {
 
     /// Whether whoever looked last will be woken when there is something to see.
     pub(super) fn is_watched(&self) -> bool {
-        self.watched && !self.was_woken() && self.timer.as_ref().is_none_or(|timer| !timer.is_elapsed())
+        self.watched
+            && !self.was_woken()
+            && self.timer.as_ref().is_none_or(|timer| !timer.is_elapsed())
     }
 
     /// Whether something has changed since somebody looked last.
@@ -546,7 +575,8 @@ impl Charge {
         self.attention.as_ref().is_none_or(|(attention, _)| attention.woken.load(Ordering::Acquire))
     }
 
-    /// Ready once nothing of the slice is left, for a request that stops there, and the ledger has no more. The slice may grow meanwhile.
+    /// Ready once nothing of the slice is left, for a request that stops there, and the ledger has
+    /// no more. The slice may grow meanwhile.
     pub(super) fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             self.watched = false;
@@ -559,7 +589,8 @@ impl Charge {
                 Some(Outlook::End) => return Poll::Ready(()),
                 Some(Outlook::Ask | Outlook::Wait) => return self.poll_patience(cx),
             };
-            // Timers count whole milliseconds; a billing clock that stands still must not make this spin.
+            // Timers count whole milliseconds; a billing clock that stands still must not make this
+            // spin.
             let at = Instant::now().checked_add(left.max(Duration::from_millis(1)));
             self.watched = at.is_none_or(|at| self.poll_timer(at, cx).is_pending());
             if self.watched {
@@ -568,10 +599,13 @@ impl Charge {
         }
     }
 
-    /// The service has ended. Ready once the request can be billed: its slice covers what it used, or the ledger has no more.
+    /// The service has ended. Ready once the request can be billed: its slice covers what it used,
+    /// or the ledger has no more.
     pub(super) fn poll_paid(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self.outlook(cx) {
-            None | Some(Outlook::Unlimited | Outlook::HeldBack | Outlook::For(_)) => Poll::Ready(()),
+            None | Some(Outlook::Unlimited | Outlook::HeldBack | Outlook::For(_)) => {
+                Poll::Ready(())
+            }
             Some(Outlook::End) => {
                 self.decided = true;
                 Poll::Ready(())
@@ -590,15 +624,18 @@ impl Charge {
 
     /// Whether what it used is more than its slice.
     pub(super) fn is_short(&self, now: Now) -> bool {
-        let is_short =
-            |metering: &mut Metering| metering.stops() && metering.used(now.compute).is_some_and(|used| used.cost > metering.slice);
+        let is_short = |metering: &mut Metering| {
+            metering.stops()
+                && metering.used(now.compute).is_some_and(|used| used.cost > metering.slice)
+        };
         self.place.as_ref().and_then(|place| place.with(is_short)).unwrap_or_default()
     }
 
     fn outlook(&mut self, cx: &Context<'_>) -> Option<Outlook> {
         let place = self.place.as_ref()?;
         let (now, (deadline, pause)) = (place.now()?, place.patience()?);
-        // The ledger is asked again after a pause, or half of what is left, which are two pauses at most before the end.
+        // The ledger is asked again after a pause, or half of what is left, which are two pauses at
+        // most before the end.
         let fresh = deadline + pause * 4;
         let waker = self.attention.as_ref().map_or(cx.waker(), |(attention, waker)| {
             attention.look(cx.waker());
@@ -615,9 +652,12 @@ impl Charge {
         Some(outlook)
     }
 
-    /// The task that asks the ledger answers in time, if only that there is no answer. This is for when it is gone.
+    /// The task that asks the ledger answers in time, if only that there is no answer. This is for
+    /// when it is gone.
     fn poll_patience(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some((deadline, _)) = self.place.as_ref().and_then(Place::patience) else { return Poll::Ready(()) };
+        let Some((deadline, _)) = self.place.as_ref().and_then(Place::patience) else {
+            return Poll::Ready(());
+        };
         let patience = deadline * 4;
         loop {
             let at = *self.gives_up_at.get_or_insert_with(|| Instant::now() + patience);
@@ -647,14 +687,23 @@ impl Charge {
 
     /// Ends where its slice ended and nothing more was to be had, and says why that was.
     pub(super) fn cut_off(&mut self) -> Rejection {
-        let capped = self.with(|metering, now| metering.cap().is_some_and(|cap| metering.compute.so_far(now) >= cap)).unwrap_or_default();
+        let capped = self
+            .with(|metering, now| {
+                metering.cap().is_some_and(|cap| metering.compute.so_far(now) >= cap)
+            })
+            .unwrap_or_default();
         self.decided = true;
         match self.close(End::CutOff) {
             _ if capped => Rejection::RequestCap,
             Some(ended) if ended.run.denied.is_some_and(|denial| denial.answered) => {
                 let used = ended.standing.used.saturating_add(ended.unreported);
                 let Usual { want, period, tier, .. } = &*ended.run.usual;
-                Rejection::of(&Standing { used, ..ended.standing }, want.least, *period, tier.hint.as_deref())
+                Rejection::of(
+                    &Standing { used, ..ended.standing },
+                    want.least,
+                    *period,
+                    tier.hint.as_deref(),
+                )
             }
             _ => Rejection::LedgerUnreachable,
         }
@@ -684,7 +733,9 @@ impl Charge {
             used = metering.used(now.compute);
             if metering.compute.is_told() {
                 metering.usual.reporting.reports();
-            } else if end == End::Complete && ending.status.is_some_and(|status| status.is_success()) {
+            } else if end == End::Complete
+                && ending.status.is_some_and(|status| status.is_success())
+            {
                 metering.usual.reporting.reports_nothing();
             }
         });
@@ -696,7 +747,8 @@ impl Charge {
     }
 }
 
-/// What the host says, or that it is billed if that panics: in a drop while a handler panics, too, where it would end the process.
+/// What the host says, or that it is billed if that panics: in a drop while a handler panics, too,
+/// where it would end the process.
 fn is_billed(billable: impl FnOnce() -> bool) -> bool {
     contained("`billable`", billable).unwrap_or(true)
 }

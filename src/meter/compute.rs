@@ -1,26 +1,33 @@
-//! Compute time: what of a request's latency is billed. Arithmetic only; `now` is a monotonic clock's.
+//! Compute time: what of a request's latency is billed. Arithmetic only; `now` is a monotonic
+//! clock's.
 //!
-//! From the moment the inner service is called until it has ended its response body, whoever reads that and however slowly: the body is
-//! [read ahead](super::read_ahead). Only while the queue is full the service is **held back**, and what it does then cannot be seen: a task that
-//! sends through a channel may compute one frame further, or have been done long ago. [`Pace`] estimates it: each frame that is found ready after such
-//! a time costs what it cost the service to make one while it was not held back, and all of them together no more than the time that passed. So nobody can read in a way that makes computing free, and what was made before costs nothing to fetch slowly.
+//! From the moment the inner service is called until it has ended its response body, whoever reads
+//! that and however slowly: the body is [read ahead](super::read_ahead). Only while the queue is
+//! full the service is **held back**, and what it does then cannot be seen: a task that sends
+//! through a channel may compute one frame further, or have been done long ago. [`Pace`] estimates
+//! it: each frame that is found ready after such a time costs what it cost the service to make one
+//! while it was not held back, and all of them together no more than the time that passed. So
+//! nobody can read in a way that makes computing free, and what was made before costs nothing to
+//! fetch slowly.
 //!
-//! A service that knows better says so: a stopwatch that it starts and pauses, or a time that it reports, take precedence.
+//! A service that knows better says so: a stopwatch that it starts and pauses, or a time that it
+//! reports, take precedence.
 
 use std::time::Duration;
 
 /// The longest compute time that a service is believed: a month's.
 pub(crate) const MOST_REPORTED: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 
-/// A request's compute time as it grows. It is moved about with every request, so it is small: moments are whole nanoseconds, and what the service
-/// says itself is kept elsewhere.
+/// A request's compute time as it grows. It is moved about with every request, so it is small:
+/// moments are whole nanoseconds, and what the service says itself is kept elsewhere.
 #[derive(Debug)]
 pub(crate) struct Compute {
     began: Moment,
     ended: Moment,
     /// Since when the service is held back.
     held_back: Moment,
-    /// For how long it was held back before that, less what it is thought to have computed meanwhile.
+    /// For how long it was held back before that, less what it is thought to have computed
+    /// meanwhile.
     unbilled: u64,
     said: Option<Box<Said>>,
 }
@@ -122,7 +129,12 @@ impl Compute {
     /// From now on the service's own stopwatch counts, and it runs.
     pub(crate) fn start(&mut self, now: Duration) {
         if !self.has_ended() {
-            self.said.get_or_insert_default().stopwatch.get_or_insert_default().since.get_or_insert(now);
+            self.said
+                .get_or_insert_default()
+                .stopwatch
+                .get_or_insert_default()
+                .since
+                .get_or_insert(now);
         }
     }
 
@@ -150,11 +162,17 @@ impl Compute {
             return Duration::ZERO;
         }
         let now = if self.has_ended() { self.ended } else { moment(now) };
-        let measured = || Duration::from_nanos(now.min(self.held_back).saturating_sub(self.began).saturating_sub(self.unbilled));
+        let measured = || {
+            Duration::from_nanos(
+                now.min(self.held_back).saturating_sub(self.began).saturating_sub(self.unbilled),
+            )
+        };
         self.said.as_ref().map_or_else(measured, |said| match (said.reported, said.stopwatch) {
             (Some(reported), _) => reported,
             (None, Some(Stopwatch { total, since })) => {
-                total.saturating_add(since.map_or(Duration::ZERO, |since| Duration::from_nanos(now).saturating_sub(since)))
+                total.saturating_add(since.map_or(Duration::ZERO, |since| {
+                    Duration::from_nanos(now).saturating_sub(since)
+                }))
             }
             (None, None) => measured(),
         })
@@ -167,28 +185,34 @@ const ENOUGH: u32 = 3;
 /// So many of the latest batches count.
 const RECENT: f64 = 32.0;
 
-/// A wait that is so many times shorter than those before is none: a task that sends through a channel had its turn.
+/// A wait that is so many times shorter than those before is none: a task that sends through a
+/// channel had its turn.
 const SHORTER: f64 = 8.0;
 
-/// The pace at which a service produces frames, from what it did while it was not held back, lately above all: how long it computes, and how many
-/// frames it has then at once. Most have one; some compute for several. What comes at once with the first frame was made before, and tells nothing.
+/// The pace at which a service produces frames, from what it did while it was not held back, lately
+/// above all: how long it computes, and how many frames it has then at once. Most have one; some
+/// compute for several. What comes at once with the first frame was made before, and tells nothing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// Sums over the batches that were seen whole, those before count less and less: nanoseconds, frames, and their number.
+    /// Sums over the batches that were seen whole, those before count less and less: nanoseconds,
+    /// frames, and their number.
     time: f64,
     frames: f64,
     batches: f64,
-    /// The batch that was last waited for: how long it took, and its frames so far. `None` if what follows it cannot be seen any more.
+    /// The batch that was last waited for: how long it took, and its frames so far. `None` if what
+    /// follows it cannot be seen any more.
     batch: Option<(u64, f64)>,
     /// How many frames of the latest batch have come, seen or not.
     position: f64,
     /// How many frames were waited for.
     waited: u32,
-    /// From when the next wait counts: the frame before it, or the moment when it was waited for again.
+    /// From when the next wait counts: the frame before it, or the moment when it was waited for
+    /// again.
     since: Moment,
     has_begun: bool,
     is_waiting: bool,
-    /// For how long the service was held back since it was last seen to compute, less what of that is billed.
+    /// For how long the service was held back since it was last seen to compute, less what of that
+    /// is billed.
     unseen: u64,
 }
 
@@ -223,7 +247,8 @@ impl Pace {
         }
     }
 
-    /// A frame is ready. Answers how much of the time in which the service was held back it is thought to have taken.
+    /// A frame is ready. Answers how much of the time in which the service was held back it is
+    /// thought to have taken.
     pub(crate) fn frame(&mut self, now: Duration) -> Duration {
         let now = moment(now);
         let since = std::mem::replace(&mut self.since, now);
@@ -245,7 +270,8 @@ impl Pace {
 
     /// The service was held back for so long.
     pub(crate) fn held_back(&mut self, time: Duration) {
-        // A batch that was cut short says something only where it is as long as others, or the only one.
+        // A batch that was cut short says something only where it is as long as others, or the only
+        // one.
         if let Some((took, frames)) = self.batch.take()
             && frames * self.batches >= self.frames
         {
@@ -268,7 +294,8 @@ impl Pace {
         (self.batch, self.position, self.unseen) = (Some((time, 1.0)), 1.0, 0);
     }
 
-    /// A frame that was ready after a time held back: one of the batch that was under way, or the first of one that was computed meanwhile.
+    /// A frame that was ready after a time held back: one of the batch that was under way, or the
+    /// first of one that was computed meanwhile.
     fn charge_unseen(&mut self) -> u64 {
         if self.batches == 0.0 || self.position * self.batches <= self.frames {
             return 0;
@@ -282,9 +309,11 @@ impl Pace {
     fn count(&mut self, time: u64, frames: f64) {
         if self.batches >= RECENT {
             let kept = (RECENT - 1.0) / RECENT;
-            (self.time, self.frames, self.batches) = (self.time * kept, self.frames * kept, self.batches * kept);
+            (self.time, self.frames, self.batches) =
+                (self.time * kept, self.frames * kept, self.batches * kept);
         }
-        (self.time, self.frames, self.batches) = (self.time + time as f64, self.frames + frames, self.batches + 1.0);
+        (self.time, self.frames, self.batches) =
+            (self.time + time as f64, self.frames + frames, self.batches + 1.0);
     }
 
     /// How long a batch takes; 0 where that is not known.
@@ -335,7 +364,8 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_found_ready_after_a_time_held_back_costs_what_others_did_and_all_no_more_than_that_time() {
+    fn a_frame_found_ready_after_a_time_held_back_costs_what_others_did_and_all_no_more_than_that_time()
+     {
         let mut pace = Pace::default();
         assert_eq!(pace.frame(s(10)), s(0), "the first frame has no gap");
         for at in [12, 16] {

@@ -11,23 +11,29 @@ use crate::{
     lease::{RunId, Seat},
 };
 
-/// A service's own word on its compute time, for services that know when their hardware was busy. It is in the request's extensions.
+/// A service's own word on its compute time, for services that know when their hardware was busy.
+/// It is in the request's extensions.
 ///
-/// Once started, it takes the place of the layer's measuring: what is billed is the time between [`start`](Self::start) and
-/// [`pause`](Self::pause). A time that is [reported](Self::report) takes precedence over both. Nothing counts once the response has ended.
+/// Once started, it takes the place of the layer's measuring: what is billed is the time between
+/// [`start`](Self::start) and [`pause`](Self::pause). A time that is [reported](Self::report) takes
+/// precedence over both. Nothing counts once the response has ended.
 ///
-/// It is one stopwatch: work that overlaps in several tasks is reported, not started and paused by each.
+/// It is one stopwatch: work that overlaps in several tasks is reported, not started and paused by
+/// each.
 ///
-/// On a tier that stops requests, what is reported is billed as far as the account can pay: if it is more than what is on hold for the request, the
-/// ledger is asked first.
+/// On a tier that stops requests, what is reported is billed as far as the account can pay: if it
+/// is more than what is on hold for the request, the ledger is asked first.
 ///
-/// What a request has used is settled while it runs, so that little is lost with a node that dies; what is settled is not taken back by a report that
-/// says less. So a service that reports does it early and again, or not before its end: as long as a clock is kept, and nothing was said of any request
-/// for the same model, nothing is settled in advance. See [`CreditMeter`](crate::CreditMeter).
+/// What a request has used is settled while it runs, so that little is lost with a node that dies;
+/// what is settled is not taken back by a report that says less. So a service that reports does it
+/// early and again, or not before its end: as long as a clock is kept, and nothing was said of any
+/// request for the same model, nothing is settled in advance. See
+/// [`CreditMeter`](crate::CreditMeter).
 ///
-/// A handler that switches protocols (101, or a WebSocket's CONNECT) keeps a clone for as long as the connection is to be charged; the charge ends
-/// when the last clone is dropped. Nothing of this layer stands in such a connection's way, so nothing stops it but the handler, which can look
-/// at what is [left](Self::left); what it uses beyond that is owed.
+/// A handler that switches protocols (101, or a WebSocket's CONNECT) keeps a clone for as long as
+/// the connection is to be charged; the charge ends when the last clone is dropped. Nothing of this
+/// layer stands in such a connection's way, so nothing stops it but the handler, which can look at
+/// what is [left](Self::left); what it uses beyond that is owed.
 #[derive(Clone, Debug)]
 pub struct ComputeClock(Arc<Handle>);
 
@@ -74,10 +80,15 @@ impl ComputeClock {
         self.with(|metering, now| metering.compute().pause(now.compute));
     }
 
-    /// Says what the compute time is, all in all. The last report counts. More than 31 days is not believed, and logged.
+    /// Says what the compute time is, all in all. The last report counts. More than 31 days is not
+    /// believed, and logged.
     pub fn report(&self, total: Duration) {
-        let believed =
-            self.with(|metering, now| metering.report(total, now).then_some(()).ok_or_else(|| metering.usual.workload.model.clone()));
+        let believed = self.with(|metering, now| {
+            metering
+                .report(total, now)
+                .then_some(())
+                .ok_or_else(|| metering.usual.workload.model.clone())
+        });
         if let Some(Err(model)) = believed {
             tracing::error!(target: "tower_credits", ?total, %model, "a reported compute time of more than 31 days is not believed");
         }
@@ -87,13 +98,19 @@ impl ComputeClock {
         }
     }
 
-    /// How much more compute time is on hold for this request. While there are credits it is refilled before it ends; where it reaches zero,
-    /// there are none, or the request has ended. [`Duration::MAX`] where nothing is metered, and in shadow mode.
+    /// How much more compute time is on hold for this request. While there are credits it is
+    /// refilled before it ends; where it reaches zero, there are none, or the request has ended.
+    /// [`Duration::MAX`] where nothing is metered, and in shadow mode.
     pub fn left(&self) -> Duration {
         if self.0.request.is_none() {
             return Duration::MAX;
         }
-        self.with(|metering, now| if metering.is_shadow() { Duration::MAX } else { metering.left(now.compute) }).unwrap_or_default()
+        self.with(
+            |metering, now| {
+                if metering.is_shadow() { Duration::MAX } else { metering.left(now.compute) }
+            },
+        )
+        .unwrap_or_default()
     }
 
     /// Compute time so far, as it would be billed now; zero once the request has ended.
@@ -117,7 +134,8 @@ impl ClockKept {
     }
 }
 
-/// A response extension with which a service reports its compute time once its head is ready. It takes precedence over what the layer measures.
-/// What [`ComputeClock`] says of reports holds here too.
+/// A response extension with which a service reports its compute time once its head is ready. It
+/// takes precedence over what the layer measures. What [`ComputeClock`] says of reports holds here
+/// too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ComputeTime(pub Duration);

@@ -32,8 +32,8 @@ use crate::{
 /// Names a response, for questions about its bill.
 const INFERENCE_ID: HeaderName = HeaderName::from_static("inference-id");
 
-/// Before a denial, this much of the request's body is read and thrown away, so that a client that is still sending reads the answer and not a
-/// broken pipe.
+/// Before a denial, this much of the request's body is read and thrown away, so that a client that
+/// is still sending reads the answer and not a broken pipe.
 const MOST_DRAINED: usize = 1 << 20;
 
 /// And for this long.
@@ -106,8 +106,9 @@ impl Call {
         self.manner.tells && !self.style.grpc
     }
 
-    /// Whether the connection or stream is no longer HTTP after this response: 101 (RFC 9110, section 15.2.2), or a CONNECT that succeeds
-    /// (section 9.3.6; WebSockets over HTTP/2 come like this, RFC 8441).
+    /// Whether the connection or stream is no longer HTTP after this response: 101 (RFC 9110,
+    /// section 15.2.2), or a CONNECT that succeeds (section 9.3.6; WebSockets over HTTP/2 come like
+    /// this, RFC 8441).
     fn is_switching(&self, status: StatusCode) -> bool {
         status == StatusCode::SWITCHING_PROTOCOLS || (self.is_connect && status.is_success())
     }
@@ -120,9 +121,16 @@ where
 {
     // Inlined, so that the request is moved once and not at each step.
     #[inline(always)]
-    pub(super) fn new(service: S, request: Request<B>, decision: Decision, meter: &CreditMeter) -> Self {
+    pub(super) fn new(
+        service: S,
+        request: Request<B>,
+        decision: Decision,
+        meter: &CreditMeter,
+    ) -> Self {
         let state = match decision {
-            Decision::Later(deciding) => State::Deciding { deciding, asked: Box::new((service, request, meter.clone())) },
+            Decision::Later(deciding) => {
+                State::Deciding { deciding, asked: Box::new((service, request, meter.clone())) }
+            }
             Decision::Now(decided) => decided_state(decided, service, request, meter),
         };
         Self { state }
@@ -144,7 +152,9 @@ where
             match this.state.as_mut().project() {
                 StateProj::Deciding { deciding, .. } => {
                     let decided = ready!(deciding.as_mut().poll(cx));
-                    if let StateOwned::Deciding { asked, .. } = this.state.as_mut().project_replace(State::Done) {
+                    if let StateOwned::Deciding { asked, .. } =
+                        this.state.as_mut().project_replace(State::Done)
+                    {
                         let (service, request, meter) = *asked;
                         this.state.set(decided_state(decided, service, request, &meter));
                     }
@@ -163,7 +173,8 @@ where
                             let Some(charge) = &mut call.charge else { return Poll::Pending };
                             ready!(charge.poll_cut(cx));
                             let rejection = charge.cut_off();
-                            let mut response = rejection.into_response(call.style).map(MeterBody::text);
+                            let mut response =
+                                rejection.into_response(call.style).map(MeterBody::text);
                             if call.style.grpc {
                                 told::in_trailers(response.headers_mut(), charge.billed());
                             }
@@ -190,7 +201,12 @@ where
 }
 
 #[inline(always)]
-fn decided_state<S, B>(decided: Decided, mut service: S, mut request: Request<B>, meter: &CreditMeter) -> State<S, B, S::Future>
+fn decided_state<S, B>(
+    decided: Decided,
+    mut service: S,
+    mut request: Request<B>,
+    meter: &CreditMeter,
+) -> State<S, B, S::Future>
 where
     S: Service<Request<B>>,
     B: Body,
@@ -200,8 +216,16 @@ where
     match decided {
         // Nothing is said of what is free.
         Ok(None) if !manner.shadow => {
-            let call =
-                Call { charge: None, kept: None, is_head: false, is_connect: false, style, takes_trailers: false, manner, rate: None };
+            let call = Call {
+                charge: None,
+                kept: None,
+                is_head: false,
+                is_connect: false,
+                style,
+                takes_trailers: false,
+                manner,
+                rate: None,
+            };
             State::Calling { future: service.call(request), call }
         }
         Ok(admitted) => {
@@ -225,10 +249,20 @@ where
                 None => drop(request.extensions_mut().insert(ComputeClock::detached())),
             }
             let takes_trailers = !style.grpc && manner.tells && told::takes_trailers(&request);
-            let (is_head, is_connect) = (request.method() == Method::HEAD, request.method() == Method::CONNECT);
+            let (is_head, is_connect) =
+                (request.method() == Method::HEAD, request.method() == Method::CONNECT);
             State::Calling {
                 future: service.call(request),
-                call: Call { charge, kept, is_head, is_connect, style, takes_trailers, manner, rate },
+                call: Call {
+                    charge,
+                    kept,
+                    is_head,
+                    is_connect,
+                    style,
+                    takes_trailers,
+                    manner,
+                    rate,
+                },
             }
         }
         Err(rejection) => {
@@ -327,10 +361,18 @@ impl<B: Body> Drain<B> {
     }
 
     fn new(request: Request<B>) -> Self {
-        // A client that waits to be asked for its body reads the answer first, unless the body is asked for.
-        let waits = request.headers().get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        // A client that waits to be asked for its body reads the answer first, unless the body is
+        // asked for.
+        let waits = request
+            .headers()
+            .get(EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let body = request.into_body();
-        Self { body: (!waits && !body.is_end_stream()).then_some(body), left: MOST_DRAINED, timer: None }
+        Self {
+            body: (!waits && !body.is_end_stream()).then_some(body),
+            left: MOST_DRAINED,
+            timer: None,
+        }
     }
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -347,7 +389,13 @@ impl<B: Body> Drain<B> {
                     }
                 }
                 Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => return this.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(DRAINING))).as_mut().poll(cx),
+                Poll::Pending => {
+                    return this
+                        .timer
+                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(DRAINING)))
+                        .as_mut()
+                        .poll(cx);
+                }
             }
         }
     }

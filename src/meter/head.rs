@@ -1,7 +1,8 @@
 //! What becomes of a response when its head is there.
 //!
-//! Its body is polled once (a gRPC message twice: its trailers come next). If it has then ended, its charge is closed here: no task, no queue, and its
-//! compute time is told in the head. Otherwise a [`Pump`] reads it ahead.
+//! Its body is polled once (a gRPC message twice: its trailers come next). If it has then ended,
+//! its charge is closed here: no task, no queue, and its compute time is told in the head.
+//! Otherwise a [`Pump`] reads it ahead.
 
 use std::{
     task::{Context, Poll},
@@ -84,7 +85,8 @@ impl Head<'_> {
             self.charge.stated(grpc_status_of(&self.parts.headers));
         }
         // Servers read none of these (RFC 9110, sections 9.3.2, 15.3.5 and 15.4.5).
-        let is_unread = self.call.is_head || matches!(self.parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let is_unread = self.call.is_head
+            || matches!(self.parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if is_unread || body.is_end_stream() {
             let now = self.charge.now();
             let compute = self.close(End::Complete, now);
@@ -99,7 +101,9 @@ impl Head<'_> {
             self.parts.headers.remove(CONTENT_LENGTH);
         }
         let hint = body.size_hint();
-        let mut announced = self.header(CONTENT_LENGTH).and_then(|value| std::str::from_utf8(value.as_bytes()).ok()?.parse().ok());
+        let mut announced = self
+            .header(CONTENT_LENGTH)
+            .and_then(|value| std::str::from_utf8(value.as_bytes()).ok()?.parse().ok());
         let (polling, mut body) = Polled::poll_first(body, cx);
         let mut first = First::default();
         first.take(polling, &body, &mut announced);
@@ -116,9 +120,15 @@ impl Head<'_> {
         if (!is_whole || is_owed())
             && let (Ok(runtime), Some(queue)) = (Handle::try_current(), self.charge.queue())
         {
-            return self.read_ahead(&runtime, queue, ToRead { first, body, hint, announced, is_grpc }, now);
+            return self.read_ahead(
+                &runtime,
+                queue,
+                ToRead { first, body, hint, announced, is_grpc },
+                now,
+            );
         }
-        let compute = self.close(if first.error.is_some() { End::Failed } else { End::Complete }, now);
+        let compute =
+            self.close(if first.error.is_some() { End::Failed } else { End::Complete }, now);
         // Where there is no queue, two messages go on as one frame.
         if let (Some(data), Some(more)) = (&first.data, &first.more) {
             first.data = Some(Bytes::from([&data[..], &more[..]].concat()));
@@ -134,7 +144,13 @@ impl Head<'_> {
         Metered { body: MeterBody::whole(Whole { data, trailers, error, hint, says_end }), compute }
     }
 
-    fn read_ahead<B>(mut self, runtime: &Handle, (writer, reader): (Writer, Reader), to_read: ToRead<B>, now: Now) -> Metered<B>
+    fn read_ahead<B>(
+        mut self,
+        runtime: &Handle,
+        (writer, reader): (Writer, Reader),
+        to_read: ToRead<B>,
+        now: Now,
+    ) -> Metered<B>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -154,7 +170,11 @@ impl Head<'_> {
             self.charge.ends(now);
         }
         let ended = first.end.map(|end| (first.trailers.map(Frame::trailers), end));
-        let pump = Pump::new(self.charge, writer, Rest { pace, last_words, trailers, announced, has_room, ended });
+        let pump = Pump::new(
+            self.charge,
+            writer,
+            Rest { pace, last_words, trailers, announced, has_room, ended },
+        );
         runtime.spawn(pump.run(body).in_current_span());
         Metered { body: MeterBody::queued(reader, hint), compute }
     }
@@ -199,26 +219,37 @@ impl Head<'_> {
 
     /// The compute time so far, if it is to be told.
     fn compute(&self, now: Now) -> Option<Duration> {
-        if self.call.tells() { self.charge.with(|metering, _| metering.compute().so_far(now.compute)) } else { None }
+        if self.call.tells() {
+            self.charge.with(|metering, _| metering.compute().so_far(now.compute))
+        } else {
+            None
+        }
     }
 }
 
 impl First {
-    fn take<B>(&mut self, polling: Poll<Option<Result<Frame<Bytes>, BoxError>>>, body: &Polled<B>, announced: &mut Option<u64>)
-    where
+    fn take<B>(
+        &mut self,
+        polling: Poll<Option<Result<Frame<Bytes>, BoxError>>>,
+        body: &Polled<B>,
+        announced: &mut Option<u64>,
+    ) where
         B: Body<Data = Bytes>,
     {
         match polling {
             Poll::Pending => {}
             Poll::Ready(None) => self.end = Some(EndOfFrames::AfterLast),
-            Poll::Ready(Some(Err(error))) => (self.error, self.end) = (Some(error), Some(EndOfFrames::AfterLast)),
+            Poll::Ready(Some(Err(error))) => {
+                (self.error, self.end) = (Some(error), Some(EndOfFrames::AfterLast))
+            }
             Poll::Ready(Some(Ok(frame))) => {
                 if body.is_end_stream() {
                     self.end = Some(EndOfFrames::WithLast);
                 } else if frame.is_trailers() {
                     self.end = Some(EndOfFrames::AfterLast);
                 } else {
-                    // Servers do not poll on for the end of a body whose announced length has passed.
+                    // Servers do not poll on for the end of a body whose announced length has
+                    // passed.
                     self.is_past_length = passes_last(announced, &frame);
                 }
                 match frame.into_data() {

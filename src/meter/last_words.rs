@@ -33,9 +33,15 @@ impl LastWords {
     }
 
     /// What is said last.
-    pub(super) fn cut(&self, rejection: &Rejection, billed: Option<Usage>) -> Result<Frame<Bytes>, BoxError> {
+    pub(super) fn cut(
+        &self,
+        rejection: &Rejection,
+        billed: Option<Usage>,
+    ) -> Result<Frame<Bytes>, BoxError> {
         match self {
-            Self::Event(boundary, style) if boundary.is_at() => Ok(Frame::data(error_event(rejection, *style))),
+            Self::Event(boundary, style) if boundary.is_at() => {
+                Ok(Frame::data(error_event(rejection, *style)))
+            }
             Self::Trailers => {
                 let mut fields = rejection.trailers();
                 told::in_trailers(&mut fields, billed);
@@ -60,12 +66,14 @@ impl CutOff {
     }
 }
 
-/// The error with which a body ends of which nothing was taken for [long](crate::CreditMeterBuilder::stalled_after).
+/// The error with which a body ends of which nothing was taken for
+/// [long](crate::CreditMeterBuilder::stalled_after).
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the response was abandoned: nothing of it was read for too long")]
 pub struct Stalled;
 
-/// Whether the bytes that passed end between two events (WHATWG HTML, section 9.2.6: a blank line, of any of three line ends).
+/// Whether the bytes that passed end between two events (WHATWG HTML, section 9.2.6: a blank line,
+/// of any of three line ends).
 pub(super) struct EventBoundary {
     at_line_start: bool,
     after_carriage_return: bool,
@@ -81,7 +89,8 @@ impl Default for EventBoundary {
 impl EventBoundary {
     fn pass(&mut self, data: &[u8]) {
         for byte in data {
-            let ends_pair = std::mem::replace(&mut self.after_carriage_return, *byte == b'\r') && *byte == b'\n';
+            let ends_pair = std::mem::replace(&mut self.after_carriage_return, *byte == b'\r')
+                && *byte == b'\n';
             if ends_pair {
                 continue;
             }

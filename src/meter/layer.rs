@@ -22,8 +22,8 @@ use super::{
     service::CreditService,
 };
 use crate::{
-    Account, Accounts, Amendment, Classification, Identify, Identity, Ledger, LedgerError, Period, Plan, PlanHandle, RequestHead,
-    Settlement, Statement,
+    Account, Accounts, Amendment, Classification, Identify, Identity, Ledger, LedgerError, Period,
+    Plan, PlanHandle, RequestHead, Settlement, Statement,
     clock::Time,
     contained::{Panicked, contained},
     identify::{IdentifyError, Identifying},
@@ -35,9 +35,11 @@ use crate::{
 /// Paths that are not in the plan are logged once each, up to this many.
 const MOST_LOGGED_PATHS: usize = 64;
 
-/// Meters a service: what it runs is paid for from its callers' credits. The crate's [front page](crate) has the example.
+/// Meters a service: what it runs is paid for from its callers' credits. The crate's [front
+/// page](crate) has the example.
 ///
-/// Clones are one meter: put them on as many servers as one process has. [`shutdown`](Self::shutdown) settles what is open.
+/// Clones are one meter: put them on as many servers as one process has.
+/// [`shutdown`](Self::shutdown) settles what is open.
 #[derive(Clone, Debug)]
 pub struct CreditMeter {
     pub(super) inner: Arc<Inner>,
@@ -81,13 +83,18 @@ pub(super) struct Settings {
 }
 
 impl CreditMeter {
-    /// A meter with default settings. Its background task is spawned by the first request, on that request's tokio runtime.
+    /// A meter with default settings. Its background task is spawned by the first request, on that
+    /// request's tokio runtime.
     pub fn new(plan: impl Into<PlanHandle>, ledger: impl Ledger, identify: impl Identify) -> Self {
         Self::builder(plan, ledger, identify).assemble(true)
     }
 
     /// Settings before building.
-    pub fn builder(plan: impl Into<PlanHandle>, ledger: impl Ledger, identify: impl Identify) -> CreditMeterBuilder {
+    pub fn builder(
+        plan: impl Into<PlanHandle>,
+        ledger: impl Ledger,
+        identify: impl Identify,
+    ) -> CreditMeterBuilder {
         CreditMeterBuilder::new(plan.into(), Arc::new(ledger), Box::new(identify))
     }
 
@@ -108,7 +115,10 @@ impl CreditMeter {
     }
 
     /// Who asks, whoever is to pay.
-    pub(crate) async fn caller(&self, head: RequestHead<'_>) -> Result<Arc<Identity>, IdentifyError> {
+    pub(crate) async fn caller(
+        &self,
+        head: RequestHead<'_>,
+    ) -> Result<Arc<Identity>, IdentifyError> {
         match self.identifying(head) {
             Identifying::Ready(answer) => answer,
             Identifying::Later(answer) => self.in_time(answer).await,
@@ -118,7 +128,9 @@ impl CreditMeter {
     /// Who asks, by the host's code, whose panic is an answer that it could not give.
     pub(super) fn identifying(&self, head: RequestHead<'_>) -> Identifying {
         let identifying = contained("Identify", || self.inner.identify.identify(head));
-        identifying.unwrap_or_else(|panicked| Identifying::Ready(Err(IdentifyError::Unavailable(Arc::new(panicked)))))
+        identifying.unwrap_or_else(|panicked| {
+            Identifying::Ready(Err(IdentifyError::Unavailable(Arc::new(panicked))))
+        })
     }
 
     /// What somebody else says who asks, if they say so in time.
@@ -135,7 +147,10 @@ impl CreditMeter {
     }
 
     /// The organisation that a request says it is to be billed to.
-    pub(crate) fn bill_to<'a>(&self, head: RequestHead<'a>) -> Result<Option<&'a str>, IdentifyError> {
+    pub(crate) fn bill_to<'a>(
+        &self,
+        head: RequestHead<'a>,
+    ) -> Result<Option<&'a str>, IdentifyError> {
         let Some(name) = &self.inner.bill_to else { return Ok(None) };
         let mut values = head.headers.get_all(name).iter();
         let Some(value) = values.next() else { return Ok(None) };
@@ -165,7 +180,9 @@ impl CreditMeter {
         // Who is not known is not told more.
         let paid = bill_to.and_then(|bill_to| match bill_to {
             None => Ok(Arc::clone(&identity)),
-            Some(organisation) => identity.billed_to(organisation.as_ref()).ok_or(IdentifyError::NotAMember),
+            Some(organisation) => {
+                identity.billed_to(organisation.as_ref()).ok_or(IdentifyError::NotAMember)
+            }
         });
         match paid {
             Err(error) if self.inner.settings.shadow => {
@@ -182,25 +199,37 @@ impl CreditMeter {
         Period::containing(self.inner.time.unix_time())
     }
 
-    /// Changes an account, as [`accounts`](Self::accounts) does: answers `false` for what was done already, by its id.
+    /// Changes an account, as [`accounts`](Self::accounts) does: answers `false` for what was done
+    /// already, by its id.
     ///
     /// # Errors
     ///
     /// [`LedgerError`] where the ledger gave no answer.
-    pub async fn amend(&self, account: &Account, amendment: Amendment) -> Result<bool, LedgerError> {
+    pub async fn amend(
+        &self,
+        account: &Account,
+        amendment: Amendment,
+    ) -> Result<bool, LedgerError> {
         self.inner.ledger.amend(account, amendment).await
     }
 
-    /// What an identity's account used in a month, by the terms of its tier, or those that a month had which has ended; in the current month where
-    /// `period` is `None`.
+    /// What an identity's account used in a month, by the terms of its tier, or those that a month
+    /// had which has ended; in the current month where `period` is `None`.
     ///
     /// # Errors
     ///
-    /// [`LedgerError`] where the ledger gave no answer; [`LedgerError::Refused`] where the tier is not in the plan.
-    pub async fn statement(&self, identity: &Identity, period: Option<Period>) -> Result<Statement, LedgerError> {
+    /// [`LedgerError`] where the ledger gave no answer; [`LedgerError::Refused`] where the tier is
+    /// not in the plan.
+    pub async fn statement(
+        &self,
+        identity: &Identity,
+        period: Option<Period>,
+    ) -> Result<Statement, LedgerError> {
         let period = period.unwrap_or_else(|| Period::containing(self.inner.time.unix_time()));
         let tier = self.inner.plan.current().tier(identity.tier.as_str()).cloned();
-        let tier = tier.ok_or_else(|| LedgerError::Refused(format!("tier `{}` is not in the plan", identity.tier)))?;
+        let tier = tier.ok_or_else(|| {
+            LedgerError::Refused(format!("tier `{}` is not in the plan", identity.tier))
+        })?;
         self.inner.ledger.statement(&identity.account, period, Some(tier.terms())).await
     }
 
@@ -209,8 +238,9 @@ impl CreditMeter {
         Accounts::of(Arc::clone(&self.inner.ledger))
     }
 
-    /// Denies what comes from now on, ends what still runs at what it has used, and waits until the ledger has acknowledged everything, five
-    /// seconds at most. Answers what was settled, and what could not be.
+    /// Denies what comes from now on, ends what still runs at what it has used, and waits until the
+    /// ledger has acknowledged everything, five seconds at most. Answers what was settled, and what
+    /// could not be.
     ///
     /// Call it when the server has shut down: what runs on is not charged for the time after.
     pub async fn shutdown(&self) -> Settlement {
@@ -239,7 +269,9 @@ impl CreditMeter {
                     runtime.spawn(worker.run());
                 }
             }
-            Err(error) => tracing::error!(target: "tower_credits", %error, "a CreditMeter needs a tokio runtime to settle on"),
+            Err(error) => {
+                tracing::error!(target: "tower_credits", %error, "a CreditMeter needs a tokio runtime to settle on")
+            }
         }
     }
 }

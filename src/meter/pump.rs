@@ -1,7 +1,9 @@
-//! The task that reads a response body ahead: as fast as the service produces, whoever takes it at the other end.
+//! The task that reads a response body ahead: as fast as the service produces, whoever takes it at
+//! the other end.
 //!
-//! It measures the service, closes the charge when the service has ended, and cuts the response when its credits end, each at the moment when that
-//! happens. While the [queue](super::read_ahead) is full it holds the service back.
+//! It measures the service, closes the charge when the service has ended, and cuts the response
+//! when its credits end, each at the moment when that happens. While the [queue](super::read_ahead)
+//! is full it holds the service back.
 
 use std::{
     future::{Future, poll_fn},
@@ -27,7 +29,8 @@ use crate::{BoxError, rejection::grpc_status_of};
 /// After so many frames that were ready at once, others have their turn.
 const FRAMES_AT_ONCE: u32 = 16;
 
-/// A client that takes large frames may need a second more for each of so many bytes of the one that it took last.
+/// A client that takes large frames may need a second more for each of so many bytes of the one
+/// that it took last.
 const SLOWEST: usize = 16 << 10;
 
 /// Reads a body ahead.
@@ -100,10 +103,12 @@ impl Pump {
                 self.charge.close(End::Failed);
                 self.writer.fail(error, EndOfFrames::AfterLast);
             }
-            Stop::CutOff => match self.rest.last_words.cut(&self.charge.cut_off(), self.charge.billed()) {
-                Ok(frame) => self.writer.end(Some(frame), EndOfFrames::WithLast),
-                Err(error) => self.writer.fail(error, EndOfFrames::WithLast),
-            },
+            Stop::CutOff => {
+                match self.rest.last_words.cut(&self.charge.cut_off(), self.charge.billed()) {
+                    Ok(frame) => self.writer.end(Some(frame), EndOfFrames::WithLast),
+                    Err(error) => self.writer.fail(error, EndOfFrames::WithLast),
+                }
+            }
             Stop::Gone(_) => drop(self.charge.close_at(End::Dropped, at)),
             Stop::Stalled => {
                 self.charge.close(End::Stalled);
@@ -194,7 +199,8 @@ impl Pump {
         self.rest.pace.is_known()
     }
 
-    /// Whether the request ends here, with a frame in hand. While the ledger is asked, the service is held back.
+    /// Whether the request ends here, with a frame in hand. While the ledger is asked, the service
+    /// is held back.
     async fn is_cut(&mut self) -> bool {
         if let Poll::Ready(is_cut) = poll_fn(|cx| Poll::Ready(self.charge.poll_verdict(cx))).await {
             return is_cut;
@@ -213,7 +219,8 @@ impl Pump {
         loop {
             let taken = self.writer.taken();
             let since = taken.0.map_or(began, |at| at.max(began));
-            let patience = self.patience.saturating_add(Duration::from_secs((taken.1 / SLOWEST) as u64));
+            let patience =
+                self.patience.saturating_add(Duration::from_secs((taken.1 / SLOWEST) as u64));
             let mut timer = pin!(since.checked_add(patience).map(sleep_until));
             let room = poll_fn(|cx| {
                 if let Poll::Ready(room) = self.writer.poll_room(is_paced, cx) {
@@ -236,7 +243,8 @@ impl Pump {
         Ok(())
     }
 
-    /// The service has ended. If it used more than is on hold for it, the ledger says first how much of that can be paid.
+    /// The service has ended. If it used more than is on hold for it, the ledger says first how
+    /// much of that can be paid.
     async fn pay(&mut self) {
         poll_fn(|cx| self.charge.poll_paid(cx)).await;
     }
@@ -274,7 +282,9 @@ impl Pump {
                 }
             }
             Some(Err(frame)) => self.writer.end(Some(frame), end),
-            None if matches!(self.rest.trailers, Trailers::Added) => self.writer.end(Some(usage()), EndOfFrames::WithLast),
+            None if matches!(self.rest.trailers, Trailers::Added) => {
+                self.writer.end(Some(usage()), EndOfFrames::WithLast)
+            }
             None => self.writer.end(None, end),
         }
     }

@@ -1,8 +1,11 @@
-//! The queue between the task that reads a response body ahead and the client's side, which takes frames from it.
+//! The queue between the task that reads a response body ahead and the client's side, which takes
+//! frames from it.
 //!
-//! It is bounded in bytes (each frame counts [`FRAME_OVERHEAD`] more than its data, so that endless empty frames are bounded too), by a limit of its
-//! own and by one for all queues of a meter together. It takes at least [`LEAST_FRAMES`], and more until the pace of the service is known. Once full,
-//! it has room again when half of it was taken: so whoever keeps it full lets the service be seen at work all the same.
+//! It is bounded in bytes (each frame counts [`FRAME_OVERHEAD`] more than its data, so that endless
+//! empty frames are bounded too), by a limit of its own and by one for all queues of a meter
+//! together. It takes at least [`LEAST_FRAMES`], and more until the pace of the service is known.
+//! Once full, it has room again when half of it was taken: so whoever keeps it full lets the
+//! service be seen at work all the same.
 
 use std::{
     collections::VecDeque,
@@ -40,9 +43,11 @@ const UNPACED_BYTES: usize = 64 << 10;
 pub(crate) struct ReadAheadLimits {
     /// Bytes of one response. Default 256 KiB.
     pub(crate) each: usize,
-    /// Bytes of all responses of a meter together; a queue that would pass it holds one frame. Default 256 MiB.
+    /// Bytes of all responses of a meter together; a queue that would pass it holds one frame.
+    /// Default 256 MiB.
     pub(crate) total: usize,
-    /// A response from which nothing was taken for so long, while its queue was full, is abandoned. Default 60 s.
+    /// A response from which nothing was taken for so long, while its queue was full, is abandoned.
+    /// Default 60 s.
     pub(crate) stalled_after: Duration,
 }
 
@@ -136,7 +141,8 @@ impl Queue {
 
     /// Whether a queue that was full has room again.
     fn has_room_again(&self, state: &State, paced: bool) -> bool {
-        let is_half_empty = state.frames.len() <= LEAST_FRAMES / 2 || state.bytes <= self.shared.limits.each / 2;
+        let is_half_empty =
+            state.frames.len() <= LEAST_FRAMES / 2 || state.bytes <= self.shared.limits.each / 2;
         is_half_empty && self.has_room(state, paced)
     }
 
@@ -235,7 +241,8 @@ impl Writer {
         Poll::Pending
     }
 
-    /// When a frame was taken last while this waited for room, and how many bytes the one had that was taken last.
+    /// When a frame was taken last while this waited for room, and how many bytes the one had that
+    /// was taken last.
     pub(super) fn taken(&self) -> (Option<Instant>, usize) {
         let state = self.0.lock();
         (state.taken_at, state.taken)
@@ -247,13 +254,19 @@ impl Drop for Writer {
     fn drop(&mut self) {
         let is_open = self.0.lock().ended.is_none();
         if is_open {
-            self.fail("the response ended early: its task panicked, or its runtime shut down".into(), EndOfFrames::WithLast);
+            self.fail(
+                "the response ended early: its task panicked, or its runtime shut down".into(),
+                EndOfFrames::WithLast,
+            );
         }
     }
 }
 
 impl Reader {
-    pub(super) fn poll_frame(&self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    pub(super) fn poll_frame(
+        &self,
+        cx: &Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut state = self.queue.lock();
         if let Some(frame) = state.frames.pop_front() {
             let weight = weight(&frame);
@@ -263,7 +276,8 @@ impl Reader {
             if state.waits_for_room.is_some() {
                 state.taken_at = Some(Instant::now());
             }
-            let has_room = state.waits_for_room.is_some_and(|paced| self.queue.has_room_again(&state, paced));
+            let has_room =
+                state.waits_for_room.is_some_and(|paced| self.queue.has_room_again(&state, paced));
             let writer = if has_room { state.writer.take() } else { None };
             drop(state);
             if let Some(writer) = writer {
@@ -280,7 +294,9 @@ impl Reader {
 
     pub(super) fn is_end_stream(&self) -> bool {
         let state = self.queue.lock();
-        state.frames.is_empty() && state.error.is_none() && state.ended == Some(EndOfFrames::WithLast)
+        state.frames.is_empty()
+            && state.error.is_none()
+            && state.ended == Some(EndOfFrames::WithLast)
     }
 }
 

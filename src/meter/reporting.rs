@@ -1,8 +1,9 @@
 //! Which services report their compute time themselves.
 //!
-//! What a request has used is settled while it runs, and what is settled is not taken back. So as long as a service may still say that it computed for
-//! less than what is measured, nothing of its request is settled in advance. Before a response has its head, any service might: what requests for the
-//! same model did before tells whether this one will.
+//! What a request has used is settled while it runs, and what is settled is not taken back. So as
+//! long as a service may still say that it computed for less than what is measured, nothing of its
+//! request is settled in advance. Before a response has its head, any service might: what requests
+//! for the same model did before tells whether this one will.
 
 use std::sync::{
     Arc,

@@ -40,10 +40,12 @@ where
 
     #[inline]
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
-        // The service that was polled ready must be the one that is called; the clone takes its place and is polled ready next time.
+        // The service that was polled ready must be the one that is called; the clone takes its
+        // place and is polled ready next time.
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);
-        let decision = self.meter.decide(RequestHead::from(&request), request.body().is_end_stream());
+        let decision =
+            self.meter.decide(RequestHead::from(&request), request.body().is_end_stream());
         ResponseFuture::new(ready, request, decision, &self.meter)
     }
 }

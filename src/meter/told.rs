@@ -18,7 +18,9 @@ pub(super) fn in_head(headers: &mut HeaderMap, left: Option<Credits>, compute: O
         (CREDITS_REMAINING, left.map(|left| left.to_string().trim_start_matches('$').to_owned())),
         (COMPUTE_TIME, compute.map(in_seconds)),
     ];
-    if let Some(timing) = compute.and_then(|compute| HeaderValue::try_from(server_timing(compute)).ok()) {
+    if let Some(timing) =
+        compute.and_then(|compute| HeaderValue::try_from(server_timing(compute)).ok())
+    {
         headers.append(SERVER_TIMING, timing);
     }
     for (name, value) in fields {
@@ -48,6 +50,11 @@ fn server_timing(compute: Duration) -> String {
 
 /// Whether a client asked for trailers, and the protocol has them.
 pub(super) fn takes_trailers<B>(request: &Request<B>) -> bool {
-    let mut words = request.headers().get_all(TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    matches!(request.version(), Version::HTTP_11 | Version::HTTP_2) && words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    let mut words = request
+        .headers()
+        .get_all(TE)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    matches!(request.version(), Version::HTTP_11 | Version::HTTP_2)
+        && words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }

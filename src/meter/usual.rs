@@ -1,4 +1,5 @@
-//! What is the same for all requests of an identity for a workload in a month: found out once, and found again with the identity.
+//! What is the same for all requests of an identity for a workload in a month: found out once, and
+//! found again with the identity.
 
 use std::{
     sync::{
@@ -79,10 +80,13 @@ impl Usual {
             return Ok((usual, seat));
         }
         let is_kept = |other: &&Arc<Self>| {
-            !(Arc::ptr_eq(&other.workload, &usual.workload) && other.meter == usual.meter && other.is_of(identity))
+            !(Arc::ptr_eq(&other.workload, &usual.workload)
+                && other.meter == usual.meter
+                && other.is_of(identity))
                 && other.plan == usual.plan
         };
-        let mut kin: Kin = kin.into_iter().flatten().filter(is_kept).rev().take(MOST - 1).cloned().collect();
+        let mut kin: Kin =
+            kin.into_iter().flatten().filter(is_kept).rev().take(MOST - 1).cloned().collect();
         kin.reverse();
         kin.push(Arc::clone(&usual));
         identity.home.put(Box::new(kin));
@@ -90,7 +94,11 @@ impl Usual {
     }
 
     /// The same requests in another month.
-    pub(super) fn in_period(&self, meter: &CreditMeter, period: Period) -> Result<(Arc<Self>, Seat<Kept>), Rejection> {
+    pub(super) fn in_period(
+        &self,
+        meter: &CreditMeter,
+        period: Period,
+    ) -> Result<(Arc<Self>, Seat<Kept>), Rejection> {
         let seat = meter.inner.desk.seat(&self.account, period)?;
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Ok((Arc::new(Self { number, period, seat: seat.taken(), ..self.clone() }), seat))
@@ -119,7 +127,12 @@ impl Usual {
         let floor = if price.a_second().is_zero() { Credits::ZERO } else { Credits::SMALLEST };
         let cost = |time: Duration| price.cost_or_max(time).max(floor);
         let (hold, least) = (cost(hold), cost(LEAST.min(hold)));
-        let want = Want { hold, least, lasts: price.runway(hold.saturating_sub(hold.half())), most_running: tier.most_running };
+        let want = Want {
+            hold,
+            least,
+            lasts: price.runway(hold.saturating_sub(hold.half())),
+            most_running: tier.most_running,
+        };
         let seat = meter.inner.desk.seat(&identity.account, period)?;
         let reporting = meter.inner.reporting.of(&workload);
         let usual = Self {
@@ -143,6 +156,8 @@ impl Usual {
     }
 
     fn is_of(&self, identity: &Identity) -> bool {
-        self.account == identity.account && self.subject == identity.subject && self.tier.name == identity.tier
+        self.account == identity.account
+            && self.subject == identity.subject
+            && self.tier.name == identity.tier
     }
 }

@@ -1,4 +1,5 @@
-//! Paths whose workload is known before anybody asks: those that a plan writes out, and those of routes that name a model, for each of its models.
+//! Paths whose workload is known before anybody asks: those that a plan writes out, and those of
+//! routes that name a model, for each of its models.
 
 use std::collections::HashMap;
 
@@ -17,9 +18,11 @@ impl ExactPaths {
     pub(super) fn of(plan: &Plan, patterns: &[String]) -> Self {
         let paths = patterns.iter().flat_map(|pattern| paths(plan, pattern));
         // What depends on more than the path leads nowhere without its header field.
-        let known = paths.take(MOST).filter_map(|path| match plan.routes.classify(plan, &path, &HeaderMap::new()) {
-            Classification::Unknown => None,
-            known => Some((path.into(), known)),
+        let known = paths.take(MOST).filter_map(|path| {
+            match plan.routes.classify(plan, &path, &HeaderMap::new()) {
+                Classification::Unknown => None,
+                known => Some((path.into(), known)),
+            }
         });
         Self(known.collect())
     }
@@ -35,10 +38,12 @@ fn paths<'a>(plan: &'a Plan, pattern: &'a str) -> Box<dyn Iterator<Item = String
         (None, None) => Box::new(std::iter::once(pattern.to_owned())),
         (Some((before, _)), Some((_, after))) if !after.contains(['{', '}']) => {
             // Those that are spelled in a path as in the plan.
-            let models = plan
-                .models
-                .keys()
-                .filter(|model| model.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)));
+            let models = plan.models.keys().filter(|model| {
+                model
+                    .as_str()
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            });
             Box::new(models.map(move |model| format!("{before}{model}{after}")))
         }
         _ => Box::new(std::iter::empty()),

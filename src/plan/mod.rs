@@ -1,7 +1,8 @@
 //! All policy as data: hardware prices, models, routes and tiers.
 //!
-//! A [`Plan`] is read from TOML ([`Plan::from_file`]) and is valid once it exists: every route leads to a known model, every model runs on priced
-//! hardware, every tier has its rules. What would not be is refused with the file's line and what to write instead.
+//! A [`Plan`] is read from TOML ([`Plan::from_file`]) and is valid once it exists: every route
+//! leads to a known model, every model runs on priced hardware, every tier has its rules. What
+//! would not be is refused with the file's line and what to write instead.
 //!
 //! ```
 //! use tower_credits::Plan;
@@ -82,8 +83,9 @@ pub struct Workload {
     pub feature: Name,
 }
 
-/// The feature that a request is used through, in its extensions: the host sets it, before the layer sees the request, and it stands in place of the
-/// route's. Usage stands apart by feature on the bill; all features draw on the same credits.
+/// The feature that a request is used through, in its extensions: the host sets it, before the
+/// layer sees the request, and it stands in place of the route's. Usage stands apart by feature on
+/// the bill; all features draw on the same credits.
 ///
 /// ```
 /// use tower_credits::Feature;
@@ -103,7 +105,10 @@ impl Plan {
 
     /// Running a model, through a feature.
     pub fn workload(&self, model: &str, feature: &Name) -> Option<Arc<Workload>> {
-        let known = self.workloads.get(model).and_then(|known| known.iter().find(|workload| workload.feature == *feature));
+        let known = self
+            .workloads
+            .get(model)
+            .and_then(|known| known.iter().find(|workload| workload.feature == *feature));
         known.cloned().or_else(|| {
             let (model, hardware) = self.models.get_key_value(model)?;
             self.on_hardware(model, hardware, feature)
@@ -128,21 +133,33 @@ impl Plan {
     /// The lowest price of a second that is not nothing.
     #[cfg(feature = "axum")]
     pub(crate) fn lowest_price(&self) -> Option<Price> {
-        self.hardware.values().copied().filter(|price| !price.a_second().is_zero()).min_by_key(|price| price.a_second())
+        self.hardware
+            .values()
+            .copied()
+            .filter(|price| !price.a_second().is_zero())
+            .min_by_key(|price| price.a_second())
     }
 
     /// The same, through another feature.
     pub(crate) fn through(&self, workload: &Arc<Workload>, feature: &Name) -> Arc<Workload> {
         let is_it = |known: &&Arc<Workload>| {
-            Workload { feature: workload.feature.clone(), ..Workload::clone(known) } == **workload && known.feature == *feature
+            Workload { feature: workload.feature.clone(), ..Workload::clone(known) } == **workload
+                && known.feature == *feature
         };
         let known = self.workloads.get(&workload.model).and_then(|known| known.iter().find(is_it));
-        known.cloned().unwrap_or_else(|| Arc::new(Workload { feature: feature.clone(), ..Workload::clone(workload) }))
+        known.cloned().unwrap_or_else(|| {
+            Arc::new(Workload { feature: feature.clone(), ..Workload::clone(workload) })
+        })
     }
 
     fn on_hardware(&self, model: &Name, hardware: &Name, feature: &Name) -> Option<Arc<Workload>> {
         let price = *self.hardware.get(hardware)?;
-        Some(Arc::new(Workload { model: model.clone(), hardware: hardware.clone(), price, feature: feature.clone() }))
+        Some(Arc::new(Workload {
+            model: model.clone(),
+            hardware: hardware.clone(),
+            price,
+            feature: feature.clone(),
+        }))
     }
 
     /// No other plan of this process that was read has it.
@@ -150,7 +167,8 @@ impl Plan {
         self.number
     }
 
-    /// Makes workloads for each model and the features that routes have, and finds out once where the paths lead that can be told in advance.
+    /// Makes workloads for each model and the features that routes have, and finds out once where
+    /// the paths lead that can be told in advance.
     fn prepare(&mut self) {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         self.number = NEXT.fetch_add(1, Ordering::Relaxed);

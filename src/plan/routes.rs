@@ -48,7 +48,8 @@ pub(crate) enum Target {
     Hardware { hardware: Name, feature: Name },
 }
 
-/// A model's name, or one with parts taken from the path, `{org}/{name}`, or from a header field, `{header:x-model}`.
+/// A model's name, or one with parts taken from the path, `{org}/{name}`, or from a header field,
+/// `{header:x-model}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Template(pub(super) Vec<Part>);
 
@@ -72,7 +73,11 @@ impl Routes {
     }
 
     /// Adds a route.
-    pub(super) fn insert(&mut self, pattern: &str, target: Target) -> Result<(), matchit::InsertError> {
+    pub(super) fn insert(
+        &mut self,
+        pattern: &str,
+        target: Target,
+    ) -> Result<(), matchit::InsertError> {
         let number = self.targets.len();
         self.router.insert(pattern, number)?;
         // Of two that differ in case alone, the one that is not free counts.
@@ -92,7 +97,12 @@ impl Routes {
     }
 
     /// What a path leads to, however it is read, or why that cannot be said.
-    fn read(&self, plan: &Plan, path: &str, headers: &HeaderMap) -> Result<Classification, Unlisted<'_>> {
+    fn read(
+        &self,
+        plan: &Plan,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Classification, Unlisted<'_>> {
         let readings = match Spelling::of(path) {
             Spelling::Refused => return Err(Unlisted::Spelling(self.nearly(path, path))),
             Spelling::Plain => Vec::new(),
@@ -101,8 +111,13 @@ impl Routes {
         let found = self.lead(plan, path, headers)?;
         for reading in &readings {
             let is_other = match (&found, self.lead(plan, reading, headers)) {
-                (Classification::Workload(one), Ok(Classification::Workload(other))) => *one != other,
-                (Classification::Free, Ok(Classification::Workload(_)) | Err(Unlisted::Model { .. })) => true,
+                (Classification::Workload(one), Ok(Classification::Workload(other))) => {
+                    *one != other
+                }
+                (
+                    Classification::Free,
+                    Ok(Classification::Workload(_)) | Err(Unlisted::Model { .. }),
+                ) => true,
                 // A route that says so, and not what is left.
                 (_, Err(Unlisted::Route)) => self.route(reading).is_some(),
                 _ => false,
@@ -123,13 +138,22 @@ impl Routes {
     }
 
     /// What a path leads to as it is written.
-    fn lead(&self, plan: &Plan, path: &str, headers: &HeaderMap) -> Result<Classification, Unlisted<'_>> {
-        let found = self.router.at(path).ok().and_then(|found| Some((*found.value, self.targets.get(*found.value)?, found.params)));
+    fn lead(
+        &self,
+        plan: &Plan,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Result<Classification, Unlisted<'_>> {
+        let found =
+            self.router.at(path).ok().and_then(|found| {
+                Some((*found.value, self.targets.get(*found.value)?, found.params))
+            });
         let (number, target, parameters) = match &found {
             Some((number, target, parameters)) => (Some(*number), *target, Some(parameters)),
             None => (None, &self.otherwise, None),
         };
-        let pattern = number.and_then(|number| self.patterns.get(number)).map_or("otherwise", String::as_str);
+        let pattern =
+            number.and_then(|number| self.patterns.get(number)).map_or("otherwise", String::as_str);
         match target {
             Target::Free => Ok(Classification::Free),
             Target::Refuse => Err(Unlisted::Route),
@@ -138,22 +162,32 @@ impl Routes {
                 workload.map(Classification::Workload).ok_or(Unlisted::Route)
             }
             Target::Model { model, feature } => {
-                let name = model.fill(parameters, headers).ok_or(Unlisted::Model { pattern, model: None })?;
+                let name = model
+                    .fill(parameters, headers)
+                    .ok_or(Unlisted::Model { pattern, model: None })?;
                 let workload = plan.workload(&name, feature);
-                workload.map(Classification::Workload).ok_or(Unlisted::Model { pattern, model: Some(name) })
+                workload
+                    .map(Classification::Workload)
+                    .ok_or(Unlisted::Model { pattern, model: Some(name) })
             }
         }
     }
 
-    /// The route that one reading of a path is nearly one of, but for case and a slash at its end, if that is not free and not the path's own.
+    /// The route that one reading of a path is nearly one of, but for case and a slash at its end,
+    /// if that is not free and not the path's own.
     fn nearly(&self, path: &str, reading: &str) -> Option<&str> {
         let own = self.route(path);
-        let is_written_out = own.and_then(|own| self.patterns.get(own)).is_some_and(|pattern| !pattern.contains('{'));
+        let is_written_out = own
+            .and_then(|own| self.patterns.get(own))
+            .is_some_and(|pattern| !pattern.contains('{'));
         if is_written_out {
             return None;
         }
         let number = *self.folded.at(&folded(reading)).ok()?.value;
-        let (target, own) = (self.targets.get(number)?, own.and_then(|own| self.targets.get(own)).unwrap_or(&self.otherwise));
+        let (target, own) = (
+            self.targets.get(number)?,
+            own.and_then(|own| self.targets.get(own)).unwrap_or(&self.otherwise),
+        );
         let is_other = *target != Target::Free && target != own;
         self.patterns.get(number).filter(|_| is_other).map(String::as_str)
     }
@@ -261,11 +295,18 @@ impl Template {
             .iter()
             .map(|part| match part {
                 Part::Text(text) => Some(Cow::Borrowed(text.as_str())),
-                Part::Parameter(name) => percent_decode_str(parameters?.get(name)?).decode_utf8().ok(),
+                Part::Parameter(name) => {
+                    percent_decode_str(parameters?.get(name)?).decode_utf8().ok()
+                }
                 Part::Header(name) => {
                     let mut values = headers.get_all(name).iter();
                     // Which of two the service behind would take is anybody's guess.
-                    values.next().filter(|_| values.next().is_none())?.to_str().ok().map(Cow::Borrowed)
+                    values
+                        .next()
+                        .filter(|_| values.next().is_none())?
+                        .to_str()
+                        .ok()
+                        .map(Cow::Borrowed)
                 }
             })
             .collect()

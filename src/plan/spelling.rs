@@ -1,17 +1,22 @@
 //! How a path may be read by whatever stands behind the layer.
 //!
-//! The layer decides by a path what a request costs, and the service what it runs. Servers, proxies and frameworks do not read every path alike: some
-//! decode percent-escapes before they look for a route, some resolve `..`, merge slashes, take `\` for `/`, drop what follows a `;`, or do not mind
-//! case. So the rule, for every path that is not plain:
+//! The layer decides by a path what a request costs, and the service what it runs. Servers, proxies
+//! and frameworks do not read every path alike: some decode percent-escapes before they look for a
+//! route, some resolve `..`, merge slashes, take `\` for `/`, drop what follows a `;`, or do not
+//! mind case. So the rule, for every path that is not plain:
 //!
-//! 1. A path in which some reading finds a `.` or `..` segment, a `\`, `?`, `#` or a control character, is not classified: it is refused.
-//! 2. Else every reading is classified: the path with its escapes decoded, without parameters (`;...`), with empty segments left out, and with all of that
-//!    in any order, again and again. If they lead to different workloads, or if the path itself is free or metered and a reading leads to a route that is
-//!    metered otherwise or refused, it is refused.
-//! 3. What is free, plain or not, is refused if it is the path of a metered route, or of one that refuses, but for case and a slash at its end; what is
-//!    metered is, if that route is metered otherwise. A path that a route writes out is that route's.
+//! 1. A path in which some reading finds a `.` or `..` segment, a `\`, `?`, `#` or a control
+//!    character, is not classified: it is refused.
+//! 2. Else every reading is classified: the path with its escapes decoded, without parameters
+//!    (`;...`), with empty segments left out, and with all of that in any order, again and again.
+//!    If they lead to different workloads, or if the path itself is free or metered and a reading
+//!    leads to a route that is metered otherwise or refused, it is refused.
+//! 3. What is free, plain or not, is refused if it is the path of a metered route, or of one that
+//!    refuses, but for case and a slash at its end; what is metered is, if that route is metered
+//!    otherwise. A path that a route writes out is that route's.
 //!
-//! Plain is what consists of segments of letters, digits and `-._~!$&'()*+,=:@` alone (RFC 3986, section 3.3, without `;` and escapes).
+//! Plain is what consists of segments of letters, digits and `-._~!$&'()*+,=:@` alone (RFC 3986,
+//! section 3.3, without `;` and escapes).
 
 use std::borrow::Cow;
 
@@ -40,7 +45,10 @@ impl Spelling {
         let mut readings = vec![path.to_owned()];
         let mut next = 0;
         while let Some(text) = readings.get(next).cloned() {
-            if has_dot_segment(&text) || text.contains(['\\', '?', '#', '\u{fffd}']) || text.chars().any(char::is_control) {
+            if has_dot_segment(&text)
+                || text.contains(['\\', '?', '#', '\u{fffd}'])
+                || text.chars().any(char::is_control)
+            {
                 return Self::Refused;
             }
             let decoded = percent_decode_str(&text).decode_utf8_lossy().into_owned();
@@ -64,7 +72,9 @@ pub(super) fn folded(path: &str) -> Cow<'_, str> {
     let trimmed = path.trim_end_matches('/');
     match trimmed {
         "" => Cow::Borrowed("/"),
-        _ if trimmed.bytes().any(|byte| byte.is_ascii_uppercase()) => Cow::Owned(trimmed.to_ascii_lowercase()),
+        _ if trimmed.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+            Cow::Owned(trimmed.to_ascii_lowercase())
+        }
         _ => Cow::Borrowed(trimmed),
     }
 }
@@ -79,7 +89,8 @@ fn has_dot_segment(path: &str) -> bool {
 }
 
 fn without_parameters(path: &str) -> String {
-    let segments: Vec<_> = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
+    let segments: Vec<_> =
+        path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
     segments.join("/")
 }
 
@@ -117,7 +128,9 @@ mod tests {
 
     #[test]
     fn plain_paths_are_read_in_one_way_and_others_in_several() {
-        for path in ["/", "/models/echo", "/a.b/...", "/models/acme:large@1", "/v1/chat/completions", ""] {
+        for path in
+            ["/", "/models/echo", "/a.b/...", "/models/acme:large@1", "/v1/chat/completions", ""]
+        {
             assert_eq!(Spelling::of(path), Spelling::Plain, "{path}");
         }
         let Spelling::Ambiguous(readings) = Spelling::of("//models/acme%2Fx;v=1") else { panic!() };

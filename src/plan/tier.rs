@@ -16,17 +16,21 @@ pub struct Tier {
     pub per_seat: bool,
     /// What happens when the included and purchased credits are used up.
     pub when_used_up: WhenUsedUp,
-    /// What happens to a running request when nothing more is to be had. Default: [`Midway::Stop`] where usage is blocked, [`Midway::Finish`]
-    /// where it is charged on top.
+    /// What happens to a running request when nothing more is to be had. Default: [`Midway::Stop`]
+    /// where usage is blocked, [`Midway::Finish`] where it is charged on top.
     pub midway: Midway,
-    /// The compute time that a request puts on hold at its admission, and is refilled to while it runs. Default 1 s; it is never shorter than four
-    /// of the meter's [deadlines](crate::CreditMeterBuilder::deadline), nor longer than `most_per_request`.
+    /// The compute time that a request puts on hold at its admission, and is refilled to while it
+    /// runs. Default 1 s; it is never shorter than four of the meter's
+    /// [deadlines](crate::CreditMeterBuilder::deadline), nor longer than `most_per_request`.
     pub hold: Duration,
-    /// How many requests an account may make, on each node; more are denied with 429. Default: any number.
+    /// How many requests an account may make, on each node; more are denied with 429. Default: any
+    /// number.
     pub requests: Option<RequestQuota>,
-    /// The most that one request may use; where it reaches that it is cut off (403). Default: no bound, also where it runs on as debt.
+    /// The most that one request may use; where it reaches that it is cut off (403). Default: no
+    /// bound, also where it runs on as debt.
     pub most_per_request: Option<RequestCap>,
-    /// How many requests of an account may run, or wait for the ledger, at once, on each node; more are denied with 429. Default: any number.
+    /// How many requests of an account may run, or wait for the ledger, at once, on each node; more
+    /// are denied with 429. Default: any number.
     pub most_running: Option<NonZeroU32>,
     /// What happens while the ledger does not answer. Default: [`DuringOutage::Deny`].
     pub during_outage: DuringOutage,
@@ -40,7 +44,8 @@ pub struct Tier {
 pub enum WhenUsedUp {
     /// Requests are denied.
     Block,
-    /// Requests go on and are charged on top, up to this much each month ([`Credits::MAX`]: without limit).
+    /// Requests go on and are charged on top, up to this much each month ([`Credits::MAX`]: without
+    /// limit).
     PayAsYouGo(Credits),
 }
 
@@ -50,8 +55,8 @@ pub enum WhenUsedUp {
 pub enum Midway {
     /// It ends there, and costs no more than was on hold for it.
     Stop,
-    /// It runs on, and what it uses beyond its hold is debited all the same, also where that passes the account's limit. Only
-    /// [`Tier::most_per_request`] bounds it.
+    /// It runs on, and what it uses beyond its hold is debited all the same, also where that passes
+    /// the account's limit. Only [`Tier::most_per_request`] bounds it.
     Finish,
 }
 
@@ -71,7 +76,8 @@ pub enum RequestCap {
 pub struct RequestQuota {
     /// Requests in each `per`.
     pub count: NonZeroU32,
-    /// The window: a bucket of `burst` must be full again within 31 days, at a microsecond or more for each request.
+    /// The window: a bucket of `burst` must be full again within 31 days, at a microsecond or more
+    /// for each request.
     pub per: Duration,
     /// Requests that may come at once. Default: `count`.
     pub burst: NonZeroU32,
@@ -83,7 +89,8 @@ pub struct RequestQuota {
 pub enum DuringOutage {
     /// Requests that need the ledger are denied.
     Deny,
-    /// Requests go on, as long as what they put on hold stays within this much per account, node and month; debited when the ledger is back.
+    /// Requests go on, as long as what they put on hold stays within this much per account, node
+    /// and month; debited when the ledger is back.
     Allow(Credits),
 }
 

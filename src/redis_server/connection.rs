@@ -1,8 +1,9 @@
 //! One multiplexed connection to one server, replaced when it stops answering.
 //!
-//! The client's own reconnecting manager waits longer than a caller may, and keeps a connection whose other end has silently gone. Here every
-//! call has the caller's deadline, and a connection is thrown away after an I/O error, after a replica's refusal to write, or after two calls
-//! in a row without an answer. A new one is opened in the background, once for all who wait for it.
+//! The client's own reconnecting manager waits longer than a caller may, and keeps a connection
+//! whose other end has silently gone. Here every call has the caller's deadline, and a connection
+//! is thrown away after an I/O error, after a replica's refusal to write, or after two calls in a
+//! row without an answer. A new one is opened in the background, once for all who wait for it.
 
 use std::{
     collections::HashMap,
@@ -30,8 +31,8 @@ const SCHEMA: &str = "4";
 /// How long opening a connection may take; callers wait no longer than their own deadline.
 const OPENING: Duration = Duration::from_secs(5);
 
-/// How long one try is waited for before another is made beside it, at first; each time twice as long. What was sent into a hole is not answered when
-/// the hole has closed.
+/// How long one try is waited for before another is made beside it, at first; each time twice as
+/// long. What was sent into a hole is not answered when the hole has closed.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// No longer than this.
@@ -88,7 +89,11 @@ impl Fault {
 impl From<RedisError> for Fault {
     fn from(error: RedisError) -> Self {
         let refused = ["WRONGPASS", "NOAUTH"].into_iter().any(|word| says(&error, word));
-        let login = if refused || error.kind() == ErrorKind::AuthenticationFailed { "check username and password: " } else { "" };
+        let login = if refused || error.kind() == ErrorKind::AuthenticationFailed {
+            "check username and password: "
+        } else {
+            ""
+        };
         Self::Failed { reason: format!("{login}{error}"), source: Some(Arc::new(error)) }
     }
 }
@@ -122,13 +127,24 @@ impl Connection {
     /// A connection for keys that begin with `prefix`; it is opened by the first call.
     pub(crate) fn new(server: RedisServer, prefix: &str) -> Result<Self, Fault> {
         if prefix.contains(['{', '}']) {
-            return Err(Fault::Unfit("the key prefix holds a brace, which would move keys to other slots: leave it out".to_owned()));
+            return Err(Fault::Unfit(
+                "the key prefix holds a brace, which would move keys to other slots: leave it out"
+                    .to_owned(),
+            ));
         }
-        Ok(Self { door: Arc::new(server.resolve()?), schema_key: format!("{prefix}:schema"), slot: Arc::default() })
+        Ok(Self {
+            door: Arc::new(server.resolve()?),
+            schema_key: format!("{prefix}:schema"),
+            slot: Arc::default(),
+        })
     }
 
     /// Runs `call` on the connection, opening one where there is none; gives up after `within`.
-    pub(crate) async fn run<T, F>(&self, within: Duration, call: impl FnOnce(Link) -> F) -> Result<T, Fault>
+    pub(crate) async fn run<T, F>(
+        &self,
+        within: Duration,
+        call: impl FnOnce(Link) -> F,
+    ) -> Result<T, Fault>
     where
         T: FromRedisValue,
         F: Future<Output = Result<T, RedisError>>,
@@ -183,8 +199,12 @@ impl Connection {
         let opening = open(Arc::clone(&self.door), self.schema_key.clone()).boxed().shared();
         let generation = slot.generation;
         slot.opening = Some(opening.clone());
-        // On its own task, so that it goes on, and its failure is known, when those who wait for it have given up.
-        let (watched, outcome) = (Watched { slot: Arc::clone(&self.slot), generation: Some(generation) }, opening.clone());
+        // On its own task, so that it goes on, and its failure is known, when those who wait for it
+        // have given up.
+        let (watched, outcome) = (
+            Watched { slot: Arc::clone(&self.slot), generation: Some(generation) },
+            opening.clone(),
+        );
         tokio::spawn(async move {
             let mut watched = watched;
             let outcome = outcome.await;
@@ -197,7 +217,8 @@ impl Connection {
     }
 }
 
-/// A connection that is being opened. If whoever watches it ends first, with its runtime, another one is opened.
+/// A connection that is being opened. If whoever watches it ends first, with its runtime, another
+/// one is opened.
 struct Watched {
     slot: Arc<Mutex<Slot>>,
     generation: Option<u64>,
@@ -262,7 +283,8 @@ async fn open_once(door: &Door, schema_key: &str) -> Result<Open, Fault> {
 }
 
 impl Open {
-    /// Looks now and then whether the server still keeps what it is given: an operator may set it to evict while it runs.
+    /// Looks now and then whether the server still keeps what it is given: an operator may set it
+    /// to evict while it runs.
     fn watch(&self) {
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         if checked.elapsed() < LOOKS_AGAIN {
@@ -285,16 +307,24 @@ impl Open {
 async fn check_mode(link: &mut Link) -> Result<(), Fault> {
     let info: Result<String, _> = redis::cmd("INFO").arg("server").query_async(link).await;
     let mode = match &info {
-        Ok(info) => {
-            info.lines().find_map(|line| line.strip_prefix("redis_mode:").or_else(|| line.strip_prefix("server_mode:")).map(str::trim))
+        Ok(info) => info.lines().find_map(|line| {
+            line.strip_prefix("redis_mode:")
+                .or_else(|| line.strip_prefix("server_mode:"))
+                .map(str::trim)
+        }),
+        Err(error) if error.is_io_error() || error.is_connection_dropped() => {
+            return Err(Fault::failed(error.to_string()));
         }
-        Err(error) if error.is_io_error() || error.is_connection_dropped() => return Err(Fault::failed(error.to_string())),
         // Denied, or not known to what stands before the server.
         Err(_) => None,
     };
     let remedy = match mode {
-        Some("cluster") => "a node of a Redis Cluster, which has only some of the accounts: use a server that is no cluster",
-        Some("sentinel") => "a Redis Sentinel, which keeps no data: use the address of the master that it watches",
+        Some("cluster") => {
+            "a node of a Redis Cluster, which has only some of the accounts: use a server that is no cluster"
+        }
+        Some("sentinel") => {
+            "a Redis Sentinel, which keeps no data: use the address of the master that it watches"
+        }
         _ => return Ok(()),
     };
     Err(Fault::Unfit(format!("the server is {remedy}")))
@@ -302,15 +332,21 @@ async fn check_mode(link: &mut Link) -> Result<(), Fault> {
 
 /// What the server deletes when its memory is full, if it tells.
 async fn eviction(link: &mut Link) -> Result<Option<String>, Fault> {
-    let config: Result<HashMap<String, String>, _> = redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").query_async(link).await;
+    let config: Result<HashMap<String, String>, _> =
+        redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").query_async(link).await;
     Ok(match config {
         Ok(mut found) => found.remove("maxmemory-policy"),
         // Denied or renamed; whatever else is wrong is no reason to go on without looking.
-        Err(error) if !says(&error, "NOPERM") && !says(&error, "unknown") => return Err(error.into()),
+        Err(error) if !says(&error, "NOPERM") && !says(&error, "unknown") => {
+            return Err(error.into());
+        }
         Err(_) => {
             let info: Result<String, _> = redis::cmd("INFO").arg("memory").query_async(link).await;
-            let line =
-                |info: String| info.lines().find_map(|line| line.strip_prefix("maxmemory_policy:").map(|policy| policy.trim().to_owned()));
+            let line = |info: String| {
+                info.lines().find_map(|line| {
+                    line.strip_prefix("maxmemory_policy:").map(|policy| policy.trim().to_owned())
+                })
+            };
             info.ok().and_then(line)
         }
     })
@@ -334,8 +370,15 @@ async fn check_schema(link: &mut Link, key: &str) -> Result<(), Fault> {
     let found = match known {
         Some(known) => known,
         None => {
-            let (_, found): ((), String) =
-                redis::pipe().cmd("SET").arg(key).arg(SCHEMA).arg("NX").cmd("GET").arg(key).query_async(link).await?;
+            let (_, found): ((), String) = redis::pipe()
+                .cmd("SET")
+                .arg(key)
+                .arg(SCHEMA)
+                .arg("NX")
+                .cmd("GET")
+                .arg(key)
+                .query_async(link)
+                .await?;
             found
         }
     };
@@ -350,8 +393,11 @@ async fn check_schema(link: &mut Link, key: &str) -> Result<(), Fault> {
 
 /// Whether an error says that this connection is of no more use.
 fn is_lost(error: &RedisError) -> bool {
-    let by_server =
-        [ErrorKind::Server(ServerErrorKind::ReadOnly), ErrorKind::Server(ServerErrorKind::MasterDown), ErrorKind::AuthenticationFailed];
+    let by_server = [
+        ErrorKind::Server(ServerErrorKind::ReadOnly),
+        ErrorKind::Server(ServerErrorKind::MasterDown),
+        ErrorKind::AuthenticationFailed,
+    ];
     let words = ["READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS"];
     if matches!(error.code(), Some("MALFORMED" | "REFUSED")) {
         // What a script says of an account names keys and fields, which may have any text.
@@ -363,14 +409,26 @@ fn is_lost(error: &RedisError) -> bool {
         || words.into_iter().any(|word| says(error, word))
 }
 
-/// Whether the server's error is this one. Redis 6 wraps what a script met in words of its own, and in pipelines codes stand in the text.
+/// Whether the server's error is this one. Redis 6 wraps what a script met in words of its own, and
+/// in pipelines codes stand in the text.
 pub(crate) fn says(error: &RedisError, word: &str) -> bool {
     error.code() == Some(word) || error.detail().is_some_and(|detail| detail.contains(word))
 }
 
 /// Errors that a server gives everyone while it cannot serve.
-const OF_ALL: &[&str] =
-    &["LOADING", "BUSY", "MASTERDOWN", "READONLY", "OOM", "MISCONF", "NOREPLICAS", "NOAUTH", "WRONGPASS", "NOPERM", "CLUSTERDOWN"];
+const OF_ALL: &[&str] = &[
+    "LOADING",
+    "BUSY",
+    "MASTERDOWN",
+    "READONLY",
+    "OOM",
+    "MISCONF",
+    "NOREPLICAS",
+    "NOAUTH",
+    "WRONGPASS",
+    "NOPERM",
+    "CLUSTERDOWN",
+];
 
 /// Whether a server has answered with an error that others need not get: it is there.
 pub(crate) fn is_of_some(error: &RedisError) -> bool {
@@ -386,24 +444,31 @@ mod tests {
     #[test]
     fn what_redis_6_wraps_in_a_scripts_error_is_found_all_the_same() {
         let error = |text: &str| {
-            RedisError::from((ErrorKind::Server(ServerErrorKind::ResponseError), "An error was signalled by the server", text.to_owned()))
+            RedisError::from((
+                ErrorKind::Server(ServerErrorKind::ResponseError),
+                "An error was signalled by the server",
+                text.to_owned(),
+            ))
         };
-        let wrapped =
-            "Error running script (call to f_1): @user_script:9: @user_script: 9: -READONLY You can't write against a read only replica.";
+        let wrapped = "Error running script (call to f_1): @user_script:9: @user_script: 9: -READONLY You can't write against a read only replica.";
         assert!(is_lost(&error(wrapped)));
         assert!(is_lost(&error("NOAUTH Authentication required.")));
-        assert!(!is_lost(&error("Error running script (call to f_1): WRONGTYPE Operation against a key holding the wrong kind of value")));
+        assert!(!is_lost(&error(
+            "Error running script (call to f_1): WRONGTYPE Operation against a key holding the wrong kind of value"
+        )));
         assert!(!is_lost(&error("OOM command not allowed when used memory > 'maxmemory'.")));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_could_not_be_opened_is_tried_again_also_where_nobody_waited_for_it() {
+    async fn a_connection_that_could_not_be_opened_is_tried_again_also_where_nobody_waited_for_it()
+    {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let server = RedisServer::from(format!("redis://{}/", listener.local_addr().unwrap()));
         let connection = Connection::new(server, "tc").unwrap();
         let ask = async || {
-            let ping = |mut link| async move { redis::cmd("PING").query_async::<String>(&mut link).await };
+            let ping =
+                |mut link| async move { redis::cmd("PING").query_async::<String>(&mut link).await };
             connection.run(Duration::from_millis(250), ping).await.unwrap_err()
         };
         // Nothing answers there, and the caller gives up long before the opening does.

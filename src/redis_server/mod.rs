@@ -1,6 +1,7 @@
 //! Where a Redis server is and how to talk to it: for the ledger, and for tokens kept beside it.
 //!
-//! A [`RedisServer`] describes; a [`Connection`] talks. The connection is this crate's own, or one that the host has already.
+//! A [`RedisServer`] describes; a [`Connection`] talks. The connection is this crate's own, or one
+//! that the host has already.
 
 mod connection;
 #[cfg(test)]
@@ -8,7 +9,9 @@ pub(crate) mod tests;
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, aio::ConnectionLike};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, aio::ConnectionLike,
+};
 
 pub(crate) use self::connection::{Connection, Fault, is_of_some, says};
 
@@ -18,11 +21,12 @@ pub(crate) const PREFIX: &str = "tc";
 /// How long the first connection may take.
 pub(crate) const CONNECTING: Duration = Duration::from_secs(5);
 
-/// A Redis server (6.0 or newer, or Valkey), and how to connect to it: a URL, a [`redis::Client`], a [`redis::ConnectionInfo`], or a
-/// connection that the host has already.
+/// A Redis server (6.0 or newer, or Valkey), and how to connect to it: a URL, a [`redis::Client`],
+/// a [`redis::ConnectionInfo`], or a connection that the host has already.
 ///
-/// URLs are `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS (feature `tls`) and `unix:///path/to/socket`. A
-/// client that was built with certificates of its own keeps them. Types are those of the `redis` crate, version 1.
+/// URLs are `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS (feature `tls`)
+/// and `unix:///path/to/socket`. A client that was built with certificates of its own keeps them.
+/// Types are those of the `redis` crate, version 1.
 ///
 /// ```
 /// use tower_credits::{RedisLedger, RedisServer};
@@ -54,17 +58,23 @@ enum Password {
 }
 
 impl RedisServer {
-    /// Uses a connection that the host has already and that opens itself again when it breaks: the `redis` crate's `ConnectionManager`, or one
-    /// like it. A bare [`MultiplexedConnection`](redis::aio::MultiplexedConnection) ends with its socket, and with it all that was made of it: give
-    /// its [`Client`] instead. Connections to a Redis Cluster are not supported.
+    /// Uses a connection that the host has already and that opens itself again when it breaks: the
+    /// `redis` crate's `ConnectionManager`, or one like it. A bare
+    /// [`MultiplexedConnection`](redis::aio::MultiplexedConnection) ends with its socket, and with
+    /// it all that was made of it: give its [`Client`] instead. Connections to a Redis Cluster are
+    /// not supported.
     ///
-    /// Callers still wait no longer than their deadline, and the server is checked as any other. Prefer a URL or a client where nothing
-    /// speaks against it: the connection that is then opened is replaced when its other end has silently gone, which managers do not notice.
-    pub fn from_connection(connection: impl ConnectionLike + Clone + Send + Sync + 'static) -> Self {
+    /// Callers still wait no longer than their deadline, and the server is checked as any other.
+    /// Prefer a URL or a client where nothing speaks against it: the connection that is then opened
+    /// is replaced when its other end has silently gone, which managers do not notice.
+    pub fn from_connection(
+        connection: impl ConnectionLike + Clone + Send + Sync + 'static,
+    ) -> Self {
         Self::new(Place::Hosts(Box::new(connection)))
     }
 
-    /// Logs in as this user (an ACL's; without it, `default`), whatever the URL or the client says. It needs a password.
+    /// Logs in as this user (an ACL's; without it, `default`), whatever the URL or the client says.
+    /// It needs a password.
     #[must_use]
     pub fn username(mut self, username: impl Into<String>) -> Self {
         self.username = Some(username.into());
@@ -78,8 +88,9 @@ impl RedisServer {
         self
     }
 
-    /// Logs in with what this file holds, less white space around it. It is read at each new connection: a password that was rotated
-    /// needs no restart. A file that cannot be read is an error like a server that cannot be reached.
+    /// Logs in with what this file holds, less white space around it. It is read at each new
+    /// connection: a password that was rotated needs no restart. A file that cannot be read is an
+    /// error like a server that cannot be reached.
     #[must_use]
     pub fn password_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.password = Some(Password::File(file.into()));
@@ -94,13 +105,18 @@ impl RedisServer {
     fn resolve(self) -> Result<Door, Fault> {
         let Self { at, username, password } = self;
         let info = match at {
-            Place::Hosts(connection) if username.is_none() && password.is_none() => return Ok(Door::Hosts(connection)),
+            Place::Hosts(connection) if username.is_none() && password.is_none() => {
+                return Ok(Door::Hosts(connection));
+            }
             Place::Hosts(_) => {
-                let remedy = "the host's connection is logged in already: leave username and password out";
+                let remedy =
+                    "the host's connection is logged in already: leave username and password out";
                 return Err(Fault::Unfit(remedy.to_owned()));
             }
             Place::Info(info) => *info,
-            Place::Url(url) => url.into_connection_info().map_err(|error| Fault::from_url(&error))?,
+            Place::Url(url) => {
+                url.into_connection_info().map_err(|error| Fault::from_url(&error))?
+            }
         };
         let mut login = info.redis_settings().clone();
         if let Some(username) = username {
@@ -108,13 +124,18 @@ impl RedisServer {
         }
         if login.username().is_some() && login.password().is_none() && password.is_none() {
             // Without a password the client would log nobody in, and go on as `default`.
-            return Err(Fault::Unfit("a username logs nobody in without a password: give one".to_owned()));
+            return Err(Fault::Unfit(
+                "a username logs nobody in without a password: give one".to_owned(),
+            ));
         }
         let tcp = info.tcp_settings().clone().set_nodelay(true);
         let info = info.set_tcp_settings(tcp);
         #[cfg(feature = "tls")]
-        if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. }) && rustls::crypto::CryptoProvider::get_default().is_none() {
-            // Two providers in one build and none of them chosen is a panic of rustls. Losing the race against another is as good.
+        if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. })
+            && rustls::crypto::CryptoProvider::get_default().is_none()
+        {
+            // Two providers in one build and none of them chosen is a panic of rustls. Losing the
+            // race against another is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
         Ok(Door::Own { info: Box::new(info.set_redis_settings(login)), password })
@@ -181,8 +202,10 @@ impl Door {
             let login = info.redis_settings().clone().set_password(password.read().await?);
             info = info.set_redis_settings(login);
         }
-        let config = AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let link = Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await?;
+        let config =
+            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+        let link =
+            Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await?;
         Ok(Link::Own(link))
     }
 }
@@ -202,8 +225,11 @@ impl Password {
             Self::Text(password) => return Ok(password.clone()),
             Self::File(file) => file.clone(),
         };
-        let unreadable = |error: std::io::Error| format!("the password file {} cannot be read: {error}", file.display());
-        // A pipe without a writer, or a server of files that hangs, must not stop a thread that others run on.
+        let unreadable = |error: std::io::Error| {
+            format!("the password file {} cannot be read: {error}", file.display())
+        };
+        // A pipe without a writer, or a server of files that hangs, must not stop a thread that
+        // others run on.
         let read = tokio::task::spawn_blocking({
             let file = file.clone();
             move || crate::reload::read(&file)
@@ -221,7 +247,10 @@ pub(crate) enum Link {
 }
 
 impl ConnectionLike for Link {
-    fn req_packed_command<'a>(&'a mut self, command: &'a redis::Cmd) -> redis::RedisFuture<'a, redis::Value> {
+    fn req_packed_command<'a>(
+        &'a mut self,
+        command: &'a redis::Cmd,
+    ) -> redis::RedisFuture<'a, redis::Value> {
         match self {
             Self::Own(link) => link.req_packed_command(command),
             Self::Hosts(link) => link.req_packed_command(command),

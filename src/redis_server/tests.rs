@@ -19,7 +19,12 @@ async fn a_server_that_is_set_to_evict_is_noticed_within_a_minute() {
     let logs = logs::Logs::begin();
     let connection = Connection::new(server.url().as_str().into(), "tc").unwrap();
     let asks = async || -> String {
-        connection.run(Duration::from_secs(5), |mut link| async move { redis::cmd("PING").query_async(&mut link).await }).await.unwrap()
+        connection
+            .run(Duration::from_secs(5), |mut link| async move {
+                redis::cmd("PING").query_async(&mut link).await
+            })
+            .await
+            .unwrap()
     };
     assert_eq!(asks().await, "PONG");
     server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);

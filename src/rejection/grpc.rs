@@ -1,5 +1,6 @@
-//! Denials in gRPC: a status in the head of a response that has nothing else ("Trailers-Only", in gRPC over HTTP/2), or in the trailers of a stream
-//! that was cut off. With the feature `grpc-details`, what went wrong stands there as data too (`google.rpc` error details, in
+//! Denials in gRPC: a status in the head of a response that has nothing else ("Trailers-Only", in
+//! gRPC over HTTP/2), or in the trailers of a stream that was cut off. With the feature
+//! `grpc-details`, what went wrong stands there as data too (`google.rpc` error details, in
 //! `grpc-status-details-bin`).
 
 use bytes::Bytes;
@@ -13,10 +14,12 @@ use super::Rejection;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-/// How clients that retry by themselves are told when, or not to (gRFC A6): milliseconds, or a negative number.
+/// How clients that retry by themselves are told when, or not to (gRFC A6): milliseconds, or a
+/// negative number.
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// What a message may not hold as it is (gRPC over HTTP/2, "Responses"): all but visible ASCII and space, and the per cent sign.
+/// What a message may not hold as it is (gRPC over HTTP/2, "Responses"): all but visible ASCII and
+/// space, and the per cent sign.
 const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// gRPC's canonical status codes, as far as denials have them.
@@ -31,11 +34,13 @@ enum Code {
     Unauthenticated = 16,
 }
 
-/// Whether a request is a gRPC call, or a response answers one: its content type is `application/grpc`, alone or with `+` and an encoding or `;` and
-/// parameters. gRPC-Web is not.
+/// Whether a request is a gRPC call, or a response answers one: its content type is
+/// `application/grpc`, alone or with `+` and an encoding or `;` and parameters. gRPC-Web is not.
 pub(crate) fn is_message(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    let rest = content_type.split_at_checked(16).filter(|(essence, _)| essence.eq_ignore_ascii_case(b"application/grpc"));
+    let rest = content_type
+        .split_at_checked(16)
+        .filter(|(essence, _)| essence.eq_ignore_ascii_case(b"application/grpc"));
     rest.is_some_and(|(_, rest)| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
@@ -60,10 +65,14 @@ impl Rejection {
         let mut trailers = HeaderMap::with_capacity(4);
         let message = self.detail();
         trailers.insert(STATUS, HeaderValue::from(self.code() as u16));
-        if let Ok(message) = HeaderValue::try_from(utf8_percent_encode(&message, ENCODED).to_string()) {
+        if let Ok(message) =
+            HeaderValue::try_from(utf8_percent_encode(&message, ENCODED).to_string())
+        {
             trailers.insert(MESSAGE, message);
         }
-        let pushback = self.retry_after().map(|seconds| i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX));
+        let pushback = self
+            .retry_after()
+            .map(|seconds| i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX));
         if pushback.is_some() || matches!(self.code(), Code::ResourceExhausted) {
             trailers.insert(PUSHBACK, HeaderValue::from(pushback.unwrap_or(-1)));
         }
@@ -85,7 +94,10 @@ impl Rejection {
             | Self::RequestRate { .. }
             | Self::TooManyRunning
             | Self::RequestCap => Code::ResourceExhausted,
-            Self::LedgerUnreachable | Self::CredentialsUnchecked | Self::Busy | Self::ShuttingDown => Code::Unavailable,
+            Self::LedgerUnreachable
+            | Self::CredentialsUnchecked
+            | Self::Busy
+            | Self::ShuttingDown => Code::Unavailable,
             Self::Unclassified | Self::UnknownTier | Self::UnmeteredUpgrade => Code::Internal,
         }
     }
@@ -98,11 +110,15 @@ impl Rejection {
 
         let mut details = ErrorDetails::new();
         let mut metadata = HashMap::new();
-        metadata.extend(self.left().map(|left| ("left_nano_usd".to_owned(), left.as_nano_usd().to_string())));
+        metadata.extend(
+            self.left().map(|left| ("left_nano_usd".to_owned(), left.as_nano_usd().to_string())),
+        );
         metadata.extend(self.resets_at().map(|at| ("resets_at".to_owned(), at)));
         details.set_error_info(self.reason(), "tower-credits", metadata);
         let quota = match self {
-            Self::CreditsUsedUp { .. } | Self::LargestAmount { .. } | Self::SpendingLimit { .. } => Some("credits"),
+            Self::CreditsUsedUp { .. }
+            | Self::LargestAmount { .. }
+            | Self::SpendingLimit { .. } => Some("credits"),
             Self::RequestRate { .. } => Some("requests"),
             _ => None,
         };
@@ -112,7 +128,11 @@ impl Rejection {
         if let Some(seconds) = self.retry_after() {
             details.set_retry_info(Some(Duration::from_secs(seconds)));
         }
-        let status = tonic::Status::with_error_details(tonic::Code::from_i32(self.code() as i32), message, details);
+        let status = tonic::Status::with_error_details(
+            tonic::Code::from_i32(self.code() as i32),
+            message,
+            details,
+        );
         let encoded = tonic::metadata::BinaryMetadataValue::from_bytes(status.details());
         if let Ok(value) = HeaderValue::from_bytes(encoded.as_encoded_bytes()) {
             trailers.insert(HeaderName::from_static("grpc-status-details-bin"), value);

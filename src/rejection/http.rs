@@ -1,5 +1,5 @@
-//! Denials in HTTP: problem details (RFC 9457) with a machine `reason`, and `error` as a string, which Hugging Face's clients print; or the error
-//! object that OpenAI's clients read.
+//! Denials in HTTP: problem details (RFC 9457) with a machine `reason`, and `error` as a string,
+//! which Hugging Face's clients print; or the error object that OpenAI's clients read.
 
 use bytes::Bytes;
 use http::{
@@ -11,14 +11,16 @@ use serde::Serialize;
 use super::{Rejection, is_grpc_message};
 use crate::Credits;
 
-/// Read by OpenAI's clients: they retry some statuses on their own, and this is how they are told not to.
+/// Read by OpenAI's clients: they retry some statuses on their own, and this is how they are told
+/// not to.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// What the body of a denial looks like.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DenialFormat {
-    /// Problem details (RFC 9457), with `reason`, and with `error` as a string, which Hugging Face's clients print.
+    /// Problem details (RFC 9457), with `reason`, and with `error` as a string, which Hugging
+    /// Face's clients print.
     #[default]
     Problem,
     /// `{"error": {"message", "type", "param", "code"}}`, which OpenAI's clients read.
@@ -119,7 +121,12 @@ impl Rejection {
                 500.. => "server_error",
                 _ => "invalid_request_error",
             };
-            let error = OpenAiError { message: &detail, r#type, param: None, code: reason.to_ascii_lowercase() };
+            let error = OpenAiError {
+                message: &detail,
+                r#type,
+                param: None,
+                code: reason.to_ascii_lowercase(),
+            };
             return serde_json::to_vec(&OpenAi { error }).unwrap_or_default().into();
         }
         let problem = Problem {

@@ -14,7 +14,10 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use tokio::sync::watch;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{Account, Accounts, CreditMeter, Credits, LedgerError, ManualClock, MemoryLedger, MeterBody, Period, Plan, Statement};
+use tower_credits::{
+    Account, Accounts, CreditMeter, Credits, LedgerError, ManualClock, MemoryLedger, MeterBody,
+    Period, Plan, Statement,
+};
 
 use crate::support::*;
 
@@ -53,23 +56,38 @@ impl World {
         let meter = meter(ledger.clone()).clock(clock.clone()).build().unwrap();
         meter.plan().replace(Plan::from_toml(PLAN).unwrap());
         let accounts = Accounts::new(ledger.clone());
-        Self { clock, ledger, meter, accounts, alice: Account::user("alice").unwrap(), november: "2026-11".parse().unwrap() }
+        Self {
+            clock,
+            ledger,
+            meter,
+            accounts,
+            alice: Account::user("alice").unwrap(),
+            november: "2026-11".parse().unwrap(),
+        }
     }
 
     /// A service whose calls take a second.
     fn service(
         &self,
-    ) -> impl Service<Request<Empty<Bytes>>, Response = Response<MeterBody<Empty<Bytes>>>, Error = Infallible> + Clone + use<> {
+    ) -> impl Service<
+        Request<Empty<Bytes>>,
+        Response = Response<MeterBody<Empty<Bytes>>>,
+        Error = Infallible,
+    > + Clone
+    + use<> {
         let clock = self.clock.clone();
-        ServiceBuilder::new().layer(self.meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
-            clock.advance(seconds(1));
-            std::future::ready(Ok(Response::new(Empty::new())))
-        }))
+        ServiceBuilder::new().layer(self.meter.clone()).service(service_fn(
+            move |_: Request<Empty<Bytes>>| {
+                clock.advance(seconds(1));
+                std::future::ready(Ok(Response::new(Empty::new())))
+            },
+        ))
     }
 
     /// Asks for a second as this tier; answers how that went once it is settled.
     async fn runs(&self, tier: &str) -> StatusCode {
-        let status = self.service().oneshot(request("alice", tier, Empty::new())).await.unwrap().status();
+        let status =
+            self.service().oneshot(request("alice", tier, Empty::new())).await.unwrap().status();
         eventually(async || self.statement(tier).await.held.is_zero().then_some(())).await;
         status
     }
@@ -92,13 +110,30 @@ async fn free_accounts_go_on_with_what_was_purchased_and_the_first_to_expire_is_
     assert_eq!(world.runs("free").await, 402);
     let soon = world.november.begins() + seconds(24 * 60 * 60);
     for (id, expires) in [("later", None), ("soon", Some(soon))] {
-        assert!(world.accounts.grant(&world.alice, id.parse().unwrap(), nanos(2 * SLICE), expires).await.unwrap());
-        assert!(!world.accounts.grant(&world.alice, id.parse().unwrap(), nanos(9 * SLICE), None).await.unwrap(), "twice with one id");
+        assert!(
+            world
+                .accounts
+                .grant(&world.alice, id.parse().unwrap(), nanos(2 * SLICE), expires)
+                .await
+                .unwrap()
+        );
+        assert!(
+            !world
+                .accounts
+                .grant(&world.alice, id.parse().unwrap(), nanos(9 * SLICE), None)
+                .await
+                .unwrap(),
+            "twice with one id"
+        );
     }
     assert_eq!(world.runs("free").await, 200);
     let after_one = world.statement("free").await;
-    assert_eq!((after_one.purchased_used, after_one.purchased_left), (nanos(SLICE), nanos(3 * SLICE)));
-    // What is left of the first to expire is gone, once no hold of before can draw on it; the other one is whole, and lasts into the next month.
+    assert_eq!(
+        (after_one.purchased_used, after_one.purchased_left),
+        (nanos(SLICE), nanos(3 * SLICE))
+    );
+    // What is left of the first to expire is gone, once no hold of before can draw on it; the other
+    // one is whole, and lasts into the next month.
     world.clock.set_unix_time(soon + seconds(601));
     assert_eq!(world.statement("free").await.purchased_left, nanos(2 * SLICE));
     assert_eq!(world.runs("free").await, 200);
@@ -108,7 +143,10 @@ async fn free_accounts_go_on_with_what_was_purchased_and_the_first_to_expire_is_
     }
     assert_eq!(world.runs("free").await, 402);
     let december = world.statement("free").await;
-    assert_eq!((december.used, december.purchased_used, december.purchased_left), (nanos(11 * SLICE), nanos(SLICE), nanos(0)));
+    assert_eq!(
+        (december.used, december.purchased_used, december.purchased_left),
+        (nanos(11 * SLICE), nanos(SLICE), nanos(0))
+    );
 }
 
 #[tokio::test]
@@ -125,11 +163,21 @@ async fn a_refund_can_be_used_again_and_shows_with_its_reason() {
     assert!(refund("case-1", 2 * SLICE).await.unwrap());
     assert!(!refund("case-1", 2 * SLICE).await.unwrap(), "twice with one id");
     let too_much = refund("case-2", 8 * SLICE + 1).await.unwrap_err();
-    assert!(matches!(&too_much, LedgerError::Refused(why) if why.contains("no more than the month cost")), "{too_much}");
+    assert!(
+        matches!(&too_much, LedgerError::Refused(why) if why.contains("no more than the month cost")),
+        "{too_much}"
+    );
     let statement = world.statement("free").await;
-    assert_eq!((statement.used, statement.refunded, statement.net()), (nanos(10 * SLICE), nanos(2 * SLICE), nanos(8 * SLICE)));
+    assert_eq!(
+        (statement.used, statement.refunded, statement.net()),
+        (nanos(10 * SLICE), nanos(2 * SLICE), nanos(8 * SLICE))
+    );
     assert_eq!((statement.included_used(), statement.left()), (nanos(8 * SLICE), nanos(2 * SLICE)));
-    let refunds: Vec<_> = statement.refunds.iter().map(|refund| (refund.id.as_str(), refund.amount, refund.reason.as_str())).collect();
+    let refunds: Vec<_> = statement
+        .refunds
+        .iter()
+        .map(|refund| (refund.id.as_str(), refund.amount, refund.reason.as_str()))
+        .collect();
     assert_eq!(refunds, [("case-1", nanos(2 * SLICE), "the model answered nonsense")]);
     for _ in 0..2 {
         assert_eq!(world.runs("free").await, 200);
@@ -147,7 +195,10 @@ async fn a_statement_keeps_the_terms_of_its_own_month() {
     assert_eq!(world.runs("free").await, 402);
     assert_eq!(world.runs("pro").await, 200);
     let pro = world.accounts.statement(&world.alice, world.november).await.unwrap();
-    assert_eq!((pro.included, pro.used, pro.pay_as_you_go), (credits("0.0024"), nanos(11 * SLICE), nanos(0)));
+    assert_eq!(
+        (pro.included, pro.used, pro.pay_as_you_go),
+        (credits("0.0024"), nanos(11 * SLICE), nanos(0))
+    );
     world.accounts.set_seats(&world.alice, 2.try_into().unwrap()).await.unwrap();
     assert_eq!(world.runs("enterprise").await, 200);
     assert_eq!(world.statement("enterprise").await.included, credits("0.0048"));
@@ -157,10 +208,16 @@ async fn a_statement_keeps_the_terms_of_its_own_month() {
     assert_eq!(world.runs("free").await, 200);
     for of in [None, Some("free"), Some("pro")] {
         let statement = match of {
-            Some(tier) => world.meter.statement(&identity("alice", tier), Some(world.november)).await.unwrap(),
+            Some(tier) => {
+                world.meter.statement(&identity("alice", tier), Some(world.november)).await.unwrap()
+            }
             None => world.accounts.statement(&world.alice, world.november).await.unwrap(),
         };
-        assert_eq!((statement.included, statement.seats.get(), statement.limit), (credits("0.0048"), 2, Credits::MAX), "as {of:?}");
+        assert_eq!(
+            (statement.included, statement.seats.get(), statement.limit),
+            (credits("0.0048"), 2, Credits::MAX),
+            "as {of:?}"
+        );
     }
     assert_eq!(world.statement("free").await.included, credits("0.0012"));
 }
@@ -170,25 +227,33 @@ async fn what_a_node_reports_late_of_a_closed_month_shows_on_the_next_statement(
     let world = World::new();
     assert_eq!(world.runs("pro").await, 200);
     let early = world.accounts.close(&world.alice, world.november).await.unwrap_err();
-    assert!(matches!(&early, LedgerError::Refused(why) if why.contains("has not ended")), "{early}");
+    assert!(
+        matches!(&early, LedgerError::Refused(why) if why.contains("has not ended")),
+        "{early}"
+    );
     // One request runs across the month's end, and its month is closed meanwhile.
     let (release, released) = watch::channel(false);
     let begun = Arc::new(AtomicBool::new(false));
     let (clock, runs) = (world.clock.clone(), begun.clone());
-    let long = ServiceBuilder::new().layer(world.meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
-        let (clock, mut released, runs) = (clock.clone(), released.clone(), runs.clone());
-        async move {
-            runs.store(true, Ordering::SeqCst);
-            released.wait_for(|released| *released).await.unwrap();
-            clock.advance(seconds(1));
-            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-        }
-    }));
+    let long = ServiceBuilder::new().layer(world.meter.clone()).service(service_fn(
+        move |_: Request<Empty<Bytes>>| {
+            let (clock, mut released, runs) = (clock.clone(), released.clone(), runs.clone());
+            async move {
+                runs.store(true, Ordering::SeqCst);
+                released.wait_for(|released| *released).await.unwrap();
+                clock.advance(seconds(1));
+                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+            }
+        },
+    ));
     let running = tokio::spawn(long.oneshot(request("alice", "pro", Empty::new())));
     eventually(async || begun.load(Ordering::SeqCst).then_some(())).await;
     world.clock.set_unix_time(world.november.ends());
     assert!(world.accounts.close(&world.alice, world.november).await.unwrap());
-    assert!(!world.accounts.close(&world.alice, world.november).await.unwrap(), "it is closed already");
+    assert!(
+        !world.accounts.close(&world.alice, world.november).await.unwrap(),
+        "it is closed already"
+    );
     let closed = world.accounts.statement(&world.alice, world.november).await.unwrap();
     assert_eq!((closed.used, closed.closed), (nanos(SLICE), true));
     release.send(true).unwrap();
@@ -199,11 +264,17 @@ async fn what_a_node_reports_late_of_a_closed_month_shows_on_the_next_statement(
         (!next.used.is_zero()).then_some(next)
     })
     .await;
-    assert_eq!((next.period, next.used, next.requests(), next.compute()), (world.november.next(), nanos(SLICE), 1, seconds(1)));
+    assert_eq!(
+        (next.period, next.used, next.requests(), next.compute()),
+        (world.november.next(), nanos(SLICE), 1, seconds(1))
+    );
     assert_eq!((next.lines[0].day, next.lines[0].model.as_str()), (None, "late"));
     assert_eq!(world.runs("pro").await, 200);
     let next = world.statement("pro").await;
-    assert_eq!((next.used, next.requests(), next.included_used()), (nanos(2 * SLICE), 2, nanos(2 * SLICE)));
+    assert_eq!(
+        (next.used, next.requests(), next.included_used()),
+        (nanos(2 * SLICE), 2, nanos(2 * SLICE))
+    );
     let after = world.accounts.statement(&world.alice, world.november).await.unwrap();
     assert_eq!((after.used, after.lines, after.held), (closed.used, closed.lines, nanos(0)));
 }
@@ -221,22 +292,30 @@ async fn an_owners_limit_is_reached_and_raised() {
     assert_eq!(world.statement("pro").await.pay_as_you_go, nanos(3 * SLICE));
 }
 
-/// A node on which nobody asked since the change of tier goes on with its lease, and says the terms that it heard.
+/// A node on which nobody asked since the change of tier goes on with its lease, and says the terms
+/// that it heard.
 #[tokio::test(start_paused = true)]
 async fn an_idle_nodes_terms_do_not_come_back() {
     let world = World::new();
     let other = {
         let other = meter(world.ledger.clone()).clock(world.clock.clone()).build().unwrap();
         other.plan().replace(Plan::from_toml(PLAN).unwrap());
-        World { meter: other, clock: world.clock.clone(), ledger: world.ledger.clone(), ..World::new() }
+        World {
+            meter: other,
+            clock: world.clock.clone(),
+            ledger: world.ledger.clone(),
+            ..World::new()
+        }
     };
-    let included = async || world.accounts.statement(&world.alice, world.november).await.unwrap().included;
+    let included =
+        async || world.accounts.statement(&world.alice, world.november).await.unwrap().included;
     assert_eq!(world.runs("free").await, 200);
     assert_eq!(included().await, credits("0.0012"));
     tokio::time::sleep(seconds(1)).await;
     assert_eq!(other.runs("pro").await, 200);
     assert_eq!(included().await, credits("0.0024"));
-    // A third of ten minutes after its last use the first node has spoken again, and the second has not.
+    // A third of ten minutes after its last use the first node has spoken again, and the second has
+    // not.
     tokio::time::sleep(Duration::from_millis(199_600)).await;
     assert_eq!(included().await, credits("0.0024"));
 }

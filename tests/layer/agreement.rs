@@ -13,13 +13,17 @@ use crate::{
 fn plan() -> String {
     let models = "[models.whisper]\nhardware = \"gpu-small\"\n[models.llama]\nhardware = \"gpu-large\"\n[routes]";
     let included = |plan: String, amount| plan.replacen("\"0.0012\"", amount, 1);
-    ["\"0.10\"", "\"0.50\"", "\"0.25\""].into_iter().fold(PLAN.replace("[routes]", models), included)
+    ["\"0.10\"", "\"0.50\"", "\"0.25\""]
+        .into_iter()
+        .fold(PLAN.replace("[routes]", models), included)
 }
 
 const REQUESTS: u64 = 10_000;
 
-/// The members of a request, and how it pays: three tiers, one of them an organisation's with three members.
-const CALLERS: [(&str, bool); 6] = [("free", false), ("pro", false), ("ann", true), ("ben", true), ("cat", true), ("ann", false)];
+/// The members of a request, and how it pays: three tiers, one of them an organisation's with three
+/// members.
+const CALLERS: [(&str, bool); 6] =
+    [("free", false), ("pro", false), ("ann", true), ("ben", true), ("cat", true), ("ann", false)];
 
 #[tokio::test]
 async fn page_json_csv_and_statement_agree_to_the_nano_dollar() {
@@ -27,7 +31,15 @@ async fn page_json_csv_and_statement_agree_to_the_nano_dollar() {
     let accounts = server.meter.accounts();
     let acme = Account::org("acme").unwrap();
     accounts.set_seats(&acme, 3.try_into().unwrap()).await.unwrap();
-    accounts.grant(&Account::user("pro").unwrap(), "order-1".parse().unwrap(), "0.10".parse().unwrap(), None).await.unwrap();
+    accounts
+        .grant(
+            &Account::user("pro").unwrap(),
+            "order-1".parse().unwrap(),
+            "0.10".parse().unwrap(),
+            None,
+        )
+        .await
+        .unwrap();
     let mut rng = fastrand::Rng::with_seed(6);
     let months: [Period; 2] = ["2026-11".parse().unwrap(), "2026-12".parse().unwrap()];
     let mut billed = BTreeMap::<(Period, Account), u64>::new();
@@ -38,8 +50,12 @@ async fn page_json_csv_and_statement_agree_to_the_nano_dollar() {
         }
         let (token, org) = CALLERS[rng.usize(0..CALLERS.len())];
         let model = ["echo", "whisper", "large", "llama", "=cmd,1"][rng.usize(0..5)];
-        let (path, feature) =
-            [("models", None), ("widget", None), ("models", Some("playground")), ("models", Some("data-studio"))][rng.usize(0..4)];
+        let (path, feature) = [
+            ("models", None),
+            ("widget", None),
+            ("models", Some("playground")),
+            ("models", Some("data-studio")),
+        ][rng.usize(0..4)];
         let micros = rng.u64(1..2_000_000).to_string();
         // A month of days goes by.
         server.clock.advance(std::time::Duration::from_secs(rng.u64(0..900)));
@@ -49,16 +65,30 @@ async fn page_json_csv_and_statement_agree_to_the_nano_dollar() {
         match server.run(token, &format!("/{path}/{model}"), &fields).await.as_u16() {
             200 => {
                 let account = if org { acme.clone() } else { Account::user(token).unwrap() };
-                *billed.entry((months[usize::from(number >= REQUESTS / 2)], account)).or_default() += 1;
+                *billed
+                    .entry((months[usize::from(number >= REQUESTS / 2)], account))
+                    .or_default() += 1;
             }
-            // The free tier's ran out, or what is left is on hold until its last request has been reported.
+            // The free tier's ran out, or what is left is on hold until its last request has been
+            // reported.
             402 | 429 if token == "free" => denied += 1,
             status => panic!("{status}"),
         }
         if number % 2_000 == 1_999 {
             let period = months[usize::from(number >= REQUESTS / 2)];
             let id = format!("case-{number}").parse().unwrap();
-            assert!(accounts.refund(&acme, period, id, "0.000000123".parse().unwrap(), "=it, \"failed\"".parse().unwrap()).await.unwrap());
+            assert!(
+                accounts
+                    .refund(
+                        &acme,
+                        period,
+                        id,
+                        "0.000000123".parse().unwrap(),
+                        "=it, \"failed\"".parse().unwrap()
+                    )
+                    .await
+                    .unwrap()
+            );
         }
     }
     assert_eq!(billed.values().sum::<u64>() + denied, REQUESTS);
@@ -72,7 +102,8 @@ async fn page_json_csv_and_statement_agree_to_the_nano_dollar() {
         } else {
             "pro"
         };
-        let payer = Identity::new("anybody".parse().unwrap(), account.clone(), tier.parse().unwrap());
+        let payer =
+            Identity::new("anybody".parse().unwrap(), account.clone(), tier.parse().unwrap());
         let statement = eventually(async || {
             let statement = server.meter.statement(&payer, Some(period)).await.ok()?;
             (statement.held.is_zero() && statement.requests() == requests).then_some(statement)
@@ -90,17 +121,36 @@ type Kind = fn(&StatementLine, Period) -> String;
 async fn agree(server: &Server, token: &str, statement: &Statement) {
     let (used, requests) = (statement.used.as_nano_usd(), statement.requests());
     let org = statement.account.organisation().is_some();
-    let query = format!("?period={}{}", statement.period, if org { "&organisation=acme" } else { "" });
+    let query =
+        format!("?period={}{}", statement.period, if org { "&organisation=acme" } else { "" });
     let included = statement.included_used();
-    let parts = [included, statement.purchased_used, statement.pay_as_you_go, statement.beyond(), statement.refunded];
-    assert_eq!(parts.map(tower_credits::Credits::as_nano_usd).iter().sum::<i64>(), used, "{statement:?}");
+    let parts = [
+        included,
+        statement.purchased_used,
+        statement.pay_as_you_go,
+        statement.beyond(),
+        statement.refunded,
+    ];
+    assert_eq!(
+        parts.map(tower_credits::Credits::as_nano_usd).iter().sum::<i64>(),
+        used,
+        "{statement:?}"
+    );
     assert_eq!(statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum::<i64>(), used);
 
     let (_, json) = server.json(token, &query).await;
-    let sum = |of: &str, field: &str| json[of].as_array().unwrap().iter().map(|line| line[field].as_i64().unwrap()).sum::<i64>();
+    let sum = |of: &str, field: &str| {
+        json[of].as_array().unwrap().iter().map(|line| line[field].as_i64().unwrap()).sum::<i64>()
+    };
     let said = |field: &str| json[field].as_i64().unwrap();
-    assert_eq!((said("used_nano_usd"), sum("lines", "cost_nano_usd"), said("requests")), (used, used, requests as i64));
-    assert_eq!((said("pay_as_you_go_nano_usd"), said("purchased_used_nano_usd")), (parts[2].as_nano_usd(), parts[1].as_nano_usd()));
+    assert_eq!(
+        (said("used_nano_usd"), sum("lines", "cost_nano_usd"), said("requests")),
+        (used, used, requests as i64)
+    );
+    assert_eq!(
+        (said("pay_as_you_go_nano_usd"), said("purchased_used_nano_usd")),
+        (parts[2].as_nano_usd(), parts[1].as_nano_usd())
+    );
     let others = [
         ("included_nano_usd", statement.included),
         ("included_used_nano_usd", included),
@@ -113,14 +163,23 @@ async fn agree(server: &Server, token: &str, statement: &Statement) {
     }
     assert_eq!(json["compute_seconds"].as_f64(), Some(statement.compute().as_secs_f64()));
     let refunded = statement.refunded.as_nano_usd();
-    assert_eq!((said("refunded_nano_usd"), sum("refunds", "amount_nano_usd")), (refunded, refunded));
+    assert_eq!(
+        (said("refunded_nano_usd"), sum("refunds", "amount_nano_usd")),
+        (refunded, refunded)
+    );
     if org {
         assert_eq!((sum("members", "cost_nano_usd"), refunded > 0), (used, true));
     }
 
     let (_, page) = server.page(token, &query).await;
-    assert_eq!((says(&page, "used"), says(&page, "requests")), (statement.used.to_string(), requests.to_string()));
-    assert_eq!((says(&page, "included-used"), says(&page, "pay-as-you-go")), (included.to_string(), statement.pay_as_you_go.to_string()));
+    assert_eq!(
+        (says(&page, "used"), says(&page, "requests")),
+        (statement.used.to_string(), requests.to_string())
+    );
+    assert_eq!(
+        (says(&page, "included-used"), says(&page, "pay-as-you-go")),
+        (included.to_string(), statement.pay_as_you_go.to_string())
+    );
     assert_eq!(says(&page, "compute"), format!("{:.6} s", statement.compute().as_secs_f64()));
     if refunded > 0 {
         assert_eq!(says(&page, "refunded"), statement.refunded.to_string());
@@ -135,17 +194,32 @@ async fn agree(server: &Server, token: &str, statement: &Statement) {
     for (table, of) in kinds.into_iter().filter(|(table, _)| org || *table != "member") {
         let mut expected = BTreeMap::<String, i64>::new();
         for line in &statement.lines {
-            *expected.entry(of(line, statement.period)).or_default() += line.usage.cost.as_nano_usd();
+            *expected.entry(of(line, statement.period)).or_default() +=
+                line.usage.cost.as_nano_usd();
         }
         assert_eq!(rows(&page, table), expected, "by {table}");
     }
-    let csv = server.client.get(server.url(&format!("/billing.csv{query}"))).bearer_auth(token).send().await.unwrap();
-    assert_eq!(csv.headers()["content-disposition"], format!("attachment; filename=\"billing-{}.csv\"", statement.period));
+    let csv = server
+        .client
+        .get(server.url(&format!("/billing.csv{query}")))
+        .bearer_auth(token)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        csv.headers()["content-disposition"],
+        format!("attachment; filename=\"billing-{}.csv\"", statement.period)
+    );
     let csv = text(csv).await;
     assert!(csv.contains(",\"'=cmd,1\","), "no formula: {csv}");
-    let lines: Vec<_> = csv.split("\r\n").skip(1).filter(|line| !line.is_empty()).map(csv_numbers).collect();
-    let total = lines.iter().fold((0, 0, 0), |sum, line| (sum.0 + line.0, sum.1 + line.1, sum.2 + line.2));
-    assert_eq!(total, (requests, i64::try_from(statement.compute().as_micros()).unwrap(), used - refunded));
+    let lines: Vec<_> =
+        csv.split("\r\n").skip(1).filter(|line| !line.is_empty()).map(csv_numbers).collect();
+    let total =
+        lines.iter().fold((0, 0, 0), |sum, line| (sum.0 + line.0, sum.1 + line.1, sum.2 + line.2));
+    assert_eq!(
+        total,
+        (requests, i64::try_from(statement.compute().as_micros()).unwrap(), used - refunded)
+    );
     assert_eq!(lines.len(), statement.lines.len() + statement.refunds.len());
 }
 
@@ -157,14 +231,22 @@ fn rows(page: &str, table: &str) -> BTreeMap<String, i64> {
     let row = |row: &str| {
         let name = row.split("</th>").next().unwrap().rsplit('>').next().unwrap();
         let cost = row.split("<td class=\"number\">").nth(1).unwrap().split('<').next().unwrap();
-        (name.to_owned(), cost.strip_prefix('$').unwrap().parse::<tower_credits::Credits>().unwrap().as_nano_usd())
+        (
+            name.to_owned(),
+            cost.strip_prefix('$')
+                .unwrap()
+                .parse::<tower_credits::Credits>()
+                .unwrap()
+                .as_nano_usd(),
+        )
     };
     body.split("<tr>").skip(1).map(row).collect()
 }
 
 /// The numbers of a line of CSV, of which none is quoted; behind them is a note.
 fn csv_numbers(line: &str) -> (u64, i64, i64) {
-    let (line, _) = line.strip_suffix("\"").unwrap().rsplit_once(",\"").unwrap_or_else(|| panic!("{line}"));
+    let (line, _) =
+        line.strip_suffix("\"").unwrap().rsplit_once(",\"").unwrap_or_else(|| panic!("{line}"));
     // A note may hold what ends a field.
     let line = line.split(",\"case-").next().unwrap();
     let mut fields = line.rsplit(',');

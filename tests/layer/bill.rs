@@ -8,7 +8,10 @@ use reqwest::{Client, RequestBuilder, Response, redirect::Policy};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use tower::ServiceBuilder;
-use tower_credits::{BearerTokens, CreditMeter, Feature, Identity, ManualClock, MemoryLedger, Plan, Statement, billing};
+use tower_credits::{
+    BearerTokens, CreditMeter, Feature, Identity, ManualClock, MemoryLedger, Plan, Statement,
+    billing,
+};
 
 use crate::support::*;
 
@@ -60,7 +63,9 @@ impl Server {
 
     pub(super) async fn with(plan: &str) -> Self {
         let clock = november();
-        let org = |user: &str| person(user, "pro").member_of("acme", "enterprise".parse().unwrap()).unwrap();
+        let org = |user: &str| {
+            person(user, "pro").member_of("acme", "enterprise".parse().unwrap()).unwrap()
+        };
         let tokens = BearerTokens::new()
             .with("free", person("free", "free"))
             .with("pro", person("pro", "pro"))
@@ -69,13 +74,19 @@ impl Server {
             .with("ben", org("ben"))
             .with("cat", org("cat"))
             .or_cookie("session".parse().unwrap());
-        let meter = CreditMeter::builder(Plan::from_toml(plan).unwrap(), MemoryLedger::with_clock(clock.clone()), tokens)
-            .clock(clock.clone())
-            .build()
-            .unwrap();
+        let meter = CreditMeter::builder(
+            Plan::from_toml(plan).unwrap(),
+            MemoryLedger::with_clock(clock.clone()),
+            tokens,
+        )
+        .clock(clock.clone())
+        .build()
+        .unwrap();
         let passing = clock.clone();
         let run = move |Path(_): Path<String>, fields: HeaderMap| {
-            let micros = fields.get("x-runs-for").map_or(1_000_000, |micros| micros.to_str().unwrap().parse().unwrap());
+            let micros = fields
+                .get("x-runs-for")
+                .map_or(1_000_000, |micros| micros.to_str().unwrap().parse().unwrap());
             passing.advance(Duration::from_micros(micros));
             std::future::ready("ok")
         };
@@ -88,17 +99,29 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, app).await });
-        Self { address, meter, clock, client: Client::builder().redirect(Policy::none()).build().unwrap() }
+        Self {
+            address,
+            meter,
+            clock,
+            client: Client::builder().redirect(Policy::none()).build().unwrap(),
+        }
     }
 
     pub(super) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// A second of compute, or as many microseconds as the field `x-runs-for` says; the host lets the caller name a feature.
-    pub(super) async fn run(&self, token: &str, path: &str, fields: &[(&'static str, &str)]) -> StatusCode {
+    /// A second of compute, or as many microseconds as the field `x-runs-for` says; the host lets
+    /// the caller name a feature.
+    pub(super) async fn run(
+        &self,
+        token: &str,
+        path: &str,
+        fields: &[(&'static str, &str)],
+    ) -> StatusCode {
         let request = self.client.post(self.url(path)).bearer_auth(token);
-        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request =
+            fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let response = request.send().await.unwrap();
         let status = response.status();
         response.bytes().await.unwrap();
@@ -114,28 +137,50 @@ impl Server {
     }
 
     /// As a browser does from a page of this server.
-    pub(super) fn form(&self, path: &str, cookie: Option<&str>, body: &'static str) -> RequestBuilder {
-        let request = self.client.post(self.url(path)).header("content-type", "application/x-www-form-urlencoded").body(body);
+    pub(super) fn form(
+        &self,
+        path: &str,
+        cookie: Option<&str>,
+        body: &'static str,
+    ) -> RequestBuilder {
+        let request = self
+            .client
+            .post(self.url(path))
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(body);
         let request = request.header("sec-fetch-site", "same-origin");
-        cookie.into_iter().fold(request, |request, cookie| request.header("cookie", format!("session={cookie}")))
+        cookie
+            .into_iter()
+            .fold(request, |request, cookie| request.header("cookie", format!("session={cookie}")))
     }
 
     /// The page, as a browser with this cookie sees it.
     pub(super) async fn page(&self, cookie: &str, query: &str) -> (StatusCode, String) {
-        let request = self.client.get(self.url(&format!("/billing{query}"))).header("cookie", format!("session={cookie}"));
+        let request = self
+            .client
+            .get(self.url(&format!("/billing{query}")))
+            .header("cookie", format!("session={cookie}"));
         let response = request.header("sec-fetch-site", "none").send().await.unwrap();
         (response.status(), text(response).await)
     }
 
     pub(super) async fn json(&self, token: &str, query: &str) -> (StatusCode, Value) {
-        let response = self.client.get(self.url(&format!("/billing.json{query}"))).bearer_auth(token).send().await.unwrap();
+        let response = self
+            .client
+            .get(self.url(&format!("/billing.json{query}")))
+            .bearer_auth(token)
+            .send()
+            .await
+            .unwrap();
         (response.status(), serde_json::from_str(&text(response).await).unwrap())
     }
 }
 
 /// The host sets the feature, by a header field of its own front end.
 fn set_feature(mut request: axum::extract::Request) -> axum::extract::Request {
-    if let Some(feature) = request.headers().get("x-front-end").and_then(|value| value.to_str().ok()?.parse().ok()) {
+    if let Some(feature) =
+        request.headers().get("x-front-end").and_then(|value| value.to_str().ok()?.parse().ok())
+    {
         request.extensions_mut().insert(Feature(feature));
     }
     request
@@ -147,7 +192,8 @@ pub(super) async fn text(response: Response) -> String {
 
 /// What an element of the page with this id says.
 pub(super) fn says(page: &str, id: &str) -> String {
-    let (_, after) = page.split_once(&format!(" id=\"{id}\"")).unwrap_or_else(|| panic!("no {id} in {page}"));
+    let (_, after) =
+        page.split_once(&format!(" id=\"{id}\"")).unwrap_or_else(|| panic!("no {id} in {page}"));
     let (_, text) = after.split_once('>').unwrap();
     text.split('<').next().unwrap().to_owned()
 }

@@ -19,7 +19,10 @@ async fn a_browser_signs_in_reads_its_figures_and_signs_out() {
     server.settled(&person("free", "free"), 3).await;
 
     let stranger = server.client.get(server.url("/billing")).send().await.unwrap();
-    assert_eq!((stranger.status().as_u16(), &stranger.headers()["www-authenticate"]), (401, &http::HeaderValue::from_static("Bearer")));
+    assert_eq!(
+        (stranger.status().as_u16(), &stranger.headers()["www-authenticate"]),
+        (401, &http::HeaderValue::from_static("Bearer"))
+    );
     assert!(text(stranger).await.contains("action=\"/billing/sign-in\""));
 
     let wrong = server.form("/billing/sign-in", None, "token=guess").send().await.unwrap();
@@ -27,19 +30,43 @@ async fn a_browser_signs_in_reads_its_figures_and_signs_out() {
     assert!(text(wrong).await.contains("role=\"alert\""));
 
     let origin = format!("http://{}", server.address);
-    let right = server.form("/billing/sign-in", None, "token=+free+").header("origin", &origin).send().await.unwrap();
-    assert_eq!((right.status().as_u16(), &right.headers()["location"]), (303, &http::HeaderValue::from_static("/billing")));
+    let right = server
+        .form("/billing/sign-in", None, "token=+free+")
+        .header("origin", &origin)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        (right.status().as_u16(), &right.headers()["location"]),
+        (303, &http::HeaderValue::from_static("/billing"))
+    );
     assert_eq!(
         right.headers()["set-cookie"],
         "session=free; Path=/; HttpOnly; SameSite=Strict",
         "no TLS is needed on the loopback interface"
     );
     // Behind a proxy that says nothing of the site's own name.
-    let outside = server.form("/billing/sign-in", None, "token=free").header("origin", "https://credits.example").send().await.unwrap();
-    assert_eq!(outside.headers()["set-cookie"], "session=free; Path=/; HttpOnly; SameSite=Strict; Secure");
+    let outside = server
+        .form("/billing/sign-in", None, "token=free")
+        .header("origin", "https://credits.example")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        outside.headers()["set-cookie"],
+        "session=free; Path=/; HttpOnly; SameSite=Strict; Secure"
+    );
     let silent = server.form("/billing/sign-in", None, "token=free").send().await.unwrap();
-    assert_eq!(silent.headers()["set-cookie"], "session=free; Path=/; HttpOnly; SameSite=Strict; Secure");
-    let plain = server.form("/billing/sign-in", None, "token=free").header("origin", "http://credits.example").send().await.unwrap();
+    assert_eq!(
+        silent.headers()["set-cookie"],
+        "session=free; Path=/; HttpOnly; SameSite=Strict; Secure"
+    );
+    let plain = server
+        .form("/billing/sign-in", None, "token=free")
+        .header("origin", "http://credits.example")
+        .send()
+        .await
+        .unwrap();
     assert_eq!((plain.status().as_u16(), plain.headers().get("set-cookie")), (401, None));
     assert!(text(plain).await.contains("open this page with https"));
     for (body, status, says) in [("", 422, "`token`"), ("token=a%3Bb", 401, "not allowed there")] {
@@ -51,37 +78,95 @@ async fn a_browser_signs_in_reads_its_figures_and_signs_out() {
     let reloaded = server.client.get(server.url("/billing/sign-in")).send().await.unwrap();
     assert_eq!(reloaded.status(), 303);
 
-    let response = server.client.get(server.url("/billing")).header("cookie", "session=free").header("sec-fetch-site", "none").send().await;
+    let response = server
+        .client
+        .get(server.url("/billing"))
+        .header("cookie", "session=free")
+        .header("sec-fetch-site", "none")
+        .send()
+        .await;
     let response = response.unwrap();
     let policy = response.headers()["content-security-policy"].to_str().unwrap().to_owned();
-    assert!(policy.starts_with("default-src 'none'; style-src 'self';") && !policy.contains("unsafe"), "{policy}");
+    assert!(
+        policy.starts_with("default-src 'none'; style-src 'self';") && !policy.contains("unsafe"),
+        "{policy}"
+    );
     assert_eq!(response.headers()["cache-control"], "no-store");
     let page = text(response).await;
-    assert!(!page.contains("<script") && !page.contains(" style="), "nothing that the policy forbids");
-    let figures =
-        ["account", "tier", "period", "included-used", "included", "included-left", "used", "pay-as-you-go", "held", "requests", "compute"];
-    let expected =
-        ["user:free", "free", "November 2026", "$0.00036", "$0.0012", "$0.00084", "$0.00036", "$0.00", "$0.00", "3", "3.000000 s"];
+    assert!(
+        !page.contains("<script") && !page.contains(" style="),
+        "nothing that the policy forbids"
+    );
+    let figures = [
+        "account",
+        "tier",
+        "period",
+        "included-used",
+        "included",
+        "included-left",
+        "used",
+        "pay-as-you-go",
+        "held",
+        "requests",
+        "compute",
+    ];
+    let expected = [
+        "user:free",
+        "free",
+        "November 2026",
+        "$0.00036",
+        "$0.0012",
+        "$0.00084",
+        "$0.00036",
+        "$0.00",
+        "$0.00",
+        "3",
+        "3.000000 s",
+    ];
     assert_eq!(figures.map(|id| says(&page, id)), expected);
     assert!(page.contains("datetime=\"2026-12-01T00:00:00Z\">1 December 2026, 00:00 UTC<"));
     assert!(page.contains("max=\"1200000\" value=\"360000\""), "the bar");
 
     let (_, before) = server.page("free", "?period=2026-10").await;
-    assert_eq!((says(&before, "period").as_str(), says(&before, "used").as_str()), ("October 2026", "$0.00"));
+    assert_eq!(
+        (says(&before, "period").as_str(), says(&before, "used").as_str()),
+        ("October 2026", "$0.00")
+    );
     assert_eq!(server.page("free", "?period=october").await.0, 400);
     let twice = server.page("free", "?organisation=a&organisation=b").await;
     assert!(twice.0 == 400 && twice.1.contains("each once"), "{twice:?}");
     // Who reads pages reads a page.
-    let page = server.client.get(server.url("/billing?period=october")).header("cookie", "session=free").header("sec-fetch-site", "none");
+    let page = server
+        .client
+        .get(server.url("/billing?period=october"))
+        .header("cookie", "session=free")
+        .header("sec-fetch-site", "none");
     let page = page.header("accept", "text/html,*/*").send().await.unwrap();
-    assert_eq!((page.status().as_u16(), page.headers()["content-type"].to_str().unwrap()), (400, "text/html; charset=utf-8"));
+    assert_eq!(
+        (page.status().as_u16(), page.headers()["content-type"].to_str().unwrap()),
+        (400, "text/html; charset=utf-8")
+    );
     assert!(text(page).await.contains("period=2026-11"));
-    assert!(before.contains("No day of this month has costs") && !before.contains("id=\"held\""), "{before}");
+    assert!(
+        before.contains("No day of this month has costs") && !before.contains("id=\"held\""),
+        "{before}"
+    );
     let oldest = server.page("free", "?period=2025-11").await.1;
-    assert!(oldest.contains("rel=\"next\"") && !oldest.contains("rel=\"prev\""), "thirteen months are kept");
+    assert!(
+        oldest.contains("rel=\"next\"") && !oldest.contains("rel=\"prev\""),
+        "thirteen months are kept"
+    );
 
-    let out = server.form("/billing/sign-out", Some("free"), "").header("origin", &origin).send().await.unwrap();
-    assert_eq!(out.headers()["set-cookie"], "session=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0");
+    let out = server
+        .form("/billing/sign-out", Some("free"), "")
+        .header("origin", &origin)
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        out.headers()["set-cookie"],
+        "session=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0"
+    );
 }
 
 #[tokio::test]
@@ -106,7 +191,11 @@ async fn an_owner_sets_a_spending_limit_hits_it_and_removes_it() {
     let server = Server::start().await;
     let (_, page) = server.page("pro", "").await;
     assert_eq!(says(&page, "spending-limit"), "no limit");
-    let set = server.form("/billing/spending-limit", Some("pro"), "limit=%240.00024").send().await.unwrap();
+    let set = server
+        .form("/billing/spending-limit", Some("pro"), "limit=%240.00024")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(set.status(), 303);
     assert_eq!(says(&server.page("pro", "").await.1, "spending-limit"), "$0.00024");
     // Ten that are included and two on top.
@@ -118,35 +207,56 @@ async fn an_owner_sets_a_spending_limit_hits_it_and_removes_it() {
     assert!(says(&page, "notice").starts_with("Your spending limit is reached"), "{page}");
     assert_eq!(says(&page, "pay-as-you-go"), "$0.00024");
 
-    let wrong = server.form("/billing/spending-limit", Some("pro"), "limit=a+lot").send().await.unwrap();
+    let wrong =
+        server.form("/billing/spending-limit", Some("pro"), "limit=a+lot").send().await.unwrap();
     assert_eq!(wrong.status(), 422);
     let page = text(wrong).await;
     assert!(
-        page.contains("aria-describedby=\"limit-words limit-error\"") && page.contains("value=\"a lot\""),
+        page.contains("aria-describedby=\"limit-words limit-error\"")
+            && page.contains("value=\"a lot\""),
         "what was typed is not lost: {page}"
     );
     assert_eq!(says(&page, "spending-limit"), "$0.00024");
 
     // Another site's page can send forms and cookies, and no word of being from here.
     for origin in ["cross-site", "same-site"] {
-        let forged =
-            server.client.post(server.url("/billing/spending-limit")).header("cookie", "session=pro").header("sec-fetch-site", origin);
-        let forged = forged.header("content-type", "application/x-www-form-urlencoded").body("remove=yes&limit=").send().await.unwrap();
+        let forged = server
+            .client
+            .post(server.url("/billing/spending-limit"))
+            .header("cookie", "session=pro")
+            .header("sec-fetch-site", origin);
+        let forged = forged
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body("remove=yes&limit=")
+            .send()
+            .await
+            .unwrap();
         assert_eq!(forged.status(), 403, "{origin}");
     }
     // A password that a browser knows it sends along with other sites' forms.
-    let forged = server.form("/billing/spending-limit", Some("pro"), "remove=yes&limit=").header("authorization", "Basic cHJvOnBybw==");
+    let forged = server
+        .form("/billing/spending-limit", Some("pro"), "remove=yes&limit=")
+        .header("authorization", "Basic cHJvOnBybw==");
     let forged = forged.header("sec-fetch-site", "cross-site").send().await.unwrap();
     assert_eq!(forged.status(), 403);
-    let unclear = server.form("/billing/spending-limit", Some("pro"), "limit=25&remove=no").send().await.unwrap();
+    let unclear = server
+        .form("/billing/spending-limit", Some("pro"), "limit=25&remove=no")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(unclear.status(), 422);
     assert_eq!(says(&server.page("pro", "").await.1, "spending-limit"), "$0.00024");
-    let removed = server.form("/billing/spending-limit", Some("pro"), "limit=&remove=yes").send().await.unwrap();
+    let removed = server
+        .form("/billing/spending-limit", Some("pro"), "limit=&remove=yes")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(removed.status(), 303);
     assert_eq!(says(&server.page("pro", "").await.1, "spending-limit"), "no limit");
     assert_eq!(server.run("pro", "/models/echo", &[]).await, 200);
 
-    let free = server.form("/billing/spending-limit", Some("free"), "limit=1").send().await.unwrap();
+    let free =
+        server.form("/billing/spending-limit", Some("free"), "limit=1").send().await.unwrap();
     assert_eq!(free.status(), 403, "who pays nothing on top has nothing to limit");
 }
 
@@ -163,7 +273,11 @@ async fn an_organisation_pays_for_its_members_where_they_say_so() {
     assert_eq!(server.run("ann", "/models/echo", &[]).await, 200, "and for herself without");
     // The same answer whether there is such an organisation or not.
     let denied = async |token: &str, organisation: &str| {
-        let request = server.client.post(server.url("/models/echo")).bearer_auth(token).header("x-hf-bill-to", organisation);
+        let request = server
+            .client
+            .post(server.url("/models/echo"))
+            .bearer_auth(token)
+            .header("x-hf-bill-to", organisation);
         let response = request.send().await.unwrap();
         (response.status().as_u16(), text(response).await)
     };
@@ -174,26 +288,48 @@ async fn an_organisation_pays_for_its_members_where_they_say_so() {
 
     let member = Identity::new("ann".parse().unwrap(), acme, "enterprise".parse().unwrap());
     let statement = server.settled(&member, 5).await;
-    assert_eq!((statement.included, statement.used, statement.seats.get()), (nanos(3_600_000), nanos(600_000), 3));
+    assert_eq!(
+        (statement.included, statement.used, statement.seats.get()),
+        (nanos(3_600_000), nanos(600_000), 3)
+    );
     server.settled(&person("ann", "pro"), 1).await;
 
     let (status, bill) = server.json("ben", "?organisation=acme").await;
-    assert_eq!((status.as_u16(), bill["account"].as_str(), bill["used_nano_usd"].as_i64()), (200, Some("org:acme"), Some(600_000)));
-    let members: BTreeMap<_, _> =
-        bill["members"].as_array().unwrap().iter().map(|m| (m["subject"].as_str(), m["cost_nano_usd"].as_i64())).collect();
-    assert_eq!(members, BTreeMap::from([(Some("ann"), Some(240_000)), (Some("ben"), Some(360_000))]));
+    assert_eq!(
+        (status.as_u16(), bill["account"].as_str(), bill["used_nano_usd"].as_i64()),
+        (200, Some("org:acme"), Some(600_000))
+    );
+    let members: BTreeMap<_, _> = bill["members"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|m| (m["subject"].as_str(), m["cost_nano_usd"].as_i64()))
+        .collect();
+    assert_eq!(
+        members,
+        BTreeMap::from([(Some("ann"), Some(240_000)), (Some("ben"), Some(360_000))])
+    );
 
     let (_, page) = server.page("ann", "?organisation=acme").await;
     assert_eq!(
-        (says(&page, "account").as_str(), says(&page, "used").as_str(), says(&page, "seats").as_str()),
+        (
+            says(&page, "account").as_str(),
+            says(&page, "used").as_str(),
+            says(&page, "seats").as_str()
+        ),
         ("org:acme", "$0.0006", "3")
     );
     assert!(
-        page.contains("id=\"table-member\"") && !page.contains("action=\"/billing/spending-limit\""),
+        page.contains("id=\"table-member\"")
+            && !page.contains("action=\"/billing/spending-limit\""),
         "its limit is not its members' to set"
     );
     assert!(page.contains("href=\"/billing?organisation=acme\" aria-current=\"page\""));
-    let set = server.form("/billing/spending-limit?organisation=acme", Some("ann"), "limit=1").send().await.unwrap();
+    let set = server
+        .form("/billing/spending-limit?organisation=acme", Some("ann"), "limit=1")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(set.status(), 403);
 }
 
@@ -213,24 +349,57 @@ async fn nobody_sees_anothers_bill() {
         ] {
             let mut answers = Vec::new();
             for token in ["free", "pro"] {
-                let response = server.client.get(server.url(&format!("{path}{query}"))).bearer_auth(token).send().await.unwrap();
+                let response = server
+                    .client
+                    .get(server.url(&format!("{path}{query}")))
+                    .bearer_auth(token)
+                    .send()
+                    .await
+                    .unwrap();
                 let status = response.status();
                 answers.push((status, text(response).await));
             }
-            assert!(answers.iter().all(|answer| answer.0 == 403 && *answer == answers[0]), "{path}{query}: {answers:?}");
+            assert!(
+                answers.iter().all(|answer| answer.0 == 403 && *answer == answers[0]),
+                "{path}{query}: {answers:?}"
+            );
         }
         for query in ["?account=user:pro", "?subject=pro&user=pro"] {
-            let response = server.client.get(server.url(&format!("{path}{query}"))).bearer_auth("free").send().await.unwrap();
+            let response = server
+                .client
+                .get(server.url(&format!("{path}{query}")))
+                .bearer_auth("free")
+                .send()
+                .await
+                .unwrap();
             assert_eq!(response.status(), 200);
             let body = text(response).await;
-            assert!(!body.contains("user:pro") && !body.contains("echo"), "{path}{query}: everybody sees their own");
+            assert!(
+                !body.contains("user:pro") && !body.contains("echo"),
+                "{path}{query}: everybody sees their own"
+            );
         }
         let none = server.client.get(server.url(path)).send().await.unwrap();
         assert_eq!(none.status(), 401);
-        let header = server.client.get(server.url(path)).bearer_auth("free").header("x-hf-bill-to", "acme").send().await.unwrap();
+        let header = server
+            .client
+            .get(server.url(path))
+            .bearer_auth("free")
+            .header("x-hf-bill-to", "acme")
+            .send()
+            .await
+            .unwrap();
         assert_eq!(header.status(), 403);
-        let both = server.client.get(server.url(path)).header("cookie", "session=free; session=pro").header("sec-fetch-site", "none");
-        assert_eq!(both.send().await.unwrap().status(), 401, "which of two would count is anybody's guess");
+        let both = server
+            .client
+            .get(server.url(path))
+            .header("cookie", "session=free; session=pro")
+            .header("sec-fetch-site", "none");
+        assert_eq!(
+            both.send().await.unwrap().status(),
+            401,
+            "which of two would count is anybody's guess"
+        );
     }
 }
 
@@ -248,7 +417,10 @@ async fn whose_limit_is_reached_is_said_as_it_is() {
         (Some("500.00"), 402, "All credits are used up"),
         (Some("0.00012"), 403, "Your spending limit is reached"),
     ] {
-        accounts.set_spending_limit(&capped.account, own.map(|own| own.parse().unwrap())).await.unwrap();
+        accounts
+            .set_spending_limit(&capped.account, own.map(|own| own.parse().unwrap()))
+            .await
+            .unwrap();
         assert_eq!(server.run("capped", "/models/echo", &[]).await, status, "{own:?}");
         let (_, page) = server.page("capped", "").await;
         assert!(says(&page, "notice").starts_with(notice), "{own:?}: {}", says(&page, "notice"));
@@ -268,7 +440,8 @@ async fn features_stand_apart_and_draw_on_the_same_credits() {
         "the host's word stands in place of the route's"
     );
     let statement = server.settled(&person("pro", "pro"), 4).await;
-    let features: BTreeMap<_, _> = statement.lines.iter().map(|line| (line.feature.as_str(), line.usage.requests)).collect();
+    let features: BTreeMap<_, _> =
+        statement.lines.iter().map(|line| (line.feature.as_str(), line.usage.requests)).collect();
     assert_eq!(features, BTreeMap::from([("api", 1), ("playground", 2), ("widget", 1)]));
     assert_eq!(statement.used, nanos(4 * SLICE));
     let (_, page) = server.page("pro", "").await;
@@ -281,11 +454,19 @@ async fn features_stand_apart_and_draw_on_the_same_credits() {
 #[tokio::test]
 async fn in_shadow_mode_a_wrong_payer_is_the_callers_own_account() {
     let clock = november();
-    let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).shadow().build().unwrap();
-    let service = ServiceBuilder::new().layer(meter.clone()).service(tower::service_fn(move |_: http::Request<Empty<Bytes>>| {
-        clock.advance(seconds(1));
-        std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(Empty::<Bytes>::new())))
-    }));
+    let meter = meter(MemoryLedger::with_clock(clock.clone()))
+        .clock(clock.clone())
+        .shadow()
+        .build()
+        .unwrap();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(tower::service_fn(
+        move |_: http::Request<Empty<Bytes>>| {
+            clock.advance(seconds(1));
+            std::future::ready(Ok::<_, std::convert::Infallible>(http::Response::new(
+                Empty::<Bytes>::new(),
+            )))
+        },
+    ));
     let mut request = request("alice", "pro", Empty::new());
     request.headers_mut().insert("x-hf-bill-to", http::HeaderValue::from_static("acme"));
     assert_eq!(service.oneshot(request).await.unwrap().status(), 200);
@@ -296,12 +477,24 @@ async fn in_shadow_mode_a_wrong_payer_is_the_callers_own_account() {
 #[tokio::test(start_paused = true)]
 async fn who_is_identified_elsewhere_is_not_waited_for_without_end() {
     let identify = tower_credits::IdentifyWith::new(|_| std::future::pending());
-    let meter = CreditMeter::builder(Plan::from_toml(crate::bill::PLAN).unwrap(), MemoryLedger::new(), identify).build().unwrap();
-    let app = Router::new().route("/models/{model}", post(async || "ok")).layer(meter.clone()).merge(billing::router(&meter));
+    let meter = CreditMeter::builder(
+        Plan::from_toml(crate::bill::PLAN).unwrap(),
+        MemoryLedger::new(),
+        identify,
+    )
+    .build()
+    .unwrap();
+    let app = Router::new()
+        .route("/models/{model}", post(async || "ok"))
+        .layer(meter.clone())
+        .merge(billing::router(&meter));
     for path in ["/models/echo", "/billing", "/billing.json", "/billing.csv"] {
-        let request = http::Request::builder().method(if path.starts_with("/m") { "POST" } else { "GET" }).uri(path);
+        let request = http::Request::builder()
+            .method(if path.starts_with("/m") { "POST" } else { "GET" })
+            .uri(path);
         let began = tokio::time::Instant::now();
-        let response = app.clone().oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
+        let response =
+            app.clone().oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap();
         assert_eq!((response.status().as_u16(), began.elapsed().as_secs()), (503, 5), "{path}");
     }
 }

@@ -24,7 +24,8 @@ async fn a_reported_time_takes_precedence() {
         ("both", "pro", 4),
         ("absurd", "pro", 60),
         ("none", "pro", 60),
-        // More than the second that is on hold: a request that stops costs as much as its account can pay.
+        // More than the second that is on hold: a request that stops costs as much as its account
+        // can pay.
         ("extension", "free", 3),
         ("stopwatch", "free", 2),
         ("report", "ten", 4),
@@ -33,44 +34,58 @@ async fn a_reported_time_takes_precedence() {
         let clock = november();
         let meter = metered(&clock);
         let passing = clock.clone();
-        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
-            let compute = request.extensions().get::<ComputeClock>().unwrap().clone();
-            let passing = passing.clone();
-            async move {
-                let mut response = Response::new(Empty::<Bytes>::new());
-                if case == "stopwatch" || case == "both" {
-                    compute.start();
-                    passing.advance(seconds(2));
-                    compute.pause();
-                    passing.advance(seconds(58));
-                } else {
-                    passing.advance(seconds(60));
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+            move |request: Request<Empty<Bytes>>| {
+                let compute = request.extensions().get::<ComputeClock>().unwrap().clone();
+                let passing = passing.clone();
+                async move {
+                    let mut response = Response::new(Empty::<Bytes>::new());
+                    if case == "stopwatch" || case == "both" {
+                        compute.start();
+                        passing.advance(seconds(2));
+                        compute.pause();
+                        passing.advance(seconds(58));
+                    } else {
+                        passing.advance(seconds(60));
+                    }
+                    match case {
+                        "extension" => {
+                            drop(response.extensions_mut().insert(ComputeTime(seconds(3))))
+                        }
+                        "report" | "both" => compute.report(seconds(4)),
+                        "absurd" => compute.report(Duration::MAX),
+                        _ => {}
+                    }
+                    Ok::<_, Infallible>(response)
                 }
-                match case {
-                    "extension" => drop(response.extensions_mut().insert(ComputeTime(seconds(3)))),
-                    "report" | "both" => compute.report(seconds(4)),
-                    "absurd" => compute.report(Duration::MAX),
-                    _ => {}
-                }
-                Ok::<_, Infallible>(response)
-            }
-        }));
+            },
+        ));
         service.oneshot(request("alice", tier, Empty::new())).await.unwrap();
-        assert_eq!(settled(&meter, "alice", tier, 1).await.used, nanos(SLICE * expected), "{case} {tier}");
+        assert_eq!(
+            settled(&meter, "alice", tier, 1).await.used,
+            nanos(SLICE * expected),
+            "{case} {tier}"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn until_the_head_only_where_that_is_set() {
     let clock = november();
-    let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).until_head().build().unwrap();
+    let meter = meter(MemoryLedger::with_clock(clock.clone()))
+        .clock(clock.clone())
+        .until_head()
+        .build()
+        .unwrap();
     let (feed, body) = Fed::new();
     let (body, passing) = (Once::new(body), clock.clone());
-    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
-        passing.advance(seconds(1));
-        let body = body.take();
-        async move { Ok::<_, Infallible>(Response::new(body)) }
-    }));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |_: Request<Empty<Bytes>>| {
+            passing.advance(seconds(1));
+            let body = body.take();
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        },
+    ));
     let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
     let mut body = Box::pin(response.into_body());
     assert!(body.frame().now_or_never().is_none(), "the wait that follows is computation");
@@ -87,19 +102,25 @@ async fn a_request_belongs_to_the_month_of_its_admission() {
     clock.advance(november.ends() - november.begins() - Duration::from_millis(1));
     let meter = metered(&clock);
     let passing = clock.clone();
-    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
-        // Ten seconds, of which all but a millisecond are December's. A `stop` request keeps its slice filled across midnight.
-        let passing = passing.clone();
-        async move {
-            for _ in 0..40 {
-                passing.advance(Duration::from_millis(250));
-                tokio::time::sleep(Duration::from_millis(250)).await;
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |_: Request<Empty<Bytes>>| {
+            // Ten seconds, of which all but a millisecond are December's. A `stop` request keeps
+            // its slice filled across midnight.
+            let passing = passing.clone();
+            async move {
+                for _ in 0..40 {
+                    passing.advance(Duration::from_millis(250));
+                    tokio::time::sleep(Duration::from_millis(250)).await;
+                }
+                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
             }
-            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-        }
-    }));
+        },
+    ));
     let (first, second) = (service.clone(), service);
-    assert_eq!(first.oneshot(request("alice", "free", Empty::new())).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(
+        first.oneshot(request("alice", "free", Empty::new())).await.unwrap().status(),
+        StatusCode::OK
+    );
     second.oneshot(request("alice", "free", Empty::new())).await.unwrap();
 
     let alice: Identity = identity("alice", "free");
@@ -109,25 +130,33 @@ async fn a_request_belongs_to_the_month_of_its_admission() {
             (statement.requests() == 1 && statement.held.is_zero()).then_some(statement)
         })
         .await;
-        assert_eq!((statement.used, statement.lines[0].day), (nanos(10 * SLICE), Some(day)), "{period}");
+        assert_eq!(
+            (statement.used, statement.lines[0].day),
+            (nanos(10 * SLICE), Some(day)),
+            "{period}"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn an_upgrade_is_charged_while_the_handler_keeps_its_clock_and_refused_otherwise() {
     // WebSockets over HTTP/2 come as a CONNECT that succeeds.
-    for (keeps, method, status) in [(true, "GET", 101), (false, "GET", 101), (true, "CONNECT", 200), (false, "CONNECT", 200)] {
+    for (keeps, method, status) in
+        [(true, "GET", 101), (false, "GET", 101), (true, "CONNECT", 200), (false, "CONNECT", 200)]
+    {
         let clock = november();
         let meter = metered(&clock);
         let kept = std::sync::Arc::new(std::sync::Mutex::new(None));
         let keep = kept.clone();
-        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
-            if keeps {
-                *keep.lock().unwrap() = request.extensions().get::<ComputeClock>().cloned();
-            }
-            let response = Response::builder().status(status).body(Empty::<Bytes>::new());
-            async move { Ok::<_, Infallible>(response.unwrap()) }
-        }));
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+            move |request: Request<Empty<Bytes>>| {
+                if keeps {
+                    *keep.lock().unwrap() = request.extensions().get::<ComputeClock>().cloned();
+                }
+                let response = Response::builder().status(status).body(Empty::<Bytes>::new());
+                async move { Ok::<_, Infallible>(response.unwrap()) }
+            },
+        ));
         let mut upgrade = request("alice", "free", Empty::new());
         *upgrade.method_mut() = method.parse().unwrap();
         let response = service.oneshot(upgrade).await.unwrap();
@@ -135,7 +164,10 @@ async fn an_upgrade_is_charged_while_the_handler_keeps_its_clock_and_refused_oth
         drop(response);
         clock.advance(seconds(20));
         drop(kept.lock().unwrap().take());
-        assert_eq!(settled(&meter, "alice", "free", 1).await.compute(), seconds(if keeps { 20 } else { 0 }));
+        assert_eq!(
+            settled(&meter, "alice", "free", 1).await.compute(),
+            seconds(if keeps { 20 } else { 0 })
+        );
     }
 }
 
@@ -143,15 +175,18 @@ async fn an_upgrade_is_charged_while_the_handler_keeps_its_clock_and_refused_oth
 #[tokio::test(start_paused = true)]
 async fn a_report_that_uses_up_half_of_the_hold_is_refilled_at_once() {
     let clock = november();
-    let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).build().unwrap();
+    let meter =
+        meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).build().unwrap();
     let (clocks, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
-        clocks.send(request.extensions().get::<ComputeClock>().unwrap().clone()).unwrap();
-        let (feed, body) = Fed::new();
-        // It goes on until somebody drops it.
-        std::mem::forget(feed);
-        async move { Ok::<_, Infallible>(Response::new(body)) }
-    }));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |request: Request<Empty<Bytes>>| {
+            clocks.send(request.extensions().get::<ComputeClock>().unwrap().clone()).unwrap();
+            let (feed, body) = Fed::new();
+            // It goes on until somebody drops it.
+            std::mem::forget(feed);
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        },
+    ));
     let response = service.clone().oneshot(request("alice", "free", Empty::new())).await.unwrap();
     let compute = told.recv().await.unwrap();
     let began = tokio::time::Instant::now();
@@ -166,7 +201,11 @@ async fn a_report_that_uses_up_half_of_the_hold_is_refilled_at_once() {
     assert_eq!((compute.so_far(), compute.left()), (Duration::from_millis(600), seconds(1)));
     drop(response);
     assert_eq!(settled(&meter, "alice", "free", 1).await.used, nanos(SLICE * 6 / 10));
-    assert_eq!((compute.so_far(), compute.left()), (Duration::ZERO, Duration::ZERO), "it has ended");
+    assert_eq!(
+        (compute.so_far(), compute.left()),
+        (Duration::ZERO, Duration::ZERO),
+        "it has ended"
+    );
     // Whoever runs in its place is not touched by it.
     let next = service.oneshot(request("alice", "free", Empty::new())).await.unwrap();
     compute.report(seconds(100));

@@ -1,4 +1,5 @@
-//! Tower's contract: readiness and backpressure pass through, and the readied service is the one called.
+//! Tower's contract: readiness and backpressure pass through, and the readied service is the one
+//! called.
 
 use std::{
     convert::Infallible,
@@ -64,7 +65,13 @@ async fn backpressure_passes_through_and_the_readied_service_is_called() {
     assert_eq!(settled(&meter, "alice", "pro", 3).await.requests(), 3);
 }
 
-fn echo() -> impl Service<Request<Empty<Bytes>>, Response = Response<Empty<Bytes>>, Error = Infallible, Future: Send> + Clone + Send {
+fn echo() -> impl Service<
+    Request<Empty<Bytes>>,
+    Response = Response<Empty<Bytes>>,
+    Error = Infallible,
+    Future: Send,
+> + Clone
++ Send {
     service_fn(|_: Request<Empty<Bytes>>| async {
         tokio::time::sleep(Duration::from_millis(10)).await;
         Ok(Response::new(Empty::new()))
@@ -74,16 +81,19 @@ fn echo() -> impl Service<Request<Empty<Bytes>>, Response = Response<Empty<Bytes
 #[tokio::test(start_paused = true)]
 async fn works_under_and_over_buffer_concurrency_limit_and_timeout() {
     let meter = meter(MemoryLedger::new()).build().unwrap();
-    let limits = ServiceBuilder::new().buffer(8).concurrency_limit(2).timeout(Duration::from_secs(5));
+    let limits =
+        ServiceBuilder::new().buffer(8).concurrency_limit(2).timeout(Duration::from_secs(5));
     let outside = limits.clone().layer(meter.clone()).service(echo());
-    let calls: Vec<_> = (0..8).map(|_| outside.clone().oneshot(request("outside", "pro", Empty::new()))).collect();
+    let calls: Vec<_> =
+        (0..8).map(|_| outside.clone().oneshot(request("outside", "pro", Empty::new()))).collect();
     for answer in futures_util::future::join_all(calls).await {
         assert_eq!(answer.unwrap().status(), 200);
     }
     assert_eq!(settled(&meter, "outside", "pro", 8).await.requests(), 8);
 
     let inside = ServiceBuilder::new().layer(meter.clone()).layer(limits).service(echo());
-    let calls: Vec<_> = (0..8).map(|_| inside.clone().oneshot(request("inside", "pro", Empty::new()))).collect();
+    let calls: Vec<_> =
+        (0..8).map(|_| inside.clone().oneshot(request("inside", "pro", Empty::new()))).collect();
     for answer in futures_util::future::join_all(calls).await {
         let answer: Result<_, BoxError> = answer;
         assert_eq!(answer.unwrap().status(), 200);
@@ -94,7 +104,8 @@ async fn works_under_and_over_buffer_concurrency_limit_and_timeout() {
 #[tokio::test(start_paused = true)]
 async fn a_timeout_on_either_side_bills_what_ran() {
     let clock = november();
-    let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).build().unwrap();
+    let meter =
+        meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).build().unwrap();
     let stuck = |clock: tower_credits::ManualClock| {
         service_fn(move |_: Request<Empty<Bytes>>| {
             clock.advance(seconds(2));
@@ -102,8 +113,10 @@ async fn a_timeout_on_either_side_bills_what_ran() {
         })
     };
     let timeout = Duration::from_millis(400);
-    let outside = ServiceBuilder::new().timeout(timeout).layer(meter.clone()).service(stuck(clock.clone()));
-    let inside = ServiceBuilder::new().layer(meter.clone()).timeout(timeout).service(stuck(clock.clone()));
+    let outside =
+        ServiceBuilder::new().timeout(timeout).layer(meter.clone()).service(stuck(clock.clone()));
+    let inside =
+        ServiceBuilder::new().layer(meter.clone()).timeout(timeout).service(stuck(clock.clone()));
     for (user, answer) in [
         ("outside", outside.oneshot(request("outside", "pro", Empty::new())).await.map(drop)),
         ("inside", inside.oneshot(request("inside", "pro", Empty::new())).await.map(drop)),
@@ -118,15 +131,22 @@ async fn the_worker_can_be_run_by_its_owner_and_ends_with_the_meter() {
     let (meter, worker) = meter(MemoryLedger::new()).build_with_worker().unwrap();
     let worker = tokio::spawn(worker.run());
     let together = Arc::new(Barrier::new(4));
-    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
-        let together = Arc::clone(&together);
-        async move {
-            together.wait().await;
-            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-        }
-    }));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |_: Request<Empty<Bytes>>| {
+            let together = Arc::clone(&together);
+            async move {
+                together.wait().await;
+                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+            }
+        },
+    ));
     let calls = (0..4).map(|_| service.clone().oneshot(request("alice", "pro", Empty::new())));
-    assert!(futures_util::future::join_all(calls).await.into_iter().all(|answer| answer.unwrap().status() == 200));
+    assert!(
+        futures_util::future::join_all(calls)
+            .await
+            .into_iter()
+            .all(|answer| answer.unwrap().status() == 200)
+    );
     settled(&meter, "alice", "pro", 4).await;
     drop((meter, service));
     tokio::time::timeout(seconds(5), worker).await.expect("it ends").unwrap();
@@ -134,8 +154,18 @@ async fn the_worker_can_be_run_by_its_owner_and_ends_with_the_meter() {
 
 #[test]
 fn settings_that_cannot_be_are_refused_by_name() {
-    let refused = |builder: tower_credits::CreditMeterBuilder| builder.build().unwrap_err().to_string();
-    assert_eq!(refused(meter(MemoryLedger::new()).deadline(Duration::ZERO)), "deadline cannot be used: set 1 ms to 5 s");
-    assert_eq!(refused(meter(MemoryLedger::new()).flush(Duration::MAX)), "flush cannot be used: set 1 ms to 60 s");
-    assert!(refused(meter(MemoryLedger::new()).unavailable_status(http::StatusCode::OK)).starts_with("unavailable_status"));
+    let refused =
+        |builder: tower_credits::CreditMeterBuilder| builder.build().unwrap_err().to_string();
+    assert_eq!(
+        refused(meter(MemoryLedger::new()).deadline(Duration::ZERO)),
+        "deadline cannot be used: set 1 ms to 5 s"
+    );
+    assert_eq!(
+        refused(meter(MemoryLedger::new()).flush(Duration::MAX)),
+        "flush cannot be used: set 1 ms to 60 s"
+    );
+    assert!(
+        refused(meter(MemoryLedger::new()).unavailable_status(http::StatusCode::OK))
+            .starts_with("unavailable_status")
+    );
 }

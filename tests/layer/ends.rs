@@ -23,7 +23,8 @@ struct World {
 impl World {
     fn new() -> Self {
         let clock = november();
-        let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).build().unwrap();
+        let meter =
+            meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).build().unwrap();
         Self { clock, meter }
     }
 
@@ -35,7 +36,12 @@ impl World {
     fn serving<B>(
         &self,
         body: B,
-    ) -> impl Service<Request<Empty<Bytes>>, Response = Response<MeterBody<B>>, Error = Infallible, Future: Send> + use<B>
+    ) -> impl Service<
+        Request<Empty<Bytes>>,
+        Response = Response<MeterBody<B>>,
+        Error = Infallible,
+        Future: Send,
+    > + use<B>
     where
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
@@ -74,9 +80,12 @@ impl World {
 async fn complete() {
     let world = World::new();
     let clock = world.clock.clone();
-    let response = world.respond(Frames::text(&["a", "b", "c"]).computing(move || clock.advance(seconds(1)))).await;
+    let response = world
+        .respond(Frames::text(&["a", "b", "c"]).computing(move || clock.advance(seconds(1))))
+        .await;
     assert_eq!(read(response).await.unwrap(), b"abc");
-    // What a body computes while it is polled is computation, also where that finds the frame ready.
+    // What a body computes while it is polled is computation, also where that finds the frame
+    // ready.
     world.billed(5).await;
 }
 
@@ -114,7 +123,8 @@ async fn the_service_fails() {
         async { Err::<Response<Empty<Bytes>>, _>("no") }
     }));
     // The error is the service's own, of its own type.
-    let error: &'static str = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap_err();
+    let error: &'static str =
+        service.oneshot(request("alice", "pro", Empty::new())).await.unwrap_err();
     assert_eq!(error, "no");
     world.billed(3).await;
 }
@@ -130,7 +140,9 @@ async fn the_service_panics() {
             broken().await
         }
     }));
-    let panicked = AssertUnwindSafe(service.oneshot(request("alice", "pro", Empty::new()))).catch_unwind().await;
+    let panicked = AssertUnwindSafe(service.oneshot(request("alice", "pro", Empty::new())))
+        .catch_unwind()
+        .await;
     assert!(panicked.is_err());
     world.billed(4).await;
 }
@@ -149,7 +161,8 @@ async fn cancelled_before_the_head() {
         std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
     }));
     let call = tokio::spawn(service.oneshot(request("alice", "pro", Empty::new())));
-    eventually(async || (called.load(std::sync::atomic::Ordering::SeqCst) == 1).then_some(())).await;
+    eventually(async || (called.load(std::sync::atomic::Ordering::SeqCst) == 1).then_some(()))
+        .await;
     world.clock.advance(seconds(6));
     call.abort();
     assert!(call.await.unwrap_err().is_cancelled());
@@ -165,10 +178,14 @@ async fn cancelled_before_the_service_is_called_costs_nothing() {
         count.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
     }));
-    // Polled once: the ledger is asked. The caller stays until its credits are on hold, and goes away without taking them.
+    // Polled once: the ledger is asked. The caller stays until its credits are on hold, and goes
+    // away without taking them.
     let mut call = Box::pin(service.oneshot(request("alice", "pro", Empty::new())));
     assert!((&mut call).now_or_never().is_none());
-    eventually(async || (statement(&world.meter, "alice", "pro").await.held == nanos(SLICE)).then_some(())).await;
+    eventually(async || {
+        (statement(&world.meter, "alice", "pro").await.held == nanos(SLICE)).then_some(())
+    })
+    .await;
     drop(call);
     settled(&world.meter, "alice", "pro", 0).await;
     assert_eq!(world.meter.shutdown().await.settled, nanos(0));
@@ -194,7 +211,8 @@ impl Body for Panicking {
 #[tokio::test(start_paused = true)]
 async fn the_body_panics() {
     let world = World::new();
-    // It is polled for the first time when its head is there, where a layer that catches panics still can.
+    // It is polled for the first time when its head is there, where a layer that catches panics
+    // still can.
     assert!(AssertUnwindSafe(world.respond(Panicking)).catch_unwind().await.is_err());
     world.billed(2).await;
 }
@@ -203,15 +221,19 @@ async fn the_body_panics() {
 async fn a_body_that_panics_midway_never_looks_complete() {
     let world = World::new();
     let first = Frames::text(&["a"]).computing(|| {});
-    let body = http_body_util::StreamBody::new(futures_util::stream::unfold(Some(first), async |first| {
-        let mut first = first.expect("the model panicked midway");
-        tokio::task::yield_now().await;
-        let frame = first.frame().await.unwrap();
-        Some((frame, None))
-    }));
+    let body =
+        http_body_util::StreamBody::new(futures_util::stream::unfold(Some(first), async |first| {
+            let mut first = first.expect("the model panicked midway");
+            tokio::task::yield_now().await;
+            let frame = first.frame().await.unwrap();
+            Some((frame, None))
+        }));
     let mut body = Box::pin(world.respond(body).await.into_body());
     assert!(body.frame().await.unwrap().is_ok());
-    assert!(body.frame().await.unwrap().unwrap_err().to_string().contains("panicked"), "its reader learns it");
+    assert!(
+        body.frame().await.unwrap().unwrap_err().to_string().contains("panicked"),
+        "its reader learns it"
+    );
     assert!(body.frame().await.is_none() && body.is_end_stream());
     world.billed(2).await;
 }
@@ -222,7 +244,12 @@ async fn the_call_itself_panics() {
     let service = world.wrap(service_fn(|_: Request<Empty<Bytes>>| -> std::future::Ready<Result<Response<Empty<Bytes>>, Infallible>> {
         panic!("before there is a future")
     }));
-    assert!(AssertUnwindSafe(service.oneshot(request("alice", "pro", Empty::new()))).catch_unwind().await.is_err());
+    assert!(
+        AssertUnwindSafe(service.oneshot(request("alice", "pro", Empty::new())))
+            .catch_unwind()
+            .await
+            .is_err()
+    );
     world.billed(0).await;
 }
 
@@ -296,10 +323,16 @@ async fn what_is_not_billable_by_policy_is_not_billed() {
         .unwrap();
     let respond = |status: u16| {
         let clock = clock.clone();
-        ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
-            clock.advance(seconds(1));
-            async move { Ok::<_, Infallible>(Response::builder().status(status).body(Empty::<Bytes>::new()).unwrap()) }
-        }))
+        ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+            move |_: Request<Empty<Bytes>>| {
+                clock.advance(seconds(1));
+                async move {
+                    Ok::<_, Infallible>(
+                        Response::builder().status(status).body(Empty::<Bytes>::new()).unwrap(),
+                    )
+                }
+            },
+        ))
     };
     respond(500).oneshot(request("alice", "pro", Empty::new())).await.unwrap();
     respond(200).oneshot(request("alice", "pro", Empty::new())).await.unwrap();
@@ -317,6 +350,10 @@ async fn a_shutdown_settles_what_still_runs() {
     world.clock.advance(seconds(3));
     drop(response);
     assert_eq!(settled(&world.meter, "alice", "pro", 1).await.used, nanos(5 * SLICE));
-    let denied = world.serving(Empty::<Bytes>::new()).oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+    let denied = world
+        .serving(Empty::<Bytes>::new())
+        .oneshot(request("alice", "pro", Empty::new()))
+        .await
+        .unwrap();
     assert_eq!(denied.status(), 503);
 }

@@ -7,29 +7,45 @@ use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, BearerTokens, Classification, CreditMeter, Identify, Identifying, Identity, MemoryLedger, Name, Period, RequestHead,
-    TokioClock,
+    Account, BearerTokens, Classification, CreditMeter, Identify, Identifying, Identity,
+    MemoryLedger, Name, Period, RequestHead, TokioClock,
 };
 
 use crate::support::*;
 
 async fn status(meter: &CreditMeter, request: Request<Empty<Bytes>>) -> u16 {
-    let service = ServiceBuilder::new()
-        .layer(meter.clone())
-        .service(service_fn(|_: Request<Empty<Bytes>>| async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        |_: Request<Empty<Bytes>>| async {
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        },
+    ));
     service.oneshot(request).await.unwrap().status().as_u16()
 }
 
 #[tokio::test]
 async fn credentials_of_any_bytes_are_unknown() {
-    let meter = CreditMeter::new(plan(), MemoryLedger::new(), BearerTokens::new().with("s3cret", identity("alice", "pro")));
+    let meter = CreditMeter::new(
+        plan(),
+        MemoryLedger::new(),
+        BearerTokens::new().with("s3cret", identity("alice", "pro")),
+    );
     let long = [b"Bearer ".as_slice(), &[b'x'; 100 << 10]].concat();
-    let values: [&[u8]; 6] = [&long, b"Bearer \xff\xfe\x80", b"Bearer", b"", b"\xc3\x28", b"Bearer s3cret\t\xe2\x80\x8b"];
+    let values: [&[u8]; 6] = [
+        &long,
+        b"Bearer \xff\xfe\x80",
+        b"Bearer",
+        b"",
+        b"\xc3\x28",
+        b"Bearer s3cret\t\xe2\x80\x8b",
+    ];
     for value in values {
-        let request = Request::post("/models/echo").header(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
+        let request = Request::post("/models/echo")
+            .header(AUTHORIZATION, HeaderValue::from_bytes(value).unwrap());
         assert_eq!(status(&meter, request.body(Empty::new()).unwrap()).await, 401);
     }
-    let twice = Request::post("/models/echo").header(AUTHORIZATION, "Bearer s3cret").header(AUTHORIZATION, "Bearer s3cret");
+    let twice = Request::post("/models/echo")
+        .header(AUTHORIZATION, "Bearer s3cret")
+        .header(AUTHORIZATION, "Bearer s3cret");
     assert_eq!(status(&meter, twice.body(Empty::new()).unwrap()).await, 401);
 }
 
@@ -38,10 +54,15 @@ async fn names_that_clients_choose_are_found_or_not_and_never_kept() {
     let tokens = BearerTokens::new().with("s3cret", identity("alice", "pro"));
     let meter = CreditMeter::new(plan(), MemoryLedger::new(), tokens);
     for number in 0..2_000 {
-        for path in
-            [format!("/models/model-{number}"), format!("/models/%00%0d%0a%7b{number}%7d"), format!("/{number}/{}", "x".repeat(2_000))]
-        {
-            let request = Request::post(path).header(AUTHORIZATION, "Bearer s3cret").body(Empty::new()).unwrap();
+        for path in [
+            format!("/models/model-{number}"),
+            format!("/models/%00%0d%0a%7b{number}%7d"),
+            format!("/{number}/{}", "x".repeat(2_000)),
+        ] {
+            let request = Request::post(path)
+                .header(AUTHORIZATION, "Bearer s3cret")
+                .body(Empty::new())
+                .unwrap();
             assert_eq!(status(&meter, request).await, 404);
         }
     }
@@ -62,7 +83,11 @@ impl Identify for Strangers {
     fn identify(&self, _: RequestHead<'_>) -> Identifying {
         let number = self.0.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
         let name = format!("stranger-{number}");
-        Identifying::Ready(Ok(Arc::new(Identity::new(name.parse().unwrap(), Account::user(&name).unwrap(), "pro".parse().unwrap()))))
+        Identifying::Ready(Ok(Arc::new(Identity::new(
+            name.parse().unwrap(),
+            Account::user(&name).unwrap(),
+            "pro".parse().unwrap(),
+        ))))
     }
 }
 
@@ -107,8 +132,10 @@ async fn a_host_that_lets_clients_name_features_keeps_a_bounded_bill() {
     let number = std::sync::atomic::AtomicUsize::new(0);
     let meter = meter(MemoryLedger::new().most_lines(100.try_into().unwrap()))
         .classify(move |_, plan| {
-            let feature = format!("feature-{}", number.fetch_add(1, std::sync::atomic::Ordering::SeqCst));
-            plan.workload("echo", &feature.parse().unwrap()).map_or(Classification::Unknown, Classification::Workload)
+            let feature =
+                format!("feature-{}", number.fetch_add(1, std::sync::atomic::Ordering::SeqCst));
+            plan.workload("echo", &feature.parse().unwrap())
+                .map_or(Classification::Unknown, Classification::Workload)
         })
         .build()
         .unwrap();
@@ -130,8 +157,14 @@ async fn a_calendar_that_is_set_back_or_ahead_moves_no_bill() {
     let meter = meter(ledger).clock(clock.clone()).build().unwrap();
     // By years, months and a minute, back and ahead; the ledger's clock says which month it is.
     let november = month("2026-11").begins();
-    let months = ["2026-01", "2026-10", "2026-11", "2026-12", "2027-11"].map(|time| month(time).begins());
-    let around = months.into_iter().chain([Duration::ZERO, Duration::MAX, november.saturating_sub(seconds(60)), november]);
+    let months =
+        ["2026-01", "2026-10", "2026-11", "2026-12", "2027-11"].map(|time| month(time).begins());
+    let around = months.into_iter().chain([
+        Duration::ZERO,
+        Duration::MAX,
+        november.saturating_sub(seconds(60)),
+        november,
+    ]);
     let mut served = 0;
     for time in around {
         clock.set_unix_time(time);
@@ -143,9 +176,14 @@ async fn a_calendar_that_is_set_back_or_ahead_moves_no_bill() {
     }
     assert!(served > 0);
     clock.set_unix_time(november);
-    assert_eq!(settled(&meter, "alice", "free", served).await.requests(), served, "all of it is November's");
+    assert_eq!(
+        settled(&meter, "alice", "free", served).await.requests(),
+        served,
+        "all of it is November's"
+    );
     for other in ["2026-10", "2026-12"] {
-        let statement = meter.statement(&identity("alice", "free"), Some(month(other))).await.unwrap();
+        let statement =
+            meter.statement(&identity("alice", "free"), Some(month(other))).await.unwrap();
         assert_eq!((statement.requests(), statement.held.is_zero()), (0, true), "{other}");
     }
 }

@@ -32,9 +32,11 @@ fn meter_of(ledger: impl Ledger, plan: &str) -> CreditMeter {
 }
 
 async fn ask(meter: &CreditMeter, user: &str, tier: &str) -> StatusCode {
-    let service = ServiceBuilder::new()
-        .layer(meter.clone())
-        .service(service_fn(|_: Request<Empty<Bytes>>| std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        |_: Request<Empty<Bytes>>| {
+            std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))
+        },
+    ));
     service.oneshot(request(user, tier, Empty::new())).await.unwrap().status()
 }
 
@@ -43,7 +45,10 @@ const LONG: Duration = Duration::from_secs(3_600);
 
 #[tokio::test(start_paused = true)]
 async fn a_request_rate_outlives_the_accounts_lease() {
-    let meter = meter_of(MemoryLedger::new(), &PLAN.replace("{ count = 6, per = \"1m\", burst = 2 }", "{ count = 2, per = \"24h\" }"));
+    let meter = meter_of(
+        MemoryLedger::new(),
+        &PLAN.replace("{ count = 6, per = \"1m\", burst = 2 }", "{ count = 2, per = \"24h\" }"),
+    );
     for expected in [200, 200, 429] {
         assert_eq!(ask(&meter, "alice", "slow").await, expected);
     }
@@ -82,7 +87,8 @@ async fn every_lease_says_goodbye() {
     while ledger.goodbyes() == 0 {
         sleep(Duration::from_millis(20)).await;
     }
-    // The answer gets lost, and while it does the account is used again, within what its tier allows in an outage.
+    // The answer gets lost, and while it does the account is used again, within what its tier
+    // allows in an outage.
     ledger.off(true);
     assert_eq!(ask(&meter, "alice", "pro").await, 200);
     sleep(Duration::from_secs(5)).await;

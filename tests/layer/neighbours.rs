@@ -1,4 +1,5 @@
-//! One bad account, one panic of the host's code, one suspended moment: what it may cost, and that it costs nobody else.
+//! One bad account, one panic of the host's code, one suspended moment: what it may cost, and that
+//! it costs nobody else.
 
 use std::{
     collections::HashSet,
@@ -18,8 +19,8 @@ use http_body_util::Empty;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, Ahead, Amendment, Answer, Answering, CreditMeter, DuringOutage, Identify, Identifying, Ledger, LedgerError, MemoryLedger,
-    Period, Rejection, Renewal, RequestHead, Statement, Terms,
+    Account, Ahead, Amendment, Answer, Answering, CreditMeter, DuringOutage, Identify, Identifying,
+    Ledger, LedgerError, MemoryLedger, Period, Rejection, Renewal, RequestHead, Statement, Terms,
 };
 
 use crate::support::*;
@@ -30,8 +31,12 @@ async fn ask(meter: &CreditMeter, user: &str, tier: &str) -> StatusCode {
     asked(meter, request(user, tier, Body::new())).await.status()
 }
 
-async fn asked(meter: &CreditMeter, request: Request<Body>) -> Response<tower_credits::MeterBody<Body>> {
-    let service = service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::new())));
+async fn asked(
+    meter: &CreditMeter,
+    request: Request<Body>,
+) -> Response<tower_credits::MeterBody<Body>> {
+    let service =
+        service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::new())));
     ServiceBuilder::new().layer(meter.clone()).service(service).oneshot(request).await.unwrap()
 }
 
@@ -60,26 +65,48 @@ struct Failing {
 impl Failing {
     fn new(way: Way, bad: &[&str]) -> Self {
         let bad = bad.iter().map(|user| format!("user:{user}")).collect();
-        Self { ledger: MemoryLedger::new(), way, bad: Arc::new(Mutex::new(bad)), asked: Arc::default() }
+        Self {
+            ledger: MemoryLedger::new(),
+            way,
+            bad: Arc::new(Mutex::new(bad)),
+            asked: Arc::default(),
+        }
     }
 }
 
 impl Ledger for Failing {
-    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        renewal: &'a Renewal,
+        within: Duration,
+    ) -> Answering<'a, Answer> {
         if !self.bad.lock().unwrap().contains(account.as_str()) {
             return self.ledger.renew(account, period, renewal, within);
         }
         self.asked.fetch_add(1, Ordering::SeqCst);
         match self.way {
-            Way::Failed => Box::pin(async { Err(LedgerError::Failed { reason: "ERR upstream failure".into(), source: None }) }),
-            Way::Malformed => Box::pin(async { Err(LedgerError::Malformed("tc:{user:x} seats \"many\"".into())) }),
-            Way::Unreachable => Box::pin(async { Err(LedgerError::Unreachable { reason: "refused".into(), source: None }) }),
+            Way::Failed => Box::pin(async {
+                Err(LedgerError::Failed { reason: "ERR upstream failure".into(), source: None })
+            }),
+            Way::Malformed => {
+                Box::pin(async { Err(LedgerError::Malformed("tc:{user:x} seats \"many\"".into())) })
+            }
+            Way::Unreachable => Box::pin(async {
+                Err(LedgerError::Unreachable { reason: "refused".into(), source: None })
+            }),
             Way::Silent => Box::pin(std::future::pending()),
             Way::Panics => panic!("the host's ledger has a fault"),
         }
     }
 
-    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
+    fn statement<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        terms: Option<Terms>,
+    ) -> Answering<'a, Statement> {
         self.ledger.statement(account, period, terms)
     }
 
@@ -107,7 +134,10 @@ async fn what_the_ledger_cannot_say_of_one_account_is_nobody_elses_denial() {
         // Not even those who are denied wait for long: once it is known, not at all.
         assert!(waits.iter().filter(|wait| wait.is_zero()).count() > 20, "{way:?}: {waits:?}");
         let asked = ledger.asked.load(Ordering::SeqCst);
-        assert!((20..400).contains(&asked), "{way:?}: it is asked now and then: {asked} times in a minute");
+        assert!(
+            (20..400).contains(&asked),
+            "{way:?}: it is asked now and then: {asked} times in a minute"
+        );
         // Once the ledger can say something of them, they are as others.
         ledger.bad.lock().unwrap().clear();
         eventually(async || (ask(&meter, "mallory", "free").await == 200).then_some(())).await;
@@ -177,7 +207,11 @@ async fn a_clock_that_panics_once_stops_nothing() {
 fn first_requests_that_come_at_once_are_all_served() {
     let rounds = async {
         for _ in 0..300 {
-            let meter = CreditMeter::builder(plan(), MemoryLedger::new(), tower_credits::IdentityFromExtensions);
+            let meter = CreditMeter::builder(
+                plan(),
+                MemoryLedger::new(),
+                tower_credits::IdentityFromExtensions,
+            );
             let meter = meter.deadline(seconds(5)).build().unwrap();
             let first = (0..16).map(|user| {
                 let meter = meter.clone();
@@ -190,7 +224,11 @@ fn first_requests_that_come_at_once_are_all_served() {
     // Threads that wait for each other's locks fire no timer.
     let (tell, done) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(4)
+            .enable_all()
+            .build()
+            .unwrap();
         runtime.block_on(rounds);
         tell.send(()).unwrap();
     });
@@ -199,7 +237,9 @@ fn first_requests_that_come_at_once_are_all_served() {
 
 #[test]
 fn a_meter_outlives_the_runtime_of_its_first_request() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    };
     let ledger = MemoryLedger::new();
     let meter = CreditMeter::new(plan(), ledger.clone(), tower_credits::IdentityFromExtensions);
     let first = runtime();
@@ -219,16 +259,29 @@ fn a_meter_outlives_the_runtime_of_its_first_request() {
 #[tokio::test(start_paused = true)]
 async fn what_panics_in_the_hosts_code_is_that_codes_failure() {
     // In a drop, while a handler panics: a second panic there would end the process.
-    let meter = meter(MemoryLedger::new()).billable(|_| panic!("the host's policy has a fault")).build().unwrap();
+    let meter = meter(MemoryLedger::new())
+        .billable(|_| panic!("the host's policy has a fault"))
+        .build()
+        .unwrap();
     let service =
-        meter.layer(service_fn(async |_: Request<Body>| -> Result<Response<Body>, Infallible> { panic!("the handler has a fault") }));
-    let panicked = AssertUnwindSafe(service.oneshot(request("alice", "pro", Body::new()))).catch_unwind().await;
+        meter.layer(service_fn(async |_: Request<Body>| -> Result<Response<Body>, Infallible> {
+            panic!("the handler has a fault")
+        }));
+    let panicked = AssertUnwindSafe(service.oneshot(request("alice", "pro", Body::new())))
+        .catch_unwind()
+        .await;
     assert!(panicked.is_err());
     assert_eq!(settled(&meter, "alice", "pro", 1).await.requests(), 1, "it is billed");
 
-    let meter = crate::support::meter(MemoryLedger::new()).classify(|_, _| panic!("the host's classifier has a fault")).build().unwrap();
+    let meter = crate::support::meter(MemoryLedger::new())
+        .classify(|_, _| panic!("the host's classifier has a fault"))
+        .build()
+        .unwrap();
     let response = asked(&meter, request("alice", "pro", Body::new())).await;
-    assert_eq!((response.status(), response.extensions().get()), (StatusCode::INTERNAL_SERVER_ERROR, Some(&Rejection::Unclassified)));
+    assert_eq!(
+        (response.status(), response.extensions().get()),
+        (StatusCode::INTERNAL_SERVER_ERROR, Some(&Rejection::Unclassified))
+    );
 
     #[derive(Debug)]
     struct Faulty(bool);
@@ -248,13 +301,18 @@ async fn what_panics_in_the_hosts_code_is_that_codes_failure() {
 #[tokio::test(start_paused = true)]
 async fn accounts_of_an_outage_or_of_shadow_mode_do_not_fill_a_node_for_a_month() {
     let most = 20;
-    let allowing = PLAN.replace("[tiers.free]\n", "[tiers.free]\nduring_outage = { allow = \"0.001\" }\n");
+    let allowing =
+        PLAN.replace("[tiers.free]\n", "[tiers.free]\nduring_outage = { allow = \"0.001\" }\n");
     for shadow in [false, true] {
         let ledger = crate::support::switched::Switched::default();
-        let builder = meter(ledger.clone()).clock(november()).most_accounts(most.try_into().unwrap());
+        let builder =
+            meter(ledger.clone()).clock(november()).most_accounts(most.try_into().unwrap());
         let meter = if shadow { builder.shadow() } else { builder }.build().unwrap();
         meter.plan().replace(tower_credits::Plan::from_toml(&allowing).unwrap());
-        assert!(matches!(meter.plan().current().tier("free").unwrap().during_outage, DuringOutage::Allow(_)));
+        assert!(matches!(
+            meter.plan().current().tier("free").unwrap().during_outage,
+            DuringOutage::Allow(_)
+        ));
         ledger.off(true);
         for number in 0..most {
             assert_eq!(ask(&meter, &format!("early-{number}"), "free").await, 200);
@@ -263,13 +321,18 @@ async fn accounts_of_an_outage_or_of_shadow_mode_do_not_fill_a_node_for_a_month(
         // Their leases say goodbye.
         sleep(seconds(3_600)).await;
         for number in 0..3 * most {
-            assert_eq!(ask(&meter, &format!("later-{number}"), "free").await, 200, "shadow {shadow}, {number}");
+            assert_eq!(
+                ask(&meter, &format!("later-{number}"), "free").await,
+                200,
+                "shadow {shadow}, {number}"
+            );
             sleep(seconds(60)).await;
         }
     }
 }
 
-/// Monotonic time stands still while a node is suspended, and what it held has been given to others since.
+/// Monotonic time stands still while a node is suspended, and what it held has been given to others
+/// since.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_was_suspended_asks_before_it_admits() {
     let (ledger, clock) = (crate::support::switched::Switched::default(), november());
@@ -286,7 +349,8 @@ async fn a_node_that_was_suspended_asks_before_it_admits() {
     eventually(async || (ask(&meter, "alice", "free").await == 200).then_some(())).await;
 }
 
-/// What was asked for before the node slept is asked for again when it wakes, if somebody still waits for it.
+/// What was asked for before the node slept is asked for again when it wakes, if somebody still
+/// waits for it.
 #[tokio::test(start_paused = true)]
 async fn who_waited_while_a_node_was_suspended_is_asked_for_again() {
     let (ledger, clock) = (crate::support::switched::Switched::default(), november());
@@ -307,12 +371,16 @@ async fn who_waited_while_a_node_was_suspended_is_asked_for_again() {
     }
 }
 
-/// The task that asks the ledger ends with the runtime that it is on, and others wait for what it asked.
+/// The task that asks the ledger ends with the runtime that it is on, and others wait for what it
+/// asked.
 #[test]
 fn who_waits_when_the_workers_runtime_ends_is_asked_for_by_another() {
-    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime = || {
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    };
     let ledger = crate::support::switched::Switched::default();
-    let builder = CreditMeter::builder(plan(), ledger.clone(), tower_credits::IdentityFromExtensions);
+    let builder =
+        CreditMeter::builder(plan(), ledger.clone(), tower_credits::IdentityFromExtensions);
     let meter = builder.deadline(seconds(5)).build().unwrap();
     let (first, second) = (runtime(), runtime());
     assert_eq!(first.block_on(ask(&meter, "alice", "free")), 200);
@@ -359,7 +427,10 @@ async fn a_clock_that_panics_while_a_handler_panics_ends_nothing() {
             }
         })
     };
-    let panicked = AssertUnwindSafe(meter.layer(handler).oneshot(request("alice", "pro", Body::new()))).catch_unwind().await;
+    let panicked =
+        AssertUnwindSafe(meter.layer(handler).oneshot(request("alice", "pro", Body::new())))
+            .catch_unwind()
+            .await;
     assert!(panicked.is_err());
     fault.store(false, Ordering::SeqCst);
     let statement = settled(&meter, "alice", "pro", 1).await;
@@ -403,7 +474,8 @@ async fn what_cannot_be_renewed_is_logged_once_a_minute_for_each_account() {
     }
 }
 
-/// Past what one amount can be, an account is told so, its holds return, and nothing is tried for ever.
+/// Past what one amount can be, an account is told so, its holds return, and nothing is tried for
+/// ever.
 #[tokio::test(start_paused = true)]
 async fn past_the_largest_amount_an_account_is_told_so() {
     let dear = PLAN.replace("price_per_second = \"0.00012\"", "price_per_second = \"4000000\"");
@@ -412,16 +484,24 @@ async fn past_the_largest_amount_an_account_is_told_so() {
     // The second uses more than there is room for.
     for takes in [1, 2] {
         let service = service_fn(move |_: Request<Body>| {
-            let response = Response::builder().extension(tower_credits::ComputeTime(seconds(takes))).body(Body::new()).unwrap();
+            let response = Response::builder()
+                .extension(tower_credits::ComputeTime(seconds(takes)))
+                .body(Body::new())
+                .unwrap();
             std::future::ready(Ok::<_, Infallible>(response))
         });
         let service = ServiceBuilder::new().layer(meter.clone()).service(service);
-        assert_eq!(service.oneshot(request("alice", "pro", Body::new())).await.unwrap().status(), 200);
-        eventually(async || statement(&meter, "alice", "pro").await.held.is_zero().then_some(())).await;
+        assert_eq!(
+            service.oneshot(request("alice", "pro", Body::new())).await.unwrap().status(),
+            200
+        );
+        eventually(async || statement(&meter, "alice", "pro").await.held.is_zero().then_some(()))
+            .await;
     }
     let full = eventually(async || {
         let statement = statement(&meter, "alice", "pro").await;
-        (statement.used == tower_credits::Credits::MAX && statement.held.is_zero()).then_some(statement)
+        (statement.used == tower_credits::Credits::MAX && statement.held.is_zero())
+            .then_some(statement)
     })
     .await;
     let lines: i64 = full.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum();
@@ -445,7 +525,8 @@ async fn tiers_that_take_turns_do_not_reset_an_accounts_request_rate() {
     assert_eq!(served, 2 + 3);
 }
 
-/// The ledger's clock goes to another hour or month and back while requests run; wherever they were debited, it was once.
+/// The ledger's clock goes to another hour or month and back while requests run; wherever they were
+/// debited, it was once.
 #[tokio::test(start_paused = true)]
 async fn whatever_the_ledgers_clock_does_the_bills_add_up() {
     let month: Period = "2026-11".parse().unwrap();
@@ -458,21 +539,29 @@ async fn whatever_the_ledgers_clock_does_the_bills_add_up() {
         let ledger = MemoryLedger::with_clock(ledgers.clone());
         let clock = november();
         let builder = meter(ledger.clone()).clock(clock.clone());
-        let meter = if let Some(ahead) = ahead { builder.ahead(ahead) } else { builder }.build().unwrap();
+        let meter =
+            if let Some(ahead) = ahead { builder.ahead(ahead) } else { builder }.build().unwrap();
         clock.set_unix_time(right());
         ledgers.set_unix_time(right());
         let mut served = 0;
-        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(async |_: Request<Body>| {
-            sleep(seconds(1) / 20).await;
-            let response = Response::builder().extension(tower_credits::ComputeTime(seconds(1))).body(Body::new()).unwrap();
-            Ok::<_, Infallible>(response)
-        }));
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+            async |_: Request<Body>| {
+                sleep(seconds(1) / 20).await;
+                let response = Response::builder()
+                    .extension(tower_credits::ComputeTime(seconds(1)))
+                    .body(Body::new())
+                    .unwrap();
+                Ok::<_, Infallible>(response)
+            },
+        ));
         for _ in 0..40 {
             if rng.u8(0..4) == 0 {
-                let by = [seconds(3_600), seconds(86_400), seconds(30 * 86_400), Duration::ZERO][rng.usize(0..4)];
+                let by = [seconds(3_600), seconds(86_400), seconds(30 * 86_400), Duration::ZERO]
+                    [rng.usize(0..4)];
                 ledgers.set_unix_time(if rng.bool() { right() + by } else { right() - by });
             }
-            let asking = (0..rng.usize(1..4)).map(|_| service.clone().oneshot(request("alice", "pro", Body::new())));
+            let asking = (0..rng.usize(1..4))
+                .map(|_| service.clone().oneshot(request("alice", "pro", Body::new())));
             for response in futures_util::future::join_all(asking).await {
                 served += i64::from(response.unwrap().status() == 200);
             }
@@ -483,9 +572,14 @@ async fn whatever_the_ledgers_clock_does_the_bills_add_up() {
         assert_eq!(meter.shutdown().await.unsettled, [], "seed {seed}");
         let mut used = Vec::new();
         for month in [month.previous(), month, month.next()] {
-            let statement = ledger.statement(&Account::user("alice").unwrap(), month, None).await.unwrap();
+            let statement =
+                ledger.statement(&Account::user("alice").unwrap(), month, None).await.unwrap();
             let lines: i64 = statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum();
-            assert_eq!((lines, statement.held), (statement.used.as_nano_usd(), nanos(0)), "seed {seed}, {month}");
+            assert_eq!(
+                (lines, statement.held),
+                (statement.used.as_nano_usd(), nanos(0)),
+                "seed {seed}, {month}"
+            );
             used.push(lines);
         }
         assert_eq!(used.iter().sum::<i64>(), served * SLICE, "seed {seed}: {used:?}");

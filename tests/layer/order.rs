@@ -11,7 +11,9 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tokio::time::{Instant, sleep};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{Account, Amendment, Answer, Answering, Ledger, MemoryLedger, Period, Renewal, Statement, Terms};
+use tower_credits::{
+    Account, Amendment, Answer, Answering, Ledger, MemoryLedger, Period, Renewal, Statement, Terms,
+};
 
 use crate::support::*;
 
@@ -25,7 +27,13 @@ struct Far {
 }
 
 impl Ledger for Far {
-    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        renewal: &'a Renewal,
+        within: Duration,
+    ) -> Answering<'a, Answer> {
         self.asked.lock().unwrap().push((account.to_string(), self.began.elapsed()));
         Box::pin(async move {
             if account.to_string() == "user:bob" {
@@ -35,7 +43,12 @@ impl Ledger for Far {
         })
     }
 
-    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
+    fn statement<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        terms: Option<Terms>,
+    ) -> Answering<'a, Statement> {
         self.ledger.statement(account, period, terms)
     }
 
@@ -44,22 +57,34 @@ impl Ledger for Far {
     }
 }
 
-/// Alice's report is due `flush` after her request; bob asks just before that. How long after it was due was it sent?
+/// Alice's report is due `flush` after her request; bob asks just before that. How long after it
+/// was due was it sent?
 async fn report_of_alice(flush: Duration, for_bob: Duration) -> Duration {
     let asked = Arc::default();
-    let ledger = Far { ledger: MemoryLedger::new(), for_bob, began: Instant::now(), asked: Arc::clone(&asked) };
+    let ledger = Far {
+        ledger: MemoryLedger::new(),
+        for_bob,
+        began: Instant::now(),
+        asked: Arc::clone(&asked),
+    };
     let began = ledger.began;
     let meter = meter(ledger).flush(flush).build().unwrap();
-    let service = ServiceBuilder::new()
-        .layer(meter.clone())
-        .service(service_fn(async |_: Request<Empty<Bytes>>| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))));
-    assert_eq!(service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap().status(), 200);
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        async |_: Request<Empty<Bytes>>| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())),
+    ));
+    assert_eq!(
+        service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap().status(),
+        200
+    );
     sleep((flush - Duration::from_millis(1)).saturating_sub(began.elapsed())).await;
     assert_eq!(service.oneshot(request("bob", "pro", Empty::new())).await.unwrap().status(), 200);
     settled(&meter, "alice", "pro", 1).await;
     let asked: &Mutex<Vec<(String, Duration)>> = &asked;
     let asked = asked.lock().unwrap();
-    assert_eq!(asked.iter().map(|(who, _)| who.as_str()).take(3).collect::<Vec<_>>(), ["user:alice", "user:bob", "user:alice"]);
+    assert_eq!(
+        asked.iter().map(|(who, _)| who.as_str()).take(3).collect::<Vec<_>>(),
+        ["user:alice", "user:bob", "user:alice"]
+    );
     asked[2].1 - flush
 }
 

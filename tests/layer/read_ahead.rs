@@ -58,7 +58,9 @@ struct Tells(Work, Instant);
 
 impl Drop for Tells {
     fn drop(&mut self) {
-        self.0.dropped.store(u64::try_from(self.1.elapsed().as_millis()).unwrap().max(1), Ordering::SeqCst);
+        self.0
+            .dropped
+            .store(u64::try_from(self.1.elapsed().as_millis()).unwrap().max(1), Ordering::SeqCst);
     }
 }
 
@@ -106,13 +108,19 @@ impl Service {
                 received(fed, tells)
             }
             Self::Lazy(gaps) => {
-                let frames = futures_util::stream::unfold((gaps.into_iter(), tells), move |(mut gaps, tells)| {
-                    let work = work.clone();
-                    async move {
-                        work.compute(gaps.next()?).await;
-                        Some((Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x"))), (gaps, tells)))
-                    }
-                });
+                let frames = futures_util::stream::unfold(
+                    (gaps.into_iter(), tells),
+                    move |(mut gaps, tells)| {
+                        let work = work.clone();
+                        async move {
+                            work.compute(gaps.next()?).await;
+                            Some((
+                                Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x"))),
+                                (gaps, tells),
+                            ))
+                        }
+                    },
+                );
                 StreamBody::new(frames).boxed_unsync()
             }
             Self::Before(gaps) => {
@@ -130,17 +138,25 @@ impl Service {
 }
 
 fn received(fed: mpsc::Receiver<Result<Frame<Bytes>, BoxError>>, tells: Tells) -> Frames {
-    let frames = futures_util::stream::unfold((fed, tells), async |(mut fed, tells)| Some((fed.recv().await?, (fed, tells))));
+    let frames = futures_util::stream::unfold((fed, tells), async |(mut fed, tells)| {
+        Some((fed.recv().await?, (fed, tells)))
+    });
     StreamBody::new(frames).boxed_unsync()
 }
 
-async fn ask(meter: &CreditMeter, tier: &str, service: Service) -> (Response<MeterBody<Frames>>, Work) {
+async fn ask(
+    meter: &CreditMeter,
+    tier: &str,
+    service: Service,
+) -> (Response<MeterBody<Frames>>, Work) {
     let work = Work::default();
     let working = work.clone();
-    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
-        let (service, work) = (service.clone(), working.clone());
-        async move { Ok::<_, Infallible>(Response::new(service.respond(work).await)) }
-    }));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |_: Request<Empty<Bytes>>| {
+            let (service, work) = (service.clone(), working.clone());
+            async move { Ok::<_, Infallible>(Response::new(service.respond(work).await)) }
+        },
+    ));
     (service.oneshot(request("alice", tier, Empty::new())).await.unwrap(), work)
 }
 
@@ -208,7 +224,13 @@ async fn billed(meter: &CreditMeter, tier: &str) -> u64 {
 /// A client that keeps its window shut pays what an honest one pays.
 #[tokio::test(start_paused = true)]
 async fn a_stalling_reader_pays_for_what_the_service_computed() {
-    for client in [Client::Prompt, Client::Stalled(4_000), Client::Slow(97), Client::Sips(700, 8), Client::Cunning(600)] {
+    for client in [
+        Client::Prompt,
+        Client::Stalled(4_000),
+        Client::Slow(97),
+        Client::Sips(700, 8),
+        Client::Cunning(600),
+    ] {
         // 29 s, of which a channel's worth at a time can be made while nobody reads.
         let meter = narrow().build().unwrap();
         let (response, work) = ask(&meter, "pro", Service::Spawned(vec![10; 2_900], 8)).await;
@@ -222,8 +244,10 @@ async fn a_stalling_reader_pays_for_what_the_service_computed() {
 /// Whoever reads: a request that stops gets no more of the service than its credits pay for.
 #[tokio::test(start_paused = true)]
 async fn credits_for_300_ms_are_three_frames_of_100_ms_whoever_reads() {
-    for client in [Client::Prompt, Client::Stalled(5_000), Client::Slow(250), Client::Asleep(9_000)] {
-        let meter = meter(MemoryLedger::new()).deadline(millis(20)).flush(millis(20)).build().unwrap();
+    for client in [Client::Prompt, Client::Stalled(5_000), Client::Slow(250), Client::Asleep(9_000)]
+    {
+        let meter =
+            meter(MemoryLedger::new()).deadline(millis(20)).flush(millis(20)).build().unwrap();
         let (response, work) = ask(&meter, "quick", Service::Spawned(vec![100; 290], 64)).await;
         client.clone().read(response).await;
         let statement = settled(&meter, "alice", "quick", 1).await;
@@ -284,9 +308,11 @@ async fn a_slow_client_of_large_frames_is_not_abandoned() {
     let meter = meter(MemoryLedger::new()).build().unwrap();
     let (feed, body) = crate::support::bodies::Fed::new();
     let body = Once::new(body);
-    let service = ServiceBuilder::new()
-        .layer(meter.clone())
-        .service(service_fn(move |_: Request<Empty<Bytes>>| std::future::ready(Ok::<_, Infallible>(Response::new(body.take())))));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |_: Request<Empty<Bytes>>| {
+            std::future::ready(Ok::<_, Infallible>(Response::new(body.take())))
+        },
+    ));
     let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
     for _ in 0..12 {
         feed.send(Bytes::from(vec![0; 1 << 20])).await.unwrap();
@@ -301,15 +327,25 @@ async fn a_slow_client_of_large_frames_is_not_abandoned() {
     assert!(body.frame().await.is_none());
 }
 
-/// The announced length is all that a server reads: what comes after it, or does not, is nobody's business.
+/// The announced length is all that a server reads: what comes after it, or does not, is nobody's
+/// business.
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_at_the_end_of_the_announced_length_is_no_failure() {
     for patience in [seconds(60), Duration::MAX] {
         let meter = narrow().stalled_after(patience).build().unwrap();
-        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(async |_: Request<Empty<Bytes>>| {
-            let frames = futures_util::stream::iter((0..100).map(|_| Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x")))));
-            Ok::<_, Infallible>(Response::builder().header("content-length", 100).body(StreamBody::new(frames).boxed_unsync()).unwrap())
-        }));
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+            async |_: Request<Empty<Bytes>>| {
+                let frames = futures_util::stream::iter(
+                    (0..100).map(|_| Ok::<_, BoxError>(Frame::data(Bytes::from_static(b"x")))),
+                );
+                Ok::<_, Infallible>(
+                    Response::builder()
+                        .header("content-length", 100)
+                        .body(StreamBody::new(frames).boxed_unsync())
+                        .unwrap(),
+                )
+            },
+        ));
         let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
         let mut body = Box::pin(response.into_body());
         for _ in 0..100 {
@@ -350,7 +386,8 @@ async fn a_reader_that_goes_away_ends_the_service() {
 /// Random services and random readers: what is billed is what the service was busy.
 #[tokio::test(start_paused = true)]
 async fn billed_is_what_the_service_was_busy_whoever_reads() {
-    let seeds = std::env::var("READERS").map_or(150, |seeds| seeds.parse().expect("READERS is a number"));
+    let seeds =
+        std::env::var("READERS").map_or(150, |seeds| seeds.parse().expect("READERS is a number"));
     let mut ratios = [Vec::new(), Vec::new()];
     for seed in 0..seeds {
         let mut rng = fastrand::Rng::with_seed(seed);
@@ -369,7 +406,9 @@ async fn billed_is_what_the_service_was_busy_whoever_reads() {
         let frames = if leaves && rng.bool() { 100_000 } else { rng.usize(200..400) };
         // Some compute for several frames, and then have them all at once.
         let burst = [1, 1, 4, 12][rng.usize(0..4)];
-        let gap = |frame: usize, rng: &mut fastrand::Rng| if frame.is_multiple_of(burst) { rng.u64(shortest..=longest) } else { 0 };
+        let gap = |frame: usize, rng: &mut fastrand::Rng| {
+            if frame.is_multiple_of(burst) { rng.u64(shortest..=longest) } else { 0 }
+        };
         let gaps: Vec<u64> = (0..frames).map(|frame| gap(frame, &mut rng)).collect();
         let size = [1, 4, 16][rng.usize(0..3)];
         let service = match rng.u8(0..5) {
@@ -389,12 +428,17 @@ async fn billed_is_what_the_service_was_busy_whoever_reads() {
             "seed {seed}, {client:?}, channel of {size}, {frames} frames, {burst} at once, gaps {shortest}..{longest}: billed {billed}, busy {busy}"
         );
         if leaves {
-            // Who goes away does not pay for what waits unseen: the channel's worth, and a frame at either end of it.
+            // Who goes away does not pay for what waits unseen: the channel's worth, and a frame at
+            // either end of it.
             let unseen = longest * (size as u64 + 3);
-            assert!(billed <= busy.max(began_before) + longest && billed + unseen >= busy, "{case}");
+            assert!(
+                billed <= busy.max(began_before) + longest && billed + unseen >= busy,
+                "{case}"
+            );
         } else {
             let (billed, busy) = (billed as f64, busy as f64);
-            // What is known of a service that takes now more and now less is known from a few of its frames.
+            // What is known of a service that takes now more and now less is known from a few of
+            // its frames.
             let (least, most) = match burst {
                 1 if shortest == longest => (0.9, 1.02),
                 1 => (0.6, 1.5),

@@ -13,7 +13,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{BearerTokens, ComputeTime, CreditMeter, IdentityFromExtensions, MemoryLedger, PlanFile};
+use tower_credits::{
+    BearerTokens, ComputeTime, CreditMeter, IdentityFromExtensions, MemoryLedger, PlanFile,
+};
 
 use crate::support::{folder::Folder, *};
 
@@ -37,7 +39,11 @@ impl Log {
         let start = || {
             let log = Self::default();
             let writer = log.clone();
-            tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_ansi(false).with_writer(move || writer.clone()).init();
+            tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::ERROR)
+                .with_ansi(false)
+                .with_writer(move || writer.clone())
+                .init();
             log
         };
         LOG.get_or_init(start).clone()
@@ -48,7 +54,10 @@ impl Log {
         let file = file.display().to_string();
         eventually(async || {
             let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-            let lines: Vec<_> = text.lines().filter(|line| line.contains("not reloaded") && line.contains(&file)).collect();
+            let lines: Vec<_> = text
+                .lines()
+                .filter(|line| line.contains("not reloaded") && line.contains(&file))
+                .collect();
             (lines.len() == count).then(|| lines[count - 1].to_owned())
         })
         .await
@@ -64,18 +73,29 @@ async fn under_load_each_request_is_billed_wholly_by_one_plan() {
     let (folder, log) = (Folder::new("reload"), Log::new());
     let path = folder.write("plan.toml", &priced("0.000001"));
     // However busy the machine is, this is not about deadlines.
-    let builder = CreditMeter::builder(PlanFile::watch(&path).unwrap(), MemoryLedger::new(), IdentityFromExtensions);
+    let builder = CreditMeter::builder(
+        PlanFile::watch(&path).unwrap(),
+        MemoryLedger::new(),
+        IdentityFromExtensions,
+    );
     let meter = builder.deadline(seconds(5)).build().unwrap();
     // Every request takes a second by its own word, so its cost names the plan that billed it.
     let called = Arc::new(AtomicU64::new(0));
     let count = called.clone();
-    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
-        count.fetch_add(1, Ordering::SeqCst);
-        async {
-            tokio::task::yield_now().await;
-            Ok::<_, Infallible>(Response::builder().extension(ComputeTime(seconds(1))).body(Empty::<Bytes>::new()).unwrap())
-        }
-    }));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |_: Request<Empty<Bytes>>| {
+            count.fetch_add(1, Ordering::SeqCst);
+            async {
+                tokio::task::yield_now().await;
+                Ok::<_, Infallible>(
+                    Response::builder()
+                        .extension(ComputeTime(seconds(1)))
+                        .body(Empty::<Bytes>::new())
+                        .unwrap(),
+                )
+            }
+        },
+    ));
     let stop = Arc::new(AtomicBool::new(false));
     let load: Vec<_> = (0..8)
         .map(|number| {
@@ -86,7 +106,11 @@ async fn under_load_each_request_is_billed_wholly_by_one_plan() {
                 let mut sent = 0_u64;
                 while !stop.load(Ordering::SeqCst) {
                     ticks.tick().await;
-                    let response = service.clone().oneshot(request(&format!("alice-{number}"), "pro", Empty::new())).await.unwrap();
+                    let response = service
+                        .clone()
+                        .oneshot(request(&format!("alice-{number}"), "pro", Empty::new()))
+                        .await
+                        .unwrap();
                     assert_eq!(response.status(), 200);
                     sent += 1;
                 }
@@ -94,7 +118,8 @@ async fn under_load_each_request_is_billed_wholly_by_one_plan() {
             })
         })
         .collect();
-    // Prices that no sum of others can be mistaken for, as long as there are fewer than a thousand of each with each account.
+    // Prices that no sum of others can be mistaken for, as long as there are fewer than a thousand
+    // of each with each account.
     let billed_at = async |nanos: i64| {
         let account = identity("alice-0", "pro");
         eventually(async || {
@@ -109,7 +134,12 @@ async fn under_load_each_request_is_billed_wholly_by_one_plan() {
         billed_at(nanos).await;
         std::fs::write(&path, PLAN.replace("when_used_up = \"block\"", "")).unwrap();
         let refusal = log.refusals(&path, round).await;
-        assert!(refusal.contains("plan.toml:12: tier `free` has no rule for used-up credits: write when_used_up"), "{refusal}");
+        assert!(
+            refusal.contains(
+                "plan.toml:12: tier `free` has no rule for used-up credits: write when_used_up"
+            ),
+            "{refusal}"
+        );
     }
     stop.store(true, Ordering::SeqCst);
     let mut sent = 0;
@@ -127,7 +157,11 @@ async fn under_load_each_request_is_billed_wholly_by_one_plan() {
         .await;
         billed += statement.requests();
         let used = statement.used.as_nano_usd();
-        let by_plan = [used % 10_000_000 / 1_000, used % 100_000_000_000 / 10_000_000, used / 100_000_000_000];
+        let by_plan = [
+            used % 10_000_000 / 1_000,
+            used % 100_000_000_000 / 10_000_000,
+            used / 100_000_000_000,
+        ];
         assert_eq!(used % 1_000, 0, "no request was billed by two plans");
         assert_eq!(by_plan.iter().sum::<i64>().unsigned_abs(), statement.requests(), "{by_plan:?}");
         assert!(by_plan.iter().all(|requests| *requests > 0), "{by_plan:?}");
@@ -148,7 +182,14 @@ async fn a_mounted_configuration_that_is_swapped_through_a_link_is_seen() {
     }
     symlink("v1", folder.0.join("data")).unwrap();
     let plan = PlanFile::watch(folder.0.join("data/plan.toml")).unwrap();
-    let price = || plan.current().workload("echo", &"api".parse().unwrap()).unwrap().price.a_second().to_string();
+    let price = || {
+        plan.current()
+            .workload("echo", &"api".parse().unwrap())
+            .unwrap()
+            .price
+            .a_second()
+            .to_string()
+    };
     assert_eq!(price(), "$0.10");
     symlink("v2", folder.0.join("next")).unwrap();
     std::fs::rename(folder.0.join("next"), folder.0.join("data")).unwrap();
@@ -164,7 +205,9 @@ async fn a_mounted_configuration_that_is_swapped_through_a_link_is_seen() {
 #[tokio::test]
 async fn tokens_are_followed_and_revoked() {
     // printf %s one | sha256sum, and so on
-    let entry = |digest: &str, user: &str| format!("[[tokens]]\nsha256 = \"{digest}\"\naccount = \"user:{user}\"\ntier = \"pro\"\n");
+    let entry = |digest: &str, user: &str| {
+        format!("[[tokens]]\nsha256 = \"{digest}\"\naccount = \"user:{user}\"\ntier = \"pro\"\n")
+    };
     let one = entry("7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed", "one");
     let two = entry("3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3", "two");
     let (folder, log) = (Folder::new("tokens"), Log::new());
@@ -172,7 +215,8 @@ async fn tokens_are_followed_and_revoked() {
     let tokens = BearerTokens::watch(&path).unwrap();
     let meter = CreditMeter::new(plan(), MemoryLedger::new(), tokens.clone());
     let knows = async |token: &str| {
-        let request = Request::get("/").header("authorization", format!("Bearer {token}")).body(()).unwrap();
+        let request =
+            Request::get("/").header("authorization", format!("Bearer {token}")).body(()).unwrap();
         meter.identify((&request).into()).await.is_ok()
     };
     assert!(knows("one").await && !knows("two").await);
@@ -180,7 +224,10 @@ async fn tokens_are_followed_and_revoked() {
     eventually(async || knows("two").await.then_some(())).await;
     folder.write("tokens.toml", &format!("{two}[[tokens]]\nsha256 = \"one\"\n"));
     let refusal = log.refusals(&path, 1).await;
-    assert!(refusal.contains("tokens.toml: line 5: not a list of tokens: each [[tokens]] has sha256"), "{refusal}");
+    assert!(
+        refusal.contains("tokens.toml: line 5: not a list of tokens: each [[tokens]] has sha256"),
+        "{refusal}"
+    );
     assert!(knows("one").await && knows("two").await, "a wrong file changes nothing");
     folder.write("tokens.toml", &two);
     eventually(async || (!knows("one").await).then_some(())).await;

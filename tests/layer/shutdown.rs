@@ -20,7 +20,8 @@ async fn ask(meter: &CreditMeter, user: &str) -> u16 {
     service.oneshot(request(user, "pro", Empty::new())).await.unwrap().status().as_u16()
 }
 
-/// What was held ahead is given back, and nobody waits for the time in which that would have come by itself.
+/// What was held ahead is given back, and nobody waits for the time in which that would have come
+/// by itself.
 #[tokio::test(start_paused = true)]
 async fn a_surplus_is_given_back() {
     let meter = meter(MemoryLedger::new()).ahead(Ahead::default()).build().unwrap();
@@ -48,7 +49,8 @@ async fn a_ledger_that_is_away_is_waited_for_five_seconds() {
     tokio::time::timeout(Duration::from_secs(1), worker).await.unwrap().unwrap();
 }
 
-/// A meter that nobody holds any more goes on until its ledger is back: there is nobody to tell what could not be settled.
+/// A meter that nobody holds any more goes on until its ledger is back: there is nobody to tell
+/// what could not be settled.
 #[tokio::test(start_paused = true)]
 async fn one_that_was_only_dropped_does_not_give_up() {
     let (meter, worker) = meter(Broken).build_with_worker().unwrap();
@@ -60,29 +62,38 @@ async fn one_that_was_only_dropped_does_not_give_up() {
     worker.abort();
 }
 
-/// Nobody is there any more to ask for a shutdown: what ends then is reported at once, however rarely reports are sent.
+/// Nobody is there any more to ask for a shutdown: what ends then is reported at once, however
+/// rarely reports are sent.
 #[tokio::test(start_paused = true)]
 async fn what_ends_after_the_meter_was_dropped_is_settled_at_once() {
     let ledger = MemoryLedger::new();
     // The worker means to look again when a refill may be due, half a minute from the beginning.
-    let long_hold = tower_credits::Plan::from_toml(&PLAN.replace("[tiers.pro]", "[tiers.pro]\nhold = \"1m\"")).unwrap();
-    let meter = CreditMeter::builder(long_hold, ledger.clone(), tower_credits::IdentityFromExtensions)
-        .clock(tower_credits::TokioClock)
-        .flush(seconds(60))
-        .build()
-        .unwrap();
-    let service = ServiceBuilder::new().layer(meter).service(service_fn(async |request: Request<Empty<Bytes>>| {
-        request.extensions().get::<ComputeClock>().unwrap().report(Duration::from_millis(100));
-        Ok::<_, Infallible>(Response::new(http_body_util::Full::new(Bytes::from_static(b"x"))))
-    }));
+    let long_hold =
+        tower_credits::Plan::from_toml(&PLAN.replace("[tiers.pro]", "[tiers.pro]\nhold = \"1m\""))
+            .unwrap();
+    let meter =
+        CreditMeter::builder(long_hold, ledger.clone(), tower_credits::IdentityFromExtensions)
+            .clock(tower_credits::TokioClock)
+            .flush(seconds(60))
+            .build()
+            .unwrap();
+    let service = ServiceBuilder::new().layer(meter).service(service_fn(
+        async |request: Request<Empty<Bytes>>| {
+            request.extensions().get::<ComputeClock>().unwrap().report(Duration::from_millis(100));
+            Ok::<_, Infallible>(Response::new(http_body_util::Full::new(Bytes::from_static(b"x"))))
+        },
+    ));
     let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
     tokio::time::sleep(seconds(5)).await;
     let began = Instant::now();
     drop(response);
     let (account, terms) = (identity("alice", "pro").account, plan().tier("pro").unwrap().terms());
-    let month = tower_credits::Period::containing(tower_credits::Clock::unix_time(&tower_credits::SystemClock));
+    let month = tower_credits::Period::containing(tower_credits::Clock::unix_time(
+        &tower_credits::SystemClock,
+    ));
     eventually(async || {
-        let statement = tower_credits::Ledger::statement(&ledger, &account, month, Some(terms)).await.unwrap();
+        let statement =
+            tower_credits::Ledger::statement(&ledger, &account, month, Some(terms)).await.unwrap();
         (statement.used == nanos(SLICE / 10) && statement.held.is_zero()).then_some(())
     })
     .await;
@@ -94,10 +105,12 @@ async fn what_ends_after_the_meter_was_dropped_is_settled_at_once() {
 async fn what_still_runs_has_nothing_left() {
     let meter = meter(MemoryLedger::new()).build().unwrap();
     let (clocks, mut told) = tokio::sync::mpsc::unbounded_channel();
-    let endless = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
-        clocks.send(request.extensions().get::<ComputeClock>().unwrap().clone()).unwrap();
-        std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
-    }));
+    let endless = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |request: Request<Empty<Bytes>>| {
+            clocks.send(request.extensions().get::<ComputeClock>().unwrap().clone()).unwrap();
+            std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+        },
+    ));
     let call = tokio::spawn(endless.oneshot(request("alice", "pro", Empty::new())));
     let clock = told.recv().await.unwrap();
     assert!(clock.left() > Duration::from_millis(900));

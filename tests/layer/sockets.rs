@@ -47,11 +47,16 @@ impl Drop for SetWhileAlive {
 impl Server {
     async fn start() -> Self {
         let clock = november();
-        let tokens = ["free", "none", "pro"].into_iter().fold(BearerTokens::new(), |tokens, tier| tokens.with(tier, identity(tier, tier)));
-        let plan =
-            tower_credits::Plan::from_toml(&PLAN.replace("\"/health\"", "\"/endless\" = { model = \"echo\" }\n\"/health\"")).unwrap();
+        let tokens = ["free", "none", "pro"]
+            .into_iter()
+            .fold(BearerTokens::new(), |tokens, tier| tokens.with(tier, identity(tier, tier)));
+        let plan = tower_credits::Plan::from_toml(
+            &PLAN.replace("\"/health\"", "\"/endless\" = { model = \"echo\" }\n\"/health\""),
+        )
+        .unwrap();
         let ledger = MemoryLedger::with_clock(clock.clone());
-        let meter = CreditMeter::builder(plan, ledger, tokens).clock(clock.clone()).build().unwrap();
+        let meter =
+            CreditMeter::builder(plan, ledger, tokens).clock(clock.clone()).build().unwrap();
         let streaming = Arc::new(AtomicBool::new(false));
         let (passing, alive) = (clock.clone(), streaming.clone());
         let endless = move || {
@@ -93,19 +98,32 @@ async fn head_and_exact_lengths_are_billed_once_and_keep_their_length() {
     let head = client.head(server.url("/models/echo")).bearer_auth("pro").send().await.unwrap();
     assert_eq!((head.status().as_u16(), head.text().await.unwrap().as_str()), (200, ""));
     assert_eq!(settled(&server.meter, "pro", "pro", 1).await.used, nanos(SLICE));
-    let post = client.post(server.url("/models/echo")).bearer_auth("pro").body("four").send().await.unwrap();
+    let post = client
+        .post(server.url("/models/echo"))
+        .bearer_auth("pro")
+        .body("four")
+        .send()
+        .await
+        .unwrap();
     assert_eq!(post.headers()["content-length"], "4");
     assert_eq!(post.text().await.unwrap(), "four");
     assert_eq!(settled(&server.meter, "pro", "pro", 2).await.used, nanos(2 * SLICE));
     let free = client.post(server.url("/health")).send().await.unwrap();
-    assert_eq!((free.status().as_u16(), free.headers().get("inference-id")), (200, None), "what is free passes untouched");
+    assert_eq!(
+        (free.status().as_u16(), free.headers().get("inference-id")),
+        (200, None),
+        "what is free passes untouched"
+    );
 }
 
 #[tokio::test]
 async fn a_client_that_vanishes_pays_for_what_ran() {
     let server = Server::start().await;
     let mut socket = TcpStream::connect(server.address).await.unwrap();
-    socket.write_all(b"GET /endless HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pro\r\n\r\n").await.unwrap();
+    socket
+        .write_all(b"GET /endless HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer pro\r\n\r\n")
+        .await
+        .unwrap();
     let mut seen = vec![0; 5000];
     socket.read_exact(&mut seen).await.unwrap();
     assert!(seen.starts_with(b"HTTP/1.1 200 OK"));
@@ -126,30 +144,44 @@ async fn every_client_that_still_sends_reads_its_402() {
     let keeps_alive = Client::new();
     for round in 0..30 {
         let client = if round % 2 == 0 { keeps_alive.clone() } else { Client::new() };
-        let denied = client.post(server.url("/models/echo")).bearer_auth("none").body(body.clone()).send().await.expect("no broken pipe");
+        let denied = client
+            .post(server.url("/models/echo"))
+            .bearer_auth("none")
+            .body(body.clone())
+            .send()
+            .await
+            .expect("no broken pipe");
         assert_eq!(denied.status(), 402, "round {round}");
         let problem: Value = serde_json::from_slice(&denied.bytes().await.unwrap()).unwrap();
         assert_eq!(problem["reason"], "CREDITS_USED_UP");
     }
 }
 
-/// A plain client sends all of its body before it reads. Where the server closes with bytes unread, its kernel resets the connection, and the
-/// answer is lost with it.
+/// A plain client sends all of its body before it reads. Where the server closes with bytes unread,
+/// its kernel resets the connection, and the answer is lost with it.
 #[tokio::test]
 async fn every_plain_client_that_sends_first_and_reads_then_has_its_402() {
     let server = Server::start().await;
     for round in 0..30 {
         let mut socket = TcpStream::connect(server.address).await.unwrap();
-        let head =
-            "POST /models/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer none\r\nContent-Length: 1000000\r\nConnection: close\r\n\r\n";
+        let head = "POST /models/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer none\r\nContent-Length: 1000000\r\nConnection: close\r\n\r\n";
         socket.write_all(head.as_bytes()).await.unwrap();
         for chunk in vec![b'x'; 1_000_000].chunks(50_000) {
-            socket.write_all(chunk).await.unwrap_or_else(|error| panic!("round {round}: a broken pipe: {error}"));
+            socket
+                .write_all(chunk)
+                .await
+                .unwrap_or_else(|error| panic!("round {round}: a broken pipe: {error}"));
             tokio::task::yield_now().await;
         }
         let mut answer = String::new();
-        socket.read_to_string(&mut answer).await.unwrap_or_else(|error| panic!("round {round}: no answer: {error}"));
-        assert!(answer.starts_with("HTTP/1.1 402 ") && answer.contains("CREDITS_USED_UP"), "{answer}");
+        socket
+            .read_to_string(&mut answer)
+            .await
+            .unwrap_or_else(|error| panic!("round {round}: no answer: {error}"));
+        assert!(
+            answer.starts_with("HTTP/1.1 402 ") && answer.contains("CREDITS_USED_UP"),
+            "{answer}"
+        );
     }
 }
 
@@ -161,7 +193,10 @@ async fn a_client_that_waits_to_be_asked_for_its_body_is_not_asked() {
         b"POST /models/echo HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer none\r\nContent-Length: 1000000\r\nExpect: 100-continue\r\n\r\n";
     socket.write_all(head).await.unwrap();
     let mut answer = vec![0; 12];
-    timeout(seconds(5), socket.read_exact(&mut answer)).await.expect("an answer before the body").unwrap();
+    timeout(seconds(5), socket.read_exact(&mut answer))
+        .await
+        .expect("an answer before the body")
+        .unwrap();
     assert_eq!(answer, b"HTTP/1.1 402");
 }
 
@@ -170,10 +205,14 @@ async fn the_bill_as_json() {
     let server = Server::start().await;
     let client = Client::new();
     let bill = |query: &'static str, token: &'static str| {
-        let request = client.get(server.url(&format!("/billing.json{query}"))).bearer_auth(token).send();
+        let request =
+            client.get(server.url(&format!("/billing.json{query}"))).bearer_auth(token).send();
         async move {
             let response = request.await.unwrap();
-            (response.status().as_u16(), serde_json::from_slice::<Value>(&response.bytes().await.unwrap()).unwrap())
+            (
+                response.status().as_u16(),
+                serde_json::from_slice::<Value>(&response.bytes().await.unwrap()).unwrap(),
+            )
         }
     };
     let zeros = json!({
@@ -192,7 +231,10 @@ async fn the_bill_as_json() {
         "requests": 3, "compute_seconds": 3.0, "cost_nano_usd": 360_000,
     });
     let (_, used) = bill("?period=2026-11", "free").await;
-    assert_eq!((&used["lines"], &used["used_nano_usd"], &used["requests"]), (&json!([line]), &json!(360_000), &json!(3)));
+    assert_eq!(
+        (&used["lines"], &used["used_nano_usd"], &used["requests"]),
+        (&json!([line]), &json!(360_000), &json!(3))
+    );
     assert_eq!(bill("?period=2026-10", "free").await.1["used_nano_usd"], 0);
     assert_eq!(bill("?period=november", "free").await.0, 400);
     assert_eq!(bill("", "guess").await.0, 401);

@@ -14,8 +14,8 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, Amendment, Answer, Answering, ComputeTime, CreditMeter, LeaseId, Ledger, LedgerError, MemoryLedger, MeterBody, Name, Period,
-    Renewal, Statement, Terms, Threshold,
+    Account, Amendment, Answer, Answering, ComputeTime, CreditMeter, LeaseId, Ledger, LedgerError,
+    MemoryLedger, MeterBody, Name, Period, Renewal, Statement, Terms, Threshold,
 };
 
 use crate::support::*;
@@ -29,11 +29,22 @@ struct Lossy {
 }
 
 impl Ledger for Lossy {
-    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        renewal: &'a Renewal,
+        within: Duration,
+    ) -> Answering<'a, Answer> {
         self.ledger.renew(account, period, renewal, within)
     }
 
-    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
+    fn statement<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        terms: Option<Terms>,
+    ) -> Answering<'a, Statement> {
         self.ledger.statement(account, period, terms)
     }
 
@@ -41,10 +52,20 @@ impl Ledger for Lossy {
         self.ledger.amend(account, amendment)
     }
 
-    fn claim<'a>(&'a self, account: &'a Account, period: Period, threshold: Name, by: LeaseId) -> Answering<'a, bool> {
+    fn claim<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        threshold: Name,
+        by: LeaseId,
+    ) -> Answering<'a, bool> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let answer = self.ledger.claim(account, period, threshold, by);
-        if self.lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |lost| lost.checked_sub(1)).is_ok() {
+        if self
+            .lost
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |lost| lost.checked_sub(1))
+            .is_ok()
+        {
             return Box::pin(async { Err(LedgerError::Deadline(seconds(1))) });
         }
         answer
@@ -56,11 +77,22 @@ impl Ledger for Lossy {
 struct Faulty(Lossy);
 
 impl Ledger for Faulty {
-    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        renewal: &'a Renewal,
+        within: Duration,
+    ) -> Answering<'a, Answer> {
         self.0.renew(account, period, renewal, within)
     }
 
-    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
+    fn statement<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        terms: Option<Terms>,
+    ) -> Answering<'a, Statement> {
         self.0.statement(account, period, terms)
     }
 
@@ -68,7 +100,13 @@ impl Ledger for Faulty {
         self.0.amend(account, amendment)
     }
 
-    fn claim<'a>(&'a self, account: &'a Account, period: Period, threshold: Name, by: LeaseId) -> Answering<'a, bool> {
+    fn claim<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        threshold: Name,
+        by: LeaseId,
+    ) -> Answering<'a, bool> {
         let asked = self.0.asked.load(Ordering::SeqCst);
         if asked < 2 {
             self.0.asked.fetch_add(1, Ordering::SeqCst);
@@ -86,10 +124,16 @@ type Heard = Arc<Mutex<Vec<(String, i64)>>>;
 fn node(ledger: impl Ledger, heard: &Heard, panics: bool) -> CreditMeter {
     let heard = Arc::clone(heard);
     meter(ledger)
-        .thresholds([Threshold::Included(80), Threshold::Included(100), Threshold::Limit(90)], move |reached| {
-            heard.lock().unwrap().push((format!("{} {}", reached.account, reached.threshold), reached.used.as_nano_usd()));
-            assert!(!panics, "the host's own mistake");
-        })
+        .thresholds(
+            [Threshold::Included(80), Threshold::Included(100), Threshold::Limit(90)],
+            move |reached| {
+                heard.lock().unwrap().push((
+                    format!("{} {}", reached.account, reached.threshold),
+                    reached.used.as_nano_usd(),
+                ));
+                assert!(!panics, "the host's own mistake");
+            },
+        )
         .build()
         .unwrap()
 }
@@ -97,9 +141,14 @@ fn node(ledger: impl Ledger, heard: &Heard, panics: bool) -> CreditMeter {
 /// A service whose calls take a second each.
 fn seconds_each(
     meter: &CreditMeter,
-) -> impl Service<Request<Empty<Bytes>>, Response = Response<MeterBody<Empty<Bytes>>>, Error = Infallible> + Clone {
+) -> impl Service<
+    Request<Empty<Bytes>>,
+    Response = Response<MeterBody<Empty<Bytes>>>,
+    Error = Infallible,
+> + Clone {
     ServiceBuilder::new().layer(meter.clone()).service(service_fn(|_: Request<Empty<Bytes>>| {
-        let response = Response::builder().extension(ComputeTime(seconds(1))).body(Empty::new()).unwrap();
+        let response =
+            Response::builder().extension(ComputeTime(seconds(1))).body(Empty::new()).unwrap();
         std::future::ready(Ok(response))
     }))
 }
@@ -107,12 +156,21 @@ fn seconds_each(
 #[tokio::test(start_paused = true)]
 async fn a_claim_whose_answer_was_lost_is_made_again_and_told_once() {
     let heard = Heard::default();
-    let ledger = Lossy { ledger: MemoryLedger::new(), lost: Arc::new(AtomicUsize::new(3)), asked: Arc::default() };
+    let ledger = Lossy {
+        ledger: MemoryLedger::new(),
+        lost: Arc::new(AtomicUsize::new(3)),
+        asked: Arc::default(),
+    };
     let nodes = [node(ledger.clone(), &heard, false), node(ledger.clone(), &heard, false)];
     let services = nodes.each_ref().map(seconds_each);
-    // Ten are included, and all there is: the eighth reaches 80 % of it, the ninth 90 % of all, the tenth 100 %.
+    // Ten are included, and all there is: the eighth reaches 80 % of it, the ninth 90 % of all, the
+    // tenth 100 %.
     for number in 1..=10 {
-        let response = services[number % 2].clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap();
+        let response = services[number % 2]
+            .clone()
+            .oneshot(request("alice", "ten", Empty::new()))
+            .await
+            .unwrap();
         assert_eq!(response.status(), 200, "request {number}");
         drop(response);
         settled(&nodes[0], "alice", "ten", number as u64).await;
@@ -125,7 +183,14 @@ async fn a_claim_whose_answer_was_lost_is_made_again_and_told_once() {
     }
     let mut heard = heard.lock().unwrap().clone();
     heard.sort_by_key(|(_, used)| *used);
-    assert_eq!(heard, [(all[0].to_owned(), 8 * SLICE), (all[1].to_owned(), 9 * SLICE), (all[2].to_owned(), 10 * SLICE)]);
+    assert_eq!(
+        heard,
+        [
+            (all[0].to_owned(), 8 * SLICE),
+            (all[1].to_owned(), 9 * SLICE),
+            (all[2].to_owned(), 10 * SLICE)
+        ]
+    );
     assert!(ledger.asked.load(Ordering::SeqCst) >= 6, "three answers were lost");
 }
 
@@ -149,7 +214,10 @@ async fn a_hook_that_panics_stops_nothing() {
     let service = seconds_each(&meter);
     for number in 1..=10 {
         drop(service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap());
-        assert_eq!(settled(&meter, "alice", "ten", number).await.used, nanos(number as i64 * SLICE));
+        assert_eq!(
+            settled(&meter, "alice", "ten", number).await.used,
+            nanos(number as i64 * SLICE)
+        );
     }
     eventually(async || (heard.lock().unwrap().len() == 3).then_some(())).await;
     assert!(meter.shutdown().await.unsettled.is_empty());
@@ -159,11 +227,18 @@ async fn a_hook_that_panics_stops_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_ledger_that_panics_when_a_threshold_is_claimed_stops_nothing() {
     let heard = Heard::default();
-    let meter = node(Faulty(Lossy { ledger: MemoryLedger::new(), lost: Arc::default(), asked: Arc::default() }), &heard, false);
+    let meter = node(
+        Faulty(Lossy { ledger: MemoryLedger::new(), lost: Arc::default(), asked: Arc::default() }),
+        &heard,
+        false,
+    );
     let service = seconds_each(&meter);
     for number in 1..=10 {
         drop(service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap());
-        assert_eq!(settled(&meter, "alice", "ten", number).await.used, nanos(number as i64 * SLICE));
+        assert_eq!(
+            settled(&meter, "alice", "ten", number).await.used,
+            nanos(number as i64 * SLICE)
+        );
     }
     eventually(async || (heard.lock().unwrap().len() == 3).then_some(())).await;
     assert!(meter.shutdown().await.unsettled.is_empty());
@@ -184,14 +259,22 @@ async fn nobody_is_told_twice_of_the_same_month() {
     }
     let heard = heard.lock().unwrap().clone();
     assert_eq!(
-        heard.iter().map(|(what, _)| what.rsplit_once("user:alice ").unwrap().1).collect::<Vec<_>>(),
+        heard
+            .iter()
+            .map(|(what, _)| what.rsplit_once("user:alice ").unwrap().1)
+            .collect::<Vec<_>>(),
         ["included 80 %", "limit 90 %", "included 100 %"]
     );
 }
 
 #[test]
 fn more_thresholds_than_are_watched_are_refused() {
-    let built = |most: u16| meter(MemoryLedger::new()).thresholds((0..most).map(Threshold::Included), drop).build().map(drop);
+    let built = |most: u16| {
+        meter(MemoryLedger::new())
+            .thresholds((0..most).map(Threshold::Included), drop)
+            .build()
+            .map(drop)
+    };
     assert_eq!(built(32), Ok(()));
     assert_eq!(built(33).unwrap_err().to_string(), "thresholds cannot be used: set at most 32");
 }

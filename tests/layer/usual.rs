@@ -6,7 +6,10 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{ComputeClock, CreditMeter, Identity, IdentityFromExtensions, ManualClock, MemoryLedger, MeterBody, Plan};
+use tower_credits::{
+    ComputeClock, CreditMeter, Identity, IdentityFromExtensions, ManualClock, MemoryLedger,
+    MeterBody, Plan,
+};
 
 use crate::support::*;
 
@@ -18,18 +21,22 @@ struct World {
 impl World {
     fn new() -> Self {
         let clock = november();
-        let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).build().unwrap();
+        let meter =
+            meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).build().unwrap();
         Self { clock, meter }
     }
 
     /// One second of compute for somebody.
     async fn ask(&self, who: &Arc<Identity>) -> StatusCode {
         let clock = self.clock.clone();
-        let service = ServiceBuilder::new().layer(self.meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
-            clock.advance(seconds(1));
-            async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
-        }));
-        let request = Request::post("/models/echo").extension(Arc::clone(who)).body(Empty::new()).unwrap();
+        let service = ServiceBuilder::new().layer(self.meter.clone()).service(service_fn(
+            move |_: Request<Empty<Bytes>>| {
+                clock.advance(seconds(1));
+                async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }
+            },
+        ));
+        let request =
+            Request::post("/models/echo").extension(Arc::clone(who)).body(Empty::new()).unwrap();
         service.oneshot(request).await.unwrap().status()
     }
 
@@ -48,7 +55,10 @@ async fn another_plan_counts_for_the_next_request() {
     world.meter.plan().replace(Plan::from_toml(&PLAN.replace("0.00012", "0.00024")).unwrap());
     world.ask(&alice).await;
     assert_eq!(world.used("alice", "pro", 3).await, 4 * SLICE);
-    world.meter.plan().replace(Plan::from_toml(&PLAN.replace("[tiers.pro]", "[tiers.gone]")).unwrap());
+    world
+        .meter
+        .plan()
+        .replace(Plan::from_toml(&PLAN.replace("[tiers.pro]", "[tiers.gone]")).unwrap());
     assert_eq!(world.ask(&alice).await, StatusCode::INTERNAL_SERVER_ERROR);
 }
 
@@ -65,7 +75,8 @@ async fn another_month_is_another_bill() {
     world.ask(&alice).await;
     assert_eq!(world.used("alice", "ten", 1).await, SLICE);
     let november = eventually(async || {
-        let november = world.meter.statement(&alice, Some("2026-11".parse().unwrap())).await.unwrap();
+        let november =
+            world.meter.statement(&alice, Some("2026-11".parse().unwrap())).await.unwrap();
         november.held.is_zero().then_some(november)
     })
     .await;
@@ -86,20 +97,30 @@ async fn a_changed_copy_of_an_identity_is_somebody_else() {
     bob.subject = "bob".parse().unwrap();
     world.ask(&Arc::new(bob)).await;
     world.ask(&alice).await;
-    assert_eq!((world.used("alice", "pro", 2).await, world.used("bob", "pro", 1).await), (2 * SLICE, SLICE));
+    assert_eq!(
+        (world.used("alice", "pro", 2).await, world.used("bob", "pro", 1).await),
+        (2 * SLICE, SLICE)
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn two_meters_share_an_identity_and_no_bill() {
     let one = World::new();
     let clock = november();
-    let meter = CreditMeter::builder(one.meter.plan().clone(), MemoryLedger::with_clock(clock.clone()), IdentityFromExtensions);
+    let meter = CreditMeter::builder(
+        one.meter.plan().clone(),
+        MemoryLedger::with_clock(clock.clone()),
+        IdentityFromExtensions,
+    );
     let two = World { meter: meter.clock(clock.clone()).build().unwrap(), clock };
     let alice = Arc::new(identity("alice", "pro"));
     for world in [&one, &two, &one] {
         world.ask(&alice).await;
     }
-    assert_eq!((one.used("alice", "pro", 2).await, two.used("alice", "pro", 1).await), (2 * SLICE, SLICE));
+    assert_eq!(
+        (one.used("alice", "pro", 2).await, two.used("alice", "pro", 1).await),
+        (2 * SLICE, SLICE)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,26 +133,42 @@ async fn who_comes_back_after_being_forgotten_is_billed_like_anybody() {
         // Long after its lease has said goodbye.
         tokio::time::sleep(seconds(3_600)).await;
         world.ask(&alice).await;
-        assert_eq!(world.used("alice", "pro", requests).await, SLICE * i64::try_from(requests).unwrap());
+        assert_eq!(
+            world.used("alice", "pro", requests).await,
+            SLICE * i64::try_from(requests).unwrap()
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_extensions_a_request_is_metered_all_the_same() {
     let clock = november();
-    let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).extensions(false).build().unwrap();
+    let meter = meter(MemoryLedger::with_clock(clock.clone()))
+        .clock(clock.clone())
+        .extensions(false)
+        .build()
+        .unwrap();
     let respond = async |status: StatusCode| -> Response<MeterBody<Empty<Bytes>>> {
         let clock = clock.clone();
-        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
-            assert!(request.extensions().get::<ComputeClock>().is_none());
-            clock.advance(seconds(1));
-            async move { Ok::<_, Infallible>(Response::builder().status(status).body(Empty::new()).unwrap()) }
-        }));
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+            move |request: Request<Empty<Bytes>>| {
+                assert!(request.extensions().get::<ComputeClock>().is_none());
+                clock.advance(seconds(1));
+                async move {
+                    Ok::<_, Infallible>(
+                        Response::builder().status(status).body(Empty::new()).unwrap(),
+                    )
+                }
+            },
+        ));
         service.oneshot(request("alice", "pro", Empty::new())).await.unwrap()
     };
     assert_eq!(respond(StatusCode::OK).await.status(), StatusCode::OK);
     // Nobody could tell when the new protocol ends.
-    assert_eq!(respond(StatusCode::SWITCHING_PROTOCOLS).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    assert_eq!(
+        respond(StatusCode::SWITCHING_PROTOCOLS).await.status(),
+        StatusCode::INTERNAL_SERVER_ERROR
+    );
     assert_eq!(settled(&meter, "alice", "pro", 2).await.used, nanos(2 * SLICE));
 }
 
@@ -146,7 +183,11 @@ async fn each_line_gets_what_is_its_own() {
             Arc::new(member)
         })
         .collect();
-    for (turns, member) in team.iter().enumerate().flat_map(|(number, member)| std::iter::repeat_n(member, number % 3 + 1).enumerate()) {
+    for (turns, member) in team
+        .iter()
+        .enumerate()
+        .flat_map(|(number, member)| std::iter::repeat_n(member, number % 3 + 1).enumerate())
+    {
         assert!(turns < 3);
         world.ask(member).await;
     }
@@ -156,10 +197,21 @@ async fn each_line_gets_what_is_its_own() {
         (statement.held.is_zero() && statement.requests() == whole).then_some(statement)
     })
     .await;
-    let lines: Vec<_> =
-        statement.lines.iter().map(|line| (line.subject.clone().unwrap().to_string(), line.usage.requests, line.usage.cost)).collect();
+    let lines: Vec<_> = statement
+        .lines
+        .iter()
+        .map(|line| {
+            (line.subject.clone().unwrap().to_string(), line.usage.requests, line.usage.cost)
+        })
+        .collect();
     let expected: Vec<_> = (0..40)
-        .map(|number: i64| (format!("member-{number:02}"), number.unsigned_abs() % 3 + 1, nanos(SLICE * (number % 3 + 1))))
+        .map(|number: i64| {
+            (
+                format!("member-{number:02}"),
+                number.unsigned_abs() % 3 + 1,
+                nanos(SLICE * (number % 3 + 1)),
+            )
+        })
         .collect();
     assert_eq!(lines, expected);
 }
@@ -191,13 +243,19 @@ async fn a_workload_that_the_host_keeps_is_paid_for_by_the_plan_in_force() {
 #[tokio::test(start_paused = true)]
 async fn each_day_is_a_line_of_its_own() {
     let clock = november();
-    let meter = meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).ahead(tower_credits::Ahead::default()).build().unwrap();
+    let meter = meter(MemoryLedger::with_clock(clock.clone()))
+        .clock(clock.clone())
+        .ahead(tower_credits::Ahead::default())
+        .build()
+        .unwrap();
     let world = World { clock, meter };
     let alice = Arc::new(identity("alice", "pro"));
     for _ in 0..2 {
         world.ask(&alice).await;
     }
-    world.clock.set_unix_time("2026-11".parse::<tower_credits::Period>().unwrap().begins() + seconds(25 * 3_600));
+    world.clock.set_unix_time(
+        "2026-11".parse::<tower_credits::Period>().unwrap().begins() + seconds(25 * 3_600),
+    );
     world.ask(&alice).await;
     world.meter.shutdown().await;
     let statement = settled(&world.meter, "alice", "pro", 3).await;

@@ -1,4 +1,5 @@
-//! Nobody is cut, or billed for less than was used, before the ledger has said no; and what runs is settled as it goes.
+//! Nobody is cut, or billed for less than was used, before the ledger has said no; and what runs is
+//! settled as it goes.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -14,15 +15,24 @@ fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-trait Streams: Service<Request<Empty<Bytes>>, Response = Response<Fed>, Error = Infallible, Future: Send> + Clone {}
+trait Streams:
+    Service<Request<Empty<Bytes>>, Response = Response<Fed>, Error = Infallible, Future: Send> + Clone
+{
+}
 
-impl<S> Streams for S where S: Service<Request<Empty<Bytes>>, Response = Response<Fed>, Error = Infallible, Future: Send> + Clone {}
+impl<S> Streams for S where
+    S: Service<Request<Empty<Bytes>>, Response = Response<Fed>, Error = Infallible, Future: Send>
+        + Clone
+{
+}
 
 /// What a running request of [`streaming`] is driven by.
 type Begun = (ComputeClock, tokio::sync::mpsc::Sender<Bytes>);
 
 /// A service that hands out its clocks and feeds, and streams what it is fed.
-fn streaming(meter: &CreditMeter) -> (CreditService<impl Streams>, tokio::sync::mpsc::UnboundedReceiver<Begun>) {
+fn streaming(
+    meter: &CreditMeter,
+) -> (CreditService<impl Streams>, tokio::sync::mpsc::UnboundedReceiver<Begun>) {
     let (begun, told) = tokio::sync::mpsc::unbounded_channel();
     let service = service_fn(move |request: Request<Empty<Bytes>>| {
         let (feed, body) = Fed::new();
@@ -32,7 +42,8 @@ fn streaming(meter: &CreditMeter) -> (CreditService<impl Streams>, tokio::sync::
     (ServiceBuilder::new().layer(meter.clone()).service(service), told)
 }
 
-/// A node that stands still for longer than a slice lasts: its timers fire together when it goes on, in whatever order.
+/// A node that stands still for longer than a slice lasts: its timers fire together when it goes
+/// on, in whatever order.
 #[tokio::test(start_paused = true)]
 async fn a_node_that_stands_still_cuts_nobody_who_has_credits() {
     for round in 0..60 {
@@ -41,7 +52,8 @@ async fn a_node_that_stands_still_cuts_nobody_who_has_credits() {
         let (service, mut told) = streaming(&meter);
         let mut running = Vec::new();
         for _ in 0..3 {
-            let response = service.clone().oneshot(request("alice", "free", Empty::new())).await.unwrap();
+            let response =
+                service.clone().oneshot(request("alice", "free", Empty::new())).await.unwrap();
             let (_, feed) = told.recv().await.unwrap();
             running.push((response, feed));
             tokio::time::sleep(millis(rng.u64(0..400))).await;
@@ -50,18 +62,29 @@ async fn a_node_that_stands_still_cuts_nobody_who_has_credits() {
         for _ in 0..8 {
             tokio::time::sleep(millis(rng.u64(0..900))).await;
             let one = rng.usize(0..running.len());
-            running[one].1.send(Bytes::from_static(b"x")).await.unwrap_or_else(|_| panic!("round {round}: it was cut"));
+            running[one]
+                .1
+                .send(Bytes::from_static(b"x"))
+                .await
+                .unwrap_or_else(|_| panic!("round {round}: it was cut"));
             sent[one] += 1;
             tokio::time::sleep(millis(rng.u64(0..3))).await;
             tokio::time::advance(millis(rng.u64(600..3_000))).await;
         }
         for ((response, feed), sent) in running.into_iter().zip(sent) {
             drop(feed);
-            assert_eq!(read(response).await.unwrap_or_else(|error| panic!("round {round}: {error}")).len(), sent, "round {round}");
+            assert_eq!(
+                read(response).await.unwrap_or_else(|error| panic!("round {round}: {error}")).len(),
+                sent,
+                "round {round}"
+            );
         }
         let statement = settled(&meter, "alice", "free", 3).await;
         let compute = i64::try_from(statement.compute().as_micros()).unwrap();
-        assert!((statement.used.as_nano_usd() - compute * 12 / 100).abs() <= 6, "all of it is billed: {statement:?}");
+        assert!(
+            (statement.used.as_nano_usd() - compute * 12 / 100).abs() <= 6,
+            "all of it is billed: {statement:?}"
+        );
     }
 }
 
@@ -91,10 +114,13 @@ async fn a_report_of_more_than_there_is_ends_with_the_reason_that_the_ledger_giv
         let mut running = Vec::new();
         for _ in 0..others {
             // They have just begun, and hold a second each.
-            running.push(service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap());
+            running.push(
+                service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap(),
+            );
             running.last().map(|_| told.try_recv().map(std::mem::forget).unwrap()).unwrap();
         }
-        let response = service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap();
+        let response =
+            service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap();
         let (clock, _feed) = told.recv().await.unwrap();
         clock.report(seconds(40));
         let error = read(response).await.unwrap_err().downcast::<CutOff>().unwrap();
@@ -104,18 +130,25 @@ async fn a_report_of_more_than_there_is_ends_with_the_reason_that_the_ledger_giv
             (statement.requests() == 1).then_some(statement)
         })
         .await;
-        assert!((nanos(used * SLICE)..nanos(used * SLICE + SLICE / 20)).contains(&statement.used), "{reason}: {}", statement.used);
+        assert!(
+            (nanos(used * SLICE)..nanos(used * SLICE + SLICE / 20)).contains(&statement.used),
+            "{reason}: {}",
+            statement.used
+        );
     }
 }
 
-/// A request that ends with more used than was on hold for it is billed as far as its account can pay, however it ends.
+/// A request that ends with more used than was on hold for it is billed as far as its account can
+/// pay, however it ends.
 #[tokio::test(start_paused = true)]
 async fn what_is_used_beyond_the_slice_when_it_ends_is_billed_as_far_as_the_account_can_pay() {
-    for (tier, reported, billed) in [("free", 3, 3), ("ten", 40, 10), ("ten-finish", 40, 40), ("pro", 40, 40)] {
+    for (tier, reported, billed) in
+        [("free", 3, 3), ("ten", 40, 10), ("ten-finish", 40, 40), ("pro", 40, 40)]
+    {
         for end in ["complete", "gone", "panics", "fails"] {
             let meter = meter(MemoryLedger::new()).build().unwrap();
-            let service =
-                ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| async move {
+            let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+                move |request: Request<Empty<Bytes>>| async move {
                     request.extensions().get::<ComputeClock>().unwrap().report(seconds(reported));
                     match end {
                         "gone" => std::future::pending().await,
@@ -123,7 +156,8 @@ async fn what_is_used_beyond_the_slice_when_it_ends_is_billed_as_far_as_the_acco
                         "fails" => Err("as asked"),
                         _ => Ok(Response::new(Empty::<Bytes>::new())),
                     }
-                }));
+                },
+            ));
             let mut call = tokio::spawn(service.oneshot(request("alice", tier, Empty::new())));
             if end == "gone" {
                 // It has reported, and is not looked at again.
@@ -140,7 +174,8 @@ async fn what_is_used_beyond_the_slice_when_it_ends_is_billed_as_far_as_the_acco
     }
 }
 
-/// What is over its slice is seen when it is reported, however many frames passed before, and the request ends as soon as the ledger has answered.
+/// What is over its slice is seen when it is reported, however many frames passed before, and the
+/// request ends as soon as the ledger has answered.
 #[tokio::test(start_paused = true)]
 async fn a_report_of_more_than_there_is_is_seen_when_it_comes() {
     for frames in [0, 1, 5, 40] {
@@ -155,7 +190,11 @@ async fn a_report_of_more_than_there_is_is_seen_when_it_comes() {
         clock.report(seconds(40));
         let began = tokio::time::Instant::now();
         feed.closed().await;
-        assert!(began.elapsed() < millis(20), "after {frames} frames it was cut {:?} later", began.elapsed());
+        assert!(
+            began.elapsed() < millis(20),
+            "after {frames} frames it was cut {:?} later",
+            began.elapsed()
+        );
         assert!(read(response).await.unwrap_err().is::<CutOff>());
         assert_eq!(settled(&meter, "alice", "ten", 1).await.used, nanos(10 * SLICE));
     }
@@ -183,8 +222,12 @@ async fn what_a_service_tells_ends_its_credits_also_while_it_is_held_back() {
 /// The same for one that starts its stopwatch only then, and for the most that one request may use.
 #[tokio::test(start_paused = true)]
 async fn a_stopwatch_that_is_started_while_the_service_is_held_back_ends_at_the_cap() {
-    let plan = Plan::from_toml(&PLAN.replace("[tiers.pro]", "[tiers.pro]\nmost_per_request = \"80ms\"")).unwrap();
-    let builder = CreditMeter::builder(plan, MemoryLedger::new(), tower_credits::IdentityFromExtensions).clock(tower_credits::TokioClock);
+    let plan =
+        Plan::from_toml(&PLAN.replace("[tiers.pro]", "[tiers.pro]\nmost_per_request = \"80ms\""))
+            .unwrap();
+    let builder =
+        CreditMeter::builder(plan, MemoryLedger::new(), tower_credits::IdentityFromExtensions)
+            .clock(tower_credits::TokioClock);
     let meter = builder.read_ahead(1).build().unwrap();
     let (service, mut told) = streaming(&meter);
     let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
@@ -203,7 +246,8 @@ async fn a_stopwatch_that_is_started_while_the_service_is_held_back_ends_at_the_
     assert_eq!(settled(&meter, "alice", "pro", 1).await.used, nanos(9_600));
 }
 
-/// The service is held back while the ledger is asked about a frame in hand: that is nobody's computation.
+/// The service is held back while the ledger is asked about a frame in hand: that is nobody's
+/// computation.
 #[tokio::test(start_paused = true)]
 async fn waiting_for_the_ledger_is_not_billed() {
     let ledger = Switched::default();
@@ -234,7 +278,8 @@ async fn what_is_not_billed_is_not_cut_and_holds_nothing() {
     let (service, mut told) = streaming(&meter);
     let response = service.oneshot(request("alice", "quick", Empty::new())).await.unwrap();
     let (_clock, feed) = told.recv().await.unwrap();
-    eventually(async || statement(&meter, "alice", "quick").await.held.is_zero().then_some(())).await;
+    eventually(async || statement(&meter, "alice", "quick").await.held.is_zero().then_some(()))
+        .await;
     tokio::time::sleep(seconds(30)).await;
     feed.send(Bytes::from_static(b"x")).await.unwrap();
     drop(feed);
@@ -249,7 +294,8 @@ async fn a_shutdown_says_all_that_was_settled() {
     let (service, mut told) = streaming(&meter);
     let mut running = Vec::new();
     for reported in [5, 1, 7] {
-        running.push(service.clone().oneshot(request("alice", "free", Empty::new())).await.unwrap());
+        running
+            .push(service.clone().oneshot(request("alice", "free", Empty::new())).await.unwrap());
         let (clock, feed) = told.recv().await.unwrap();
         std::mem::forget(feed);
         clock.report(millis(reported * 900));
@@ -269,7 +315,11 @@ async fn a_shutdown_bills_what_is_used_beyond_the_slice() {
         clock.report(seconds(5));
         let settlement = meter.shutdown().await;
         let expected = if tier == "free" { billed * SLICE } else { billed * SLICE / 1_000 };
-        assert_eq!((settlement.settled, settlement.unsettled.len()), (nanos(expected), 0), "{tier}");
+        assert_eq!(
+            (settlement.settled, settlement.unsettled.len()),
+            (nanos(expected), 0),
+            "{tier}"
+        );
         drop(response);
         assert_eq!(settled(&meter, "alice", tier, 1).await.used, nanos(expected));
     }
@@ -290,7 +340,8 @@ async fn a_request_whose_ledger_is_silent_is_cut_with_that_reason() {
     assert!((millis(990)..millis(1_300)).contains(&began.elapsed()), "{:?}", began.elapsed());
 }
 
-/// What a stream has used is on the bill while it runs; the request is counted when it ends, and nothing is counted twice.
+/// What a stream has used is on the bill while it runs; the request is counted when it ends, and
+/// nothing is counted twice.
 #[tokio::test(start_paused = true)]
 async fn what_runs_is_settled_as_it_goes() {
     for tier in ["free", "pro"] {
@@ -307,7 +358,10 @@ async fn what_runs_is_settled_as_it_goes() {
             let behind = began.elapsed().saturating_sub(statement.compute());
             assert!(behind <= millis(510), "{tier}: {behind:?} of it are not settled");
             assert_eq!(
-                (statement.requests(), statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum()),
+                (
+                    statement.requests(),
+                    statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum()
+                ),
                 (0, statement.used.as_nano_usd())
             );
         }
@@ -324,7 +378,8 @@ async fn what_runs_is_settled_as_it_goes() {
     }
 }
 
-/// A service may still say that it computed for less than what is measured: then nothing is settled before it did, or before it cannot any more.
+/// A service may still say that it computed for less than what is measured: then nothing is settled
+/// before it did, or before it cannot any more.
 #[tokio::test(start_paused = true)]
 async fn what_may_still_be_reported_is_not_settled_in_advance() {
     let meter = meter(MemoryLedger::new()).build().unwrap();
@@ -332,7 +387,8 @@ async fn what_may_still_be_reported_is_not_settled_in_advance() {
     let used = async || statement(&meter, "alice", "pro").await.used;
     let (mut clocks, mut feeds) = (Vec::new(), Vec::new());
     for reports in [true, false] {
-        let response = service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+        let response =
+            service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap();
         let (clock, feed) = told.recv().await.unwrap();
         tokio::time::sleep(seconds(5)).await;
         let before = used().await;
@@ -352,23 +408,33 @@ async fn what_may_still_be_reported_is_not_settled_in_advance() {
         drop(response);
         settled(&meter, "alice", "pro", 1 + u64::from(!reports)).await;
     }
-    assert!((nanos(8 * SLICE)..nanos(8 * SLICE + SLICE / 50)).contains(&used().await), "{}", used().await);
+    assert!(
+        (nanos(8 * SLICE)..nanos(8 * SLICE + SLICE / 50)).contains(&used().await),
+        "{}",
+        used().await
+    );
 }
 
-/// Before its head any response may bring a time of its own: what requests for its model did before tells whether it will.
+/// Before its head any response may bring a time of its own: what requests for its model did before
+/// tells whether it will.
 #[tokio::test(start_paused = true)]
 async fn before_the_head_what_others_did_decides() {
     let meter = meter(MemoryLedger::new()).build().unwrap();
-    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(async |request: Request<Empty<Bytes>>| {
-        let time = request.headers().get("x-time").map_or(0, |time| time.to_str().unwrap().parse().unwrap());
-        if request.headers().contains_key("x-refused") {
-            return Ok(Response::builder().status(400).body(Empty::<Bytes>::new()).unwrap());
-        }
-        // Nobody can report with its clock any more.
-        drop(request);
-        tokio::time::sleep(seconds(time)).await;
-        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-    }));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        async |request: Request<Empty<Bytes>>| {
+            let time = request
+                .headers()
+                .get("x-time")
+                .map_or(0, |time| time.to_str().unwrap().parse().unwrap());
+            if request.headers().contains_key("x-refused") {
+                return Ok(Response::builder().status(400).body(Empty::<Bytes>::new()).unwrap());
+            }
+            // Nobody can report with its clock any more.
+            drop(request);
+            tokio::time::sleep(seconds(time)).await;
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        },
+    ));
     let call = |time: &'static str| {
         let mut request = request("alice", "free", Empty::new());
         request.headers_mut().insert("x-time", http::HeaderValue::from_static(time));
@@ -393,13 +459,20 @@ async fn before_the_head_what_others_did_decides() {
     assert!((nanos(8 * SLICE)..nanos(8 * SLICE + SLICE / 50)).contains(&used), "{used}");
 }
 
-/// A policy that decides at the end has decided nothing before; one that decides at the head has, from then on.
+/// A policy that decides at the end has decided nothing before; one that decides at the head has,
+/// from then on.
 #[tokio::test(start_paused = true)]
 async fn what_is_not_decided_is_not_settled() {
     let builder = || meter(MemoryLedger::new());
     for (at_head, meter) in [
         (false, builder().billable(|ending| ending.end == End::Complete).build().unwrap()),
-        (true, builder().billable_at_head(|head| head.is_some_and(|head| head.status == StatusCode::OK)).build().unwrap()),
+        (
+            true,
+            builder()
+                .billable_at_head(|head| head.is_some_and(|head| head.status == StatusCode::OK))
+                .build()
+                .unwrap(),
+        ),
     ] {
         for (status, ends) in [(200, true), (200, false), (500, true)] {
             let user = format!("alice-{status}-{ends}");
@@ -407,13 +480,21 @@ async fn what_is_not_decided_is_not_settled() {
                 let (feed, body) = Fed::new();
                 (Once::new(body), feed)
             };
-            let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
-                std::future::ready(Ok::<_, Infallible>(Response::builder().status(status).body(body.take()).unwrap()))
-            }));
+            let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+                move |_: Request<Empty<Bytes>>| {
+                    std::future::ready(Ok::<_, Infallible>(
+                        Response::builder().status(status).body(body.take()).unwrap(),
+                    ))
+                },
+            ));
             let response = service.oneshot(request(&user, "pro", Empty::new())).await.unwrap();
             tokio::time::sleep(seconds(5)).await;
             let used = statement(&meter, &user, "pro").await.used;
-            assert_eq!(used > nanos(0), at_head && status == 200, "{user}, at the head: {at_head}: {used}");
+            assert_eq!(
+                used > nanos(0),
+                at_head && status == 200,
+                "{user}, at the head: {at_head}: {used}"
+            );
             if ends {
                 drop(feed);
                 read(response).await.unwrap();
@@ -427,29 +508,36 @@ async fn what_is_not_decided_is_not_settled() {
     }
     // One that ends without a head.
     for billable in [true, false] {
-        let meter = builder().billable_at_head(move |head| head.is_some() || billable).build().unwrap();
-        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(async |_: Request<Empty<Bytes>>| {
-            tokio::time::sleep(seconds(3)).await;
-            Err::<Response<Empty<Bytes>>, _>("no")
-        }));
+        let meter =
+            builder().billable_at_head(move |head| head.is_some() || billable).build().unwrap();
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+            async |_: Request<Empty<Bytes>>| {
+                tokio::time::sleep(seconds(3)).await;
+                Err::<Response<Empty<Bytes>>, _>("no")
+            },
+        ));
         assert!(service.oneshot(request("alice", "pro", Empty::new())).await.is_err());
         settled(&meter, "alice", "pro", u64::from(billable)).await;
     }
 }
 
-/// A plan whose requests wait for each other: what one was granted is not taken by another, and nobody is told no in its place.
+/// A plan whose requests wait for each other: what one was granted is not taken by another, and
+/// nobody is told no in its place.
 #[tokio::test(start_paused = true)]
 async fn what_the_ledger_gave_to_one_no_other_takes() {
-    let plan = Plan::from_toml(&PLAN.replace("included = \"0.0012\"", "included = \"0.012\"")).unwrap();
-    let meter = CreditMeter::builder(plan, MemoryLedger::new(), tower_credits::IdentityFromExtensions)
-        .clock(tower_credits::TokioClock)
-        .build()
-        .unwrap();
+    let plan =
+        Plan::from_toml(&PLAN.replace("included = \"0.0012\"", "included = \"0.012\"")).unwrap();
+    let meter =
+        CreditMeter::builder(plan, MemoryLedger::new(), tower_credits::IdentityFromExtensions)
+            .clock(tower_credits::TokioClock)
+            .build()
+            .unwrap();
     let (service, mut told) = streaming(&meter);
     let mut rng = fastrand::Rng::with_seed(7);
     let mut running = Vec::new();
     for _ in 0..30 {
-        let response = service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap();
+        let response =
+            service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         let (clock, feed) = told.recv().await.unwrap();
         tokio::time::sleep(millis(rng.u64(0..60))).await;

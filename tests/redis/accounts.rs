@@ -8,8 +8,8 @@ use std::{
 
 use futures_util::stream::{StreamExt, iter};
 use tower_credits::{
-    Account, Accounts, Credits, Cursor, LeaseId, Ledger, LedgerError, LineKey, MemoryLedger, Period, RedisLedger, Renewal, Terms, Usage,
-    UsageLine,
+    Account, Accounts, Credits, Cursor, LeaseId, Ledger, LedgerError, LineKey, MemoryLedger,
+    Period, RedisLedger, Renewal, Terms, Usage, UsageLine,
 };
 
 use crate::support::{redis_server::RedisServer, *};
@@ -59,25 +59,53 @@ async fn accounts_are_kept(ledger: impl Ledger + Clone) {
     use_up(before, 1, 100).await;
     use_up(month, 2, 50).await;
     let refund = |period, id: &str, amount| {
-        accounts.refund(&alice, period, id.parse().unwrap(), nanos(amount), "said\tno: it  failed".replace('\t', " ").parse().unwrap())
+        accounts.refund(
+            &alice,
+            period,
+            id.parse().unwrap(),
+            nanos(amount),
+            "said\tno: it  failed".replace('\t', " ").parse().unwrap(),
+        )
     };
-    assert!(refund(before, "case 1", 30).await.unwrap() && !refund(before, "case 1", 30).await.unwrap());
+    assert!(
+        refund(before, "case 1", 30).await.unwrap() && !refund(before, "case 1", 30).await.unwrap()
+    );
     let too_much = refund(before, "case 2", 71).await.unwrap_err();
-    assert!(matches!(&too_much, LedgerError::Refused(why) if why.contains("no more than the month cost")), "{too_much}");
+    assert!(
+        matches!(&too_much, LedgerError::Refused(why) if why.contains("no more than the month cost")),
+        "{too_much}"
+    );
 
     let not_ended = accounts.close(&alice, month).await.unwrap_err();
-    assert!(matches!(&not_ended, LedgerError::Refused(why) if why.contains("has not ended")), "{not_ended}");
-    assert!(accounts.close(&alice, before).await.unwrap() && !accounts.close(&alice, before).await.unwrap());
+    assert!(
+        matches!(&not_ended, LedgerError::Refused(why) if why.contains("has not ended")),
+        "{not_ended}"
+    );
+    assert!(
+        accounts.close(&alice, before).await.unwrap()
+            && !accounts.close(&alice, before).await.unwrap()
+    );
     let closed = refund(before, "case 3", 1).await.unwrap_err();
     assert!(matches!(&closed, LedgerError::Refused(why) if why.contains("is closed")), "{closed}");
 
     // A node that was away reports.
     use_up(before, 3, 7).await;
-    let (old, new) = (accounts.statement(&alice, before).await.unwrap(), accounts.statement(&alice, month).await.unwrap());
-    assert_eq!((old.used, old.refunded, old.pay_as_you_go, old.closed), (nanos(100), nanos(30), nanos(70), true));
+    let (old, new) = (
+        accounts.statement(&alice, before).await.unwrap(),
+        accounts.statement(&alice, month).await.unwrap(),
+    );
+    assert_eq!(
+        (old.used, old.refunded, old.pay_as_you_go, old.closed),
+        (nanos(100), nanos(30), nanos(70), true)
+    );
     assert_eq!((old.refunds.len(), old.refunds[0].reason.as_str()), (1, "said no: it  failed"));
     assert_eq!((new.used, new.requests(), new.closed), (nanos(57), 2, false));
-    let late: Vec<_> = new.lines.iter().filter(|line| line.model.as_str() == "late").map(|line| line.usage.cost).collect();
+    let late: Vec<_> = new
+        .lines
+        .iter()
+        .filter(|line| line.model.as_str() == "late")
+        .map(|line| line.usage.cost)
+        .collect();
     assert_eq!(late, [nanos(7)]);
     use_up(month, 4, 1).await;
     assert_eq!(accounts.statement(&alice, month).await.unwrap().used, nanos(58));
@@ -88,17 +116,36 @@ async fn accounts_are_kept(ledger: impl Ledger + Clone) {
     assert!(!accounts.grant(&alice, "order 1".parse().unwrap(), nanos(5), None).await.unwrap());
     use_up(month, 5, 1).await;
     let statement = accounts.statement(&alice, month).await.unwrap();
-    assert_eq!((statement.seats.get(), statement.spending_limit, statement.purchased_used), (3, Some(nanos(60)), nanos(1)));
+    assert_eq!(
+        (statement.seats.get(), statement.spending_limit, statement.purchased_used),
+        (3, Some(nanos(60)), nanos(1))
+    );
     assert_eq!((statement.limit, statement.pay_as_you_go), (nanos(65), nanos(58)));
 
-    let claim = |by| ledger.claim(&alice, month, "included 80 %".parse().unwrap(), LeaseId::from_bits(by));
-    assert_eq!((claim(1).await.unwrap(), claim(2).await.unwrap(), claim(1).await.unwrap()), (true, false, true));
+    let claim =
+        |by| ledger.claim(&alice, month, "included 80 %".parse().unwrap(), LeaseId::from_bits(by));
+    assert_eq!(
+        (claim(1).await.unwrap(), claim(2).await.unwrap(), claim(1).await.unwrap()),
+        (true, false, true)
+    );
 
     let page = accounts.list(before, None, NonZeroUsize::MIN).await.unwrap();
-    let listed: Vec<_> = page.accounts.iter().map(|listed| (listed.account.clone(), listed.used, listed.refunded)).collect();
+    let listed: Vec<_> = page
+        .accounts
+        .iter()
+        .map(|listed| (listed.account.clone(), listed.used, listed.refunded))
+        .collect();
     assert_eq!(listed, [(alice.clone(), nanos(100), nanos(30))]);
-    assert!(ledger.claim(&alice, month.next(), "limit 1 %".parse().unwrap(), LeaseId::from_bits(1)).await.unwrap());
-    assert!(accounts.list(month.next(), None, NonZeroUsize::MIN).await.unwrap().accounts.is_empty(), "nobody used anything there");
+    assert!(
+        ledger
+            .claim(&alice, month.next(), "limit 1 %".parse().unwrap(), LeaseId::from_bits(1))
+            .await
+            .unwrap()
+    );
+    assert!(
+        accounts.list(month.next(), None, NonZeroUsize::MIN).await.unwrap().accounts.is_empty(),
+        "nobody used anything there"
+    );
 }
 
 #[tokio::test]
@@ -121,10 +168,17 @@ const PAGE: usize = 100;
 async fn ten_thousand_are_listed(ledger: impl Ledger + Clone) {
     let (month, ledger) = (this_month(), &ledger);
     let renewals = iter(0..MANY).for_each_concurrent(100, |number| async move {
-        let account = if number % 2 == 0 { Account::user(&format!("u {number}")) } else { Account::org(&format!("*[{number}]?")) };
+        let account = if number % 2 == 0 {
+            Account::user(&format!("u {number}"))
+        } else {
+            Account::org(&format!("*[{number}]?"))
+        };
         // Most used something this month, and some the month before.
         let period = if number % 10 == 0 { month.previous() } else { month };
-        ledger.renew(&account.unwrap(), period, &settles(1, 1 + number as i64), seconds(5)).await.unwrap();
+        ledger
+            .renew(&account.unwrap(), period, &settles(1, 1 + number as i64), seconds(5))
+            .await
+            .unwrap();
     });
     renewals.await;
     let accounts = Accounts::new(ledger.clone());
@@ -147,8 +201,15 @@ async fn ten_thousand_are_listed(ledger: impl Ledger + Clone) {
         }
     }
     let expected = (0..MANY as i64).filter(|number| number % 10 > 0);
-    assert_eq!((found.len(), used), (MANY as usize * 9 / 10, expected.map(|number| 1 + number).sum::<i64>()));
-    eprintln!("{} accounts on pages of {PAGE}, {times} with those that came twice, in {:?}", found.len(), began.elapsed());
+    assert_eq!(
+        (found.len(), used),
+        (MANY as usize * 9 / 10, expected.map(|number| 1 + number).sum::<i64>())
+    );
+    eprintln!(
+        "{} accounts on pages of {PAGE}, {times} with those that came twice, in {:?}",
+        found.len(),
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
@@ -161,9 +222,18 @@ async fn ten_thousand_accounts_are_listed_in_redis() {
     let server = RedisServer::start();
     // Keys of another prefix that the pattern of this one would match were it not escaped.
     let other = RedisLedger::builder(server.url()).prefix("t1").connect().await.unwrap();
-    other.renew(&Account::user("other").unwrap(), this_month(), &settles(1, 1), seconds(2)).await.unwrap();
-    ten_thousand_are_listed(RedisLedger::builder(server.url()).prefix("t[0-9]").connect().await.unwrap()).await;
+    other
+        .renew(&Account::user("other").unwrap(), this_month(), &settles(1, 1), seconds(2))
+        .await
+        .unwrap();
+    ten_thousand_are_listed(
+        RedisLedger::builder(server.url()).prefix("t[0-9]").connect().await.unwrap(),
+    )
+    .await;
     let ledger = RedisLedger::connect(server.url()).await.unwrap();
-    let wrong = Accounts::new(ledger).list(this_month(), Some(&Cursor::new("user:alice")), NonZeroUsize::MIN).await.unwrap_err();
+    let wrong = Accounts::new(ledger)
+        .list(this_month(), Some(&Cursor::new("user:alice")), NonZeroUsize::MIN)
+        .await
+        .unwrap_err();
     assert!(matches!(&wrong, LedgerError::Refused(why) if why.contains("begin again")), "{wrong}");
 }

@@ -6,8 +6,8 @@ use std::{
 };
 
 use tower_credits::{
-    Account, Amendment, Answer, Credits, LeaseId, Ledger, LedgerError, LineKey, MemoryLedger, Outcome, Period, RedisLedger, Renewal, Terms,
-    Usage, UsageLine,
+    Account, Amendment, Answer, Credits, LeaseId, Ledger, LedgerError, LineKey, MemoryLedger,
+    Outcome, Period, RedisLedger, Renewal, Terms, Usage, UsageLine,
 };
 
 use crate::support::{redis_server::RedisServer, *};
@@ -48,7 +48,10 @@ async fn keeps_the_contract(ledger: impl Ledger) {
     let renew = async |renewal: Renewal| ledger.renew(&account, period, &renewal, WITHIN).await;
 
     let empty = ledger.statement(&account, period, Some(terms)).await.unwrap();
-    assert_eq!((empty.used, empty.held, empty.included, empty.lines.len()), (nanos(0), nanos(0), nanos(1_000), 0));
+    assert_eq!(
+        (empty.used, empty.held, empty.included, empty.lines.len()),
+        (nanos(0), nanos(0), nanos(1_000), 0)
+    );
 
     assert_eq!(hold(renew(renewal(1, 1, 0, 0, 700)).await), 700);
     assert_eq!(hold(renew(renewal(1, 1, 0, 0, 700)).await), 700, "a repeat changes nothing");
@@ -66,16 +69,27 @@ async fn keeps_the_contract(ledger: impl Ledger) {
     };
     let settle = Renewal { lines: Arc::new([line.clone()]), ..renewal(1, 2, 400, 100, 0) };
     assert_eq!(hold(renew(settle.clone()).await), 100);
-    assert_eq!(hold(renew(Renewal { seq: 3, ..settle }).await), 100, "a batch that is sent again is debited once");
+    assert_eq!(
+        hold(renew(Renewal { seq: 3, ..settle }).await),
+        100,
+        "a batch that is sent again is debited once"
+    );
     assert_eq!(renew(renewal(1, 2, 400, 0, 0)).await.unwrap().outcome, Outcome::Superseded);
     // A settled total without its lines: a failover forgot them.
     assert_eq!(hold(renew(renewal(1, 4, 450, 0, 0)).await), 0);
     let too_much = Renewal { lines: Arc::new([line]), ..renewal(1, 5, 451, 0, 0) };
     assert!(matches!(renew(too_much).await, Err(LedgerError::Refused(_))));
-    assert!(matches!(renew(renewal(1, 5, Credits::MAX.as_nano_usd(), 0, 0)).await.map(|_| ()), Ok(())));
+    assert!(matches!(
+        renew(renewal(1, 5, Credits::MAX.as_nano_usd(), 0, 0)).await.map(|_| ()),
+        Ok(())
+    ));
     let full = renew(renewal(3, 1, 1, 0, 10)).await.unwrap();
     let Outcome::Renewed { hold: none, standing } = full.outcome else { panic!("{full:?}") };
-    assert_eq!((none, standing.used), (Credits::ZERO, Credits::MAX), "there is no room for more, and nothing to try again");
+    assert_eq!(
+        (none, standing.used),
+        (Credits::ZERO, Credits::MAX),
+        "there is no room for more, and nothing to try again"
+    );
 
     let statement = ledger.statement(&account, period, Some(terms)).await.unwrap();
     let lines = statement.lines.iter().fold(0, |sum, line| sum + line.usage.cost.as_nano_usd());
@@ -84,16 +98,30 @@ async fn keeps_the_contract(ledger: impl Ledger) {
     assert_eq!(statement.lines.last().unwrap().model.as_str(), "recovered");
 
     assert_eq!(hold(renew(renewal(2, 2, 0, 0, 0)).await), 0);
-    assert_eq!(renew(Renewal { forget: true, ..renewal(2, 3, 0, 0, 0) }).await.unwrap().outcome, Outcome::Forgotten);
-    assert_eq!(renew(Renewal { forget: true, ..renewal(2, 3, 0, 0, 0) }).await.unwrap().outcome, Outcome::Forgotten, "again");
+    assert_eq!(
+        renew(Renewal { forget: true, ..renewal(2, 3, 0, 0, 0) }).await.unwrap().outcome,
+        Outcome::Forgotten
+    );
+    assert_eq!(
+        renew(Renewal { forget: true, ..renewal(2, 3, 0, 0, 0) }).await.unwrap().outcome,
+        Outcome::Forgotten,
+        "again"
+    );
 
-    let next = ledger.renew(&account, period.next().next(), &renewal(9, 1, 0, 0, 1), WITHIN).await.unwrap();
+    let next = ledger
+        .renew(&account, period.next().next(), &renewal(9, 1, 0, 0, 1), WITHIN)
+        .await
+        .unwrap();
     assert_eq!(next.outcome, Outcome::NotBegun);
     let past = "2020-01".parse().unwrap();
-    assert_eq!(ledger.renew(&account, past, &renewal(9, 1, 0, 0, 1), WITHIN).await.unwrap().outcome, Outcome::Closed);
+    assert_eq!(
+        ledger.renew(&account, past, &renewal(9, 1, 0, 0, 1), WITHIN).await.unwrap().outcome,
+        Outcome::Closed
+    );
 
     let bob = Account::user("bob").unwrap();
-    let grant = Amendment::Grant { id: "order 1".parse().unwrap(), amount: nanos(50), expires: None };
+    let grant =
+        Amendment::Grant { id: "order 1".parse().unwrap(), amount: nanos(50), expires: None };
     assert!(ledger.amend(&bob, grant.clone()).await.unwrap());
     assert!(!ledger.amend(&bob, grant).await.unwrap(), "one id grants once");
     assert!(ledger.amend(&bob, Amendment::Seats(3.try_into().unwrap())).await.unwrap());
@@ -101,7 +129,10 @@ async fn keeps_the_contract(ledger: impl Ledger) {
     let asked = Renewal { terms: seats, ..renewal(1, 1, 0, 0, 10_000) };
     assert_eq!(hold(ledger.renew(&bob, period, &asked, WITHIN).await), 3_050);
     assert!(ledger.amend(&bob, Amendment::SpendingLimit(Some(nanos(7)))).await.unwrap());
-    let asked = Renewal { terms: Terms { pay_as_you_go: Credits::MAX, ..seats }, ..renewal(1, 2, 3_055, 0, 10_000) };
+    let asked = Renewal {
+        terms: Terms { pay_as_you_go: Credits::MAX, ..seats },
+        ..renewal(1, 2, 3_055, 0, 10_000)
+    };
     let answer = ledger.renew(&bob, period, &asked, WITHIN).await.unwrap();
     let Outcome::Renewed { hold, standing } = answer.outcome else { panic!("{answer:?}") };
     assert_eq!((hold, standing.limited_by_owner), (nanos(2), true));
@@ -118,7 +149,9 @@ async fn the_memory_ledger() {
 async fn the_redis_ledger() {
     let server = RedisServer::start();
     keeps_the_contract(RedisLedger::connect(server.url()).await.unwrap()).await;
-    let ttl = |key: &str| -> i64 { server.command(&["TTL", key]).lines().next().unwrap()[1..].parse().unwrap() };
+    let ttl = |key: &str| -> i64 {
+        server.command(&["TTL", key]).lines().next().unwrap()[1..].parse().unwrap()
+    };
     let period = Period::containing(SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
     let days = |part: &str| ttl(&format!("tc:{{user:ü x:y}}:{period}{part}")) / 86_400;
     assert!((62..=93).contains(&days(":l")), "leases are kept for 62 days after the period's end");

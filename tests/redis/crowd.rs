@@ -36,9 +36,11 @@ async fn crowd(ahead: Option<Ahead>) {
     let mut meters = Vec::new();
     for _ in 0..2 {
         let ledger = RedisLedger::connect(server.url()).await.unwrap();
-        // A deadline long enough for a thousand to be answered on a busy machine: here nobody is to be denied for lateness.
+        // A deadline long enough for a thousand to be answered on a busy machine: here nobody is to
+        // be denied for lateness.
         let builder = meter(ledger).clock(clock.clone()).deadline(seconds(5));
-        // Which would make a hold of 20 s: the price of a slice stays a second's by giving the tier twenty times as much.
+        // Which would make a hold of 20 s: the price of a slice stays a second's by giving the tier
+        // twenty times as much.
         let builder = match ahead {
             Some(ahead) => builder.ahead(ahead),
             None => builder,
@@ -54,14 +56,16 @@ async fn crowd(ahead: Option<Ahead>) {
         .iter()
         .map(|meter| {
             let (running, released) = (running.clone(), released.clone());
-            ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
-                let (running, mut released) = (running.clone(), released.clone());
-                async move {
-                    running.fetch_add(1, Ordering::SeqCst);
-                    released.wait_for(|released| *released).await.unwrap();
-                    Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-                }
-            }))
+            ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+                move |_: Request<Empty<Bytes>>| {
+                    let (running, mut released) = (running.clone(), released.clone());
+                    async move {
+                        running.fetch_add(1, Ordering::SeqCst);
+                        released.wait_for(|released| *released).await.unwrap();
+                        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+                    }
+                },
+            ))
         })
         .collect();
 
@@ -69,10 +73,16 @@ async fn crowd(ahead: Option<Ahead>) {
     let denials = Arc::new(std::sync::Mutex::new(HashMap::<u16, usize>::new()));
     let calls: Vec<_> = (0..CROWD)
         .map(|number| {
-            let (service, together, denials) = (services[number % 2].clone(), together.clone(), denials.clone());
+            let (service, together, denials) =
+                (services[number % 2].clone(), together.clone(), denials.clone());
             tokio::spawn(async move {
                 together.wait().await;
-                let status = service.oneshot(request("alice", "ten", Empty::new())).await.unwrap().status().as_u16();
+                let status = service
+                    .oneshot(request("alice", "ten", Empty::new()))
+                    .await
+                    .unwrap()
+                    .status()
+                    .as_u16();
                 *denials.lock().unwrap().entry(status).or_default() += 1;
             })
         })
@@ -83,7 +93,11 @@ async fn crowd(ahead: Option<Ahead>) {
         (denied + running.load(Ordering::SeqCst) == CROWD).then_some(denied)
     })
     .await;
-    assert_eq!(*denials.lock().unwrap(), HashMap::from([(429, denied)]), "while some run, the others are told to wait");
+    assert_eq!(
+        *denials.lock().unwrap(),
+        HashMap::from([(429, denied)]),
+        "while some run, the others are told to wait"
+    );
     let ran = CROWD - denied;
     if ahead.is_none() {
         assert_eq!(ran, 10);

@@ -1,4 +1,5 @@
-//! What lies in Redis may be malformed, lost or torn: who suffers, and that the totals come right again.
+//! What lies in Redis may be malformed, lost or torn: who suffers, and that the totals come right
+//! again.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -6,18 +7,32 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{Account, Accounts, ComputeTime, CreditMeter, Ledger, LedgerError, MemoryLedger, Period, RedisLedger, Rejection};
+use tower_credits::{
+    Account, Accounts, ComputeTime, CreditMeter, Ledger, LedgerError, MemoryLedger, Period,
+    RedisLedger, Rejection,
+};
 
 use crate::support::{proxy::Proxy, redis_server::RedisServer, *};
 
 type Body = Empty<Bytes>;
 
 /// Every request takes a second, by its own word.
-async fn asked(meter: &CreditMeter, user: &str, tier: &str) -> Response<tower_credits::MeterBody<Body>> {
+async fn asked(
+    meter: &CreditMeter,
+    user: &str,
+    tier: &str,
+) -> Response<tower_credits::MeterBody<Body>> {
     let service = service_fn(async |_: Request<Body>| {
-        Ok::<_, Infallible>(Response::builder().extension(ComputeTime(seconds(1))).body(Body::new()).unwrap())
+        Ok::<_, Infallible>(
+            Response::builder().extension(ComputeTime(seconds(1))).body(Body::new()).unwrap(),
+        )
     });
-    ServiceBuilder::new().layer(meter.clone()).service(service).oneshot(request(user, tier, Body::new())).await.unwrap()
+    ServiceBuilder::new()
+        .layer(meter.clone())
+        .service(service)
+        .oneshot(request(user, tier, Body::new()))
+        .await
+        .unwrap()
 }
 
 async fn ask(meter: &CreditMeter, user: &str, tier: &str) -> StatusCode {
@@ -25,7 +40,11 @@ async fn ask(meter: &CreditMeter, user: &str, tier: &str) -> StatusCode {
 }
 
 async fn node(url: &str) -> CreditMeter {
-    CreditMeter::new(plan(), RedisLedger::connect(url).await.unwrap(), tower_credits::IdentityFromExtensions)
+    CreditMeter::new(
+        plan(),
+        RedisLedger::connect(url).await.unwrap(),
+        tower_credits::IdentityFromExtensions,
+    )
 }
 
 fn month() -> Period {
@@ -60,7 +79,9 @@ fn break_it(server: &RedisServer, user: &str, way: usize) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_accounts_are_their_own_trouble() {
     // The crowd: `CROWD=1000 CROWD_SECONDS=60`.
-    let number = |name: &str, usual| std::env::var(name).map_or(usual, |number: String| number.parse().expect("a number"));
+    let number = |name: &str, usual| {
+        std::env::var(name).map_or(usual, |number: String| number.parse().expect("a number"))
+    };
     let (crowd, lasts) = (number("CROWD", 200), number("CROWD_SECONDS", 4));
     let server = RedisServer::start();
     let meter = node(&server.url()).await;
@@ -87,7 +108,10 @@ async fn malformed_accounts_are_their_own_trouble() {
     accounts.set_seats(&bad, 1.try_into().unwrap()).await.unwrap();
     eventually(async || (ask(&meter, "bad-1", "free").await == 200).then_some(())).await;
     let error = accounts.statement(&Account::user("bad-0").unwrap(), month()).await.unwrap_err();
-    assert!(matches!(&error, LedgerError::Malformed(what) if what.contains("tc:{user:bad-0} grant:x")), "{error}");
+    assert!(
+        matches!(&error, LedgerError::Malformed(what) if what.contains("tc:{user:bad-0} grant:x")),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -100,13 +124,19 @@ async fn what_is_wrong_changes_nothing_and_is_named_with_key_and_field() {
     for _ in 0..3 {
         ask(&meter, "x", "pro").await;
     }
-    let wrong = meter.accounts().statement(&Account::user("x").unwrap(), month()).await.unwrap_err().to_string();
+    let wrong = meter
+        .accounts()
+        .statement(&Account::user("x").unwrap(), month())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(wrong.contains("tc:{user:x} seats \"many\""), "{wrong}");
     server.command(&["HDEL", &key("x", ""), "seats"]);
     // What was used meanwhile within the outage's allowance is debited, once.
     let after = eventually(async || {
         let statement = meter.statement(&identity("x", "pro"), None).await.ok()?;
-        (statement.held.is_zero() && meter.statement(&identity("x", "pro"), None).await.is_ok()).then_some(statement)
+        (statement.held.is_zero() && meter.statement(&identity("x", "pro"), None).await.is_ok())
+            .then_some(statement)
     })
     .await;
     assert!(after.used >= before.used);
@@ -116,11 +146,14 @@ async fn what_is_wrong_changes_nothing_and_is_named_with_key_and_field() {
     assert_eq!(end.used.as_nano_usd(), i64::try_from(end.requests()).unwrap() * SLICE);
 }
 
-/// The halves of what is known check each other: what one lost, or lost the latest of, comes back from the other, and nothing is debited twice.
+/// The halves of what is known check each other: what one lost, or lost the latest of, comes back
+/// from the other, and nothing is debited twice.
 #[tokio::test]
 async fn a_key_that_is_lost_loses_and_doubles_nothing() {
     let book = format!(":{}", month());
-    for (lost, is_torn) in [":l", "", ":h"].into_iter().flat_map(|half| [(format!("{book}{half}"), false), (format!("{book}{half}"), true)])
+    for (lost, is_torn) in [":l", "", ":h"]
+        .into_iter()
+        .flat_map(|half| [(format!("{book}{half}"), false), (format!("{book}{half}"), true)])
     {
         let case = format!("{lost}, {}", if is_torn { "torn" } else { "gone" });
         let server = RedisServer::start();
@@ -141,18 +174,24 @@ async fn a_key_that_is_lost_loses_and_doubles_nothing() {
         }
         let statement = eventually(async || {
             let statement = statement(&meter, "alice", "pro").await;
-            (statement.used.as_nano_usd() == 5 * SLICE && statement.held.is_zero()).then_some(statement)
+            (statement.used.as_nano_usd() == 5 * SLICE && statement.held.is_zero())
+                .then_some(statement)
         })
         .await;
         let lines: i64 = statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum();
         assert_eq!(lines, 5 * SLICE, "{case}");
         assert_eq!(meter.shutdown().await.unsettled, []);
         let statement = crate::support::statement(&meter, "alice", "pro").await;
-        assert_eq!((statement.used.as_nano_usd(), statement.held.as_nano_usd()), (5 * SLICE, 0), "{case}");
+        assert_eq!(
+            (statement.used.as_nano_usd(), statement.held.as_nano_usd()),
+            (5 * SLICE, 0),
+            "{case}"
+        );
     }
 }
 
-/// An account whose book is gone is on the list by what its leases account for; nobody is on it twice.
+/// An account whose book is gone is on the list by what its leases account for; nobody is on it
+/// twice.
 #[tokio::test]
 async fn a_list_has_everybody_once_whose_book_is_lost_too() {
     let server = RedisServer::start();
@@ -167,7 +206,8 @@ async fn a_list_has_everybody_once_whose_book_is_lost_too() {
     }
     let (mut found, mut from) = (std::collections::BTreeMap::new(), None);
     loop {
-        let page = meter.accounts().list(month(), from.as_ref(), 10.try_into().unwrap()).await.unwrap();
+        let page =
+            meter.accounts().list(month(), from.as_ref(), 10.try_into().unwrap()).await.unwrap();
         for account in page.accounts {
             assert_eq!(account.used.as_nano_usd(), SLICE, "{account:?}");
             *found.entry(account.account.to_string()).or_insert(0) += 1;
@@ -199,7 +239,8 @@ async fn what_is_wrongly_on_hold_is_found_out() {
 async fn a_torn_file_loses_and_doubles_nothing() {
     let mut torn = 0;
     for commands in 1..=16 {
-        let mut server = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+        let mut server =
+            RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
         let meter = node(&server.url()).await;
         for count in 1..=3 {
             assert_eq!(ask(&meter, "alice", "pro").await, 200);
@@ -262,20 +303,38 @@ async fn an_erased_account_is_gone_whatever_nodes_still_report() {
             (response.status() != 200).then_some(response)
         })
         .await;
-        assert_eq!((denied.status(), denied.extensions().get()), (StatusCode::FORBIDDEN, Some(&Rejection::AccountErased)));
-        assert!(matches!(accounts.grant(&alice, "order-1".parse().unwrap(), nanos(1), None).await, Err(LedgerError::Refused(_))));
+        assert_eq!(
+            (denied.status(), denied.extensions().get()),
+            (StatusCode::FORBIDDEN, Some(&Rejection::AccountErased))
+        );
+        assert!(matches!(
+            accounts.grant(&alice, "order-1".parse().unwrap(), nanos(1), None).await,
+            Err(LedgerError::Refused(_))
+        ));
         let statement = accounts.statement(&alice, month()).await.unwrap();
-        assert_eq!((statement.used, statement.held, statement.purchased_left), (nanos(0), nanos(0), nanos(0)));
+        assert_eq!(
+            (statement.used, statement.held, statement.purchased_left),
+            (nanos(0), nanos(0), nanos(0))
+        );
         assert_eq!(ask(&meter, "bob", "pro").await, 200);
         assert_eq!(meter.shutdown().await.unsettled, []);
         if redis {
             let keys = server.command(&["KEYS", "tc:{user:alice}*"]);
-            assert!(keys.starts_with("*1\r\n$15\r\ntc:{user:alice}\r\n"), "a mark is left, for a while: {keys}");
+            assert!(
+                keys.starts_with("*1\r\n$15\r\ntc:{user:alice}\r\n"),
+                "a mark is left, for a while: {keys}"
+            );
             let lasts = server.command(&["PTTL", "tc:{user:alice}"]);
             assert!(!lasts.starts_with(":-"), "{lasts}");
         }
         assert!(
-            accounts.list(month(), None, 10.try_into().unwrap()).await.unwrap().accounts.iter().all(|account| account.account != alice)
+            accounts
+                .list(month(), None, 10.try_into().unwrap())
+                .await
+                .unwrap()
+                .accounts
+                .iter()
+                .all(|account| account.account != alice)
         );
     }
 }
@@ -287,7 +346,10 @@ async fn spent_grants_are_put_aside() {
     let meter = node(&server.url()).await;
     let (accounts, alice) = (meter.accounts(), Account::user("alice").unwrap());
     for order in 0..50 {
-        let bought = accounts.grant(&alice, format!("order-{order}").parse().unwrap(), nanos(SLICE / 10), None).await.unwrap();
+        let bought = accounts
+            .grant(&alice, format!("order-{order}").parse().unwrap(), nanos(SLICE / 10), None)
+            .await
+            .unwrap();
         assert!(bought);
     }
     for count in 1..=6 {
@@ -301,11 +363,26 @@ async fn spent_grants_are_put_aside() {
     .await;
     let left = server.command(&["HKEYS", &key("alice", "")]);
     assert!(!left.contains("grant:"), "{left}");
-    assert!(!accounts.grant(&alice, "order-7".parse().unwrap(), nanos(1), None).await.unwrap(), "it counts once");
+    assert!(
+        !accounts.grant(&alice, "order-7".parse().unwrap(), nanos(1), None).await.unwrap(),
+        "it counts once"
+    );
     // A refund gives back to them.
-    accounts.refund(&alice, month(), "case-1".parse().unwrap(), nanos(SLICE / 2), "it was slow".parse().unwrap()).await.unwrap();
+    accounts
+        .refund(
+            &alice,
+            month(),
+            "case-1".parse().unwrap(),
+            nanos(SLICE / 2),
+            "it was slow".parse().unwrap(),
+        )
+        .await
+        .unwrap();
     let statement = accounts.statement(&alice, month()).await.unwrap();
-    assert_eq!((statement.purchased_left, statement.purchased_used), (nanos(SLICE / 2), nanos(5 * SLICE - SLICE / 2)));
+    assert_eq!(
+        (statement.purchased_left, statement.purchased_used),
+        (nanos(SLICE / 2), nanos(5 * SLICE - SLICE / 2))
+    );
 }
 
 #[tokio::test]
@@ -316,7 +393,8 @@ async fn a_full_server_is_connected_to_and_read() {
     settled(&meter, "alice", "pro", 1).await;
     server.command(&["CONFIG", "SET", "maxmemory", "1"]);
     let ledger = RedisLedger::connect(server.url()).await.unwrap();
-    let statement = ledger.statement(&Account::user("alice").unwrap(), month(), None).await.unwrap();
+    let statement =
+        ledger.statement(&Account::user("alice").unwrap(), month(), None).await.unwrap();
     assert_eq!(statement.used, nanos(SLICE));
 }
 
@@ -327,14 +405,20 @@ async fn what_is_no_single_server_is_named_at_connect() {
     assert!(error.contains("a node of a Redis Cluster"), "{error}");
     let sentinel = RedisServer::start_sentinel();
     let error = RedisLedger::connect(sentinel.url()).await.unwrap_err().to_string();
-    assert!(error.contains("a Redis Sentinel") && error.contains("the address of the master"), "{error}");
+    assert!(
+        error.contains("a Redis Sentinel") && error.contains("the address of the master"),
+        "{error}"
+    );
 }
 
 /// A connection that is being opened when the network has a hole is not waited for by everybody.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_swallowed_does_not_keep_others() {
     let server = RedisServer::start();
-    let proxy = Proxy::before(server.url().rsplit(':').next().unwrap().trim_end_matches('/').parse().unwrap()).await;
+    let proxy = Proxy::before(
+        server.url().rsplit(':').next().unwrap().trim_end_matches('/').parse().unwrap(),
+    )
+    .await;
     let meter = node(&proxy.url()).await;
     assert_eq!(ask(&meter, "alice", "free").await, 200);
     // The connection ends, and what is opened in its place is swallowed.

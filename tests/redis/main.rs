@@ -1,5 +1,11 @@
 //! The layer over real Redis servers: crowds, round trips, outages. Needs `redis-server`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "tests"
+)]
 #![cfg(feature = "redis")]
 
 #[path = "../support/mod.rs"]

@@ -1,4 +1,5 @@
-//! Real nodes, each a process of its own, on a real Redis: killed, and stopped for a while, under long streams.
+//! Real nodes, each a process of its own, on a real Redis: killed, and stopped for a while, under
+//! long streams.
 
 use std::{
     convert::Infallible,
@@ -24,7 +25,8 @@ const NODE: &str = "NODE_REDIS_URL";
 #[ignore = "it is the node that other tests of this file start"]
 fn node() {
     let Ok(url) = std::env::var(NODE) else { return };
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let tokens = (0..STREAMS).fold(BearerTokens::new(), |tokens, number| {
             let tier = if number % 2 == 0 { "free" } else { "pro" };
@@ -50,7 +52,9 @@ async fn endless() -> Body {
             }
         }
     });
-    Body::new(StreamBody::new(futures_util::stream::unfold(fed, async |mut fed| Some((fed.recv().await?, fed)))))
+    Body::new(StreamBody::new(futures_util::stream::unfold(fed, async |mut fed| {
+        Some((fed.recv().await?, fed))
+    })))
 }
 
 /// Streams of each node, each of an account of its own.
@@ -73,13 +77,21 @@ impl Node {
             .unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
         let address = tokio::task::spawn_blocking(move || {
-            output.lines().map_while(Result::ok).find_map(|line| line.split_once("listens on ")?.1.trim().parse().ok())
+            output
+                .lines()
+                .map_while(Result::ok)
+                .find_map(|line| line.split_once("listens on ")?.1.trim().parse().ok())
         });
         let address = address.await.unwrap().expect("it listens");
         let mut node = Self { process, address, began: Instant::now(), streams: Vec::new() };
         let client = reqwest::Client::new();
         for number in 0..STREAMS {
-            let response = client.post(format!("http://{}/models/echo", node.address)).bearer_auth(number).send().await.unwrap();
+            let response = client
+                .post(format!("http://{}/models/echo", node.address))
+                .bearer_auth(number)
+                .send()
+                .await
+                .unwrap();
             assert_eq!(response.status(), 200);
             node.streams.push(response);
         }
@@ -88,12 +100,20 @@ impl Node {
     }
 
     fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.process.id().to_string()]).status().unwrap().success());
+        assert!(
+            Command::new("kill")
+                .args([signal, &self.process.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     async fn statement(&self, ledger: &RedisLedger, number: usize) -> Statement {
         let account = identity(&format!("{}-{number}", self.process.id()), "free").account;
-        let period = tower_credits::Period::containing(tower_credits::Clock::unix_time(&tower_credits::SystemClock));
+        let period = tower_credits::Period::containing(tower_credits::Clock::unix_time(
+            &tower_credits::SystemClock,
+        ));
         ledger.statement(&account, period, None).await.unwrap()
     }
 }
@@ -124,7 +144,14 @@ async fn a_node_that_is_killed_loses_half_a_hold_of_each_stream_at_most() {
                 for number in 0..STREAMS {
                     let statement = node_process.statement(ledger, number).await;
                     assert_eq!(statement.requests(), 0, "none of them ended");
-                    assert_eq!(statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum::<i64>(), statement.used.as_nano_usd());
+                    assert_eq!(
+                        statement
+                            .lines
+                            .iter()
+                            .map(|line| line.usage.cost.as_nano_usd())
+                            .sum::<i64>(),
+                        statement.used.as_nano_usd()
+                    );
                     lost.push(ran.saturating_sub(statement.compute()));
                 }
                 lost
@@ -133,13 +160,19 @@ async fn a_node_that_is_killed_loses_half_a_hold_of_each_stream_at_most() {
         lost.extend(futures_util::future::join_all(killed).await.into_iter().flatten());
     }
     lost.sort();
-    eprintln!("lost of {} streams: {:?} in the middle, {:?} at most", lost.len(), lost[lost.len() / 2], lost[lost.len() - 1]);
+    eprintln!(
+        "lost of {} streams: {:?} in the middle, {:?} at most",
+        lost.len(),
+        lost[lost.len() / 2],
+        lost[lost.len() - 1]
+    );
     // Half a hold is 500 ms; the rest is what a busy machine takes to ask, and to be killed.
     assert!(lost[lost.len() - 1] <= Duration::from_millis(650), "{lost:?}");
     assert!(lost[lost.len() / 2] <= Duration::from_millis(500), "{lost:?}");
 }
 
-/// Stopped for longer than a slice lasts, at any moment: nobody who has credits is cut, and all of it is billed.
+/// Stopped for longer than a slice lasts, at any moment: nobody who has credits is cut, and all of
+/// it is billed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_stopped_for_a_while_cuts_nobody() {
     let redis = RedisServer::start();
@@ -149,7 +182,8 @@ async fn a_node_that_is_stopped_for_a_while_cuts_nobody() {
         async move {
             let mut node_process = Node::start(&url).await;
             for round in 0..4_u64 {
-                tokio::time::sleep(Duration::from_millis(150 + 83 * ((7 * node + 3 * round) % 11))).await;
+                tokio::time::sleep(Duration::from_millis(150 + 83 * ((7 * node + 3 * round) % 11)))
+                    .await;
                 node_process.signal("-STOP");
                 tokio::time::sleep(Duration::from_millis(600 + 150 * ((node + round) % 7))).await;
                 node_process.signal("-CONT");

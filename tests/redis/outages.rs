@@ -68,30 +68,43 @@ fn counting(
     meter: &CreditMeter,
     called: &Arc<AtomicU64>,
     release: &watch::Receiver<bool>,
-) -> impl Service<Request<Empty<Bytes>>, Response = Answer, Error = Infallible, Future: Send> + Clone + Send + use<> {
+) -> impl Service<Request<Empty<Bytes>>, Response = Answer, Error = Infallible, Future: Send>
++ Clone
++ Send
++ use<> {
     let (called, release) = (called.clone(), release.clone());
-    ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
-        let (called, mut release) = (called.clone(), release.clone());
-        async move {
-            called.fetch_add(1, Ordering::SeqCst);
-            if request.headers().contains_key("x-hold") {
-                release.wait_for(|released| *released).await.unwrap();
+    ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |request: Request<Empty<Bytes>>| {
+            let (called, mut release) = (called.clone(), release.clone());
+            async move {
+                called.fetch_add(1, Ordering::SeqCst);
+                if request.headers().contains_key("x-hold") {
+                    release.wait_for(|released| *released).await.unwrap();
+                }
+                Ok(Response::builder()
+                    .extension(ComputeTime(Duration::from_millis(10)))
+                    .body(Empty::new())
+                    .unwrap())
             }
-            Ok(Response::builder().extension(ComputeTime(Duration::from_millis(10))).body(Empty::new()).unwrap())
-        }
-    }))
+        },
+    ))
 }
 
 async fn survives(fault: Fault) {
     let mut server = RedisServer::start();
     let proxy = Proxy::before(server.port).await;
-    let meter = CreditMeter::new(plan(), RedisLedger::connect(proxy.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
+    let meter = CreditMeter::new(
+        plan(),
+        RedisLedger::connect(proxy.url()).await.unwrap(),
+        tower_credits::IdentityFromExtensions,
+    );
     let called = Arc::new(AtomicU64::new(0));
     let (release, released) = watch::channel(false);
     let service = counting(&meter, &called, &released);
     let ask = async |user: &str, tier: &str| {
         let began = Instant::now();
-        let status = service.clone().oneshot(request(user, tier, Empty::new())).await.unwrap().status();
+        let status =
+            service.clone().oneshot(request(user, tier, Empty::new())).await.unwrap().status();
         (status, began.elapsed())
     };
 
@@ -108,7 +121,8 @@ async fn survives(fault: Fault) {
     release.send(true).unwrap();
     assert_eq!(held.await.unwrap().unwrap().status(), StatusCode::OK);
 
-    // Until the next report, some may be admitted on what the lease still holds; then everybody is denied, in time.
+    // Until the next report, some may be admitted on what the lease still holds; then everybody is
+    // denied, in time.
     let mut slowest = eventually(async || match ask("alice", "free").await {
         (StatusCode::SERVICE_UNAVAILABLE, took) => Some(took),
         (status, _) => {
@@ -145,9 +159,15 @@ async fn survives(fault: Fault) {
     assert_eq!(bob.used, nanos(COST * i64::try_from(bobs).unwrap()), "{fault:?}");
     assert_eq!(alice.lines.len() + bob.lines.len(), 2, "{fault:?}: nothing had to be recovered");
     let settlement = meter.shutdown().await;
-    assert_eq!((settlement.settled, settlement.unsettled.len()), (nanos(COST * i64::try_from(total).unwrap()), 0));
+    assert_eq!(
+        (settlement.settled, settlement.unsettled.len()),
+        (nanos(COST * i64::try_from(total).unwrap()), 0)
+    );
     if fault == Fault::BlackHoled {
-        assert!(proxy.connections.load(Ordering::SeqCst) >= 2, "the black-holed connection was replaced");
+        assert!(
+            proxy.connections.load(Ordering::SeqCst) >= 2,
+            "the black-holed connection was replaced"
+        );
     }
 }
 
@@ -179,7 +199,11 @@ async fn a_connection_that_is_black_holed() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_shutdown_without_the_server_says_what_it_could_not_settle() {
     let mut server = RedisServer::start();
-    let meter = CreditMeter::new(plan(), RedisLedger::connect(server.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
+    let meter = CreditMeter::new(
+        plan(),
+        RedisLedger::connect(server.url()).await.unwrap(),
+        tower_credits::IdentityFromExtensions,
+    );
     let (called, (release, released)) = (Arc::new(AtomicU64::new(0)), watch::channel(false));
     let service = counting(&meter, &called, &released);
     let mut held = request("alice", "free", Empty::new());
@@ -191,14 +215,20 @@ async fn a_shutdown_without_the_server_says_what_it_could_not_settle() {
     held.await.unwrap().unwrap();
     let settlement = meter.shutdown().await;
     let [unsettled] = settlement.unsettled.as_slice() else { panic!("{settlement:?}") };
-    assert_eq!((unsettled.account.as_str(), unsettled.amount, settlement.settled), ("user:alice", nanos(COST), nanos(0)));
+    assert_eq!(
+        (unsettled.account.as_str(), unsettled.amount, settlement.settled),
+        ("user:alice", nanos(COST), nanos(0))
+    );
 }
 
 #[tokio::test]
 async fn servers_that_would_lose_or_mix_money_are_refused() {
     let server = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]);
     let error = RedisLedger::connect(server.url()).await.unwrap_err();
-    assert!(matches!(&error, LedgerError::Unfit(reason) if reason.contains("set `maxmemory-policy noeviction`")), "{error}");
+    assert!(
+        matches!(&error, LedgerError::Unfit(reason) if reason.contains("set `maxmemory-policy noeviction`")),
+        "{error}"
+    );
 
     server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
     server.command(&["SET", "old:schema", "0"]);
@@ -217,17 +247,29 @@ async fn a_request_that_is_stopped_because_the_ledger_is_away_is_told_so() {
     let server = RedisServer::start();
     let ledger = RedisLedger::connect(server.url()).await.unwrap();
     let meter = meter(ledger).deadline(Duration::from_millis(50)).build().unwrap();
-    let service = ServiceBuilder::new()
-        .layer(meter.clone())
-        .service(service_fn(|_: Request<Empty<Bytes>>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        |_: Request<Empty<Bytes>>| {
+            std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+        },
+    ));
     let call = tokio::spawn(service.oneshot(request("alice", "free", Empty::new())));
-    eventually(async || (statement(&meter, "alice", "free").await.held == nanos(SLICE)).then_some(())).await;
+    eventually(async || {
+        (statement(&meter, "alice", "free").await.held == nanos(SLICE)).then_some(())
+    })
+    .await;
     server.stop();
     let response = call.await.unwrap().unwrap();
     assert_eq!(response.status(), 503);
-    assert_eq!(response.extensions().get::<tower_credits::Rejection>(), Some(&tower_credits::Rejection::LedgerUnreachable));
+    assert_eq!(
+        response.extensions().get::<tower_credits::Rejection>(),
+        Some(&tower_credits::Rejection::LedgerUnreachable)
+    );
     server.go_on();
-    assert_eq!(settled(&meter, "alice", "free", 1).await.used, nanos(SLICE), "it is billed what was on hold for it, and no more");
+    assert_eq!(
+        settled(&meter, "alice", "free", 1).await.used,
+        nanos(SLICE),
+        "it is billed what was on hold for it, and no more"
+    );
 }
 
 /// What became of the requests of [`under_load`] so far.
@@ -245,7 +287,10 @@ impl Load {
     /// Waits until everybody was served a few more times.
     async fn until_served(&self) {
         let before = self.served();
-        eventually(async || self.served().iter().zip(before).all(|(now, before)| *now > before + 5).then_some(())).await;
+        eventually(async || {
+            self.served().iter().zip(before).all(|(now, before)| *now > before + 5).then_some(())
+        })
+        .await;
     }
 
     /// Waits until a few more were denied.
@@ -255,8 +300,9 @@ impl Load {
     }
 }
 
-/// Eight users ask all the time; `harm` begins when all were served, and when it is over all must be served again. Then each one's bill is what was
-/// served, exactly. Answers how many requests that were.
+/// Eight users ask all the time; `harm` begins when all were served, and when it is over all must
+/// be served again. Then each one's bill is what was served, exactly. Answers how many requests
+/// that were.
 pub async fn under_load(meter: &CreditMeter, harm: impl AsyncFnOnce(&Load)) -> u64 {
     let (called, (_release, released)) = (Arc::new(AtomicU64::new(0)), watch::channel(false));
     let service = counting(meter, &called, &released);
@@ -268,7 +314,13 @@ pub async fn under_load(meter: &CreditMeter, harm: impl AsyncFnOnce(&Load)) -> u
             tokio::spawn(async move {
                 while !*stopped.borrow() {
                     let user = format!("alice-{number}");
-                    match service.clone().oneshot(request(&user, "free", Empty::new())).await.unwrap().status() {
+                    match service
+                        .clone()
+                        .oneshot(request(&user, "free", Empty::new()))
+                        .await
+                        .unwrap()
+                        .status()
+                    {
                         StatusCode::OK => &load.served[number],
                         StatusCode::SERVICE_UNAVAILABLE => &load.denied,
                         status => panic!("{status}"),
@@ -297,10 +349,21 @@ pub async fn under_load(meter: &CreditMeter, harm: impl AsyncFnOnce(&Load)) -> u
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_the_total_is_exact_whatever_happens_to_the_server() {
-    for fault in [Fault::Stopped, Fault::Killed, Fault::Slow, Fault::Failing, Fault::BlackHoled, Fault::Replica] {
+    for fault in [
+        Fault::Stopped,
+        Fault::Killed,
+        Fault::Slow,
+        Fault::Failing,
+        Fault::BlackHoled,
+        Fault::Replica,
+    ] {
         let mut server = RedisServer::start();
         let proxy = Proxy::before(server.port).await;
-        let meter = CreditMeter::new(plan(), RedisLedger::connect(proxy.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
+        let meter = CreditMeter::new(
+            plan(),
+            RedisLedger::connect(proxy.url()).await.unwrap(),
+            tower_credits::IdentityFromExtensions,
+        );
         let served = under_load(&meter, async |load| {
             fault.begin(&mut server, &proxy);
             load.until_denied().await;
@@ -314,7 +377,11 @@ async fn under_load_the_total_is_exact_whatever_happens_to_the_server() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_with_scripts_flushed_and_clients_killed_the_total_is_exact() {
     let server = Arc::new(RedisServer::start());
-    let meter = CreditMeter::new(plan(), RedisLedger::connect(server.url()).await.unwrap(), tower_credits::IdentityFromExtensions);
+    let meter = CreditMeter::new(
+        plan(),
+        RedisLedger::connect(server.url()).await.unwrap(),
+        tower_credits::IdentityFromExtensions,
+    );
     let harm = server.clone();
     under_load(&meter, async |_| {
         let harm = tokio::task::spawn_blocking(move || {

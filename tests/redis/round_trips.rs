@@ -1,5 +1,5 @@
-//! Strict mode asks the ledger once before a call and never before its response, and those who wait together share one question. Counted at
-//! the server.
+//! Strict mode asks the ledger once before a call and never before its response, and those who wait
+//! together share one question. Counted at the server.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -23,15 +23,28 @@ async fn one_before_the_call_and_none_before_the_response() {
     // Spending is reported after five seconds: what is counted until then is admissions alone.
     let meter = meter(ledger).flush(seconds(5)).build().unwrap();
     let counting = server.clone();
-    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |_: Request<Empty<Bytes>>| {
-        let calls = renewals(&counting);
-        async move { Ok::<_, Infallible>(Response::builder().header("x-calls", calls).body(Empty::<Bytes>::new()).unwrap()) }
-    }));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |_: Request<Empty<Bytes>>| {
+            let calls = renewals(&counting);
+            async move {
+                Ok::<_, Infallible>(
+                    Response::builder()
+                        .header("x-calls", calls)
+                        .body(Empty::<Bytes>::new())
+                        .unwrap(),
+                )
+            }
+        },
+    ));
     // The first call loads the script.
     service.clone().oneshot(request("bob", "pro", Empty::new())).await.unwrap();
     for user in 0..5 {
         let before = renewals(&server);
-        let response = service.clone().oneshot(request(&format!("alice-{user}"), "pro", Empty::new())).await.unwrap();
+        let response = service
+            .clone()
+            .oneshot(request(&format!("alice-{user}"), "pro", Empty::new()))
+            .await
+            .unwrap();
         let at_the_call: u64 = response.headers()["x-calls"].to_str().unwrap().parse().unwrap();
         read(response).await.unwrap();
         assert_eq!((at_the_call - before, renewals(&server) - before), (1, 1));
@@ -43,29 +56,42 @@ async fn one_before_the_call_and_none_before_the_response() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_takes_a_while_asks_no_more_than_its_refills() {
     let server = RedisServer::start();
-    let meter = meter(RedisLedger::connect(server.url()).await.unwrap()).flush(Duration::from_millis(20)).build().unwrap();
+    let meter = meter(RedisLedger::connect(server.url()).await.unwrap())
+        .flush(Duration::from_millis(20))
+        .build()
+        .unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
-    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(move |request: Request<Empty<Bytes>>| {
-        let is_alice = request.extensions().get::<Identity>().is_some_and(|identity| identity.subject.as_str() == "alice");
-        let mut stopped = stopped.clone();
-        async move {
-            if is_alice {
-                stopped.wait_for(|stopped| *stopped).await.unwrap();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |request: Request<Empty<Bytes>>| {
+            let is_alice = request
+                .extensions()
+                .get::<Identity>()
+                .is_some_and(|identity| identity.subject.as_str() == "alice");
+            let mut stopped = stopped.clone();
+            async move {
+                if is_alice {
+                    stopped.wait_for(|stopped| *stopped).await.unwrap();
+                }
+                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
             }
-            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-        }
-    }));
+        },
+    ));
     service.clone().oneshot(request("bob", "pro", Empty::new())).await.unwrap();
     settled(&meter, "bob", "pro", 1).await;
     let (before, began) = (renewals(&server), std::time::Instant::now());
     let alice = tokio::spawn(service.clone().oneshot(request("alice", "pro", Empty::new())));
-    eventually(async || (statement(&meter, "alice", "pro").await.held == nanos(SLICE)).then_some(())).await;
-    // While hers runs, others are admitted and report what they spent, many times the interval of reports.
+    eventually(async || {
+        (statement(&meter, "alice", "pro").await.held == nanos(SLICE)).then_some(())
+    })
+    .await;
+    // While hers runs, others are admitted and report what they spent, many times the interval of
+    // reports.
     for requests in 1..=8 {
         service.clone().oneshot(request("carol", "pro", Empty::new())).await.unwrap();
         settled(&meter, "carol", "pro", requests).await;
     }
-    // One for alice's admission; carol's are admitted and reported. Hers is refilled after each half of its hold, of a second.
+    // One for alice's admission; carol's are admitted and reported. Hers is refilled after each
+    // half of its hold, of a second.
     let (asked, refills) = (renewals(&server) - before, began.elapsed().as_millis() as u64 / 500);
     assert!((17..=17 + refills).contains(&asked), "{asked} in {:?}", began.elapsed());
     stop.send(true).unwrap();
@@ -77,29 +103,49 @@ async fn a_call_that_takes_a_while_asks_no_more_than_its_refills() {
 async fn leases_that_hold_ahead_report_and_do_not_beg() {
     let server = RedisServer::start();
     let ahead = tower_credits::Ahead::default();
-    let meter = meter(RedisLedger::connect(server.url()).await.unwrap()).ahead(ahead).flush(Duration::from_millis(20)).build().unwrap();
-    let service = ServiceBuilder::new()
-        .layer(meter.clone())
-        .service(service_fn(|_: Request<Empty<Bytes>>| async { Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())) }));
+    let meter = meter(RedisLedger::connect(server.url()).await.unwrap())
+        .ahead(ahead)
+        .flush(Duration::from_millis(20))
+        .build()
+        .unwrap();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        |_: Request<Empty<Bytes>>| async {
+            Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+        },
+    ));
     service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap();
-    eventually(async || (statement(&meter, "alice", "pro").await.requests() == 1).then_some(())).await;
-    assert_eq!(statement(&meter, "alice", "pro").await.held, nanos(5 * SLICE), "the surplus stays on hold");
+    eventually(async || (statement(&meter, "alice", "pro").await.requests() == 1).then_some(()))
+        .await;
+    assert_eq!(
+        statement(&meter, "alice", "pro").await.held,
+        nanos(5 * SLICE),
+        "the surplus stays on hold"
+    );
     let before = renewals(&server);
     for _ in 0..5 {
         // Admitted on the surplus, whatever the ledger does.
         server.stop();
-        let response = service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+        let response =
+            service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap();
         server.go_on();
         assert_eq!(response.status(), 200);
     }
-    eventually(async || (statement(&meter, "alice", "pro").await.requests() == 6).then_some(())).await;
+    eventually(async || (statement(&meter, "alice", "pro").await.requests() == 6).then_some(()))
+        .await;
     let asked = renewals(&server) - before;
-    assert!(asked <= 12, "one report for each, resent where the stopped server did not answer: {asked}");
-    // While nothing of hers happens, she is not spoken of: bob is, once to be admitted, and for each report.
+    assert!(
+        asked <= 12,
+        "one report for each, resent where the stopped server did not answer: {asked}"
+    );
+    // While nothing of hers happens, she is not spoken of: bob is, once to be admitted, and for
+    // each report.
     let before = renewals(&server);
     for requests in 1..=10 {
         service.clone().oneshot(request("bob", "pro", Empty::new())).await.unwrap();
-        eventually(async || (statement(&meter, "bob", "pro").await.requests() == requests).then_some(())).await;
+        eventually(async || {
+            (statement(&meter, "bob", "pro").await.requests() == requests).then_some(())
+        })
+        .await;
     }
     assert_eq!(renewals(&server) - before, 11);
     assert_eq!(statement(&meter, "alice", "pro").await.held, nanos(5 * SLICE));
@@ -111,12 +157,16 @@ async fn leases_that_hold_ahead_report_and_do_not_beg() {
 async fn those_who_wait_together_share_one() {
     let server = RedisServer::start();
     let proxy = Proxy::before(server.port).await;
-    let meter = meter(RedisLedger::connect(proxy.url()).await.unwrap()).flush(seconds(5)).build().unwrap();
-    let service = ServiceBuilder::new()
-        .layer(meter.clone())
-        .service(service_fn(|_: Request<Empty<Bytes>>| std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()));
+    let meter =
+        meter(RedisLedger::connect(proxy.url()).await.unwrap()).flush(seconds(5)).build().unwrap();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        |_: Request<Empty<Bytes>>| {
+            std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
+        },
+    ));
     // The first call loads the script.
-    let mut running = vec![tokio::spawn(service.clone().oneshot(request("bob", "pro", Empty::new())))];
+    let mut running =
+        vec![tokio::spawn(service.clone().oneshot(request("bob", "pro", Empty::new())))];
     eventually(async || (server.calls("eval") == 1).then_some(())).await;
 
     proxy.delay(Duration::from_millis(40));

@@ -22,17 +22,28 @@ const CROWD: usize = 1_000;
 async fn a_thousand_at_once_across_a_threshold_on_three_nodes_are_told_of_once() {
     let server = RedisServer::start();
     let heard: Arc<Mutex<BTreeMap<String, usize>>> = Arc::default();
-    // A thousand requests of ten milliseconds are 100 % of what is included, to the nano-dollar; more may follow.
-    let plan = Plan::from_toml(&PLAN.replace("included = \"2.00\"", "included = \"0.0012\"")).unwrap();
+    // A thousand requests of ten milliseconds are 100 % of what is included, to the nano-dollar;
+    // more may follow.
+    let plan =
+        Plan::from_toml(&PLAN.replace("included = \"2.00\"", "included = \"0.0012\"")).unwrap();
     let mut meters = Vec::new();
     for _ in 0..NODES {
         let heard = Arc::clone(&heard);
-        let thresholds = [Threshold::Included(80), Threshold::Included(100), Threshold::Included(101), Threshold::Limit(1)];
+        let thresholds = [
+            Threshold::Included(80),
+            Threshold::Included(100),
+            Threshold::Included(101),
+            Threshold::Limit(1),
+        ];
         let built = meter(RedisLedger::connect(server.url()).await.unwrap())
             .clock(SystemClock)
             .deadline(seconds(5))
             .thresholds(thresholds, move |reached| {
-                *heard.lock().unwrap().entry(format!("{} {}", reached.account, reached.threshold)).or_default() += 1;
+                *heard
+                    .lock()
+                    .unwrap()
+                    .entry(format!("{} {}", reached.account, reached.threshold))
+                    .or_default() += 1;
             })
             .build()
             .unwrap();
@@ -42,14 +53,22 @@ async fn a_thousand_at_once_across_a_threshold_on_three_nodes_are_told_of_once()
     let together = Arc::new(Barrier::new(CROWD));
     let calls: Vec<_> = (0..CROWD)
         .map(|number| {
-            let service = ServiceBuilder::new().layer(meters[number % NODES].clone()).service(service_fn(|_: Request<Empty<Bytes>>| {
-                let response = Response::builder().extension(ComputeTime(seconds(1) / 100)).body(Empty::<Bytes>::new()).unwrap();
-                std::future::ready(Ok::<_, Infallible>(response))
-            }));
+            let service = ServiceBuilder::new().layer(meters[number % NODES].clone()).service(
+                service_fn(|_: Request<Empty<Bytes>>| {
+                    let response = Response::builder()
+                        .extension(ComputeTime(seconds(1) / 100))
+                        .body(Empty::<Bytes>::new())
+                        .unwrap();
+                    std::future::ready(Ok::<_, Infallible>(response))
+                }),
+            );
             let together = Arc::clone(&together);
             tokio::spawn(async move {
                 together.wait().await;
-                assert_eq!(service.oneshot(request("alice", "pro", Empty::new())).await.unwrap().status(), 200);
+                assert_eq!(
+                    service.oneshot(request("alice", "pro", Empty::new())).await.unwrap().status(),
+                    200
+                );
             })
         })
         .collect();
@@ -62,5 +81,8 @@ async fn a_thousand_at_once_across_a_threshold_on_three_nodes_are_told_of_once()
         assert!(meter.shutdown().await.unsettled.is_empty());
     }
     let once = |threshold: &str| (format!("user:alice {threshold}"), 1);
-    assert_eq!(*heard.lock().unwrap(), BTreeMap::from([once("included 80 %"), once("included 100 %")]));
+    assert_eq!(
+        *heard.lock().unwrap(),
+        BTreeMap::from([once("included 80 %"), once("included 100 %")])
+    );
 }

@@ -12,13 +12,17 @@ use http::{Request, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, CreditMeter, Identify, IdentifyError, Identifying, Identity, MemoryLedger, RedisTokens, RedisTokensError, RequestHead,
+    Account, CreditMeter, Identify, IdentifyError, Identifying, Identity, MemoryLedger,
+    RedisTokens, RedisTokensError, RequestHead,
 };
 
 use crate::support::{redis_server::RedisServer, *};
 
 fn bearing(token: &str) -> Request<Empty<Bytes>> {
-    Request::post("/models/echo").header(AUTHORIZATION, format!("Bearer {token}")).body(Empty::new()).unwrap()
+    Request::post("/models/echo")
+        .header(AUTHORIZATION, format!("Bearer {token}"))
+        .body(Empty::new())
+        .unwrap()
 }
 
 async fn who(tokens: &RedisTokens, token: &str) -> Result<Arc<Identity>, IdentifyError> {
@@ -48,7 +52,10 @@ async fn a_token_is_issued_listed_without_its_secret_and_revoked() {
     assert_eq!(*who(&tokens, phone.secret()).await.unwrap(), alice);
 
     let listed = tokens.list(&alice.account).await.unwrap();
-    let mut labels: Vec<_> = listed.iter().map(|token| (token.label.as_str(), token.expires_at.is_some(), token.tier.as_str())).collect();
+    let mut labels: Vec<_> = listed
+        .iter()
+        .map(|token| (token.label.as_str(), token.expires_at.is_some(), token.tier.as_str()))
+        .collect();
     labels.sort_unstable();
     assert_eq!(labels, [("laptop", false, "free"), ("phone", true, "free")]);
     // Neither a list, nor Debug, nor the server knows a secret.
@@ -67,8 +74,14 @@ async fn a_token_is_issued_listed_without_its_secret_and_revoked() {
 
     assert!(tokens.revoke(&alice.account, &laptop.id).await.unwrap());
     assert!(!tokens.revoke(&alice.account, &laptop.id).await.unwrap());
-    assert!(matches!(who(&tokens, laptop.secret()).await, Err(IdentifyError::Invalid)), "here at once");
-    assert!(!tokens.revoke(&Account::user("bob").unwrap(), &phone.id).await.unwrap(), "nobody revokes another's token");
+    assert!(
+        matches!(who(&tokens, laptop.secret()).await, Err(IdentifyError::Invalid)),
+        "here at once"
+    );
+    assert!(
+        !tokens.revoke(&Account::user("bob").unwrap(), &phone.id).await.unwrap(),
+        "nobody revokes another's token"
+    );
     assert!(who(&tokens, phone.secret()).await.is_ok());
     assert!(tokens.revoke_secret(phone.secret()).await.unwrap());
     assert!(!tokens.revoke_secret("never issued").await.unwrap());
@@ -79,7 +92,11 @@ async fn a_token_is_issued_listed_without_its_secret_and_revoked() {
 #[tokio::test]
 async fn a_token_revoked_elsewhere_works_on_no_longer_than_the_cache() {
     let server = RedisServer::start();
-    let here = RedisTokens::builder(server.url()).cache_for(Duration::from_millis(300)).connect().await.unwrap();
+    let here = RedisTokens::builder(server.url())
+        .cache_for(Duration::from_millis(300))
+        .connect()
+        .await
+        .unwrap();
     let elsewhere = RedisTokens::connect(server.url()).await.unwrap();
     let alice = identity("alice", "free");
     let token = elsewhere.issue(&alice, "", None).await.unwrap();
@@ -90,7 +107,10 @@ async fn a_token_revoked_elsewhere_works_on_no_longer_than_the_cache() {
     let revoked_at = Instant::now();
     eventually(async || who(&here, token.secret()).await.is_err().then_some(())).await;
     assert!(revoked_at.elapsed() < seconds(5), "took {:?}", revoked_at.elapsed());
-    assert!(matches!(cached(&here, token.secret()), Some(Err(IdentifyError::Invalid))), "that it is unknown is remembered");
+    assert!(
+        matches!(cached(&here, token.secret()), Some(Err(IdentifyError::Invalid))),
+        "that it is unknown is remembered"
+    );
 }
 
 #[tokio::test]
@@ -106,19 +126,35 @@ async fn a_changed_tier_counts_and_brings_back_nothing() {
     assert_eq!(who(&tokens, lasting.secret()).await.unwrap().tier.as_str(), "pro");
     assert!(who(&tokens, revoked.secret()).await.is_err());
     // What had an end still has it.
-    eventually(async || (tokens.list(&alice.account).await.unwrap().len() == 1).then_some(())).await;
+    eventually(async || (tokens.list(&alice.account).await.unwrap().len() == 1).then_some(()))
+        .await;
     let other_node = RedisTokens::connect(server.url()).await.unwrap();
     assert!(who(&other_node, brief.secret()).await.is_err());
-    assert_eq!(server.command(&["HLEN", "tc:{user:alice}:tokens"]).lines().next(), Some(":1"), "the list forgets what expired");
-    assert_eq!(tokens.set_tier(&Account::user("nobody").unwrap(), &"pro".parse().unwrap()).await.unwrap(), 0);
+    assert_eq!(
+        server.command(&["HLEN", "tc:{user:alice}:tokens"]).lines().next(),
+        Some(":1"),
+        "the list forgets what expired"
+    );
+    assert_eq!(
+        tokens.set_tier(&Account::user("nobody").unwrap(), &"pro".parse().unwrap()).await.unwrap(),
+        0
+    );
 }
 
 #[tokio::test]
 async fn while_the_server_is_away_known_tokens_work_as_long_as_was_said() {
     let mut server = RedisServer::start();
-    let strict = RedisTokens::builder(server.url()).cache_for(Duration::from_millis(50)).connect().await.unwrap();
-    let lenient =
-        RedisTokens::builder(server.url()).cache_for(Duration::from_millis(50)).stale_if_error(seconds(3600)).connect().await.unwrap();
+    let strict = RedisTokens::builder(server.url())
+        .cache_for(Duration::from_millis(50))
+        .connect()
+        .await
+        .unwrap();
+    let lenient = RedisTokens::builder(server.url())
+        .cache_for(Duration::from_millis(50))
+        .stale_if_error(seconds(3600))
+        .connect()
+        .await
+        .unwrap();
     let token = strict.issue(&identity("alice", "free"), "", None).await.unwrap();
     let unseen = strict.issue(&identity("bob", "free"), "", None).await.unwrap();
     for tokens in [&strict, &lenient] {
@@ -132,12 +168,23 @@ async fn while_the_server_is_away_known_tokens_work_as_long_as_was_said() {
 
     // Through the layer: a denial that says so, and not one that blames the token.
     let meter = CreditMeter::new(plan(), MemoryLedger::new(), strict);
-    let service =
-        ServiceBuilder::new().layer(meter).service(service_fn(async |_| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))));
-    assert_eq!(service.clone().oneshot(bearing(token.secret())).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    let service = ServiceBuilder::new()
+        .layer(meter)
+        .service(service_fn(async |_| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))));
+    assert_eq!(
+        service.clone().oneshot(bearing(token.secret())).await.unwrap().status(),
+        StatusCode::SERVICE_UNAVAILABLE
+    );
     server.restart();
-    eventually(async || (service.clone().oneshot(bearing(token.secret())).await.unwrap().status() == StatusCode::OK).then_some(())).await;
-    assert_eq!(service.oneshot(bearing("tc_unknown")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    eventually(async || {
+        (service.clone().oneshot(bearing(token.secret())).await.unwrap().status() == StatusCode::OK)
+            .then_some(())
+    })
+    .await;
+    assert_eq!(
+        service.oneshot(bearing("tc_unknown")).await.unwrap().status(),
+        StatusCode::UNAUTHORIZED
+    );
 }
 
 #[tokio::test]
@@ -147,32 +194,46 @@ async fn an_answer_from_before_a_revocation_is_not_kept_after_it() {
     let alice = identity("alice", "free");
     for change in ["revoke", "revoke_secret", "set_tier"] {
         let token = tokens.issue(&alice, "", None).await.unwrap();
-        let Identifying::Later(mut asking) = tokens.identify(RequestHead::from(&bearing(token.secret()))) else { panic!("it is cached") };
+        let Identifying::Later(mut asking) =
+            tokens.identify(RequestHead::from(&bearing(token.secret())))
+        else {
+            panic!("it is cached")
+        };
         // The question is sent, and its answer not looked at before the change is done.
         assert!((&mut asking).now_or_never().is_none());
         match change {
             "revoke" => assert!(tokens.revoke(&alice.account, &token.id).await.unwrap()),
             "revoke_secret" => assert!(tokens.revoke_secret(token.secret()).await.unwrap()),
-            _ => assert_eq!(tokens.set_tier(&alice.account, &"pro".parse().unwrap()).await.unwrap(), 1),
+            _ => assert_eq!(
+                tokens.set_tier(&alice.account, &"pro".parse().unwrap()).await.unwrap(),
+                1
+            ),
         }
         asking.await.unwrap();
         assert!(cached(&tokens, token.secret()).is_none(), "{change}");
         let now = who(&tokens, token.secret()).await;
-        assert!(now.as_ref().map_or(change != "set_tier", |identity| identity.tier.as_str() == "pro"), "{change}: {now:?}");
+        assert!(
+            now.as_ref().map_or(change != "set_tier", |identity| identity.tier.as_str() == "pro"),
+            "{change}: {now:?}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_token_ends_when_it_was_to_end_and_not_with_the_cache() {
     let mut server = RedisServer::start();
-    let tokens = RedisTokens::builder(server.url()).stale_if_error(seconds(3600)).connect().await.unwrap();
+    let tokens =
+        RedisTokens::builder(server.url()).stale_if_error(seconds(3600)).connect().await.unwrap();
     let lifetime = Duration::from_millis(500);
     let token = tokens.issue(&identity("alice", "free"), "", Some(lifetime)).await.unwrap();
     who(&tokens, token.secret()).await.unwrap();
     assert!(matches!(cached(&tokens, token.secret()), Some(Ok(_))));
     server.kill();
     // Answers are kept for 30 s, and for an hour while the server is away.
-    eventually(async || matches!(cached(&tokens, token.secret()), Some(Err(IdentifyError::Invalid))).then_some(())).await;
+    eventually(async || {
+        matches!(cached(&tokens, token.secret()), Some(Err(IdentifyError::Invalid))).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -219,7 +280,12 @@ async fn an_entry_that_cannot_be_read_blocks_no_other() {
     let key = keys.lines().find(|key| key.starts_with(&format!("tc:token:{}", bad.id))).unwrap();
     server.command(&["SET", key, "{}"]);
     server.command(&["HSET", "tc:{user:alice}:tokens", "nonsense", "x"]);
-    server.command(&["HSET", "tc:{user:alice}:tokens", "short", r#"{"digest":"00","label":"","issued_at":0,"expires_at":null}"#]);
+    server.command(&[
+        "HSET",
+        "tc:{user:alice}:tokens",
+        "short",
+        r#"{"digest":"00","label":"","issued_at":0,"expires_at":null}"#,
+    ]);
     let listed = tokens.list(&alice.account).await.unwrap();
     assert_eq!(listed.iter().map(|token| &token.id).collect::<Vec<_>>(), [&good.id]);
     assert_eq!(tokens.set_tier(&alice.account, &"pro".parse().unwrap()).await.unwrap(), 1);
@@ -237,7 +303,18 @@ async fn what_was_never_issued_costs_the_server_nothing() {
     altered[10] = if altered[10] == b'0' { b'1' } else { b'0' };
     let altered = String::from_utf8(altered).unwrap();
     let long = secret.repeat(1000);
-    for wrong in ["", "tc_", "x", altered.as_str(), &secret[1..], &secret[..58], &long, &secret.to_uppercase(), "tc_é", &"é".repeat(30)] {
+    for wrong in [
+        "",
+        "tc_",
+        "x",
+        altered.as_str(),
+        &secret[1..],
+        &secret[..58],
+        &long,
+        &secret.to_uppercase(),
+        "tc_é",
+        &"é".repeat(30),
+    ] {
         assert!(matches!(cached(&tokens, wrong), Some(Err(IdentifyError::Invalid))), "{wrong}");
     }
     assert_eq!(server.calls("get"), before);
@@ -256,7 +333,10 @@ async fn bounds_and_bad_labels_are_told() {
         tokens.issue(&alice, "", None).await.unwrap();
     }
     let error = tokens.issue(&alice, "", None).await.unwrap_err();
-    assert!(matches!(&error, RedisTokensError::Full(account) if account.as_str() == "user:alice"), "{error}");
+    assert!(
+        matches!(&error, RedisTokensError::Full(account) if account.as_str() == "user:alice"),
+        "{error}"
+    );
     tokens.issue(&identity("bob", "free"), "", None).await.unwrap();
     server.command(&["SET", "tc:{user:carol}:tokens", "x"]);
     let error = tokens.list(&Account::user("carol").unwrap()).await.unwrap_err();
@@ -266,11 +346,19 @@ async fn bounds_and_bad_labels_are_told() {
 #[tokio::test]
 async fn a_browser_may_keep_it_in_a_cookie() {
     let server = RedisServer::start();
-    let tokens = RedisTokens::builder(server.url()).or_cookie("credits".parse().unwrap()).connect().await.unwrap();
+    let tokens = RedisTokens::builder(server.url())
+        .or_cookie("credits".parse().unwrap())
+        .connect()
+        .await
+        .unwrap();
     let issued = tokens.issue(&identity("alice", "free"), "", None).await.unwrap();
     let ask = async |site: &str| {
         let cookie = format!("credits={}", issued.secret());
-        let request = Request::post("/").header("cookie", cookie).header("sec-fetch-site", site).body(()).unwrap();
+        let request = Request::post("/")
+            .header("cookie", cookie)
+            .header("sec-fetch-site", site)
+            .body(())
+            .unwrap();
         match tokens.identify(RequestHead::from(&request)) {
             Identifying::Ready(answer) => answer,
             Identifying::Later(answer) => answer.await,

@@ -34,7 +34,10 @@ impl Frames {
     }
 
     fn left(&self) -> u64 {
-        self.frames.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref().map(|data| data.len() as u64)).sum()
+        self.frames
+            .iter()
+            .filter_map(|frame| frame.as_ref().ok()?.data_ref().map(|data| data.len() as u64))
+            .sum()
     }
 
     pub fn with_trailers(mut self) -> Self {
@@ -54,7 +57,10 @@ impl Body for Frames {
     type Data = Bytes;
     type Error = &'static str;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
         let frame = self.frames.pop_front();
         if frame.is_some() {
             (self.before_each)();
@@ -85,7 +91,10 @@ impl Body for Fed {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         self.0.poll_recv(cx).map(|data| data.map(|data| Ok(Frame::data(data))))
     }
 }

@@ -2,18 +2,31 @@
 
 use std::time::Duration;
 
-use tower_credits::{Account, Amendment, Answer, Answering, Ledger, LedgerError, Period, Renewal, Statement, Terms};
+use tower_credits::{
+    Account, Amendment, Answer, Answering, Ledger, LedgerError, Period, Renewal, Statement, Terms,
+};
 
 /// A ledger that fails.
 #[derive(Debug)]
 pub struct Broken;
 
 impl Ledger for Broken {
-    fn renew<'a>(&'a self, _: &'a Account, _: Period, _: &'a Renewal, _: Duration) -> Answering<'a, Answer> {
+    fn renew<'a>(
+        &'a self,
+        _: &'a Account,
+        _: Period,
+        _: &'a Renewal,
+        _: Duration,
+    ) -> Answering<'a, Answer> {
         Box::pin(async { Err(LedgerError::Unreachable { reason: "broken".into(), source: None }) })
     }
 
-    fn statement<'a>(&'a self, _: &'a Account, _: Period, _: Option<Terms>) -> Answering<'a, Statement> {
+    fn statement<'a>(
+        &'a self,
+        _: &'a Account,
+        _: Period,
+        _: Option<Terms>,
+    ) -> Answering<'a, Statement> {
         Box::pin(async { Err(LedgerError::Unreachable { reason: "broken".into(), source: None }) })
     }
 

@@ -26,14 +26,20 @@ impl Logs {
     pub fn begin() -> Self {
         let text = Written::default();
         let writer = text.clone();
-        let log =
-            tracing_subscriber::fmt().with_max_level(tracing::Level::WARN).with_ansi(false).with_writer(move || writer.clone()).finish();
+        let log = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::WARN)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .finish();
         Self { text, _guard: tracing::subscriber::set_default(log) }
     }
 
     /// The lines that hold all of these words.
     pub fn lines(&self, words: &[&str]) -> Vec<String> {
         let text = String::from_utf8(self.text.0.lock().unwrap().clone()).unwrap();
-        text.lines().filter(|line| words.iter().all(|word| line.contains(word))).map(str::to_owned).collect()
+        text.lines()
+            .filter(|line| words.iter().all(|word| line.contains(word)))
+            .map(str::to_owned)
+            .collect()
     }
 }

@@ -30,7 +30,12 @@ impl Proxy {
     pub async fn before(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let proxy = Self { address, delay_ms: Arc::default(), silent: Arc::default(), connections: Arc::default() };
+        let proxy = Self {
+            address,
+            delay_ms: Arc::default(),
+            silent: Arc::default(),
+            connections: Arc::default(),
+        };
         let this = proxy.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
@@ -38,7 +43,8 @@ impl Proxy {
                 this.connections.fetch_add(1, Ordering::SeqCst);
                 // What was silent once stays silent: a black-holed connection does not come back.
                 let dead = Arc::new(AtomicBool::new(false));
-                let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+                let ((from_client, to_client), (from_server, to_server)) =
+                    (client.into_split(), server.into_split());
                 tokio::spawn(this.clone().pass(from_client, to_server, Arc::clone(&dead)));
                 tokio::spawn(this.clone().pass(from_server, to_client, dead));
             }
@@ -54,7 +60,8 @@ impl Proxy {
         self.delay_ms.store(delay.as_millis() as u64, Ordering::SeqCst);
     }
 
-    /// Connections stay open and nothing passes any more; new connections pass again once this is off.
+    /// Connections stay open and nothing passes any more; new connections pass again once this is
+    /// off.
     pub fn silence(&self, silent: bool) {
         self.silent.store(silent, Ordering::SeqCst);
     }

@@ -1,4 +1,5 @@
-//! A real `redis-server` of a test's own, on a free port of the loopback interface, ended with the test.
+//! A real `redis-server` of a test's own, on a free port of the loopback interface, ended with the
+//! test.
 
 use std::{
     io::{Read, Write},
@@ -15,14 +16,16 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts a server. There is no skipping: without `redis-server` the test fails, and says what to install.
+    /// Starts a server. There is no skipping: without `redis-server` the test fails, and says what
+    /// to install.
     pub fn start() -> Self {
         Self::start_with(&[])
     }
 
     pub fn start_with(options: &[&str]) -> Self {
         let port = Self::free_port();
-        let folder = std::env::temp_dir().join(format!("tower-credits-redis-{}-{port}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("tower-credits-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder for the server");
         let child = spawn(port, &folder, options);
         let mut server = Self { child, port, folder };
@@ -33,11 +36,21 @@ impl RedisServer {
     /// Starts a sentinel that watches nothing.
     pub fn start_sentinel() -> Self {
         let port = Self::free_port();
-        let folder = std::env::temp_dir().join(format!("tower-credits-redis-{}-{port}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("tower-credits-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder for the server");
-        std::fs::write(folder.join("sentinel.conf"), format!("port {port}\nbind 127.0.0.1\n")).expect("its file is written");
-        let child = Command::new("redis-server").args(["sentinel.conf", "--sentinel"]).current_dir(&folder).stdout(Stdio::null()).spawn();
-        let server = Self { child: child.expect("redis-server is installed: apt-get install redis-server"), port, folder };
+        std::fs::write(folder.join("sentinel.conf"), format!("port {port}\nbind 127.0.0.1\n"))
+            .expect("its file is written");
+        let child = Command::new("redis-server")
+            .args(["sentinel.conf", "--sentinel"])
+            .current_dir(&folder)
+            .stdout(Stdio::null())
+            .spawn();
+        let server = Self {
+            child: child.expect("redis-server is installed: apt-get install redis-server"),
+            port,
+            folder,
+        };
         // It knows no QUIT, which ends a test's own commands.
         let limit = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
@@ -48,7 +61,10 @@ impl RedisServer {
     }
 
     pub fn free_port() -> u16 {
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+        TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("a free port")
+            .port()
     }
 
     pub fn url(&self) -> String {
@@ -74,7 +90,9 @@ impl RedisServer {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         for words in commands {
             let head = format!("*{}\r\n", words.len());
-            let command = words.iter().fold(head, |command, word| format!("{command}${}\r\n{word}\r\n", word.len()));
+            let command = words
+                .iter()
+                .fold(head, |command, word| format!("{command}${}\r\n{word}\r\n", word.len()));
             stream.write_all(command.as_bytes())?;
         }
         // The server closes the connection after QUIT, which ends the answer.
@@ -87,7 +105,8 @@ impl RedisServer {
     /// How often a command was called, by the server's own count.
     pub fn calls(&self, command: &str) -> u64 {
         let stats = self.command(&["INFO", "commandstats"]);
-        let line = stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+        let line =
+            stats.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
         line.and_then(|line| line.split(',').next()?.parse().ok()).unwrap_or(0)
     }
 
@@ -111,31 +130,58 @@ impl RedisServer {
         self.wait_until_ready();
     }
 
-    /// Takes the last commands off what a killed server had written, as a crash of the machine does. Answers if a transaction is torn by that.
+    /// Takes the last commands off what a killed server had written, as a crash of the machine
+    /// does. Answers if a transaction is torn by that.
     pub fn tear_log(&self, commands: usize) -> bool {
-        let folder = std::fs::read_dir(self.folder.join("appendonlydir")).expect("the server keeps a log").flatten();
-        let log = folder.map(|entry| entry.path()).filter(|path| path.to_string_lossy().ends_with(".incr.aof")).max().expect("a log");
+        let folder = std::fs::read_dir(self.folder.join("appendonlydir"))
+            .expect("the server keeps a log")
+            .flatten();
+        let log = folder
+            .map(|entry| entry.path())
+            .filter(|path| path.to_string_lossy().ends_with(".incr.aof"))
+            .max()
+            .expect("a log");
         let text = std::fs::read(&log).expect("the log can be read");
         // Each command begins with the number of its words.
-        let begins: Vec<_> = (0..text.len()).filter(|at| text[*at] == b'*' && (*at == 0 || text[at - 1] == b'\n')).collect();
+        let begins: Vec<_> = (0..text.len())
+            .filter(|at| text[*at] == b'*' && (*at == 0 || text[at - 1] == b'\n'))
+            .collect();
         let at = begins.len().saturating_sub(commands);
-        let names =
-            |word: &str| begins[..at].iter().filter(|begin| text[**begin..].starts_with(format!("*1\r\n$5\r\n{word}").as_bytes())).count();
-        let is_torn = names("MULTI") > begins[..at].iter().filter(|begin| text[**begin..].starts_with(b"*1\r\n$4\r\nEXEC")).count();
-        std::fs::write(&log, &text[..begins.get(at).copied().unwrap_or(text.len())]).expect("it is shortened");
+        let names = |word: &str| {
+            begins[..at]
+                .iter()
+                .filter(|begin| {
+                    text[**begin..].starts_with(format!("*1\r\n$5\r\n{word}").as_bytes())
+                })
+                .count()
+        };
+        let is_torn = names("MULTI")
+            > begins[..at]
+                .iter()
+                .filter(|begin| text[**begin..].starts_with(b"*1\r\n$4\r\nEXEC"))
+                .count();
+        std::fs::write(&log, &text[..begins.get(at).copied().unwrap_or(text.len())])
+            .expect("it is shortened");
         is_torn
     }
 
     fn signal(&self, name: &str) {
-        let sent = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
+        let sent =
+            Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
         assert!(sent.is_ok_and(|status| status.success()), "the signal is sent");
     }
 
     fn wait_until_ready(&mut self) {
         let limit = Instant::now() + Duration::from_secs(10);
-        while !self.try_command(&["PING"]).is_ok_and(|answer| answer.starts_with("+PONG") || answer.starts_with("-NOAUTH")) {
+        while !self
+            .try_command(&["PING"])
+            .is_ok_and(|answer| answer.starts_with("+PONG") || answer.starts_with("-NOAUTH"))
+        {
             let ended = self.child.try_wait().expect("the server's state is known");
-            assert!(ended.is_none() && Instant::now() < limit, "redis-server did not come up: {ended:?}");
+            assert!(
+                ended.is_none() && Instant::now() < limit,
+                "redis-server did not come up: {ended:?}"
+            );
             std::thread::sleep(Duration::from_millis(10));
         }
     }

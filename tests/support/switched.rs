@@ -9,7 +9,8 @@ use std::{
 };
 
 use tower_credits::{
-    Account, Amendment, Answer, Answering, LeaseId, Ledger, LedgerError, MemoryLedger, Outcome, Period, Renewal, Statement, Terms,
+    Account, Amendment, Answer, Answering, LeaseId, Ledger, LedgerError, MemoryLedger, Outcome,
+    Period, Renewal, Statement, Terms,
 };
 
 /// Clones are one ledger.
@@ -53,7 +54,13 @@ impl Switched {
 }
 
 impl Ledger for Switched {
-    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        renewal: &'a Renewal,
+        within: Duration,
+    ) -> Answering<'a, Answer> {
         let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(under_way, Ordering::SeqCst);
         self.goodbyes.fetch_add(usize::from(renewal.forget), Ordering::SeqCst);
@@ -61,7 +68,10 @@ impl Ledger for Switched {
             tokio::time::sleep(Duration::from_millis(self.takes_ms.load(Ordering::SeqCst))).await;
             self.under_way.fetch_sub(1, Ordering::SeqCst);
             if self.off.load(Ordering::SeqCst) {
-                return Err(LedgerError::Unreachable { reason: "switched off".into(), source: None });
+                return Err(LedgerError::Unreachable {
+                    reason: "switched off".into(),
+                    source: None,
+                });
             }
             let answer = self.ledger.renew(account, period, renewal, within).await?;
             let (spoke, left) = &mut *self.leases.lock().unwrap();
@@ -75,7 +85,12 @@ impl Ledger for Switched {
         })
     }
 
-    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
+    fn statement<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        terms: Option<Terms>,
+    ) -> Answering<'a, Statement> {
         self.ledger.statement(account, period, terms)
     }
 

@@ -34,7 +34,9 @@ pub fn asking<T>(token: &str, message: T) -> Request<T> {
 }
 
 pub async fn connect(address: SocketAddr) -> DenoiseClient<Channel> {
-    DenoiseClient::new(Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap())
+    DenoiseClient::new(
+        Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap(),
+    )
 }
 
 /// A field of metadata or trailers.
@@ -80,7 +82,8 @@ pub struct Bare {
 impl Bare {
     pub async fn to(server: SocketAddr) -> Self {
         let socket = TcpStream::connect(server).await.unwrap();
-        // Small frames are sent as they come, and not when the other side has acknowledged those before.
+        // Small frames are sent as they come, and not when the other side has acknowledged those
+        // before.
         socket.set_nodelay(true).unwrap();
         let (client, connection) = h2::client::handshake(socket).await.unwrap();
         Self { client, connection: tokio::spawn(async move { drop(connection.await) }) }
@@ -90,7 +93,8 @@ impl Bare {
         self.connection.is_finished()
     }
 
-    /// Opens a stream and sends a message on it; the other side learns that it was the last where `ends`.
+    /// Opens a stream and sends a message on it; the other side learns that it was the last where
+    /// `ends`.
     pub async fn open(
         &mut self,
         path: &str,
@@ -111,13 +115,15 @@ impl Bare {
         fields: &[(&str, &str)],
     ) -> Result<(h2::client::ResponseFuture, SendStream<Bytes>), h2::Error> {
         let mut client = self.client.clone().ready().await?;
-        let request = http::Request::post(format!("http://test{path}")).header("authorization", format!("Bearer {token}"));
+        let request = http::Request::post(format!("http://test{path}"))
+            .header("authorization", format!("Bearer {token}"));
         let request = if path.starts_with("/denoise") {
             request.header("content-type", "application/grpc").header("te", "trailers")
         } else {
             request
         };
-        let request = fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        let request =
+            fields.iter().fold(request, |request, (name, value)| request.header(*name, *value));
         let (response, mut stream) = client.send_request(request.body(()).unwrap(), false)?;
         stream.send_data(body, ends)?;
         Ok((response, stream))
@@ -125,7 +131,9 @@ impl Bare {
 }
 
 /// Reads what comes, the trailers included.
-pub async fn read_h2(mut body: RecvStream) -> Result<(Vec<u8>, Option<http::HeaderMap>), h2::Error> {
+pub async fn read_h2(
+    mut body: RecvStream,
+) -> Result<(Vec<u8>, Option<http::HeaderMap>), h2::Error> {
     let mut bytes = Vec::new();
     while let Some(data) = body.data().await {
         let data = data?;
@@ -135,7 +143,8 @@ pub async fn read_h2(mut body: RecvStream) -> Result<(Vec<u8>, Option<http::Head
     Ok((bytes, body.trailers().await?))
 }
 
-/// A message as gRPC frames it: not compressed, its length, and the message (gRPC over HTTP/2, "Length-Prefixed-Message").
+/// A message as gRPC frames it: not compressed, its length, and the message (gRPC over HTTP/2,
+/// "Length-Prefixed-Message").
 pub fn framed(message: &Audio) -> Bytes {
     let message = message.encode_to_vec();
     let mut framed = BytesMut::with_capacity(message.len() + 5);

@@ -1,8 +1,10 @@
-//! The service that the tests of this folder call: gRPC by tonic, plain HTTP by axum, with one script for both.
+//! The service that the tests of this folder call: gRPC by tonic, plain HTTP by axum, with one
+//! script for both.
 //!
-//! Each message takes ten milliseconds of compute, as the service reports it. What it then does depends on what the message says: `error` fails,
-//! `late` never begins to answer, `hang` answers its head (where it has one to itself) and goes on once it is [released](Work::release), as `wait` does
-//! before its head; everything else is sent back.
+//! Each message takes ten milliseconds of compute, as the service reports it. What it then does
+//! depends on what the message says: `error` fails, `late` never begins to answer, `hang` answers
+//! its head (where it has one to itself) and goes on once it is [released](Work::release), as
+//! `wait` does before its head; everything else is sent back.
 
 use std::{
     convert::Infallible,
@@ -19,7 +21,10 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming};
-use tower_credits::{BearerTokens, ComputeClock, CreditMeter, CreditMeterBuilder, Ledger, ManualClock, MemoryLedger, Plan};
+use tower_credits::{
+    BearerTokens, ComputeClock, CreditMeter, CreditMeterBuilder, Ledger, ManualClock, MemoryLedger,
+    Plan,
+};
 
 use super::proto::{
     Audio,
@@ -131,7 +136,11 @@ impl Denoise for Echo {
     async fn split(&self, request: Request<Audio>) -> Result<Response<Parts>, Status> {
         let is_late = &request.get_ref().pcm[..] == b"late";
         let times = if &request.get_ref().pcm[..] == b"a" { 3 } else { 1 };
-        head(self.echo(request, |audio| stream::iter(std::iter::repeat_n(Ok(audio), times)).boxed()), is_late).await
+        head(
+            self.echo(request, |audio| stream::iter(std::iter::repeat_n(Ok(audio), times)).boxed()),
+            is_late,
+        )
+        .await
     }
 
     type StreamStream = Parts;
@@ -160,11 +169,14 @@ pub fn router(work: Arc<Work>) -> Router {
     Router::new().route("/models/echo", post(echo))
 }
 
-/// The tiers of the other tests, and some of this folder's own; each has an account and a token of its name.
+/// The tiers of the other tests, and some of this folder's own; each has an account and a token of
+/// its name.
 const TIERS: [&str; 8] = ["free", "none", "quick", "slow", "pro", "one", "capped", "owner"];
 
 pub fn tokens() -> BearerTokens {
-    TIERS.into_iter().fold(BearerTokens::new(), |tokens, tier| tokens.with(tier, identity(tier, tier)))
+    TIERS
+        .into_iter()
+        .fold(BearerTokens::new(), |tokens, tier| tokens.with(tier, identity(tier, tier)))
 }
 
 pub fn grpc_plan() -> Plan {

@@ -1,4 +1,5 @@
-//! Every kind of call, and every way in which it can end: billed exactly once, and nothing stays on hold.
+//! Every kind of call, and every way in which it can end: billed exactly once, and nothing stays on
+//! hold.
 //!
 //! `cargo test --all-features --test wire ends -- --nocapture` shows what each client saw.
 
@@ -52,7 +53,14 @@ enum End {
     GoAway,
 }
 
-const KINDS: [Kind; 6] = [Kind::Unary, Kind::ClientStreaming, Kind::ServerStreaming, Kind::Bidirectional, Kind::Http1, Kind::Http2];
+const KINDS: [Kind; 6] = [
+    Kind::Unary,
+    Kind::ClientStreaming,
+    Kind::ServerStreaming,
+    Kind::Bidirectional,
+    Kind::Http1,
+    Kind::Http2,
+];
 
 impl Kind {
     fn path(self) -> &'static str {
@@ -87,10 +95,15 @@ impl World {
     async fn new(kind: Kind) -> Self {
         let endings = Arc::new(Mutex::new(Vec::new()));
         let (clock, seen) = (november(), Arc::clone(&endings));
-        let meter = builder(MemoryLedger::with_clock(clock.clone()), &clock).billable(move |ending| {
-            seen.lock().unwrap().push((ending.end, ending.status.map(|status| status.as_u16()), ending.grpc_status));
-            true
-        });
+        let meter =
+            builder(MemoryLedger::with_clock(clock.clone()), &clock).billable(move |ending| {
+                seen.lock().unwrap().push((
+                    ending.end,
+                    ending.status.map(|status| status.as_u16()),
+                    ending.grpc_status,
+                ));
+                true
+            });
         let meter = meter.build().unwrap();
         let work = Arc::new(Work::default());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -99,23 +112,50 @@ impl World {
         let stopped = async { drop(stopped.await) };
         let (service, layer) = (Arc::clone(&work), meter.clone());
         let server = if kind.is_grpc() {
-            let server = Server::builder().layer(layer).add_service(DenoiseServer::new(Echo(service)));
-            tokio::spawn(async { server.serve_with_incoming_shutdown(TcpIncoming::from(listener), stopped).await.unwrap() })
+            let server =
+                Server::builder().layer(layer).add_service(DenoiseServer::new(Echo(service)));
+            tokio::spawn(async {
+                server
+                    .serve_with_incoming_shutdown(TcpIncoming::from(listener), stopped)
+                    .await
+                    .unwrap()
+            })
         } else {
             let app = router(service).layer(layer);
-            tokio::spawn(async { axum::serve(listener, app).with_graceful_shutdown(stopped).await.unwrap() })
+            tokio::spawn(async {
+                axum::serve(listener, app).with_graceful_shutdown(stopped).await.unwrap()
+            })
         };
         Self { meter, endings, work, address, stop, server }
     }
 }
 
 /// Calls with one message and reads to the end. What the client saw.
-async fn call(kind: Kind, server: SocketAddr, message: &'static str, within: Option<Duration>) -> String {
-    if kind.is_grpc() { call_grpc(kind, server, message, within).await } else { call_http(kind, server, message, within).await }
+async fn call(
+    kind: Kind,
+    server: SocketAddr,
+    message: &'static str,
+    within: Option<Duration>,
+) -> String {
+    if kind.is_grpc() {
+        call_grpc(kind, server, message, within).await
+    } else {
+        call_http(kind, server, message, within).await
+    }
 }
 
-async fn call_grpc(kind: Kind, server: SocketAddr, message: &'static str, within: Option<Duration>) -> String {
-    async fn asked(kind: Kind, server: SocketAddr, message: &'static str, within: Option<Duration>) -> Result<String, Status> {
+async fn call_grpc(
+    kind: Kind,
+    server: SocketAddr,
+    message: &'static str,
+    within: Option<Duration>,
+) -> String {
+    async fn asked(
+        kind: Kind,
+        server: SocketAddr,
+        message: &'static str,
+        within: Option<Duration>,
+    ) -> Result<String, Status> {
         fn timed<T>(message: T, is_late: bool, within: Option<Duration>) -> tonic::Request<T> {
             let mut request = asking("free", message);
             within.into_iter().for_each(|within| request.set_timeout(within));
@@ -136,7 +176,9 @@ async fn call_grpc(kind: Kind, server: SocketAddr, message: &'static str, within
                 let answer = client.collect(timed(parts(), is_late, within)).await?;
                 return Ok(field(answer.metadata(), "x-cost-nano-usd").unwrap_or("?").to_owned());
             }
-            Kind::ServerStreaming => client.split(timed(audio(message), is_late, within)).await?.into_inner(),
+            Kind::ServerStreaming => {
+                client.split(timed(audio(message), is_late, within)).await?.into_inner()
+            }
             _ => client.stream(timed(parts(), is_late, within)).await?.into_inner(),
         };
         while answer.message().await?.is_some() {}
@@ -149,16 +191,28 @@ async fn call_grpc(kind: Kind, server: SocketAddr, message: &'static str, within
     }
 }
 
-async fn call_http(kind: Kind, server: SocketAddr, message: &'static str, within: Option<Duration>) -> String {
+async fn call_http(
+    kind: Kind,
+    server: SocketAddr,
+    message: &'static str,
+    within: Option<Duration>,
+) -> String {
     let client = reqwest::Client::builder();
-    let client = if kind == Kind::Http2 { client.http2_prior_knowledge() } else { client.http1_only() }.build().unwrap();
-    let request = client.post(format!("http://{server}/models/echo")).bearer_auth("free").body(message);
+    let client =
+        if kind == Kind::Http2 { client.http2_prior_knowledge() } else { client.http1_only() }
+            .build()
+            .unwrap();
+    let request =
+        client.post(format!("http://{server}/models/echo")).bearer_auth("free").body(message);
     let asked = async {
-        let response = within.into_iter().fold(request, reqwest::RequestBuilder::timeout).send().await?;
+        let response =
+            within.into_iter().fold(request, reqwest::RequestBuilder::timeout).send().await?;
         let status = response.status().as_u16();
         response.bytes().await.map(|body| format!("{status}, {} bytes", body.len()))
     };
-    asked.await.unwrap_or_else(|error| if error.is_timeout() { "timeout".to_owned() } else { "broken".to_owned() })
+    asked.await.unwrap_or_else(|error| {
+        if error.is_timeout() { "timeout".to_owned() } else { "broken".to_owned() }
+    })
 }
 
 /// Ends a call in one way. What the client saw.
@@ -166,7 +220,8 @@ async fn end(kind: Kind, end: End, world: &mut Option<World>) -> String {
     let World { work, address, .. } = world.as_ref().unwrap();
     let (work, address) = (Arc::clone(work), *address);
     match end {
-        // The server-streaming call answers "a" with three messages, and "b" with one, like the others.
+        // The server-streaming call answers "a" with three messages, and "b" with one, like the
+        // others.
         End::Complete => call(kind, address, "b", None).await,
         End::StatusError => call(kind, address, "error", None).await,
         End::DeadlineExceeded if kind.is_grpc() => {
@@ -174,7 +229,10 @@ async fn end(kind: Kind, end: End, world: &mut Option<World>) -> String {
             let mut bare = Bare::to(address).await;
             let ends = !matches!(kind, Kind::ClientStreaming | Kind::Bidirectional);
             let late = [("grpc-timeout", "1500m"), ("x-late", "1")];
-            let (response, _stream) = bare.open_with(kind.path(), "free", framed(&audio("late")), ends, &late).await.unwrap();
+            let (response, _stream) = bare
+                .open_with(kind.path(), "free", framed(&audio("late")), ends, &late)
+                .await
+                .unwrap();
             let response = response.await.unwrap();
             assert_eq!(work.begun(), 1);
             let status: i32 = response.headers()["grpc-status"].to_str().unwrap().parse().unwrap();
@@ -189,7 +247,11 @@ async fn end(kind: Kind, end: End, world: &mut Option<World>) -> String {
             let call = tokio::spawn(call(kind, address, "hang", None));
             work.has_begun().await;
             call.abort();
-            call.await.unwrap_err().to_string().replace(|c: char| c.is_ascii_digit(), "").replace("task  was ", "")
+            call.await
+                .unwrap_err()
+                .to_string()
+                .replace(|c: char| c.is_ascii_digit(), "")
+                .replace("task  was ", "")
         }
         End::Reset if kind == Kind::Http1 => {
             let mut connection = TcpStream::connect(address).await.unwrap();
@@ -202,15 +264,28 @@ async fn end(kind: Kind, end: End, world: &mut Option<World>) -> String {
         }
         End::Reset => {
             let mut bare = Bare::to(address).await;
-            let message = if kind.is_grpc() { framed(&audio("hang")) } else { Bytes::from_static(b"hang") };
+            let message =
+                if kind.is_grpc() { framed(&audio("hang")) } else { Bytes::from_static(b"hang") };
             let ends = !matches!(kind, Kind::ClientStreaming | Kind::Bidirectional);
-            let (response, mut stream) = bare.open(kind.path(), "free", message, ends).await.unwrap();
+            let (response, mut stream) =
+                bare.open(kind.path(), "free", message, ends).await.unwrap();
             work.has_begun().await;
             stream.send_reset(h2::Reason::CANCEL);
             // The connection lives on: it was the stream that ended.
-            let seen = response.await.err().map_or_else(|| "head, then reset".to_owned(), |error| error.to_string());
+            let seen = response
+                .await
+                .err()
+                .map_or_else(|| "head, then reset".to_owned(), |error| error.to_string());
             eventually(async || {
-                (world.as_ref()?.meter.statement(&identity("free", "free"), None).await.ok()?.requests() == 1).then_some(())
+                (world
+                    .as_ref()?
+                    .meter
+                    .statement(&identity("free", "free"), None)
+                    .await
+                    .ok()?
+                    .requests()
+                    == 1)
+                    .then_some(())
             })
             .await;
             assert!(!bare.has_ended());
@@ -230,7 +305,8 @@ async fn end(kind: Kind, end: End, world: &mut Option<World>) -> String {
             work.has_begun().await;
             let World { meter, endings, work, stop, server, .. } = world.take().unwrap();
             stop.send(()).unwrap();
-            // It stops taking connections, says farewell to those that are idle, and waits for what runs.
+            // It stops taking connections, says farewell to those that are idle, and waits for what
+            // runs.
             eventually(async || TcpStream::connect(address).await.is_err().then_some(())).await;
             if let Some(idle) = idle {
                 eventually(async || idle.has_ended().then_some(())).await;
@@ -270,7 +346,9 @@ fn expected(kind: Kind, end: End) -> &'static [&'static str] {
         (End::ConnectionLoss, true) => &["Unknown", "Unavailable", "Internal", "Cancelled"],
         (End::ConnectionLoss, false) => &["broken"],
         (End::Reset, _) if kind == Kind::Http1 => &["reset"],
-        (End::Reset, _) => &["head, then reset", "stream error sent by user: stream no longer needed"],
+        (End::Reset, _) => {
+            &["head, then reset", "stream error sent by user: stream no longer needed"]
+        }
     }
 }
 
@@ -286,7 +364,9 @@ fn ended_as(kind: Kind, end: End, endings: &Mutex<Vec<Seen>>) {
         (End::StatusError, true) => (Seen::Complete, Some(200), Some(9)),
         (End::StatusError, false) => (Seen::Complete, Some(500), None),
         (End::DeadlineExceeded, _) => (Seen::Dropped, None, None),
-        (End::ClientCancel | End::Reset | End::ConnectionLoss, _) => (Seen::Dropped, has_head.then_some(200), None),
+        (End::ClientCancel | End::Reset | End::ConnectionLoss, _) => {
+            (Seen::Dropped, has_head.then_some(200), None)
+        }
     };
     assert_eq!(*endings.lock().unwrap(), [expected], "{kind:?} {end:?}");
 }
@@ -341,19 +421,23 @@ async fn goaway() {
     ends_once(End::GoAway).await;
 }
 
-/// Opens streams and cancels them at once, on one connection and then the next where the server has had enough of it.
+/// Opens streams and cancels them at once, on one connection and then the next where the server has
+/// had enough of it.
 #[tokio::test]
 async fn two_hundred_rapid_resets_hold_nothing_and_bill_what_ran() {
     for kind in [Kind::Unary, Kind::Bidirectional, Kind::Http2] {
         let World { meter, work, address, server, stop: _stop, .. } = World::new(kind).await;
-        let message = if kind.is_grpc() { framed(&audio("hang")) } else { Bytes::from_static(b"hang") };
+        let message =
+            if kind.is_grpc() { framed(&audio("hang")) } else { Bytes::from_static(b"hang") };
         let mut bare = Bare::to(address).await;
         let mut opened = 0;
         while opened < 200 {
             if bare.has_ended() {
                 bare = Bare::to(address).await;
             }
-            let Ok((response, mut stream)) = bare.open(kind.path(), "free", message.clone(), kind != Kind::Bidirectional).await else {
+            let Ok((response, mut stream)) =
+                bare.open(kind.path(), "free", message.clone(), kind != Kind::Bidirectional).await
+            else {
                 bare = Bare::to(address).await;
                 continue;
             };

@@ -1,4 +1,5 @@
-//! gRPC calls of a real tonic client to a real tonic server behind the layer: what they cost, and what they are told.
+//! gRPC calls of a real tonic client to a real tonic server behind the layer: what they cost, and
+//! what they are told.
 
 use futures_util::stream;
 use tonic::Code;
@@ -19,9 +20,15 @@ async fn each_kind_of_call_is_billed_once_and_says_what_it_cost() {
     let whole = client.whole(asking("free", audio("a"))).await.unwrap();
     assert_eq!(&whole.get_ref().pcm[..], b"a");
     // tonic adds the trailers of a unary call to its metadata.
-    assert_eq!((field(whole.metadata(), "x-cost-nano-usd"), field(whole.metadata(), "x-compute-time")), (Some("1200"), Some("0.010000")));
+    assert_eq!(
+        (field(whole.metadata(), "x-cost-nano-usd"), field(whole.metadata(), "x-compute-time")),
+        (Some("1200"), Some("0.010000"))
+    );
     let collected = client.collect(asking("free", parts())).await.unwrap();
-    assert_eq!((&collected.get_ref().pcm[..], field(collected.metadata(), "x-cost-nano-usd")), (&b"b"[..], Some("2400")));
+    assert_eq!(
+        (&collected.get_ref().pcm[..], field(collected.metadata(), "x-cost-nano-usd")),
+        (&b"b"[..], Some("2400"))
+    );
     for (mut answer, messages) in [
         (client.split(asking("free", audio("a"))).await.unwrap().into_inner(), 3),
         (client.stream(asking("free", parts())).await.unwrap().into_inner(), 2),
@@ -37,11 +44,21 @@ async fn each_kind_of_call_is_billed_once_and_says_what_it_cost() {
 
     // A status is an end like any other, and says what it cost.
     let error = client.whole(asking("free", audio("error"))).await.unwrap_err();
-    assert_eq!((error.code(), field(error.metadata(), "x-cost-nano-usd")), (Code::FailedPrecondition, Some("1200")));
-    let mut failing = client.stream(asking("free", stream::iter([audio("a"), audio("error")]))).await.unwrap().into_inner();
+    assert_eq!(
+        (error.code(), field(error.metadata(), "x-cost-nano-usd")),
+        (Code::FailedPrecondition, Some("1200"))
+    );
+    let mut failing = client
+        .stream(asking("free", stream::iter([audio("a"), audio("error")])))
+        .await
+        .unwrap()
+        .into_inner();
     assert!(failing.message().await.unwrap().is_some());
     let error = failing.message().await.unwrap_err();
-    assert_eq!((error.code(), field(error.metadata(), "x-cost-nano-usd")), (Code::FailedPrecondition, Some("2400")));
+    assert_eq!(
+        (error.code(), field(error.metadata(), "x-cost-nano-usd")),
+        (Code::FailedPrecondition, Some("2400"))
+    );
     assert_eq!(settled(&meter, "free", "free", 6).await.used, nanos(COST * 11));
 }
 
@@ -50,7 +67,11 @@ async fn a_stream_without_credits_ends_with_a_status() {
     let meter = metered(&november());
     let mut client = connect(serve(&meter).await).await;
     // 300 ms of compute are all that there is.
-    let mut cut = client.stream(asking("quick", stream::iter((0..100).map(|_| audio("a"))))).await.unwrap().into_inner();
+    let mut cut = client
+        .stream(asking("quick", stream::iter((0..100).map(|_| audio("a")))))
+        .await
+        .unwrap()
+        .into_inner();
     let error = loop {
         match cut.message().await {
             Ok(Some(_)) => {}
@@ -69,10 +90,14 @@ async fn a_stream_without_credits_ends_with_a_status() {
 async fn a_call_that_nobody_answers_is_cut_before_its_head() {
     let meter = metered(&november());
     let mut client = connect(serve(&meter).await).await;
-    // The unary call has no head to send before its first message is worked on; it reports more than there is.
+    // The unary call has no head to send before its first message is worked on; it reports more
+    // than there is.
     let parts = stream::iter((0..40).map(|_| audio("a")).chain([audio("late")]));
     let error = client.collect(asking("quick", parts)).await.unwrap_err();
-    assert_eq!((error.code(), error.get_details_error_info().unwrap().reason.as_str()), (Code::ResourceExhausted, "CREDITS_USED_UP"));
+    assert_eq!(
+        (error.code(), error.get_details_error_info().unwrap().reason.as_str()),
+        (Code::ResourceExhausted, "CREDITS_USED_UP")
+    );
     assert_eq!(field(error.metadata(), "x-cost-nano-usd"), Some("36000"));
     assert_eq!(settled(&meter, "quick", "quick", 1).await.used, nanos(36_000));
 }
@@ -95,9 +120,16 @@ async fn the_model_may_come_from_metadata() {
     let meter = metered(&november());
     let address = serve(&meter).await;
     // The plan has no route of its own for this method, and takes the model from `x-model`.
-    let mut client =
-        tonic::client::Grpc::new(tonic::transport::Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap());
-    for (model, code, reason) in [("echo", Code::Unimplemented, None), ("other", Code::NotFound, Some("NOT_IN_PLAN"))] {
+    let mut client = tonic::client::Grpc::new(
+        tonic::transport::Channel::from_shared(format!("http://{address}"))
+            .unwrap()
+            .connect()
+            .await
+            .unwrap(),
+    );
+    for (model, code, reason) in
+        [("echo", Code::Unimplemented, None), ("other", Code::NotFound, Some("NOT_IN_PLAN"))]
+    {
         client.ready().await.unwrap();
         let mut request = asking("free", audio("a"));
         request.metadata_mut().insert("x-model", model.parse().unwrap());
@@ -107,11 +139,13 @@ async fn the_model_may_come_from_metadata() {
         let info = error.get_details_error_info().map(|info| info.reason);
         assert_eq!((error.code(), info.as_deref()), (code, reason), "{model}");
     }
-    // tonic itself said that there is no such method: it was called, and is billed for its time, which was none.
+    // tonic itself said that there is no such method: it was called, and is billed for its time,
+    // which was none.
     assert_eq!(settled(&meter, "free", "free", 1).await.used, nanos(0));
 }
 
-/// Messages of more than tonic sends at once come in several frames, each ready at once, and all of them arrive.
+/// Messages of more than tonic sends at once come in several frames, each ready at once, and all of
+/// them arrive.
 #[tokio::test]
 async fn large_messages_that_are_ready_at_once_arrive_whole() {
     let meter = metered(&november());
@@ -119,7 +153,8 @@ async fn large_messages_that_are_ready_at_once_arrive_whole() {
     for size in [100, 40 << 10, 200 << 10] {
         let pcm: &'static str = Box::leak("x".repeat(size).into_boxed_str());
         let parts: Vec<_> = (0..6).map(|_| audio(pcm)).collect();
-        let mut echo = client.stream(asking("free", stream::iter(parts))).await.unwrap().into_inner();
+        let mut echo =
+            client.stream(asking("free", stream::iter(parts))).await.unwrap().into_inner();
         for _ in 0..6 {
             assert_eq!(echo.message().await.unwrap().expect("six come back").pcm.len(), size);
         }

@@ -32,7 +32,10 @@ impl http_body::Body for KnowsItsEnd {
     type Data = Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let next = self.0.pop();
         Poll::Ready(next.map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes())))))
     }
@@ -44,7 +47,9 @@ impl http_body::Body for KnowsItsEnd {
 
 async fn answer(Query(asked): Query<Asked>, Extension(clock): Extension<ComputeClock>) -> Response {
     clock.report(Duration::from_millis(10));
-    let data = |text: &'static str| Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(text.as_bytes())));
+    let data = |text: &'static str| {
+        Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(text.as_bytes())))
+    };
     let stream = |frames: Vec<_>| axum::body::Body::new(StreamBody::new(stream::iter(frames)));
     let mut response = match asked.kind.as_str() {
         "exact" => Response::new("whole".into()),
@@ -65,21 +70,33 @@ async fn answer(Query(asked): Query<Asked>, Extension(clock): Extension<ComputeC
 }
 
 /// One request to a server of its own; the head, the body and the trailers that came.
-async fn ask(tells: bool, version: Version, te: Option<&str>, kind: &str) -> (HeaderMap, Bytes, HeaderMap) {
+async fn ask(
+    tells: bool,
+    version: Version,
+    te: Option<&str>,
+    kind: &str,
+) -> (HeaderMap, Bytes, HeaderMap) {
     let tokens = BearerTokens::new().with("s3cret", identity("alice", "pro"));
-    let meter = CreditMeter::builder(plan(), MemoryLedger::new(), tokens).tell_remaining(tells).build().unwrap();
+    let meter = CreditMeter::builder(plan(), MemoryLedger::new(), tokens)
+        .tell_remaining(tells)
+        .build()
+        .unwrap();
     let app = Router::new().route("/models/echo", post(answer)).layer(meter);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
     let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
-    let mut request = Request::post(format!("http://{address}/models/echo?kind={}", kind.replace(' ', "%20"))).version(version);
-    request = te
-        .into_iter()
-        .fold(request.header("authorization", "Bearer s3cret").header("host", "test"), |request, te| request.header("te", te));
+    let mut request =
+        Request::post(format!("http://{address}/models/echo?kind={}", kind.replace(' ', "%20")))
+            .version(version);
+    request = te.into_iter().fold(
+        request.header("authorization", "Bearer s3cret").header("host", "test"),
+        |request, te| request.header("te", te),
+    );
     let request = request.body(Full::<Bytes>::default()).unwrap();
     let response = if version == Version::HTTP_2 {
-        let (mut client, connection) = conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+        let (mut client, connection) =
+            conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
         tokio::spawn(connection);
         client.send_request(request).await.unwrap()
     } else {
@@ -106,31 +123,49 @@ async fn a_client_that_takes_trailers_learns_there_what_a_stream_cost() {
             assert_eq!(body, "in parts");
             let told = (field(&trailers, "x-compute-time"), field(&trailers, "x-cost-nano-usd"));
             assert_eq!(told, (Some("0.010000"), Some("1200")), "{version:?} {kind}");
-            assert!(!head.contains_key("x-compute-time") && !head.contains_key("content-length"), "{head:?}");
+            assert!(
+                !head.contains_key("x-compute-time") && !head.contains_key("content-length"),
+                "{head:?}"
+            );
         }
         let (_, body, trailers) = ask(true, version, Some("trailers"), "own trailers").await;
         assert_eq!(body, "in parts");
         // What the service says there, it still says.
-        assert_eq!((field(&trailers, "x-own"), field(&trailers, "x-cost-nano-usd")), (Some("1"), Some("1200")), "{version:?}");
+        assert_eq!(
+            (field(&trailers, "x-own"), field(&trailers, "x-cost-nano-usd")),
+            (Some("1"), Some("1200")),
+            "{version:?}"
+        );
     }
-    let (_, _, trailers) = ask(true, Version::HTTP_11, Some("gzip;q=0.5, Trailers"), "stream").await;
+    let (_, _, trailers) =
+        ask(true, Version::HTTP_11, Some("gzip;q=0.5, Trailers"), "stream").await;
     assert_eq!(trailers.len(), 2);
 }
 
 #[tokio::test]
 async fn nobody_else_gets_trailers() {
-    for (tells, te, kind) in
-        [(true, None, "stream"), (true, Some("gzip"), "stream"), (false, Some("trailers"), "stream"), (true, Some("trailers"), "exact")]
-    {
+    for (tells, te, kind) in [
+        (true, None, "stream"),
+        (true, Some("gzip"), "stream"),
+        (false, Some("trailers"), "stream"),
+        (true, Some("trailers"), "exact"),
+    ] {
         for version in [Version::HTTP_11, Version::HTTP_2] {
             if version == Version::HTTP_2 && te == Some("gzip") {
                 // HTTP/2 has no other word (RFC 9113, section 8.2.2).
                 continue;
             }
             let (head, body, trailers) = ask(tells, version, te, kind).await;
-            assert!(trailers.is_empty() && !head.contains_key("trailer"), "{version:?} {te:?} {kind}: {trailers:?}");
+            assert!(
+                trailers.is_empty() && !head.contains_key("trailer"),
+                "{version:?} {te:?} {kind}: {trailers:?}"
+            );
             let length = (kind == "exact").then_some("5");
-            assert_eq!((field(&head, "content-length"), body.len()), (length, if kind == "exact" { 5 } else { 8 }), "{version:?}");
+            assert_eq!(
+                (field(&head, "content-length"), body.len()),
+                (length, if kind == "exact" { 5 } else { 8 }),
+                "{version:?}"
+            );
         }
     }
 }
@@ -151,13 +186,19 @@ async fn until_the_head_the_time_stands_there() {
         &meter,
         tower::service_fn(move |_: Request<Full<Bytes>>| {
             infer.advance(Duration::from_millis(1_500));
-            let body = StreamBody::new(stream::iter([Ok::<_, std::convert::Infallible>(Frame::data(Bytes::from_static(b"a")))]));
+            let body = StreamBody::new(stream::iter([Ok::<_, std::convert::Infallible>(
+                Frame::data(Bytes::from_static(b"a")),
+            )]));
             std::future::ready(Ok::<_, std::convert::Infallible>(Response::new(body)))
         }),
     );
-    let request = Request::post("/models/echo").header("authorization", "Bearer s3cret").header("te", "trailers");
-    let response = tower::ServiceExt::oneshot(service, request.body(Full::default()).unwrap()).await.unwrap();
-    let told = (field(response.headers(), "x-compute-time"), field(response.headers(), "server-timing"));
+    let request = Request::post("/models/echo")
+        .header("authorization", "Bearer s3cret")
+        .header("te", "trailers");
+    let response =
+        tower::ServiceExt::oneshot(service, request.body(Full::default()).unwrap()).await.unwrap();
+    let told =
+        (field(response.headers(), "x-compute-time"), field(response.headers(), "server-timing"));
     assert_eq!(told, (Some("1.500000"), Some("compute;dur=1500.000")));
     clock.advance(seconds(10));
     assert!(response.into_body().collect().await.unwrap().trailers().is_none());
@@ -167,8 +208,16 @@ async fn until_the_head_the_time_stands_there() {
 #[tokio::test]
 async fn what_is_known_at_the_head_stands_there() {
     let (head, _, trailers) = ask(true, Version::HTTP_11, Some("trailers"), "reported").await;
-    assert_eq!((field(&head, "x-compute-time"), field(&head, "server-timing")), (Some("0.010000"), Some("compute;dur=10.000")));
+    assert_eq!(
+        (field(&head, "x-compute-time"), field(&head, "server-timing")),
+        (Some("0.010000"), Some("compute;dur=10.000"))
+    );
     assert!(field(&head, "x-credits-remaining").is_some() && trailers.is_empty(), "{head:?}");
     let (head, ..) = ask(false, Version::HTTP_11, None, "reported").await;
-    assert!(["x-compute-time", "server-timing", "x-credits-remaining"].iter().all(|name| !head.contains_key(*name)), "{head:?}");
+    assert!(
+        ["x-compute-time", "server-timing", "x-credits-remaining"]
+            .iter()
+            .all(|name| !head.contains_key(*name)),
+        "{head:?}"
+    );
 }

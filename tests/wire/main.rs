@@ -1,5 +1,12 @@
-//! The layer on real wires: tonic, hyper, h2 and reqwest clients, HTTP/1.1 and HTTP/2, and every way in which a call ends.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, reason = "tests")]
+//! The layer on real wires: tonic, hyper, h2 and reqwest clients, HTTP/1.1 and HTTP/2, and every
+//! way in which a call ends.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "tests"
+)]
 #![cfg(all(feature = "grpc-details", feature = "axum", feature = "redis"))]
 
 #[path = "../support/mod.rs"]

@@ -1,4 +1,5 @@
-//! Clients that do not read, on real wires: what is billed is what the service was busy, as it measures that itself.
+//! Clients that do not read, on real wires: what is billed is what the service was busy, as it
+//! measures that itself.
 
 use std::{
     net::SocketAddr,
@@ -70,15 +71,21 @@ fn shape(name: &str) -> Shape {
 }
 
 /// A task computes, and sends what it has through a channel.
-async fn answer(Path((_, name)): Path<(String, String)>, State(busy): State<Busy>, request: axum::extract::Request) -> Response {
-    let is_grpc = request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/grpc");
+async fn answer(
+    Path((_, name)): Path<(String, String)>,
+    State(busy): State<Busy>,
+    request: axum::extract::Request,
+) -> Response {
+    let is_grpc =
+        request.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/grpc");
     let (feed, fed) = mpsc::channel::<Result<Frame<Bytes>, std::convert::Infallible>>(4);
     let Shape { frames, bytes, millis } = shape(&name);
     tokio::spawn(async move {
         for _ in 0..frames {
             let began = Instant::now();
             sleep(Duration::from_millis(millis)).await;
-            busy.micros.fetch_add(u64::try_from(began.elapsed().as_micros()).unwrap(), Ordering::SeqCst);
+            busy.micros
+                .fetch_add(u64::try_from(began.elapsed().as_micros()).unwrap(), Ordering::SeqCst);
             busy.frames.fetch_add(1, Ordering::SeqCst);
             let data = if is_grpc { message(bytes) } else { Bytes::from(vec![b'x'; bytes]) };
             if feed.send(Ok(Frame::data(data))).await.is_err() {
@@ -86,13 +93,19 @@ async fn answer(Path((_, name)): Path<(String, String)>, State(busy): State<Busy
             }
         }
         if is_grpc {
-            let trailers = HeaderMap::from_iter([("grpc-status".parse().unwrap(), HeaderValue::from_static("0"))]);
+            let trailers = HeaderMap::from_iter([(
+                "grpc-status".parse().unwrap(),
+                HeaderValue::from_static("0"),
+            )]);
             drop(feed.send(Ok(Frame::trailers(trailers))).await);
         }
     });
     let frames = futures_util::stream::unfold(fed, async |mut fed| Some((fed.recv().await?, fed)));
     let kind = if is_grpc { "application/grpc" } else { "application/octet-stream" };
-    Response::builder().header(header::CONTENT_TYPE, kind).body(Body::new(StreamBody::new(frames))).unwrap()
+    Response::builder()
+        .header(header::CONTENT_TYPE, kind)
+        .body(Body::new(StreamBody::new(frames)))
+        .unwrap()
 }
 
 fn message(bytes: usize) -> Bytes {
@@ -115,9 +128,16 @@ impl Server {
     async fn start(grpc: &'static str) -> Self {
         let routes = "[routes]\n\"/models/{name}\" = { model = \"echo\" }\n\"/denoise.v1.Denoise/{name}\" = { model = \"echo\" }";
         let plan = PLAN.replace("[routes]\n\"/models/{model}\" = { model = \"{model}\" }", routes);
-        let tokens = ["pro", "quick"].into_iter().fold(BearerTokens::new(), |tokens, tier| tokens.with(tier, identity(tier, tier)));
-        let builder = CreditMeter::builder(Plan::from_toml(&plan).unwrap(), MemoryLedger::new(), tokens);
-        let meter = builder.deadline(Duration::from_millis(20)).flush(Duration::from_millis(20)).build().unwrap();
+        let tokens = ["pro", "quick"]
+            .into_iter()
+            .fold(BearerTokens::new(), |tokens, tier| tokens.with(tier, identity(tier, tier)));
+        let builder =
+            CreditMeter::builder(Plan::from_toml(&plan).unwrap(), MemoryLedger::new(), tokens);
+        let meter = builder
+            .deadline(Duration::from_millis(20))
+            .flush(Duration::from_millis(20))
+            .build()
+            .unwrap();
         let busy = Busy::default();
         let with = move |Path(name): Path<String>, state, request| {
             let name = if name == "Split" { grpc.to_owned() } else { name };
@@ -137,12 +157,17 @@ impl Server {
     /// What was billed, and for how long the service computed, in milliseconds.
     async fn billed(&self, tier: &str) -> (f64, f64) {
         let statement = settled(&self.meter, tier, tier, 1).await;
-        (statement.compute().as_secs_f64() * 1e3, self.busy.micros.load(Ordering::SeqCst) as f64 / 1e3)
+        (
+            statement.compute().as_secs_f64() * 1e3,
+            self.busy.micros.load(Ordering::SeqCst) as f64 / 1e3,
+        )
     }
 
     /// How long a frame took, in milliseconds: on a busy machine longer than it should.
     fn frame(&self) -> f64 {
-        self.busy.micros.load(Ordering::SeqCst) as f64 / 1e3 / self.busy.frames.load(Ordering::SeqCst).max(1) as f64
+        self.busy.micros.load(Ordering::SeqCst) as f64
+            / 1e3
+            / self.busy.frames.load(Ordering::SeqCst).max(1) as f64
     }
 }
 
@@ -195,10 +220,15 @@ async fn http_2(server: &Server, tier: &str, path: &str, client: Client) {
             }
         }
     });
-    let request = http::Request::post(format!("http://test{path}")).header("authorization", format!("Bearer {tier}"));
-    let request =
-        if path.starts_with("/denoise") { request.header("content-type", "application/grpc").header("te", "trailers") } else { request };
-    let (response, _) = sender.ready().await.unwrap().send_request(request.body(()).unwrap(), true).unwrap();
+    let request = http::Request::post(format!("http://test{path}"))
+        .header("authorization", format!("Bearer {tier}"));
+    let request = if path.starts_with("/denoise") {
+        request.header("content-type", "application/grpc").header("te", "trailers")
+    } else {
+        request
+    };
+    let (response, _) =
+        sender.ready().await.unwrap().send_request(request.body(()).unwrap(), true).unwrap();
     let mut body = response.await.unwrap().into_body();
     if client != Client::Honest {
         sleep(AWAY).await;
@@ -218,12 +248,17 @@ async fn grpc(server: &Server, tier: &str, client: Client) {
     if client != Client::Honest {
         return http_2(server, tier, "/denoise.v1.Denoise/Split", client).await;
     }
-    let mut answer = connect(server.address).await.split(asking(tier, audio("a"))).await.unwrap().into_inner();
+    let mut answer =
+        connect(server.address).await.split(asking(tier, audio("a"))).await.unwrap().into_inner();
     while let Ok(Some(_)) = answer.message().await {}
 }
 
 /// Every client over every wire, all at once.
-async fn each(shape: &'static str, tier: &'static str, check: impl Fn(&str, f64, f64, &Server, Duration) + Copy) {
+async fn each(
+    shape: &'static str,
+    tier: &'static str,
+    check: impl Fn(&str, f64, f64, &Server, Duration) + Copy,
+) {
     let mut tasks = Vec::new();
     for wire in ["HTTP/1.1", "HTTP/2", "gRPC"] {
         for client in [Client::Honest, Client::Gone, Client::Late] {
@@ -236,7 +271,9 @@ async fn each(shape: &'static str, tier: &'static str, check: impl Fn(&str, f64,
                     _ => grpc(&server, tier, client).await,
                 }
                 let (billed, busy) = server.billed(tier).await;
-                let case = format!("{wire}, {client:?}, {shape}: billed {billed:.0} ms, busy {busy:.0} ms");
+                let case = format!(
+                    "{wire}, {client:?}, {shape}: billed {billed:.0} ms, busy {busy:.0} ms"
+                );
                 eprintln!("{case}");
                 check(&case, billed, busy, &server, began.elapsed());
             });
@@ -255,11 +292,16 @@ async fn a_small_answer_costs_what_it_took_to_make_whoever_reads_it() {
     .await;
 }
 
-/// What waits unseen when a client goes away costs nothing: the channel's four frames, and one on either side of it.
+/// What waits unseen when a client goes away costs nothing: the channel's four frames, and one on
+/// either side of it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_large_answer_costs_what_it_took_to_make_whoever_reads_it() {
     each("large", "pro", |case, billed, busy, server, _| {
-        let unseen = if case.contains("Gone") { 6.0 * 2.0 * server.frame().max(LARGE.millis as f64) } else { 0.0 };
+        let unseen = if case.contains("Gone") {
+            6.0 * 2.0 * server.frame().max(LARGE.millis as f64)
+        } else {
+            0.0
+        };
         assert!(billed >= 0.8 * busy - unseen - 40.0 && billed <= 1.15 * busy + 40.0, "{case}");
     })
     .await;
@@ -268,5 +310,6 @@ async fn a_large_answer_costs_what_it_took_to_make_whoever_reads_it() {
 /// The request is cut on time, whether or not anybody reads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn credits_end_on_time_whoever_reads() {
-    each("long", "quick", |case, _, busy, _, _| assert!((250.0..600.0).contains(&busy), "{case}")).await;
+    each("long", "quick", |case, _, busy, _, _| assert!((250.0..600.0).contains(&busy), "{case}"))
+        .await;
 }

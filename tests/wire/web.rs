@@ -1,4 +1,5 @@
-//! gRPC-Web, by tonic-web on both sides: its layer stands outside of the meter, which then sees gRPC.
+//! gRPC-Web, by tonic-web on both sides: its layer stands outside of the meter, which then sees
+//! gRPC.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -31,10 +32,18 @@ async fn serve(meter: &CreditMeter, outside: bool) -> SocketAddr {
     let service = DenoiseServer::new(Echo(Arc::<Work>::default()));
     let incoming = TcpIncoming::from(listener);
     if outside {
-        let server = Server::builder().accept_http1(true).layer(GrpcWebLayer::new()).layer(meter.clone()).add_service(service);
+        let server = Server::builder()
+            .accept_http1(true)
+            .layer(GrpcWebLayer::new())
+            .layer(meter.clone())
+            .add_service(service);
         tokio::spawn(server.serve_with_incoming(incoming));
     } else {
-        let server = Server::builder().accept_http1(true).layer(meter.clone()).layer(GrpcWebLayer::new()).add_service(service);
+        let server = Server::builder()
+            .accept_http1(true)
+            .layer(meter.clone())
+            .layer(GrpcWebLayer::new())
+            .add_service(service);
         tokio::spawn(server.serve_with_incoming(incoming));
     }
     address
@@ -43,7 +52,8 @@ async fn serve(meter: &CreditMeter, outside: bool) -> SocketAddr {
 /// A browser's client: HTTP/1.1, and gRPC-Web on it.
 macro_rules! browser {
     ($address:expr) => {{
-        let client: Client<HttpConnector, tonic_web::GrpcWebCall<tonic::body::Body>> = Client::builder(TokioExecutor::new()).build_http();
+        let client: Client<HttpConnector, tonic_web::GrpcWebCall<tonic::body::Body>> =
+            Client::builder(TokioExecutor::new()).build_http();
         let client = ServiceBuilder::new().service(GrpcWebClientLayer::new().layer(client));
         DenoiseClient::with_origin(client, format!("http://{}", $address).parse().unwrap())
     }};
@@ -54,7 +64,10 @@ async fn outside_of_the_meter_it_is_grpc_with_everything() {
     let meter = metered(&november());
     let mut client = browser!(serve(&meter, true).await);
     let whole = client.whole(asking("free", audio("a"))).await.unwrap();
-    assert_eq!((&whole.get_ref().pcm[..], field(whole.metadata(), "x-cost-nano-usd")), (&b"a"[..], Some("1200")));
+    assert_eq!(
+        (&whole.get_ref().pcm[..], field(whole.metadata(), "x-cost-nano-usd")),
+        (&b"a"[..], Some("1200"))
+    );
     let mut split = client.split(asking("free", audio("a"))).await.unwrap().into_inner();
     for _ in 0..3 {
         assert!(split.message().await.unwrap().is_some());
@@ -64,7 +77,10 @@ async fn outside_of_the_meter_it_is_grpc_with_everything() {
     assert_eq!(settled(&meter, "free", "free", 2).await.used, nanos(4_800));
 
     let denied = client.whole(asking("none", audio("a"))).await.unwrap_err();
-    assert_eq!((denied.code(), denied.get_details_error_info().unwrap().reason.as_str()), (Code::ResourceExhausted, "CREDITS_USED_UP"));
+    assert_eq!(
+        (denied.code(), denied.get_details_error_info().unwrap().reason.as_str()),
+        (Code::ResourceExhausted, "CREDITS_USED_UP")
+    );
 
     // Twenty milliseconds are all that one call may use: the third message finds that it ended.
     let mut cut = client.split(asking("capped", audio("a"))).await.unwrap().into_inner();
@@ -75,20 +91,28 @@ async fn outside_of_the_meter_it_is_grpc_with_everything() {
             Err(error) => break error,
         }
     };
-    assert_eq!((error.code(), error.get_details_error_info().unwrap().reason.as_str()), (Code::ResourceExhausted, "REQUEST_CAP"));
+    assert_eq!(
+        (error.code(), error.get_details_error_info().unwrap().reason.as_str()),
+        (Code::ResourceExhausted, "REQUEST_CAP")
+    );
 }
 
-/// It is billed all the same, but denied as a plain HTTP request would be: the docs say which order to take.
+/// It is billed all the same, but denied as a plain HTTP request would be: the docs say which order
+/// to take.
 #[tokio::test]
 async fn inside_of_the_meter_it_is_billed_and_denied_in_http() {
     let meter = metered(&november());
     let address = serve(&meter, false).await;
     let mut client = browser!(address);
     let whole = client.whole(asking("free", audio("a"))).await.unwrap();
-    assert_eq!((&whole.get_ref().pcm[..], field(whole.metadata(), "x-cost-nano-usd")), (&b"a"[..], None));
+    assert_eq!(
+        (&whole.get_ref().pcm[..], field(whole.metadata(), "x-cost-nano-usd")),
+        (&b"a"[..], None)
+    );
     assert_eq!(settled(&meter, "free", "free", 1).await.used, nanos(1_200));
 
-    let client: Client<HttpConnector, Full<bytes::Bytes>> = Client::builder(TokioExecutor::new()).build_http();
+    let client: Client<HttpConnector, Full<bytes::Bytes>> =
+        Client::builder(TokioExecutor::new()).build_http();
     let request = http::Request::post(format!("http://{address}/denoise.v1.Denoise/Whole"))
         .header("content-type", "application/grpc-web+proto")
         .header("authorization", "Bearer none")

@@ -47,30 +47,34 @@ impl RedisTokensBuilder {
         self
     }
 
-    /// How long the server's answer about a token counts without asking again, which is also how long a token that was revoked elsewhere
-    /// may go on working here; default 30 s. Unknown tokens are remembered for 5 s.
+    /// How long the server's answer about a token counts without asking again, which is also how
+    /// long a token that was revoked elsewhere may go on working here; default 30 s. Unknown tokens
+    /// are remembered for 5 s.
     #[must_use]
     pub const fn cache_for(mut self, time: Duration) -> Self {
         self.cache_for = time;
         self
     }
 
-    /// For how much longer an answer counts while the server does not answer (as RFC 5861's `stale-if-error`); default not at all. Without it, a
-    /// tier's outage allowance ends when tokens leave the cache.
+    /// For how much longer an answer counts while the server does not answer (as RFC 5861's
+    /// `stale-if-error`); default not at all. Without it, a tier's outage allowance ends when
+    /// tokens leave the cache.
     #[must_use]
     pub const fn stale_if_error(mut self, time: Duration) -> Self {
         self.stale_if_error = time;
         self
     }
 
-    /// The most tokens whose answers are kept, each about half a KiB; default 100 000. As many unknown ones are remembered, at most 10 000.
+    /// The most tokens whose answers are kept, each about half a KiB; default 100 000. As many
+    /// unknown ones are remembered, at most 10 000.
     #[must_use]
     pub const fn most_cached(mut self, tokens: u64) -> Self {
         self.most_cached = tokens;
         self
     }
 
-    /// Takes a token also from this cookie; see [`BearerTokens::or_cookie`](crate::BearerTokens::or_cookie).
+    /// Takes a token also from this cookie; see
+    /// [`BearerTokens::or_cookie`](crate::BearerTokens::or_cookie).
     #[must_use]
     pub fn or_cookie(mut self, name: Name) -> Self {
         self.cookie = Some(name);
@@ -81,7 +85,8 @@ impl RedisTokensBuilder {
     ///
     /// # Errors
     ///
-    /// As [`RedisTokens::connect`]; also where the prefix holds a brace, and where the URL or what was said beside it cannot be used.
+    /// As [`RedisTokens::connect`]; also where the prefix holds a brace, and where the URL or what
+    /// was said beside it cannot be used.
     pub async fn connect(self) -> Result<RedisTokens, RedisTokensError> {
         let connection = Connection::new(self.server, &self.prefix)?;
         let ping = |mut link| async move { redis::cmd("PING").query_async(&mut link).await };

@@ -34,7 +34,8 @@ pub(super) struct Cache {
     changes: AtomicU64,
 }
 
-/// What was said of a token, when that was asked, until when the token lasts, and until when this counts without asking again.
+/// What was said of a token, when that was asked, until when the token lasts, and until when this
+/// counts without asking again.
 #[derive(Clone)]
 pub(super) struct Known {
     identity: Arc<Identity>,
@@ -59,7 +60,8 @@ pub(super) struct Asking {
     changes: u64,
 }
 
-/// A change on the server. It counts here as soon as the server may know of it: also where no answer came, or nobody waited for it.
+/// A change on the server. It counts here as soon as the server may know of it: also where no
+/// answer came, or nobody waited for it.
 pub(super) struct Changing<'a> {
     cache: &'a Cache,
     digests: Vec<Sha256Digest>,
@@ -69,8 +71,14 @@ impl Cache {
     pub(super) fn new(most: u64, fresh_for: Duration, stale_for: Duration) -> Self {
         let (fresh_for, stale_for) = (fresh_for.min(LONGEST), stale_for.min(LONGEST));
         Self {
-            known: sync::Cache::builder().max_capacity(most).time_to_live(fresh_for + stale_for).build(),
-            unknown: sync::Cache::builder().max_capacity(most.min(MOST_UNKNOWN)).time_to_live(UNKNOWN_FOR).build(),
+            known: sync::Cache::builder()
+                .max_capacity(most)
+                .time_to_live(fresh_for + stale_for)
+                .build(),
+            unknown: sync::Cache::builder()
+                .max_capacity(most.min(MOST_UNKNOWN))
+                .time_to_live(UNKNOWN_FOR)
+                .build(),
             fresh_for,
             stale_for,
             changes: AtomicU64::new(0),
@@ -83,7 +91,12 @@ impl Cache {
             Some(known) if known.has_ended(now) => Looked::Up(Err(IdentifyError::Invalid)),
             Some(known) if now < known.fresh_until => Looked::Up(Ok(known.identity)),
             None if self.unknown.contains_key(&digest) => Looked::Up(Err(IdentifyError::Invalid)),
-            before => Looked::Ask(Asking { digest, before, asked_at: now, changes: self.changes.load(Ordering::SeqCst) }),
+            before => Looked::Ask(Asking {
+                digest,
+                before,
+                asked_at: now,
+                changes: self.changes.load(Ordering::SeqCst),
+            }),
         }
     }
 
@@ -91,7 +104,15 @@ impl Cache {
     pub(super) fn found(&self, asking: &Asking, identity: &Arc<Identity>, lasts: Option<Duration>) {
         let asked_at = asking.asked_at;
         let ends = lasts.and_then(|lasts| asked_at.checked_add(lasts));
-        self.keep(asking, Known { identity: Arc::clone(identity), asked_at, ends, fresh_until: asked_at + self.fresh_for });
+        self.keep(
+            asking,
+            Known {
+                identity: Arc::clone(identity),
+                asked_at,
+                ends,
+                fresh_until: asked_at + self.fresh_for,
+            },
+        );
     }
 
     /// The server knows no such token.
@@ -100,7 +121,8 @@ impl Cache {
         self.unknown.insert(asking.digest, ());
     }
 
-    /// The server did not answer: what it said before, where that may count. An outage must not cost each request a deadline.
+    /// The server did not answer: what it said before, where that may count. An outage must not
+    /// cost each request a deadline.
     pub(super) fn unanswered(&self, asking: Asking) -> Option<Arc<Identity>> {
         let now = Instant::now();
         let before = asking.before.as_ref()?;
@@ -108,7 +130,10 @@ impl Cache {
         if now > counts_until || before.has_ended(now) {
             return None;
         }
-        self.keep(&asking, Known { fresh_until: counts_until.min(now + ASK_AGAIN), ..before.clone() });
+        self.keep(
+            &asking,
+            Known { fresh_until: counts_until.min(now + ASK_AGAIN), ..before.clone() },
+        );
         asking.before.map(|before| before.identity)
     }
 

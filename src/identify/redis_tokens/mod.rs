@@ -22,15 +22,19 @@ use crate::{
 /// The most tokens of one account.
 const MOST_TOKENS: usize = 1_000;
 
-/// Bearer tokens (RFC 6750) kept in Redis, for hosts without authentication of their own. Redis and this process know their SHA-256 only.
+/// Bearer tokens (RFC 6750) kept in Redis, for hosts without authentication of their own. Redis and
+/// this process know their SHA-256 only.
 ///
-/// Answers are cached: a token that was revoked on another node stops working here within [`cache_for`](RedisTokensBuilder::cache_for), 30
-/// seconds by default (and [`stale_if_error`](RedisTokensBuilder::stale_if_error), while the server does not answer). Requests that run go on.
-/// Clones share the connection and the cache.
+/// Answers are cached: a token that was revoked on another node stops working here within
+/// [`cache_for`](RedisTokensBuilder::cache_for), 30 seconds by default (and
+/// [`stale_if_error`](RedisTokensBuilder::stale_if_error), while the server does not answer).
+/// Requests that run go on. Clones share the connection and the cache.
 ///
-/// The organisations that a token's owner may bill, and their tiers, are the token's: to change them, revoke it and issue another.
+/// The organisations that a token's owner may bill, and their tiers, are the token's: to change
+/// them, revoke it and issue another.
 ///
-/// A failover of Redis that forgets acknowledged writes forgets tokens that were just issued, and brings back those just revoked: revoke them again.
+/// A failover of Redis that forgets acknowledged writes forgets tokens that were just issued, and
+/// brings back those just revoked: revoke them again.
 ///
 /// ```no_run
 /// use tower_credits::{Account, CreditMeter, Identity, Plan, RedisLedger, RedisTokens};
@@ -67,7 +71,8 @@ impl RedisTokens {
     ///
     /// # Errors
     ///
-    /// [`RedisTokensError::Server`] where the server cannot be reached within five seconds, evicts keys, or holds keys of another schema version.
+    /// [`RedisTokensError::Server`] where the server cannot be reached within five seconds, evicts
+    /// keys, or holds keys of another schema version.
     pub async fn connect(server: impl Into<RedisServer>) -> Result<Self, RedisTokensError> {
         Self::builder(server).connect().await
     }
@@ -77,19 +82,27 @@ impl RedisTokens {
         RedisTokensBuilder::new(server.into())
     }
 
-    /// Issues a token that works for this identity, for good or for `lifetime` (whole milliseconds). The label is for the list: at most 128
-    /// bytes without control characters.
+    /// Issues a token that works for this identity, for good or for `lifetime` (whole
+    /// milliseconds). The label is for the list: at most 128 bytes without control characters.
     ///
     /// # Errors
     ///
-    /// [`RedisTokensError::Label`], [`RedisTokensError::Full`] where the account has 1 000 tokens, or [`RedisTokensError::Server`]: where no answer
-    /// came, a token that nobody was given may stand on the list; revoke it.
-    pub async fn issue(&self, identity: &Identity, label: &str, lifetime: Option<Duration>) -> Result<IssuedToken, RedisTokensError> {
+    /// [`RedisTokensError::Label`], [`RedisTokensError::Full`] where the account has 1 000 tokens,
+    /// or [`RedisTokensError::Server`]: where no answer came, a token that nobody was given may
+    /// stand on the list; revoke it.
+    pub async fn issue(
+        &self,
+        identity: &Identity,
+        label: &str,
+        lifetime: Option<Duration>,
+    ) -> Result<IssuedToken, RedisTokensError> {
         if label.len() > 128 || label.chars().any(char::is_control) {
             return Err(RedisTokensError::Label);
         }
         let Inner { store, .. } = &*self.inner;
-        if store.most_listed(&identity.account).await? >= MOST_TOKENS && store.list(&identity.account).await?.len() >= MOST_TOKENS {
+        if store.most_listed(&identity.account).await? >= MOST_TOKENS
+            && store.list(&identity.account).await?.len() >= MOST_TOKENS
+        {
             return Err(RedisTokensError::Full(identity.account.clone()));
         }
         let secret = secret::new()?;
@@ -99,7 +112,8 @@ impl RedisTokens {
         Ok(IssuedToken { id, secret })
     }
 
-    /// Lists the tokens of an account that still work, the oldest first. Secrets are not known here.
+    /// Lists the tokens of an account that still work, the oldest first. Secrets are not known
+    /// here.
     ///
     /// # Errors
     ///
@@ -111,8 +125,9 @@ impl RedisTokens {
         Ok(tokens)
     }
 
-    /// Revokes a token by the id that the list shows. Here it stops working at once, on other nodes within
-    /// [`cache_for`](RedisTokensBuilder::cache_for). Answers whether the account had such a token.
+    /// Revokes a token by the id that the list shows. Here it stops working at once, on other nodes
+    /// within [`cache_for`](RedisTokensBuilder::cache_for). Answers whether the account had such a
+    /// token.
     ///
     /// # Errors
     ///
@@ -124,7 +139,8 @@ impl RedisTokens {
         Ok(store.remove(account, id, &digest).await?)
     }
 
-    /// Revokes the token with this secret, which leaked, whoever's it is; answers whether it worked until now. As [`revoke`](Self::revoke).
+    /// Revokes the token with this secret, which leaked, whoever's it is; answers whether it worked
+    /// until now. As [`revoke`](Self::revoke).
     ///
     /// # Errors
     ///
@@ -139,13 +155,19 @@ impl RedisTokens {
         }
     }
 
-    /// Changes the tier of all of an account's tokens; answers how many. Nodes learn of it within [`cache_for`](RedisTokensBuilder::cache_for), this
-    /// one at once. A token that is issued at the same time has the tier that it is issued with.
+    /// Changes the tier of all of an account's tokens; answers how many. Nodes learn of it within
+    /// [`cache_for`](RedisTokensBuilder::cache_for), this one at once. A token that is issued at
+    /// the same time has the tier that it is issued with.
     ///
     /// # Errors
     ///
-    /// [`RedisTokensError::Server`] where there was no answer; some may then have been changed: ask again.
-    pub async fn set_tier(&self, account: &Account, tier: &Name) -> Result<usize, RedisTokensError> {
+    /// [`RedisTokensError::Server`] where there was no answer; some may then have been changed: ask
+    /// again.
+    pub async fn set_tier(
+        &self,
+        account: &Account,
+        tier: &Name,
+    ) -> Result<usize, RedisTokensError> {
         let Inner { store, cache, .. } = &*self.inner;
         let tokens = store.list(account).await?;
         if tokens.is_empty() {
@@ -170,7 +192,9 @@ impl Inner {
             }
             Err(fault) => {
                 let before = self.cache.unanswered(asking);
-                before.ok_or_else(|| IdentifyError::Unavailable(Arc::new(RedisTokensError::from(fault))))
+                before.ok_or_else(|| {
+                    IdentifyError::Unavailable(Arc::new(RedisTokensError::from(fault)))
+                })
             }
         }
     }
@@ -200,7 +224,10 @@ impl Identify for RedisTokens {
 impl fmt::Debug for RedisTokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Inner { store, cache, .. } = &*self.inner;
-        f.debug_struct("RedisTokens").field("store", store).field("cached", &cache.len()).finish_non_exhaustive()
+        f.debug_struct("RedisTokens")
+            .field("store", store)
+            .field("cached", &cache.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -214,7 +241,8 @@ pub struct IssuedToken {
 }
 
 impl IssuedToken {
-    /// What the caller sends as `Authorization: Bearer <secret>`: `tc_` and 56 hexadecimal digits, 192 bits of them random.
+    /// What the caller sends as `Authorization: Bearer <secret>`: `tc_` and 56 hexadecimal digits,
+    /// 192 bits of them random.
     pub fn secret(&self) -> &str {
         &self.secret
     }

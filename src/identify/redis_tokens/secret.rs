@@ -1,5 +1,5 @@
-//! What a token looks like: `tc_`, 48 random hexadecimal digits, and eight that follow from them. What has those wrong was never issued, and is not
-//! looked up.
+//! What a token looks like: `tc_`, 48 random hexadecimal digits, and eight that follow from them.
+//! What has those wrong was never issued, and is not looked up.
 
 use std::fmt::Write;
 
@@ -26,7 +26,9 @@ pub(super) fn new() -> Result<String, RedisTokensError> {
 
 /// Whether a token has the shape of those that are issued here.
 pub(super) fn was_issued(token: &[u8]) -> bool {
-    let text = std::str::from_utf8(token).ok().filter(|text| text.len() == MARK.len() + 2 * RANDOM + CHECK && text.is_ascii());
+    let text = std::str::from_utf8(token)
+        .ok()
+        .filter(|text| text.len() == MARK.len() + 2 * RANDOM + CHECK && text.is_ascii());
     text.and_then(|text| text.split_at_checked(text.len() - CHECK))
         .is_some_and(|(body, check)| body.starts_with(MARK) && check == check_of(body))
 }

@@ -54,22 +54,38 @@ impl Store {
         label: &str,
         lifetime: Option<Duration>,
     ) -> Result<(), Fault> {
-        let lifetime = lifetime.map(|lifetime| u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_LIFE));
-        let issued_at =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
+        let lifetime = lifetime.map(|lifetime| {
+            u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_LIFE)
+        });
+        let issued_at = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         let expires_at = lifetime.map(|lifetime| issued_at.saturating_add(lifetime));
         let entry = Entry { digest: hex(digest), label: label.to_owned(), issued_at, expires_at };
         let mut pipe = redis::pipe();
-        let set = pipe.atomic().cmd("SET").arg(self.record_key(digest)).arg(json(&Record::of(id, identity))).arg("NX");
+        let set = pipe
+            .atomic()
+            .cmd("SET")
+            .arg(self.record_key(digest))
+            .arg(json(&Record::of(id, identity)))
+            .arg("NX");
         if let Some(lifetime) = lifetime {
             set.arg("PX").arg(lifetime);
         }
-        pipe.ignore().cmd("HSET").arg(self.list_key(&identity.account)).arg(id).arg(json(&entry)).ignore();
+        pipe.ignore()
+            .cmd("HSET")
+            .arg(self.list_key(&identity.account))
+            .arg(id)
+            .arg(json(&entry))
+            .ignore();
         self.run(pipe).await
     }
 
     /// Whose a token is, under which id, and how much longer it lasts where it ends.
-    pub(super) async fn look_up(&self, digest: &Sha256Digest) -> Result<Option<(Identity, String, Option<Duration>)>, Fault> {
+    pub(super) async fn look_up(
+        &self,
+        digest: &Sha256Digest,
+    ) -> Result<Option<(Identity, String, Option<Duration>)>, Fault> {
         let ask = || {
             let mut asked = redis::pipe();
             let key = self.record_key(digest);
@@ -77,18 +93,27 @@ impl Store {
             self.run(asked)
         };
         let answered: Result<(Option<String>, i64), Fault> = match ask().await {
-            // A connection that was idle for long may be found dead; a new one is there in a moment.
+            // A connection that was idle for long may be found dead; a new one is there in a
+            // moment.
             Err(fault) if fault.is_disconnect() => ask().await,
             answered => answered,
         };
         let (record, lasts) = answered?;
         let Some(record) = record else { return Ok(None) };
         let record: Record = read(&record)?;
-        Ok(Some((record.identity()?, record.id, u64::try_from(lasts).ok().map(Duration::from_millis))))
+        Ok(Some((
+            record.identity()?,
+            record.id,
+            u64::try_from(lasts).ok().map(Duration::from_millis),
+        )))
     }
 
     /// The digest of the token that an account has under an id.
-    pub(super) async fn digest_of(&self, account: &Account, id: &str) -> Result<Option<Sha256Digest>, Fault> {
+    pub(super) async fn digest_of(
+        &self,
+        account: &Account,
+        id: &str,
+    ) -> Result<Option<Sha256Digest>, Fault> {
         let mut asked = redis::pipe();
         asked.cmd("HGET").arg(self.list_key(account)).arg(id);
         let (entry,): (Option<String>,) = self.run(asked).await?;
@@ -96,9 +121,20 @@ impl Store {
     }
 
     /// Removes a token; answers whether it was there.
-    pub(super) async fn remove(&self, account: &Account, id: &str, digest: &Sha256Digest) -> Result<bool, Fault> {
+    pub(super) async fn remove(
+        &self,
+        account: &Account,
+        id: &str,
+        digest: &Sha256Digest,
+    ) -> Result<bool, Fault> {
         let mut pipe = redis::pipe();
-        pipe.atomic().cmd("DEL").arg(self.record_key(digest)).cmd("HDEL").arg(self.list_key(account)).arg(id).ignore();
+        pipe.atomic()
+            .cmd("DEL")
+            .arg(self.record_key(digest))
+            .cmd("HDEL")
+            .arg(self.list_key(account))
+            .arg(id)
+            .ignore();
         let (removed,): (u64,) = self.run(pipe).await?;
         Ok(removed > 0)
     }
@@ -110,7 +146,11 @@ impl Store {
         for Listed { id, digest, mut identity, .. } in tokens {
             identity.tier = tier.clone();
             // What was revoked meanwhile is not brought back.
-            pipe.cmd("SET").arg(self.record_key(&digest)).arg(json(&Record::of(&id, &identity))).arg("XX").arg("KEEPTTL");
+            pipe.cmd("SET")
+                .arg(self.record_key(&digest))
+                .arg(json(&Record::of(&id, &identity)))
+                .arg("XX")
+                .arg("KEEPTTL");
         }
         let changed: Vec<Option<String>> = self.run(pipe).await?;
         Ok(changed.into_iter().flatten().count())
@@ -124,14 +164,14 @@ impl Store {
         Ok(listed)
     }
 
-    /// The account's tokens that work. What no longer does is taken off the list; what cannot be read is left out.
+    /// The account's tokens that work. What no longer does is taken off the list; what cannot be
+    /// read is left out.
     pub(super) async fn list(&self, account: &Account) -> Result<Vec<Listed>, Fault> {
         let list = self.list_key(account);
         let mut asked = redis::pipe();
         asked.cmd("HGETALL").arg(&list);
         let (listed,): (HashMap<String, String>,) = self.run(asked).await?;
-        let left_out =
-            |id: &str, fault: &Fault| tracing::warn!(target: "tower_credits", %account, token = id, %fault, "a token is left out");
+        let left_out = |id: &str, fault: &Fault| tracing::warn!(target: "tower_credits", %account, token = id, %fault, "a token is left out");
         let mut entries = Vec::with_capacity(listed.len());
         let mut asked = redis::pipe();
         for (id, text) in listed {
@@ -164,7 +204,9 @@ impl Store {
     }
 
     async fn run<T: FromRedisValue>(&self, pipe: Pipeline) -> Result<T, Fault> {
-        self.connection.run(self.deadline, |mut link| async move { pipe.query_async(&mut link).await }).await
+        self.connection
+            .run(self.deadline, |mut link| async move { pipe.query_async(&mut link).await })
+            .await
     }
 
     fn record_key(&self, digest: &Sha256Digest) -> String {
@@ -196,9 +238,17 @@ pub struct TokenSummary {
 
 impl From<Listed> for TokenSummary {
     fn from(Listed { id, entry, identity, .. }: Listed) -> Self {
-        let time = |millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH);
+        let time =
+            |millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH);
         let Identity { subject, tier, .. } = identity;
-        Self { id, label: entry.label, subject, tier, issued_at: time(entry.issued_at), expires_at: entry.expires_at.map(time) }
+        Self {
+            id,
+            label: entry.label,
+            subject,
+            tier,
+            issued_at: time(entry.issued_at),
+            expires_at: entry.expires_at.map(time),
+        }
     }
 }
 
@@ -232,14 +282,24 @@ impl Entry {
 impl Record {
     fn of(id: &str, identity: &Identity) -> Self {
         let Identity { subject, account, tier, .. } = identity;
-        let member = |member: &Identity| Some((member.account.organisation()?.to_owned(), member.tier.to_string()));
-        let organisations = identity.memberships().iter().filter_map(|identity| member(identity)).collect();
-        Self { id: id.to_owned(), subject: subject.to_string(), account: account.to_string(), tier: tier.to_string(), organisations }
+        let member = |member: &Identity| {
+            Some((member.account.organisation()?.to_owned(), member.tier.to_string()))
+        };
+        let organisations =
+            identity.memberships().iter().filter_map(|identity| member(identity)).collect();
+        Self {
+            id: id.to_owned(),
+            subject: subject.to_string(),
+            account: account.to_string(),
+            tier: tier.to_string(),
+            organisations,
+        }
     }
 
     fn identity(&self) -> Result<Identity, Fault> {
         let wrong = |_| unreadable("a token's record");
-        let (subject, tier) = (self.subject.parse().map_err(wrong)?, self.tier.parse().map_err(wrong)?);
+        let (subject, tier) =
+            (self.subject.parse().map_err(wrong)?, self.tier.parse().map_err(wrong)?);
         let identity = Identity::new(subject, self.account.parse().map_err(wrong)?, tier);
         self.organisations.iter().try_fold(identity, |identity, (organisation, tier)| {
             identity.member_of(organisation, tier.parse().map_err(wrong)?).map_err(wrong)
@@ -257,5 +317,7 @@ fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Fault> {
 }
 
 fn unreadable(what: &str) -> Fault {
-    Fault::failed(format!("{what} cannot be read: keys with this prefix were written by something else"))
+    Fault::failed(format!(
+        "{what} cannot be read: keys with this prefix were written by something else"
+    ))
 }

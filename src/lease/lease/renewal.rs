@@ -15,9 +15,12 @@ use crate::{
 pub(in crate::lease) const A_LITTLE: Duration = Duration::from_millis(100);
 
 impl<W, R: Run> Lease<W, R> {
-    /// What to do next. `flush` says that nothing is waited for any more: report and give back at once.
+    /// What to do next. `flush` says that nothing is waited for any more: report and give back at
+    /// once.
     pub(crate) fn next(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Next {
-        if self.gone || (self.seq == 0 && self.is_at_rest() && (flush || now >= self.quiet_at(rules))) {
+        if self.gone
+            || (self.seq == 0 && self.is_at_rest() && (flush || now >= self.quiet_at(rules)))
+        {
             return Next::Gone;
         }
         if self.in_flight.is_some() {
@@ -32,10 +35,14 @@ impl<W, R: Run> Lease<W, R> {
         self.gone || (self.is_at_rest() && self.in_flight.is_none())
     }
 
-    /// Says if nothing is owed to the ledger; or it fails, and all that it was not told is what is to be given back, which will expire.
+    /// Says if nothing is owed to the ledger; or it fails, and all that it was not told is what is
+    /// to be given back, which will expire.
     pub(crate) fn owes_nothing(&self) -> bool {
         let has_lines = self.unacknowledged.as_ref().is_some_and(|batch| !batch.lines.is_empty());
-        let is_owed = self.pending > 0 || self.unreported() > Credits::ZERO || has_lines || !self.tally.is_empty();
+        let is_owed = self.pending > 0
+            || self.unreported() > Credits::ZERO
+            || has_lines
+            || !self.tally.is_empty();
         self.is_settled() || (self.is_failing() && !is_owed && self.waiting.is_empty())
     }
 
@@ -45,17 +52,28 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Composes the next renewal and gives up what it gives up. `flush` as in [`next`](Self::next).
-    pub(crate) fn renew(&mut self, rules: &LeaseRules, terms: Terms, flush: bool, now: Duration) -> Renewal {
+    pub(crate) fn renew(
+        &mut self,
+        rules: &LeaseRules,
+        terms: Terms,
+        flush: bool,
+        now: Duration,
+    ) -> Renewal {
         // (6) Once sent, a goodbye is all that may be sent.
         self.leaving |= self.may_leave(rules, flush, now);
-        let reported =
-            self.unacknowledged.as_ref().map_or(self.acknowledged, |batch| if self.seq == 0 { Credits::ZERO } else { batch.settled });
+        let reported = self.unacknowledged.as_ref().map_or(self.acknowledged, |batch| {
+            if self.seq == 0 { Credits::ZERO } else { batch.settled }
+        });
         if self.unacknowledged.is_none() {
             self.settle_running(now);
         }
         let batch = self.freeze();
         let slices = self.slices;
-        let holds = self.running.iter().map(|(_, running)| running.hold).chain(self.waiting.iter().map(|waiting| waiting.want.hold));
+        let holds = self
+            .running
+            .iter()
+            .map(|(_, running)| running.hold)
+            .chain(self.waiting.iter().map(|waiting| waiting.want.hold));
         self.burn.sample(holds.fold(Credits::ZERO, Credits::saturating_add), rules.lull(), now);
         let pending = self.spent.saturating_sub(batch.settled);
         let surplus = self.surplus(rules, now);
@@ -65,7 +83,8 @@ impl<W, R: Run> Lease<W, R> {
         let mut refill = Credits::ZERO;
         for (_, running) in &mut self.running {
             let accrued = running.run.accrued(now);
-            running.asked = if running.is_due(accrued, now) { running.missing(accrued) } else { Credits::ZERO };
+            running.asked =
+                if running.is_due(accrued, now) { running.missing(accrued) } else { Credits::ZERO };
             refill = refill.saturating_add(running.asked);
         }
         let mut need = Credits::ZERO;
@@ -81,8 +100,13 @@ impl<W, R: Run> Lease<W, R> {
         self.seq += 1;
         // (1) Given up when it is sent; only this renewal's answer sets it again.
         self.budget = self.budget.min(batch.settled.saturating_add(keep));
-        self.in_flight =
-            Some(Flight { sent_at: now, batch: batch.number, settled: batch.settled, goodbye: self.leaving, overslept: false });
+        self.in_flight = Some(Flight {
+            sent_at: now,
+            batch: batch.number,
+            settled: batch.settled,
+            goodbye: self.leaving,
+            overslept: false,
+        });
         (self.dirty_since, self.inquires) = (None, false);
         Renewal {
             lease: self.id,
@@ -102,7 +126,8 @@ impl<W, R: Run> Lease<W, R> {
         }
     }
 
-    /// Takes the answer to the renewal numbered `seq`. Nothing is given to those who waited and have left.
+    /// Takes the answer to the renewal numbered `seq`. Nothing is given to those who waited and
+    /// have left.
     pub(crate) fn answered(
         &mut self,
         rules: &LeaseRules,
@@ -119,10 +144,15 @@ impl<W, R: Run> Lease<W, R> {
             Outcome::Renewed { hold, standing } => {
                 self.acknowledge(flight.batch, now);
                 self.heard(rules, now);
-                // A copy of it, that something on the way sent again, may come yet. It was sent as late as now, perhaps.
+                // A copy of it, that something on the way sent again, may come yet. It was sent as
+                // late as now, perhaps.
                 self.acts_until = now + rules.deadline + A_LITTLE;
                 self.budget = flight.settled.saturating_add(hold);
-                self.admit_until = if flight.overslept { Duration::ZERO } else { flight.sent_at + rules.admit_for };
+                self.admit_until = if flight.overslept {
+                    Duration::ZERO
+                } else {
+                    flight.sent_at + rules.admit_for
+                };
                 if flight.overslept {
                     // Those who wait are asked for again.
                     self.waiting.iter_mut().for_each(|waiting| waiting.asked = false);
@@ -135,7 +165,10 @@ impl<W, R: Run> Lease<W, R> {
                 // Where there was not even half of it to be had, there will not be at once.
                 self.low = if self.spare() < half { Credits::ZERO } else { half };
                 // What nobody took is given back.
-                if self.has_surplus(rules, now) || self.unreported() > Credits::ZERO || !self.tally.is_empty() {
+                if self.has_surplus(rules, now)
+                    || self.unreported() > Credits::ZERO
+                    || !self.tally.is_empty()
+                {
                     self.dirty_since.get_or_insert(now);
                 }
                 served
@@ -150,7 +183,9 @@ impl<W, R: Run> Lease<W, R> {
                 self.gone = true;
                 Served { settled: self.give_up(), ..Served::nobody() }
             }
-            Outcome::NotBegun if !self.is_running() && self.pending == 0 && self.spent.is_zero() => {
+            Outcome::NotBegun
+                if !self.is_running() && self.pending == 0 && self.spent.is_zero() =>
+            {
                 // It never had an effect, and there is nothing to say once the month has begun.
                 self.gone = true;
                 Served::nobody()
@@ -177,7 +212,8 @@ impl<W, R: Run> Lease<W, R> {
         }
     }
 
-    /// What is under way is not waited for any more: nobody looks at its answer, and that denies nobody anything.
+    /// What is under way is not waited for any more: nobody looks at its answer, and that denies
+    /// nobody anything.
     pub(crate) fn abandon(&mut self, rules: &LeaseRules, now: Duration) {
         for (_, running) in &mut self.running {
             running.asked = Credits::ZERO;
@@ -195,7 +231,11 @@ impl<W, R: Run> Lease<W, R> {
         self.batch = 0;
         if let Some(batch) = &mut self.unacknowledged {
             self.batch = 1;
-            *batch = Batch { number: 1, settled: batch.settled.saturating_sub(acknowledged), lines: batch.lines.clone() };
+            *batch = Batch {
+                number: 1,
+                settled: batch.settled.saturating_sub(acknowledged),
+                lines: batch.lines.clone(),
+            };
         }
         self.in_flight = None;
         self.leaving = false;
@@ -206,11 +246,13 @@ impl<W, R: Run> Lease<W, R> {
     /// Requests that are not billed yet, and what of each is settled.
     #[cfg(test)]
     pub(in crate::lease) fn unfinished(&self) -> impl Iterator<Item = (&R, Credits)> {
-        let open = self.running.iter().filter(|(_, running)| running.is_running() || running.is_pending());
+        let open =
+            self.running.iter().filter(|(_, running)| running.is_running() || running.is_pending());
         open.map(|(_, running)| (&running.run, running.settled.cost))
     }
 
-    /// What is left of a lease when its process was killed and its journal read back: nothing runs any more.
+    /// What is left of a lease when its process was killed and its journal read back: nothing runs
+    /// any more.
     #[cfg(test)]
     pub(in crate::lease) fn killed(mut self, now: Duration) -> Self {
         self.running.clear();
@@ -245,15 +287,24 @@ impl<W, R: Run> Lease<W, R> {
         let spare = self.spare();
         if !spare.is_zero() {
             // What was held ahead is given back some time after the last use.
-            let much = rules.ahead.is_some_and(|ahead| is_twice(spare, ahead.least(self.burn.hold())));
-            due = due.min(if flush { now } else { self.used_at + if much { rules.lull() } else { rules.admit_for } });
+            let much =
+                rules.ahead.is_some_and(|ahead| is_twice(spare, ahead.least(self.burn.hold())));
+            due = due.min(if flush {
+                now
+            } else {
+                self.used_at + if much { rules.lull() } else { rules.admit_for }
+            });
         }
         if flush && rules.farewell && self.seq > 0 && self.is_at_rest() {
             return self.acts_until.max(now);
         }
         let Some(told_at) = self.told_at else {
             // Nothing came of it yet; if nothing does, it goes.
-            return if self.seq == 0 && self.is_at_rest() { due.min(self.quiet_at(rules)) } else { due };
+            return if self.seq == 0 && self.is_at_rest() {
+                due.min(self.quiet_at(rules))
+            } else {
+                due
+            };
         };
         // (5) Every open lease speaks: that is what repairs a failover.
         let heartbeat = told_at + rules.ttl / 3;
@@ -275,7 +326,8 @@ impl<W, R: Run> Lease<W, R> {
             && self.spare().is_zero()
     }
 
-    /// At rest for a while, and the ledger was told so: once more after the last news, in case a failover forgot that.
+    /// At rest for a while, and the ledger was told so: once more after the last news, in case a
+    /// failover forgot that.
     fn is_quiet(&self, rules: &LeaseRules) -> bool {
         self.is_at_rest() && self.told_at.is_some_and(|told_at| told_at >= self.quiet_at(rules))
     }
@@ -284,8 +336,9 @@ impl<W, R: Run> Lease<W, R> {
         self.used_at.max(self.news_at) + rules.idle()
     }
 
-    /// (6) A lease that rested for a whole `ttl` since the ledger's last answer: nothing older is under way any more. One whose node ends cannot wait for
-    /// what a failover may forget; it leaves as soon as nothing older is under way.
+    /// (6) A lease that rested for a whole `ttl` since the ledger's last answer: nothing older is
+    /// under way any more. One whose node ends cannot wait for what a failover may forget; it
+    /// leaves as soon as nothing older is under way.
     fn may_leave(&self, rules: &LeaseRules, flush: bool, now: Duration) -> bool {
         if flush {
             return rules.farewell && self.is_at_rest() && now >= self.acts_until;
@@ -296,13 +349,17 @@ impl<W, R: Run> Lease<W, R> {
     /// The surplus to ask for, and to keep of what is there.
     fn surplus(&self, rules: &LeaseRules, now: Duration) -> Credits {
         let Some(ahead) = rules.ahead.filter(|_| !self.leaving) else { return Credits::ZERO };
-        let unused_for = if self.waiting.is_empty() { now.saturating_sub(self.used_at) } else { Duration::ZERO };
+        let unused_for =
+            if self.waiting.is_empty() { now.saturating_sub(self.used_at) } else { Duration::ZERO };
         let surplus = match unused_for {
-            unused_for if unused_for < rules.lull() => ahead.surplus(self.burn.hold(), self.burn.together()),
+            unused_for if unused_for < rules.lull() => {
+                ahead.surplus(self.burn.hold(), self.burn.together())
+            }
             unused_for if unused_for < rules.admit_for => ahead.least(self.burn.hold()),
             _ => return Credits::ZERO,
         };
-        // What is held ahead is kept by right: asked for again and again, shares of the rest would add up to all of it.
+        // What is held ahead is kept by right: asked for again and again, shares of the rest would
+        // add up to all of it.
         let left = self.standing.available().saturating_add(self.spare());
         if self.told_at.is_some() { surplus.min(left.part(SHARE)) } else { surplus }
     }
@@ -316,11 +373,16 @@ impl<W, R: Run> Lease<W, R> {
     fn freeze(&mut self) -> Batch {
         if self.unacknowledged.is_none() {
             self.batch += 1;
-            self.unacknowledged = Some(Batch { number: self.batch, settled: self.spent, lines: self.tally.take() });
+            self.unacknowledged =
+                Some(Batch { number: self.batch, settled: self.spent, lines: self.tally.take() });
         }
         let spent = self.spent;
         let number = self.batch;
-        self.unacknowledged.clone().unwrap_or_else(|| Batch { number, settled: spent, lines: [].into() })
+        self.unacknowledged.clone().unwrap_or_else(|| Batch {
+            number,
+            settled: spent,
+            lines: [].into(),
+        })
     }
 
     fn acknowledge(&mut self, number: u64, now: Duration) {
@@ -334,7 +396,8 @@ impl<W, R: Run> Lease<W, R> {
 
     fn heard(&mut self, rules: &LeaseRules, now: Duration) {
         if self.told_at.is_none_or(|told_at| now > told_at + rules.ttl / 2) {
-            // After a silence, what was acknowledged before it may have been forgotten in it, and been news just now.
+            // After a silence, what was acknowledged before it may have been forgotten in it, and
+            // been news just now.
             self.news_at = now;
         }
         self.told_at = Some(now);

@@ -1,6 +1,8 @@
-//! How many renewals a thousand nodes send: the formula of `docs/scaling.md`, checked on the crate's own lease and book.
+//! How many renewals a thousand nodes send: the formula of `docs/scaling.md`, checked on the
+//! crate's own lease and book.
 //!
-//! One account's requests come to each node by chance, `rate` a second, and take 20 ms. Nothing is lost; a round trip takes 2 ms.
+//! One account's requests come to each node by chance, `rate` a second, and take 20 ms. Nothing is
+//! lost; a round trip takes 2 ms.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
@@ -9,13 +11,17 @@ use super::*;
 const NODES: usize = 1_000;
 const ROUND_TRIP: Duration = Duration::from_millis(2);
 
-/// Renewals a second of one account on one node, where leases hold ahead. Each report waits for a request and then for `flush`; each pause longer
-/// than `admit_for` costs a renewal that gives back what was held, and one that admits the next request; one longer than 200 s a last word, and one
+/// Renewals a second of one account on one node, where leases hold ahead. Each report waits for a
+/// request and then for `flush`; each pause longer than `admit_for` costs a renewal that gives back
+/// what was held, and one that admits the next request; one longer than 200 s a last word, and one
 /// that is longer by the time to live a goodbye.
 fn formula(rate: f64, rules: &LeaseRules) -> f64 {
     let reports = rate / (1.0 + rate * (rules.flush + ROUND_TRIP).as_secs_f64());
     let pauses_of = |longer_than: Duration| rate * (-rate * longer_than.as_secs_f64()).exp();
-    reports + 2.0 * pauses_of(rules.admit_for) + pauses_of(rules.idle()) + pauses_of(rules.idle() + rules.ttl)
+    reports
+        + 2.0 * pauses_of(rules.admit_for)
+        + pauses_of(rules.idle())
+        + pauses_of(rules.idle() + rules.ttl)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,7 +53,8 @@ struct Many {
 }
 
 const LENGTH: Duration = Duration::from_millis(20);
-const TERMS: Terms = Terms { included: Credits::MAX, per_seat: false, pay_as_you_go: Credits::ZERO };
+const TERMS: Terms =
+    Terms { included: Credits::MAX, per_seat: false, pay_as_you_go: Credits::ZERO };
 
 impl Many {
     fn new(rate: f64, flush: Duration) -> Self {
@@ -99,7 +106,12 @@ impl Many {
         let member = &mut self.members[node];
         match event {
             Event::Arrives => {
-                let want = Want { hold: nanos(1_000), least: nanos(50), lasts: Duration::from_millis(500), most_running: None };
+                let want = Want {
+                    hold: nanos(1_000),
+                    least: nanos(50),
+                    lasts: Duration::from_millis(500),
+                    most_running: None,
+                };
                 if member.lease.is_leaving() {
                     self.names += 1;
                     member.lease = Lease::new(LeaseId::from_bits(self.names), now);
@@ -112,19 +124,30 @@ impl Many {
                 }
             }
             Event::Ends => {
-                let over: Vec<_> = member.running.extract_if(.., |(.., ends)| *ends <= now).collect();
+                let over: Vec<_> =
+                    member.running.extract_if(.., |(.., ends)| *ends <= now).collect();
                 for (_, id, _) in over {
                     self.served += 1;
-                    let Some(Closing::Settled(_, Some(billed))) = member.lease.end(id, true, now) else { panic!("it finishes") };
+                    let Some(Closing::Settled(_, Some(billed))) = member.lease.end(id, true, now)
+                    else {
+                        panic!("it finishes")
+                    };
                     self.debited += billed.cost.as_nano_usd();
                 }
             }
             Event::Answered => {
                 // A goodbye whose lease was replaced meanwhile is answered to nobody.
                 let Some(renewal) = member.sent.take() else { return };
-                let clock = "2026-11".parse::<Period>().unwrap().begins() + Duration::from_secs(864_000) + now;
-                let answer = self.book.renew(&mut self.record, &renewal, None, clock, clock).unwrap();
-                for ((request, _), id) in member.lease.answered(&self.rules, renewal.seq, &answer, |_| false, now).admitted {
+                let clock = "2026-11".parse::<Period>().unwrap().begins()
+                    + Duration::from_secs(864_000)
+                    + now;
+                let answer =
+                    self.book.renew(&mut self.record, &renewal, None, clock, clock).unwrap();
+                for ((request, _), id) in member
+                    .lease
+                    .answered(&self.rules, renewal.seq, &answer, |_| false, now)
+                    .admitted
+                {
                     member.admitted(request, id, now, node, &mut self.events);
                 }
             }
@@ -137,7 +160,9 @@ impl Many {
                 self.renewals += 1;
                 self.events.push(Reverse((now + ROUND_TRIP, node, Event::Answered)));
             }
-            Next::Wait(at) if at < Duration::MAX => self.events.push(Reverse((at, node, Event::Speaks))),
+            Next::Wait(at) if at < Duration::MAX => {
+                self.events.push(Reverse((at, node, Event::Speaks)))
+            }
             Next::Wait(_) | Next::Gone => {}
         }
     }
@@ -161,22 +186,38 @@ impl Member {
 fn a_thousand_nodes_send_as_many_renewals_as_the_formula_says() {
     let s = Duration::from_secs;
     let ms = Duration::from_millis;
-    for (rate, flush) in
-        [(0.001, ms(100)), (0.02, ms(100)), (0.1, ms(100)), (1.0, ms(100)), (20.0, ms(100)), (1.0, s(1)), (20.0, s(1)), (1.0, s(10))]
-    {
+    for (rate, flush) in [
+        (0.001, ms(100)),
+        (0.02, ms(100)),
+        (0.1, ms(100)),
+        (1.0, ms(100)),
+        (20.0, ms(100)),
+        (1.0, s(1)),
+        (20.0, s(1)),
+        (1.0, s(10)),
+    ] {
         let mut many = Many::new(rate, flush);
         // Some thousand requests of each node, or some seconds of all.
-        let (warm_up, span) = if rate < 0.05 { (s(5_000), s(20_000)) } else { (s(30), if rate > 10.0 { s(5) } else { s(60) }) };
+        let (warm_up, span) = if rate < 0.05 {
+            (s(5_000), s(20_000))
+        } else {
+            (s(30), if rate > 10.0 { s(5) } else { s(60) })
+        };
         many.pass(warm_up);
         let measured = many.pass(warm_up + span) as f64 / span.as_secs_f64() / NODES as f64;
         let expected = formula(rate, &many.rules);
         eprintln!(
             "{rate} requests a second on each of {NODES} nodes, flush {flush:?}: {measured:.3} renewals a second and node, by the formula {expected:.3}"
         );
-        // A burst of requests that takes half of the surplus asks for more at once: that is not in the formula.
-        assert!((measured / expected - 1.0).abs() < 0.15, "{rate} a second, flush {flush:?}: {measured} and not {expected}");
+        // A burst of requests that takes half of the surplus asks for more at once: that is not in
+        // the formula.
+        assert!(
+            (measured / expected - 1.0).abs() < 0.15,
+            "{rate} a second, flush {flush:?}: {measured} and not {expected}"
+        );
         // What is settled is what was used, but for what is not reported yet.
-        let unreported: i64 = many.members.iter().map(|member| member.lease.unreported().as_nano_usd()).sum();
+        let unreported: i64 =
+            many.members.iter().map(|member| member.lease.unreported().as_nano_usd()).sum();
         let in_flight: i64 = many.debited - unreported - many.book.used().as_nano_usd();
         assert_eq!(in_flight, 0, "{} were served", many.served);
     }

@@ -5,10 +5,12 @@ use std::{collections::BTreeMap, time::Duration};
 use super::super::LeaseId;
 use crate::Credits;
 
-/// No hold lasts longer: one that seems to was made when the ledger's clock was ahead of what it is.
+/// No hold lasts longer: one that seems to was made when the ledger's clock was ahead of what it
+/// is.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The holds of a period. A lease that holds nothing is not among them, so what looking through them costs depends on those that are alone.
+/// The holds of a period. A lease that holds nothing is not among them, so what looking through
+/// them costs depends on those that are alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(in crate::ledger) struct Holds {
     pub(in crate::ledger) entries: BTreeMap<LeaseId, Hold>,
@@ -43,7 +45,8 @@ impl Holds {
             return;
         }
         self.entries.retain(|_, hold| is_live(hold.expires, now));
-        self.held = self.entries.values().fold(Credits::ZERO, |sum, hold| sum.saturating_add(hold.amount));
+        self.held =
+            self.entries.values().fold(Credits::ZERO, |sum, hold| sum.saturating_add(hold.amount));
         self.next = self.entries.values().map(|hold| hold.expires).min();
     }
 

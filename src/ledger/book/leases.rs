@@ -1,7 +1,8 @@
 //! What the ledger remembers of leases: how far each has settled, and sums of that.
 //!
-//! The sums are kept twice, in the book and beside the leases, because a server may lose one of the two or tear a write between them. They agree after
-//! every renewal; where they differ at the next one, the book is brought up to what the leases account for, and what the book has already is not
+//! The sums are kept twice, in the book and beside the leases, because a server may lose one of the
+//! two or tear a write between them. They agree after every renewal; where they differ at the next
+//! one, the book is brought up to what the leases account for, and what the book has already is not
 //! debited again.
 
 use std::{collections::BTreeMap, time::Duration};
@@ -9,7 +10,8 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{super::LeaseId, holds::is_live};
 use crate::Credits;
 
-/// How long leases whose entries were lost have to report again what they had settled. Those that live do within minutes.
+/// How long leases whose entries were lost have to report again what they had settled. Those that
+/// live do within minutes.
 const BEHIND_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// What the ledger knows of a lease.
@@ -33,7 +35,8 @@ pub(in crate::ledger) struct Sums {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::ledger) struct Beside {
     pub(in crate::ledger) sums: Sums,
-    /// If they are behind the book's, because entries were lost: until when those may be reported again.
+    /// If they are behind the book's, because entries were lost: until when those may be reported
+    /// again.
     pub(in crate::ledger) behind_until: Option<Duration>,
     /// What of what they settled was debited in other months.
     pub(in crate::ledger) moved: Credits,
@@ -48,9 +51,11 @@ pub(in crate::ledger) struct Leases {
 }
 
 impl Sums {
-    /// Brings the book's sums and those beside the leases together. Answers the latter as they are then, and what the book lacked.
+    /// Brings the book's sums and those beside the leases together. Answers the latter as they are
+    /// then, and what the book lacked.
     ///
-    /// Where the leases are behind, they stay behind by what their lost entries had settled, for as long as that may be reported again.
+    /// Where the leases are behind, they stay behind by what their lost entries had settled, for as
+    /// long as that may be reported again.
     pub(super) fn reconcile(&mut self, beside: Option<Beside>, now: Duration) -> (Beside, Credits) {
         let Self { settled, forgotten } = *self;
         let mut beside = beside.unwrap_or(Beside {
@@ -65,7 +70,10 @@ impl Sums {
         let until = beside.behind_until.unwrap_or(now + BEHIND_FOR);
         beside.behind_until = Some(until).filter(|until| !behind.is_zero() && is_live(*until, now));
         if beside.behind_until.is_none() {
-            beside.sums = Self { settled: self.settled, forgotten: beside.sums.forgotten.saturating_add(behind) };
+            beside.sums = Self {
+                settled: self.settled,
+                forgotten: beside.sums.forgotten.saturating_add(behind),
+            };
         }
         self.forgotten = beside.sums.forgotten;
         (beside, lacking)

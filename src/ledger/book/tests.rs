@@ -48,8 +48,10 @@ fn purchased_credits_count_until_the_moment_they_expire() {
 
 #[test]
 fn what_one_month_may_draw_is_not_held_by_the_next_until_that_hold_expires() {
-    let (november, december): (Period, Period) = ("2026-11".parse().unwrap(), "2026-12".parse().unwrap());
-    let (mut old, mut new, mut record) = (Book::new(november), Book::new(december), Record::default());
+    let (november, december): (Period, Period) =
+        ("2026-11".parse().unwrap(), "2026-12".parse().unwrap());
+    let (mut old, mut new, mut record) =
+        (Book::new(november), Book::new(december), Record::default());
     assert!(record.grant("g".parse().unwrap(), nanos(100), None));
     let before = november.ends() - Duration::from_secs(1);
     assert_eq!(hold(&mut old, &mut record, 1, before), nanos(100));
@@ -78,7 +80,8 @@ fn settling(lease: u128, settled: i64) -> Renewal {
     }
 }
 
-/// What was admitted on a grant may be drawn from it for as long as that hold can last, and not a moment longer.
+/// What was admitted on a grant may be drawn from it for as long as that hold can last, and not a
+/// moment longer.
 #[test]
 fn an_expired_grant_is_drawn_from_for_a_ttl_more() {
     let period: Period = "2026-11".parse().unwrap();
@@ -91,7 +94,10 @@ fn an_expired_grant_is_drawn_from_for_a_ttl_more() {
         record.grant("h".parse().unwrap(), nanos(100), None);
         book.renew(&mut record, &settling(1, 30), None, now, now).unwrap();
         let first = "g".parse::<Name>().unwrap();
-        assert_eq!(record.grants.get(&first).or_else(|| record.spent.get(&first)).unwrap().left, nanos(left));
+        assert_eq!(
+            record.grants.get(&first).or_else(|| record.spent.get(&first)).unwrap().left,
+            nanos(left)
+        );
         assert_eq!(record.grants[&"h".parse::<Name>().unwrap()].left, nanos(170 - left));
         assert_eq!((book.used(), book.itemised()), (nanos(30), nanos(30)));
     }
@@ -101,7 +107,12 @@ fn an_expired_grant_is_drawn_from_for_a_ttl_more() {
 fn a_month_takes_renewals_from_a_minute_before_it_begins_until_sixty_two_days_after_it_ended() {
     let period: Period = "2026-11".parse().unwrap();
     let tick = Duration::from_millis(1);
-    let outcome = |now: Duration| Book::new(period).renew(&mut Record::default(), &settling(1, 30), None, now, now).unwrap().outcome;
+    let outcome = |now: Duration| {
+        Book::new(period)
+            .renew(&mut Record::default(), &settling(1, 30), None, now, now)
+            .unwrap()
+            .outcome
+    };
     assert_eq!(outcome(period.begins() - EARLY - tick), Outcome::NotBegun);
     assert!(matches!(outcome(period.begins() - EARLY), Outcome::Renewed { .. }));
     assert!(matches!(outcome(period.ends() + LATE), Outcome::Renewed { .. }));
@@ -128,15 +139,32 @@ fn a_refund_is_of_pay_as_you_go_first_then_of_purchased_credits_then_of_included
     let period: Period = "2026-11".parse().unwrap();
     let now = period.begins();
     let (mut book, mut record) = used_up(period);
-    let left = |record: &Record| record.grants.values().map(|grant| grant.left.as_nano_usd()).collect::<Vec<_>>();
+    let left = |record: &Record| {
+        record.grants.values().map(|grant| grant.left.as_nano_usd()).collect::<Vec<_>>()
+    };
     assert_eq!((book.drawn, book.on_top(), left(&record)), (nanos(50), nanos(30), vec![0, 0]));
-    let refunds = [("a", 25, 5, 50, [0, 0]), ("b", 15, 0, 40, [10, 0]), ("c", 25, 0, 15, [30, 5]), ("d", 100, 0, 0, [30, 20])];
+    let refunds = [
+        ("a", 25, 5, 50, [0, 0]),
+        ("b", 15, 0, 40, [10, 0]),
+        ("c", 25, 0, 15, [30, 5]),
+        ("d", 100, 0, 0, [30, 20]),
+    ];
     for (id, amount, on_top, drawn, grants) in refunds {
         assert!(book.refund(&mut record, id.parse().unwrap(), refund(amount), now).unwrap());
-        assert!(!book.refund(&mut record, id.parse().unwrap(), refund(amount), now).unwrap(), "twice with one id refunds once");
-        assert_eq!((book.on_top(), book.drawn, left(&record)), (nanos(on_top), nanos(drawn), grants.to_vec()), "after {id}");
+        assert!(
+            !book.refund(&mut record, id.parse().unwrap(), refund(amount), now).unwrap(),
+            "twice with one id refunds once"
+        );
+        assert_eq!(
+            (book.on_top(), book.drawn, left(&record)),
+            (nanos(on_top), nanos(drawn), grants.to_vec()),
+            "after {id}"
+        );
     }
-    assert_eq!((book.used(), book.itemised(), book.refunded()), (nanos(180), nanos(180), nanos(165)));
+    assert_eq!(
+        (book.used(), book.itemised(), book.refunded()),
+        (nanos(180), nanos(180), nanos(165))
+    );
     let kept = (book.clone(), record.clone());
     for amount in [0, 16] {
         let refused = book.refund(&mut record, "e".parse().unwrap(), refund(amount), now);
@@ -177,7 +205,8 @@ fn what_was_refunded_may_be_used_again_that_month() {
     let (mut book, mut record) = used_up(period);
     let terms = Terms { included: nanos(100), per_seat: false, pay_as_you_go: nanos(30) };
     let asks = |book: &mut Book, record: &mut Record, lease, now| {
-        let renewal = Renewal { need: nanos(100), settled: Credits::ZERO, terms, ..settling(lease, 0) };
+        let renewal =
+            Renewal { need: nanos(100), settled: Credits::ZERO, terms, ..settling(lease, 0) };
         match book.renew(record, &renewal, None, now, now).unwrap().outcome {
             Outcome::Renewed { hold, standing } => (hold, standing.used, standing.available()),
             other => panic!("{other:?}"),
@@ -189,15 +218,28 @@ fn what_was_refunded_may_be_used_again_that_month() {
     assert_eq!(asks(&mut book, &mut record, 3, now), (nanos(60), nanos(120), nanos(0)));
 }
 
-/// What is charged is what was when it was debited: a tier that was left later owes it all the same.
+/// What is charged is what was when it was debited: a tier that was left later owes it all the
+/// same.
 #[test]
 fn what_was_charged_on_top_stays_so_and_what_is_beyond_the_limit_is_not() {
     let period: Period = "2026-11".parse().unwrap();
     let now = period.begins();
     let (mut book, mut record) = (Book::new(period), Record::default());
     let statement = |book: &Book, record: &Record| {
-        let statement = super::super::Statement::of(&crate::Account::user("alice").unwrap(), book, record, None, now);
-        assert_eq!(statement.included_used().saturating_add(statement.pay_as_you_go).saturating_add(statement.beyond()), book.used());
+        let statement = super::super::Statement::of(
+            &crate::Account::user("alice").unwrap(),
+            book,
+            record,
+            None,
+            now,
+        );
+        assert_eq!(
+            statement
+                .included_used()
+                .saturating_add(statement.pay_as_you_go)
+                .saturating_add(statement.beyond()),
+            book.used()
+        );
         (statement.pay_as_you_go.as_nano_usd(), statement.beyond().as_nano_usd())
     };
     let capped = Terms { included: nanos(20), per_seat: false, pay_as_you_go: nanos(30) };
@@ -221,10 +263,20 @@ fn the_newest_terms_that_were_said_count() {
     let (mut book, mut record) = (Book::new(period), Record::default());
     let free = Terms { included: nanos(10), ..settling(1, 0).terms };
     let said = |seconds| period.begins() + Duration::from_secs(seconds);
-    for (lease, terms, at, included, used) in [(1, free, 1, 10, 1), (2, PRO, 3, 20, 2), (3, free, 2, 20, 3), (4, free, 3, 10, 4)] {
+    for (lease, terms, at, included, used) in
+        [(1, free, 1, 10, 1), (2, PRO, 3, 20, 2), (3, free, 2, 20, 3), (4, free, 3, 10, 4)]
+    {
         let renewal = Renewal { terms, said: said(at), ..settling(lease, 1) };
-        let Outcome::Renewed { standing, .. } = book.renew(&mut record, &renewal, None, now, now).unwrap().outcome else { panic!() };
-        assert_eq!((standing.included, standing.used), (nanos(included), nanos(used)), "lease {lease}");
+        let Outcome::Renewed { standing, .. } =
+            book.renew(&mut record, &renewal, None, now, now).unwrap().outcome
+        else {
+            panic!()
+        };
+        assert_eq!(
+            (standing.included, standing.used),
+            (nanos(included), nanos(used)),
+            "lease {lease}"
+        );
     }
 }
 
@@ -240,8 +292,17 @@ fn what_comes_late_of_a_closed_month_is_debited_in_the_current_one() {
     let closed = old.refund(&mut record, "a".parse().unwrap(), refund(1), ended);
     assert!(matches!(closed, Err(LedgerError::Refused(_))), "{closed:?}");
 
-    let line = UsageLine { key: LineKey::Other, usage: Usage { requests: 1, compute_micros: 7, cost: nanos(5) } };
-    let late = Renewal { batch: 1, lines: Arc::new([line]), refill: nanos(10), terms: PRO, ..settling(2, 9) };
+    let line = UsageLine {
+        key: LineKey::Other,
+        usage: Usage { requests: 1, compute_micros: 7, cost: nanos(5) },
+    };
+    let late = Renewal {
+        batch: 1,
+        lines: Arc::new([line]),
+        refill: nanos(10),
+        terms: PRO,
+        ..settling(2, 9)
+    };
     for not_open in [None, Some(&mut Book::new(november))] {
         let answer = old.renew(&mut record, &late, not_open, ended, ended).unwrap();
         assert_eq!(answer.outcome, Outcome::Late, "it comes again with the current month's");
@@ -250,16 +311,33 @@ fn what_comes_late_of_a_closed_month_is_debited_in_the_current_one() {
         let answer = old.renew(&mut record, &late, Some(&mut new), ended, ended).unwrap();
         let Outcome::Renewed { hold, standing } = answer.outcome else { panic!("{answer:?}") };
         assert_eq!((hold, standing.left(nanos(0))), (nanos(0), nanos(0)), "no more is held for it");
-        assert_eq!((old.used(), old.itemised()), (nanos(180), nanos(180)), "the closed month stays as it is");
-        assert_eq!(new.lines[&LineKey::Late], Usage { requests: 1, compute_micros: 7, cost: nanos(9) }, "repeated, it counts once");
+        assert_eq!(
+            (old.used(), old.itemised()),
+            (nanos(180), nanos(180)),
+            "the closed month stays as it is"
+        );
+        assert_eq!(
+            new.lines[&LineKey::Late],
+            Usage { requests: 1, compute_micros: 7, cost: nanos(9) },
+            "repeated, it counts once"
+        );
         assert_eq!((new.used(), new.itemised()), (nanos(9), nanos(9)));
     }
 
     // By the terms that came with it, where nobody used anything in the current month.
     let again = Renewal { seq: 2, settled: nanos(39), terms: PRO, ..settling(2, 0) };
     old.renew(&mut record, &again, Some(&mut new), ended, ended).unwrap();
-    let statement = super::super::Statement::of(&crate::Account::user("alice").unwrap(), &new, &record, None, ended);
-    assert_eq!((statement.used, statement.included, statement.pay_as_you_go), (nanos(39), nanos(20), nanos(19)));
+    let statement = super::super::Statement::of(
+        &crate::Account::user("alice").unwrap(),
+        &new,
+        &record,
+        None,
+        ended,
+    );
+    assert_eq!(
+        (statement.used, statement.included, statement.pay_as_you_go),
+        (nanos(39), nanos(20), nanos(19))
+    );
     assert!(new.close(&mut record, new.period.ends()).unwrap());
 }
 
@@ -270,35 +348,50 @@ fn closed_and_late() -> (Book, Book, Record, Duration) {
     let mut new = Book::new(november.next());
     let now = november.ends();
     assert!(old.close(&mut record, now).unwrap());
-    old.renew(&mut record, &Renewal { terms: PRO, ..settling(2, 9) }, Some(&mut new), now, now).unwrap();
+    old.renew(&mut record, &Renewal { terms: PRO, ..settling(2, 9) }, Some(&mut new), now, now)
+        .unwrap();
     assert_eq!((old.used(), new.used()), (nanos(180), nanos(9)));
     (old, new, record, now)
 }
 
-/// A file that ends between the two, or a key that is gone: the next renewal that is late finds it out.
+/// A file that ends between the two, or a key that is gone: the next renewal that is late finds it
+/// out.
 #[test]
 fn what_was_moved_to_another_month_is_there_once_whichever_book_is_lost() {
     let again = Renewal { seq: 2, terms: PRO, ..settling(2, 14) };
     let (mut old, new, mut record, now) = closed_and_late();
     let mut new = Book::new(new.period);
     old.renew(&mut record, &again, Some(&mut new), now, now).unwrap();
-    assert_eq!((old.used(), new.used(), new.itemised()), (nanos(180), nanos(14), nanos(14)), "the later month's was lost");
+    assert_eq!(
+        (old.used(), new.used(), new.itemised()),
+        (nanos(180), nanos(14), nanos(14)),
+        "the later month's was lost"
+    );
     assert_eq!(new.lines[&LineKey::Late].cost, nanos(14));
 
     let (old, mut new, mut record, now) = closed_and_late();
     let mut old = Book { leases: old.leases, ..Book::new(old.period) };
     let alice = crate::Account::user("alice").unwrap();
     let shown = super::super::Statement::of(&alice, &old, &record, None, now).used;
-    assert_eq!((shown, super::super::AccountSummary::of(alice, &old, true).used), (nanos(180), nanos(180)));
+    assert_eq!(
+        (shown, super::super::AccountSummary::of(alice, &old, true).used),
+        (nanos(180), nanos(180))
+    );
     for seq in 2..4 {
-        old.renew(&mut record, &Renewal { seq, ..again.clone() }, Some(&mut new), now, now).unwrap();
-        assert_eq!((old.used(), old.itemised()), (nanos(180), nanos(180)), "the closed month's was lost: it is what it was again");
+        old.renew(&mut record, &Renewal { seq, ..again.clone() }, Some(&mut new), now, now)
+            .unwrap();
+        assert_eq!(
+            (old.used(), old.itemised()),
+            (nanos(180), nanos(180)),
+            "the closed month's was lost: it is what it was again"
+        );
         assert_eq!((new.used(), new.itemised()), (nanos(14), nanos(14)));
     }
 
     // It is another month by then.
     let (old, new, mut record, _) = closed_and_late();
-    let (mut old, mut later) = (Book { leases: old.leases, ..Book::new(old.period) }, Book::new(new.period.next()));
+    let (mut old, mut later) =
+        (Book { leases: old.leases, ..Book::new(old.period) }, Book::new(new.period.next()));
     let now = new.period.ends();
     old.renew(&mut record, &again, Some(&mut later), now, now).unwrap();
     assert_eq!((old.used(), new.used(), later.used()), (nanos(180), nanos(9), nanos(5)));
@@ -309,13 +402,28 @@ fn what_was_moved_to_another_month_is_there_once_whichever_book_is_lost() {
 fn what_was_drawn_is_not_drawn_again_when_a_book_is_healed() {
     let november: Period = "2026-11".parse().unwrap();
     let terms = Terms { included: nanos(30), per_seat: false, pay_as_you_go: nanos(0) };
-    let left = |record: &Record| record.grants.values().map(|grant| grant.left.as_nano_usd()).sum::<i64>();
+    let left =
+        |record: &Record| record.grants.values().map(|grant| grant.left.as_nano_usd()).sum::<i64>();
     let torn = || {
         let (mut book, mut record) = (Book::new(november), Record::default());
         record.grant("g".parse().unwrap(), nanos(100), None);
-        book.renew(&mut record, &Renewal { terms, ..settling(1, 0) }, None, november.begins(), november.begins()).unwrap();
+        book.renew(
+            &mut record,
+            &Renewal { terms, ..settling(1, 0) },
+            None,
+            november.begins(),
+            november.begins(),
+        )
+        .unwrap();
         let before = book.clone();
-        book.renew(&mut record, &Renewal { seq: 2, terms, ..settling(1, 80) }, None, november.begins(), november.begins()).unwrap();
+        book.renew(
+            &mut record,
+            &Renewal { seq: 2, terms, ..settling(1, 80) },
+            None,
+            november.begins(),
+            november.begins(),
+        )
+        .unwrap();
         assert_eq!(left(&record), 50);
         (Book { leases: book.leases, ..before }, record)
     };
@@ -333,7 +441,14 @@ fn what_was_drawn_is_not_drawn_again_when_a_book_is_healed() {
     assert!(old.close(&mut record, now).unwrap());
     for _ in 0..2 {
         let (seq, mut new) = (old.leases() as u64 + 1, Book::new(november.next()));
-        old.renew(&mut record, &Renewal { seq, terms, ..settling(1, 60) }, Some(&mut new), now, now).unwrap();
+        old.renew(
+            &mut record,
+            &Renewal { seq, terms, ..settling(1, 60) },
+            Some(&mut new),
+            now,
+            now,
+        )
+        .unwrap();
         assert_eq!((new.used(), new.drawn, left(&record)), (nanos(60), nanos(30), 70), "seq {seq}");
     }
 }
@@ -345,7 +460,10 @@ fn a_month_that_was_closed_while_the_clock_was_ahead_is_open_until_it_ends() {
     assert!(book.close(&mut record, november.ends()).unwrap());
     let now = november.begins() + Duration::from_secs(60);
     let answer = book.renew(&mut record, &settling(2, 5), None, now, now).unwrap();
-    assert!(matches!(answer.outcome, Outcome::Renewed { .. }) && book.used() == nanos(185), "{answer:?}");
+    assert!(
+        matches!(answer.outcome, Outcome::Renewed { .. }) && book.used() == nanos(185),
+        "{answer:?}"
+    );
     assert!(book.refund(&mut record, "a".parse().unwrap(), refund(1), now).unwrap());
 }
 
@@ -357,7 +475,8 @@ fn a_statement_a_refund_and_a_close_have_what_the_leases_account_for() {
         let (mut book, mut record) = used_up(november);
         let before = book.clone();
         let now = november.begins();
-        book.renew(&mut record, &Renewal { terms: PRO, ..settling(2, 40) }, None, now, now).unwrap();
+        book.renew(&mut record, &Renewal { terms: PRO, ..settling(2, 40) }, None, now, now)
+            .unwrap();
         (Book { leases: book.leases, ..before }, record)
     };
     let (book, record) = behind();
@@ -367,15 +486,21 @@ fn a_statement_a_refund_and_a_close_have_what_the_leases_account_for() {
     assert!(book.close(&mut record_closed, november.ends()).unwrap());
     assert_eq!((book.used(), book.itemised(), book.lacking()), (nanos(220), nanos(220), nanos(0)));
     let (mut book, mut record) = behind();
-    assert!(book.refund(&mut record, "a".parse().unwrap(), refund(220), november.begins()).unwrap());
-    assert_eq!((book.used(), book.refunded(), book.itemised()), (nanos(220), nanos(220), nanos(220)));
+    assert!(
+        book.refund(&mut record, "a".parse().unwrap(), refund(220), november.begins()).unwrap()
+    );
+    assert_eq!(
+        (book.used(), book.refunded(), book.itemised()),
+        (nanos(220), nanos(220), nanos(220))
+    );
 }
 
 /// The ledger's clock was a month ahead for a while.
 #[test]
 fn what_a_clock_put_into_a_month_that_has_not_begun_is_settled_in_the_month_that_is() {
     let november: Period = "2026-11".parse().unwrap();
-    let (mut current, mut ahead, mut record) = (Book::new(november), Book::new(november.next()), Record::default());
+    let (mut current, mut ahead, mut record) =
+        (Book::new(november), Book::new(november.next()), Record::default());
     let there = november.ends() + Duration::from_secs(1);
     let held = Renewal { need: nanos(100), terms: PRO, ..settling(1, 0) };
     ahead.renew(&mut record, &held, None, there, there).unwrap();
@@ -383,21 +508,42 @@ fn what_a_clock_put_into_a_month_that_has_not_begun_is_settled_in_the_month_that
 
     // It is November again.
     let now = november.begins() + Duration::from_secs(60);
-    let line = UsageLine { key: LineKey::Other, usage: Usage { requests: 1, compute_micros: 7, cost: nanos(30) } };
-    let settles =
-        Renewal { seq: 2, batch: 1, lines: Arc::new([line]), refill: nanos(500), need: nanos(500), terms: PRO, ..settling(1, 30) };
+    let line = UsageLine {
+        key: LineKey::Other,
+        usage: Usage { requests: 1, compute_micros: 7, cost: nanos(30) },
+    };
+    let settles = Renewal {
+        seq: 2,
+        batch: 1,
+        lines: Arc::new([line]),
+        refill: nanos(500),
+        need: nanos(500),
+        terms: PRO,
+        ..settling(1, 30)
+    };
     for _ in 0..2 {
         let answer = ahead.renew(&mut record, &settles, Some(&mut current), now, now).unwrap();
         let Outcome::Renewed { hold, standing } = answer.outcome else { panic!("{answer:?}") };
         assert!(hold.is_zero() && standing.early, "nothing more is granted there: {answer:?}");
-        assert_eq!((ahead.used(), ahead.held(), current.used(), current.itemised()), (nanos(0), nanos(0), nanos(30), nanos(30)));
-        assert_eq!(current.lines[&LineKey::Late], Usage { requests: 1, compute_micros: 7, cost: nanos(30) }, "repeated, it counts once");
+        assert_eq!(
+            (ahead.used(), ahead.held(), current.used(), current.itemised()),
+            (nanos(0), nanos(0), nanos(30), nanos(30))
+        );
+        assert_eq!(
+            current.lines[&LineKey::Late],
+            Usage { requests: 1, compute_micros: 7, cost: nanos(30) },
+            "repeated, it counts once"
+        );
     }
     let stranger = Renewal { need: nanos(500), terms: PRO, ..settling(2, 0) };
-    assert_eq!(ahead.renew(&mut record, &stranger, Some(&mut current), now, now).unwrap().outcome, Outcome::NotBegun);
+    assert_eq!(
+        ahead.renew(&mut record, &stranger, Some(&mut current), now, now).unwrap().outcome,
+        Outcome::NotBegun
+    );
 }
 
-/// A node whose clock is a day ahead does not pin what it says, nor does a clock of the ledger that was.
+/// A node whose clock is a day ahead does not pin what it says, nor does a clock of the ledger that
+/// was.
 #[test]
 fn terms_count_from_the_ledgers_clock_at_the_latest() {
     let period: Period = "2026-11".parse().unwrap();
@@ -428,16 +574,23 @@ fn a_month_that_ended_keeps_its_terms_and_seats() {
     let (before, ended) = (november.ends() - Duration::from_millis(1), november.ends());
     // A change of tier in mid-month counts for all of it.
     book.renew(&mut record, &settling(1, 10), None, before, before).unwrap();
-    book.renew(&mut record, &Renewal { terms: seats, ..settling(2, 52) }, None, before, before).unwrap();
+    book.renew(&mut record, &Renewal { terms: seats, ..settling(2, 52) }, None, before, before)
+        .unwrap();
     record.seats = NonZeroU32::MIN;
     book.renew(&mut record, &Renewal { terms: PRO, ..settling(3, 1) }, None, ended, ended).unwrap();
     for terms in [None, Some(PRO)] {
         let statement = super::super::Statement::of(&account, &book, &record, terms, ended);
-        assert_eq!((statement.included, statement.seats.get(), statement.limit), (nanos(60), 3, nanos(65)));
+        assert_eq!(
+            (statement.included, statement.seats.get(), statement.limit),
+            (nanos(60), 3, nanos(65))
+        );
         assert_eq!((statement.pay_as_you_go, statement.used), (nanos(3), nanos(63)));
     }
     let current = super::super::Statement::of(&account, &book, &record, Some(PRO), before);
-    assert_eq!((current.included, current.seats.get(), current.limit), (nanos(20), 1, Credits::MAX));
+    assert_eq!(
+        (current.included, current.seats.get(), current.limit),
+        (nanos(20), 1, Credits::MAX)
+    );
 }
 
 #[test]
@@ -459,8 +612,16 @@ fn seats_count_from_the_next_renewal_on() {
     // The last one says terms that are older than those noted.
     for (lease, said, count) in [(1, 10, 1), (2, 11, 3), (3, 5, 2)] {
         record.seats = NonZeroU32::new(count).unwrap();
-        let renewal = Renewal { terms: seats, said: period.begins() + Duration::from_secs(said), ..settling(lease, 1) };
-        let Outcome::Renewed { standing, .. } = book.renew(&mut record, &renewal, None, now, now).unwrap().outcome else { panic!() };
+        let renewal = Renewal {
+            terms: seats,
+            said: period.begins() + Duration::from_secs(said),
+            ..settling(lease, 1)
+        };
+        let Outcome::Renewed { standing, .. } =
+            book.renew(&mut record, &renewal, None, now, now).unwrap().outcome
+        else {
+            panic!()
+        };
         assert_eq!(standing.included, nanos(20 * i64::from(count)), "lease {lease}");
         assert_eq!(book.agreed.map(|agreed| agreed.seats), NonZeroU32::new(count));
     }

@@ -9,7 +9,8 @@ use std::{
 use redis::{Cmd, ToRedisArgs};
 
 use super::super::{
-    Amendment, Answer, Book, Grant, LeaseId, LedgerError, LineKey, Outcome, Record, Refund, Renewal, Standing, Terms, Usage,
+    Amendment, Answer, Book, Grant, LeaseId, LedgerError, LineKey, Outcome, Record, Refund,
+    Renewal, Standing, Terms, Usage,
     book::{Agreed, Beside, Entry, Hold, Holds, Leases, Sums},
     record::Pledge,
     whole_millis,
@@ -43,59 +44,119 @@ impl Keys {
     }
 }
 
-/// A call of the script that renews, at about `now` by the ledger's clock: `how` is `EVALSHA` and the script's hash, or `EVAL` and the script itself.
-pub(super) fn renewal(how: (&str, &str), keys: &Keys, renewal: &Renewal, most_lines: usize, now: Duration, not_after: Duration) -> Cmd {
+/// A call of the script that renews, at about `now` by the ledger's clock: `how` is `EVALSHA` and
+/// the script's hash, or `EVAL` and the script itself.
+pub(super) fn renewal(
+    how: (&str, &str),
+    keys: &Keys,
+    renewal: &Renewal,
+    most_lines: usize,
+    now: Duration,
+    not_after: Duration,
+) -> Cmd {
     let mut call = redis::cmd(how.0);
     let (period, today) = (keys.period, Period::containing(now));
     let current = (today != period).then(|| book_key(&keys.record, today));
     call.arg(how.1).arg(if current.is_some() { 6 } else { 5 });
-    call.arg(&keys.record).arg(&keys.spent).arg(&keys.book).arg(&keys.leases).arg(&keys.holds).arg(current);
+    call.arg(&keys.record)
+        .arg(&keys.spent)
+        .arg(&keys.book)
+        .arg(&keys.leases)
+        .arg(&keys.holds)
+        .arg(current);
     let nanos = Credits::as_nano_usd;
-    call.arg(renewal.lease.to_string()).arg(renewal.seq).arg(renewal.batch).arg(nanos(renewal.settled));
+    call.arg(renewal.lease.to_string())
+        .arg(renewal.seq)
+        .arg(renewal.batch)
+        .arg(nanos(renewal.settled));
     call.arg(nanos(renewal.reported));
-    call.arg(nanos(renewal.keep)).arg(nanos(renewal.refill)).arg(nanos(renewal.need)).arg(nanos(renewal.extra));
-    call.arg(nanos(renewal.terms.included)).arg(u8::from(renewal.terms.per_seat)).arg(nanos(renewal.terms.pay_as_you_go));
-    call.arg(renewal.said.as_secs()).arg(millis(renewal.ttl)).arg(u8::from(renewal.forget)).arg(millis(not_after));
-    call.arg(millis(period.begins())).arg(millis(period.ends())).arg(millis(today.begins())).arg(millis(today.ends())).arg(most_lines);
+    call.arg(nanos(renewal.keep))
+        .arg(nanos(renewal.refill))
+        .arg(nanos(renewal.need))
+        .arg(nanos(renewal.extra));
+    call.arg(nanos(renewal.terms.included))
+        .arg(u8::from(renewal.terms.per_seat))
+        .arg(nanos(renewal.terms.pay_as_you_go));
+    call.arg(renewal.said.as_secs())
+        .arg(millis(renewal.ttl))
+        .arg(u8::from(renewal.forget))
+        .arg(millis(not_after));
+    call.arg(millis(period.begins()))
+        .arg(millis(period.ends()))
+        .arg(millis(today.begins()))
+        .arg(millis(today.ends()))
+        .arg(most_lines);
     for line in renewal.lines.iter() {
-        call.arg(LineField(&line.key)).arg(line.usage.requests).arg(line.usage.compute_micros).arg(nanos(line.usage.cost));
+        call.arg(LineField(&line.key))
+            .arg(line.usage.requests)
+            .arg(line.usage.compute_micros)
+            .arg(nanos(line.usage.cost));
     }
     call
 }
 
 /// A call of the script that amends, as [`renewal`] has it, at about `now` by the ledger's clock.
-pub(super) fn amendment(how: (&str, &str), prefix: &str, account: &Account, amendment: &Amendment, now: Duration) -> Cmd {
+pub(super) fn amendment(
+    how: (&str, &str),
+    prefix: &str,
+    account: &Account,
+    amendment: &Amendment,
+    now: Duration,
+) -> Cmd {
     let script = |period: Option<Period>, what: &str| {
-        let Keys { record, spent, book, leases, .. } = Keys::new(prefix, account, period.unwrap_or(Period::containing(now)));
+        let Keys { record, spent, book, leases, .. } =
+            Keys::new(prefix, account, period.unwrap_or(Period::containing(now)));
         let of_month = period.map_or_else(Vec::new, |_| vec![book, leases]);
         let mut call = redis::cmd(how.0);
         call.arg(how.1).arg(2 + of_month.len()).arg(record).arg(spent).arg(of_month).arg(what);
         call
     };
     match amendment {
-        Amendment::Grant { id, amount, expires } => script(None, "grant").arg(id.as_str()).arg(grant(*amount, *expires)).to_owned(),
+        Amendment::Grant { id, amount, expires } => {
+            script(None, "grant").arg(id.as_str()).arg(grant(*amount, *expires)).to_owned()
+        }
         Amendment::Seats(seats) => script(None, "set").arg("seats").arg(seats.get()).to_owned(),
-        Amendment::SpendingLimit(Some(limit)) => script(None, "set").arg("limit").arg(limit.as_nano_usd()).to_owned(),
+        Amendment::SpendingLimit(Some(limit)) => {
+            script(None, "set").arg("limit").arg(limit.as_nano_usd()).to_owned()
+        }
         Amendment::SpendingLimit(None) => script(None, "unset").arg("limit").to_owned(),
         Amendment::Refund { period, id, refund } => {
             let mut call = script(Some(*period), "refund");
-            call.arg(millis(period.ends())).arg(id.as_str()).arg(refund.amount.as_nano_usd()).arg(refund.reason.as_str()).to_owned()
+            call.arg(millis(period.ends()))
+                .arg(id.as_str())
+                .arg(refund.amount.as_nano_usd())
+                .arg(refund.reason.as_str())
+                .to_owned()
         }
-        Amendment::Close(period) => script(Some(*period), "close").arg(period.to_string()).arg(millis(period.ends())).to_owned(),
+        Amendment::Close(period) => script(Some(*period), "close")
+            .arg(period.to_string())
+            .arg(millis(period.ends()))
+            .to_owned(),
         Amendment::Erase => {
             let months =
-                std::iter::successors(Some(Period::containing(now).next().next()), |month| Some(month.previous())).take(KEPT_MONTHS);
+                std::iter::successors(Some(Period::containing(now).next().next()), |month| {
+                    Some(month.previous())
+                })
+                .take(KEPT_MONTHS);
             let keys: Vec<_> = months
                 .map(|month| Keys::new(prefix, account, month))
                 .flat_map(|Keys { book, leases, holds, notes, .. }| [book, leases, holds, notes])
                 .collect();
             let Keys { record, spent, .. } = Keys::new(prefix, account, Period::containing(now));
-            redis::cmd(how.0).arg(how.1).arg(keys.len() + 2).arg(record).arg(spent).arg(keys).arg("erase").to_owned()
+            redis::cmd(how.0)
+                .arg(how.1)
+                .arg(keys.len() + 2)
+                .arg(record)
+                .arg(spent)
+                .arg(keys)
+                .arg("erase")
+                .to_owned()
         }
     }
 }
 
-/// The months of which an account may have keys: those since a book is kept, the next one, and a month's slack for a clock that is set.
+/// The months of which an account may have keys: those since a book is kept, the next one, and a
+/// month's slack for a clock that is set.
 const KEPT_MONTHS: usize = 17;
 
 /// Reads what came of an amendment. Only what has an id can have been done before.
@@ -113,7 +174,9 @@ pub(super) fn claim(how: (&str, &str), keys: &Keys, threshold: &Name, by: LeaseI
 
 /// What matches the keys of all accounts in a period, and nothing else that a ledger keeps.
 pub(super) fn books_pattern(prefix: &str, period: Period) -> String {
-    let escaped = prefix.chars().flat_map(|c| matches!(c, '*' | '?' | '[' | ']' | '\\' | '^').then_some('\\').into_iter().chain([c]));
+    let escaped = prefix.chars().flat_map(|c| {
+        matches!(c, '*' | '?' | '[' | ']' | '\\' | '^').then_some('\\').into_iter().chain([c])
+    });
     format!("{}:{{*}}:{period}*", escaped.collect::<String>())
 }
 
@@ -121,7 +184,10 @@ pub(super) fn books_pattern(prefix: &str, period: Period) -> String {
 pub(super) fn account_of(key: &str, prefix: &str, period: Period) -> Option<(Account, bool)> {
     let rest = key.strip_prefix(prefix)?.strip_prefix(":{")?;
     let leases = rest.strip_suffix(":l");
-    Some((leases.unwrap_or(rest).strip_suffix(&format!("}}:{period}"))?.parse().ok()?, leases.is_none()))
+    Some((
+        leases.unwrap_or(rest).strip_suffix(&format!("}}:{period}"))?.parse().ok()?,
+        leases.is_none(),
+    ))
 }
 
 fn book_key(record: &str, period: Period) -> String {
@@ -140,7 +206,8 @@ pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
         *number = word.parse::<i64>().ok();
     }
     let number = |at: usize| numbers[at - 1].ok_or_else(|| bad("an answer", answer));
-    let amount = |at| number(at).and_then(|nanos| Credits::from_nano_usd(nanos).map_err(LedgerError::from));
+    let amount =
+        |at| number(at).and_then(|nanos| Credits::from_nano_usd(nanos).map_err(LedgerError::from));
     let outcome = match outcome {
         Some("renewed") => {
             let standing = Standing {
@@ -182,10 +249,12 @@ impl Hashes<'_> {
     pub(super) fn record(&self) -> Result<Record, LedgerError> {
         let mut record = Record::default();
         for (field, value) in &self.record {
-            read_record_field(&mut record, field, value).ok_or_else(|| malformed(&self.keys.record, field, value))?;
+            read_record_field(&mut record, field, value)
+                .ok_or_else(|| malformed(&self.keys.record, field, value))?;
         }
         for (field, value) in &self.spent {
-            let (id, grant) = read_grant(field, value).ok_or_else(|| malformed(&self.keys.spent, field, value))?;
+            let (id, grant) = read_grant(field, value)
+                .ok_or_else(|| malformed(&self.keys.spent, field, value))?;
             record.spent.insert(id, grant);
         }
         Ok(record)
@@ -198,10 +267,12 @@ impl Hashes<'_> {
             read_book_field(&mut book, field, value).ok_or_else(|| malformed(key, field, value))?;
         }
         for (field, value) in &self.leases {
-            read_lease(&mut book.leases, field, value).ok_or_else(|| malformed(leases, field, value))?;
+            read_lease(&mut book.leases, field, value)
+                .ok_or_else(|| malformed(leases, field, value))?;
         }
         for (field, value) in &self.holds {
-            read_hold(&mut book.holds, field, value).ok_or_else(|| malformed(holds, field, value))?;
+            read_hold(&mut book.holds, field, value)
+                .ok_or_else(|| malformed(holds, field, value))?;
         }
         for (field, value) in &self.notes {
             read_note(&mut book, field, value).ok_or_else(|| malformed(notes, field, value))?;
@@ -222,7 +293,10 @@ fn read_record_field(record: &mut Record, field: &str, value: &str) -> Option<()
                 record.grants.insert(id, grant);
             } else if let Some(period) = field.strip_prefix("pledge:") {
                 let (amount, until) = value.split_once(' ')?;
-                record.pledges.insert(period.parse().ok()?, Pledge { amount: parse_amount(amount)?, until: parse_millis(until)? });
+                record.pledges.insert(
+                    period.parse().ok()?,
+                    Pledge { amount: parse_amount(amount)?, until: parse_millis(until)? },
+                );
             } else if let Some(period) = field.strip_prefix("drawn:") {
                 record.drawn.insert(period.parse().ok()?, parse_amount(value)?);
             }
@@ -241,12 +315,24 @@ fn read_grant(field: &str, value: &str) -> Option<(Name, Grant)> {
 }
 
 /// A book with its totals alone.
-pub(super) fn read_totals(period: Period, key: &str, total: Option<&str>) -> Result<Book, LedgerError> {
+pub(super) fn read_totals(
+    period: Period,
+    key: &str,
+    total: Option<&str>,
+) -> Result<Book, LedgerError> {
     let empty = Book::new(period);
     let Some(total) = total else { return Ok(empty) };
     let [used, drawn, charged, recovered, refunded, settled, forgotten, _lines] =
         read_numbers(total).ok_or_else(|| malformed(key, TOTAL, total))?;
-    Ok(Book { used, drawn, charged, recovered, refunded, sums: Sums { settled, forgotten }, ..empty })
+    Ok(Book {
+        used,
+        drawn,
+        charged,
+        recovered,
+        refunded,
+        sums: Sums { settled, forgotten },
+        ..empty
+    })
 }
 
 fn read_book_field(book: &mut Book, field: &str, value: &str) -> Option<()> {
@@ -278,7 +364,11 @@ fn read_lease(leases: &mut Leases, field: &str, value: &str) -> Option<()> {
         return Some(());
     }
     let [seq, batch, settled] = value.split(' ').collect::<Vec<_>>().try_into().ok()?;
-    let entry = Entry { seq: seq.parse().ok()?, batch: batch.parse().ok()?, settled: parse_amount(settled)? };
+    let entry = Entry {
+        seq: seq.parse().ok()?,
+        batch: batch.parse().ok()?,
+        settled: parse_amount(settled)?,
+    };
     leases.entries.insert(read_id(field)?, entry);
     Some(())
 }
@@ -320,7 +410,8 @@ pub(super) fn read_agreed(key: &str, terms: Option<&str>) -> Result<Option<Agree
 }
 
 fn read_terms(terms: &str) -> Option<Agreed> {
-    let [included, per_seat, pay_as_you_go, seats, said] = read_numbers(&terms.replace('*', UNBOUNDED))?;
+    let [included, per_seat, pay_as_you_go, seats, said] =
+        read_numbers(&terms.replace('*', UNBOUNDED))?;
     let terms = Terms { included, per_seat: !per_seat.is_zero(), pay_as_you_go };
     Some(Agreed {
         terms,
@@ -360,7 +451,8 @@ fn read_moved(value: &str) -> Option<BTreeMap<Period, Credits>> {
 /// The field of a book that holds its terms.
 pub(super) const TERMS: &str = "terms";
 
-/// The field of a book that holds its totals. No line is called so: theirs have separators, or are [`LineKey::Late`]'s and [`LineKey::Other`]'s.
+/// The field of a book that holds its totals. No line is called so: theirs have separators, or are
+/// [`LineKey::Late`]'s and [`LineKey::Other`]'s.
 pub(super) const TOTAL: &str = "total";
 
 fn grant(amount: Credits, expires: Option<Duration>) -> String {
@@ -374,7 +466,11 @@ pub(super) fn read_id(id: &str) -> Option<LeaseId> {
 
 fn read_usage(value: &str) -> Option<Usage> {
     let [requests, micros, cost] = value.split(' ').collect::<Vec<_>>().try_into().ok()?;
-    Some(Usage { requests: requests.parse().ok()?, compute_micros: micros.parse().ok()?, cost: parse_amount(cost)? })
+    Some(Usage {
+        requests: requests.parse().ok()?,
+        compute_micros: micros.parse().ok()?,
+        cost: parse_amount(cost)?,
+    })
 }
 
 fn read_line(key: &str, value: &str) -> Option<(LineKey, Usage)> {
@@ -384,7 +480,8 @@ fn read_line(key: &str, value: &str) -> Option<(LineKey, Usage)> {
         "late" => return Some((LineKey::Late, usage)),
         _ => {}
     }
-    let [day, model, hardware, feature, subject] = key.split(SEPARATOR).collect::<Vec<_>>().try_into().ok()?;
+    let [day, model, hardware, feature, subject] =
+        key.split(SEPARATOR).collect::<Vec<_>>().try_into().ok()?;
     let name = |text: &str| text.parse::<Name>().ok();
     let key = LineKey::Of {
         day: day.parse().ok()?,
@@ -406,7 +503,9 @@ impl ToRedisArgs for LineField<'_> {
         match self.0 {
             LineKey::Of { day, model, hardware, feature, subject } => {
                 let s = SEPARATOR;
-                out.write_arg_fmt(format_args!("{day}{s}{model}{s}{hardware}{s}{feature}{s}{subject}"));
+                out.write_arg_fmt(format_args!(
+                    "{day}{s}{model}{s}{hardware}{s}{feature}{s}{subject}"
+                ));
             }
             LineKey::Late => out.write_arg(b"late"),
             LineKey::Other => out.write_arg(b"other"),
@@ -431,5 +530,7 @@ fn bad(what: &str, value: impl std::fmt::Debug) -> LedgerError {
 }
 
 fn malformed(key: &str, field: &str, value: &str) -> LedgerError {
-    LedgerError::Malformed(format!("{key} {field} {value:?} cannot be read: mend that field, or restore the key"))
+    LedgerError::Malformed(format!(
+        "{key} {field} {value:?} cannot be read: mend that field, or restore the key"
+    ))
 }

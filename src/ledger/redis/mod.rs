@@ -1,7 +1,7 @@
 //! The ledger in Redis: balances that any number of nodes share.
 //!
-//! `renew.lua` runs the whole of a renewal in one atomic step on the server, `amend.lua` a correction of a month. The keys of an account share a
-//! slot:
+//! `renew.lua` runs the whole of a renewal in one atomic step on the server, `amend.lua` a
+//! correction of a month. The keys of an account share a slot:
 //!
 //! | key | what |
 //! |---|---|
@@ -13,9 +13,12 @@
 //! | `tc:{user:alice}:2026-11:n` | who told of which threshold; 13 months |
 //! | `tc:schema` | the version of all this |
 //!
-//! A server can lose a key, or tear a write of several: a file that ends in the middle, memory that is full, a hand that deletes. So what moves money
-//! is kept twice, as sums: what leases settled, in the book and beside the leases; what a period drew from grants, in the book and in the
-//! record; what was settled in one month and debited in another, in both months' books. Each renewal compares them, and mends the one that is behind. Holds are added up anew whenever one may have expired.
+//! A server can lose a key, or tear a write of several: a file that ends in the middle, memory that
+//! is full, a hand that deletes. So what moves money is kept twice, as sums: what leases settled,
+//! in the book and beside the leases; what a period drew from grants, in the book and in the
+//! record; what was settled in one month and debited in another, in both months' books. Each
+//! renewal compares them, and mends the one that is behind. Holds are added up anew whenever one
+//! may have expired.
 
 mod codec;
 #[cfg(test)]
@@ -34,8 +37,8 @@ use tokio::time::Instant;
 
 use self::codec::{Hash, Hashes, Keys};
 use super::{
-    AccountSummary, AccountsPage, Amendment, Answer, Answering, Cursor, LeaseId, Ledger, LedgerError, MOST_LINES, Outcome, Renewal,
-    Statement, Terms,
+    AccountSummary, AccountsPage, Amendment, Answer, Answering, Cursor, LeaseId, Ledger,
+    LedgerError, MOST_LINES, Outcome, Renewal, Statement, Terms,
 };
 use crate::{
     Account, Name, Period,
@@ -59,7 +62,8 @@ const READING: Duration = Duration::from_secs(2);
 
 /// A ledger in one Redis server (6.0 or newer). Clones share one connection.
 ///
-/// The server must keep what it acknowledged: set `appendonly yes`. Its `maxmemory-policy` must be `noeviction`, which is checked at connect.
+/// The server must keep what it acknowledged: set `appendonly yes`. Its `maxmemory-policy` must be
+/// `noeviction`, which is checked at connect.
 #[derive(Clone, Debug)]
 pub struct RedisLedger {
     inner: Arc<Inner>,
@@ -87,8 +91,13 @@ impl Scripted {
         Self { script: Script::new(&text), text }
     }
 
-    /// Calls it by its hash; where the server forgot it, and may be made to forget it again at once, with its text, which needs no memory.
-    async fn call<T: FromRedisValue>(&self, mut link: Link, call: impl Fn((&str, &str)) -> Cmd) -> RedisResult<T> {
+    /// Calls it by its hash; where the server forgot it, and may be made to forget it again at
+    /// once, with its text, which needs no memory.
+    async fn call<T: FromRedisValue>(
+        &self,
+        mut link: Link,
+        call: impl Fn((&str, &str)) -> Cmd,
+    ) -> RedisResult<T> {
         match call(("EVALSHA", self.script.get_hash())).query_async(&mut link).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
                 call(("EVAL", &self.text)).query_async(&mut link).await
@@ -106,24 +115,43 @@ struct LedgerClock {
 }
 
 impl RedisLedger {
-    /// Connects to a server: `redis://[user:password@]host[:port][/database]`, or whatever else a [`RedisServer`] can be made of.
+    /// Connects to a server: `redis://[user:password@]host[:port][/database]`, or whatever else a
+    /// [`RedisServer`] can be made of.
     ///
     /// # Errors
     ///
-    /// [`LedgerError`] where the server cannot be reached within five seconds, evicts keys, or holds keys of another schema version.
+    /// [`LedgerError`] where the server cannot be reached within five seconds, evicts keys, or
+    /// holds keys of another schema version.
     pub async fn connect(server: impl Into<RedisServer>) -> Result<Self, LedgerError> {
         Self::builder(server).connect().await
     }
 
     /// Settings before connecting.
     pub fn builder(server: impl Into<RedisServer>) -> RedisLedgerBuilder {
-        RedisLedgerBuilder { server: server.into(), prefix: PREFIX.into(), deadline: READING, most_lines: MOST_LINES }
+        RedisLedgerBuilder {
+            server: server.into(),
+            prefix: PREFIX.into(),
+            deadline: READING,
+            most_lines: MOST_LINES,
+        }
     }
 
     fn new(connection: Connection, prefix: String, reading: Duration, most_lines: usize) -> Self {
         let of_account = |script| Scripted::new(format!("{CLOCK}{ACCOUNT}{script}"));
-        let (renew, amend, read) = (of_account(RENEW), of_account(AMEND), Scripted::new(READ.to_owned()));
-        Self { inner: Arc::new(Inner { connection, prefix, reading, most_lines, renew, amend, read, clock: Mutex::default() }) }
+        let (renew, amend, read) =
+            (of_account(RENEW), of_account(AMEND), Scripted::new(READ.to_owned()));
+        Self {
+            inner: Arc::new(Inner {
+                connection,
+                prefix,
+                reading,
+                most_lines,
+                renew,
+                amend,
+                read,
+                clock: Mutex::default(),
+            }),
+        }
     }
 
     /// Reads the server's clock, so that the first renewal can say how long it is good for.
@@ -134,7 +162,13 @@ impl RedisLedger {
         Ok(())
     }
 
-    async fn renew(&self, account: &Account, period: Period, renewal: &Renewal, within: Duration) -> Result<Answer, LedgerError> {
+    async fn renew(
+        &self,
+        account: &Account,
+        period: Period,
+        renewal: &Renewal,
+        within: Duration,
+    ) -> Result<Answer, LedgerError> {
         let deadline = Instant::now() + within;
         let left = || deadline.saturating_duration_since(Instant::now());
         if self.inner.clock().is_none() {
@@ -148,11 +182,19 @@ impl RedisLedger {
         self.send(account, period, renewal, left()).await
     }
 
-    async fn send(&self, account: &Account, period: Period, renewal: &Renewal, within: Duration) -> Result<Answer, LedgerError> {
+    async fn send(
+        &self,
+        account: &Account,
+        period: Period,
+        renewal: &Renewal,
+        within: Duration,
+    ) -> Result<Answer, LedgerError> {
         let inner = &*self.inner;
         let keys = Keys::new(&inner.prefix, account, period);
         let now = inner.now();
-        let call = |how: (&str, &str)| codec::renewal(how, &keys, renewal, inner.most_lines, now, now + within + LITTLE);
+        let call = |how: (&str, &str)| {
+            codec::renewal(how, &keys, renewal, inner.most_lines, now, now + within + LITTLE)
+        };
         let invoke = |link| inner.renew.call(link, call);
         let answer: String = inner.connection.run(within, invoke).await?;
         let answer = codec::read_answer(&answer)?;
@@ -160,16 +202,30 @@ impl RedisLedger {
         Ok(answer)
     }
 
-    async fn read(&self, account: &Account, period: Period, terms: Option<Terms>) -> Result<Statement, LedgerError> {
+    async fn read(
+        &self,
+        account: &Account,
+        period: Period,
+        terms: Option<Terms>,
+    ) -> Result<Statement, LedgerError> {
         let keys = &Keys::new(&self.inner.prefix, account, period);
         let call = |how: (&str, &str)| {
             let mut call = redis::cmd(how.0);
-            call.arg(how.1).arg(4).arg(&keys.record).arg(&keys.book).arg(&keys.holds).arg(&keys.leases);
+            call.arg(how.1)
+                .arg(4)
+                .arg(&keys.record)
+                .arg(&keys.book)
+                .arg(&keys.holds)
+                .arg(&keys.leases);
             call
         };
         let ((seconds, micros), record, book, holds, leases): ((u64, u64), Hash, Hash, Hash, Hash) =
-            self.inner.connection.run(self.inner.reading, |link| self.inner.read.call(link, call)).await?;
-        let hashes = Hashes { keys, record, spent: Hash::new(), book, leases, holds, notes: Hash::new() };
+            self.inner
+                .connection
+                .run(self.inner.reading, |link| self.inner.read.call(link, call))
+                .await?;
+        let hashes =
+            Hashes { keys, record, spent: Hash::new(), book, leases, holds, notes: Hash::new() };
         let now = Duration::from_secs(seconds) + Duration::from_millis(micros / 1000);
         Ok(Statement::of(account, &hashes.book()?, &hashes.record()?, terms, now))
     }
@@ -179,23 +235,41 @@ impl RedisLedger {
         if inner.clock().is_none() {
             self.learn_clock(inner.reading).await?;
         }
-        let call = |how: (&str, &str)| codec::amendment(how, &inner.prefix, account, &amendment, inner.now());
-        let written: bool = inner.connection.run(inner.reading, |link| inner.amend.call(link, call)).await?;
+        let call = |how: (&str, &str)| {
+            codec::amendment(how, &inner.prefix, account, &amendment, inner.now())
+        };
+        let written: bool =
+            inner.connection.run(inner.reading, |link| inner.amend.call(link, call)).await?;
         Ok(codec::read_amended(&amendment, written))
     }
 
-    async fn claim(&self, account: &Account, period: Period, threshold: &Name, by: LeaseId) -> Result<bool, LedgerError> {
+    async fn claim(
+        &self,
+        account: &Account,
+        period: Period,
+        threshold: &Name,
+        by: LeaseId,
+    ) -> Result<bool, LedgerError> {
         let inner = &*self.inner;
         let keys = Keys::new(&inner.prefix, account, period);
         let call = |how: (&str, &str)| codec::claim(how, &keys, threshold, by);
         Ok(inner.connection.run(inner.reading, |link| inner.amend.call(link, call)).await?)
     }
 
-    async fn list(&self, period: Period, from: Option<&Cursor>, most: NonZeroUsize) -> Result<AccountsPage, LedgerError> {
+    async fn list(
+        &self,
+        period: Period,
+        from: Option<&Cursor>,
+        most: NonZeroUsize,
+    ) -> Result<AccountsPage, LedgerError> {
         let inner = &*self.inner;
-        let unknown = || LedgerError::Refused("this ledger gave no such cursor: begin again without one".into());
-        let mut cursor = from.map_or(Ok(0), |from| from.as_str().parse::<u64>()).map_err(|_| unknown())?;
-        let (pattern, count) = (&codec::books_pattern(&inner.prefix, period), most.get().clamp(10, 1_000));
+        let unknown = || {
+            LedgerError::Refused("this ledger gave no such cursor: begin again without one".into())
+        };
+        let mut cursor =
+            from.map_or(Ok(0), |from| from.as_str().parse::<u64>()).map_err(|_| unknown())?;
+        let (pattern, count) =
+            (&codec::books_pattern(&inner.prefix, period), most.get().clamp(10, 1_000));
         if inner.clock().is_none() {
             self.learn_clock(inner.reading).await?;
         }
@@ -203,10 +277,20 @@ impl RedisLedger {
         let (mut found, mut scanned) = (BTreeMap::new(), 0);
         while found.len() < most.get() && scanned < MOST_SCANNED {
             let scan = |mut link| async move {
-                redis::cmd("SCAN").arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(count).query_async(&mut link).await
+                redis::cmd("SCAN")
+                    .arg(cursor)
+                    .arg("MATCH")
+                    .arg(pattern)
+                    .arg("COUNT")
+                    .arg(count)
+                    .query_async(&mut link)
+                    .await
             };
-            let (next, keys): (u64, Vec<String>) = inner.connection.run(inner.reading, scan).await?;
-            for (account, is_book) in keys.iter().filter_map(|key| codec::account_of(key, &inner.prefix, period)) {
+            let (next, keys): (u64, Vec<String>) =
+                inner.connection.run(inner.reading, scan).await?;
+            for (account, is_book) in
+                keys.iter().filter_map(|key| codec::account_of(key, &inner.prefix, period))
+            {
                 *found.entry(account).or_default() |= is_book;
             }
             (cursor, scanned) = (next, scanned + count);
@@ -222,7 +306,8 @@ impl RedisLedger {
         let read = |mut link| async move {
             let mut pipe = redis::pipe();
             for account in keys.keys() {
-                let Keys { record, book, leases, holds, .. } = Keys::new(&inner.prefix, account, period);
+                let Keys { record, book, leases, holds, .. } =
+                    Keys::new(&inner.prefix, account, period);
                 pipe.cmd("HGET").arg(&book).arg(codec::TOTAL).cmd("HGET").arg(record).arg("closed");
                 pipe.cmd("HGET").arg(holds).arg(codec::SUM).cmd("HGET").arg(leases).arg(codec::SUM);
                 pipe.cmd("HGET").arg(book).arg(codec::TERMS);
@@ -238,10 +323,13 @@ impl RedisLedger {
             book.leases = codec::read_settled(&keys.leases, field(3))?;
             book.agreed = codec::read_agreed(&keys.book, field(4))?;
             // Months are written so that later ones are greater.
-            let closed = inner.now() >= period.ends() && field(1).is_some_and(|closed| *period.to_string() <= *closed);
+            let closed = inner.now() >= period.ends()
+                && field(1).is_some_and(|closed| *period.to_string() <= *closed);
             // One whose leases alone came up here is listed where its book comes up, if it has one.
             let is_listed = *is_book || field(0).is_none();
-            Ok::<_, LedgerError>(is_listed.then(|| AccountSummary::of(account.clone(), &book, closed)))
+            Ok::<_, LedgerError>(
+                is_listed.then(|| AccountSummary::of(account.clone(), &book, closed)),
+            )
         };
         let accounts = found.iter().zip(read.chunks(5)).map(summary).filter_map(Result::transpose);
         Ok(AccountsPage { accounts: accounts.collect::<Result<_, _>>()?, next })
@@ -250,7 +338,10 @@ impl RedisLedger {
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Inner").field("connection", &self.connection).field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("Inner")
+            .field("connection", &self.connection)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
     }
 }
 
@@ -265,16 +356,28 @@ impl Inner {
     }
 
     fn heard(&self, told: Duration) {
-        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some(LedgerClock { told, at: Instant::now() });
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(LedgerClock { told, at: Instant::now() });
     }
 }
 
 impl Ledger for RedisLedger {
-    fn renew<'a>(&'a self, account: &'a Account, period: Period, renewal: &'a Renewal, within: Duration) -> Answering<'a, Answer> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        renewal: &'a Renewal,
+        within: Duration,
+    ) -> Answering<'a, Answer> {
         Box::pin(self.renew(account, period, renewal, within))
     }
 
-    fn statement<'a>(&'a self, account: &'a Account, period: Period, terms: Option<Terms>) -> Answering<'a, Statement> {
+    fn statement<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        terms: Option<Terms>,
+    ) -> Answering<'a, Statement> {
         Box::pin(self.read(account, period, terms))
     }
 
@@ -282,11 +385,22 @@ impl Ledger for RedisLedger {
         Box::pin(self.change(account, amendment))
     }
 
-    fn claim<'a>(&'a self, account: &'a Account, period: Period, threshold: Name, by: LeaseId) -> Answering<'a, bool> {
+    fn claim<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        threshold: Name,
+        by: LeaseId,
+    ) -> Answering<'a, bool> {
         Box::pin(async move { self.claim(account, period, &threshold, by).await })
     }
 
-    fn list<'a>(&'a self, period: Period, from: Option<&'a Cursor>, most: NonZeroUsize) -> Answering<'a, AccountsPage> {
+    fn list<'a>(
+        &'a self,
+        period: Period,
+        from: Option<&'a Cursor>,
+        most: NonZeroUsize,
+    ) -> Answering<'a, AccountsPage> {
         Box::pin(self.list(period, from, most))
     }
 }
@@ -299,7 +413,9 @@ impl From<Fault> for LedgerError {
             Fault::Failed { reason, source } => match source {
                 Some(error) if says(&error, "MALFORMED") => Self::Malformed(reason),
                 Some(error) if says(&error, "REFUSED") => Self::Refused(reason),
-                Some(error) if is_of_some(&error) => Self::Failed { reason, source: Some(error as _) },
+                Some(error) if is_of_some(&error) => {
+                    Self::Failed { reason, source: Some(error as _) }
+                }
                 source => Self::Unreachable { reason, source: source.map(|error| error as _) },
             },
         }
@@ -316,23 +432,26 @@ pub struct RedisLedgerBuilder {
 }
 
 impl RedisLedgerBuilder {
-    /// What every key begins with; default `tc`. Ledgers with different prefixes on one server do not see each other.
+    /// What every key begins with; default `tc`. Ledgers with different prefixes on one server do
+    /// not see each other.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long reading a statement, changing an account or one step of a list may take; default two seconds. Renewals, on which requests wait,
-    /// have the deadline of the [meter](crate::CreditMeterBuilder::deadline).
+    /// How long reading a statement, changing an account or one step of a list may take; default
+    /// two seconds. Renewals, on which requests wait, have the deadline of the
+    /// [meter](crate::CreditMeterBuilder::deadline).
     #[must_use]
     pub const fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
         self
     }
 
-    /// Keeps so many usage lines of a month apart at most; what would be more is added to one line, `other`. Default [`MOST_LINES`](crate::MOST_LINES).
-    /// Lines are read whole for statements; renewals look only at those that they add to.
+    /// Keeps so many usage lines of a month apart at most; what would be more is added to one line,
+    /// `other`. Default [`MOST_LINES`](crate::MOST_LINES). Lines are read whole for statements;
+    /// renewals look only at those that they add to.
     #[must_use]
     pub const fn most_lines(mut self, most_lines: NonZeroUsize) -> Self {
         self.most_lines = most_lines.get();
@@ -343,8 +462,8 @@ impl RedisLedgerBuilder {
     ///
     /// # Errors
     ///
-    /// As [`RedisLedger::connect`]; also where the prefix holds a brace, which would move keys to other slots, and where the URL or what was
-    /// said beside it cannot be used.
+    /// As [`RedisLedger::connect`]; also where the prefix holds a brace, which would move keys to
+    /// other slots, and where the URL or what was said beside it cannot be used.
     pub async fn connect(self) -> Result<RedisLedger, LedgerError> {
         let connection = Connection::new(self.server, &self.prefix)?;
         let ledger = RedisLedger::new(connection, self.prefix, self.deadline, self.most_lines);

@@ -1,6 +1,8 @@
-//! The Lua script and [`Book`] are one function: compared answer for answer and state for state on random histories.
+//! The Lua script and [`Book`] are one function: compared answer for answer and state for state on
+//! random histories.
 //!
-//! The script runs on a real server, on a clock that the test sets. `HISTORIES` sets how many histories are played.
+//! The script runs on a real server, on a clock that the test sets. `HISTORIES` sets how many
+//! histories are played.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -11,7 +13,10 @@ use fastrand::Rng;
 use redis::{Script, Value};
 
 use super::{
-    super::{Amendment, Book, LeaseId, LedgerError, LineKey, Record, Refund, Renewal, Terms, Usage, UsageLine, memory::Kept},
+    super::{
+        Amendment, Book, LeaseId, LedgerError, LineKey, Record, Refund, Renewal, Terms, Usage,
+        UsageLine, memory::Kept,
+    },
     ACCOUNT, AMEND, RENEW, codec,
     codec::{Hashes, Keys},
 };
@@ -21,7 +26,8 @@ use crate::{
 };
 
 /// In place of the server's clock.
-const TEST_CLOCK: &str = "local function clock() return tonumber(redis.call('GET', 'test:clock')) end\n";
+const TEST_CLOCK: &str =
+    "local function clock() return tonumber(redis.call('GET', 'test:clock')) end\n";
 
 /// One step of a history.
 #[derive(Clone, Debug)]
@@ -77,15 +83,22 @@ impl Part {
         let empty = |month: usize| Book::new(months()[month]).with_most_lines(MOST);
         match *self {
             Self::Record => {
-                kept.record = Record { spent: std::mem::take(&mut kept.record.spent), ..with.record.clone() };
+                kept.record =
+                    Record { spent: std::mem::take(&mut kept.record.spent), ..with.record.clone() };
             }
             Self::Spent => kept.record.spent.clone_from(&with.record.spent),
             Self::Book(month) | Self::Leases(month) | Self::Holds(month) => {
-                let from = with.books.get(&months()[month]).cloned().unwrap_or_else(|| empty(month));
+                let from =
+                    with.books.get(&months()[month]).cloned().unwrap_or_else(|| empty(month));
                 let book = kept.books.entry(months()[month]).or_insert_with(|| empty(month));
                 match self {
                     Self::Book(_) => {
-                        *book = Book { leases: book.leases.clone(), holds: book.holds.clone(), claims: book.claims.clone(), ..from };
+                        *book = Book {
+                            leases: book.leases.clone(),
+                            holds: book.holds.clone(),
+                            claims: book.claims.clone(),
+                            ..from
+                        };
                     }
                     Self::Leases(_) => book.leases = from.leases,
                     _ => book.holds = from.holds,
@@ -105,13 +118,15 @@ fn nanos(n: i64) -> Credits {
     Credits::from_nano_usd(n).unwrap()
 }
 
-/// This month and those after, while this one still takes what is settled: keys expire by the server's own clock.
+/// This month and those after, while this one still takes what is settled: keys expire by the
+/// server's own clock.
 fn months() -> [Period; 4] {
     let this = Period::containing(SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
     [this, this.next(), this.next().next(), this.next().next().next()]
 }
 
-/// Random renewals of a few leases: repeated, reordered, late, forgotten, with changing terms, around a month's end.
+/// Random renewals of a few leases: repeated, reordered, late, forgotten, with changing terms,
+/// around a month's end.
 fn history(rng: &mut Rng) -> Vec<Step> {
     let months = months();
     let small = rng.bool();
@@ -124,10 +139,14 @@ fn history(rng: &mut Rng) -> Vec<Step> {
     // From a while before the month's end to a while after; sometimes far off.
     let mut now = match rng.u8(0..12) {
         0 => months[0].begins() - Duration::from_secs(rng.u64(0..120)),
-        1 => months[0].ends() + Duration::from_secs(62 * 86_400) - Duration::from_secs(rng.u64(0..100)),
+        1 => {
+            months[0].ends() + Duration::from_secs(62 * 86_400)
+                - Duration::from_secs(rng.u64(0..100))
+        }
         _ => months[0].ends() - Duration::from_millis(rng.u64(0..1_500_000)),
     };
-    let mut terms = Terms { included: amount(rng), per_seat: rng.bool(), pay_as_you_go: Credits::ZERO };
+    let mut terms =
+        Terms { included: amount(rng), per_seat: rng.bool(), pay_as_you_go: Credits::ZERO };
     let leases = rng.u128(1..6);
     // On half of them the server loses keys.
     let lossy = rng.bool();
@@ -166,7 +185,10 @@ fn history(rng: &mut Rng) -> Vec<Step> {
                 None
             }
             8 => {
-                let (threshold, by) = (format!("included {}", rng.u8(0..2)).parse().unwrap(), LeaseId::from_bits(rng.u128(0..3)));
+                let (threshold, by) = (
+                    format!("included {}", rng.u8(0..2)).parse().unwrap(),
+                    LeaseId::from_bits(rng.u128(0..3)),
+                );
                 steps.push(Step::Claim { period: month, threshold, by, now });
                 None
             }
@@ -175,10 +197,21 @@ fn history(rng: &mut Rng) -> Vec<Step> {
         steps.extend(amendment.map(|amendment| Step::Amend { amendment, now }));
         if lossy && rng.u8(0..8) == 0 {
             let month = rng.usize(0..2);
-            let part = [Part::Record, Part::Spent, Part::Book(month), Part::Leases(month), Part::Holds(month)][rng.usize(0..5)];
-            steps.push(if rng.bool() { Step::Save } else { Step::Lose { part, restore: rng.bool() } });
+            let part = [
+                Part::Record,
+                Part::Spent,
+                Part::Book(month),
+                Part::Leases(month),
+                Part::Holds(month),
+            ][rng.usize(0..5)];
+            steps.push(if rng.bool() {
+                Step::Save
+            } else {
+                Step::Lose { part, restore: rng.bool() }
+            });
         }
-        let repeated = (!sent.is_empty() && rng.u8(0..5) == 0).then(|| sent[rng.usize(0..sent.len())].clone());
+        let repeated =
+            (!sent.is_empty() && rng.u8(0..5) == 0).then(|| sent[rng.usize(0..sent.len())].clone());
         let (period, renewal) = repeated.unwrap_or_else(|| {
             let (period, lease) = (months[usize::from(rng.u8(0..4) == 0)], rng.u128(0..leases));
             let (seq, batch, settled) = totals.entry((period, lease)).or_default();
@@ -192,12 +225,18 @@ fn history(rng: &mut Rng) -> Vec<Step> {
                 for _ in 0..rng.usize(0..4) {
                     let cost = amount(rng);
                     // Sometimes the lines cost more than what is settled: that is refused.
-                    *settled = settled.saturating_add(if rng.u8(0..40) == 0 { Credits::ZERO } else { cost });
+                    *settled = settled.saturating_add(if rng.u8(0..40) == 0 {
+                        Credits::ZERO
+                    } else {
+                        cost
+                    });
                     lines.push(line(rng, cost));
                 }
                 // What a failover forgot: more is settled than itemised.
                 if rng.u8(0..6) == 0 {
-                    *settled = before.saturating_add(settled.saturating_sub(before)).saturating_add(amount(rng));
+                    *settled = before
+                        .saturating_add(settled.saturating_sub(before))
+                        .saturating_add(amount(rng));
                 }
             }
             let want = |rng: &mut Rng| if goodbye { Credits::ZERO } else { amount(rng) };
@@ -214,14 +253,21 @@ fn history(rng: &mut Rng) -> Vec<Step> {
                 extra: want(rng),
                 terms,
                 // Sometimes by a clock that is ahead.
-                said: Duration::from_secs((now.as_secs() + 86_400).saturating_sub([0, 86_400, 86_401, 86_402, 86_420][rng.usize(0..5)])),
+                said: Duration::from_secs(
+                    (now.as_secs() + 86_400)
+                        .saturating_sub([0, 86_400, 86_401, 86_402, 86_420][rng.usize(0..5)]),
+                ),
                 ttl,
                 forget: goodbye,
             };
             sent.push((period, renewal.clone()));
             (period, renewal)
         });
-        let not_after = if rng.u8(0..12) == 0 { now - Duration::from_millis(rng.u64(0..2)) } else { now + Duration::from_millis(300) };
+        let not_after = if rng.u8(0..12) == 0 {
+            now - Duration::from_millis(rng.u64(0..2))
+        } else {
+            now + Duration::from_millis(300)
+        };
         steps.push(Step::Renew { period, renewal, not_after, now });
     }
     steps
@@ -250,8 +296,12 @@ fn by_book(steps: &[Step]) -> Vec<Said> {
     for step in steps {
         let answer = match step.clone() {
             Step::Amend { amendment, now } => said_of(kept.amend(amendment, now)),
-            Step::Claim { period, threshold, by, now } => said_of(kept.claim(period, threshold, by, now)),
-            Step::Renew { period, renewal, not_after, now } => said_of(kept.renew(period, &renewal, MOST, not_after, now)),
+            Step::Claim { period, threshold, by, now } => {
+                said_of(kept.claim(period, threshold, by, now))
+            }
+            Step::Renew { period, renewal, not_after, now } => {
+                said_of(kept.renew(period, &renewal, MOST, not_after, now))
+            }
             Step::Save => {
                 saved = kept.clone();
                 String::new()
@@ -262,7 +312,13 @@ fn by_book(steps: &[Step]) -> Vec<Said> {
                 String::new()
             }
         };
-        let books = months().map(|month| kept.books.get(&month).cloned().unwrap_or_else(|| Book::new(month)).with_most_lines(MOST));
+        let books = months().map(|month| {
+            kept.books
+                .get(&month)
+                .cloned()
+                .unwrap_or_else(|| Book::new(month))
+                .with_most_lines(MOST)
+        });
         said.push((answer, kept.record.clone(), books.into()));
     }
     said
@@ -273,11 +329,18 @@ fn said_of(answer: Result<impl std::fmt::Debug, LedgerError>) -> String {
 }
 
 /// What the server says, in one round trip.
-async fn by_script(server: &mut redis::aio::MultiplexedConnection, scripts: &[Script; 2], account: &Account, steps: &[Step]) -> Vec<Said> {
+async fn by_script(
+    server: &mut redis::aio::MultiplexedConnection,
+    scripts: &[Script; 2],
+    account: &Account,
+    steps: &[Step],
+) -> Vec<Said> {
     let keys = months().map(|period| Keys::new("tc", account, period));
     let of = |period| &keys[months().iter().position(|month| month == period).unwrap()];
     let all = || {
-        let months = keys.iter().flat_map(|Keys { book, leases, holds, notes, .. }| [book, leases, holds, notes]);
+        let months = keys
+            .iter()
+            .flat_map(|Keys { book, leases, holds, notes, .. }| [book, leases, holds, notes]);
         [&keys[0].record, &keys[0].spent].into_iter().chain(months)
     };
     let [renew, amend] = scripts.each_ref().map(Script::get_hash);
@@ -290,13 +353,26 @@ async fn by_script(server: &mut redis::aio::MultiplexedConnection, scripts: &[Sc
         }
         match step {
             Step::Amend { amendment, now } => {
-                pipe.add_command(codec::amendment(("EVALSHA", amend), "tc", account, amendment, *now));
+                pipe.add_command(codec::amendment(
+                    ("EVALSHA", amend),
+                    "tc",
+                    account,
+                    amendment,
+                    *now,
+                ));
             }
             Step::Claim { period, threshold, by, .. } => {
                 pipe.add_command(codec::claim(("EVALSHA", amend), of(period), threshold, *by));
             }
             Step::Renew { period, renewal, not_after, now } => {
-                pipe.add_command(codec::renewal(("EVALSHA", renew), of(period), renewal, MOST, *now, *not_after));
+                pipe.add_command(codec::renewal(
+                    ("EVALSHA", renew),
+                    of(period),
+                    renewal,
+                    MOST,
+                    *now,
+                    *not_after,
+                ));
             }
             Step::Save => {
                 for key in all() {
@@ -328,9 +404,10 @@ async fn by_script(server: &mut redis::aio::MultiplexedConnection, scripts: &[Sc
         let answer = match (step, last.unwrap_or(Value::Nil).extract_error().map_err(refused)) {
             (Step::Save | Step::Lose { .. }, _) => String::new(),
             (_, Err(error)) => said_of(Err::<(), _>(error)),
-            (Step::Amend { amendment, .. }, Ok(answer)) => {
-                said_of(Ok(codec::read_amended(amendment, redis::from_redis_value(answer).unwrap())))
-            }
+            (Step::Amend { amendment, .. }, Ok(answer)) => said_of(Ok(codec::read_amended(
+                amendment,
+                redis::from_redis_value(answer).unwrap(),
+            ))),
             (Step::Claim { .. }, Ok(answer)) => flag(answer),
             (Step::Renew { .. }, Ok(answer)) => {
                 let answer: String = redis::from_redis_value(answer).unwrap();
@@ -339,11 +416,26 @@ async fn by_script(server: &mut redis::aio::MultiplexedConnection, scripts: &[Sc
         };
         let mut hash = || -> codec::Hash { redis::from_redis_value(next()).unwrap() };
         let (record, spent) = (hash(), hash());
-        let mut hashes = Hashes { keys: &keys[0], record, spent, book: hash(), leases: hash(), holds: hash(), notes: hash() };
+        let mut hashes = Hashes {
+            keys: &keys[0],
+            record,
+            spent,
+            book: hash(),
+            leases: hash(),
+            holds: hash(),
+            notes: hash(),
+        };
         let record = hashes.record().unwrap();
         let mut books = vec![hashes.book().unwrap().with_most_lines(MOST)];
         for keys in &keys[1..] {
-            hashes = Hashes { keys, book: hash(), leases: hash(), holds: hash(), notes: hash(), ..hashes };
+            hashes = Hashes {
+                keys,
+                book: hash(),
+                leases: hash(),
+                holds: hash(),
+                notes: hash(),
+                ..hashes
+            };
             books.push(hashes.book().unwrap().with_most_lines(MOST));
         }
         said.push((answer, record, books));
@@ -352,7 +444,8 @@ async fn by_script(server: &mut redis::aio::MultiplexedConnection, scripts: &[Sc
 }
 
 async fn scripts(link: &mut redis::aio::MultiplexedConnection) -> [Script; 2] {
-    let scripts = [RENEW, AMEND].map(|script| Script::new(&format!("{TEST_CLOCK}{ACCOUNT}{script}")));
+    let scripts =
+        [RENEW, AMEND].map(|script| Script::new(&format!("{TEST_CLOCK}{ACCOUNT}{script}")));
     for script in &scripts {
         script.load_async(link).await.unwrap();
     }
@@ -369,16 +462,22 @@ fn kind(error: &LedgerError) -> String {
 
 #[tokio::test]
 async fn the_script_and_the_book_agree_state_for_state() {
-    let histories = std::env::var("HISTORIES").map_or(10_000, |histories| histories.parse().expect("HISTORIES is a number"));
+    let histories = std::env::var("HISTORIES")
+        .map_or(10_000, |histories| histories.parse().expect("HISTORIES is a number"));
     let server = RedisServer::start_with(&["--appendonly", "no"]);
-    let mut link = redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut link = redis::Client::open(server.url())
+        .unwrap()
+        .get_multiplexed_async_connection()
+        .await
+        .unwrap();
     let scripts = scripts(&mut link).await;
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
     let (mut debited_late, mut given_back, mut healed, mut put_aside) = (0, 0, 0, 0);
     for seed in 0..histories {
         let steps = history(&mut Rng::with_seed(seed));
         let account = Account::user(&format!("u{seed}")).unwrap();
-        let (expected, found) = (by_book(&steps), by_script(&mut link, &scripts, &account, &steps).await);
+        let (expected, found) =
+            (by_book(&steps), by_script(&mut link, &scripts, &account, &steps).await);
         for (step, (expected, found)) in expected.iter().zip(&found).enumerate() {
             assert_eq!(
                 expected,
@@ -391,21 +490,33 @@ async fn the_script_and_the_book_agree_state_for_state() {
         assert_eq!(expected.len(), found.len());
         let lossy = steps.iter().any(|step| matches!(step, Step::Lose { .. }));
         for (step, (answer, record, books)) in steps.iter().zip(expected) {
-            let outcome = answer.split([' ', ',']).find(|word| !["Answer", "{", "outcome:"].contains(word)).unwrap_or_default();
+            let outcome = answer
+                .split([' ', ','])
+                .find(|word| !["Answer", "{", "outcome:"].contains(word))
+                .unwrap_or_default();
             let step = match step {
-                Step::Amend { amendment, .. } => format!("{amendment:?}").split([' ', '(']).next().unwrap_or_default().to_owned(),
+                Step::Amend { amendment, .. } => {
+                    format!("{amendment:?}").split([' ', '(']).next().unwrap_or_default().to_owned()
+                }
                 Step::Claim { .. } => "Claim".to_owned(),
                 Step::Save => "Save".to_owned(),
                 Step::Lose { part, restore } => format!("Lose {part:?} {restore}"),
                 Step::Renew { .. } => "Renew".to_owned(),
             };
             *outcomes.entry(format!("{step} {outcome}")).or_default() += 1;
-            debited_late += usize::from(books.iter().any(|book| book.lines.contains_key(&LineKey::Late)));
+            debited_late +=
+                usize::from(books.iter().any(|book| book.lines.contains_key(&LineKey::Late)));
             healed += usize::from(lossy && books.iter().any(|book| !book.recovered.is_zero()));
             put_aside += usize::from(!record.spent.is_empty());
-            given_back += usize::from(books.iter().any(|book| !book.refunded.is_zero() && !book.drawn.is_zero()));
+            given_back += usize::from(
+                books.iter().any(|book| !book.refunded.is_zero() && !book.drawn.is_zero()),
+            );
             // What was used stands in the lines, whatever happened.
-            let adds_up = |book: &Book| book.itemised() == book.used && book.refunded <= book.used && (lossy || book.drawn <= book.used);
+            let adds_up = |book: &Book| {
+                book.itemised() == book.used
+                    && book.refunded <= book.used
+                    && (lossy || book.drawn <= book.used)
+            };
             assert!(books.iter().all(adds_up), "history {seed}: {books:?}");
         }
         if seed % 500 == 499 {
@@ -416,7 +527,8 @@ async fn the_script_and_the_book_agree_state_for_state() {
         "{histories} histories agree; answers: {outcomes:?}; debited late {debited_late}, refunded beside purchases {given_back}, healed {healed}, grants put aside {put_aside}"
     );
     let kinds =
-        ["Renewed", "Superseded", "Forgotten", "Late", "NotBegun", "Closed", "Erased", "refused"].map(|kind| format!("Renew {kind}"));
+        ["Renewed", "Superseded", "Forgotten", "Late", "NotBegun", "Closed", "Erased", "refused"]
+            .map(|kind| format!("Renew {kind}"));
     let corrections = [
         "Refund true",
         "Refund false",
@@ -428,9 +540,11 @@ async fn the_script_and_the_book_agree_state_for_state() {
         "Erase true",
         "Grant refused",
     ];
-    let all = kinds.iter().map(String::as_str).chain(corrections).all(|kind| outcomes.contains_key(kind));
+    let all =
+        kinds.iter().map(String::as_str).chain(corrections).all(|kind| outcomes.contains_key(kind));
     assert!(
-        (all && given_back > 0 && debited_late > 0 && healed > 0 && put_aside > 0) || histories < 1_000,
+        (all && given_back > 0 && debited_late > 0 && healed > 0 && put_aside > 0)
+            || histories < 1_000,
         "every kind of answer came up: {outcomes:?}"
     );
 }
@@ -438,7 +552,11 @@ async fn the_script_and_the_book_agree_state_for_state() {
 #[tokio::test]
 async fn what_is_more_lines_than_are_kept_goes_to_one() {
     let server = RedisServer::start_with(&["--appendonly", "no"]);
-    let mut link = redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut link = redis::Client::open(server.url())
+        .unwrap()
+        .get_multiplexed_async_connection()
+        .await
+        .unwrap();
     let scripts = scripts(&mut link).await;
     let period = months()[0];
     let now = period.begins() + Duration::from_secs(1);
@@ -473,7 +591,10 @@ async fn what_is_more_lines_than_are_kept_goes_to_one() {
             Step::Renew { period, renewal, not_after: now, now }
         })
         .collect();
-    let (expected, found) = (by_book(&steps), by_script(&mut link, &scripts, &Account::user("many").unwrap(), &steps).await);
+    let (expected, found) = (
+        by_book(&steps),
+        by_script(&mut link, &scripts, &Account::user("many").unwrap(), &steps).await,
+    );
     assert!(expected == found, "both sides agree");
     let book = &expected[2].2[0];
     assert_eq!((book.lines.len(), book.lines[&LineKey::Other].requests), (MOST + 1, 4));

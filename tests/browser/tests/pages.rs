@@ -1,5 +1,12 @@
-//! What people see: the example's widget and its billing page, in Chromium. Pictures of every state are in the build folder's `tmp`.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, reason = "tests")]
+//! What people see: the example's widget and its billing page, in Chromium. Pictures of every state
+//! are in the build folder's `tmp`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    unreachable_pub,
+    reason = "tests"
+)]
 
 mod driver;
 mod operator;
@@ -21,16 +28,19 @@ use serde_json::json;
 /// The example's plan, with credits for a few dozen runs of the widget on Free, and two on PRO.
 fn plan(name: &str) -> PathBuf {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/plan.toml");
-    let plan = std::fs::read_to_string(root).unwrap().replace("\"0.10\"", "\"0.0001\"").replace("\"2.00\"", "\"0.000004\"");
+    let plan = std::fs::read_to_string(root)
+        .unwrap()
+        .replace("\"0.10\"", "\"0.0001\"")
+        .replace("\"2.00\"", "\"0.000004\"");
     let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}.toml"));
     std::fs::write(&path, plan).unwrap();
     path
 }
 
 async fn keys(browser: &Browser, keys: impl IntoIterator<Item = char>) {
-    let actions = keys
-        .into_iter()
-        .fold(KeyActions::new("keyboard".into()), |actions, value| actions.then(KeyAction::Down { value }).then(KeyAction::Up { value }));
+    let actions = keys.into_iter().fold(KeyActions::new("keyboard".into()), |actions, value| {
+        actions.then(KeyAction::Down { value }).then(KeyAction::Up { value })
+    });
     browser.client.perform_actions(actions).await.unwrap();
 }
 
@@ -40,7 +50,9 @@ async fn run(browser: &Browser) -> Result<(), String> {
     browser.run("document.getElementById('status').textContent = 'asked'").await;
     let before = browser.says("#used").await;
     browser.click("#run").await;
-    let said = browser.until("#status", |text| !["asked", "The noise is being removed."].contains(&text)).await;
+    let said = browser
+        .until("#status", |text| !["asked", "The noise is being removed."].contains(&text))
+        .await;
     if said != "Done." {
         return Err(said);
     }
@@ -48,7 +60,8 @@ async fn run(browser: &Browser) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs the widget until it is denied; answers why. What was cut off midway is denied the next time.
+/// Runs the widget until it is denied; answers why. What was cut off midway is denied the next
+/// time.
 async fn denied(browser: &Browser) -> String {
     for _ in 0..100 {
         match run(browser).await {
@@ -76,12 +89,23 @@ async fn is_read_aloud(browser: &Browser, figures: &[&str]) {
         "table",
         "textbox",
     ];
-    let nameless: Vec<_> = tree.iter().filter(|node| named.contains(&node.role.as_str()) && node.name.is_empty()).collect();
+    let nameless: Vec<_> = tree
+        .iter()
+        .filter(|node| named.contains(&node.role.as_str()) && node.name.is_empty())
+        .collect();
     assert!(nameless.is_empty(), "{nameless:?}");
-    let found: BTreeSet<_> = tree.iter().filter(|node| node.role == "definition").map(|node| node.name.as_str()).collect();
+    let found: BTreeSet<_> = tree
+        .iter()
+        .filter(|node| node.role == "definition")
+        .map(|node| node.name.as_str())
+        .collect();
     assert!(figures.iter().all(|figure| found.contains(figure)), "{figures:?} of {found:?}");
     if browser.has("#included-words").await {
-        let find = |role: &str| tree.iter().find(|node| node.role == role).unwrap_or_else(|| panic!("no {role} in {tree:?}"));
+        let find = |role: &str| {
+            tree.iter()
+                .find(|node| node.role == role)
+                .unwrap_or_else(|| panic!("no {role} in {tree:?}"))
+        };
         let (bar, chart) = (find("progressbar"), find("image"));
         assert!(bar.name == "Included credits" && bar.description.contains(" used"), "{bar:?}");
         assert!(chart.name.starts_with("Day by day ") && chart.name.ends_with('.'), "{chart:?}");
@@ -105,23 +129,41 @@ async fn a_free_user_tries_the_widget_until_the_credits_are_used_up_and_reads_wh
     browser.until("#wrong", |wrong| wrong.contains("not known")).await;
     browser.look("sign-in-wrong").await;
     browser.sign_in("demo-free").await;
-    assert_eq!((browser.says("#account").await, browser.says("#used").await), ("user:demo-free".into(), "$0.00".into()));
-    assert!(browser.says("#chart-words").await.starts_with("No day of this month"), "a chart before any use");
+    assert_eq!(
+        (browser.says("#account").await, browser.says("#used").await),
+        ("user:demo-free".into(), "$0.00".into())
+    );
+    assert!(
+        browser.says("#chart-words").await.starts_with("No day of this month"),
+        "a chart before any use"
+    );
     browser.look("bill-before-use").await;
 
     browser.goto("/").await;
     assert_eq!(run(&browser).await, Ok(()));
-    let (cost, compute, used) = (browser.says("#cost").await, browser.says("#compute").await, browser.says("#used").await);
+    let (cost, compute, used) =
+        (browser.says("#cost").await, browser.says("#compute").await, browser.says("#used").await);
     assert_eq!(cost, used, "the first run is all that was used");
     let length = "return ['before', 'after'].map((id) => document.getElementById(id)).map((sound) => sound.duration)";
-    let loaded = async || browser.run(length).await.as_array().filter(|lengths| lengths.iter().all(|length| length.is_f64())).cloned();
+    let loaded = async || {
+        browser
+            .run(length)
+            .await
+            .as_array()
+            .filter(|lengths| lengths.iter().all(|length| length.is_f64()))
+            .cloned()
+    };
     let lengths = eventually(loaded).await;
     assert_eq!(lengths[0], lengths[1], "both can be played");
     browser.look("widget-after-a-run").await;
-    is_read_aloud(&browser, &["This run cost", "Compute time", "Used by this widget this month"]).await;
+    is_read_aloud(&browser, &["This run cost", "Compute time", "Used by this widget this month"])
+        .await;
     println!("a run of the widget: {cost} for {compute}");
     browser.goto("/billing").await;
-    assert_eq!((browser.says("#used").await, browser.says("#compute").await), (used.clone(), compute));
+    assert_eq!(
+        (browser.says("#used").await, browser.says("#compute").await),
+        (used.clone(), compute)
+    );
     assert_eq!(browser.says("#table-feature tbody").await.split_once(' ').unwrap().0, "widget");
     browser.look("bill-after-a-run").await;
 
@@ -139,7 +181,10 @@ async fn a_free_user_tries_the_widget_until_the_credits_are_used_up_and_reads_wh
     browser.look("widget-used-up").await;
     browser.goto("/billing").await;
     let notice = browser.says("#notice").await;
-    assert!(notice.contains("All credits are used up") && notice.contains("Upgrade to PRO"), "{notice}");
+    assert!(
+        notice.contains("All credits are used up") && notice.contains("Upgrade to PRO"),
+        "{notice}"
+    );
     println!(
         "free, used up: {} of {}, {} left; {notice}",
         browser.says("#included-used").await,
@@ -147,7 +192,18 @@ async fn a_free_user_tries_the_widget_until_the_credits_are_used_up_and_reads_wh
         browser.says("#included-left").await
     );
     browser.look("bill-used-up").await;
-    is_read_aloud(&browser, &["Used in all", "Pay-as-you-go", "On hold now", "Purchased credits left", "Requests", "Compute time"]).await;
+    is_read_aloud(
+        &browser,
+        &[
+            "Used in all",
+            "Pay-as-you-go",
+            "On hold now",
+            "Purchased credits left",
+            "Requests",
+            "Compute time",
+        ],
+    )
+    .await;
     browser.close().await;
 }
 
@@ -179,7 +235,11 @@ async fn a_pro_user_sets_a_spending_limit_hits_it_and_takes_the_bill_along() {
     }
     browser.goto("/billing").await;
     let on_top = browser.says("#pay-as-you-go").await;
-    assert_eq!(nanos(&on_top), nanos(&browser.says("#used").await) - 4_000, "what is beyond the included credits is charged on top");
+    assert_eq!(
+        nanos(&on_top),
+        nanos(&browser.says("#used").await) - 4_000,
+        "what is beyond the included credits is charged on top"
+    );
     browser.look("bill-on-top").await;
 
     let set = async |limit: &str| {
@@ -190,7 +250,11 @@ async fn a_pro_user_sets_a_spending_limit_hits_it_and_takes_the_bill_along() {
     };
     set("a lot").await;
     browser.until("#limit-error", |error| error.contains("not a decimal of dollars")).await;
-    assert_eq!(browser.run("return document.getElementById('limit').value").await, json!("a lot"), "what was typed is there to be mended");
+    assert_eq!(
+        browser.run("return document.getElementById('limit').value").await,
+        json!("a lot"),
+        "what was typed is there to be mended"
+    );
     browser.look("limit-mistake").await;
     is_read_aloud(&browser, &[]).await;
     set("0.00001").await;
@@ -203,7 +267,11 @@ async fn a_pro_user_sets_a_spending_limit_hits_it_and_takes_the_bill_along() {
     browser.goto("/billing").await;
     let notice = browser.says("#notice").await;
     assert!(notice.contains("Your spending limit is reached"), "{notice}");
-    println!("pro, limit hit: on top {} of {}; {notice}", browser.says("#pay-as-you-go").await, browser.says("#spending-limit").await);
+    println!(
+        "pro, limit hit: on top {} of {}; {notice}",
+        browser.says("#pay-as-you-go").await,
+        browser.says("#spending-limit").await
+    );
     browser.look("bill-limit-hit").await;
     browser.click("button[name=remove]").await;
     browser.until("#spending-limit", |limit| limit == "no limit").await;
@@ -230,14 +298,28 @@ async fn a_pro_user_sets_a_spending_limit_hits_it_and_takes_the_bill_along() {
     browser.click("a[rel=next]").await;
     browser.until("#period", |period| period == month).await;
 
-    browser.client.find(Locator::LinkText("org:demo-enterprise")).await.unwrap().click().await.unwrap();
+    browser
+        .client
+        .find(Locator::LinkText("org:demo-enterprise"))
+        .await
+        .unwrap()
+        .click()
+        .await
+        .unwrap();
     browser.until("#account", |account| account == "org:demo-enterprise").await;
     browser.look("organisation").await;
     browser.goto("/billing?period=never").await;
     browser.until("#detail", |detail| detail.contains("period=2026-11")).await;
     browser.look("problem").await;
     browser.goto("/billing").await;
-    browser.client.find(Locator::XPath("//button[text()='Sign out']")).await.unwrap().click().await.unwrap();
+    browser
+        .client
+        .find(Locator::XPath("//button[text()='Sign out']"))
+        .await
+        .unwrap()
+        .click()
+        .await
+        .unwrap();
     browser.until("label[for=token]", |label| label == "Access token").await;
     browser.close().await;
 }
@@ -261,12 +343,20 @@ async fn everything_is_done_with_the_keyboard_alone() {
     browser.run("document.getElementById('run').focus()").await;
     keys(&browser, [' ']).await;
     browser.until("#cost", |cost| cost.starts_with('$')).await;
-    assert_eq!(browser.run("return document.activeElement.id").await, json!("run"), "the focus stays where it was");
+    assert_eq!(
+        browser.run("return document.activeElement.id").await,
+        json!("run"),
+        "the focus stays where it was"
+    );
     keys(&browser, [' ']).await;
     browser.run("document.querySelector('header a').focus()").await;
     browser.until("#status", |said| said == "Done.").await;
     browser.until("#run:enabled", |text| !text.is_empty()).await;
-    assert_eq!(browser.run("return document.activeElement.tagName").await, json!("A"), "or where it was moved to");
+    assert_eq!(
+        browser.run("return document.activeElement.tagName").await,
+        json!("A"),
+        "or where it was moved to"
+    );
     browser.goto("/billing").await;
     let mut stops = Vec::new();
     loop {

@@ -1,7 +1,8 @@
-//! Makes the gRPC code of the examples from its `.proto`, without `protoc`: `cargo run -p codegen`. With `--check` it changes nothing, and fails
-//! where what is there is old.
+//! Makes the gRPC code of the examples from its `.proto`, without `protoc`: `cargo run -p codegen`.
+//! With `--check` it changes nothing, and fails where what is there is old.
 //!
-//! A package of its own, so that nobody who runs an example has to build a compiler of `.proto` files first.
+//! A package of its own, so that nobody who runs an example has to build a compiler of `.proto`
+//! files first.
 
 use std::{error::Error, fs, path::Path, process::ExitCode};
 

@@ -58,7 +58,8 @@ const RULES: LeaseRules = LeaseRules {
     farewell: true,
 };
 
-const WANT: Want = Want { hold: nanos(100), least: nanos(5), lasts: Duration::from_nanos(50), most_running: None };
+const WANT: Want =
+    Want { hold: nanos(100), least: nanos(5), lasts: Duration::from_nanos(50), most_running: None };
 
 const fn nanos(n: i64) -> Credits {
     Credits::clamped(n)
@@ -81,7 +82,14 @@ struct Pair {
 impl Pair {
     fn new(limit: i64) -> Self {
         let book = Book::new("2026-11".parse().unwrap());
-        Self { lease: Lease::new(LeaseId::from_bits(1), s(0)), book, record: Record::default(), limit, renewals: 0, rules: RULES }
+        Self {
+            lease: Lease::new(LeaseId::from_bits(1), s(0)),
+            book,
+            record: Record::default(),
+            limit,
+            renewals: 0,
+            rules: RULES,
+        }
     }
 
     fn ledger_clock(now: Duration) -> Duration {
@@ -89,7 +97,8 @@ impl Pair {
     }
 
     fn renew(&mut self, now: Duration) -> Served<(), std::rc::Rc<Standing>> {
-        let terms = Terms { included: nanos(self.limit), per_seat: false, pay_as_you_go: Credits::ZERO };
+        let terms =
+            Terms { included: nanos(self.limit), per_seat: false, pay_as_you_go: Credits::ZERO };
         let renewal = self.lease.renew(&self.rules, terms, false, now);
         let clock = Self::ledger_clock(now);
         let answer = self.book.renew(&mut self.record, &renewal, None, clock, clock).unwrap();
@@ -106,7 +115,8 @@ impl Pair {
                     self.renew(now);
                     spoke.push(now);
                 }
-                // As the keeper does: a request that stands just before its refill is not looked at all the time.
+                // As the keeper does: a request that stands just before its refill is not looked at
+                // all the time.
                 Next::Wait(at) => now = at.max(now + self.rules.flush / 20),
                 Next::Gone => break,
             }
@@ -170,7 +180,10 @@ fn a_superseded_lease_goes_on_under_a_new_name_with_what_was_not_acknowledged() 
     pair.lease.rename(LeaseId::from_bits(2));
     pair.until(s(3), s(4));
     assert_eq!((pair.lease.id(), pair.book.leases()), (LeaseId::from_bits(2), 2));
-    assert_eq!((pair.book.used(), pair.book.itemised(), pair.lease.unreported()), (nanos(37), nanos(37), nanos(0)));
+    assert_eq!(
+        (pair.book.used(), pair.book.itemised(), pair.lease.unreported()),
+        (nanos(37), nanos(37), nanos(0))
+    );
 }
 
 #[test]
@@ -204,9 +217,17 @@ fn unused() -> std::rc::Rc<Standing> {
 fn nobody_passes_one_who_waits() {
     let (mut pair, _, key) = with_one_running(1_000);
     pair.lease.end(key, true, s(1));
-    let large = Want { hold: nanos(200), least: nanos(200), lasts: Duration::from_nanos(100), most_running: None };
+    let large = Want {
+        hold: nanos(200),
+        least: nanos(200),
+        lasts: Duration::from_nanos(100),
+        most_running: None,
+    };
     pair.lease.wait(large, unused(), ());
-    assert!(pair.lease.admit(WANT, unused(), s(1)).is_err(), "there is room for it, and another came first");
+    assert!(
+        pair.lease.admit(WANT, unused(), s(1)).is_err(),
+        "there is room for it, and another came first"
+    );
     assert_eq!(pair.lease.dismiss().len(), 1);
     assert!(pair.lease.admit(WANT, unused(), s(1)).is_ok());
 }
@@ -254,7 +275,11 @@ fn a_request_is_due_when_half_of_its_hold_is_left_and_one_with_a_short_grant_lat
     assert_eq!(pair.lease.due_of(key, WANT, s(0)), Duration::from_nanos(50));
     assert!(matches!(pair.lease.next(&RULES, false, s(0)), Next::Wait(_)));
     request.0.set(50);
-    assert_eq!(pair.lease.next(&RULES, false, s(0)), Next::Renew, "at once: it got all that it asked for");
+    assert_eq!(
+        pair.lease.next(&RULES, false, s(0)),
+        Next::Renew,
+        "at once: it got all that it asked for"
+    );
 
     let (pair, request, key) = with_one_running(60);
     assert_eq!(pair.lease.running[key.slot].slice, nanos(60));
@@ -272,8 +297,16 @@ fn what_is_free_goes_to_running_requests_that_are_due_and_to_no_others() {
     second.0.set(60);
     pair.lease.end(third_key, true, s(1));
     pair.lease.share_out(|()| false, s(1));
-    assert_eq!(pair.lease.running[first_key.slot].slice, nanos(100), "more than half of its hold is left");
-    assert_eq!(pair.lease.running[second_key.slot].slice, nanos(160), "it wants what it used and a hold on top");
+    assert_eq!(
+        pair.lease.running[first_key.slot].slice,
+        nanos(100),
+        "more than half of its hold is left"
+    );
+    assert_eq!(
+        pair.lease.running[second_key.slot].slice,
+        nanos(160),
+        "it wants what it used and a hold on top"
+    );
 }
 
 #[test]

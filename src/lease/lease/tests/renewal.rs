@@ -2,7 +2,8 @@
 
 use super::*;
 
-pub(super) const TERMS: Terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
+pub(super) const TERMS: Terms =
+    Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
 
 fn fresh() -> TestLease {
     TestLease::new(LeaseId::from_bits(1), s(0))
@@ -10,7 +11,13 @@ fn fresh() -> TestLease {
 
 fn answer(lease: &mut TestLease, outcome: Outcome, now: Duration) {
     let renewal = lease.renew(&RULES, TERMS, false, now);
-    lease.answered(&RULES, renewal.seq, &Answer { outcome, now: Pair::ledger_clock(now) }, |()| false, now);
+    lease.answered(
+        &RULES,
+        renewal.seq,
+        &Answer { outcome, now: Pair::ledger_clock(now) },
+        |()| false,
+        now,
+    );
 }
 
 #[test]
@@ -20,9 +27,23 @@ fn a_lease_that_was_never_used_goes_without_a_word() {
     assert_eq!(fresh().next(&RULES, true, s(0)), Next::Gone, "nothing is waited for at a shutdown");
 
     let mut free = fresh();
-    assert!(free.admit(Want { hold: nanos(0), least: nanos(0), lasts: Duration::MAX, most_running: None }, unused(), s(0)).is_ok());
-    assert_eq!(free.next(&RULES, false, s(0)), Next::Wait(Duration::MAX), "what costs nothing never needs the ledger");
-    assert!(matches!(free.next(&RULES, true, s(300)), Next::Wait(_)), "and is not forgotten while it runs");
+    assert!(
+        free.admit(
+            Want { hold: nanos(0), least: nanos(0), lasts: Duration::MAX, most_running: None },
+            unused(),
+            s(0)
+        )
+        .is_ok()
+    );
+    assert_eq!(
+        free.next(&RULES, false, s(0)),
+        Next::Wait(Duration::MAX),
+        "what costs nothing never needs the ledger"
+    );
+    assert!(
+        matches!(free.next(&RULES, true, s(300)), Next::Wait(_)),
+        "and is not forgotten while it runs"
+    );
 }
 
 #[test]
@@ -36,8 +57,8 @@ fn it_is_settled_when_nothing_runs_and_everything_is_acknowledged() {
     assert!(pair.lease.is_settled());
 }
 
-/// What nobody will renew again need not be remembered; but a renewal that was given up may still act, or a copy of one that was answered, and must
-/// find what it says again.
+/// What nobody will renew again need not be remembered; but a renewal that was given up may still
+/// act, or a copy of one that was answered, and must find what it says again.
 #[test]
 fn where_its_node_ends_a_lease_says_goodbye_once_nothing_older_can_act() {
     for lost in [false, true] {
@@ -72,9 +93,13 @@ fn a_month_that_has_not_begun_is_left_where_nothing_happened_in_it() {
     unused_one.answered(&RULES, renewal.seq, &not_begun, |()| false, s(0));
     assert_eq!(unused_one.next(&RULES, false, s(0)), Next::Gone);
 
-    // Something runs in it, or was used in it, without the ledger: that is told once the month has begun.
+    // Something runs in it, or was used in it, without the ledger: that is told once the month has
+    // begun.
     let mut running = fresh();
-    let key = running.trust(WANT, std::rc::Rc::new(Standing(Cell::new(3))), nanos(100), s(0)).ok().unwrap();
+    let key = running
+        .trust(WANT, std::rc::Rc::new(Standing(Cell::new(3))), nanos(100), s(0))
+        .ok()
+        .unwrap();
     answer(&mut running, Outcome::NotBegun, s(0));
     assert!(matches!(running.next(&RULES, false, s(0)), Next::Wait(at) if at < s(1)));
     running.end(key, true, s(1));
@@ -88,7 +113,10 @@ fn what_nobody_took_is_given_back_at_once() {
     let mut pair = Pair::new(1_000);
     pair.lease.wait(WANT, unused(), ());
     let renewal = pair.lease.renew(&RULES, TERMS, false, s(0));
-    let answer = pair.book.renew(&mut pair.record, &renewal, None, Pair::ledger_clock(s(0)), Pair::ledger_clock(s(0))).unwrap();
+    let answer = pair
+        .book
+        .renew(&mut pair.record, &renewal, None, Pair::ledger_clock(s(0)), Pair::ledger_clock(s(0)))
+        .unwrap();
     let served = pair.lease.answered(&RULES, renewal.seq, &answer, |()| true, s(0));
     assert!(served.admitted.is_empty() && pair.book.held() == nanos(100));
     assert_eq!(pair.until(s(0), s(1)), [RULES.flush]);
@@ -106,7 +134,11 @@ fn what_was_used_while_a_batch_was_resent_is_told_in_the_next() {
     second.0.set(5);
     pair.lease.end(second_key, true, s(2));
     let again = pair.lease.renew(&RULES, TERMS, false, s(2));
-    assert_eq!((again.batch, again.settled, &again.lines), (lost.batch, lost.settled, &lost.lines), "unchanged");
+    assert_eq!(
+        (again.batch, again.settled, &again.lines),
+        (lost.batch, lost.settled, &lost.lines),
+        "unchanged"
+    );
     let clock = Pair::ledger_clock(s(2));
     let answer = pair.book.renew(&mut pair.record, &again, None, clock, clock).unwrap();
     pair.lease.answered(&RULES, again.seq, &answer, |()| false, s(2));
@@ -150,7 +182,9 @@ fn failures_are_retried_after_pauses_that_double_up_to_a_second() {
         let renewal = pair.lease.renew(&RULES, TERMS, false, now);
         assert_eq!(pair.lease.next(&RULES, false, now), Next::Wait(Duration::MAX), "one at a time");
         pair.lease.unanswered(&RULES, renewal.seq, now);
-        let Next::Wait(at) = pair.lease.next(&RULES, false, now) else { panic!("it is not tried at once") };
+        let Next::Wait(at) = pair.lease.next(&RULES, false, now) else {
+            panic!("it is not tried at once")
+        };
         pauses.push((at - now).as_millis());
         now = at;
     }

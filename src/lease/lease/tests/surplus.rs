@@ -39,13 +39,24 @@ impl Pair {
 
 #[test]
 fn it_is_a_slice_for_each_request_that_lately_ran_at_once_within_bounds() {
-    for (least, most, at_once, surplus) in [(4, 1024, 1, 5), (4, 1024, 30, 34), (4, 16, 30, 16), (50, 70, 30, 70), (9, 9, 30, 9)] {
-        let mut pair = ahead(1_000_000, Ahead::default().at_least(slices(least)).at_most(slices(most)));
+    for (least, most, at_once, surplus) in
+        [(4, 1024, 1, 5), (4, 1024, 30, 34), (4, 16, 30, 16), (50, 70, 30, 70), (9, 9, 30, 9)]
+    {
+        let mut pair =
+            ahead(1_000_000, Ahead::default().at_least(slices(least)).at_most(slices(most)));
         pair.begin(at_once, s(0));
         let running = i64::try_from(at_once).unwrap() * 100;
-        assert_eq!(pair.book.held(), nanos(running + i64::from(surplus) * 100), "{least} to {most}, {at_once} at once");
+        assert_eq!(
+            pair.book.held(),
+            nanos(running + i64::from(surplus) * 100),
+            "{least} to {most}, {at_once} at once"
+        );
     }
-    assert_eq!(Ahead::default().at_most(slices(2)), Ahead::slices(slices(2)), "the bounds never cross");
+    assert_eq!(
+        Ahead::default().at_most(slices(2)),
+        Ahead::slices(slices(2)),
+        "the bounds never cross"
+    );
     assert_eq!(Ahead::default().at_least(slices(2_000)), Ahead::slices(slices(2_000)));
 }
 

@@ -34,7 +34,11 @@ impl Run for Rc<Stopping> {
     }
 
     fn settleable(&self, _: Duration) -> Option<Usage> {
-        Some(Usage { requests: 1, compute_micros: self.used.get().unsigned_abs(), cost: nanos(self.used.get()) })
+        Some(Usage {
+            requests: 1,
+            compute_micros: self.used.get().unsigned_abs(),
+            cost: nanos(self.used.get()),
+        })
     }
 
     fn end(&mut self, now: Duration) -> Option<Usage> {
@@ -51,7 +55,8 @@ impl Run for Rc<Stopping> {
     }
 }
 
-const TERMS: Terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
+const TERMS: Terms =
+    Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
 
 struct World {
     lease: Lease<(), Rc<Stopping>>,
@@ -63,14 +68,23 @@ struct World {
 impl World {
     fn new(limit: i64) -> Self {
         let book = Book::new("2026-11".parse().unwrap());
-        Self { lease: Lease::new(LeaseId::from_bits(1), s(0)), book, record: Record::default(), limit }
+        Self {
+            lease: Lease::new(LeaseId::from_bits(1), s(0)),
+            book,
+            record: Record::default(),
+            limit,
+        }
     }
 
     fn send(&mut self, now: Duration) -> crate::ledger::Renewal {
         self.lease.renew(&RULES, Terms { included: nanos(self.limit), ..TERMS }, false, now)
     }
 
-    fn answer(&mut self, renewal: &crate::ledger::Renewal, now: Duration) -> Served<(), Rc<Stopping>> {
+    fn answer(
+        &mut self,
+        renewal: &crate::ledger::Renewal,
+        now: Duration,
+    ) -> Served<(), Rc<Stopping>> {
         let clock = Pair::ledger_clock(now);
         let answer = self.book.renew(&mut self.record, renewal, None, clock, clock).unwrap();
         self.lease.answered(&RULES, renewal.seq, &answer, |()| false, now)
@@ -103,11 +117,21 @@ fn a_renewal_settles_what_runs_and_its_end_adds_the_rest() {
     assert_eq!(world.settled_and_held(), (60, 100), "and its hold is filled again");
     assert_eq!(world.book.itemised(), nanos(60));
     request.used.set(75);
-    let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(2)) else { panic!("its slice covers it") };
-    assert_eq!((billed.requests, billed.compute_micros, billed.cost), (1, 75, nanos(75)), "it is told all of it");
+    let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(2)) else {
+        panic!("its slice covers it")
+    };
+    assert_eq!(
+        (billed.requests, billed.compute_micros, billed.cost),
+        (1, 75, nanos(75)),
+        "it is told all of it"
+    );
     world.renew(s(2));
     assert_eq!(world.settled_and_held(), (75, 0));
-    let lines: Vec<_> = world.book.lines().map(|(_, usage)| (usage.requests, usage.compute_micros, usage.cost)).collect();
+    let lines: Vec<_> = world
+        .book
+        .lines()
+        .map(|(_, usage)| (usage.requests, usage.compute_micros, usage.cost))
+        .collect();
     assert_eq!(lines, [(1, 75, nanos(75))], "once");
 }
 
@@ -118,19 +142,26 @@ fn a_report_that_says_less_takes_nothing_back() {
     request.used.set(60);
     world.renew(s(1));
     request.used.set(20);
-    let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(2)) else { panic!("its slice covers it") };
+    let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(2)) else {
+        panic!("its slice covers it")
+    };
     assert_eq!(billed.cost, nanos(60));
     world.renew(s(2));
     assert_eq!((world.settled_and_held(), world.book.itemised()), ((60, 0), nanos(60)));
 }
 
-/// It is looked at when half a hold can be settled, however its slice was filled; and one that used more than its slice keeps nobody busy.
+/// It is looked at when half a hold can be settled, however its slice was filled; and one that used
+/// more than its slice keeps nobody busy.
 #[test]
 fn what_runs_is_settled_at_least_every_half_hold() {
     let mut world = World::new(1_000);
     let (request, _) = world.start(s(0));
     request.used.set(30);
-    assert_eq!(world.lease.next(&RULES, false, s(0)), Next::Wait(Duration::from_millis(20)), "after 50 of 100");
+    assert_eq!(
+        world.lease.next(&RULES, false, s(0)),
+        Next::Wait(Duration::from_millis(20)),
+        "after 50 of 100"
+    );
     request.used.set(50);
     world.renew(s(1));
     assert_eq!(world.lease.next(&RULES, false, s(1)), Next::Wait(s(1) + Duration::from_millis(50)));
@@ -139,18 +170,24 @@ fn what_runs_is_settled_at_least_every_half_hold() {
     request.used.set(700);
     world.renew(s(1));
     assert_eq!(request.denied.get(), Some(Denial { asked_at: s(1), answered: true }));
-    let Next::Wait(at) = world.lease.next(&RULES, false, s(1)) else { panic!("it has just been told") };
+    let Next::Wait(at) = world.lease.next(&RULES, false, s(1)) else {
+        panic!("it has just been told")
+    };
     assert_eq!(at, s(1) + RULES.pause());
 }
 
 #[test]
-fn one_that_ends_with_more_than_its_slice_is_billed_when_the_ledger_has_said_how_much_can_be_paid() {
+fn one_that_ends_with_more_than_its_slice_is_billed_when_the_ledger_has_said_how_much_can_be_paid()
+{
     for (limit, used, billed) in [(1_000, 340, 340), (250, 340, 250), (100, 340, 100)] {
         let mut world = World::new(limit);
         let (request, key) = world.start(s(0));
         request.used.set(used);
         assert!(matches!(world.lease.end(key, true, s(1)), Some(Closing::Pending)));
-        assert!(request.ended.get() && !world.lease.is_running() && world.lease.engaged() == 0, "it runs no more");
+        assert!(
+            request.ended.get() && !world.lease.is_running() && world.lease.engaged() == 0,
+            "it runs no more"
+        );
         assert!(!world.lease.is_settled() && world.lease.next(&RULES, false, s(1)) == Next::Renew);
         // One that is lost is asked again.
         let lost = world.send(s(1));
@@ -161,7 +198,11 @@ fn one_that_ends_with_more_than_its_slice_is_billed_when_the_ledger_has_said_how
         world.renew(s(4));
         assert_eq!(world.settled_and_held(), (billed, 0), "of {limit}");
         assert!(world.lease.unreported().is_zero() && world.lease.unfinished().count() == 0);
-        assert_eq!(world.lease.next(&RULES, true, s(5)), Next::Renew, "where its node ends, it says goodbye");
+        assert_eq!(
+            world.lease.next(&RULES, true, s(5)),
+            Next::Renew,
+            "where its node ends, it says goodbye"
+        );
     }
 }
 
@@ -170,7 +211,9 @@ fn who_was_told_no_already_is_billed_at_once() {
     let mut world = World::new(100);
     let (request, key) = world.start(s(0));
     request.used.set(340);
-    let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, false, s(1)) else { panic!("nobody is asked") };
+    let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, false, s(1)) else {
+        panic!("nobody is asked")
+    };
     assert_eq!(billed.cost, nanos(100));
 }
 
@@ -182,7 +225,9 @@ fn what_another_one_left_pays_without_a_question() {
     let (request, key) = world.start(s(0));
     request.used.set(170);
     world.lease.end(other, true, s(1));
-    let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(1)) else { panic!("there is enough here") };
+    let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(1)) else {
+        panic!("there is enough here")
+    };
     assert_eq!(billed.cost, nanos(170));
 }
 
@@ -199,13 +244,16 @@ fn a_shutdown_asks_too_and_what_is_never_answered_is_billed_as_far_as_its_slice(
         } else {
             assert!(world.lease.give_up().is_empty());
         }
-        let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(2)) else { panic!("it is over") };
+        let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(2)) else {
+            panic!("it is over")
+        };
         assert_eq!(billed.cost, nanos(if answered { 340 } else { 100 }));
         assert!(world.lease.end(key, true, s(2)).is_none(), "once");
     }
 }
 
-/// Two need more; the ledger is asked for one. What it gives is that one's, also if the other has come to need more meanwhile and is looked at first.
+/// Two need more; the ledger is asked for one. What it gives is that one's, also if the other has
+/// come to need more meanwhile and is looked at first.
 #[test]
 fn what_an_answer_grants_goes_to_those_it_was_asked_for() {
     let mut world = World::new(360);
@@ -223,8 +271,16 @@ fn what_an_answer_grants_goes_to_those_it_was_asked_for() {
     let renewal = world.send(s(2));
     second.used.set(120);
     let served = world.answer(&renewal, s(2));
-    assert_eq!((served.admitted.len(), served.refused.len()), (1, 0), "what is there is one's who waited: {served:?}");
-    assert_eq!((first.denied.get(), second.denied.get()), (None, None), "and nobody else was told no");
+    assert_eq!(
+        (served.admitted.len(), served.refused.len()),
+        (1, 0),
+        "what is there is one's who waited: {served:?}"
+    );
+    assert_eq!(
+        (first.denied.get(), second.denied.get()),
+        (None, None),
+        "and nobody else was told no"
+    );
     assert!(world.lease.run_mut(second_key).is_some());
 }
 

@@ -30,16 +30,22 @@ pub struct Process {
 enum Ends {
     /// Its own child is what is to be ended: `cargo run` passes no signals on.
     ByItsChild,
-    /// The driver is asked to, at this port, and ends its browsers first; killed, it would leave them.
+    /// The driver is asked to, at this port, and ends its browsers first; killed, it would leave
+    /// them.
     ByRequest(u16),
 }
 
 impl Process {
     fn start(command: &mut Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         let (send, lines) = channel();
         let output = BufReader::new(child.stdout.take().expect("piped"));
-        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| send.send(line)));
+        std::thread::spawn(move || {
+            output.lines().map_while(Result::ok).try_for_each(|line| send.send(line))
+        });
         Self { child, lines, ends: Ends::ByItsChild }
     }
 
@@ -47,7 +53,10 @@ impl Process {
     fn says(&self, text: &str, within: Duration) -> String {
         let until = Instant::now() + within;
         loop {
-            let line = self.lines.recv_timeout(until.saturating_duration_since(Instant::now())).expect("it goes on");
+            let line = self
+                .lines
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+                .expect("it goes on");
             if let Some((_, after)) = line.split_once(text) {
                 return after.to_owned();
             }
@@ -88,9 +97,15 @@ pub fn example(plan: &Path) -> (Process, String) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut command = Command::new(env!("CARGO"));
     command.args(["run", "--quiet", "--example", "axum"]).current_dir(root);
-    command.env("ADDR", "127.0.0.1:0").env("PLAN", plan).env_remove("REDIS_URL").env_remove("TOKENS");
+    command
+        .env("ADDR", "127.0.0.1:0")
+        .env("PLAN", plan)
+        .env_remove("REDIS_URL")
+        .env_remove("TOKENS");
     // What cargo told this test of its own package would have dependencies built anew.
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+    for (name, _) in std::env::vars()
+        .filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
+    {
         command.env_remove(name);
     }
     let process = Process::start(&mut command);
@@ -123,12 +138,22 @@ impl WebDriverCompatibleCommand for Chrome {
 }
 
 /// Browsers are narrow and wide, their users' eyes used to light and dark.
-const LOOKS: [(&str, u32, &str); 4] = [("wide", 1280, "light"), ("wide", 1280, "dark"), ("narrow", 390, "light"), ("narrow", 390, "dark")];
+const LOOKS: [(&str, u32, &str); 4] = [
+    ("wide", 1280, "light"),
+    ("wide", 1280, "dark"),
+    ("narrow", 390, "light"),
+    ("narrow", 390, "dark"),
+];
 
 impl Browser {
     pub async fn open(name: &str, url: &str) -> Self {
-        let mut driver = Process::start(Command::new("chromedriver").arg("--port=0").stderr(Stdio::null()));
-        let port = driver.says("started successfully on port ", Duration::from_secs(30)).trim_end_matches('.').parse().expect("a port");
+        let mut driver =
+            Process::start(Command::new("chromedriver").arg("--port=0").stderr(Stdio::null()));
+        let port = driver
+            .says("started successfully on port ", Duration::from_secs(30))
+            .trim_end_matches('.')
+            .parse()
+            .expect("a port");
         driver.ends = Ends::ByRequest(port);
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let (downloads, pictures) = (folder.join("downloads"), folder.join("pictures"));
@@ -158,7 +183,13 @@ impl Browser {
     }
 
     pub async fn says(&self, css: &str) -> String {
-        self.client.find(Locator::Css(css)).await.unwrap_or_else(|error| panic!("{css}: {error}")).text().await.unwrap()
+        self.client
+            .find(Locator::Css(css))
+            .await
+            .unwrap_or_else(|error| panic!("{css}: {error}"))
+            .text()
+            .await
+            .unwrap()
     }
 
     pub async fn has(&self, css: &str) -> bool {
@@ -166,7 +197,13 @@ impl Browser {
     }
 
     pub async fn click(&self, css: &str) {
-        self.client.find(Locator::Css(css)).await.unwrap_or_else(|error| panic!("{css}: {error}")).click().await.unwrap();
+        self.client
+            .find(Locator::Css(css))
+            .await
+            .unwrap_or_else(|error| panic!("{css}: {error}"))
+            .click()
+            .await
+            .unwrap();
     }
 
     /// Waits until an element says what it is to say.
@@ -180,7 +217,11 @@ impl Browser {
             if says(&text) {
                 return text;
             }
-            assert!(Instant::now() < limit, "{css} says {text:?}; the page: {}", self.client.source().await.unwrap());
+            assert!(
+                Instant::now() < limit,
+                "{css} says {text:?}; the page: {}",
+                self.client.source().await.unwrap()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -191,7 +232,10 @@ impl Browser {
     }
 
     pub async fn devtools(&self, command: &str, params: Value) -> Value {
-        self.client.issue_cmd(Chrome("goog/cdp/execute", json!({ "cmd": command, "params": params }))).await.unwrap()
+        self.client
+            .issue_cmd(Chrome("goog/cdp/execute", json!({ "cmd": command, "params": params })))
+            .await
+            .unwrap()
     }
 
     /// Signs in as a person does.
@@ -202,43 +246,78 @@ impl Browser {
         self.until("#account", |account| !account.is_empty()).await;
     }
 
-    /// Looks at the page in every look: pictures are kept, nothing is cut off, all text can be read.
+    /// Looks at the page in every look: pictures are kept, nothing is cut off, all text can be
+    /// read.
     pub async fn look(&self, state: &str) {
         self.devtools("Emulation.setScrollbarsHidden", json!({ "hidden": true })).await;
         for (width_name, width, scheme) in LOOKS {
-            let metrics = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
+            let metrics =
+                json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false });
             self.devtools("Emulation.setDeviceMetricsOverride", metrics).await;
-            let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+            let features =
+                json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
             self.devtools("Emulation.setEmulatedMedia", features).await;
-            let picture = self.devtools("Page.captureScreenshot", json!({ "captureBeyondViewport": true })).await;
+            let picture = self
+                .devtools("Page.captureScreenshot", json!({ "captureBeyondViewport": true }))
+                .await;
             let name = self.pictures.join(format!("{state}-{width_name}-{scheme}.png"));
-            std::fs::write(name, BASE64_STANDARD.decode(picture["data"].as_str().unwrap()).unwrap()).unwrap();
+            std::fs::write(
+                name,
+                BASE64_STANDARD.decode(picture["data"].as_str().unwrap()).unwrap(),
+            )
+            .unwrap();
             let wider = self.run("return document.documentElement.scrollWidth - document.documentElement.clientWidth").await;
             assert_eq!(wider, 0, "{state}, {width_name}: the page itself does not scroll sideways");
             let faint = self.run(include_str!("contrast.js")).await;
-            assert_eq!(faint, json!([]), "{state}, {width_name}, {scheme}: text that is hard to read");
+            assert_eq!(
+                faint,
+                json!([]),
+                "{state}, {width_name}, {scheme}: text that is hard to read"
+            );
         }
         self.devtools("Emulation.clearDeviceMetricsOverride", json!({})).await;
         self.devtools("Emulation.setEmulatedMedia", json!({ "features": [] })).await;
     }
 
-    /// The tree that screen readers are given: role, name, description and value of each node, in order.
+    /// The tree that screen readers are given: role, name, description and value of each node, in
+    /// order.
     pub async fn tree(&self) -> Vec<Node> {
         let tree = self.devtools("Accessibility.getFullAXTree", json!({})).await;
-        let text = |node: &Value, field: &str| node[field]["value"].as_str().unwrap_or_default().to_owned();
-        let nodes = tree["nodes"].as_array().unwrap().iter().filter(|node| node["ignored"] == false);
-        let nodes = nodes.filter(|node| !["StaticText", "InlineTextBox"].contains(&node["role"]["value"].as_str().unwrap_or_default()));
-        nodes.map(|node| Node { role: text(node, "role"), name: text(node, "name"), description: text(node, "description") }).collect()
+        let text = |node: &Value, field: &str| {
+            node[field]["value"].as_str().unwrap_or_default().to_owned()
+        };
+        let nodes =
+            tree["nodes"].as_array().unwrap().iter().filter(|node| node["ignored"] == false);
+        let nodes = nodes.filter(|node| {
+            !["StaticText", "InlineTextBox"]
+                .contains(&node["role"]["value"].as_str().unwrap_or_default())
+        });
+        nodes
+            .map(|node| Node {
+                role: text(node, "role"),
+                name: text(node, "name"),
+                description: text(node, "description"),
+            })
+            .collect()
     }
 
     /// What the browser complained of, and should not have.
     pub async fn complaints(&self) -> Vec<String> {
-        let log = self.client.issue_cmd(Chrome("se/log", json!({ "type": "browser" }))).await.unwrap();
-        let entries = log.as_array().unwrap().iter().map(|entry| entry["message"].as_str().unwrap_or_default().to_owned());
+        let log =
+            self.client.issue_cmd(Chrome("se/log", json!({ "type": "browser" }))).await.unwrap();
+        let entries = log
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|entry| entry["message"].as_str().unwrap_or_default().to_owned());
         // Denials, and the answer that ends where credits do.
-        let denials = ["400", "401", "402", "403", "422"].map(|status| format!("the server responded with a status of {status}"));
-        let expected = [&denials[..], &["net::ERR_INCOMPLETE_CHUNKED_ENCODING".to_owned()]].concat();
-        entries.filter(|message| !expected.iter().any(|expected| message.contains(&**expected))).collect()
+        let denials = ["400", "401", "402", "403", "422"]
+            .map(|status| format!("the server responded with a status of {status}"));
+        let expected =
+            [&denials[..], &["net::ERR_INCOMPLETE_CHUNKED_ENCODING".to_owned()]].concat();
+        entries
+            .filter(|message| !expected.iter().any(|expected| message.contains(&**expected)))
+            .collect()
     }
 
     pub async fn close(self) {
