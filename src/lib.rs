@@ -21,6 +21,7 @@ pub mod plan;
 mod redis_server;
 mod rejection;
 mod reload;
+mod terms;
 mod threshold;
 
 pub use self::{
@@ -34,7 +35,7 @@ pub use self::{
     ledger::{
         AccountSummary, Accounts, AccountsPage, Amendment, Answer, Answering, Book, Cursor, Grant,
         LeaseId, Ledger, LedgerError, LineKey, MOST_LINES, MemoryLedger, Outcome, Record, Refund,
-        Renewal, Standing, Statement, StatementLine, StatementRefund, Terms, Usage, UsageLine,
+        Renewal, Standing, Statement, StatementLine, StatementRefund, Usage, UsageLine,
     },
     meter::{
         ComputeClock, ComputeTime, ConfigError, CreditMeter, CreditMeterBuilder, CreditService,
@@ -47,6 +48,7 @@ pub use self::{
         RequestCap, RequestQuota, Tier, WhenUsedUp, Workload,
     },
     rejection::{DenialFormat, Rejection},
+    terms::Terms,
     threshold::{Threshold, ThresholdReached},
 };
 #[cfg(feature = "redis")]

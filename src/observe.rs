@@ -5,14 +5,9 @@
 //! to the recorder of the `metrics` facade that the host installed. Their labels have few values:
 //! accounts, models and paths are in the events only.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use crate::{
-    lease::Ended,
-    ledger::{Answer, LedgerError, Outcome},
-    meter::{Ending, Metering, Usual},
-    rejection::Rejection,
-};
+use crate::{Account, Credits, Name};
 
 /// Numbers for the host's recorder. Names have the prefix `tower_credits_`, and their unit where
 /// they have one.
@@ -74,54 +69,71 @@ pub(crate) fn describe() {
     meters::describe();
 }
 
+/// A metered request that ended and was billed.
+pub(crate) struct MeteredRequest<'a> {
+    pub(crate) account: &'a Account,
+    pub(crate) subject: &'a Name,
+    pub(crate) tier: &'a Name,
+    pub(crate) model: &'a Name,
+    pub(crate) hardware: &'a Name,
+    pub(crate) feature: &'a Name,
+    pub(crate) compute: Duration,
+    /// Compute time beyond what was on hold for it.
+    pub(crate) overshoot: Duration,
+    pub(crate) cost: Credits,
+    pub(crate) left: Credits,
+    pub(crate) status: Option<u16>,
+    /// How it ended: for people, and as a label.
+    pub(crate) end: (&'a dyn fmt::Debug, &'static str),
+}
+
 /// A metered request ended.
-pub(crate) fn ended(ending: &Ending, ended: &Ended<Metering>) {
-    let Some(usage) = ended.billed else { return };
-    let Usual { account, subject, tier, workload, .. } = &*ended.run.usual;
-    let compute = Duration::from_micros(usage.compute_micros);
-    // Beyond the compute time that its slice paid for.
-    let overshoot = || compute.saturating_sub(ended.run.runway_of_slice());
+pub(crate) fn ended(request: &MeteredRequest<'_>) {
+    let MeteredRequest { account, subject, tier, model, hardware, feature, .. } = request;
     tracing::info!(
         target: "tower_credits",
         %account,
         %subject,
-        tier = %tier.name,
-        model = %workload.model,
-        hardware = %workload.hardware,
-        feature = %workload.feature,
-        compute_seconds = compute.as_secs_f64(),
-        overshoot_seconds = overshoot().as_secs_f64(),
-        cost = %usage.cost,
-        left = %ended.standing.left(ended.unreported),
-        status = ending.status.map(|status| status.as_u16()),
-        end = ?ending.end,
+        %tier,
+        %model,
+        %hardware,
+        %feature,
+        compute_seconds = request.compute.as_secs_f64(),
+        overshoot_seconds = request.overshoot.as_secs_f64(),
+        cost = %request.cost,
+        left = %request.left,
+        status = request.status,
+        end = ?request.end.0,
         "metered"
     );
     #[cfg(feature = "metrics")]
     {
-        let (tier, hardware) = (tier.name.shared(), workload.hardware.shared());
+        let (tier, hardware) = (tier.shared(), hardware.shared());
         let tags = [("tier", tier.clone()), ("hardware", hardware.clone())];
-        meters::counter!(meters::COMPUTE, &tags).increment(usage.compute_micros);
-        meters::counter!(meters::COST, &tags).increment(usage.cost.as_nano_usd().unsigned_abs());
-        if !overshoot().is_zero() {
-            meters::histogram!(meters::OVERSHOOT, &tags).record(overshoot().as_secs_f64());
+        let micros = u64::try_from(request.compute.as_micros()).unwrap_or(u64::MAX);
+        meters::counter!(meters::COMPUTE, &tags).increment(micros);
+        meters::counter!(meters::COST, &tags).increment(request.cost.as_nano_usd().unsigned_abs());
+        if !request.overshoot.is_zero() {
+            meters::histogram!(meters::OVERSHOOT, &tags).record(request.overshoot.as_secs_f64());
         }
-        meters::counter!(meters::REQUESTS, "tier" => tier, "hardware" => hardware, "end" => ending.end.as_str()).increment(1);
+        let end = request.end.1;
+        meters::counter!(meters::REQUESTS, "tier" => tier, "hardware" => hardware, "end" => end)
+            .increment(1);
     }
 }
 
 /// A request was denied before its service was called.
-pub(crate) fn denied(rejection: &Rejection, path: &str) {
-    tracing::info!(target: "tower_credits", reason = rejection.reason(), path = shortened(path), "denied");
+pub(crate) fn denied(reason: &'static str, path: &str) {
+    tracing::info!(target: "tower_credits", reason, path = shortened(path), "denied");
     #[cfg(feature = "metrics")]
-    meters::counter!(meters::DENIED, "reason" => rejection.reason()).increment(1);
+    meters::counter!(meters::DENIED, "reason" => reason).increment(1);
 }
 
 /// A request passed that would have been denied but for shadow mode.
-pub(crate) fn would_deny(rejection: &Rejection) {
-    tracing::warn!(target: "tower_credits", reason = rejection.reason(), "would be denied");
+pub(crate) fn would_deny(reason: &'static str) {
+    tracing::warn!(target: "tower_credits", reason, "would be denied");
     #[cfg(feature = "metrics")]
-    meters::counter!(meters::WOULD_DENY, "reason" => rejection.reason()).increment(1);
+    meters::counter!(meters::WOULD_DENY, "reason" => reason).increment(1);
 }
 
 /// A file that is followed has changed, and counts. `entries` is how many it had and has.
@@ -161,25 +173,7 @@ pub(crate) fn ledger_expected() {
 }
 
 /// A renewal was answered, or given up.
-pub(crate) fn renewed(answer: &Result<Answer, LedgerError>, took: Duration) {
-    let outcome = match answer {
-        Ok(answer) => match answer.outcome {
-            Outcome::Renewed { .. } => "renewed",
-            Outcome::Forgotten => "forgotten",
-            Outcome::Superseded => "superseded",
-            Outcome::Late => "late",
-            Outcome::NotBegun => "not_begun",
-            Outcome::Closed => "closed",
-            Outcome::Erased => "erased",
-        },
-        Err(LedgerError::Deadline(_)) => "deadline",
-        Err(LedgerError::Unreachable { .. }) => "unreachable",
-        Err(LedgerError::Failed { .. }) => "failed",
-        Err(LedgerError::Unfit(_)) => "unfit",
-        Err(LedgerError::Refused(_) | LedgerError::Malformed(_) | LedgerError::TooLarge(_)) => {
-            "refused"
-        }
-    };
+pub(crate) fn renewed(outcome: &'static str, took: Duration) {
     tracing::trace!(target: "tower_credits", outcome, seconds = took.as_secs_f64(), "renewal");
     #[cfg(feature = "metrics")]
     meters::histogram!(meters::RENEWAL, "outcome" => outcome).record(took.as_secs_f64());

@@ -104,6 +104,9 @@ impl<B: Beside> Drop for Duty<B> {
 /// How many cells are looked at to make room for one.
 const MOST_LOOKED_AT: usize = 16;
 
+/// How long a shutdown tries to settle.
+pub(super) const GRACE: Duration = Duration::from_secs(5);
+
 /// Requests are admitted.
 pub(super) const OPEN: u8 = 0;
 /// Nobody can ask any more; what runs goes on.

@@ -3,13 +3,12 @@
 use std::{
     fmt,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
 
 use tokio::time::timeout;
 
 use super::{
-    desk::{Beside, CLOSING, Desk, OPEN, ORPHANED, Shared},
+    desk::{Beside, CLOSING, Desk, GRACE, OPEN, ORPHANED, Shared},
     herald::Watch,
     lease::{Lease, Served},
     rules::LeaseRules,
@@ -17,9 +16,6 @@ use super::{
     worker::Worker,
 };
 use crate::{Account, Credits, Period, clock::Time, ledger::Ledger};
-
-/// How long a shutdown tries to settle.
-pub(super) const GRACE: Duration = Duration::from_secs(5);
 
 /// The handle of a [`Worker`]. When the last one is dropped, the worker settles what is left and
 /// ends.

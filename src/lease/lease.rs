@@ -8,8 +8,6 @@
 
 mod renewal;
 
-pub(super) use self::renewal::A_LITTLE;
-
 use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 
 use slab::Slab;

@@ -30,11 +30,10 @@ use tokio::{
 
 use super::{
     breaker::Breaker,
-    desk::{Beside, CLOSING, Cell, Duty, Inner, OPEN, Shared, Verdict},
+    desk::{Beside, CLOSING, Cell, Duty, GRACE, Inner, OPEN, Shared, Verdict},
     herald::{Answered, Herald},
-    keeper::GRACE,
-    lease::{A_LITTLE, Next},
-    rules::LeaseRules,
+    lease::Next,
+    rules::{A_LITTLE, LeaseRules},
     seat::tell,
 };
 use crate::{
@@ -396,7 +395,9 @@ where
         let Landed { cell, lease: id, seq, awaited, answer, took } = landed;
         self.awaited -= usize::from(awaited);
         let (now, rules) = (self.shared.now(), self.shared.rules);
-        observe::renewed(&answer, took);
+        let outcome =
+            answer.as_ref().map_or_else(LedgerError::label, |answer| answer.outcome.label());
+        observe::renewed(outcome, took);
         let is_away = matches!(&answer, Err(error) if error.is_outage());
         if is_away {
             self.breaker.failed(cell.id, now);

@@ -4,23 +4,17 @@
 //! periods. `redis/renew.lua` is the same function, line for line, and the two are compared state
 //! for state on random histories: change both or neither.
 
-mod holds;
-mod leases;
+use std::{collections::BTreeMap, time::Duration};
 
-use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
-
-#[cfg(feature = "redis")]
-pub(super) use self::{holds::Hold, leases::Beside};
-pub(super) use self::{
+use super::{
+    Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MOST_LINES, Outcome, Refund, Renewal,
+    SHARE, Standing, Usage, UsageLine,
+    agreed::Agreed,
     holds::{Holds, is_live},
     leases::{Entry, Leases, Sums},
-};
-use super::{
-    Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MOST_LINES, Outcome, Renewal, SHARE,
-    Standing, Terms, Usage, UsageLine,
     record::{Pledge, Record},
 };
-use crate::{Credits, Name, Period};
+use crate::{Credits, Name, Period, Terms};
 
 /// After how long it is noted that the same terms were said again.
 const SAID_AGAIN: Duration = Duration::from_secs(10);
@@ -59,31 +53,6 @@ pub struct Book {
     pub(super) claims: BTreeMap<Name, LeaseId>,
     /// The most lines that are kept apart.
     pub(super) most_lines: usize,
-}
-
-/// What an account may use in a month.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Agreed {
-    pub(super) terms: Terms,
-    pub(super) seats: NonZeroU32,
-    pub(super) said: Duration,
-}
-
-impl Agreed {
-    /// Included credits, seats counted.
-    pub(super) fn included(&self) -> Credits {
-        let seats = if self.terms.per_seat { self.seats.get() } else { 1 };
-        self.terms.included.checked_mul(seats).unwrap_or(Credits::MAX)
-    }
-}
-
-/// A correction of what a month cost.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refund {
-    /// How much.
-    pub amount: Credits,
-    /// Why, for people.
-    pub reason: Name,
 }
 
 impl Book {

@@ -3,11 +3,7 @@
 
 use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
 
-use super::{
-    LATE,
-    book::{Agreed, is_live},
-    whole_millis,
-};
+use super::{LATE, agreed::Agreed, holds::is_live, whole_millis};
 use crate::{Credits, Name, Period};
 
 /// What an account keeps across periods.

@@ -254,7 +254,7 @@ impl CreditMeter {
         if !self.inner.settings.shadow {
             return Err(rejection);
         }
-        observe::would_deny(&rejection);
+        observe::would_deny(rejection.reason());
         Ok(None)
     }
 

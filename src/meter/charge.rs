@@ -29,7 +29,7 @@ use crate::{
     lease::{self, Beside, Denial, Ended, Run, RunId, Seat},
     ledger::{LineKey, Standing, Usage},
     limit::RequestRate,
-    observe,
+    observe::{self, MeteredRequest},
     rejection::Rejection,
 };
 
@@ -50,8 +50,7 @@ pub enum End {
 }
 
 impl End {
-    /// Its name as a label of metrics.
-    #[cfg(feature = "metrics")]
+    /// Its name as a label.
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Complete => "complete",
@@ -101,7 +100,7 @@ impl Beside for Kept {
 
     fn settled(&self, ended: Ended<Metering>) {
         if let Some(ending) = ended.run.ending {
-            observe::ended(&ending, &ended);
+            report(&ending, &ended);
         }
     }
 }
@@ -742,9 +741,30 @@ impl Charge {
         // If the ledger is asked first how much of it can be paid: all of it, as far as is known.
         self.billed = ended.as_ref().map_or(used, |ended| ended.billed);
         let ended = ended?;
-        observe::ended(&ending, &ended);
+        report(&ending, &ended);
         Some(ended)
     }
+}
+
+/// Tells the operator of a request that ended, if it was billed.
+fn report(ending: &Ending, ended: &Ended<Metering>) {
+    let Some(usage) = ended.billed else { return };
+    let Usual { account, subject, tier, workload, .. } = &*ended.run.usual;
+    let compute = Duration::from_micros(usage.compute_micros);
+    observe::ended(&MeteredRequest {
+        account,
+        subject,
+        tier: &tier.name,
+        model: &workload.model,
+        hardware: &workload.hardware,
+        feature: &workload.feature,
+        compute,
+        overshoot: compute.saturating_sub(ended.run.runway_of_slice()),
+        cost: usage.cost,
+        left: ended.standing.left(ended.unreported),
+        status: ending.status.map(|status| status.as_u16()),
+        end: (&ending.end, ending.end.as_str()),
+    });
 }
 
 /// What the host says, or that it is billed if that panics: in a drop while a handler panics, too,

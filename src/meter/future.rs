@@ -266,7 +266,7 @@ where
             }
         }
         Err(rejection) => {
-            observe::denied(&rejection, request.uri().path());
+            observe::denied(rejection.reason(), request.uri().path());
             let style = style.for_caller(request.headers());
             let response = finish(rejection.into_response(style), None, manner);
             // A gRPC stream has no end before its answer, and its protocol no need of one.
@@ -318,7 +318,7 @@ impl Call {
         match unkept {
             Some(mut charge) if self.manner.shadow => {
                 charge.close(End::Complete);
-                observe::would_deny(&Rejection::UnmeteredUpgrade);
+                observe::would_deny(Rejection::UnmeteredUpgrade.reason());
                 response.map(MeterBody::free)
             }
             Some(mut charge) => {

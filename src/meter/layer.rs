@@ -186,7 +186,7 @@ impl CreditMeter {
         });
         match paid {
             Err(error) if self.inner.settings.shadow => {
-                observe::would_deny(&error.into());
+                observe::would_deny(crate::Rejection::from(error).reason());
                 Ok(identity)
             }
             paid => paid,

@@ -47,4 +47,3 @@ pub use self::{
     layer::CreditMeter,
     service::CreditService,
 };
-pub(crate) use self::{charge::Metering, usual::Usual};

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 
 use http::HeaderMap;
 
-use super::{Classification, Plan};
+use super::{
+    catalog::Catalog,
+    routes::{Classification, Routes},
+};
 
 /// The most of them; a path that is not among them is looked for among the routes.
 const MOST: usize = 10_000;
@@ -15,11 +18,11 @@ const MOST: usize = 10_000;
 pub(super) struct ExactPaths(HashMap<Box<str>, Classification, foldhash::fast::RandomState>);
 
 impl ExactPaths {
-    pub(super) fn of(plan: &Plan, patterns: &[String]) -> Self {
-        let paths = patterns.iter().flat_map(|pattern| paths(plan, pattern));
+    pub(super) fn of(catalog: &Catalog, routes: &Routes) -> Self {
+        let paths = routes.patterns.iter().flat_map(|pattern| paths(catalog, pattern));
         // What depends on more than the path leads nowhere without its header field.
         let known = paths.take(MOST).filter_map(|path| {
-            match plan.routes.classify(plan, &path, &HeaderMap::new()) {
+            match routes.classify(catalog, &path, &HeaderMap::new()) {
                 Classification::Unknown => None,
                 known => Some((path.into(), known)),
             }
@@ -33,12 +36,12 @@ impl ExactPaths {
 }
 
 /// The paths of a pattern: itself, or with each model in the place of its only parameter.
-fn paths<'a>(plan: &'a Plan, pattern: &'a str) -> Box<dyn Iterator<Item = String> + 'a> {
+fn paths<'a>(catalog: &'a Catalog, pattern: &'a str) -> Box<dyn Iterator<Item = String> + 'a> {
     match (pattern.split_once('{'), pattern.split_once('}')) {
         (None, None) => Box::new(std::iter::once(pattern.to_owned())),
         (Some((before, _)), Some((_, after))) if !after.contains(['{', '}']) => {
             // Those that are spelled in a path as in the plan.
-            let models = plan.models.keys().filter(|model| {
+            let models = catalog.models.keys().filter(|model| {
                 model
                     .as_str()
                     .bytes()

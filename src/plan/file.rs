@@ -1,7 +1,7 @@
 //! The plan as TOML: parsed into valid values once, or refused with the line.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt::Display,
     num::NonZeroU32,
     ops::Range,
@@ -16,8 +16,7 @@ use toml::{Spanned, Value};
 
 use super::{
     DuringOutage, Midway, Plan, PlanError, PlanHandle, RequestCap, RequestQuota, Tier, WhenUsedUp,
-    exact::ExactPaths,
-    routes::{Part, Routes, Target, Template},
+    routes::{Part, Target, Template},
 };
 use crate::{
     Credits, Name, Price, observe,
@@ -182,15 +181,7 @@ fn unreadable(path: &Path, source: std::io::Error) -> PlanError {
 }
 
 fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
-    let mut plan = Plan {
-        number: 0,
-        hardware: HashMap::new(),
-        models: HashMap::new(),
-        workloads: HashMap::new(),
-        tiers: HashMap::new(),
-        routes: Routes::new(),
-        exact: ExactPaths::default(),
-    };
+    let mut plan = Plan::empty();
     for (key, hardware) in raw.hardware {
         let subject = format!("hardware `{}`", key.as_ref());
         let missing = || {
@@ -203,7 +194,7 @@ fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
             &hardware.price_per_second.ok_or_else(missing)?,
             &format!("{subject}, price_per_second"),
         )?;
-        plan.hardware.insert(name(&key, "hardware")?, Price::per_second(price));
+        plan.catalog.hardware.insert(name(&key, "hardware")?, Price::per_second(price));
     }
     for (key, model) in raw.models {
         let subject = format!("model `{}`", key.as_ref());
@@ -211,7 +202,7 @@ fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
             wrong(key.span(), format!("{subject} has no hardware: write hardware = \"<name>\""))
         })?;
         known_hardware(&plan, &hardware.span(), hardware.as_ref(), &subject)?;
-        plan.models.insert(name(&key, "model")?, name(&hardware, &subject)?);
+        plan.catalog.models.insert(name(&key, "model")?, name(&hardware, &subject)?);
     }
     for (pattern, value) in raw.routes {
         if pattern.as_ref() == "preflight" {
@@ -334,7 +325,7 @@ fn target(plan: &Plan, pattern: &Spanned<String>, value: &Spanned<Value>) -> Res
                 }
             }
             if let Some(fixed) = template.fixed()
-                && !plan.models.contains_key(fixed)
+                && !plan.catalog.models.contains_key(fixed)
             {
                 let reason = format!(
                     "{subject} leads to model `{fixed}`, which the plan does not have: add [models.{fixed}] or name another"
@@ -548,7 +539,7 @@ fn known_hardware(
     hardware: &str,
     subject: &str,
 ) -> Result<(), Wrong> {
-    if plan.hardware.contains_key(hardware) {
+    if plan.catalog.hardware.contains_key(hardware) {
         return Ok(());
     }
     let reason = format!(

@@ -7,7 +7,7 @@ use matchit::{Params, Router};
 use percent_encoding::percent_decode_str;
 
 use super::{
-    Plan, Workload,
+    catalog::{Catalog, Workload},
     spelling::{Spelling, folded},
 };
 use crate::Name;
@@ -92,14 +92,19 @@ impl Routes {
         Ok(())
     }
 
-    pub(super) fn classify(&self, plan: &Plan, path: &str, headers: &HeaderMap) -> Classification {
-        self.read(plan, path, headers).unwrap_or(Classification::Unknown)
+    pub(super) fn classify(
+        &self,
+        catalog: &Catalog,
+        path: &str,
+        headers: &HeaderMap,
+    ) -> Classification {
+        self.read(catalog, path, headers).unwrap_or(Classification::Unknown)
     }
 
     /// What a path leads to, however it is read, or why that cannot be said.
     fn read(
         &self,
-        plan: &Plan,
+        catalog: &Catalog,
         path: &str,
         headers: &HeaderMap,
     ) -> Result<Classification, Unlisted<'_>> {
@@ -108,9 +113,9 @@ impl Routes {
             Spelling::Plain => Vec::new(),
             Spelling::Ambiguous(readings) => readings,
         };
-        let found = self.lead(plan, path, headers)?;
+        let found = self.lead(catalog, path, headers)?;
         for reading in &readings {
-            let is_other = match (&found, self.lead(plan, reading, headers)) {
+            let is_other = match (&found, self.lead(catalog, reading, headers)) {
                 (Classification::Workload(one), Ok(Classification::Workload(other))) => {
                     *one != other
                 }
@@ -140,7 +145,7 @@ impl Routes {
     /// What a path leads to as it is written.
     fn lead(
         &self,
-        plan: &Plan,
+        catalog: &Catalog,
         path: &str,
         headers: &HeaderMap,
     ) -> Result<Classification, Unlisted<'_>> {
@@ -158,14 +163,14 @@ impl Routes {
             Target::Free => Ok(Classification::Free),
             Target::Refuse => Err(Unlisted::Route),
             Target::Hardware { hardware, feature } => {
-                let workload = plan.on_hardware(&Name::known("unlisted"), hardware, feature);
+                let workload = catalog.on_hardware(&Name::known("unlisted"), hardware, feature);
                 workload.map(Classification::Workload).ok_or(Unlisted::Route)
             }
             Target::Model { model, feature } => {
                 let name = model
                     .fill(parameters, headers)
                     .ok_or(Unlisted::Model { pattern, model: None })?;
-                let workload = plan.workload(&name, feature);
+                let workload = catalog.workload(&name, feature);
                 workload
                     .map(Classification::Workload)
                     .ok_or(Unlisted::Model { pattern, model: Some(name) })
@@ -193,8 +198,8 @@ impl Routes {
     }
 
     /// What to do about a path that leads nowhere, for the operator.
-    pub(super) fn advice(&self, plan: &Plan, path: &str, headers: &HeaderMap) -> String {
-        match self.read(plan, path, headers) {
+    pub(super) fn advice(&self, catalog: &Catalog, path: &str, headers: &HeaderMap) -> String {
+        match self.read(catalog, path, headers) {
             Ok(_) | Err(Unlisted::Route) => format!(
                 "the plan has no route for this path; under [routes], {path:?} = {{ model = \"<name>\" }} meters it, and {path:?} = \"free\" lets it pass \
                  unmetered"

@@ -2,6 +2,8 @@ use std::time::Duration;
 
 use http::HeaderValue;
 
+use http::HeaderMap;
+
 use super::*;
 use crate::Credits;
 

@@ -19,17 +19,21 @@ use futures_util::{
     future::{BoxFuture, FutureExt, Shared},
     stream::{FuturesUnordered, StreamExt},
 };
-use redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind};
+use redis::{FromRedisValue, RedisError};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{Door, Link, RedisServer};
+use super::{
+    RedisServer,
+    fault::{Fault, is_lost, says},
+    server::{Door, Link},
+};
 use crate::clock::until;
 
 /// The schema of keys and values that this version reads and writes.
 const SCHEMA: &str = "4";
 
 /// How long opening a connection may take; callers wait no longer than their own deadline.
-const OPENING: Duration = Duration::from_secs(5);
+pub(super) const OPENING: Duration = Duration::from_secs(5);
 
 /// How long one try is waited for before another is made beside it, at first; each time twice as
 /// long. What was sent into a hole is not answered when the hole has closed.
@@ -42,61 +46,13 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
 pub(super) const LOOKS_AGAIN: Duration = Duration::from_secs(60);
 
 /// After a connection could not be opened, callers are told so without another try for this long.
-const PAUSE: Duration = Duration::from_millis(100);
+pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 /// No deadline is further away.
 const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Calls in a row without an answer, after which a connection is thrown away.
 const SILENCES: u32 = 2;
-
-/// Why a call has no answer.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum Fault {
-    /// None came in time.
-    #[error("no answer within {0:?}")]
-    Deadline(Duration),
-    /// The server cannot be reached, or answered with an error.
-    #[error("{reason}")]
-    Failed {
-        reason: String,
-        #[source]
-        source: Option<Arc<RedisError>>,
-    },
-    /// The server, or what was said of it, is not fit to keep money.
-    #[error("{0}")]
-    Unfit(String),
-}
-
-impl Fault {
-    pub(crate) const fn failed(reason: String) -> Self {
-        Self::Failed { reason, source: None }
-    }
-
-    /// A URL that says nothing is not shown: it may hold a password.
-    pub(super) fn from_url(error: &RedisError) -> Self {
-        let remedy = "write redis://[user:password@]host[:port][/database], or rediss:// with the feature `tls`";
-        Self::Unfit(format!("the server's URL cannot be used ({error}): {remedy}"))
-    }
-
-    /// Whether the connection ended under the call: another one may answer at once.
-    pub(crate) fn is_disconnect(&self) -> bool {
-        let Self::Failed { source: Some(error), .. } = self else { return false };
-        error.is_connection_dropped() || error.is_io_error()
-    }
-}
-
-impl From<RedisError> for Fault {
-    fn from(error: RedisError) -> Self {
-        let refused = ["WRONGPASS", "NOAUTH"].into_iter().any(|word| says(&error, word));
-        let login = if refused || error.kind() == ErrorKind::AuthenticationFailed {
-            "check username and password: "
-        } else {
-            ""
-        };
-        Self::Failed { reason: format!("{login}{error}"), source: Some(Arc::new(error)) }
-    }
-}
 
 /// A connection to one server.
 pub(crate) struct Connection {
@@ -389,94 +345,4 @@ async fn check_schema(link: &mut Link, key: &str) -> Result<(), Fault> {
         "its keys have schema version {found}, and this version of tower-credits reads version {SCHEMA}: use another key prefix, or the \
          version of tower-credits that wrote them"
     )))
-}
-
-/// Whether an error says that this connection is of no more use.
-fn is_lost(error: &RedisError) -> bool {
-    let by_server = [
-        ErrorKind::Server(ServerErrorKind::ReadOnly),
-        ErrorKind::Server(ServerErrorKind::MasterDown),
-        ErrorKind::AuthenticationFailed,
-    ];
-    let words = ["READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS"];
-    if matches!(error.code(), Some("MALFORMED" | "REFUSED")) {
-        // What a script says of an account names keys and fields, which may have any text.
-        return false;
-    }
-    error.is_io_error()
-        || error.is_connection_dropped()
-        || by_server.contains(&error.kind())
-        || words.into_iter().any(|word| says(error, word))
-}
-
-/// Whether the server's error is this one. Redis 6 wraps what a script met in words of its own, and
-/// in pipelines codes stand in the text.
-pub(crate) fn says(error: &RedisError, word: &str) -> bool {
-    error.code() == Some(word) || error.detail().is_some_and(|detail| detail.contains(word))
-}
-
-/// Errors that a server gives everyone while it cannot serve.
-const OF_ALL: &[&str] = &[
-    "LOADING",
-    "BUSY",
-    "MASTERDOWN",
-    "READONLY",
-    "OOM",
-    "MISCONF",
-    "NOREPLICAS",
-    "NOAUTH",
-    "WRONGPASS",
-    "NOPERM",
-    "CLUSTERDOWN",
-];
-
-/// Whether a server has answered with an error that others need not get: it is there.
-pub(crate) fn is_of_some(error: &RedisError) -> bool {
-    error.code().is_some() && !OF_ALL.iter().any(|word| says(error, word))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
-
-    use super::*;
-
-    #[test]
-    fn what_redis_6_wraps_in_a_scripts_error_is_found_all_the_same() {
-        let error = |text: &str| {
-            RedisError::from((
-                ErrorKind::Server(ServerErrorKind::ResponseError),
-                "An error was signalled by the server",
-                text.to_owned(),
-            ))
-        };
-        let wrapped = "Error running script (call to f_1): @user_script:9: @user_script: 9: -READONLY You can't write against a read only replica.";
-        assert!(is_lost(&error(wrapped)));
-        assert!(is_lost(&error("NOAUTH Authentication required.")));
-        assert!(!is_lost(&error(
-            "Error running script (call to f_1): WRONGTYPE Operation against a key holding the wrong kind of value"
-        )));
-        assert!(!is_lost(&error("OOM command not allowed when used memory > 'maxmemory'.")));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_could_not_be_opened_is_tried_again_also_where_nobody_waited_for_it()
-    {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let server = RedisServer::from(format!("redis://{}/", listener.local_addr().unwrap()));
-        let connection = Connection::new(server, "tc").unwrap();
-        let ask = async || {
-            let ping =
-                |mut link| async move { redis::cmd("PING").query_async::<String>(&mut link).await };
-            connection.run(Duration::from_millis(250), ping).await.unwrap_err()
-        };
-        // Nothing answers there, and the caller gives up long before the opening does.
-        assert!(matches!(ask().await, Fault::Deadline(_)));
-        tokio::time::sleep(OPENING + PAUSE).await;
-        let before = std::iter::from_fn(|| listener.accept().ok()).count();
-        assert!((2..=9).contains(&before), "others are tried beside the first: {before}");
-        assert!(matches!(ask().await, Fault::Deadline(_)), "not what became of the first");
-        assert!(std::iter::from_fn(|| listener.accept().ok()).count() > 0);
-    }
 }

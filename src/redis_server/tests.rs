@@ -7,11 +7,14 @@ mod logs;
 #[allow(dead_code, unreachable_pub, reason = "the other tests use the rest")]
 pub(crate) mod redis_server;
 
-use std::time::Duration;
+use std::{net::TcpListener, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{Connection, connection::LOOKS_AGAIN};
+use super::{
+    Connection, Fault, RedisServer,
+    connection::{LOOKS_AGAIN, OPENING, PAUSE},
+};
 
 #[tokio::test]
 async fn a_server_that_is_set_to_evict_is_noticed_within_a_minute() {
@@ -40,4 +43,24 @@ async fn a_server_that_is_set_to_evict_is_noticed_within_a_minute() {
         }
     };
     assert_eq!(lines.len(), 1, "it is said, once in {LOOKS_AGAIN:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_could_not_be_opened_is_tried_again_also_where_nobody_waited_for_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let server = RedisServer::from(format!("redis://{}/", listener.local_addr().unwrap()));
+    let connection = Connection::new(server, "tc").unwrap();
+    let ask = async || {
+        let ping =
+            |mut link| async move { redis::cmd("PING").query_async::<String>(&mut link).await };
+        connection.run(Duration::from_millis(250), ping).await.unwrap_err()
+    };
+    // Nothing answers there, and the caller gives up long before the opening does.
+    assert!(matches!(ask().await, Fault::Deadline(_)));
+    tokio::time::sleep(OPENING + PAUSE).await;
+    let before = std::iter::from_fn(|| listener.accept().ok()).count();
+    assert!((2..=9).contains(&before), "others are tried beside the first: {before}");
+    assert!(matches!(ask().await, Fault::Deadline(_)), "not what became of the first");
+    assert!(std::iter::from_fn(|| listener.accept().ok()).count() > 0);
 }

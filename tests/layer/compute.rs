@@ -50,7 +50,7 @@ async fn a_reported_time_takes_precedence() {
                     }
                     match case {
                         "extension" => {
-                            drop(response.extensions_mut().insert(ComputeTime(seconds(3))))
+                            response.extensions_mut().insert(ComputeTime(seconds(3)));
                         }
                         "report" | "both" => compute.report(seconds(4)),
                         "absurd" => compute.report(Duration::MAX),

@@ -2,11 +2,33 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Inner, RedisTokens, RedisTokensError, cache::Cache, store::Store};
+use super::{
+    cache::Cache,
+    error::RedisTokensError,
+    store::Store,
+    tokens::{Inner, RedisTokens},
+};
 use crate::{
     Name,
     redis_server::{CONNECTING, Connection, PREFIX, RedisServer},
 };
+
+impl RedisTokens {
+    /// Connects to a server, with the defaults of the [builder](Self::builder).
+    ///
+    /// # Errors
+    ///
+    /// [`RedisTokensError::Server`] where the server cannot be reached within five seconds, evicts
+    /// keys, or holds keys of another schema version.
+    pub async fn connect(server: impl Into<RedisServer>) -> Result<Self, RedisTokensError> {
+        Self::builder(server).connect().await
+    }
+
+    /// Settings before connecting.
+    pub fn builder(server: impl Into<RedisServer>) -> RedisTokensBuilder {
+        RedisTokensBuilder::new(server.into())
+    }
+}
 
 /// Settings of [`RedisTokens`].
 #[derive(Clone, Debug)]

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::RedisTokensError;
+use super::error::RedisTokensError;
 use crate::identify::credentials;
 
 /// What every token begins with, so that scanners find leaked ones: `tc_[0-9a-f]{56}`.

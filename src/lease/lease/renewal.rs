@@ -7,12 +7,9 @@ use slab::Slab;
 use super::{Denial, Flight, Lease, LeaseRules, Next, Run, Served};
 use crate::{
     Credits,
-    lease::batch::Batch,
+    lease::{batch::Batch, rules::A_LITTLE},
     ledger::{Answer, LeaseId, Outcome, Renewal, SHARE, Terms},
 };
-
-/// By the ledger's clock, a renewal may act until so long after its deadline.
-pub(in crate::lease) const A_LITTLE: Duration = Duration::from_millis(100);
 
 impl<W, R: Run> Lease<W, R> {
     /// What to do next. `flush` says that nothing is waited for any more: report and give back at

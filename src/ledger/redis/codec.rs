@@ -11,7 +11,9 @@ use redis::{Cmd, ToRedisArgs};
 use super::super::{
     Amendment, Answer, Book, Grant, LeaseId, LedgerError, LineKey, Outcome, Record, Refund,
     Renewal, Standing, Terms, Usage,
-    book::{Agreed, Beside, Entry, Hold, Holds, Leases, Sums},
+    agreed::Agreed,
+    holds::{Hold, Holds},
+    leases::{Beside, Entry, Leases, Sums},
     record::Pledge,
     whole_millis,
 };

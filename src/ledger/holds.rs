@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::super::LeaseId;
+use super::LeaseId;
 use crate::Credits;
 
 /// No hold lasts longer: one that seems to was made when the ledger's clock was ahead of what it
@@ -12,34 +12,34 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 /// The holds of a period. A lease that holds nothing is not among them, so what looking through
 /// them costs depends on those that are alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::ledger) struct Holds {
-    pub(in crate::ledger) entries: BTreeMap<LeaseId, Hold>,
+pub(super) struct Holds {
+    pub(super) entries: BTreeMap<LeaseId, Hold>,
     /// By all of them.
-    pub(in crate::ledger) held: Credits,
+    pub(super) held: Credits,
     /// No hold expires before this moment: they are looked through only from then on.
-    pub(in crate::ledger) next: Option<Duration>,
+    pub(super) next: Option<Duration>,
 }
 
 /// What one lease has on hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::ledger) struct Hold {
-    pub(in crate::ledger) amount: Credits,
-    pub(in crate::ledger) expires: Duration,
+pub(super) struct Hold {
+    pub(super) amount: Credits,
+    pub(super) expires: Duration,
 }
 
 /// Says if what ends at `end` is still to be counted.
-pub(in crate::ledger) fn is_live(end: Duration, now: Duration) -> bool {
+pub(super) fn is_live(end: Duration, now: Duration) -> bool {
     now < end && end <= now + LONGEST
 }
 
 impl Holds {
     /// What a lease has on hold.
-    pub(in crate::ledger) fn of(&self, lease: LeaseId) -> Credits {
+    pub(super) fn of(&self, lease: LeaseId) -> Credits {
         self.entries.get(&lease).map_or(Credits::ZERO, |hold| hold.amount)
     }
 
     /// Releases the holds that nobody renewed in time, and adds up the others anew.
-    pub(in crate::ledger) fn release(&mut self, now: Duration) {
+    pub(super) fn release(&mut self, now: Duration) {
         let is_due = self.next.map_or(!self.held.is_zero(), |next| !is_live(next, now));
         if !is_due {
             return;

@@ -7,7 +7,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{super::LeaseId, holds::is_live};
+use super::{LeaseId, holds::is_live};
 use crate::Credits;
 
 /// How long leases whose entries were lost have to report again what they had settled. Those that
@@ -16,38 +16,38 @@ const BEHIND_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// What the ledger knows of a lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::ledger) struct Entry {
-    pub(in crate::ledger) seq: u64,
-    pub(in crate::ledger) batch: u64,
-    pub(in crate::ledger) settled: Credits,
+pub(super) struct Entry {
+    pub(super) seq: u64,
+    pub(super) batch: u64,
+    pub(super) settled: Credits,
 }
 
 /// Sums over all leases that a period ever had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::ledger) struct Sums {
+pub(super) struct Sums {
     /// What they settled.
-    pub(in crate::ledger) settled: Credits,
+    pub(super) settled: Credits,
     /// What of that was settled by leases that said goodbye, which nobody reports again.
-    pub(in crate::ledger) forgotten: Credits,
+    pub(super) forgotten: Credits,
 }
 
 /// The sums as they are kept beside the leases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(in crate::ledger) struct Beside {
-    pub(in crate::ledger) sums: Sums,
+pub(super) struct Beside {
+    pub(super) sums: Sums,
     /// If they are behind the book's, because entries were lost: until when those may be reported
     /// again.
-    pub(in crate::ledger) behind_until: Option<Duration>,
+    pub(super) behind_until: Option<Duration>,
     /// What of what they settled was debited in other months.
-    pub(in crate::ledger) moved: Credits,
+    pub(super) moved: Credits,
 }
 
 /// The leases of a period.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(in crate::ledger) struct Leases {
-    pub(in crate::ledger) entries: BTreeMap<LeaseId, Entry>,
+pub(super) struct Leases {
+    pub(super) entries: BTreeMap<LeaseId, Entry>,
     /// `None` where no lease is remembered: the book's are right then.
-    pub(in crate::ledger) beside: Option<Beside>,
+    pub(super) beside: Option<Beside>,
 }
 
 impl Sums {
