@@ -2,6 +2,7 @@
 //!
 //! Imports point down the list in CONTRIBUTING.md. `cargo test --test structure -- --nocapture`
 //! prints the picture: files, imports, circles, and the length of files and functions.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "a test")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -89,7 +90,7 @@ impl Reader<'_> {
             UseTree::Glob(_) => self.globs(before),
             UseTree::Name(name) if name.ident == "self" => self.named(before.last(), before),
             UseTree::Name(name) => {
-                self.named(Some(&name.ident.to_string()), &with(name.ident.to_string()))
+                self.named(Some(&name.ident.to_string()), &with(name.ident.to_string()));
             }
             UseTree::Rename(rename) => {
                 self.named(Some(&rename.rename.to_string()), &with(rename.ident.to_string()));

@@ -560,7 +560,7 @@ impl World {
                 self.debt += owed + request.owed.get();
                 match lease.end(key, denied.is_none(), now).unwrap() {
                     Closing::Settled(_, billed) => {
-                        self.debited += billed.unwrap().cost.as_nano_usd()
+                        self.debited += billed.unwrap().cost.as_nano_usd();
                     }
                     Closing::Pending => node.pending.push(request),
                 }
@@ -712,7 +712,7 @@ fn run(seeds: u64, setting: Setting) {
 /// by default.
 fn table(stop: bool) {
     let seeds = std::env::var("SIMULATION_SEEDS")
-        .map_or(120, |seeds| seeds.parse().expect("SIMULATION_SEEDS is a number"));
+        .map_or(97, |seeds| seeds.parse().expect("SIMULATION_SEEDS is a number"));
     for ahead in [false, true] {
         let faults: [(&[u64], bool, f64); 7] = [
             (&[], false, 0.0),

@@ -135,7 +135,7 @@ where
                     Poll::Ready(Some(Ok(frame))) => take(left, Some(frame)),
                     // It has no more to say, whatever was said of its length.
                     Poll::Ready(Some(Err(_))) if reader.is_end_stream() => {
-                        *left = SizeHint::with_exact(0)
+                        *left = SizeHint::with_exact(0);
                     }
                     Poll::Ready(_) | Poll::Pending => {}
                 }

@@ -240,7 +240,7 @@ impl First {
             Poll::Pending => {}
             Poll::Ready(None) => self.end = Some(EndOfFrames::AfterLast),
             Poll::Ready(Some(Err(error))) => {
-                (self.error, self.end) = (Some(error), Some(EndOfFrames::AfterLast))
+                (self.error, self.end) = (Some(error), Some(EndOfFrames::AfterLast));
             }
             Poll::Ready(Some(Ok(frame))) => {
                 if body.is_end_stream() {

@@ -270,7 +270,7 @@ impl CreditMeter {
                 }
             }
             Err(error) => {
-                tracing::error!(target: "tower_credits", %error, "a CreditMeter needs a tokio runtime to settle on")
+                tracing::error!(target: "tower_credits", %error, "a CreditMeter needs a tokio runtime to settle on");
             }
         }
     }

@@ -283,7 +283,7 @@ impl Pump {
             }
             Some(Err(frame)) => self.writer.end(Some(frame), end),
             None if matches!(self.rest.trailers, Trailers::Added) => {
-                self.writer.end(Some(usage()), EndOfFrames::WithLast)
+                self.writer.end(Some(usage()), EndOfFrames::WithLast);
             }
             None => self.writer.end(None, end),
         }

@@ -17,7 +17,7 @@ use super::{
     routes::{Classification, Routes},
     tier::Tier,
 };
-use crate::{Name, Price};
+use crate::Name;
 
 /// All policy as data. See the [module's](self) example, and the README for the file explained.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ impl Plan {
 
     /// The lowest price of a second that is not nothing.
     #[cfg(feature = "axum")]
-    pub(crate) fn lowest_price(&self) -> Option<Price> {
+    pub(crate) fn lowest_price(&self) -> Option<crate::Price> {
         self.catalog.lowest_price()
     }
 

@@ -79,7 +79,7 @@ where
     loop {
         match body.frame().await {
             Some(Ok(frame)) => {
-                text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap())
+                text.push_str(std::str::from_utf8(frame.data_ref().unwrap()).unwrap());
             }
             Some(Err(error)) => return (text, Some(error), Instant::now()),
             None => return (text, None, Instant::now()),
@@ -301,7 +301,7 @@ async fn a_call_of_grpc_is_cut_with_trailers_only_where_its_answer_is_grpc() {
                 "{content_type}: {frame:?}"
             ),
             Err(error) => {
-                assert!(!has_trailers && error.starts_with("cut off"), "{content_type}: {error}")
+                assert!(!has_trailers && error.starts_with("cut off"), "{content_type}: {error}");
             }
         }
         assert_eq!(settled(&meter, "alice", "quick", 1).await.used, nanos(LIMIT));

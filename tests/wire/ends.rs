@@ -118,12 +118,12 @@ impl World {
                 server
                     .serve_with_incoming_shutdown(TcpIncoming::from(listener), stopped)
                     .await
-                    .unwrap()
+                    .unwrap();
             })
         } else {
             let app = router(service).layer(layer);
             tokio::spawn(async {
-                axum::serve(listener, app).with_graceful_shutdown(stopped).await.unwrap()
+                axum::serve(listener, app).with_graceful_shutdown(stopped).await.unwrap();
             })
         };
         Self { meter, endings, work, address, stop, server }

@@ -161,7 +161,7 @@ impl Many {
                 self.events.push(Reverse((now + ROUND_TRIP, node, Event::Answered)));
             }
             Next::Wait(at) if at < Duration::MAX => {
-                self.events.push(Reverse((at, node, Event::Speaks)))
+                self.events.push(Reverse((at, node, Event::Speaks)));
             }
             Next::Wait(_) | Next::Gone => {}
         }
