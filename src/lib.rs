@@ -1,5 +1,6 @@
 //! Tower middleware that charges compute time x hardware price against a monthly credit balance, by
 //! account tier.
+#![cfg_attr(docsrs, feature(doc_cfg))]
 // The README's code is tested where the features that it uses are there.
 #![cfg_attr(all(feature = "axum", feature = "redis"), doc = "", doc = include_str!("../README.md"))]
 

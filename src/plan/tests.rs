@@ -408,3 +408,13 @@ fn a_file_that_is_wrong_is_named() {
     std::fs::remove_dir_all(&folder).unwrap();
     assert!(Plan::from_file(&path).unwrap_err().to_string().contains("cannot be read"));
 }
+
+/// The plan that the docs explain is one.
+#[test]
+fn the_plan_in_the_docs_can_be_read() {
+    let text = include_str!("../../docs/plan.md");
+    let blocks: Vec<_> = text.split("```toml\n").skip(1).collect();
+    let plan = Plan::from_toml(blocks[0].split("```").next().unwrap()).unwrap();
+    assert!(plan.tier("free").is_some() && plan.tier("pro").is_some());
+    assert_eq!(plan.classify("/health", &HeaderMap::new()), Classification::Free);
+}
