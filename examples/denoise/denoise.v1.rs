@@ -68,7 +68,8 @@ pub mod denoise_client {
         }
         /// Compress requests with the given encoding.
         ///
-        /// This requires the server to support it otherwise it might respond with an error.
+        /// This requires the server to support it otherwise it might respond with an
+        /// error.
         #[must_use]
         pub fn send_compressed(mut self, encoding: CompressionEncoding) -> Self {
             self.inner = self.inner.send_compressed(encoding);
@@ -195,8 +196,7 @@ pub mod denoise_server {
         clippy::let_unit_value,
     )]
     use tonic::codegen::*;
-    /// Generated trait containing gRPC methods that should be implemented for use with
-    /// DenoiseServer.
+    /// Generated trait containing gRPC methods that should be implemented for use with DenoiseServer.
     #[async_trait]
     pub trait Denoise: std::marker::Send + std::marker::Sync + 'static {
         /// All at once.

@@ -40,7 +40,7 @@ pub enum LedgerError {
     /// well.
     #[error("what the ledger keeps of the account cannot be read: {0}")]
     Malformed(String),
-    /// A total would be larger than [`Credits::MAX`].
+    /// A total would be larger than [`Credits::MAX`](crate::Credits::MAX).
     #[error("an amount that the ledger keeps is too large: {0}")]
     TooLarge(#[from] MoneyError),
 }

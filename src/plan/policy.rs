@@ -19,7 +19,7 @@ use super::{
 };
 use crate::Name;
 
-/// All policy as data. See the [module's](self) example, and `docs/plan.md` for the file explained.
+/// All policy as data. See the [module's](crate::plan) example, and `docs/plan.md` for the file explained.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// No other plan of this process that was read has it.
