@@ -102,7 +102,7 @@ impl Service<Asked> for Echo {
 #[derive(Clone, Copy, Debug)]
 pub struct Stream {
     pub frames: usize,
-    /// Whether each comes only after it was waited for.
+    /// `true` if each comes only after it was waited for.
     pub waits: bool,
 }
 

@@ -73,7 +73,7 @@ impl RequestRate {
 }
 
 impl RequestRate {
-    /// Whether it is as good as new.
+    /// `true` if it is as good as new.
     pub(crate) fn is_full(&self, now: Duration) -> bool {
         let first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         std::iter::successors(first.as_deref(), |filling| filling.next.as_deref())

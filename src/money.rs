@@ -56,7 +56,7 @@ impl Credits {
         self.0
     }
 
-    /// Whether this is nothing.
+    /// `true` if this is nothing.
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }

@@ -2,12 +2,13 @@
 
 use crate::Credits;
 
-/// What a tier allows an account; the account's own [`Record`](crate::Record) may add to it or narrow it.
+/// What a tier allows an account; the account's own [`Record`](crate::Record) may add to it or
+/// narrow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {
     /// Included each period.
     pub included: Credits,
-    /// Whether `included` counts once for each seat of the account.
+    /// `true` if `included` counts once for each seat of the account.
     pub per_seat: bool,
     /// What may be used beyond included and purchased credits and is charged afterwards: nothing
     /// where usage stops there, [`Credits::MAX`] where it has no limit.

@@ -29,7 +29,7 @@ struct Shown<'a> {
     /// The owner's; null where there is none.
     spending_limit_nano_usd: Option<i64>,
     seats: u32,
-    /// Whether nothing of it changes any more.
+    /// `true` if nothing of it changes any more.
     closed: bool,
     requests: u64,
     compute_seconds: f64,

@@ -275,7 +275,7 @@ impl Bill {
         matches!(self.tier.when_used_up, WhenUsedUp::PayAsYouGo(_))
     }
 
-    /// Whether it is about the caller's own account.
+    /// `true` if it is about the caller's own account.
     fn is_own(&self) -> bool {
         self.identity.account == self.caller.account
     }
@@ -413,7 +413,7 @@ fn others(bill: &Bill) -> Vec<Other<'_>> {
     others
 }
 
-/// Whether the ledger may have something of a month: 13 of them are kept.
+/// `true` if the ledger may have something of a month: 13 of them are kept.
 fn kept_for(month: Period, now: Period) -> bool {
     std::iter::successors(Some(now), |month| Some(month.previous()))
         .take(MONTHS)

@@ -35,9 +35,9 @@ pub(super) fn token_of<'a>(
     Ok(token)
 }
 
-/// Whether a request that changes something was meant: pages of other sites can make a browser send
-/// forms, cookies and passwords that it knows, but neither a bearer token nor a word of being from
-/// here.
+/// `true` if a request that changes something was meant: pages of other sites can make a browser
+/// send forms, cookies and passwords that it knows, but neither a bearer token nor a word of being
+/// from here.
 #[cfg(feature = "axum")]
 pub(crate) fn is_meant(head: RequestHead<'_>) -> bool {
     bearer(head.headers).is_ok() || origin::is_own(head)

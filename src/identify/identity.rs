@@ -150,8 +150,8 @@ impl<'a> From<&'a http::request::Parts> for RequestHead<'a> {
 }
 
 impl RequestHead<'_> {
-    /// Whether a browser asks what it may send (Fetch standard, "CORS-preflight request"). It asks
-    /// without credentials.
+    /// `true` if a browser asks what it may send (Fetch standard, "CORS-preflight request"). It
+    /// asks without credentials.
     pub(crate) fn is_preflight(&self) -> bool {
         let has = |name: HeaderName| self.headers.contains_key(name);
         let asks =

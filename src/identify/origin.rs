@@ -13,9 +13,9 @@ use super::RequestHead;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Whether a cookie may pay for this request: only where the browser says that it comes from a page
-/// of the same origin. The scheme is not compared, since a server behind a proxy does not know its
-/// own.
+/// `true` if a cookie may pay for this request: only where the browser says that it comes from a
+/// page of the same origin. The scheme is not compared, since a server behind a proxy does not know
+/// its own.
 pub(super) fn is_own(head: RequestHead<'_>) -> bool {
     let text = |name: &HeaderName| {
         let mut values = head.headers.get_all(name).iter();

@@ -39,7 +39,7 @@ impl Tally {
         }
     }
 
-    /// Whether there is none.
+    /// `true` if there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.recent.is_empty()
     }

@@ -52,7 +52,7 @@ impl Breaker {
         self.failures >= FAILURES
     }
 
-    /// Whether another renewal may be sent.
+    /// `true` if another renewal may be sent.
     pub(super) fn allows(&self, in_flight: usize, now: Duration) -> bool {
         if self.is_open() {
             in_flight == 0 && now >= self.next_try

@@ -152,7 +152,7 @@ pub(super) struct Inner<B: Beside> {
 pub(crate) trait Beside: Default {
     /// A request that runs on the lease.
     type Run: Run + Send;
-    /// Whether nothing is lost when it is thrown away and made anew.
+    /// `true` if nothing is lost when it is thrown away and made anew.
     fn is_spent(&self, now: Duration) -> bool;
     /// A request was billed that had ended before, with more used than was on hold for it.
     fn settled(&self, ended: Ended<Self::Run>);

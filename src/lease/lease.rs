@@ -36,7 +36,7 @@ pub(crate) trait Run {
     fn denied(&mut self, denial: Denial);
     /// It was admitted as soon as it asked, and begins now.
     fn begins(&mut self, _now: Duration) {}
-    /// Whether it is billed no more than its slice.
+    /// `true` if it is billed no more than its slice.
     fn stops(&self) -> bool;
     /// What it used so far, if that can be settled before it ends.
     fn settleable(&self, now: Duration) -> Option<Usage>;
@@ -54,7 +54,7 @@ pub(crate) trait Run {
 pub(crate) struct Denial {
     /// When it was asked.
     pub(crate) asked_at: Duration,
-    /// Whether it answered. If not, its deadline has passed.
+    /// `true` if it answered. If not, its deadline has passed.
     pub(crate) answered: bool,
 }
 
@@ -252,7 +252,7 @@ impl<W, R: Run> Lease<W, R> {
         self.id
     }
 
-    /// Whether it said goodbye: requests need a new lease.
+    /// `true` if it said goodbye: requests need a new lease.
     pub(crate) fn is_leaving(&self) -> bool {
         self.leaving || self.gone
     }
@@ -299,7 +299,7 @@ impl<W, R: Run> Lease<W, R> {
         !self.waiting.is_empty()
     }
 
-    /// Whether the keeper has yet to hear that there is something to report.
+    /// `true` if the keeper has yet to hear that there is something to report.
     pub(crate) fn is_newly_dirty(&self, now: Duration) -> bool {
         self.in_flight.is_none() && self.dirty_since == Some(now)
     }
@@ -338,7 +338,7 @@ impl<W, R: Run> Lease<W, R> {
         }
     }
 
-    /// Whether so much of what was held ahead is taken that the ledger is to be asked for more.
+    /// `true` if so much of what was held ahead is taken that the ledger is to be asked for more.
     pub(crate) fn is_low(&self) -> bool {
         // After a failure, the next try asks for more anyway.
         self.spare() < self.low && self.unacknowledged.is_none()

@@ -20,9 +20,9 @@ pub(crate) struct LeaseRules {
     pub(crate) admit_for: Duration,
     /// How long the ledger keeps a hold without hearing of the lease. Default 10 min.
     pub(crate) ttl: Duration,
-    /// Whether leases ask for more than running requests own.
+    /// The surplus that leases ask for beyond what running requests own, if any.
     pub(crate) ahead: Option<Ahead>,
-    /// Whether leases of a node that ends say goodbye once they are settled.
+    /// `true` if leases of a node that ends say goodbye once they are settled.
     pub(crate) farewell: bool,
 }
 

@@ -41,13 +41,13 @@ struct Setting {
     down: &'static [u64],
     failover: bool,
     loss: f64,
-    /// Whether nodes stand still now and then, and services report what was not measured.
+    /// `true` if nodes stand still now and then, and services report what was not measured.
     jolts: bool,
-    /// Whether the ledger's storage loses its book, its leases or its holds now and then, or what
+    /// `true` if the ledger's storage loses its book, its leases or its holds now and then, or what
     /// was written to them last.
     losses: bool,
-    /// Whether nodes are shut down now and then, and the ledger's clock is up to an hour off for a
-    /// while.
+    /// `true` if nodes are shut down now and then, and the ledger's clock is up to an hour off for
+    /// a while.
     glitches: bool,
 }
 
@@ -69,7 +69,7 @@ struct Outcome {
 struct Request {
     stop: bool,
     length: i64,
-    /// Whether it is settled as it goes.
+    /// `true` if it is settled as it goes.
     goes: bool,
     start: Cell<Option<Duration>>,
     end: Cell<Option<Duration>>,

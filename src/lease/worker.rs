@@ -380,7 +380,7 @@ where
         }
     }
 
-    /// Whether nothing is lost with what a node remembers of an account: a request rate that is
+    /// `true` if nothing is lost with what a node remembers of an account: a request rate that is
     /// used up, an outage allowance that was taken.
     fn is_forgettable(&self, cell: &Cell<B>, inner: &Inner<B>) -> bool {
         if cell.is_gone() {

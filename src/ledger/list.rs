@@ -25,7 +25,7 @@ pub struct AccountSummary {
     pub refunded: Credits,
     /// On hold by all leases, those that expired since the last renewal included.
     pub held: Credits,
-    /// Whether the month is closed for it.
+    /// `true` if the month is closed for it.
     pub closed: bool,
 }
 
@@ -43,8 +43,8 @@ impl AccountSummary {
     }
 }
 
-/// Where a page of [`Accounts::list`](super::Accounts::list) ended: a text that the ledger understands, good for as long
-/// as its server is not started anew.
+/// Where a page of [`Accounts::list`](super::Accounts::list) ended: a text that the ledger
+/// understands, good for as long as its server is not started anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(String);
 

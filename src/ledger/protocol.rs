@@ -214,12 +214,12 @@ pub struct Standing {
     pub limit: Credits,
     /// Included credits, seats counted.
     pub included: Credits,
-    /// Whether the owner's own spending limit is what bounds `limit`.
+    /// `true` if the owner's own spending limit is what bounds `limit`.
     pub limited_by_owner: bool,
-    /// Whether the period has not begun by the ledger's clock: what runs is settled in the month
+    /// `true` if the period has not begun by the ledger's clock: what runs is settled in the month
     /// that it is, and nothing more is held.
     pub early: bool,
-    /// Whether the period has ended by the ledger's clock.
+    /// `true` if the period has ended by the ledger's clock.
     pub ended: bool,
 }
 

@@ -25,7 +25,7 @@ pub struct Statement {
     pub refunded: Credits,
     /// The refunds, by id.
     pub refunds: Vec<StatementRefund>,
-    /// Whether the month is closed: what was used, its lines and refunds change no more.
+    /// `true` if the month is closed: what was used, its lines and refunds change no more.
     pub closed: bool,
     /// The most that may be used by all of these: included, purchased and pay-as-you-go credits;
     /// [`Credits::MAX`] where there is no limit.

@@ -26,7 +26,7 @@ pub(super) struct Admitted {
     pub(super) charge: Charge,
     /// Where it is to be in the request's extensions.
     pub(super) identity: Option<Arc<Identity>>,
-    /// Whether its compute time counts already.
+    /// `true` if its compute time counts already.
     pub(super) has_begun: bool,
     /// How the account's request rate stands, where it has one.
     pub(super) rate: Rate,

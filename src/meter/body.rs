@@ -55,7 +55,7 @@ pub(super) struct Whole {
     pub(super) error: Option<BoxError>,
     /// What the inner body said of its length.
     pub(super) hint: SizeHint,
-    /// Whether the inner body says before it is polled once more that nothing comes.
+    /// `true` if the inner body says before it is polled once more that nothing comes.
     pub(super) says_end: bool,
 }
 

@@ -123,9 +123,9 @@ pub(crate) struct Metering {
     waker: Option<Waker>,
     day: u8,
     forgiven: bool,
-    /// Whether it is billed is decided when it ends.
+    /// `true` if it is billed is decided when it ends.
     undecided: bool,
-    /// Whether the handler, or a task of it, can still report.
+    /// `true` if the handler, or a task of it, can still report.
     clock: Option<ClockKept>,
     /// The head of its response is there.
     is_streaming: bool,
@@ -532,7 +532,7 @@ impl Charge {
         }
     }
 
-    /// Whether it is time for a look at the account, now that a frame is there.
+    /// `true` if it is time for a look at the account, now that a frame is there.
     pub(super) fn looks_again(&self, now: Duration) -> bool {
         !self.is_closed() && (now >= self.looks_again || self.was_woken())
     }
@@ -562,14 +562,14 @@ impl Charge {
         }
     }
 
-    /// Whether whoever looked last will be woken when there is something to see.
+    /// `true` if whoever looked last will be woken when there is something to see.
     pub(super) fn is_watched(&self) -> bool {
         self.watched
             && !self.was_woken()
             && self.timer.as_ref().is_none_or(|timer| !timer.is_elapsed())
     }
 
-    /// Whether something has changed since somebody looked last.
+    /// `true` if something has changed since somebody looked last.
     fn was_woken(&self) -> bool {
         self.attention.as_ref().is_none_or(|(attention, _)| attention.woken.load(Ordering::Acquire))
     }
@@ -621,7 +621,7 @@ impl Charge {
         }
     }
 
-    /// Whether what it used is more than its slice.
+    /// `true` if what it used is more than its slice.
     pub(super) fn is_short(&self, now: Now) -> bool {
         let is_short = |metering: &mut Metering| {
             metering.stops()

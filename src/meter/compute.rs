@@ -72,7 +72,7 @@ impl Compute {
         }
     }
 
-    /// Whether the service is held back, and says nothing of its time itself.
+    /// `true` if the service is held back, and says nothing of its time itself.
     pub(crate) fn stands(&self) -> bool {
         self.held_back != NEVER && self.said.is_none()
     }
@@ -81,7 +81,7 @@ impl Compute {
         self.began != NEVER
     }
 
-    /// Whether the service said something itself.
+    /// `true` if the service said something itself.
     pub(crate) const fn is_told(&self) -> bool {
         self.said.is_some()
     }
@@ -234,7 +234,7 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Whether enough frames were waited for.
+    /// `true` if enough frames were waited for.
     pub(crate) const fn is_known(&self) -> bool {
         self.waited >= ENOUGH
     }

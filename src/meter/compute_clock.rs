@@ -120,7 +120,7 @@ impl ComputeClock {
 }
 
 impl ClockKept {
-    /// Whether anybody has the clock.
+    /// `true` if anybody has the clock.
     pub(super) fn is_kept(&self) -> bool {
         self.0.strong_count() > 0
     }

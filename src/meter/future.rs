@@ -78,7 +78,7 @@ pub(super) struct Call {
     pub(super) is_head: bool,
     is_connect: bool,
     pub(super) style: DenialStyle,
-    /// Whether the client takes trailers where the protocol has them.
+    /// `true` if the client takes trailers where the protocol has them.
     pub(super) takes_trailers: bool,
     manner: Manner,
     rate: Rate,
@@ -101,12 +101,12 @@ impl Manner {
 }
 
 impl Call {
-    /// Whether a response tells its compute time.
+    /// `true` if a response tells its compute time.
     pub(super) fn tells(&self) -> bool {
         self.manner.tells && !self.style.grpc
     }
 
-    /// Whether the connection or stream is no longer HTTP after this response: 101 (RFC 9110,
+    /// `true` if the connection or stream is no longer HTTP after this response: 101 (RFC 9110,
     /// section 15.2.2), or a CONNECT that succeeds (section 9.3.6; WebSockets over HTTP/2 come like
     /// this, RFC 8441).
     fn is_switching(&self, status: StatusCode) -> bool {

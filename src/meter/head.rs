@@ -40,7 +40,7 @@ pub(super) struct Head<'a> {
     pub(super) call: &'a mut Call,
     pub(super) parts: &'a mut Parts,
     pub(super) charge: Charge,
-    /// Whether its compute time is known, whatever follows.
+    /// `true` if its compute time is known, whatever follows.
     pub(super) is_known: bool,
 }
 

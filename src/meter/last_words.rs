@@ -72,8 +72,8 @@ impl CutOff {
 #[error("the response was abandoned: nothing of it was read for too long")]
 pub struct Stalled;
 
-/// Whether the bytes that passed end between two events (WHATWG HTML, section 9.2.6: a blank line,
-/// of any of three line ends).
+/// `true` if the bytes that passed end between two events (WHATWG HTML, section 9.2.6: a blank
+/// line, of any of three line ends).
 pub(super) struct EventBoundary {
     at_line_start: bool,
     after_carriage_return: bool,

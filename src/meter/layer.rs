@@ -159,7 +159,7 @@ impl CreditMeter {
         only.map(Some).ok_or(IdentifyError::NotAMember)
     }
 
-    /// Whether nothing is denied.
+    /// `true` if nothing is denied.
     #[cfg(feature = "axum")]
     pub(crate) fn is_shadow(&self) -> bool {
         self.inner.settings.shadow

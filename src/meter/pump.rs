@@ -49,7 +49,7 @@ pub(super) struct Rest {
     pub(super) trailers: Trailers,
     /// How many bytes of the announced length are still to come.
     pub(super) announced: Option<u64>,
-    /// Whether the queue takes another frame.
+    /// `true` if the queue takes another frame.
     pub(super) has_room: bool,
     /// The body had ended when its head was there, with this frame, if there is one.
     pub(super) ended: Option<(Option<Frame<Bytes>>, EndOfFrames)>,
@@ -199,8 +199,8 @@ impl Pump {
         self.rest.pace.is_known()
     }
 
-    /// Whether the request ends here, with a frame in hand. While the ledger is asked, the service
-    /// is held back.
+    /// `true` if the request ends here, with a frame in hand. While the ledger is asked, the
+    /// service is held back.
     async fn is_cut(&mut self) -> bool {
         if let Poll::Ready(is_cut) = poll_fn(|cx| Poll::Ready(self.charge.poll_verdict(cx))).await {
             return is_cut;

@@ -93,7 +93,7 @@ struct State {
     gone: Option<Now>,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// Whether the writer waits for room, and knows the pace of its service.
+    /// `true` if the writer waits for room, and knows the pace of its service.
     waits_for_room: Option<bool>,
 }
 
@@ -139,7 +139,7 @@ impl Queue {
         held < LEAST_FRAMES || state.bytes < if paced { each } else { each.saturating_mul(UNPACED) }
     }
 
-    /// Whether a queue that was full has room again.
+    /// `true` if a queue that was full has room again.
     fn has_room_again(&self, state: &State, paced: bool) -> bool {
         let is_half_empty =
             state.frames.len() <= LEAST_FRAMES / 2 || state.bytes <= self.shared.limits.each / 2;

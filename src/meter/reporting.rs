@@ -17,7 +17,7 @@ use crate::{Name, Workload};
 /// As many models are known; of more, nothing is learned.
 const MOST_MODELS: usize = 4_096;
 
-/// Whether requests for one model on one hardware report their compute time.
+/// `true` if requests for one model on one hardware report their compute time.
 #[derive(Debug, Default)]
 pub(crate) struct Reporting(AtomicU8);
 
@@ -26,7 +26,7 @@ const SILENT: u8 = 1;
 const REPORTS: u8 = 2;
 
 impl Reporting {
-    /// Whether some were answered, and none ever reported anything.
+    /// `true` if some were answered, and none ever reported anything.
     pub(super) fn never_reports(&self) -> bool {
         self.0.load(Ordering::Relaxed) == SILENT
     }

@@ -48,7 +48,7 @@ fn server_timing(compute: Duration) -> String {
     format!("compute;dur={:.3}", compute.as_secs_f64() * 1e3)
 }
 
-/// Whether a client asked for trailers, and the protocol has them.
+/// `true` if a client asked for trailers, and the protocol has them.
 pub(super) fn takes_trailers<B>(request: &Request<B>) -> bool {
     let mut words = request
         .headers()

@@ -12,7 +12,7 @@ pub struct Tier {
     pub name: Name,
     /// Credits included each month.
     pub included: Credits,
-    /// Whether `included` counts once for each of the account's seats.
+    /// `true` if `included` counts once for each of the account's seats.
     pub per_seat: bool,
     /// What happens when the included and purchased credits are used up.
     pub when_used_up: WhenUsedUp,

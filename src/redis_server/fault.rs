@@ -33,7 +33,7 @@ impl Fault {
         Self::Unfit(format!("the server's URL cannot be used ({error}): {remedy}"))
     }
 
-    /// Whether the connection ended under the call: another one may answer at once.
+    /// `true` if the connection ended under the call: another one may answer at once.
     pub(crate) fn is_disconnect(&self) -> bool {
         let Self::Failed { source: Some(error), .. } = self else { return false };
         error.is_connection_dropped() || error.is_io_error()
@@ -52,7 +52,7 @@ impl From<RedisError> for Fault {
     }
 }
 
-/// Whether an error says that this connection is of no more use.
+/// `true` if an error says that this connection is of no more use.
 pub(super) fn is_lost(error: &RedisError) -> bool {
     let by_server = [
         ErrorKind::Server(ServerErrorKind::ReadOnly),
@@ -70,8 +70,8 @@ pub(super) fn is_lost(error: &RedisError) -> bool {
         || words.into_iter().any(|word| says(error, word))
 }
 
-/// Whether the server's error is this one. Redis 6 wraps what a script met in words of its own, and
-/// in pipelines codes stand in the text.
+/// `true` if the server's error is this one. Redis 6 wraps what a script met in words of its own,
+/// and in pipelines codes stand in the text.
 pub(crate) fn says(error: &RedisError, word: &str) -> bool {
     error.code() == Some(word) || error.detail().is_some_and(|detail| detail.contains(word))
 }
@@ -91,7 +91,7 @@ const OF_ALL: &[&str] = &[
     "CLUSTERDOWN",
 ];
 
-/// Whether a server has answered with an error that others need not get: it is there.
+/// `true` if a server has answered with an error that others need not get: it is there.
 pub(crate) fn is_of_some(error: &RedisError) -> bool {
     error.code().is_some() && !OF_ALL.iter().any(|word| says(error, word))
 }

@@ -12,7 +12,7 @@ use crate::{Credits, Period, RequestQuota, lease::Refusal, ledger::Standing, lim
 pub enum Rejection {
     /// No credentials, or (`invalid`) some that nobody knows. 401.
     Unauthenticated {
-        /// Whether credentials were sent.
+        /// `true` if credentials were sent.
         invalid: bool,
     },
     /// The subject may not bill that organisation, or there is none of that name. 403.

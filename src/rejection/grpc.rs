@@ -34,7 +34,7 @@ enum Code {
     Unauthenticated = 16,
 }
 
-/// Whether a request is a gRPC call, or a response answers one: its content type is
+/// `true` if a request is a gRPC call, or a response answers one: its content type is
 /// `application/grpc`, alone or with `+` and an encoding or `;` and parameters. gRPC-Web is not.
 pub(crate) fn is_message(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();

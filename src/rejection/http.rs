@@ -33,7 +33,7 @@ pub(crate) struct DenialStyle {
     /// The status of denials that are this server's own fault.
     pub(crate) unavailable: StatusCode,
     pub(crate) format: DenialFormat,
-    /// Whether the caller speaks gRPC.
+    /// `true` if the caller speaks gRPC.
     pub(crate) grpc: bool,
 }
 

@@ -24,7 +24,7 @@ pub(super) fn new() -> Result<String, RedisTokensError> {
     Ok(body + &check)
 }
 
-/// Whether a token has the shape of those that are issued here.
+/// `true` if a token has the shape of those that are issued here.
 pub(super) fn was_issued(token: &[u8]) -> bool {
     let text = std::str::from_utf8(token)
         .ok()

@@ -361,7 +361,7 @@ impl<W, R: Run> Lease<W, R> {
         if self.told_at.is_some() { surplus.min(left.part(SHARE)) } else { surplus }
     }
 
-    /// Whether there is so much more than the surplus that it is worth a renewal.
+    /// `true` if there is so much more than the surplus that it is worth a renewal.
     fn has_surplus(&self, rules: &LeaseRules, now: Duration) -> bool {
         is_twice(self.spare(), self.surplus(rules, now))
     }
