@@ -182,14 +182,14 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// `true` if responses carry an `Inference-Id` (a UUID of version 7). Default: they do.
+    /// Sets if responses carry an `Inference-Id` (a UUID of version 7). Default: they do.
     #[must_use]
     pub fn inference_id(mut self, on: bool) -> Self {
         self.settings.inference_id = on;
         self
     }
 
-    /// `true` if handlers find a [`ComputeClock`](crate::ComputeClock) and the caller's
+    /// Sets if handlers find a [`ComputeClock`](crate::ComputeClock) and the caller's
     /// `Arc<Identity>` in their requests' extensions. Default: they do. Without, a request is
     /// metered for a few heap allocations less; a response may still carry
     /// [`ComputeTime`](crate::ComputeTime), and protocols cannot be switched.
@@ -287,10 +287,10 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// `true` if metered responses tell what is known at their head: `x-credits-remaining`
-    /// (dollars; of included credits where there is no limit) and, where the compute time has ended
-    /// or was reported by then, `x-compute-time` (seconds) and `Server-Timing` (milliseconds).
-    /// Default: they do not.
+    /// Sets if metered responses tell what is known at their head: `x-credits-remaining` (dollars;
+    /// of included credits where there is no limit) and, where the compute time has ended or was
+    /// reported by then, `x-compute-time` (seconds) and `Server-Timing` (milliseconds). Default:
+    /// they do not.
     ///
     /// With it, a client that asks for trailers (`TE: trailers`, RFC 9110, section 6.5.1) learns
     /// the compute time of a stream, and its cost (`x-cost-nano-usd`), in its trailers, on HTTP/2

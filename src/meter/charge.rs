@@ -123,7 +123,7 @@ pub(crate) struct Metering {
     waker: Option<Waker>,
     day: u8,
     forgiven: bool,
-    /// `true` if it is billed is decided when it ends.
+    /// `true` if its end decides whether it is billed.
     undecided: bool,
     /// `true` if the handler, or a task of it, can still report.
     clock: Option<ClockKept>,
