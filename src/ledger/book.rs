@@ -245,17 +245,16 @@ impl Book {
         if (!closed && (news || !lacking.is_zero())) || !restored.is_zero() {
             self.agreed = Some(agreed);
         }
+        // What is debited here, and what of it stands in lines.
+        let (here, lines_here, itemised_here) = match current {
+            None => (debited, lines, itemised),
+            Some(_) => (restored, &[][..], Credits::ZERO),
+        };
         if current.is_none() || !restored.is_zero() {
             record.match_drawn(self.period, &mut self.drawn, grace);
-            let debited = if current.is_none() { debited } else { restored };
-            self.add_lines(if current.is_none() { lines } else { &[] });
-            self.debit(record, debited, grace, now);
-            self.recovered =
-                self.recovered.saturating_add(debited.saturating_sub(if current.is_none() {
-                    itemised
-                } else {
-                    Credits::ZERO
-                }));
+            self.add_lines(lines_here);
+            self.debit(record, here, grace, now);
+            self.recovered = self.recovered.saturating_add(here.saturating_sub(itemised_here));
         }
         let mut outcome = match (news, unknown_goodbye, superseded) {
             (false, true, _) => Some(Outcome::Forgotten),
@@ -288,23 +287,29 @@ impl Book {
             standing: self.standing_by(record, agreed, now),
         });
         if let Some(current) = current {
-            let all =
-                moved.max(come).saturating_add(debited.saturating_sub(moved.saturating_sub(come)));
-            if all > moved {
-                self.moved_to.insert(current.period, all);
-            }
-            if all > come {
-                current.moved_from.insert(self.period, all);
-            }
-            let more = all.saturating_sub(moved.max(come));
-            if let Some(beside) = &mut self.leases.beside {
-                beside.moved = beside.moved.saturating_add(more);
-            }
+            self.note_moved(current, debited);
             if !lines.is_empty() || !debited.is_zero() {
                 current.add_late(record, renewal, lines, debited, now);
             }
         }
         answer(outcome)
+    }
+
+    /// Notes in both books that `debited` goes to another month: what was missing there, then more.
+    fn note_moved(&mut self, to: &mut Self, debited: Credits) {
+        let (moved, come) = self.moved(to);
+        let known = moved.max(come);
+        let more = debited.saturating_sub(moved.saturating_sub(come));
+        let all = known.saturating_add(more);
+        if all > moved {
+            self.moved_to.insert(to.period, all);
+        }
+        if all > come {
+            to.moved_from.insert(self.period, all);
+        }
+        if let Some(beside) = &mut self.leases.beside {
+            beside.moved = beside.moved.saturating_add(all.saturating_sub(known));
+        }
     }
 
     /// What was settled here and debited in another month: as this book has it, and as that one

@@ -19,7 +19,7 @@ use super::{
 #[tokio::test]
 async fn a_server_that_is_set_to_evict_is_noticed_within_a_minute() {
     let server = redis_server::RedisServer::start();
-    let logs = logs::Logs::begin();
+    let (log, _guard) = logs::Log::of_this_thread();
     let connection = Connection::new(server.url().as_str().into(), "tc").unwrap();
     let asks = async || -> String {
         connection
@@ -32,12 +32,12 @@ async fn a_server_that_is_set_to_evict_is_noticed_within_a_minute() {
     assert_eq!(asks().await, "PONG");
     server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     assert_eq!(asks().await, "PONG");
-    assert!(logs.lines(&["balances"]).is_empty(), "it is not looked at with every call");
+    assert!(log.lines(&["balances"]).is_empty(), "it is not looked at with every call");
     connection.look_again();
     let until = Instant::now() + Duration::from_secs(10);
     let lines = loop {
         assert_eq!(asks().await, "PONG");
-        let lines = logs.lines(&["ERROR", "balances may be lost", "allkeys-lru", "noeviction"]);
+        let lines = log.lines(&["ERROR", "balances may be lost", "allkeys-lru", "noeviction"]);
         if !lines.is_empty() || Instant::now() > until {
             break lines;
         }

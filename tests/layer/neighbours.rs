@@ -162,39 +162,46 @@ async fn whoever_was_denied_without_being_asked_for_finds_out_when_the_ledger_is
     assert_eq!(ask(&meter, "d", "free").await, 200, "what it was denied had the ledger asked");
 }
 
+/// A clock of the host's that panics when it is read while it has a fault: the next time only, or
+/// all the while.
+#[derive(Clone, Debug)]
+struct Faulty {
+    fault: Arc<AtomicBool>,
+    once: bool,
+}
+
+impl Faulty {
+    fn check(&self) {
+        let has_fault = self.fault.fetch_and(!self.once, Ordering::SeqCst);
+        assert!(!has_fault, "the host's clock has a fault");
+    }
+}
+
+impl tower_credits::Clock for Faulty {
+    fn monotonic(&self) -> Duration {
+        self.check();
+        tower_credits::TokioClock.monotonic()
+    }
+
+    fn unix_time(&self) -> Duration {
+        self.check();
+        november().unix_time()
+    }
+}
+
 /// The worker goes on, whatever the host's code does in it.
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_panics_once_stops_nothing() {
-    #[derive(Debug)]
-    struct Faulty(AtomicBool);
-    impl tower_credits::Clock for Faulty {
-        fn monotonic(&self) -> Duration {
-            tower_credits::TokioClock.monotonic()
-        }
-        fn unix_time(&self) -> Duration {
-            assert!(!self.0.swap(false, Ordering::SeqCst), "the host's clock has a fault");
-            november().unix_time()
-        }
-    }
-    let clock = Arc::new(Faulty(AtomicBool::new(false)));
-    #[derive(Debug)]
-    struct Shared(Arc<Faulty>);
-    impl tower_credits::Clock for Shared {
-        fn monotonic(&self) -> Duration {
-            self.0.monotonic()
-        }
-        fn unix_time(&self) -> Duration {
-            self.0.unix_time()
-        }
-    }
-    let meter = meter(MemoryLedger::new()).clock(Shared(clock.clone())).build().unwrap();
+    let fault = Arc::new(AtomicBool::new(false));
+    let clock = Faulty { fault: fault.clone(), once: true };
+    let meter = meter(MemoryLedger::new()).clock(clock).build().unwrap();
     // All of them are to be looked at when it happens.
     let users = ["alice", "bob", "carol", "dave", "erin"];
     let all = futures_util::future::join_all(users.map(|user| ask(&meter, user, "free"))).await;
     assert_eq!(all, [200; 5].map(|status| StatusCode::from_u16(status).unwrap()));
-    clock.0.store(true, Ordering::SeqCst);
+    fault.store(true, Ordering::SeqCst);
     sleep(seconds(400)).await;
-    assert!(!clock.0.load(Ordering::SeqCst), "it panicked in the worker");
+    assert!(!fault.load(Ordering::SeqCst), "it panicked in the worker");
     for user in users {
         assert_eq!(ask(&meter, user, "free").await, 200, "{user}");
         settled(&meter, user, "free", 2).await;
@@ -400,20 +407,11 @@ fn who_waits_when_the_workers_runtime_ends_is_asked_for_by_another() {
 /// A second panic, in a drop, would end the process.
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_panics_while_a_handler_panics_ends_nothing() {
-    #[derive(Clone, Debug)]
-    struct Faulty(Arc<AtomicBool>);
-    impl tower_credits::Clock for Faulty {
-        fn monotonic(&self) -> Duration {
-            assert!(!self.0.load(Ordering::SeqCst), "the host's clock has a fault");
-            tower_credits::TokioClock.monotonic()
-        }
-        fn unix_time(&self) -> Duration {
-            assert!(!self.0.load(Ordering::SeqCst), "the host's clock has a fault");
-            november().unix_time()
-        }
-    }
     let fault = Arc::new(AtomicBool::new(false));
-    let meter = meter(MemoryLedger::new()).clock(Faulty(fault.clone())).build().unwrap();
+    let meter = meter(MemoryLedger::new())
+        .clock(Faulty { fault: fault.clone(), once: false })
+        .build()
+        .unwrap();
     let handler = {
         let fault = fault.clone();
         service_fn(move |_: Request<Body>| {
@@ -459,7 +457,7 @@ async fn a_malformed_account_keeps_no_shutdown_waiting() {
 /// The log names each of them, with its reason, and is not filled by them.
 #[tokio::test(start_paused = true)]
 async fn what_cannot_be_renewed_is_logged_once_a_minute_for_each_account() {
-    let logs = crate::support::logs::Logs::begin();
+    let (log, _guard) = crate::support::logs::Log::of_this_thread();
     let meter = meter(Failing::new(Way::Malformed, &["mallory", "eve"])).build().unwrap();
     for _ in 0..300 {
         for bad in ["mallory", "eve"] {
@@ -468,7 +466,7 @@ async fn what_cannot_be_renewed_is_logged_once_a_minute_for_each_account() {
         sleep(seconds(1)).await;
     }
     for bad in ["mallory", "eve"] {
-        let lines = logs.lines(&[&format!("account=user:{bad}"), "could not be renewed"]);
+        let lines = log.lines(&[&format!("account=user:{bad}"), "could not be renewed"]);
         assert!((5..=6).contains(&lines.len()), "{lines:?}");
         assert!(lines.iter().all(|line| line.contains("tc:{user:x} seats")), "{lines:?}");
     }

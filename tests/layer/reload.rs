@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     sync::{
-        Arc, Mutex, OnceLock,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -17,51 +17,16 @@ use tower_credits::{
     BearerTokens, ComputeTime, CreditMeter, IdentityFromExtensions, MemoryLedger, PlanFile,
 };
 
-use crate::support::{folder::Folder, *};
+use crate::support::{folder::Folder, logs::Log, *};
 
-/// What is logged as an error, by all tests of this binary.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl std::io::Write for Log {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(line)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn new() -> Self {
-        static LOG: OnceLock<Log> = OnceLock::new();
-        let start = || {
-            let log = Self::default();
-            let writer = log.clone();
-            tracing_subscriber::fmt()
-                .with_max_level(tracing::Level::ERROR)
-                .with_ansi(false)
-                .with_writer(move || writer.clone())
-                .init();
-            log
-        };
-        LOG.get_or_init(start).clone()
-    }
-
-    /// Waits until so many refusals of a file were logged, and answers the last one.
-    async fn refusals(&self, file: &std::path::Path, count: usize) -> String {
-        let file = file.display().to_string();
-        eventually(async || {
-            let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
-            let lines: Vec<_> = text
-                .lines()
-                .filter(|line| line.contains("not reloaded") && line.contains(&file))
-                .collect();
-            (lines.len() == count).then(|| lines[count - 1].to_owned())
-        })
-        .await
-    }
+/// Waits until so many refusals of a file were logged, and answers the last one.
+async fn refusals(log: &Log, file: &std::path::Path, count: usize) -> String {
+    let file = file.display().to_string();
+    eventually(async || {
+        let lines = log.lines(&["not reloaded", &file]);
+        (lines.len() == count).then(|| lines[count - 1].to_owned())
+    })
+    .await
 }
 
 fn priced(price: &str) -> String {
@@ -70,7 +35,7 @@ fn priced(price: &str) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_each_request_is_billed_wholly_by_one_plan() {
-    let (folder, log) = (Folder::new("reload"), Log::new());
+    let (folder, log) = (Folder::new("reload"), Log::of_all());
     let path = folder.write("plan.toml", &priced("0.000001"));
     // However busy the machine is, this is not about deadlines.
     let builder = CreditMeter::builder(
@@ -133,7 +98,7 @@ async fn under_load_each_request_is_billed_wholly_by_one_plan() {
         std::fs::write(&path, priced(price)).unwrap();
         billed_at(nanos).await;
         std::fs::write(&path, PLAN.replace("when_used_up = \"block\"", "")).unwrap();
-        let refusal = log.refusals(&path, round).await;
+        let refusal = refusals(&log, &path, round).await;
         assert!(
             refusal.contains(
                 "plan.toml:12: tier `free` has no rule for used-up credits: write when_used_up"
@@ -175,7 +140,7 @@ async fn under_load_each_request_is_billed_wholly_by_one_plan() {
 async fn a_mounted_configuration_that_is_swapped_through_a_link_is_seen() {
     use std::os::unix::fs::symlink;
 
-    let (folder, log) = (Folder::new("links"), Log::new());
+    let (folder, log) = (Folder::new("links"), Log::of_all());
     for (version, price) in [("v1", "0.1"), ("v2", "0.2")] {
         std::fs::create_dir_all(folder.0.join(version)).unwrap();
         folder.write(&format!("{version}/plan.toml"), &priced(price));
@@ -196,7 +161,7 @@ async fn a_mounted_configuration_that_is_swapped_through_a_link_is_seen() {
     eventually(async || (price() == "$0.20").then_some(())).await;
     // A file that is gone changes nothing; when it is back it counts.
     std::fs::remove_file(folder.0.join("v2/plan.toml")).unwrap();
-    assert!(log.refusals(&folder.0.join("data/plan.toml"), 1).await.contains("cannot be read"));
+    assert!(refusals(&log, &folder.0.join("data/plan.toml"), 1).await.contains("cannot be read"));
     assert_eq!(price(), "$0.20");
     folder.write("v2/plan.toml", &priced("0.3"));
     eventually(async || (price() == "$0.30").then_some(())).await;
@@ -210,7 +175,7 @@ async fn tokens_are_followed_and_revoked() {
     };
     let one = entry("7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed", "one");
     let two = entry("3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3", "two");
-    let (folder, log) = (Folder::new("tokens"), Log::new());
+    let (folder, log) = (Folder::new("tokens"), Log::of_all());
     let path = folder.write("tokens.toml", &one);
     let tokens = BearerTokens::watch(&path).unwrap();
     let meter = CreditMeter::new(plan(), MemoryLedger::new(), tokens.clone());
@@ -223,7 +188,7 @@ async fn tokens_are_followed_and_revoked() {
     folder.write("tokens.toml", &format!("{one}{two}"));
     eventually(async || knows("two").await.then_some(())).await;
     folder.write("tokens.toml", &format!("{two}[[tokens]]\nsha256 = \"one\"\n"));
-    let refusal = log.refusals(&path, 1).await;
+    let refusal = refusals(&log, &path, 1).await;
     assert!(
         refusal.contains("tokens.toml: line 5: not a list of tokens: each [[tokens]] has sha256"),
         "{refusal}"

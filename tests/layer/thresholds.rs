@@ -25,6 +25,8 @@ use crate::support::*;
 struct Lossy {
     ledger: MemoryLedger,
     lost: Arc<AtomicUsize>,
+    /// They get lost in panics of its code, at once and later.
+    panics: bool,
     asked: Arc<AtomicUsize>,
 }
 
@@ -61,61 +63,14 @@ impl Ledger for Lossy {
     ) -> Answering<'a, bool> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let answer = self.ledger.claim(account, period, threshold, by);
-        if self
-            .lost
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |lost| lost.checked_sub(1))
-            .is_ok()
-        {
-            return Box::pin(async { Err(LedgerError::Deadline(seconds(1))) });
+        let lost =
+            self.lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |lost| lost.checked_sub(1));
+        match lost {
+            Err(_) => answer,
+            Ok(2) if self.panics => panic!("the host's ledger has a fault"),
+            Ok(_) if self.panics => Box::pin(async { panic!("the host's ledger has a fault") }),
+            Ok(_) => Box::pin(async { Err(LedgerError::Deadline(seconds(1))) }),
         }
-        answer
-    }
-}
-
-/// A ledger whose code panics when it is asked for a claim, the first few times.
-#[derive(Clone, Debug)]
-struct Faulty(Lossy);
-
-impl Ledger for Faulty {
-    fn renew<'a>(
-        &'a self,
-        account: &'a Account,
-        period: Period,
-        renewal: &'a Renewal,
-        within: Duration,
-    ) -> Answering<'a, Answer> {
-        self.0.renew(account, period, renewal, within)
-    }
-
-    fn statement<'a>(
-        &'a self,
-        account: &'a Account,
-        period: Period,
-        terms: Option<Terms>,
-    ) -> Answering<'a, Statement> {
-        self.0.statement(account, period, terms)
-    }
-
-    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
-        self.0.amend(account, amendment)
-    }
-
-    fn claim<'a>(
-        &'a self,
-        account: &'a Account,
-        period: Period,
-        threshold: Name,
-        by: LeaseId,
-    ) -> Answering<'a, bool> {
-        let asked = self.0.asked.load(Ordering::SeqCst);
-        if asked < 2 {
-            self.0.asked.fetch_add(1, Ordering::SeqCst);
-            if asked == 0 {
-                panic!("the host's ledger has a fault");
-            }
-            return Box::pin(async { panic!("the host's ledger has a fault") });
-        }
-        self.0.claim(account, period, threshold, by)
     }
 }
 
@@ -159,6 +114,7 @@ async fn a_claim_whose_answer_was_lost_is_made_again_and_told_once() {
     let ledger = Lossy {
         ledger: MemoryLedger::new(),
         lost: Arc::new(AtomicUsize::new(3)),
+        panics: false,
         asked: Arc::default(),
     };
     let nodes = [node(ledger.clone(), &heard, false), node(ledger.clone(), &heard, false)];
@@ -207,41 +163,31 @@ async fn a_shutdown_still_tells() {
     assert_eq!(heard.lock().unwrap().len(), 2, "{heard:?}");
 }
 
+/// What panics, hook or ledger, is asked or told again, and nothing else suffers.
 #[tokio::test(start_paused = true)]
-async fn a_hook_that_panics_stops_nothing() {
-    let heard = Heard::default();
-    let meter = node(MemoryLedger::new(), &heard, true);
-    let service = seconds_each(&meter);
-    for number in 1..=10 {
-        drop(service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap());
-        assert_eq!(
-            settled(&meter, "alice", "ten", number).await.used,
-            nanos(number as i64 * SLICE)
-        );
+async fn a_hook_or_a_ledger_that_panics_stops_nothing() {
+    for hook_panics in [true, false] {
+        let heard = Heard::default();
+        let lost = Arc::new(AtomicUsize::new(if hook_panics { 0 } else { 2 }));
+        let ledger = Lossy {
+            ledger: MemoryLedger::new(),
+            lost: Arc::clone(&lost),
+            panics: true,
+            asked: Arc::default(),
+        };
+        let meter = node(ledger, &heard, hook_panics);
+        let service = seconds_each(&meter);
+        for number in 1..=10 {
+            drop(service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap());
+            assert_eq!(
+                settled(&meter, "alice", "ten", number).await.used,
+                nanos(number as i64 * SLICE)
+            );
+        }
+        eventually(async || (heard.lock().unwrap().len() == 3).then_some(())).await;
+        assert_eq!(lost.load(Ordering::SeqCst), 0, "all of the panics came");
+        assert!(meter.shutdown().await.unsettled.is_empty());
     }
-    eventually(async || (heard.lock().unwrap().len() == 3).then_some(())).await;
-    assert!(meter.shutdown().await.unsettled.is_empty());
-}
-
-/// It is asked again, and nothing else suffers.
-#[tokio::test(start_paused = true)]
-async fn a_ledger_that_panics_when_a_threshold_is_claimed_stops_nothing() {
-    let heard = Heard::default();
-    let meter = node(
-        Faulty(Lossy { ledger: MemoryLedger::new(), lost: Arc::default(), asked: Arc::default() }),
-        &heard,
-        false,
-    );
-    let service = seconds_each(&meter);
-    for number in 1..=10 {
-        drop(service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap());
-        assert_eq!(
-            settled(&meter, "alice", "ten", number).await.used,
-            nanos(number as i64 * SLICE)
-        );
-    }
-    eventually(async || (heard.lock().unwrap().len() == 3).then_some(())).await;
-    assert!(meter.shutdown().await.unsettled.is_empty());
 }
 
 /// A node that begins when an account is past a threshold sees that too.

@@ -1,17 +1,14 @@
-//! What is logged on a test's own thread.
+//! What is logged, for tests that look.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
-/// The log of this thread, for as long as it is kept.
-pub struct Logs {
-    text: Written,
-    _guard: tracing::subscriber::DefaultGuard,
-}
+use tracing::{Level, Subscriber, subscriber::DefaultGuard};
 
+/// What was logged so far. Clones are the same log.
 #[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
+pub struct Log(Arc<Mutex<Vec<u8>>>);
 
-impl std::io::Write for Written {
+impl std::io::Write for Log {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         self.0.lock().unwrap().write(line)
     }
@@ -21,25 +18,35 @@ impl std::io::Write for Written {
     }
 }
 
-impl Logs {
-    /// Begins to write down what is logged here, warnings and worse.
-    pub fn begin() -> Self {
-        let text = Written::default();
-        let writer = text.clone();
-        let log = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::WARN)
-            .with_ansi(false)
-            .with_writer(move || writer.clone())
-            .finish();
-        Self { text, _guard: tracing::subscriber::set_default(log) }
+impl Log {
+    /// Warnings and errors of this thread, for as long as the guard is kept.
+    pub fn of_this_thread() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let guard = tracing::subscriber::set_default(log.subscriber(Level::WARN));
+        (log, guard)
+    }
+
+    /// Errors of all threads of the process but those that have a log of their own.
+    pub fn of_all() -> Self {
+        static LOG: OnceLock<Log> = OnceLock::new();
+        let start = || {
+            let log = Self::default();
+            tracing::subscriber::set_global_default(log.subscriber(Level::ERROR)).unwrap();
+            log
+        };
+        LOG.get_or_init(start).clone()
+    }
+
+    fn subscriber(&self, level: Level) -> impl Subscriber + Send + Sync + 'static {
+        let writer = self.clone();
+        let log = tracing_subscriber::fmt().with_max_level(level).with_ansi(false);
+        log.with_writer(move || writer.clone()).finish()
     }
 
     /// The lines that hold all of these words.
     pub fn lines(&self, words: &[&str]) -> Vec<String> {
-        let text = String::from_utf8(self.text.0.lock().unwrap().clone()).unwrap();
-        text.lines()
-            .filter(|line| words.iter().all(|word| line.contains(word)))
-            .map(str::to_owned)
-            .collect()
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let holds_all = |line: &&str| words.iter().all(|word| line.contains(word));
+        text.lines().filter(holds_all).map(str::to_owned).collect()
     }
 }
