@@ -24,7 +24,7 @@ async fn refusals(log: &Log, file: &std::path::Path, count: usize) -> String {
     let file = file.display().to_string();
     eventually(async || {
         let lines = log.lines(&["not reloaded", &file]);
-        (lines.len() == count).then(|| lines[count - 1].to_owned())
+        (lines.len() == count).then(|| lines[count - 1].clone())
     })
     .await
 }
