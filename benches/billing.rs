@@ -17,8 +17,8 @@ use http::Request;
 use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_credits::{
-    Account, Accounts, BearerTokens, CreditMeter, Credits, Cursor, LeaseId, Ledger, LineKey,
-    MOST_LINES, Period, RedisLedger, Renewal, Terms, Usage, UsageLine, billing,
+    Account, Accounts, BearerTokens, CreditMeter, Credits, Period, RedisLedger, billing,
+    ledger::{Cursor, LeaseId, Ledger, LineKey, MAX_LINES, Renewal, Terms, Usage, UsageLine},
 };
 
 use self::redis_server::RedisServer;
@@ -87,7 +87,7 @@ async fn pages(server: &RedisServer) {
     const ROUNDS: usize = 51;
     let ledger = RedisLedger::builder(server.url()).prefix("pages").connect().await.unwrap();
     let mut tokens = BearerTokens::new();
-    for (token, lines) in [("one", 1), ("most", MOST_LINES)] {
+    for (token, lines) in [("one", 1), ("most", MAX_LINES)] {
         for renewal in settles(lines) {
             ledger
                 .renew(&Account::user(token).unwrap(), this_month(), &renewal, WITHIN)
@@ -99,9 +99,9 @@ async fn pages(server: &RedisServer) {
     let meter = CreditMeter::new(benches::plan(), ledger.clone(), tokens);
     let app = billing::router(&meter);
     println!(
-        "\n## A bill of {MOST_LINES} lines, beside one of a line: read from Redis and written, medians of {ROUNDS}\n"
+        "\n## A bill of {MAX_LINES} lines, beside one of a line: read from Redis and written, medians of {ROUNDS}\n"
     );
-    println!("| what | 1 line | {MOST_LINES} lines | ratio | bytes |");
+    println!("| what | 1 line | {MAX_LINES} lines | ratio | bytes |");
     println!("|---|---|---|---|---|");
     for path in ["/billing", "/billing.json", "/billing.csv"] {
         let (mut one, mut most, mut size) = (Vec::new(), Vec::new(), 0);
@@ -122,7 +122,7 @@ async fn pages(server: &RedisServer) {
     // A renewal that adds to one line of them.
     let mut took = [Vec::new(), Vec::new()];
     for round in 0..10 * ROUNDS {
-        for (took, (token, lines)) in took.iter_mut().zip([("one", 1), ("most", MOST_LINES)]) {
+        for (took, (token, lines)) in took.iter_mut().zip([("one", 1), ("most", MAX_LINES)]) {
             let batch = (lines.div_ceil(BATCH) + round + 1) as u64;
             let renewal = Renewal {
                 lines: settles_from(1, 0, 1).lines,

@@ -22,8 +22,12 @@ use http_body_util::{BodyExt, Full};
 use tokio::runtime::{Builder, Runtime};
 use tower::{Layer, Service};
 use tower_credits::{
-    Account, Ahead, Amendment, Answer, Answering, CreditMeter, CreditService, Credits, Identity,
-    IdentityFromExtensions, Ledger, Outcome, Period, Renewal, Standing, Statement, Terms,
+    Account, CreditMeter, Credits, HoldAhead, Identity, Period,
+    identify::IdentityFromExtensions,
+    ledger::{
+        Amendment, Answer, Ledger, LedgerFuture, Outcome, Renewal, Standing, Statement, Terms,
+    },
+    meter::CreditService,
 };
 
 /// Grants whatever is asked.
@@ -37,7 +41,7 @@ impl Ledger for Generous {
         _: Period,
         renewal: &'a Renewal,
         _: Duration,
-    ) -> Answering<'a, Answer> {
+    ) -> LedgerFuture<'a, Answer> {
         self.0.fetch_add(1, Ordering::Relaxed);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
         let hold = [renewal.refill, renewal.need, renewal.extra]
@@ -57,11 +61,11 @@ impl Ledger for Generous {
         _: &'a Account,
         _: Period,
         _: Option<Terms>,
-    ) -> Answering<'a, Statement> {
+    ) -> LedgerFuture<'a, Statement> {
         unreachable!("nobody asks for it")
     }
 
-    fn amend<'a>(&'a self, _: &'a Account, _: Amendment) -> Answering<'a, bool> {
+    fn amend<'a>(&'a self, _: &'a Account, _: Amendment) -> LedgerFuture<'a, bool> {
         unreachable!("nobody asks for it")
     }
 }
@@ -104,10 +108,10 @@ impl World {
         let ledger = Generous::default();
         let builder = CreditMeter::builder(plan(), ledger.clone(), IdentityFromExtensions)
             .inference_id(false)
-            .extensions(false)
-            .deadline(Duration::from_secs(5))
-            .most_accounts(2_000_000.try_into().unwrap());
-        let builder = if ahead { builder.ahead(Ahead::default()) } else { builder };
+            .request_extensions(false)
+            .ledger_timeout(Duration::from_secs(5))
+            .max_accounts(2_000_000.try_into().unwrap());
+        let builder = if ahead { builder.hold_ahead(HoldAhead::default()) } else { builder };
         let users =
             (0..accounts).map(|user| Arc::new(identity(&format!("user-{user}"), "pro"))).collect();
         Self {

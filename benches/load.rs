@@ -27,7 +27,9 @@ use benches::{
     plan,
     plots::{self, Bar},
 };
-use tower_credits::{Ahead, BearerTokens, CreditMeter, Ledger, MemoryLedger, RedisLedger};
+use tower_credits::{
+    BearerTokens, CreditMeter, HoldAhead, MemoryLedger, RedisLedger, ledger::Ledger,
+};
 use tower_governor::{GovernorLayer, governor::GovernorConfigBuilder};
 
 use self::redis_server::RedisServer;
@@ -54,8 +56,8 @@ async fn serve(kind: &str, port: u16, redis: &str, accounts: u64) {
         } else {
             build(RedisLedger::connect(redis).await.unwrap(), tokens)
         };
-        let builder = builder.most_accounts(2_000_000.try_into().unwrap());
-        if ahead { builder.ahead(Ahead::default()) } else { builder }.build().unwrap()
+        let builder = builder.max_accounts(2_000_000.try_into().unwrap());
+        if ahead { builder.hold_ahead(HoldAhead::default()) } else { builder }.build().unwrap()
     };
     let app = match kind {
         "bare" => app,
@@ -84,7 +86,7 @@ async fn serve(kind: &str, port: u16, redis: &str, accounts: u64) {
 }
 
 fn build(ledger: impl Ledger, tokens: BearerTokens) -> tower_credits::CreditMeterBuilder {
-    CreditMeter::builder(plan(), ledger, tokens).inference_id(false).extensions(false)
+    CreditMeter::builder(plan(), ledger, tokens).inference_id(false).request_extensions(false)
 }
 
 /// One of the servers, as a process of its own.

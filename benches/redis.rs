@@ -25,7 +25,8 @@ use http_body_util::{BodyExt, Full};
 use redis::aio::MultiplexedConnection;
 use tower::{Layer, Service, ServiceExt};
 use tower_credits::{
-    Ahead, CreditMeter, CreditMeterBuilder, Identity, IdentityFromExtensions, RedisLedger,
+    CreditMeter, CreditMeterBuilder, HoldAhead, Identity, RedisLedger,
+    identify::IdentityFromExtensions,
 };
 
 use self::redis_server::RedisServer;
@@ -48,7 +49,7 @@ async fn builder(server: &RedisServer) -> CreditMeterBuilder {
     let ledger = RedisLedger::connect(server.url()).await.unwrap();
     CreditMeter::builder(plan(), ledger, IdentityFromExtensions)
         .inference_id(false)
-        .extensions(false)
+        .request_extensions(false)
 }
 
 /// Calls and reads to the end.
@@ -202,7 +203,7 @@ async fn one_account() {
     let server = RedisServer::start();
     let user = Arc::new(identity("alice", "pro"));
     let service =
-        builder(&server).await.deadline(Duration::from_secs(1)).build().unwrap().layer(Echo);
+        builder(&server).await.ledger_timeout(Duration::from_secs(1)).build().unwrap().layer(Echo);
     let bare = Bare::connect(&server).await;
     let seq = Arc::new(AtomicU64::new(0));
     let (mut metered, mut each) = (Vec::new(), Vec::new());
@@ -239,8 +240,8 @@ async fn many_accounts() {
     let users = users(ACCOUNTS);
     let meter = builder(&server)
         .await
-        .deadline(Duration::from_secs(5))
-        .most_accounts(200_000.try_into().unwrap())
+        .ledger_timeout(Duration::from_secs(5))
+        .max_accounts(200_000.try_into().unwrap())
         .build()
         .unwrap();
     let (service, next) = (meter.layer(Echo), Arc::new(AtomicU64::new(0)));
@@ -335,7 +336,7 @@ async fn ahead_calls() {
     for (accounts, a_second) in [(1_000_u64, 50_000_u64), (100, 50_000), (1_000, 5_000)] {
         let server = RedisServer::start();
         let users = users(accounts);
-        let meter = builder(&server).await.ahead(Ahead::default()).build().unwrap();
+        let meter = builder(&server).await.hold_ahead(HoldAhead::default()).build().unwrap();
         let mut service = meter.layer(Echo);
         let batch = a_second / 1_000;
         let (mut number, seconds) = (0_u64, 5);
@@ -375,7 +376,7 @@ async fn memory() {
             .find_map(|line| line.strip_prefix("used_memory:")?.trim().parse::<i64>().ok())
             .unwrap()
     };
-    let meter = builder(&server).await.deadline(Duration::from_secs(5)).build().unwrap();
+    let meter = builder(&server).await.ledger_timeout(Duration::from_secs(5)).build().unwrap();
     let mut service = meter.layer(Echo);
     ask(&mut service, &Arc::new(identity("the-first", "pro"))).await;
     let before = used();

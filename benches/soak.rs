@@ -22,8 +22,10 @@ use http::{Request, Response, header::AUTHORIZATION};
 use http_body_util::{BodyExt, Empty, StreamBody};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_credits::{
-    Ahead, BearerTokens, ComputeTime, CreditMeter, Identify, Identifying, Identity,
-    IdentityFromExtensions, Ledger, MemoryLedger, RedisLedger, RedisTokens, RequestHead,
+    BearerTokens, ComputeTime, CreditMeter, HoldAhead, Identity, MemoryLedger, RedisLedger,
+    RedisTokens,
+    identify::{Identify, Identifying, IdentityFromExtensions, RequestHead},
+    ledger::Ledger,
 };
 
 use self::redis_server::RedisServer;
@@ -70,7 +72,7 @@ async fn for_a_minute(mut work: impl AsyncFnMut()) -> u64 {
 /// Ten minutes of streams of ten thousand frames.
 async fn ten_minutes_of_frames() {
     let meter = CreditMeter::builder(plan(), MemoryLedger::new(), IdentityFromExtensions)
-        .ahead(Ahead::default())
+        .hold_ahead(HoldAhead::default())
         .build()
         .unwrap();
     let frames = || {
@@ -111,9 +113,9 @@ async fn ten_minutes_of_frames() {
 async fn ten_minutes_of_a_million_accounts() {
     const ACCOUNTS: u64 = 1_000_000;
     let meter = CreditMeter::builder(plan(), MemoryLedger::new(), IdentityFromExtensions)
-        .ahead(Ahead::default())
-        .deadline(Duration::from_secs(5))
-        .most_accounts(2_000_000.try_into().unwrap())
+        .hold_ahead(HoldAhead::default())
+        .ledger_timeout(Duration::from_secs(5))
+        .max_accounts(2_000_000.try_into().unwrap())
         .build()
         .unwrap();
     let service = service(&meter);
@@ -189,7 +191,8 @@ where
 
 async fn a_million_requests(name: &str, ledger: impl Ledger, ahead: bool) {
     let builder = CreditMeter::builder(plan(), ledger, IdentityFromExtensions);
-    let meter = if ahead { builder.ahead(Ahead::default()) } else { builder }.build().unwrap();
+    let meter =
+        if ahead { builder.hold_ahead(HoldAhead::default()) } else { builder }.build().unwrap();
     let users: Vec<_> =
         (0..1_000).map(|user| Arc::new(identity(&format!("user-{user}")))).collect();
     let service = service(&meter);
@@ -240,7 +243,7 @@ async fn new_accounts() {
     let most = 100_000_usize;
     let before = resident();
     let meter = CreditMeter::builder(plan(), MemoryLedger::new(), Strangers::default())
-        .most_accounts(most.try_into().unwrap())
+        .max_accounts(most.try_into().unwrap())
         .build()
         .unwrap();
     let service = service(&meter);
@@ -266,8 +269,8 @@ async fn a_crowd(ledger: RedisLedger) {
     let before = resident();
     // The deadline is far: what is asked is who waits how long.
     let meter = CreditMeter::builder(plan(), ledger, IdentityFromExtensions)
-        .deadline(Duration::from_secs(5))
-        .most_accounts(200_000.try_into().unwrap())
+        .ledger_timeout(Duration::from_secs(5))
+        .max_accounts(200_000.try_into().unwrap())
         .build()
         .unwrap();
     let service = service(&meter);

@@ -21,8 +21,8 @@ use http_body_util::Full;
 use tokio::sync::mpsc;
 use tower::{Layer, Service};
 use tower_credits::{
-    Account, Ahead, BearerTokens, CreditMeter, CreditMeterBuilder, Identity, Ledger, MemoryLedger,
-    Plan,
+    Account, BearerTokens, CreditMeter, CreditMeterBuilder, HoldAhead, Identity, MemoryLedger,
+    Plan, ledger::Ledger,
 };
 
 pub type Asked = Request<Full<Bytes>>;
@@ -73,11 +73,11 @@ pub fn builder(ledger: impl Ledger, tier: &str) -> CreditMeterBuilder {
 
 /// Metered and nothing else: no decorations.
 pub fn plain(ledger: impl Ledger, tier: &str) -> CreditMeterBuilder {
-    builder(ledger, tier).inference_id(false).extensions(false)
+    builder(ledger, tier).inference_id(false).request_extensions(false)
 }
 
 pub fn ahead(tier: &str) -> CreditMeter {
-    plain(MemoryLedger::new(), tier).ahead(Ahead::default()).build().unwrap()
+    plain(MemoryLedger::new(), tier).hold_ahead(HoldAhead::default()).build().unwrap()
 }
 
 /// The service at the bottom: it answers at once.
@@ -301,8 +301,10 @@ pub fn contender(name: &str) -> Contender {
             Contender::new(name, warm(ahead("limited")).layer(Echo), model)
         }
         "ahead, as it is by default" => {
-            let meter =
-                builder(MemoryLedger::new(), "pro").ahead(Ahead::default()).build().unwrap();
+            let meter = builder(MemoryLedger::new(), "pro")
+                .hold_ahead(HoldAhead::default())
+                .build()
+                .unwrap();
             Contender::new(name, warm(meter).layer(Echo), model)
         }
         "strict, lease warm" => Contender::new(

@@ -72,7 +72,7 @@ impl Clock for TokioClock {
 ///
 /// ```
 /// use std::time::Duration;
-/// use tower_credits::{Clock, ManualClock};
+/// use tower_credits::clock::{Clock, ManualClock};
 ///
 /// let clock = ManualClock::at("2026-11".parse()?);
 /// clock.advance(Duration::from_secs(10));

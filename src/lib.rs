@@ -7,13 +7,13 @@
 mod account;
 #[cfg(feature = "axum")]
 pub mod billing;
-mod clock;
+pub mod clock;
 mod contained;
-mod identify;
+pub mod identify;
 mod lease;
-mod ledger;
+pub mod ledger;
 mod limit;
-mod meter;
+pub mod meter;
 mod money;
 mod observe;
 mod period;
@@ -27,37 +27,18 @@ mod threshold;
 
 pub use self::{
     account::{Account, Name, NameError},
-    clock::{Clock, ManualClock, SystemClock, TokioClock},
-    identify::{
-        BearerTokens, Identify, IdentifyError, IdentifyWith, Identifying, Identity,
-        IdentityFromExtensions, RequestHead, TokensError,
-    },
-    lease::{Ahead, Settlement, Unsettled},
-    ledger::{
-        AccountSummary, Accounts, AccountsPage, Amendment, Answer, Answering, Book, Cursor, Grant,
-        LeaseId, Ledger, LedgerError, LineKey, MOST_LINES, MemoryLedger, Outcome, Record, Refund,
-        Renewal, Standing, Statement, StatementLine, StatementRefund, Usage, UsageLine,
-    },
-    meter::{
-        ComputeClock, ComputeTime, ConfigError, CreditMeter, CreditMeterBuilder, CreditService,
-        CreditWorker, CutOff, End, Ending, MeterBody, ResponseFuture, Stalled,
-    },
+    identify::{BearerTokens, Identity},
+    lease::HoldAhead,
+    ledger::{Accounts, MemoryLedger},
+    meter::{ComputeClock, ComputeTime, CreditMeter, CreditMeterBuilder},
     money::{Credits, MoneyError, Price},
     period::{Period, PeriodError},
-    plan::{
-        Classification, DuringOutage, Feature, Midway, Plan, PlanError, PlanFile, PlanHandle,
-        RequestCap, RequestQuota, Tier, WhenUsedUp, Workload,
-    },
+    plan::{Feature, Plan, PlanFile},
     rejection::{DenialFormat, Rejection},
-    terms::Terms,
     threshold::{Threshold, ThresholdReached},
 };
 #[cfg(feature = "redis")]
-pub use self::{
-    identify::{IssuedToken, RedisTokens, RedisTokensBuilder, RedisTokensError, TokenSummary},
-    ledger::{RedisLedger, RedisLedgerBuilder},
-    redis_server::RedisServer,
-};
+pub use self::{identify::RedisTokens, ledger::RedisLedger, redis_server::RedisServer};
 
 /// The code in the docs is tested, too.
 #[cfg(all(doctest, feature = "axum"))]

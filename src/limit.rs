@@ -17,7 +17,7 @@ use governor::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::RequestQuota;
+use crate::plan::RequestQuota;
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");

@@ -2,7 +2,7 @@
 
 use crate::Credits;
 
-/// What a tier allows an account; the account's own [`Record`](crate::Record) may add to it or
+/// What a tier allows an account; the account's own [`Record`](crate::ledger::Record) may add to it or
 /// narrow it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms {

@@ -19,7 +19,7 @@ use http_body_util::Empty;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    ComputeTime, CreditMeter, IdentityFromExtensions, MemoryLedger, Plan, PlanFile,
+    ComputeTime, CreditMeter, MemoryLedger, Plan, PlanFile, identify::IdentityFromExtensions,
 };
 
 use crate::support::{folder::Folder, switched::Switched, *};
@@ -47,7 +47,7 @@ fn service(
     meter: &CreditMeter,
 ) -> impl tower::Service<
     Request<Empty<Bytes>>,
-    Response = Response<tower_credits::MeterBody<Empty<Bytes>>>,
+    Response = Response<tower_credits::meter::MeterBody<Empty<Bytes>>>,
     Error = Infallible,
 > + Clone {
     ServiceBuilder::new().layer(meter.clone()).service(service_fn(
@@ -107,7 +107,7 @@ async fn requests_compute_cost_overshoot_and_denials_are_counted() {
         MemoryLedger::new(),
         IdentityFromExtensions,
     )
-    .shadow()
+    .shadow(true)
     .build()
     .unwrap();
     assert_eq!(

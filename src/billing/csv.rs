@@ -9,7 +9,7 @@ use axum::{
 };
 
 use super::{Bill, Meter, no_store, shown};
-use crate::Usage;
+use crate::ledger::Usage;
 
 /// The heads of its columns. Compute time is in seconds, costs in dollars; both are exact. A refund
 /// is a line of its own, whose cost is negative: the column adds up to what the month costs.

@@ -6,7 +6,7 @@ use axum::{Json, extract::Request, response::Response};
 use serde::Serialize;
 
 use super::{Bill, Meter, no_store, shown};
-use crate::{Credits, Name, Usage};
+use crate::{Credits, Name, ledger::Usage};
 
 /// Amounts are whole nano-dollars. The lines' costs add up to what was used, always.
 #[derive(Serialize)]
@@ -125,7 +125,7 @@ fn lines(bill: &Bill) -> Vec<Line> {
 }
 
 fn refunds(bill: &Bill) -> Vec<Refund> {
-    let refund = |refund: &crate::StatementRefund| Refund {
+    let refund = |refund: &crate::ledger::StatementRefund| Refund {
         id: refund.id.clone(),
         amount_nano_usd: refund.amount.as_nano_usd(),
         reason: refund.reason.clone(),

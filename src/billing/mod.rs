@@ -50,7 +50,10 @@ use axum::{
 use serde::Deserialize;
 
 use crate::{
-    CreditMeter, Identity, Period, RequestHead, Statement, Tier, Usage, identify::IdentifyError,
+    CreditMeter, Identity, Period,
+    identify::{IdentifyError, RequestHead},
+    ledger::{Statement, Usage},
+    plan::Tier,
     rejection::Rejection,
 };
 
@@ -125,7 +128,7 @@ impl Bill {
     }
 
     /// The lines, put together by whatever is told of each.
-    fn by<K: Ord>(&self, key: impl Fn(&crate::StatementLine) -> K) -> BTreeMap<K, Usage> {
+    fn by<K: Ord>(&self, key: impl Fn(&crate::ledger::StatementLine) -> K) -> BTreeMap<K, Usage> {
         let mut merged: BTreeMap<_, Usage> = BTreeMap::new();
         for line in &self.statement.lines {
             merged.entry(key(line)).or_default().add(line.usage);

@@ -21,8 +21,12 @@ use serde::Deserialize;
 
 use super::{Bill, Denied, Meter, chart::Chart, no_store};
 use crate::{
-    Amendment, CreditMeter, Credits, Period, RequestHead, StatementRefund, Usage, WhenUsedUp,
-    identify::is_meant, meter::LEAST, rejection::Rejection,
+    CreditMeter, Credits, Period,
+    identify::{RequestHead, is_meant},
+    ledger::{Amendment, StatementRefund, Usage},
+    meter::LEAST,
+    plan::WhenUsedUp,
+    rejection::Rejection,
 };
 
 /// No script, no style in the page, no frame around it; forms go here and nowhere else.
@@ -369,16 +373,16 @@ fn tables(bill: &Bill) -> Vec<Table> {
         let compute = seconds(Duration::from_micros(usage.compute_micros));
         Row { name, requests: usage.requests, compute, cost: usage.cost }
     };
-    let by = |id, title, head, key: &dyn Fn(&crate::StatementLine) -> String| Table {
+    let by = |id, title, head, key: &dyn Fn(&crate::ledger::StatementLine) -> String| Table {
         id,
         title,
         head,
         rows: bill.by(key).into_iter().map(row).collect(),
     };
-    let day = |line: &crate::StatementLine| {
+    let day = |line: &crate::ledger::StatementLine| {
         line.day.map_or_else(|| line.model.to_string(), |day| bill.day(day))
     };
-    let member = |line: &crate::StatementLine| {
+    let member = |line: &crate::ledger::StatementLine| {
         line.subject.as_ref().map_or_else(|| line.model.to_string(), ToString::to_string)
     };
     let mut tables = vec![

@@ -17,8 +17,8 @@ use super::{
     page::{self, unreadable},
 };
 use crate::{
-    CreditMeter, Name, RequestHead,
-    identify::{IdentifyError, is_meant},
+    CreditMeter, Name,
+    identify::{IdentifyError, RequestHead, is_meant},
     rejection::Rejection,
 };
 

@@ -54,7 +54,7 @@ impl Identity {
 
     /// The subject may also bill this organisation, by its id, whose tier has this name. It does
     /// where the request says so, in the field
-    /// [`X-HF-Bill-To`](crate::CreditMeterBuilder::bill_to).
+    /// [`X-HF-Bill-To`](crate::CreditMeterBuilder::bill_to_header).
     ///
     /// # Errors
     ///
@@ -217,7 +217,7 @@ pub enum IdentifyError {
 /// The function takes what it needs from the head and answers a future that borrows nothing:
 ///
 /// ```
-/// use tower_credits::{Account, CreditMeter, Identity, IdentifyError, IdentifyWith, MemoryLedger, Plan};
+/// use tower_credits::{Account, CreditMeter, Identity, MemoryLedger, Plan, identify::{IdentifyError, IdentifyWith}};
 ///
 /// # let plan = Plan::from_toml("[tiers.free]\nincluded = \"0.10\"\nwhen_used_up = \"block\"")?;
 /// let identify = IdentifyWith::new(|head| {
@@ -230,7 +230,7 @@ pub enum IdentifyError {
 ///     }
 /// });
 /// let meter = CreditMeter::new(plan, MemoryLedger::new(), identify);
-/// # Ok::<(), tower_credits::PlanError>(())
+/// # Ok::<(), tower_credits::plan::PlanError>(())
 /// ```
 #[derive(Clone, Copy)]
 pub struct IdentifyWith<F>(F);

@@ -9,7 +9,7 @@ use crate::ledger::{LineKey, Usage, UsageLine};
 const MOST_RECENT: usize = 16;
 
 /// The most other lines of a batch.
-const MOST_LINES: usize = 2_000;
+const MAX_LINES: usize = 2_000;
 
 /// Usage that is in no batch yet, by line. Takes no memory while there is none.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ impl Tally {
             self.recent.push((number, UsageLine { key: line(), usage }));
         } else {
             let (rest, key) = (self.rest.get_or_insert_default(), line());
-            let room = rest.len() < MOST_LINES || rest.contains_key(&key);
+            let room = rest.len() < MAX_LINES || rest.contains_key(&key);
             rest.entry(if room { key } else { LineKey::Other }).or_default().add(usage);
         }
     }
@@ -44,7 +44,7 @@ impl Tally {
         self.recent.is_empty()
     }
 
-    /// All lines, each once. What would be more than [`MOST_LINES`] is one.
+    /// All lines, each once. What would be more than [`MAX_LINES`] is one.
     pub(super) fn take(&mut self) -> Arc<[UsageLine]> {
         let rest = self
             .rest
@@ -125,9 +125,9 @@ mod tests {
             tally.add(5_000 + model as u64, || key(1, MOST_RECENT), usage(1));
         }
         let lines = tally.take();
-        assert_eq!(lines.len(), MOST_RECENT + MOST_LINES + 1);
+        assert_eq!(lines.len(), MOST_RECENT + MAX_LINES + 1);
         let of = |key: &LineKey| lines.iter().find(|line| line.key == *key).unwrap().usage.requests;
-        assert_eq!(of(&LineKey::Other), (5_000 - MOST_RECENT - MOST_LINES) as u64);
+        assert_eq!(of(&LineKey::Other), (5_000 - MOST_RECENT - MAX_LINES) as u64);
         assert_eq!(of(&key(1, MOST_RECENT)), 1 + (5_000 - MOST_RECENT) as u64);
         assert_eq!(
             lines.iter().map(|line| line.usage.requests).sum::<u64>(),

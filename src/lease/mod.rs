@@ -35,5 +35,5 @@ pub(crate) use self::{
 };
 pub use self::{
     keeper::{Settlement, Unsettled},
-    rules::Ahead,
+    rules::HoldAhead,
 };

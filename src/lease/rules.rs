@@ -21,7 +21,7 @@ pub(crate) struct LeaseRules {
     /// How long the ledger keeps a hold without hearing of the lease. Default 10 min.
     pub(crate) ttl: Duration,
     /// The surplus that leases ask for beyond what running requests own, if any.
-    pub(crate) ahead: Option<Ahead>,
+    pub(crate) ahead: Option<HoldAhead>,
     /// `true` if leases of a node that ends say goodbye once they are settled.
     pub(crate) farewell: bool,
 }
@@ -80,7 +80,7 @@ impl LeaseRules {
 /// and four more. It is asked for again when half of it is taken, before requests have to wait.
 /// Where it is more than twice the least, that is what remains a few seconds after the last use;
 /// the rest is given back ten seconds after it, or after twice
-/// [`flush`](crate::CreditMeterBuilder::flush) where that is longer.
+/// [`flush`](crate::CreditMeterBuilder::report_within) where that is longer.
 ///
 /// It is at most a quarter of what is left, so near zero this becomes strict by itself. What one
 /// node holds ahead, another cannot use until it is given back; a node that dies strands it for the
@@ -88,13 +88,13 @@ impl LeaseRules {
 ///
 /// ```
 /// use std::num::NonZeroU32;
-/// use tower_credits::Ahead;
+/// use tower_credits::HoldAhead;
 ///
-/// let by_burn = Ahead::default(); // up to 1024 slices
-/// let at_most_a_minute = Ahead::default().at_most(NonZeroU32::new(60).expect("not zero"));
+/// let by_burn = HoldAhead::default(); // up to 1024 slices
+/// let at_most_a_minute = HoldAhead::default().at_most(NonZeroU32::new(60).expect("not zero"));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ahead {
+pub struct HoldAhead {
     least: NonZeroU32,
     most: NonZeroU32,
 }
@@ -102,7 +102,7 @@ pub struct Ahead {
 const LEAST: NonZeroU32 = NonZeroU32::new(4).unwrap();
 const MOST: NonZeroU32 = NonZeroU32::new(1024).unwrap();
 
-impl Ahead {
+impl HoldAhead {
     /// Always the same: `slices` times what one request takes at its admission.
     pub const fn slices(slices: NonZeroU32) -> Self {
         Self { least: slices, most: slices }
@@ -136,7 +136,7 @@ fn times(hold: Credits, slices: u32) -> Credits {
 }
 
 /// By what the account burns: 4 slices more than that, up to 1024.
-impl Default for Ahead {
+impl Default for HoldAhead {
     fn default() -> Self {
         Self { least: LEAST, most: MOST }
     }

@@ -15,7 +15,7 @@ use fastrand::Rng;
 
 use super::{
     lease::{Closing, Denial, Lease, Next, Run, RunId, Served, Want},
-    rules::{Ahead, LeaseRules},
+    rules::{HoldAhead, LeaseRules},
 };
 use crate::{
     Account, Credits, Period,
@@ -242,7 +242,7 @@ impl World {
             flush: at(3),
             admit_for: at(60),
             ttl: at(200),
-            ahead: setting.ahead.then(|| Ahead::default().at_least(3.try_into().unwrap())),
+            ahead: setting.ahead.then(|| HoldAhead::default().at_least(3.try_into().unwrap())),
             farewell: true,
         };
         Self {

@@ -17,7 +17,7 @@ use crate::{Account, Credits, Name, Period};
 /// arrived, it changes nothing the second time. Nodes learn of a change with the next renewal of
 /// the account's lease: at the latest with the next request that needs the ledger.
 ///
-/// The tier is not the ledger's: it is what [`Identify`](crate::Identify) says. A change in
+/// The tier is not the ledger's: it is what [`Identify`](crate::identify::Identify) says. A change in
 /// mid-month counts from the next renewal for the whole month; a month that has ended keeps the
 /// terms it had, seats and all.
 ///

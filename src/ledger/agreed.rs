@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use crate::{Credits, Terms};
+use crate::{Credits, ledger::Terms};
 
 /// What an account may use in a month.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ pub enum Amendment {
     /// reached, requests are denied with 403.
     SpendingLimit(Option<Credits>),
     /// Refunds part of what a month cost; a second refund of the same id in the same month changes
-    /// nothing. See [`Book::refund`](crate::Book::refund).
+    /// nothing. See [`Book::refund`](crate::ledger::Book::refund).
     Refund {
         /// The month.
         period: Period,
@@ -36,10 +36,10 @@ pub enum Amendment {
         refund: Refund,
     },
     /// Closes a month that has ended, and all before; what nodes report of it later is debited in
-    /// the current month, in the line [`LineKey::Late`](crate::LineKey::Late). See [`Book::close`](crate::Book::close).
+    /// the current month, in the line [`LineKey::Late`](crate::ledger::LineKey::Late). See [`Book::close`](crate::ledger::Book::close).
     Close(Period),
     /// Erases the account: its months, its purchased credits, all. What nodes still report of it is
-    /// [refused](crate::Outcome::Erased) for 93 days; after that the name may be used again.
+    /// [refused](crate::ledger::Outcome::Erased) for 93 days; after that the name may be used again.
     Erase,
 }
 

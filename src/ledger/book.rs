@@ -7,14 +7,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MOST_LINES, Outcome, Refund, Renewal,
-    SHARE, Standing, Usage, UsageLine,
+    Answer, EARLY, LATE, LeaseId, LedgerError, LineKey, MAX_LINES, Outcome, Refund, Renewal, SHARE,
+    Standing, Usage, UsageLine,
     agreed::Agreed,
     holds::{Holds, is_live},
     leases::{Entry, Leases, Sums},
     record::{Pledge, Record},
 };
-use crate::{Credits, Name, Period, Terms};
+use crate::{Credits, Name, Period, ledger::Terms};
 
 /// After how long it is noted that the same terms were said again.
 const SAID_AGAIN: Duration = Duration::from_secs(10);
@@ -52,7 +52,7 @@ pub struct Book {
     /// Thresholds that were reached, and who says so to the host.
     pub(super) claims: BTreeMap<Name, LeaseId>,
     /// The most lines that are kept apart.
-    pub(super) most_lines: usize,
+    pub(super) max_lines: usize,
 }
 
 impl Book {
@@ -74,14 +74,14 @@ impl Book {
             leases: Leases { entries: BTreeMap::new(), beside: None },
             holds: Holds { entries: BTreeMap::new(), held: Credits::ZERO, next: None },
             claims: BTreeMap::new(),
-            most_lines: MOST_LINES,
+            max_lines: MAX_LINES,
         }
     }
 
-    /// Keeps so many usage lines apart at most; [`MOST_LINES`] unless it is set.
+    /// Keeps so many usage lines apart at most; [`MAX_LINES`] unless it is set.
     #[must_use]
-    pub fn with_most_lines(self, most_lines: usize) -> Self {
-        Self { most_lines, ..self }
+    pub fn with_max_lines(self, max_lines: usize) -> Self {
+        Self { max_lines, ..self }
     }
 
     /// All that was settled in this period.
@@ -534,7 +534,7 @@ impl Book {
 
     fn add_lines(&mut self, lines: &[UsageLine]) {
         for line in lines {
-            let room = self.lines.contains_key(&line.key) || self.lines.len() < self.most_lines;
+            let room = self.lines.contains_key(&line.key) || self.lines.len() < self.max_lines;
             let key = if room { line.key.clone() } else { LineKey::Other };
             self.lines.entry(key).or_default().add(line.usage);
         }

@@ -15,10 +15,10 @@ use super::{
     protocol::{Answer, LeaseId, Renewal},
     statement::Statement,
 };
-use crate::{Account, Name, Period, Terms};
+use crate::{Account, Name, Period, ledger::Terms};
 
 /// A boxed future of a ledger's answer.
-pub type Answering<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
+pub type LedgerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
 
 /// Where leases are renewed and statements are read.
 ///
@@ -39,7 +39,7 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         period: Period,
         renewal: &'a Renewal,
         within: Duration,
-    ) -> Answering<'a, Answer>;
+    ) -> LedgerFuture<'a, Answer>;
 
     /// Reads what an account used in a period. An account that used nothing has a statement of
     /// zeros. `terms` are those of the account's tier now: a month that ended keeps its own.
@@ -53,7 +53,7 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         account: &'a Account,
         period: Period,
         terms: Option<Terms>,
-    ) -> Answering<'a, Statement>;
+    ) -> LedgerFuture<'a, Statement>;
 
     /// Changes what the account keeps, or corrects a month. Answers `false` for what was done
     /// already, by its id: it changed nothing.
@@ -62,7 +62,7 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     ///
     /// [`LedgerError::Refused`] where the amendment cannot be, another [`LedgerError`] where there
     /// was no answer.
-    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool>;
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool>;
 
     /// Answers whether it is for `by` to tell the host that the account reached a threshold in a
     /// period: for whoever asks first, and again for the same one. See [`Book::claim`](super::Book::claim).
@@ -78,7 +78,7 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         period: Period,
         threshold: Name,
         by: LeaseId,
-    ) -> Answering<'a, bool> {
+    ) -> LedgerFuture<'a, bool> {
         let _ = (account, period, threshold, by);
         Box::pin(ready(Err(LedgerError::Refused("this ledger keeps no thresholds".into()))))
     }
@@ -96,7 +96,7 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         period: Period,
         from: Option<&'a Cursor>,
         most: NonZeroUsize,
-    ) -> Answering<'a, AccountsPage> {
+    ) -> LedgerFuture<'a, AccountsPage> {
         let _ = (period, from, most);
         Box::pin(ready(Err(LedgerError::Refused("this ledger does not list accounts".into()))))
     }

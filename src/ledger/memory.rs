@@ -10,10 +10,13 @@ use std::{
 };
 
 use super::{
-    AccountSummary, AccountsPage, Amendment, Answer, Answering, Book, Cursor, LeaseId, Ledger,
-    LedgerError, MOST_LINES, Record, Renewal, Statement, Terms, whole_millis,
+    AccountSummary, AccountsPage, Amendment, Answer, Book, Cursor, LeaseId, Ledger, LedgerError,
+    LedgerFuture, MAX_LINES, Record, Renewal, Statement, Terms, whole_millis,
 };
-use crate::{Account, Clock, Name, Period, SystemClock};
+use crate::{
+    Account, Name, Period,
+    clock::{Clock, SystemClock},
+};
 
 /// How many periods of an account are kept; the oldest goes first.
 const MOST_PERIODS: usize = 13;
@@ -24,7 +27,7 @@ const MOST_PERIODS: usize = 13;
 pub struct MemoryLedger {
     accounts: Arc<Mutex<HashMap<Account, Kept>>>,
     clock: Arc<dyn Clock>,
-    most_lines: usize,
+    max_lines: usize,
 }
 
 /// An account's record and books, and all that changes them.
@@ -42,14 +45,14 @@ impl MemoryLedger {
 
     /// An empty ledger on another clock.
     pub fn with_clock(clock: impl Clock) -> Self {
-        Self { accounts: Arc::default(), clock: Arc::new(clock), most_lines: MOST_LINES }
+        Self { accounts: Arc::default(), clock: Arc::new(clock), max_lines: MAX_LINES }
     }
 
     /// Keeps so many usage lines of a month apart at most; what would be more is added to one line,
-    /// `other`. Default [`MOST_LINES`].
+    /// `other`. Default [`MAX_LINES`].
     #[must_use]
-    pub fn most_lines(self, most_lines: NonZeroUsize) -> Self {
-        Self { most_lines: most_lines.get(), ..self }
+    pub fn max_lines(self, max_lines: NonZeroUsize) -> Self {
+        Self { max_lines: max_lines.get(), ..self }
     }
 
     /// The clock in whole milliseconds, as every ledger counts.
@@ -75,7 +78,7 @@ impl Kept {
         &mut self,
         period: Period,
         renewal: &Renewal,
-        most_lines: usize,
+        max_lines: usize,
         not_after: Duration,
         now: Duration,
     ) -> Result<Answer, LedgerError> {
@@ -84,7 +87,7 @@ impl Kept {
             .books
             .remove(&period)
             .unwrap_or_else(|| Book::new(period))
-            .with_most_lines(most_lines);
+            .with_max_lines(max_lines);
         // Made where it is wanted: of closed months, and of those that have not begun.
         let wants_current = (today > period && self.record.closed.is_some()) || today < period;
         let current = wants_current.then(|| book_of(&mut self.books, today));
@@ -167,11 +170,11 @@ impl Ledger for MemoryLedger {
         period: Period,
         renewal: &'a Renewal,
         within: Duration,
-    ) -> Answering<'a, Answer> {
+    ) -> LedgerFuture<'a, Answer> {
         let now = self.now();
         let mut accounts = self.accounts();
         let kept = accounts.entry(account.clone()).or_default();
-        let answer = kept.renew(period, renewal, self.most_lines, now + within, now);
+        let answer = kept.renew(period, renewal, self.max_lines, now + within, now);
         Box::pin(ready(answer))
     }
 
@@ -180,7 +183,7 @@ impl Ledger for MemoryLedger {
         account: &'a Account,
         period: Period,
         terms: Option<Terms>,
-    ) -> Answering<'a, Statement> {
+    ) -> LedgerFuture<'a, Statement> {
         let (accounts, empty) = (self.accounts(), (Record::default(), Book::new(period)));
         let kept = accounts.get(account);
         let record = kept.map_or(&empty.0, |kept| &kept.record);
@@ -188,7 +191,7 @@ impl Ledger for MemoryLedger {
         Box::pin(ready(Ok(Statement::of(account, book, record, terms, self.now()))))
     }
 
-    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
         let now = self.now();
         let done = self.accounts().entry(account.clone()).or_default().amend(amendment, now);
         Box::pin(ready(done))
@@ -200,7 +203,7 @@ impl Ledger for MemoryLedger {
         period: Period,
         threshold: Name,
         by: LeaseId,
-    ) -> Answering<'a, bool> {
+    ) -> LedgerFuture<'a, bool> {
         let now = self.now();
         let claimed =
             self.accounts().entry(account.clone()).or_default().claim(period, threshold, by, now);
@@ -212,7 +215,7 @@ impl Ledger for MemoryLedger {
         period: Period,
         from: Option<&'a Cursor>,
         most: NonZeroUsize,
-    ) -> Answering<'a, AccountsPage> {
+    ) -> LedgerFuture<'a, AccountsPage> {
         // Accounts are in no order: the first of those that come next are kept, and no more.
         let now = self.now();
         let mut page: BTreeMap<&str, AccountSummary> = BTreeMap::new();

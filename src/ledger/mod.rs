@@ -39,13 +39,11 @@ pub use self::{
     amendment::{Amendment, Refund},
     book::Book,
     error::LedgerError,
-    interface::{Answering, Ledger},
+    interface::{Ledger, LedgerFuture},
     list::{AccountSummary, AccountsPage, Cursor},
     memory::MemoryLedger,
-    protocol::{
-        Answer, LeaseId, LineKey, MOST_LINES, Outcome, Renewal, Standing, Usage, UsageLine,
-    },
+    protocol::{Answer, LeaseId, LineKey, MAX_LINES, Outcome, Renewal, Standing, Usage, UsageLine},
     record::{Grant, Record},
     statement::{Statement, StatementLine, StatementRefund},
 };
-pub(crate) use crate::terms::Terms;
+pub use crate::terms::Terms;

@@ -2,11 +2,11 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{Credits, Name, Terms};
+use crate::{Credits, Name, ledger::Terms};
 
 /// The most usage lines of a month that a ledger keeps apart unless it is set; what would be more
 /// is added to one line, [`LineKey::Other`].
-pub const MOST_LINES: usize = 20_000;
+pub const MAX_LINES: usize = 20_000;
 
 /// The part of what is left that a surplus may take: one in this many.
 pub(crate) const SHARE: i64 = 4;
@@ -119,7 +119,7 @@ pub enum LineKey {
     /// What was settled of another month: of one that was closed, or of one that has not begun,
     /// into which a clock had gone for a while.
     Late,
-    /// All beyond the [most lines](MOST_LINES) that are kept apart.
+    /// All beyond the [most lines](MAX_LINES) that are kept apart.
     Other,
 }
 

@@ -10,14 +10,14 @@ use super::{
     usual::Usual,
 };
 use crate::{
-    Classification, Credits, DuringOutage, Feature, Identity, Period, Plan, RequestHead,
-    RequestQuota, Workload,
+    Credits, Feature, Identity, Period, Plan,
     clock::{Now, until},
     contained::contained,
-    identify::{IdentifyError, Identifying},
+    identify::{IdentifyError, Identifying, RequestHead},
     lease::{Admission, Seat, Ticket, Verdict},
     limit::RateState,
     observe,
+    plan::{Classification, DuringOutage, RequestQuota, Workload},
     rejection::Rejection,
 };
 

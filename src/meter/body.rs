@@ -27,7 +27,7 @@ pin_project! {
     ///
     /// If a request is stopped in mid-body because its credits end, a gRPC stream gets its
     /// trailers, a `text/event-stream` at an event boundary gets one last `event: error` with the
-    /// problem as data, and everything else ends with the error [`CutOff`](crate::CutOff), never as
+    /// problem as data, and everything else ends with the error [`CutOff`](crate::meter::CutOff), never as
     /// a clean end.
     pub struct MeterBody<B> {
         #[pin]

@@ -14,17 +14,19 @@ use std::{
 use http::{HeaderName, StatusCode, response::Parts};
 
 use super::{
-    charge::{Billable, Ending, Kept},
+    charge::{Billable, FinishedRequest, Kept},
     layer::{Classify, CreditMeter, Inner, Settings},
     read_ahead::{ReadAhead, ReadAheadLimits},
     reporting::ReportingByModel,
 };
 use crate::{
-    Ahead, Classification, Clock, Identify, Ledger, Plan, PlanHandle, RequestHead, Threshold,
-    ThresholdReached,
-    clock::Time,
+    HoldAhead, Plan, Threshold, ThresholdReached,
+    clock::{Clock, Time},
+    identify::{Identify, RequestHead},
     lease::{Keeper, LeaseRules, Watch, Worker},
+    ledger::Ledger,
     observe,
+    plan::{Classification, PlanHandle},
     rejection::{DenialFormat, DenialStyle},
     threshold::MOST_THRESHOLDS,
 };
@@ -95,7 +97,7 @@ impl CreditMeterBuilder {
     /// ledger forgets that a node claimed it, another may call again.
     ///
     /// ```
-    /// use tower_credits::{CreditMeter, IdentityFromExtensions, MemoryLedger, Plan, Threshold, ThresholdReached};
+    /// use tower_credits::{CreditMeter, MemoryLedger, Plan, Threshold, ThresholdReached, identify::IdentityFromExtensions};
     ///
     /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
     /// let meter = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions)
@@ -122,7 +124,7 @@ impl CreditMeterBuilder {
     /// organisations its subject [may bill](crate::Identity::member_of); another one is denied with
     /// 403, whether it exists or not.
     #[must_use]
-    pub fn bill_to(mut self, field: Option<HeaderName>) -> Self {
+    pub fn bill_to_header(mut self, field: Option<HeaderName>) -> Self {
         self.bill_to = field;
         self
     }
@@ -131,7 +133,7 @@ impl CreditMeterBuilder {
     /// Default: they hold nothing that no request owns. What one node holds ahead, others cannot
     /// use: until ten seconds after its last use there.
     #[must_use]
-    pub fn ahead(mut self, ahead: Ahead) -> Self {
+    pub fn hold_ahead(mut self, ahead: HoldAhead) -> Self {
         self.settings.rules.ahead = Some(ahead);
         self
     }
@@ -140,8 +142,8 @@ impl CreditMeterBuilder {
     /// Default 250 ms. A request puts at least four deadlines of compute time on hold, so that it
     /// can be refilled in time.
     #[must_use]
-    pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.settings.rules.deadline = deadline;
+    pub fn ledger_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.rules.deadline = timeout;
         self
     }
 
@@ -151,16 +153,16 @@ impl CreditMeterBuilder {
     /// more than five seconds, credits that are held ahead are given back twice as long after their
     /// last use. `docs/scaling.md` has the arithmetic.
     #[must_use]
-    pub fn flush(mut self, flush: Duration) -> Self {
-        self.settings.rules.flush_after(flush);
+    pub fn report_within(mut self, within: Duration) -> Self {
+        self.settings.rules.flush_after(within);
         self
     }
 
     /// How long an [`Identify`] that asks elsewhere may take; after it the request is denied as
     /// unavailable. Default 5 s.
     #[must_use]
-    pub fn identify_within(mut self, within: Duration) -> Self {
-        self.settings.identify_within = within;
+    pub fn identify_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.identify_within = timeout;
         self
     }
 
@@ -177,8 +179,8 @@ impl CreditMeterBuilder {
 
     /// Compute time ends with the response's head; streaming its body is not billed.
     #[must_use]
-    pub fn until_head(mut self) -> Self {
-        self.settings.until_head = true;
+    pub fn compute_until_head(mut self, on: bool) -> Self {
+        self.settings.until_head = on;
         self
     }
 
@@ -194,7 +196,7 @@ impl CreditMeterBuilder {
     /// metered for a few heap allocations less; a response may still carry
     /// [`ComputeTime`](crate::ComputeTime), and protocols cannot be switched.
     #[must_use]
-    pub fn extensions(mut self, on: bool) -> Self {
+    pub fn request_extensions(mut self, on: bool) -> Self {
         self.settings.extensions = on;
         self
     }
@@ -203,8 +205,8 @@ impl CreditMeterBuilder {
     /// its account is known. For those who put the meter in front of live traffic first. What would
     /// have been denied is owed, and shows on the bill.
     #[must_use]
-    pub fn shadow(mut self) -> Self {
-        self.settings.shadow = true;
+    pub fn shadow(mut self, on: bool) -> Self {
+        self.settings.shadow = on;
         self
     }
 
@@ -213,9 +215,12 @@ impl CreditMeterBuilder {
     ///
     /// Until it has decided, nothing of a request is settled: a node that is killed loses all that
     /// its running requests used. Where the head of a response tells enough, use
-    /// [`billable_at_head`](Self::billable_at_head). The later call of the two counts.
+    /// [`bill_if_head`](Self::bill_if_head). The later call of the two counts.
     #[must_use]
-    pub fn billable(mut self, billable: impl Fn(&Ending) -> bool + Send + Sync + 'static) -> Self {
+    pub fn bill_if(
+        mut self,
+        billable: impl Fn(&FinishedRequest) -> bool + Send + Sync + 'static,
+    ) -> Self {
         self.billable = Some(Billable::AtEnd(Arc::new(billable)));
         self
     }
@@ -226,17 +231,17 @@ impl CreditMeterBuilder {
     /// whose inner service was called.
     ///
     /// ```
-    /// use tower_credits::{CreditMeter, IdentityFromExtensions, MemoryLedger, Plan};
+    /// use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
     ///
     /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
     /// let meter = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions)
-    ///     .billable_at_head(|head| head.is_none_or(|head| !head.status.is_server_error()))
+    ///     .bill_if_head(|head| head.is_none_or(|head| !head.status.is_server_error()))
     ///     .build()?;
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
-    pub fn billable_at_head(
+    pub fn bill_if_head(
         mut self,
         billable: impl Fn(Option<&Parts>) -> bool + Send + Sync + 'static,
     ) -> Self {
@@ -249,7 +254,7 @@ impl CreditMeterBuilder {
     /// Responses are read as fast as the service produces them, so that compute time does not
     /// depend on who reads; while so much waits for the client, the service is held back.
     #[must_use]
-    pub fn read_ahead(mut self, bytes: usize) -> Self {
+    pub fn read_ahead_per_response(mut self, bytes: usize) -> Self {
         self.settings.read_ahead.each = bytes;
         self
     }
@@ -262,12 +267,12 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Sets after how long a response is abandoned ([`End::Stalled`](crate::End::Stalled)) of which
+    /// Sets after how long a response is abandoned ([`End::Stalled`](crate::meter::End::Stalled)) of which
     /// nothing is taken while the service is held back: at least 1 ms. Default 60 s, and a second
     /// more for each 16 KiB of the frame that was taken last. Its body is dropped, and what it had
     /// on hold is free.
     #[must_use]
-    pub fn stalled_after(mut self, time: Duration) -> Self {
+    pub fn stall_timeout(mut self, time: Duration) -> Self {
         self.settings.read_ahead.stalled_after = time;
         self
     }
@@ -297,7 +302,7 @@ impl CreditMeterBuilder {
     /// and chunked HTTP/1.1; a response of known length keeps that. gRPC calls have
     /// `x-compute-time` and `x-cost-nano-usd` in their trailers always.
     #[must_use]
-    pub fn tell_remaining(mut self, on: bool) -> Self {
+    pub fn usage_headers(mut self, on: bool) -> Self {
         self.settings.tells = on;
         self
     }
@@ -306,13 +311,13 @@ impl CreditMeterBuilder {
     /// unavailable. Default 262 144. One costs some kilobytes while it is used, and until ten
     /// minutes after.
     #[must_use]
-    pub fn most_accounts(mut self, most: NonZeroUsize) -> Self {
+    pub fn max_accounts(mut self, most: NonZeroUsize) -> Self {
         self.settings.most_accounts = most.get();
         self
     }
 
     /// The clock that compute time and months are read from. Default: the system's. Tests on paused
-    /// time take [`TokioClock`](crate::TokioClock).
+    /// time take [`TokioClock`](crate::clock::TokioClock).
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.time = Time::of(Arc::new(clock));
@@ -350,16 +355,16 @@ impl CreditMeterBuilder {
         let LeaseRules { deadline, flush, ttl, .. } = self.settings.rules;
         let shortest = Duration::from_millis(1);
         if !(shortest..=Duration::from_secs(5)).contains(&deadline) {
-            return Err(ConfigError { setting: "deadline", remedy: "set 1 ms to 5 s" });
+            return Err(ConfigError { setting: "ledger_timeout", remedy: "set 1 ms to 5 s" });
         }
         if !(shortest..=ttl / 10).contains(&flush) {
-            return Err(ConfigError { setting: "flush", remedy: "set 1 ms to 60 s" });
+            return Err(ConfigError { setting: "report_within", remedy: "set 1 ms to 60 s" });
         }
         if self.watch.as_ref().is_some_and(|watch| watch.thresholds.len() > MOST_THRESHOLDS) {
             return Err(ConfigError { setting: "thresholds", remedy: "set at most 32" });
         }
         if self.settings.read_ahead.stalled_after < shortest {
-            return Err(ConfigError { setting: "stalled_after", remedy: "set 1 ms or more" });
+            return Err(ConfigError { setting: "stall_timeout", remedy: "set 1 ms or more" });
         }
         let unavailable = self.settings.denials.unavailable;
         if !(unavailable.is_client_error() || unavailable.is_server_error()) {

@@ -23,13 +23,14 @@ use super::{
     usual::Usual,
 };
 use crate::{
-    Credits, Midway, Period,
+    Credits, Period,
     clock::Now,
     contained::contained,
     lease::{self, Beside, Denial, Ended, Run, RunId, Seat},
     ledger::{LineKey, Standing, Usage},
     limit::RequestRate,
     observe::{self, MeteredRequest},
+    plan::Midway,
     rejection::Rejection,
 };
 
@@ -65,7 +66,7 @@ impl End {
 /// What is known of a metered request when it ended.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
-pub struct Ending {
+pub struct FinishedRequest {
     /// The response's status; `None` where there was none.
     pub status: Option<StatusCode>,
     /// The status of a gRPC call, as its trailers say it: 0 is OK. `None` of other requests, and of
@@ -84,7 +85,7 @@ pub(crate) enum Billable {
     AtHead(Arc<ByHead>),
 }
 
-type ByEnding = dyn Fn(&Ending) -> bool + Send + Sync;
+type ByEnding = dyn Fn(&FinishedRequest) -> bool + Send + Sync;
 type ByHead = dyn Fn(Option<&Parts>) -> bool + Send + Sync;
 
 /// What a meter keeps beside an account's lease.
@@ -134,7 +135,7 @@ pub(crate) struct Metering {
     /// It only looks as if it were metered: in shadow mode there is always more.
     shadow: bool,
     /// How it ended, once it has.
-    ending: Option<Ending>,
+    ending: Option<FinishedRequest>,
 }
 
 /// How much longer a request may run.
@@ -718,7 +719,7 @@ impl Charge {
     pub(super) fn close_at(&mut self, end: End, now: Now) -> Option<Ended<Metering>> {
         let place = self.place.take()?;
         self.timer = None;
-        let ending = Ending { status: self.status, grpc_status: self.grpc_status, end };
+        let ending = FinishedRequest { status: self.status, grpc_status: self.grpc_status, end };
         let forgiven = match self.billable.take() {
             None => false,
             Some(Billable::AtEnd(billable)) => !is_billed(|| billable(&ending)),
@@ -747,7 +748,7 @@ impl Charge {
 }
 
 /// Tells the operator of a request that ended, if it was billed.
-fn report(ending: &Ending, ended: &Ended<Metering>) {
+fn report(ending: &FinishedRequest, ended: &Ended<Metering>) {
     let Some(usage) = ended.billed else { return };
     let Usual { account, subject, tier, workload, .. } = &*ended.run.usual;
     let compute = Duration::from_micros(usage.compute_micros);

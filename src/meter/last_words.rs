@@ -4,7 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http_body::Frame;
 
 use super::told;
-use crate::{BoxError, Rejection, Usage, rejection::DenialStyle};
+use crate::{BoxError, Rejection, ledger::Usage, rejection::DenialStyle};
 
 /// How a body says that it was cut off.
 pub(super) enum LastWords {
@@ -67,7 +67,7 @@ impl CutOff {
 }
 
 /// The error with which a body ends of which nothing was taken for
-/// [long](crate::CreditMeterBuilder::stalled_after).
+/// [long](crate::CreditMeterBuilder::stall_timeout).
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the response was abandoned: nothing of it was read for too long")]
 pub struct Stalled;

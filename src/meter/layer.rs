@@ -22,13 +22,15 @@ use super::{
     service::CreditService,
 };
 use crate::{
-    Account, Accounts, Amendment, Classification, Identify, Identity, Ledger, LedgerError, Period,
-    Plan, PlanHandle, RequestHead, Settlement, Statement,
+    Account, Accounts, Identity, Period, Plan,
     clock::Time,
     contained::{Panicked, contained},
-    identify::{IdentifyError, Identifying},
+    identify::{Identify, IdentifyError, Identifying, RequestHead},
     lease::{Desk, Keeper, LeaseRules},
+    ledger::{Amendment, Ledger, LedgerError, Statement},
+    meter::Settlement,
     observe,
+    plan::{Classification, PlanHandle},
     rejection::DenialStyle,
 };
 

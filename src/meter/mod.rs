@@ -4,7 +4,7 @@
 //! A request's way through it:
 //!
 //! 1. The plan's routes say what it runs. Free requests go straight through.
-//! 2. [`Identify`](crate::Identify) says who asks, who pays, and which tier applies; the tier's
+//! 2. [`Identify`](crate::identify::Identify) says who asks, who pays, and which tier applies; the tier's
 //!    request rate is counted.
 //! 3. A slice of the account's credits is put on hold: locally where the account's lease covers it,
 //!    else with one call to the ledger.
@@ -40,10 +40,11 @@ pub(crate) use self::usual::LEAST;
 pub use self::{
     body::MeterBody,
     builder::{ConfigError, CreditMeterBuilder, CreditWorker},
-    charge::{End, Ending},
+    charge::{End, FinishedRequest},
     compute_clock::{ComputeClock, ComputeTime},
     future::ResponseFuture,
     last_words::{CutOff, Stalled},
     layer::CreditMeter,
     service::CreditService,
 };
+pub use crate::lease::{Settlement, Unsettled};

@@ -12,7 +12,7 @@ use std::sync::{
 
 use dashmap::DashMap;
 
-use crate::{Name, Workload};
+use crate::{Name, plan::Workload};
 
 /// As many models are known; of more, nothing is learned.
 const MOST_MODELS: usize = 4_096;

@@ -8,7 +8,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::{body::MeterBody, future::ResponseFuture, layer::CreditMeter};
-use crate::{BoxError, RequestHead};
+use crate::{BoxError, identify::RequestHead};
 
 /// A service whose calls are paid for. Made by [`CreditMeter`].
 #[derive(Clone, Debug)]

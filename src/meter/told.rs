@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header::TE};
 
-use crate::{Credits, Usage};
+use crate::{Credits, ledger::Usage};
 
 const CREDITS_REMAINING: HeaderName = HeaderName::from_static("x-credits-remaining");
 /// As text-generation-inference says it.

@@ -11,8 +11,11 @@ use std::{
 
 use super::{charge::Kept, layer::CreditMeter, read_ahead::ReadAhead, reporting::Reporting};
 use crate::{
-    Account, Clock, Credits, Identity, Name, Period, Plan, RequestCap, Terms, Tier, Workload,
+    Account, Credits, Identity, Name, Period, Plan,
+    clock::Clock,
     lease::{Seat, SeatTaken, Want},
+    ledger::Terms,
+    plan::{RequestCap, Tier, Workload},
     rejection::Rejection,
 };
 

@@ -123,7 +123,7 @@ impl Plan {
 ///
 /// let plan = PlanFile::watch("plan.toml")?;
 /// let meter = CreditMeter::new(plan, MemoryLedger::new(), BearerTokens::new());
-/// # Ok::<(), tower_credits::PlanError>(())
+/// # Ok::<(), tower_credits::plan::PlanError>(())
 /// ```
 #[derive(Debug)]
 pub struct PlanFile;

@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use crate::{Credits, Name, Terms};
+use crate::{Credits, Name, ledger::Terms};
 
 /// What an account of a tier may use, and what happens when it has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Tier {
     pub midway: Midway,
     /// The compute time that a request puts on hold at its admission, and is refilled to while it
     /// runs. Default 1 s; it is never shorter than four of the meter's
-    /// [deadlines](crate::CreditMeterBuilder::deadline), nor longer than `most_per_request`.
+    /// [deadlines](crate::CreditMeterBuilder::ledger_timeout), nor longer than `most_per_request`.
     pub hold: Duration,
     /// How many requests an account may make, on each node; more are denied with 429. Default: any
     /// number.

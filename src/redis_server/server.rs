@@ -24,7 +24,7 @@ pub(crate) const CONNECTING: Duration = Duration::from_secs(5);
 /// ```
 /// use tower_credits::{RedisLedger, RedisServer};
 ///
-/// # fn settings() -> tower_credits::RedisLedgerBuilder {
+/// # fn settings() -> tower_credits::ledger::RedisLedgerBuilder {
 /// // The password is read again at each new connection, so that it can be rotated.
 /// let server = RedisServer::from("redis://redis.internal/").username("credits").password_file("/run/secrets/redis");
 /// RedisLedger::builder(server).prefix("billing")

@@ -4,7 +4,9 @@ use std::{sync::Arc, time::Duration};
 
 use ::http::StatusCode;
 
-use crate::{Credits, Period, RequestQuota, lease::Refusal, ledger::Standing, limit::RateState};
+use crate::{
+    Credits, Period, lease::Refusal, ledger::Standing, limit::RateState, plan::RequestQuota,
+};
 
 /// Why a request was denied. It is in the extensions of the response that says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,12 +49,12 @@ pub enum Rejection {
         hint: Option<Arc<str>>,
     },
     /// The limit that the account's owner set is reached
-    /// ([`Amendment::SpendingLimit`](crate::Amendment::SpendingLimit)). 403.
+    /// ([`Amendment::SpendingLimit`](crate::ledger::Amendment::SpendingLimit)). 403.
     SpendingLimit {
         /// The period whose limit it was.
         period: Period,
     },
-    /// More requests than the [quota](crate::Tier::requests) on this node. 429: to try again when
+    /// More requests than the [quota](crate::plan::Tier::requests) on this node. 429: to try again when
     /// it says.
     RequestRate {
         /// After how long the next one may come.
@@ -63,9 +65,9 @@ pub enum Rejection {
         hint: Option<Arc<str>>,
     },
     /// As many of the account's requests run or wait on this node as
-    /// [may](crate::Tier::most_running). 429: to try again when one has ended.
+    /// [may](crate::plan::Tier::most_running). 429: to try again when one has ended.
     TooManyRunning,
-    /// The request used the most that [one request may](crate::Tier::most_per_request), and was cut
+    /// The request used the most that [one request may](crate::plan::Tier::most_per_request), and was cut
     /// off. 403.
     RequestCap,
     /// The ledger does not answer, and the tier does not allow for that. 503, unless set otherwise.

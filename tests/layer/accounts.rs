@@ -15,8 +15,10 @@ use http_body_util::Empty;
 use tokio::sync::watch;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, Accounts, CreditMeter, Credits, LedgerError, ManualClock, MemoryLedger, MeterBody,
-    Period, Plan, Statement,
+    Account, Accounts, CreditMeter, Credits, MemoryLedger, Period, Plan,
+    clock::ManualClock,
+    ledger::{LedgerError, Statement},
+    meter::MeterBody,
 };
 
 use crate::support::*;

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use tower_credits::{Account, Identity, Period, Statement, StatementLine};
+use tower_credits::{
+    Account, Identity, Period,
+    ledger::{Statement, StatementLine},
+};
 
 use crate::{
     bill::{PLAN, *},

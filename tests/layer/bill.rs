@@ -9,8 +9,8 @@ use serde_json::Value;
 use tokio::net::TcpListener;
 use tower::ServiceBuilder;
 use tower_credits::{
-    BearerTokens, CreditMeter, Feature, Identity, ManualClock, MemoryLedger, Plan, Statement,
-    billing,
+    BearerTokens, CreditMeter, Feature, Identity, MemoryLedger, Plan, billing, clock::ManualClock,
+    ledger::Statement,
 };
 
 use crate::support::*;

@@ -6,7 +6,9 @@ use axum::{Router, routing::post};
 use bytes::Bytes;
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt};
-use tower_credits::{Account, Amendment, CreditMeter, Identity, MemoryLedger, Plan, billing};
+use tower_credits::{
+    Account, CreditMeter, Identity, MemoryLedger, Plan, billing, ledger::Amendment,
+};
 
 use crate::{bill::*, support::*};
 
@@ -456,7 +458,7 @@ async fn in_shadow_mode_a_wrong_payer_is_the_callers_own_account() {
     let clock = november();
     let meter = meter(MemoryLedger::with_clock(clock.clone()))
         .clock(clock.clone())
-        .shadow()
+        .shadow(true)
         .build()
         .unwrap();
     let service = ServiceBuilder::new().layer(meter.clone()).service(tower::service_fn(
@@ -476,7 +478,7 @@ async fn in_shadow_mode_a_wrong_payer_is_the_callers_own_account() {
 /// A session store that hangs.
 #[tokio::test(start_paused = true)]
 async fn who_is_identified_elsewhere_is_not_waited_for_without_end() {
-    let identify = tower_credits::IdentifyWith::new(|_| std::future::pending());
+    let identify = tower_credits::identify::IdentifyWith::new(|_| std::future::pending());
     let meter = CreditMeter::builder(
         Plan::from_toml(crate::bill::PLAN).unwrap(),
         MemoryLedger::new(),

@@ -7,7 +7,9 @@ use futures_util::FutureExt;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{ComputeClock, ComputeTime, Identity, ManualClock, MemoryLedger, Period};
+use tower_credits::{
+    ComputeClock, ComputeTime, Identity, MemoryLedger, Period, clock::ManualClock,
+};
 
 use crate::support::{bodies::Fed, *};
 
@@ -74,7 +76,7 @@ async fn until_the_head_only_where_that_is_set() {
     let clock = november();
     let meter = meter(MemoryLedger::with_clock(clock.clone()))
         .clock(clock.clone())
-        .until_head()
+        .compute_until_head(true)
         .build()
         .unwrap();
     let (feed, body) = Fed::new();

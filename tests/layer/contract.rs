@@ -106,7 +106,7 @@ async fn a_timeout_on_either_side_bills_what_ran() {
     let clock = november();
     let meter =
         meter(MemoryLedger::with_clock(clock.clone())).clock(clock.clone()).build().unwrap();
-    let stuck = |clock: tower_credits::ManualClock| {
+    let stuck = |clock: tower_credits::clock::ManualClock| {
         service_fn(move |_: Request<Empty<Bytes>>| {
             clock.advance(seconds(2));
             std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
@@ -157,11 +157,11 @@ fn settings_that_cannot_be_are_refused_by_name() {
     let refused =
         |builder: tower_credits::CreditMeterBuilder| builder.build().unwrap_err().to_string();
     assert_eq!(
-        refused(meter(MemoryLedger::new()).deadline(Duration::ZERO)),
+        refused(meter(MemoryLedger::new()).ledger_timeout(Duration::ZERO)),
         "deadline cannot be used: set 1 ms to 5 s"
     );
     assert_eq!(
-        refused(meter(MemoryLedger::new()).flush(Duration::MAX)),
+        refused(meter(MemoryLedger::new()).report_within(Duration::MAX)),
         "flush cannot be used: set 1 ms to 60 s"
     );
     assert!(

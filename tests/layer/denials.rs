@@ -8,8 +8,10 @@ use http_body_util::{Empty, Full};
 use serde_json::Value;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Amendment, BearerTokens, CreditMeter, IdentityFromExtensions, Ledger, MemoryLedger, Rejection,
-    TokioClock,
+    BearerTokens, CreditMeter, MemoryLedger, Rejection,
+    clock::TokioClock,
+    identify::IdentityFromExtensions,
+    ledger::{Amendment, Ledger},
 };
 
 use crate::support::{bodies::Fed, broken::Broken, *};
@@ -187,7 +189,7 @@ async fn the_operators_mistakes_are_500s_and_full_nodes_503s() {
     check(&response, &problem, 500, "UNKNOWN_TIER");
 
     let meter = meter(MemoryLedger::new())
-        .most_accounts(1.try_into().unwrap())
+        .max_accounts(1.try_into().unwrap())
         .unavailable_status(StatusCode::TOO_MANY_REQUESTS)
         .build()
         .unwrap();
@@ -239,17 +241,20 @@ async fn without_the_ledger_the_tier_decides_by_the_deadline() {
 #[derive(Debug)]
 struct AskedElsewhere;
 
-impl tower_credits::Identify for AskedElsewhere {
-    fn identify(&self, head: tower_credits::RequestHead<'_>) -> tower_credits::Identifying {
+impl tower_credits::identify::Identify for AskedElsewhere {
+    fn identify(
+        &self,
+        head: tower_credits::identify::RequestHead<'_>,
+    ) -> tower_credits::identify::Identifying {
         let who =
             head.headers.get("x-user").and_then(|who| who.to_str().ok()).map(ToOwned::to_owned);
-        tower_credits::Identifying::Later(Box::pin(async move {
+        tower_credits::identify::Identifying::Later(Box::pin(async move {
             // Longer than the ledger's deadline, which does not count meanwhile.
             tokio::time::sleep(seconds(1)).await;
             match who.as_deref() {
-                None => Err(tower_credits::IdentifyError::Missing),
-                Some("outsider") => Err(tower_credits::IdentifyError::NotAMember),
-                Some("unlucky") => Err(tower_credits::IdentifyError::Unavailable(
+                None => Err(tower_credits::identify::IdentifyError::Missing),
+                Some("outsider") => Err(tower_credits::identify::IdentifyError::NotAMember),
+                Some("unlucky") => Err(tower_credits::identify::IdentifyError::Unavailable(
                     std::sync::Arc::new(std::io::Error::other("down")),
                 )),
                 Some(who) => Ok(std::sync::Arc::new(identity(who, "pro"))),
@@ -329,7 +334,7 @@ async fn short_holds_and_deadlines_admit() {
     let plan = tower_credits::Plan::from_toml(&PLAN.replace("hold = \"100ms\"", "hold = \"5ms\""))
         .unwrap();
     let meter = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions)
-        .deadline(std::time::Duration::from_millis(5))
+        .ledger_timeout(std::time::Duration::from_millis(5))
         .build()
         .unwrap();
     assert_eq!(
@@ -379,7 +384,7 @@ async fn in_shadow_mode_nothing_is_denied_or_stopped_and_everything_is_metered()
     let shadow = || {
         meter(MemoryLedger::with_clock(clock.clone()))
             .clock(clock.clone())
-            .shadow()
+            .shadow(true)
             .build()
             .unwrap()
     };
@@ -420,7 +425,7 @@ async fn in_shadow_mode_nothing_is_denied_or_stopped_and_everything_is_metered()
         "nobody, nowhere"
     );
     let away =
-        CreditMeter::builder(plan(), Broken, IdentityFromExtensions).shadow().build().unwrap();
+        CreditMeter::builder(plan(), Broken, IdentityFromExtensions).shadow(true).build().unwrap();
     assert_eq!(
         ask(&away, request("alice", "free", Empty::<Bytes>::new())).await.0.status(),
         StatusCode::OK,
@@ -456,7 +461,7 @@ async fn what_remains_is_told_where_that_is_set() {
     let tells = |on| {
         meter(MemoryLedger::with_clock(clock.clone()))
             .clock(clock.clone())
-            .tell_remaining(on)
+            .usage_headers(on)
             .build()
             .unwrap()
     };

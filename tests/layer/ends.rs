@@ -8,7 +8,11 @@ use http::{Request, Response};
 use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{BoxError, CreditMeter, CreditService, ManualClock, MemoryLedger, MeterBody};
+use tower_credits::{
+    BoxError, CreditMeter, MemoryLedger,
+    clock::ManualClock,
+    meter::{CreditService, MeterBody},
+};
 
 use crate::support::{
     bodies::{Fed, Frames},
@@ -318,7 +322,7 @@ async fn what_is_not_billable_by_policy_is_not_billed() {
     let clock = november();
     let meter = meter(MemoryLedger::with_clock(clock.clone()))
         .clock(clock.clone())
-        .billable(|ending| ending.status.is_some_and(|status| status.is_success()))
+        .bill_if(|ending| ending.status.is_some_and(|status| status.is_success()))
         .build()
         .unwrap();
     let respond = |status: u16| {

@@ -7,8 +7,10 @@ use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, BearerTokens, Classification, CreditMeter, Identify, Identifying, Identity,
-    MemoryLedger, Name, Period, RequestHead, TokioClock,
+    Account, BearerTokens, CreditMeter, Identity, MemoryLedger, Name, Period,
+    clock::TokioClock,
+    identify::{Identify, Identifying, RequestHead},
+    plan::Classification,
 };
 
 use crate::support::*;
@@ -95,7 +97,7 @@ impl Identify for Strangers {
 async fn endless_accounts_find_a_bound_and_leave_room_again() {
     let meter = CreditMeter::builder(plan(), MemoryLedger::new(), Strangers::default())
         .clock(TokioClock)
-        .most_accounts(1_000.try_into().unwrap())
+        .max_accounts(1_000.try_into().unwrap())
         .build()
         .unwrap();
     let ask = || Request::post("/models/echo").body(Empty::new()).unwrap();
@@ -130,7 +132,7 @@ async fn eventually_in_an_hour(mut condition: impl AsyncFnMut() -> bool) {
 async fn a_host_that_lets_clients_name_features_keeps_a_bounded_bill() {
     // Each request names its own feature: after so many lines, the rest goes to one.
     let number = std::sync::atomic::AtomicUsize::new(0);
-    let meter = meter(MemoryLedger::new().most_lines(100.try_into().unwrap()))
+    let meter = meter(MemoryLedger::new().max_lines(100.try_into().unwrap()))
         .classify(move |_, plan| {
             let feature =
                 format!("feature-{}", number.fetch_add(1, std::sync::atomic::Ordering::SeqCst));

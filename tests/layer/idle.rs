@@ -7,7 +7,11 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use tokio::time::sleep;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{Clock, CreditMeter, Ledger, MemoryLedger, Plan, TokioClock};
+use tower_credits::{
+    CreditMeter, MemoryLedger, Plan,
+    clock::{Clock, TokioClock},
+    ledger::Ledger,
+};
 
 use crate::support::{switched::Switched, *};
 

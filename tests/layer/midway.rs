@@ -10,7 +10,10 @@ use http::{Request, Response, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Empty};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{BoxError, CreditMeter, CutOff, MemoryLedger, MeterBody};
+use tower_credits::{
+    BoxError, CreditMeter, MemoryLedger,
+    meter::{CutOff, MeterBody},
+};
 
 use crate::support::{bodies::Fed, *};
 
@@ -19,8 +22,8 @@ const LIMIT: i64 = 36_000;
 /// Its requests hold 100 ms each, so that they are refilled before 300 ms are used up.
 fn quick_meter() -> CreditMeter {
     meter(MemoryLedger::new())
-        .deadline(Duration::from_millis(20))
-        .flush(Duration::from_millis(20))
+        .ledger_timeout(Duration::from_millis(20))
+        .report_within(Duration::from_millis(20))
         .build()
         .unwrap()
 }
@@ -230,7 +233,7 @@ async fn a_request_that_reaches_its_cap_is_cut_off_also_where_it_may_finish() {
         let meter = CreditMeter::new(
             tower_credits::Plan::from_toml(&text).unwrap(),
             MemoryLedger::new(),
-            tower_credits::IdentityFromExtensions,
+            tower_credits::identify::IdentityFromExtensions,
         );
         let response = streaming(&meter, EVENTS, "data: 1\n\n", 1000)
             .oneshot(request("alice", tier, Empty::new()))
@@ -312,7 +315,8 @@ async fn a_call_of_grpc_is_cut_with_trailers_only_where_its_answer_is_grpc() {
 /// time all the same.
 #[tokio::test(start_paused = true)]
 async fn who_is_admitted_locally_is_refilled_in_time() {
-    let meter = meter(MemoryLedger::new()).ahead(tower_credits::Ahead::default()).build().unwrap();
+    let meter =
+        meter(MemoryLedger::new()).hold_ahead(tower_credits::HoldAhead::default()).build().unwrap();
     let stream = |total| streaming(&meter, EVENTS, "data: 1\n\n", total);
     assert!(
         listen(stream(1).oneshot(request("alice", "free", Empty::new())).await.unwrap())
@@ -334,9 +338,9 @@ async fn who_is_admitted_on_little_is_refilled_before_that_ends() {
     /// Its calendar goes with tokio's time, by which is counted how long ago terms were said.
     #[derive(Clone, Debug)]
     struct Calendar(tokio::time::Instant);
-    impl tower_credits::Clock for Calendar {
+    impl tower_credits::clock::Clock for Calendar {
         fn monotonic(&self) -> Duration {
-            tower_credits::TokioClock.monotonic()
+            tower_credits::clock::TokioClock.monotonic()
         }
         fn unix_time(&self) -> Duration {
             november().unix_time() + self.0.elapsed()
@@ -344,7 +348,8 @@ async fn who_is_admitted_on_little_is_refilled_before_that_ends() {
     }
     let clock = Calendar(tokio::time::Instant::now());
     let ledger = MemoryLedger::with_clock(clock.clone());
-    let meter = meter(ledger).clock(clock).deadline(Duration::from_millis(20)).build().unwrap();
+    let meter =
+        meter(ledger).clock(clock).ledger_timeout(Duration::from_millis(20)).build().unwrap();
     let stream = |total| streaming(&meter, EVENTS, "data: 1\n\n", total);
     // It held a tenth of a second, of which some 60 ms are left: more than the least, and less than
     // the next one's hold of a second.
@@ -363,10 +368,11 @@ async fn who_is_admitted_on_little_is_refilled_before_that_ends() {
 #[tokio::test(start_paused = true)]
 async fn a_long_flush_cuts_no_stream_that_has_credits() {
     for (flush, ahead) in [(60, false), (60, true), (10, false)] {
-        let builder = meter(MemoryLedger::new()).flush(seconds(flush));
-        let meter = if ahead { builder.ahead(tower_credits::Ahead::default()) } else { builder }
-            .build()
-            .unwrap();
+        let builder = meter(MemoryLedger::new()).report_within(seconds(flush));
+        let meter =
+            if ahead { builder.hold_ahead(tower_credits::HoldAhead::default()) } else { builder }
+                .build()
+                .unwrap();
         let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
             async |_: http::Request<Empty<Bytes>>| {
                 let frames = futures_util::stream::unfold(0, |sent| async move {
@@ -409,10 +415,11 @@ async fn the_first_frame_after_the_slice_is_the_end() {
         let clock = november();
         let ledger = MemoryLedger::with_clock(clock.clone());
         let plan = tower_credits::Plan::from_toml(&one_slice).unwrap();
-        let meter = CreditMeter::builder(plan, ledger, tower_credits::IdentityFromExtensions)
-            .clock(clock.clone())
-            .build()
-            .unwrap();
+        let meter =
+            CreditMeter::builder(plan, ledger, tower_credits::identify::IdentityFromExtensions)
+                .clock(clock.clone())
+                .build()
+                .unwrap();
         let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
             move |_: Request<Empty<Bytes>>| {
                 let clock = clock.clone();

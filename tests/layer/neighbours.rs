@@ -19,8 +19,10 @@ use http_body_util::Empty;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, Ahead, Amendment, Answer, Answering, CreditMeter, DuringOutage, Identify, Identifying,
-    Ledger, LedgerError, MemoryLedger, Period, Rejection, Renewal, RequestHead, Statement, Terms,
+    Account, CreditMeter, HoldAhead, MemoryLedger, Period, Rejection,
+    identify::{Identify, Identifying, RequestHead},
+    ledger::{Amendment, Answer, Ledger, LedgerError, LedgerFuture, Renewal, Statement, Terms},
+    plan::DuringOutage,
 };
 
 use crate::support::*;
@@ -34,7 +36,7 @@ async fn ask(meter: &CreditMeter, user: &str, tier: &str) -> StatusCode {
 async fn asked(
     meter: &CreditMeter,
     request: Request<Body>,
-) -> Response<tower_credits::MeterBody<Body>> {
+) -> Response<tower_credits::meter::MeterBody<Body>> {
     let service =
         service_fn(async |_: Request<Body>| Ok::<_, Infallible>(Response::new(Body::new())));
     ServiceBuilder::new().layer(meter.clone()).service(service).oneshot(request).await.unwrap()
@@ -81,7 +83,7 @@ impl Ledger for Failing {
         period: Period,
         renewal: &'a Renewal,
         within: Duration,
-    ) -> Answering<'a, Answer> {
+    ) -> LedgerFuture<'a, Answer> {
         if !self.bad.lock().unwrap().contains(account.as_str()) {
             return self.ledger.renew(account, period, renewal, within);
         }
@@ -106,11 +108,11 @@ impl Ledger for Failing {
         account: &'a Account,
         period: Period,
         terms: Option<Terms>,
-    ) -> Answering<'a, Statement> {
+    ) -> LedgerFuture<'a, Statement> {
         self.ledger.statement(account, period, terms)
     }
 
-    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
         self.ledger.amend(account, amendment)
     }
 }
@@ -177,10 +179,10 @@ impl Faulty {
     }
 }
 
-impl tower_credits::Clock for Faulty {
+impl tower_credits::clock::Clock for Faulty {
     fn monotonic(&self) -> Duration {
         self.check();
-        tower_credits::TokioClock.monotonic()
+        tower_credits::clock::TokioClock.monotonic()
     }
 
     fn unix_time(&self) -> Duration {
@@ -217,9 +219,9 @@ fn first_requests_that_come_at_once_are_all_served() {
             let meter = CreditMeter::builder(
                 plan(),
                 MemoryLedger::new(),
-                tower_credits::IdentityFromExtensions,
+                tower_credits::identify::IdentityFromExtensions,
             );
-            let meter = meter.deadline(seconds(5)).build().unwrap();
+            let meter = meter.ledger_timeout(seconds(5)).build().unwrap();
             let first = (0..16).map(|user| {
                 let meter = meter.clone();
                 tokio::spawn(async move { ask(&meter, &format!("user-{user}"), "free").await })
@@ -248,7 +250,8 @@ fn a_meter_outlives_the_runtime_of_its_first_request() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
     };
     let ledger = MemoryLedger::new();
-    let meter = CreditMeter::new(plan(), ledger.clone(), tower_credits::IdentityFromExtensions);
+    let meter =
+        CreditMeter::new(plan(), ledger.clone(), tower_credits::identify::IdentityFromExtensions);
     let first = runtime();
     assert_eq!(first.block_on(ask(&meter, "alice", "free")), 200);
     drop(first);
@@ -267,7 +270,7 @@ fn a_meter_outlives_the_runtime_of_its_first_request() {
 async fn what_panics_in_the_hosts_code_is_that_codes_failure() {
     // In a drop, while a handler panics: a second panic there would end the process.
     let meter = meter(MemoryLedger::new())
-        .billable(|_| panic!("the host's policy has a fault"))
+        .bill_if(|_| panic!("the host's policy has a fault"))
         .build()
         .unwrap();
     let service =
@@ -313,8 +316,8 @@ async fn accounts_of_an_outage_or_of_shadow_mode_do_not_fill_a_node_for_a_month(
     for shadow in [false, true] {
         let ledger = crate::support::switched::Switched::default();
         let builder =
-            meter(ledger.clone()).clock(november()).most_accounts(most.try_into().unwrap());
-        let meter = if shadow { builder.shadow() } else { builder }.build().unwrap();
+            meter(ledger.clone()).clock(november()).max_accounts(most.try_into().unwrap());
+        let meter = if shadow { builder.shadow(true) } else { builder }.build().unwrap();
         meter.plan().replace(tower_credits::Plan::from_toml(&allowing).unwrap());
         assert!(matches!(
             meter.plan().current().tier("free").unwrap().during_outage,
@@ -343,14 +346,18 @@ async fn accounts_of_an_outage_or_of_shadow_mode_do_not_fill_a_node_for_a_month(
 #[tokio::test(start_paused = true)]
 async fn a_node_that_was_suspended_asks_before_it_admits() {
     let (ledger, clock) = (crate::support::switched::Switched::default(), november());
-    let meter = meter(ledger.clone()).clock(clock.clone()).ahead(Ahead::default()).build().unwrap();
+    let meter = meter(ledger.clone())
+        .clock(clock.clone())
+        .hold_ahead(HoldAhead::default())
+        .build()
+        .unwrap();
     assert_eq!(ask(&meter, "alice", "free").await, 200);
     assert_eq!(ask(&meter, "alice", "free").await, 200);
     ledger.off(true);
     assert_eq!(ask(&meter, "alice", "free").await, 200, "on what it holds ahead");
     sleep(seconds(1)).await;
-    tower_credits::Clock::unix_time(&clock);
-    clock.set_unix_time(tower_credits::Clock::unix_time(&clock) + seconds(700));
+    tower_credits::clock::Clock::unix_time(&clock);
+    clock.set_unix_time(tower_credits::clock::Clock::unix_time(&clock) + seconds(700));
     assert_eq!(ask(&meter, "alice", "free").await, 503, "the ledger is asked, and does not answer");
     ledger.off(false);
     eventually(async || (ask(&meter, "alice", "free").await == 200).then_some(())).await;
@@ -368,7 +375,7 @@ async fn who_waited_while_a_node_was_suspended_is_asked_for_again() {
         let suspended = async {
             sleep(seconds(1) / 20).await;
             if sleeps {
-                clock.set_unix_time(tower_credits::Clock::unix_time(&clock) + seconds(700));
+                clock.set_unix_time(tower_credits::clock::Clock::unix_time(&clock) + seconds(700));
             }
         };
         let (status, ()) = tokio::join!(ask(&meter, user, "free"), suspended);
@@ -386,9 +393,12 @@ fn who_waits_when_the_workers_runtime_ends_is_asked_for_by_another() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
     };
     let ledger = crate::support::switched::Switched::default();
-    let builder =
-        CreditMeter::builder(plan(), ledger.clone(), tower_credits::IdentityFromExtensions);
-    let meter = builder.deadline(seconds(5)).build().unwrap();
+    let builder = CreditMeter::builder(
+        plan(),
+        ledger.clone(),
+        tower_credits::identify::IdentityFromExtensions,
+    );
+    let meter = builder.ledger_timeout(seconds(5)).build().unwrap();
     let (first, second) = (runtime(), runtime());
     assert_eq!(first.block_on(ask(&meter, "alice", "free")), 200);
     ledger.takes(seconds(1));
@@ -533,12 +543,13 @@ async fn whatever_the_ledgers_clock_does_the_bills_add_up() {
         let mut rng = fastrand::Rng::with_seed(seed);
         let ledgers = november();
         let right = || month.begins() + seconds(15 * 86_400);
-        let ahead = rng.bool().then(Ahead::default);
+        let ahead = rng.bool().then(HoldAhead::default);
         let ledger = MemoryLedger::with_clock(ledgers.clone());
         let clock = november();
         let builder = meter(ledger.clone()).clock(clock.clone());
-        let meter =
-            if let Some(ahead) = ahead { builder.ahead(ahead) } else { builder }.build().unwrap();
+        let meter = if let Some(ahead) = ahead { builder.hold_ahead(ahead) } else { builder }
+            .build()
+            .unwrap();
         clock.set_unix_time(right());
         ledgers.set_unix_time(right());
         let mut served = 0;

@@ -12,7 +12,8 @@ use http_body_util::Empty;
 use tokio::time::{Instant, sleep};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, Amendment, Answer, Answering, Ledger, MemoryLedger, Period, Renewal, Statement, Terms,
+    Account, MemoryLedger, Period,
+    ledger::{Amendment, Answer, Ledger, LedgerFuture, Renewal, Statement, Terms},
 };
 
 use crate::support::*;
@@ -33,7 +34,7 @@ impl Ledger for Far {
         period: Period,
         renewal: &'a Renewal,
         within: Duration,
-    ) -> Answering<'a, Answer> {
+    ) -> LedgerFuture<'a, Answer> {
         self.asked.lock().unwrap().push((account.to_string(), self.began.elapsed()));
         Box::pin(async move {
             if account.to_string() == "user:bob" {
@@ -48,11 +49,11 @@ impl Ledger for Far {
         account: &'a Account,
         period: Period,
         terms: Option<Terms>,
-    ) -> Answering<'a, Statement> {
+    ) -> LedgerFuture<'a, Statement> {
         self.ledger.statement(account, period, terms)
     }
 
-    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
         self.ledger.amend(account, amendment)
     }
 }
@@ -68,7 +69,7 @@ async fn report_of_alice(flush: Duration, for_bob: Duration) -> Duration {
         asked: Arc::clone(&asked),
     };
     let began = ledger.began;
-    let meter = meter(ledger).flush(flush).build().unwrap();
+    let meter = meter(ledger).report_within(flush).build().unwrap();
     let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
         async |_: Request<Empty<Bytes>>| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())),
     ));

@@ -7,7 +7,7 @@ use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
 use percent_encoding::percent_decode_str;
 use tower::ServiceExt;
-use tower_credits::{Classification, Plan};
+use tower_credits::{Plan, plan::Classification};
 
 use crate::support::PLAN;
 

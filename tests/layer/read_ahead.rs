@@ -18,7 +18,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{BoxError, CreditMeter, CreditMeterBuilder, MemoryLedger, MeterBody, Stalled};
+use tower_credits::{
+    BoxError, CreditMeter, CreditMeterBuilder, MemoryLedger,
+    meter::{MeterBody, Stalled},
+};
 
 use crate::support::*;
 
@@ -214,7 +217,7 @@ impl Client {
 
 /// Small queues, so that a test fills them: sixteen frames of one byte.
 fn narrow() -> CreditMeterBuilder {
-    meter(MemoryLedger::new()).read_ahead(16 * 129)
+    meter(MemoryLedger::new()).read_ahead_per_response(16 * 129)
 }
 
 async fn billed(meter: &CreditMeter, tier: &str) -> u64 {
@@ -246,8 +249,11 @@ async fn a_stalling_reader_pays_for_what_the_service_computed() {
 async fn credits_for_300_ms_are_three_frames_of_100_ms_whoever_reads() {
     for client in [Client::Prompt, Client::Stalled(5_000), Client::Slow(250), Client::Asleep(9_000)]
     {
-        let meter =
-            meter(MemoryLedger::new()).deadline(millis(20)).flush(millis(20)).build().unwrap();
+        let meter = meter(MemoryLedger::new())
+            .ledger_timeout(millis(20))
+            .report_within(millis(20))
+            .build()
+            .unwrap();
         let (response, work) = ask(&meter, "quick", Service::Spawned(vec![100; 290], 64)).await;
         client.clone().read(response).await;
         let statement = settled(&meter, "alice", "quick", 1).await;
@@ -282,7 +288,7 @@ async fn what_was_made_before_its_head_costs_nothing_to_fetch_slowly() {
 
 #[tokio::test(start_paused = true)]
 async fn a_response_of_which_nobody_takes_anything_is_abandoned() {
-    let meter = narrow().stalled_after(seconds(10)).build().unwrap();
+    let meter = narrow().stall_timeout(seconds(10)).build().unwrap();
     let (response, work) = ask(&meter, "pro", Service::Spawned(vec![10; 100_000], 1)).await;
     let mut body = Box::pin(response.into_body());
     // While something is taken now and then it goes on.
@@ -332,7 +338,7 @@ async fn a_slow_client_of_large_frames_is_not_abandoned() {
 #[tokio::test(start_paused = true)]
 async fn a_full_queue_at_the_end_of_the_announced_length_is_no_failure() {
     for patience in [seconds(60), Duration::MAX] {
-        let meter = narrow().stalled_after(patience).build().unwrap();
+        let meter = narrow().stall_timeout(patience).build().unwrap();
         let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
             async |_: Request<Empty<Bytes>>| {
                 let frames = futures_util::stream::iter(
@@ -419,7 +425,10 @@ async fn billed_is_what_the_service_was_busy_whoever_reads() {
             _ => Service::Before(gaps.into_iter().take(400).collect()),
         };
         // A queue takes several bursts.
-        let meter = narrow().read_ahead(129 * if burst > 4 { 64 } else { 16 }).build().unwrap();
+        let meter = narrow()
+            .read_ahead_per_response(129 * if burst > 4 { 64 } else { 16 })
+            .build()
+            .unwrap();
         let (response, work) = ask(&meter, "pro", service.clone()).await;
         let began_before = work.busy();
         client.clone().read(response).await;

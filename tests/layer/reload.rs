@@ -14,7 +14,8 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    BearerTokens, ComputeTime, CreditMeter, IdentityFromExtensions, MemoryLedger, PlanFile,
+    BearerTokens, ComputeTime, CreditMeter, MemoryLedger, PlanFile,
+    identify::IdentityFromExtensions,
 };
 
 use crate::support::{folder::Folder, logs::Log, *};
@@ -43,7 +44,7 @@ async fn under_load_each_request_is_billed_wholly_by_one_plan() {
         MemoryLedger::new(),
         IdentityFromExtensions,
     );
-    let meter = builder.deadline(seconds(5)).build().unwrap();
+    let meter = builder.ledger_timeout(seconds(5)).build().unwrap();
     // Every request takes a second by its own word, so its cost names the plan that billed it.
     let called = Arc::new(AtomicU64::new(0));
     let count = called.clone();

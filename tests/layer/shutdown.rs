@@ -7,7 +7,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tokio::time::Instant;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{Ahead, ComputeClock, CreditMeter, MemoryLedger};
+use tower_credits::{ComputeClock, CreditMeter, HoldAhead, MemoryLedger};
 
 use crate::support::{broken::Broken, *};
 
@@ -24,7 +24,7 @@ async fn ask(meter: &CreditMeter, user: &str) -> u16 {
 /// by itself.
 #[tokio::test(start_paused = true)]
 async fn a_surplus_is_given_back() {
-    let meter = meter(MemoryLedger::new()).ahead(Ahead::default()).build().unwrap();
+    let meter = meter(MemoryLedger::new()).hold_ahead(HoldAhead::default()).build().unwrap();
     assert_eq!((ask(&meter, "alice").await, ask(&meter, "bob").await), (200, 200));
     assert!(statement(&meter, "alice", "pro").await.held > nanos(SLICE));
     let began = Instant::now();
@@ -71,12 +71,15 @@ async fn what_ends_after_the_meter_was_dropped_is_settled_at_once() {
     let long_hold =
         tower_credits::Plan::from_toml(&PLAN.replace("[tiers.pro]", "[tiers.pro]\nhold = \"1m\""))
             .unwrap();
-    let meter =
-        CreditMeter::builder(long_hold, ledger.clone(), tower_credits::IdentityFromExtensions)
-            .clock(tower_credits::TokioClock)
-            .flush(seconds(60))
-            .build()
-            .unwrap();
+    let meter = CreditMeter::builder(
+        long_hold,
+        ledger.clone(),
+        tower_credits::identify::IdentityFromExtensions,
+    )
+    .clock(tower_credits::clock::TokioClock)
+    .report_within(seconds(60))
+    .build()
+    .unwrap();
     let service = ServiceBuilder::new().layer(meter).service(service_fn(
         async |request: Request<Empty<Bytes>>| {
             request.extensions().get::<ComputeClock>().unwrap().report(Duration::from_millis(100));
@@ -88,12 +91,14 @@ async fn what_ends_after_the_meter_was_dropped_is_settled_at_once() {
     let began = Instant::now();
     drop(response);
     let (account, terms) = (identity("alice", "pro").account, plan().tier("pro").unwrap().terms());
-    let month = tower_credits::Period::containing(tower_credits::Clock::unix_time(
-        &tower_credits::SystemClock,
+    let month = tower_credits::Period::containing(tower_credits::clock::Clock::unix_time(
+        &tower_credits::clock::SystemClock,
     ));
     eventually(async || {
         let statement =
-            tower_credits::Ledger::statement(&ledger, &account, month, Some(terms)).await.unwrap();
+            tower_credits::ledger::Ledger::statement(&ledger, &account, month, Some(terms))
+                .await
+                .unwrap();
         (statement.used == nanos(SLICE / 10) && statement.held.is_zero()).then_some(())
     })
     .await;

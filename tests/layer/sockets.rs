@@ -24,7 +24,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::timeout,
 };
-use tower_credits::{BearerTokens, CreditMeter, ManualClock, MemoryLedger, billing};
+use tower_credits::{BearerTokens, CreditMeter, MemoryLedger, billing, clock::ManualClock};
 
 use crate::support::*;
 

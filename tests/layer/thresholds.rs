@@ -14,8 +14,11 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, Amendment, Answer, Answering, ComputeTime, CreditMeter, LeaseId, Ledger, LedgerError,
-    MemoryLedger, MeterBody, Name, Period, Renewal, Statement, Terms, Threshold,
+    Account, ComputeTime, CreditMeter, MemoryLedger, Name, Period, Threshold,
+    ledger::{
+        Amendment, Answer, LeaseId, Ledger, LedgerError, LedgerFuture, Renewal, Statement, Terms,
+    },
+    meter::MeterBody,
 };
 
 use crate::support::*;
@@ -37,7 +40,7 @@ impl Ledger for Lossy {
         period: Period,
         renewal: &'a Renewal,
         within: Duration,
-    ) -> Answering<'a, Answer> {
+    ) -> LedgerFuture<'a, Answer> {
         self.ledger.renew(account, period, renewal, within)
     }
 
@@ -46,11 +49,11 @@ impl Ledger for Lossy {
         account: &'a Account,
         period: Period,
         terms: Option<Terms>,
-    ) -> Answering<'a, Statement> {
+    ) -> LedgerFuture<'a, Statement> {
         self.ledger.statement(account, period, terms)
     }
 
-    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
         self.ledger.amend(account, amendment)
     }
 
@@ -60,7 +63,7 @@ impl Ledger for Lossy {
         period: Period,
         threshold: Name,
         by: LeaseId,
-    ) -> Answering<'a, bool> {
+    ) -> LedgerFuture<'a, bool> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let answer = self.ledger.claim(account, period, threshold, by);
         let lost =

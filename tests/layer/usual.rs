@@ -7,8 +7,8 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    ComputeClock, CreditMeter, Identity, IdentityFromExtensions, ManualClock, MemoryLedger,
-    MeterBody, Plan,
+    ComputeClock, CreditMeter, Identity, MemoryLedger, Plan, clock::ManualClock,
+    identify::IdentityFromExtensions, meter::MeterBody,
 };
 
 use crate::support::*;
@@ -145,7 +145,7 @@ async fn without_extensions_a_request_is_metered_all_the_same() {
     let clock = november();
     let meter = meter(MemoryLedger::with_clock(clock.clone()))
         .clock(clock.clone())
-        .extensions(false)
+        .request_extensions(false)
         .build()
         .unwrap();
     let respond = async |status: StatusCode| -> Response<MeterBody<Empty<Bytes>>> {
@@ -223,7 +223,7 @@ async fn a_workload_that_the_host_keeps_is_paid_for_by_the_plan_in_force() {
     let kept = plan().workload("echo", &"api".parse().unwrap()).unwrap();
     let meter = meter(MemoryLedger::with_clock(clock.clone()))
         .clock(clock.clone())
-        .classify(move |_, _| tower_credits::Classification::Workload(Arc::clone(&kept)))
+        .classify(move |_, _| tower_credits::plan::Classification::Workload(Arc::clone(&kept)))
         .build()
         .unwrap();
     let world = World { clock, meter };
@@ -245,7 +245,7 @@ async fn each_day_is_a_line_of_its_own() {
     let clock = november();
     let meter = meter(MemoryLedger::with_clock(clock.clone()))
         .clock(clock.clone())
-        .ahead(tower_credits::Ahead::default())
+        .hold_ahead(tower_credits::HoldAhead::default())
         .build()
         .unwrap();
     let world = World { clock, meter };

@@ -7,7 +7,10 @@ use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{ComputeClock, CreditMeter, CreditService, CutOff, End, MemoryLedger, Plan};
+use tower_credits::{
+    ComputeClock, CreditMeter, MemoryLedger, Plan,
+    meter::{CreditService, CutOff, End},
+};
 
 use crate::support::{bodies::Fed, switched::Switched, *};
 
@@ -203,7 +206,7 @@ async fn a_report_of_more_than_there_is_is_seen_when_it_comes() {
 /// A stopwatch runs on while nobody reads: credits end on time all the same.
 #[tokio::test(start_paused = true)]
 async fn what_a_service_tells_ends_its_credits_also_while_it_is_held_back() {
-    let meter = meter(MemoryLedger::new()).read_ahead(1).build().unwrap();
+    let meter = meter(MemoryLedger::new()).read_ahead_per_response(1).build().unwrap();
     let (service, mut told) = streaming(&meter);
     let response = service.oneshot(request("alice", "ten", Empty::new())).await.unwrap();
     let (clock, feed) = told.recv().await.unwrap();
@@ -225,10 +228,13 @@ async fn a_stopwatch_that_is_started_while_the_service_is_held_back_ends_at_the_
     let plan =
         Plan::from_toml(&PLAN.replace("[tiers.pro]", "[tiers.pro]\nmost_per_request = \"80ms\""))
             .unwrap();
-    let builder =
-        CreditMeter::builder(plan, MemoryLedger::new(), tower_credits::IdentityFromExtensions)
-            .clock(tower_credits::TokioClock);
-    let meter = builder.read_ahead(1).build().unwrap();
+    let builder = CreditMeter::builder(
+        plan,
+        MemoryLedger::new(),
+        tower_credits::identify::IdentityFromExtensions,
+    )
+    .clock(tower_credits::clock::TokioClock);
+    let meter = builder.read_ahead_per_response(1).build().unwrap();
     let (service, mut told) = streaming(&meter);
     let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
     let (clock, feed) = told.recv().await.unwrap();
@@ -274,7 +280,7 @@ async fn waiting_for_the_ledger_is_not_billed() {
 /// What is free by its head is not stopped, and holds nothing that others could use.
 #[tokio::test(start_paused = true)]
 async fn what_is_not_billed_is_not_cut_and_holds_nothing() {
-    let meter = meter(MemoryLedger::new()).billable_at_head(|_| false).build().unwrap();
+    let meter = meter(MemoryLedger::new()).bill_if_head(|_| false).build().unwrap();
     let (service, mut told) = streaming(&meter);
     let response = service.oneshot(request("alice", "quick", Empty::new())).await.unwrap();
     let (_clock, feed) = told.recv().await.unwrap();
@@ -465,11 +471,11 @@ async fn before_the_head_what_others_did_decides() {
 async fn what_is_not_decided_is_not_settled() {
     let builder = || meter(MemoryLedger::new());
     for (at_head, meter) in [
-        (false, builder().billable(|ending| ending.end == End::Complete).build().unwrap()),
+        (false, builder().bill_if(|ending| ending.end == End::Complete).build().unwrap()),
         (
             true,
             builder()
-                .billable_at_head(|head| head.is_some_and(|head| head.status == StatusCode::OK))
+                .bill_if_head(|head| head.is_some_and(|head| head.status == StatusCode::OK))
                 .build()
                 .unwrap(),
         ),
@@ -508,8 +514,7 @@ async fn what_is_not_decided_is_not_settled() {
     }
     // One that ends without a head.
     for billable in [true, false] {
-        let meter =
-            builder().billable_at_head(move |head| head.is_some() || billable).build().unwrap();
+        let meter = builder().bill_if_head(move |head| head.is_some() || billable).build().unwrap();
         let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
             async |_: Request<Empty<Bytes>>| {
                 tokio::time::sleep(seconds(3)).await;
@@ -527,11 +532,14 @@ async fn what_is_not_decided_is_not_settled() {
 async fn what_the_ledger_gave_to_one_no_other_takes() {
     let plan =
         Plan::from_toml(&PLAN.replace("included = \"0.0012\"", "included = \"0.012\"")).unwrap();
-    let meter =
-        CreditMeter::builder(plan, MemoryLedger::new(), tower_credits::IdentityFromExtensions)
-            .clock(tower_credits::TokioClock)
-            .build()
-            .unwrap();
+    let meter = CreditMeter::builder(
+        plan,
+        MemoryLedger::new(),
+        tower_credits::identify::IdentityFromExtensions,
+    )
+    .clock(tower_credits::clock::TokioClock)
+    .build()
+    .unwrap();
     let (service, mut told) = streaming(&meter);
     let mut rng = fastrand::Rng::with_seed(7);
     let mut running = Vec::new();

@@ -8,8 +8,8 @@ use std::{
 
 use futures_util::stream::{StreamExt, iter};
 use tower_credits::{
-    Account, Accounts, Credits, Cursor, LeaseId, Ledger, LedgerError, LineKey, MemoryLedger,
-    Period, RedisLedger, Renewal, Terms, Usage, UsageLine,
+    Account, Accounts, Credits, MemoryLedger, Period, RedisLedger,
+    ledger::{Cursor, LeaseId, Ledger, LedgerError, LineKey, Renewal, Terms, Usage, UsageLine},
 };
 
 use crate::support::{redis_server::RedisServer, *};

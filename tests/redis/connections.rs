@@ -4,7 +4,10 @@
 use std::{io::Write, time::Duration};
 
 use redis::aio::ConnectionManager;
-use tower_credits::{Amendment, Ledger, LedgerError, RedisLedger, RedisServer, RedisTokens, Terms};
+use tower_credits::{
+    RedisLedger, RedisServer, RedisTokens,
+    ledger::{Amendment, Ledger, LedgerError, Terms},
+};
 
 use crate::support::{redis_server::RedisServer as Server, *};
 
@@ -48,7 +51,7 @@ async fn a_url_a_client_and_the_hosts_own_connections_are_one_ledger() {
     let manager = ConnectionManager::new(client).await.unwrap();
     let server_of_the_host = RedisServer::from_connection(manager);
     let by_manager = RedisLedger::builder(server_of_the_host.clone())
-        .deadline(Duration::from_millis(500))
+        .timeout(Duration::from_millis(500))
         .connect()
         .await
         .unwrap();
@@ -64,8 +67,11 @@ async fn through_the_hosts_manager_an_outage_passes_and_nothing_is_lost() {
     let mut server = Server::start();
     let manager = ConnectionManager::new(redis::Client::open(server.url()).unwrap()).await.unwrap();
     let ledger = RedisLedger::connect(RedisServer::from_connection(manager)).await.unwrap();
-    let meter =
-        tower_credits::CreditMeter::new(plan(), ledger, tower_credits::IdentityFromExtensions);
+    let meter = tower_credits::CreditMeter::new(
+        plan(),
+        ledger,
+        tower_credits::identify::IdentityFromExtensions,
+    );
     let served = crate::outages::under_load(&meter, async |load| {
         server.kill();
         load.until_denied().await;
@@ -159,8 +165,11 @@ async fn a_password_that_is_rotated_is_read_again_from_its_file() {
     write(&mut file, "first");
     let at = RedisServer::from(server.url()).password_file(&file.0);
     let ledger = RedisLedger::connect(at).await.unwrap();
-    let meter =
-        tower_credits::CreditMeter::new(plan(), ledger, tower_credits::IdentityFromExtensions);
+    let meter = tower_credits::CreditMeter::new(
+        plan(),
+        ledger,
+        tower_credits::identify::IdentityFromExtensions,
+    );
     let served = crate::outages::under_load(&meter, async |load| {
         let rotated = server.command_as("first", &["CONFIG", "SET", "requirepass", "second"]);
         assert!(rotated.contains("+OK"), "{rotated}");

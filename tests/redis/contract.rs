@@ -6,8 +6,11 @@ use std::{
 };
 
 use tower_credits::{
-    Account, Amendment, Answer, Credits, LeaseId, Ledger, LedgerError, LineKey, MemoryLedger,
-    Outcome, Period, RedisLedger, Renewal, Terms, Usage, UsageLine,
+    Account, Credits, MemoryLedger, Period, RedisLedger,
+    ledger::{
+        Amendment, Answer, LeaseId, Ledger, LedgerError, LineKey, Outcome, Renewal, Terms, Usage,
+        UsageLine,
+    },
 };
 
 use crate::support::{redis_server::RedisServer, *};

@@ -15,7 +15,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tokio::sync::{Barrier, watch};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{Ahead, ManualClock, Period, RedisLedger};
+use tower_credits::{HoldAhead, Period, RedisLedger, clock::ManualClock};
 
 use crate::support::{redis_server::RedisServer, *};
 
@@ -27,7 +27,7 @@ fn standing_clock() -> ManualClock {
     clock
 }
 
-async fn crowd(ahead: Option<Ahead>) {
+async fn crowd(ahead: Option<HoldAhead>) {
     const CROWD: usize = 1_000;
     let server = RedisServer::start();
     let clock = standing_clock();
@@ -38,11 +38,11 @@ async fn crowd(ahead: Option<Ahead>) {
         let ledger = RedisLedger::connect(server.url()).await.unwrap();
         // A deadline long enough for a thousand to be answered on a busy machine: here nobody is to
         // be denied for lateness.
-        let builder = meter(ledger).clock(clock.clone()).deadline(seconds(5));
+        let builder = meter(ledger).clock(clock.clone()).ledger_timeout(seconds(5));
         // Which would make a hold of 20 s: the price of a slice stays a second's by giving the tier
         // twenty times as much.
         let builder = match ahead {
-            Some(ahead) => builder.ahead(ahead),
+            Some(ahead) => builder.hold_ahead(ahead),
             None => builder,
         };
         meters.push(builder.build().unwrap());
@@ -132,5 +132,5 @@ async fn of_a_thousand_at_once_exactly_those_run_that_can_pay() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_same_with_leases_that_hold_ahead() {
-    crowd(Some(Ahead::default())).await;
+    crowd(Some(HoldAhead::default())).await;
 }

@@ -8,8 +8,8 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, Accounts, ComputeTime, CreditMeter, Ledger, LedgerError, MemoryLedger, Period,
-    RedisLedger, Rejection,
+    Account, Accounts, ComputeTime, CreditMeter, MemoryLedger, Period, RedisLedger, Rejection,
+    ledger::{Ledger, LedgerError},
 };
 
 use crate::support::{proxy::Proxy, redis_server::RedisServer, *};
@@ -21,7 +21,7 @@ async fn asked(
     meter: &CreditMeter,
     user: &str,
     tier: &str,
-) -> Response<tower_credits::MeterBody<Body>> {
+) -> Response<tower_credits::meter::MeterBody<Body>> {
     let service = service_fn(async |_: Request<Body>| {
         Ok::<_, Infallible>(
             Response::builder().extension(ComputeTime(seconds(1))).body(Body::new()).unwrap(),
@@ -43,7 +43,7 @@ async fn node(url: &str) -> CreditMeter {
     CreditMeter::new(
         plan(),
         RedisLedger::connect(url).await.unwrap(),
-        tower_credits::IdentityFromExtensions,
+        tower_credits::identify::IdentityFromExtensions,
     )
 }
 
@@ -86,9 +86,9 @@ async fn malformed_accounts_are_their_own_trouble() {
     let server = RedisServer::start();
     // A busy machine's own delays are nobody's denial here.
     let ledger = RedisLedger::connect(server.url()).await.unwrap();
-    let identify = tower_credits::IdentityFromExtensions;
+    let identify = tower_credits::identify::IdentityFromExtensions;
     let meter =
-        CreditMeter::builder(plan(), ledger, identify).deadline(seconds(5)).build().unwrap();
+        CreditMeter::builder(plan(), ledger, identify).ledger_timeout(seconds(5)).build().unwrap();
     for way in 0..10 {
         break_it(&server, &format!("bad-{way}"), way);
     }
@@ -283,7 +283,9 @@ async fn an_erased_account_is_gone_whatever_nodes_still_report() {
     for (redis, ledger) in [(true, None), (false, Some(MemoryLedger::new()))] {
         let meter = match ledger {
             None => node(&server.url()).await,
-            Some(ledger) => CreditMeter::new(plan(), ledger, tower_credits::IdentityFromExtensions),
+            Some(ledger) => {
+                CreditMeter::new(plan(), ledger, tower_credits::identify::IdentityFromExtensions)
+            }
         };
         let accounts: Accounts = meter.accounts();
         let alice = Account::user("alice").unwrap();

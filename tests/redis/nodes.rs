@@ -14,7 +14,10 @@ use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::StreamBody;
 use tokio::{net::TcpListener, sync::mpsc};
-use tower_credits::{BearerTokens, CreditMeter, Ledger, RedisLedger, Statement};
+use tower_credits::{
+    BearerTokens, CreditMeter, RedisLedger,
+    ledger::{Ledger, Statement},
+};
 
 use crate::support::{redis_server::RedisServer, *};
 
@@ -111,8 +114,8 @@ impl Node {
 
     async fn statement(&self, ledger: &RedisLedger, number: usize) -> Statement {
         let account = identity(&format!("{}-{number}", self.process.id()), "free").account;
-        let period = tower_credits::Period::containing(tower_credits::Clock::unix_time(
-            &tower_credits::SystemClock,
+        let period = tower_credits::Period::containing(tower_credits::clock::Clock::unix_time(
+            &tower_credits::clock::SystemClock,
         ));
         ledger.statement(&account, period, None).await.unwrap()
     }

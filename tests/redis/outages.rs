@@ -14,7 +14,7 @@ use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use tokio::sync::watch;
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{ComputeTime, CreditMeter, LedgerError, MeterBody, RedisLedger};
+use tower_credits::{ComputeTime, CreditMeter, RedisLedger, ledger::LedgerError, meter::MeterBody};
 
 use crate::support::{proxy::Proxy, redis_server::RedisServer, *};
 
@@ -96,7 +96,7 @@ async fn survives(fault: Fault) {
     let meter = CreditMeter::new(
         plan(),
         RedisLedger::connect(proxy.url()).await.unwrap(),
-        tower_credits::IdentityFromExtensions,
+        tower_credits::identify::IdentityFromExtensions,
     );
     let called = Arc::new(AtomicU64::new(0));
     let (release, released) = watch::channel(false);
@@ -202,7 +202,7 @@ async fn a_shutdown_without_the_server_says_what_it_could_not_settle() {
     let meter = CreditMeter::new(
         plan(),
         RedisLedger::connect(server.url()).await.unwrap(),
-        tower_credits::IdentityFromExtensions,
+        tower_credits::identify::IdentityFromExtensions,
     );
     let (called, (release, released)) = (Arc::new(AtomicU64::new(0)), watch::channel(false));
     let service = counting(&meter, &called, &released);
@@ -246,7 +246,7 @@ async fn servers_that_would_lose_or_mix_money_are_refused() {
 async fn a_request_that_is_stopped_because_the_ledger_is_away_is_told_so() {
     let server = RedisServer::start();
     let ledger = RedisLedger::connect(server.url()).await.unwrap();
-    let meter = meter(ledger).deadline(Duration::from_millis(50)).build().unwrap();
+    let meter = meter(ledger).ledger_timeout(Duration::from_millis(50)).build().unwrap();
     let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
         |_: Request<Empty<Bytes>>| {
             std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
@@ -362,7 +362,7 @@ async fn under_load_the_total_is_exact_whatever_happens_to_the_server() {
         let meter = CreditMeter::new(
             plan(),
             RedisLedger::connect(proxy.url()).await.unwrap(),
-            tower_credits::IdentityFromExtensions,
+            tower_credits::identify::IdentityFromExtensions,
         );
         let served = under_load(&meter, async |load| {
             fault.begin(&mut server, &proxy);
@@ -380,7 +380,7 @@ async fn under_load_with_scripts_flushed_and_clients_killed_the_total_is_exact()
     let meter = CreditMeter::new(
         plan(),
         RedisLedger::connect(server.url()).await.unwrap(),
-        tower_credits::IdentityFromExtensions,
+        tower_credits::identify::IdentityFromExtensions,
     );
     let harm = server.clone();
     under_load(&meter, async |_| {

@@ -21,7 +21,7 @@ async fn one_before_the_call_and_none_before_the_response() {
     let server = Arc::new(RedisServer::start());
     let ledger = RedisLedger::connect(server.url()).await.unwrap();
     // Spending is reported after five seconds: what is counted until then is admissions alone.
-    let meter = meter(ledger).flush(seconds(5)).build().unwrap();
+    let meter = meter(ledger).report_within(seconds(5)).build().unwrap();
     let counting = server.clone();
     let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
         move |_: Request<Empty<Bytes>>| {
@@ -57,7 +57,7 @@ async fn one_before_the_call_and_none_before_the_response() {
 async fn a_call_that_takes_a_while_asks_no_more_than_its_refills() {
     let server = RedisServer::start();
     let meter = meter(RedisLedger::connect(server.url()).await.unwrap())
-        .flush(Duration::from_millis(20))
+        .report_within(Duration::from_millis(20))
         .build()
         .unwrap();
     let (stop, stopped) = tokio::sync::watch::channel(false);
@@ -102,10 +102,10 @@ async fn a_call_that_takes_a_while_asks_no_more_than_its_refills() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leases_that_hold_ahead_report_and_do_not_beg() {
     let server = RedisServer::start();
-    let ahead = tower_credits::Ahead::default();
+    let ahead = tower_credits::HoldAhead::default();
     let meter = meter(RedisLedger::connect(server.url()).await.unwrap())
-        .ahead(ahead)
-        .flush(Duration::from_millis(20))
+        .hold_ahead(ahead)
+        .report_within(Duration::from_millis(20))
         .build()
         .unwrap();
     let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
@@ -157,8 +157,10 @@ async fn leases_that_hold_ahead_report_and_do_not_beg() {
 async fn those_who_wait_together_share_one() {
     let server = RedisServer::start();
     let proxy = Proxy::before(server.port).await;
-    let meter =
-        meter(RedisLedger::connect(proxy.url()).await.unwrap()).flush(seconds(5)).build().unwrap();
+    let meter = meter(RedisLedger::connect(proxy.url()).await.unwrap())
+        .report_within(seconds(5))
+        .build()
+        .unwrap();
     let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
         |_: Request<Empty<Bytes>>| {
             std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()

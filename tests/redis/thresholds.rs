@@ -11,7 +11,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tokio::sync::Barrier;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{ComputeTime, Plan, RedisLedger, SystemClock, Threshold};
+use tower_credits::{ComputeTime, Plan, RedisLedger, Threshold, clock::SystemClock};
 
 use crate::support::{redis_server::RedisServer, *};
 
@@ -37,7 +37,7 @@ async fn a_thousand_at_once_across_a_threshold_on_three_nodes_are_told_of_once()
         ];
         let built = meter(RedisLedger::connect(server.url()).await.unwrap())
             .clock(SystemClock)
-            .deadline(seconds(5))
+            .ledger_timeout(seconds(5))
             .thresholds(thresholds, move |reached| {
                 *heard
                     .lock()

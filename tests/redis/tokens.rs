@@ -12,8 +12,8 @@ use http::{Request, Response, StatusCode, header::AUTHORIZATION};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, CreditMeter, Identify, IdentifyError, Identifying, Identity, MemoryLedger,
-    RedisTokens, RedisTokensError, RequestHead,
+    Account, CreditMeter, Identity, MemoryLedger, RedisTokens,
+    identify::{Identify, IdentifyError, Identifying, RedisTokensError, RequestHead},
 };
 
 use crate::support::{redis_server::RedisServer, *};
@@ -254,7 +254,7 @@ async fn in_an_outage_a_stale_answer_costs_one_deadline_and_not_each_request_one
     let tokens = RedisTokens::builder(proxy.url())
         .cache_for(Duration::from_millis(50))
         .stale_if_error(seconds(3600))
-        .deadline(Duration::from_millis(100))
+        .timeout(Duration::from_millis(100))
         .connect()
         .await
         .unwrap();

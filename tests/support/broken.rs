@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use tower_credits::{
-    Account, Amendment, Answer, Answering, Ledger, LedgerError, Period, Renewal, Statement, Terms,
+    Account, Period,
+    ledger::{Amendment, Answer, Ledger, LedgerError, LedgerFuture, Renewal, Statement, Terms},
 };
 
 /// A ledger that fails.
@@ -17,7 +18,7 @@ impl Ledger for Broken {
         _: Period,
         _: &'a Renewal,
         _: Duration,
-    ) -> Answering<'a, Answer> {
+    ) -> LedgerFuture<'a, Answer> {
         Box::pin(async { Err(LedgerError::Unreachable { reason: "broken".into(), source: None }) })
     }
 
@@ -26,11 +27,11 @@ impl Ledger for Broken {
         _: &'a Account,
         _: Period,
         _: Option<Terms>,
-    ) -> Answering<'a, Statement> {
+    ) -> LedgerFuture<'a, Statement> {
         Box::pin(async { Err(LedgerError::Unreachable { reason: "broken".into(), source: None }) })
     }
 
-    fn amend<'a>(&'a self, _: &'a Account, _: Amendment) -> Answering<'a, bool> {
+    fn amend<'a>(&'a self, _: &'a Account, _: Amendment) -> LedgerFuture<'a, bool> {
         Box::pin(async { Err(LedgerError::Unreachable { reason: "broken".into(), source: None }) })
     }
 }

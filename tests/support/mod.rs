@@ -16,8 +16,11 @@ use std::{sync::Arc, time::Duration};
 
 use http::{Request, Response};
 use tower_credits::{
-    Account, CreditMeter, CreditMeterBuilder, Credits, Identity, IdentityFromExtensions, Ledger,
-    ManualClock, MeterBody, Plan, Statement, TokioClock,
+    Account, CreditMeter, CreditMeterBuilder, Credits, Identity, Plan,
+    clock::{ManualClock, TokioClock},
+    identify::IdentityFromExtensions,
+    ledger::{Ledger, Statement},
+    meter::MeterBody,
 };
 
 /// A second costs 120 000 nano-dollars, so a hold of a second is a slice of that.

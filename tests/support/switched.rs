@@ -9,8 +9,11 @@ use std::{
 };
 
 use tower_credits::{
-    Account, Amendment, Answer, Answering, LeaseId, Ledger, LedgerError, MemoryLedger, Outcome,
-    Period, Renewal, Statement, Terms,
+    Account, MemoryLedger, Period,
+    ledger::{
+        Amendment, Answer, LeaseId, Ledger, LedgerError, LedgerFuture, Outcome, Renewal, Statement,
+        Terms,
+    },
 };
 
 /// Clones are one ledger.
@@ -60,7 +63,7 @@ impl Ledger for Switched {
         period: Period,
         renewal: &'a Renewal,
         within: Duration,
-    ) -> Answering<'a, Answer> {
+    ) -> LedgerFuture<'a, Answer> {
         let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(under_way, Ordering::SeqCst);
         self.goodbyes.fetch_add(usize::from(renewal.forget), Ordering::SeqCst);
@@ -90,11 +93,11 @@ impl Ledger for Switched {
         account: &'a Account,
         period: Period,
         terms: Option<Terms>,
-    ) -> Answering<'a, Statement> {
+    ) -> LedgerFuture<'a, Statement> {
         self.ledger.statement(account, period, terms)
     }
 
-    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
         self.ledger.amend(account, amendment)
     }
 }

@@ -6,7 +6,9 @@ use futures_util::stream;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 use tower_credits::{
-    Amendment, CreditMeter, Credits, IdentifyError, IdentifyWith, Ledger, MemoryLedger, RedisLedger,
+    CreditMeter, Credits, MemoryLedger, RedisLedger,
+    identify::{IdentifyError, IdentifyWith},
+    ledger::{Amendment, Ledger},
 };
 
 use super::{
@@ -209,7 +211,7 @@ async fn of_a_server_that_cannot() {
         .check(&denied(&meter, "free").await);
 
     let meter = builder(MemoryLedger::with_clock(clock.clone()), &clock)
-        .most_accounts(1.try_into().unwrap())
+        .max_accounts(1.try_into().unwrap())
         .build()
         .unwrap();
     let mut client = connect(serve(&meter).await).await;

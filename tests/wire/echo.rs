@@ -22,8 +22,8 @@ use futures_util::{Stream, StreamExt, stream};
 use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status, Streaming, transport::server::TcpIncoming};
 use tower_credits::{
-    BearerTokens, ComputeClock, CreditMeter, CreditMeterBuilder, Ledger, ManualClock, MemoryLedger,
-    Plan,
+    BearerTokens, ComputeClock, CreditMeter, CreditMeterBuilder, MemoryLedger, Plan,
+    clock::ManualClock, ledger::Ledger,
 };
 
 use super::proto::{

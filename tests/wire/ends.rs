@@ -79,7 +79,7 @@ impl Kind {
 }
 
 /// How the layer saw a request end: the end, the HTTP status, the gRPC status.
-type Seen = (tower_credits::End, Option<u16>, Option<u8>);
+type Seen = (tower_credits::meter::End, Option<u16>, Option<u8>);
 
 /// A server of its own for one call.
 struct World {
@@ -96,7 +96,7 @@ impl World {
         let endings = Arc::new(Mutex::new(Vec::new()));
         let (clock, seen) = (november(), Arc::clone(&endings));
         let meter =
-            builder(MemoryLedger::with_clock(clock.clone()), &clock).billable(move |ending| {
+            builder(MemoryLedger::with_clock(clock.clone()), &clock).bill_if(move |ending| {
                 seen.lock().unwrap().push((
                     ending.end,
                     ending.status.map(|status| status.as_u16()),
@@ -354,7 +354,7 @@ fn expected(kind: Kind, end: End) -> &'static [&'static str] {
 
 /// As the layer should have seen it.
 fn ended_as(kind: Kind, end: End, endings: &Mutex<Vec<Seen>>) {
-    use tower_credits::End as Seen;
+    use tower_credits::meter::End as Seen;
 
     // Whose head is out before its first message is worked on.
     let has_head = !matches!(kind, Kind::Unary | Kind::ClientStreaming);

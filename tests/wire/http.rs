@@ -78,7 +78,7 @@ async fn ask(
 ) -> (HeaderMap, Bytes, HeaderMap) {
     let tokens = BearerTokens::new().with("s3cret", identity("alice", "pro"));
     let meter = CreditMeter::builder(plan(), MemoryLedger::new(), tokens)
-        .tell_remaining(tells)
+        .usage_headers(tells)
         .build()
         .unwrap();
     let app = Router::new().route("/models/echo", post(answer)).layer(meter);
@@ -177,8 +177,8 @@ async fn until_the_head_the_time_stands_there() {
     let tokens = BearerTokens::new().with("s3cret", identity("alice", "pro"));
     let meter = CreditMeter::builder(plan(), MemoryLedger::with_clock(clock.clone()), tokens)
         .clock(clock.clone())
-        .until_head()
-        .tell_remaining(true)
+        .compute_until_head(true)
+        .usage_headers(true)
         .build()
         .unwrap();
     let infer = clock.clone();

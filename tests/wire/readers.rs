@@ -134,8 +134,8 @@ impl Server {
         let builder =
             CreditMeter::builder(Plan::from_toml(&plan).unwrap(), MemoryLedger::new(), tokens);
         let meter = builder
-            .deadline(Duration::from_millis(20))
-            .flush(Duration::from_millis(20))
+            .ledger_timeout(Duration::from_millis(20))
+            .report_within(Duration::from_millis(20))
             .build()
             .unwrap();
         let busy = Busy::default();

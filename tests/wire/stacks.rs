@@ -10,7 +10,10 @@ use tokio::net::TcpListener;
 use tonic::transport::Channel;
 use tower::{Layer, ServiceBuilder, ServiceExt};
 use tower_credits::{
-    CreditMeter, End, Ending, IdentityFromExtensions, MemoryLedger, Rejection, TokioClock,
+    CreditMeter, MemoryLedger, Rejection,
+    clock::TokioClock,
+    identify::IdentityFromExtensions,
+    meter::{End, FinishedRequest},
 };
 use tower_http::{
     catch_panic::CatchPanicLayer, compression::CompressionLayer, cors::CorsLayer,
@@ -56,9 +59,11 @@ fn asked(token: &str, body: &'static str) -> Request<Body> {
 }
 
 /// A meter on tokio's clock, which is paused.
-fn on_paused_time(billable: impl Fn(&Ending) -> bool + Send + Sync + 'static) -> CreditMeter {
+fn on_paused_time(
+    billable: impl Fn(&FinishedRequest) -> bool + Send + Sync + 'static,
+) -> CreditMeter {
     CreditMeter::builder(grpc_plan(), MemoryLedger::new(), super::echo::tokens())
-        .billable(billable)
+        .bill_if(billable)
         .clock(TokioClock)
         .build()
         .unwrap()

@@ -35,10 +35,10 @@ impl RedisTokens {
 pub struct RedisTokensBuilder {
     server: RedisServer,
     prefix: String,
-    deadline: Duration,
+    timeout: Duration,
     cache_for: Duration,
     stale_if_error: Duration,
-    most_cached: u64,
+    max_cached: u64,
     cookie: Option<Name>,
 }
 
@@ -47,10 +47,10 @@ impl RedisTokensBuilder {
         Self {
             server,
             prefix: PREFIX.into(),
-            deadline: Duration::from_millis(250),
+            timeout: Duration::from_millis(250),
             cache_for: Duration::from_secs(30),
             stale_if_error: Duration::ZERO,
-            most_cached: 100_000,
+            max_cached: 100_000,
             cookie: None,
         }
     }
@@ -64,8 +64,8 @@ impl RedisTokensBuilder {
 
     /// How long one call of the server may take; default 250 ms.
     #[must_use]
-    pub const fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
@@ -90,8 +90,8 @@ impl RedisTokensBuilder {
     /// The most tokens whose answers are kept, each about half a KiB; default 100 000. As many
     /// unknown ones are remembered, at most 10 000.
     #[must_use]
-    pub const fn most_cached(mut self, tokens: u64) -> Self {
-        self.most_cached = tokens;
+    pub const fn max_cached(mut self, tokens: u64) -> Self {
+        self.max_cached = tokens;
         self
     }
 
@@ -113,8 +113,8 @@ impl RedisTokensBuilder {
         let connection = Connection::new(self.server, &self.prefix)?;
         let ping = |mut link| async move { redis::cmd("PING").query_async(&mut link).await };
         let _: String = connection.run(CONNECTING, ping).await?;
-        let store = Store { connection, prefix: self.prefix, deadline: self.deadline };
-        let cache = Cache::new(self.most_cached, self.cache_for, self.stale_if_error);
+        let store = Store { connection, prefix: self.prefix, deadline: self.timeout };
+        let cache = Cache::new(self.max_cached, self.cache_for, self.stale_if_error);
         Ok(RedisTokens { inner: Arc::new(Inner { store, cache, cookie: self.cookie }) })
     }
 }

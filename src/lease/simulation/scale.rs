@@ -58,7 +58,7 @@ const TERMS: Terms =
 
 impl Many {
     fn new(rate: f64, flush: Duration) -> Self {
-        let mut rules = LeaseRules { ahead: Some(Ahead::default()), ..LeaseRules::default() };
+        let mut rules = LeaseRules { ahead: Some(HoldAhead::default()), ..LeaseRules::default() };
         rules.flush_after(flush);
         let members = (0..NODES).map(|node| Member {
             lease: Lease::new(LeaseId::from_bits(node as u128 + 1), Duration::ZERO),

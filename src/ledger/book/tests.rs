@@ -1,7 +1,7 @@
 use std::{num::NonZeroU32, sync::Arc};
 
 use super::*;
-use crate::UsageLine;
+use crate::ledger::UsageLine;
 
 const fn nanos(n: i64) -> Credits {
     Credits::clamped(n)

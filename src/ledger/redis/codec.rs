@@ -52,7 +52,7 @@ pub(super) fn renewal(
     how: (&str, &str),
     keys: &Keys,
     renewal: &Renewal,
-    most_lines: usize,
+    max_lines: usize,
     now: Duration,
     not_after: Duration,
 ) -> Cmd {
@@ -87,7 +87,7 @@ pub(super) fn renewal(
         .arg(millis(period.ends()))
         .arg(millis(today.begins()))
         .arg(millis(today.ends()))
-        .arg(most_lines);
+        .arg(max_lines);
     for line in renewal.lines.iter() {
         call.arg(LineField(&line.key))
             .arg(line.usage.requests)

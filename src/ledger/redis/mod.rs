@@ -37,8 +37,8 @@ use tokio::time::Instant;
 
 use self::codec::{Hash, Hashes, Keys};
 use super::{
-    AccountSummary, AccountsPage, Amendment, Answer, Answering, Cursor, LeaseId, Ledger,
-    LedgerError, MOST_LINES, Outcome, Renewal, Statement, Terms,
+    AccountSummary, AccountsPage, Amendment, Answer, Cursor, LeaseId, Ledger, LedgerError,
+    LedgerFuture, MAX_LINES, Outcome, Renewal, Statement, Terms,
 };
 use crate::{
     Account, Name, Period,
@@ -73,7 +73,7 @@ struct Inner {
     connection: Connection,
     prefix: String,
     reading: Duration,
-    most_lines: usize,
+    max_lines: usize,
     renew: Scripted,
     amend: Scripted,
     read: Scripted,
@@ -131,12 +131,12 @@ impl RedisLedger {
         RedisLedgerBuilder {
             server: server.into(),
             prefix: PREFIX.into(),
-            deadline: READING,
-            most_lines: MOST_LINES,
+            timeout: READING,
+            max_lines: MAX_LINES,
         }
     }
 
-    fn new(connection: Connection, prefix: String, reading: Duration, most_lines: usize) -> Self {
+    fn new(connection: Connection, prefix: String, reading: Duration, max_lines: usize) -> Self {
         let of_account = |script| Scripted::new(format!("{CLOCK}{ACCOUNT}{script}"));
         let (renew, amend, read) =
             (of_account(RENEW), of_account(AMEND), Scripted::new(READ.to_owned()));
@@ -145,7 +145,7 @@ impl RedisLedger {
                 connection,
                 prefix,
                 reading,
-                most_lines,
+                max_lines,
                 renew,
                 amend,
                 read,
@@ -193,7 +193,7 @@ impl RedisLedger {
         let keys = Keys::new(&inner.prefix, account, period);
         let now = inner.now();
         let call = |how: (&str, &str)| {
-            codec::renewal(how, &keys, renewal, inner.most_lines, now, now + within + LITTLE)
+            codec::renewal(how, &keys, renewal, inner.max_lines, now, now + within + LITTLE)
         };
         let invoke = |link| inner.renew.call(link, call);
         let answer: String = inner.connection.run(within, invoke).await?;
@@ -368,7 +368,7 @@ impl Ledger for RedisLedger {
         period: Period,
         renewal: &'a Renewal,
         within: Duration,
-    ) -> Answering<'a, Answer> {
+    ) -> LedgerFuture<'a, Answer> {
         Box::pin(self.renew(account, period, renewal, within))
     }
 
@@ -377,11 +377,11 @@ impl Ledger for RedisLedger {
         account: &'a Account,
         period: Period,
         terms: Option<Terms>,
-    ) -> Answering<'a, Statement> {
+    ) -> LedgerFuture<'a, Statement> {
         Box::pin(self.read(account, period, terms))
     }
 
-    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> Answering<'a, bool> {
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
         Box::pin(self.change(account, amendment))
     }
 
@@ -391,7 +391,7 @@ impl Ledger for RedisLedger {
         period: Period,
         threshold: Name,
         by: LeaseId,
-    ) -> Answering<'a, bool> {
+    ) -> LedgerFuture<'a, bool> {
         Box::pin(async move { self.claim(account, period, &threshold, by).await })
     }
 
@@ -400,7 +400,7 @@ impl Ledger for RedisLedger {
         period: Period,
         from: Option<&'a Cursor>,
         most: NonZeroUsize,
-    ) -> Answering<'a, AccountsPage> {
+    ) -> LedgerFuture<'a, AccountsPage> {
         Box::pin(self.list(period, from, most))
     }
 }
@@ -427,8 +427,8 @@ impl From<Fault> for LedgerError {
 pub struct RedisLedgerBuilder {
     server: RedisServer,
     prefix: String,
-    deadline: Duration,
-    most_lines: usize,
+    timeout: Duration,
+    max_lines: usize,
 }
 
 impl RedisLedgerBuilder {
@@ -442,19 +442,19 @@ impl RedisLedgerBuilder {
 
     /// How long reading a statement, changing an account or one step of a list may take; default
     /// two seconds. Renewals, on which requests wait, have the deadline of the
-    /// [meter](crate::CreditMeterBuilder::deadline).
+    /// [meter](crate::CreditMeterBuilder::ledger_timeout).
     #[must_use]
-    pub const fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+    pub const fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = timeout;
         self
     }
 
     /// Keeps so many usage lines of a month apart at most; what would be more is added to one line,
-    /// `other`. Default [`MOST_LINES`](crate::MOST_LINES). Lines are read whole for statements;
+    /// `other`. Default [`MAX_LINES`](crate::ledger::MAX_LINES). Lines are read whole for statements;
     /// renewals look only at those that they add to.
     #[must_use]
-    pub const fn most_lines(mut self, most_lines: NonZeroUsize) -> Self {
-        self.most_lines = most_lines.get();
+    pub const fn max_lines(mut self, max_lines: NonZeroUsize) -> Self {
+        self.max_lines = max_lines.get();
         self
     }
 
@@ -466,7 +466,7 @@ impl RedisLedgerBuilder {
     /// other slots, and where the URL or what was said beside it cannot be used.
     pub async fn connect(self) -> Result<RedisLedger, LedgerError> {
         let connection = Connection::new(self.server, &self.prefix)?;
-        let ledger = RedisLedger::new(connection, self.prefix, self.deadline, self.most_lines);
+        let ledger = RedisLedger::new(connection, self.prefix, self.timeout, self.max_lines);
         ledger.learn_clock(CONNECTING).await?;
         Ok(ledger)
     }

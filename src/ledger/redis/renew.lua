@@ -6,7 +6,7 @@
 -- KEYS[5]  the period's holds     <lease> = "amount expires", sum = "held next"; gone where nothing is on hold
 -- KEYS[6]  the book of the month that the ledger's clock says, where that is another one
 -- ARGV     lease seq batch settled reported keep refill need extra included per_seat pay_as_you_go said ttl forget not_after begins ends
---          current_begins current_ends most_lines, then four for each line: name requests micros cost
+--          current_begins current_ends max_lines, then four for each line: name requests micros cost
 --
 -- Answers "outcome now", and of a renewal also "hold used held limit included limited_by_owner early ended".
 
@@ -20,7 +20,7 @@ for i = 2, 21 do a[i] = tonumber(ARGV[i]) end
 local seq, batch, settled, reported, keep, refill, need, extra = a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]
 local terms_included, terms_per_seat, terms_on_top, said = a[10], a[11], a[12], math.min(a[13], math.floor(now / 1000))
 local ttl, forget, not_after, begins, ends = a[14], a[15] == 1, a[16], a[17], a[18]
-local current_begins, current_ends, most_lines = a[19], a[20], a[21]
+local current_begins, current_ends, max_lines = a[19], a[20], a[21]
 
 if now > not_after then return 'late ' .. text(now) end
 if now > ends + LATE then return 'closed ' .. text(now) end
@@ -143,7 +143,7 @@ if not elsewhere or restored > 0 then
   if brings_lines and not elsewhere then
     for i = FIRST_LINE, #ARGV, 4 do
       local name = ARGV[i]
-      if not book.sums[name] and book.lines >= most_lines then name = 'other' end
+      if not book.sums[name] and book.lines >= max_lines then name = 'other' end
       local found = line(book, name)
       for part = 1, 3 do found[part] = sum(found[part], tonumber(ARGV[i + part])) end
     end

@@ -80,7 +80,7 @@ impl Part {
 
     /// The same loss of what the ledger in memory keeps.
     fn replace(&self, kept: &mut Kept, with: &Kept) {
-        let empty = |month: usize| Book::new(months()[month]).with_most_lines(MOST);
+        let empty = |month: usize| Book::new(months()[month]).with_max_lines(MOST);
         match *self {
             Self::Record => {
                 kept.record =
@@ -313,11 +313,7 @@ fn by_book(steps: &[Step]) -> Vec<Said> {
             }
         };
         let books = months().map(|month| {
-            kept.books
-                .get(&month)
-                .cloned()
-                .unwrap_or_else(|| Book::new(month))
-                .with_most_lines(MOST)
+            kept.books.get(&month).cloned().unwrap_or_else(|| Book::new(month)).with_max_lines(MOST)
         });
         said.push((answer, kept.record.clone(), books.into()));
     }
@@ -426,7 +422,7 @@ async fn by_script(
             notes: hash(),
         };
         let record = hashes.record().unwrap();
-        let mut books = vec![hashes.book().unwrap().with_most_lines(MOST)];
+        let mut books = vec![hashes.book().unwrap().with_max_lines(MOST)];
         for keys in &keys[1..] {
             hashes = Hashes {
                 keys,
@@ -436,7 +432,7 @@ async fn by_script(
                 notes: hash(),
                 ..hashes
             };
-            books.push(hashes.book().unwrap().with_most_lines(MOST));
+            books.push(hashes.book().unwrap().with_max_lines(MOST));
         }
         said.push((answer, record, books));
     }

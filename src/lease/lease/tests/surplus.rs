@@ -1,9 +1,9 @@
 //! What a lease holds ahead.
 
 use super::{renewal::TERMS, *};
-use crate::Ahead;
+use crate::HoldAhead;
 
-fn ahead(limit: i64, ahead: Ahead) -> Pair {
+fn ahead(limit: i64, ahead: HoldAhead) -> Pair {
     let mut pair = Pair::new(limit);
     pair.rules.ahead = Some(ahead);
     pair
@@ -43,7 +43,7 @@ fn it_is_a_slice_for_each_request_that_lately_ran_at_once_within_bounds() {
         [(4, 1024, 1, 5), (4, 1024, 30, 34), (4, 16, 30, 16), (50, 70, 30, 70), (9, 9, 30, 9)]
     {
         let mut pair =
-            ahead(1_000_000, Ahead::default().at_least(slices(least)).at_most(slices(most)));
+            ahead(1_000_000, HoldAhead::default().at_least(slices(least)).at_most(slices(most)));
         pair.begin(at_once, s(0));
         let running = i64::try_from(at_once).unwrap() * 100;
         assert_eq!(
@@ -53,16 +53,16 @@ fn it_is_a_slice_for_each_request_that_lately_ran_at_once_within_bounds() {
         );
     }
     assert_eq!(
-        Ahead::default().at_most(slices(2)),
-        Ahead::slices(slices(2)),
+        HoldAhead::default().at_most(slices(2)),
+        HoldAhead::slices(slices(2)),
         "the bounds never cross"
     );
-    assert_eq!(Ahead::default().at_least(slices(2_000)), Ahead::slices(slices(2_000)));
+    assert_eq!(HoldAhead::default().at_least(slices(2_000)), HoldAhead::slices(slices(2_000)));
 }
 
 #[test]
 fn a_crowd_is_forgotten_after_two_spans_and_what_is_large_too() {
-    let mut pair = ahead(1_000_000, Ahead::default());
+    let mut pair = ahead(1_000_000, HoldAhead::default());
     let crowd = pair.begin(40, s(0));
     pair.end_all(crowd, s(1));
     for now in (1..=12).map(s) {
@@ -76,7 +76,7 @@ fn a_crowd_is_forgotten_after_two_spans_and_what_is_large_too() {
 
 #[test]
 fn after_a_lull_it_keeps_the_least_and_after_ten_seconds_nothing() {
-    let mut pair = ahead(1_000_000, Ahead::default());
+    let mut pair = ahead(1_000_000, HoldAhead::default());
     let crowd = pair.begin(40, s(0));
     pair.end_all(crowd, s(1));
     // It reports, shrinks, and gives back what is left; the last is the word for failovers.
@@ -84,7 +84,7 @@ fn after_a_lull_it_keeps_the_least_and_after_ten_seconds_nothing() {
     assert_eq!(spoke, [1_100, 3_500, 11_000].map(Duration::from_millis));
     assert_eq!(pair.book.held(), nanos(0));
 
-    let mut pair = ahead(1_000_000, Ahead::default());
+    let mut pair = ahead(1_000_000, HoldAhead::default());
     let crowd = pair.begin(40, s(0));
     pair.end_all(crowd, s(1));
     pair.until(s(1), s(3));
@@ -95,7 +95,7 @@ fn after_a_lull_it_keeps_the_least_and_after_ten_seconds_nothing() {
 
 #[test]
 fn it_asks_for_more_when_half_is_taken_and_nobody_waits() {
-    let mut pair = ahead(1_000_000, Ahead::slices(slices(8)));
+    let mut pair = ahead(1_000_000, HoldAhead::slices(slices(8)));
     pair.begin(1, s(0));
     for now in 0..4 {
         assert!(!pair.lease.is_low(), "{now} of 8 are taken");
@@ -116,7 +116,7 @@ fn it_asks_for_more_when_half_is_taken_and_nobody_waits() {
 #[test]
 fn where_half_of_it_is_not_to_be_had_it_does_not_ask_again_and_again() {
     // A quarter of what is left after the first, at most: less than half of eight slices.
-    let mut pair = ahead(1_300, Ahead::slices(slices(8)));
+    let mut pair = ahead(1_300, HoldAhead::slices(slices(8)));
     pair.begin(1, s(0));
     assert_eq!(pair.book.held(), nanos(100 + 300));
     pair.lease.admit(WANT, unused(), s(0)).unwrap();
@@ -126,7 +126,7 @@ fn where_half_of_it_is_not_to_be_had_it_does_not_ask_again_and_again() {
 
 #[test]
 fn however_often_it_asks_it_holds_no_more_than_a_quarter_of_what_is_left() {
-    let mut pair = ahead(10_000, Ahead::default());
+    let mut pair = ahead(10_000, HoldAhead::default());
     let crowd = pair.begin(90, s(0));
     pair.end_all(crowd, s(0));
     for tenth in 1..30 {
@@ -142,7 +142,7 @@ fn however_often_it_asks_it_holds_no_more_than_a_quarter_of_what_is_left() {
 
 #[test]
 fn after_a_pause_the_first_asks_for_those_behind_it() {
-    let mut pair = ahead(1_000_000, Ahead::default());
+    let mut pair = ahead(1_000_000, HoldAhead::default());
     let one = pair.begin(1, s(0));
     pair.end_all(one, s(0));
     pair.until(s(0), s(60));
@@ -153,7 +153,7 @@ fn after_a_pause_the_first_asks_for_those_behind_it() {
 
 #[test]
 fn what_is_cheap_and_many_and_what_is_dear_and_one_do_not_multiply() {
-    let mut pair = ahead(100_000_000, Ahead::default());
+    let mut pair = ahead(100_000_000, HoldAhead::default());
     let dear = Want { hold: nanos(100_000), ..WANT };
     pair.lease.wait(dear, unused(), ());
     for _ in 0..50 {

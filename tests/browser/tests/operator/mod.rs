@@ -7,7 +7,8 @@ use axum::{Router, body::Body, extract::Path, http::Request, routing::post};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 use tower_credits::{
-    Account, BearerTokens, CreditMeter, Identity, ManualClock, MemoryLedger, Period, Plan, billing,
+    Account, BearerTokens, CreditMeter, Identity, MemoryLedger, Period, Plan, billing,
+    clock::ManualClock,
 };
 
 use crate::driver::Browser;
