@@ -1,6 +1,6 @@
 //! Thresholds: marks on an account's spending in a month, of which the host wants to hear once.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use crate::{Account, Credits, Name, Period, ledger::Standing};
 
@@ -34,6 +34,13 @@ pub struct ThresholdReached {
     pub used: Credits,
     /// What the percentage is of.
     pub of: Credits,
+}
+
+/// The host's thresholds, and the function to call when an account reaches one.
+#[derive(Clone)]
+pub(crate) struct ThresholdHook {
+    pub(crate) thresholds: Arc<[Threshold]>,
+    pub(crate) call: Arc<dyn Fn(ThresholdReached) + Send + Sync>,
 }
 
 impl Threshold {

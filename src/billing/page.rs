@@ -24,7 +24,7 @@ use crate::{
     CreditMeter, Credits, Period,
     identify::{RequestHead, is_meant},
     ledger::{Amendment, StatementRefund, Usage},
-    meter::LEAST,
+    metering::MIN_ADMITTED_TIME,
     plan::WhenUsedUp,
     rejection::Rejection,
 };
@@ -291,7 +291,7 @@ impl Bill {
             .plan()
             .current()
             .lowest_price()
-            .map_or(Credits::ZERO, |price| price.cost_or_max(LEAST));
+            .map_or(Credits::ZERO, |price| price.cost_or_max(MIN_ADMITTED_TIME));
         if !self.is_current || meter.is_shadow() || statement.left() >= least.max(Credits::SMALLEST)
         {
             return None;

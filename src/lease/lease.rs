@@ -804,7 +804,7 @@ impl<R: Run> Running<R> {
 }
 
 impl<W, R> Served<W, R> {
-    pub(super) const fn nobody() -> Self {
+    pub(crate) const fn nobody() -> Self {
         Self { admitted: Vec::new(), refused: Vec::new(), settled: Vec::new() }
     }
 }

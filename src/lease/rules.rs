@@ -5,7 +5,7 @@ use std::{num::NonZeroU32, time::Duration};
 use crate::Credits;
 
 /// By the ledger's clock, a renewal may act until so long after its deadline.
-pub(super) const A_LITTLE: Duration = Duration::from_millis(100);
+pub(crate) const A_LITTLE: Duration = Duration::from_millis(100);
 
 /// The times of the lease protocol. The defaults fit a ledger in the same data centre.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

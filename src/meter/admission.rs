@@ -1,21 +1,24 @@
-//! From a request's head to a charge, or to a denial.
+//! The way from a request's head to a charge, or to a denial.
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
-    charge::{Charge, Kept, Metering, Place},
-    layer::{CreditMeter, Inner},
-    usual::Usual,
+    charge::Charge,
+    context_cache::find_context,
+    credit_meter::{CreditMeter, Inner},
 };
 use crate::{
     Credits, Feature, Identity, Period, Plan,
     clock::{Now, until},
     contained::contained,
     identify::{IdentifyError, Identifying, RequestHead},
-    lease::{Admission, Seat, Ticket, Verdict},
+    keeper::{
+        AccountHandle, Admission, HeldSlice, Ticket, TicketAnswer, admit, admit_without_ledger,
+    },
     limit::RateState,
+    metering::{BillingContext, RunningRequest},
     observe,
     plan::{Classification, DuringOutage, RequestQuota, Workload},
     rejection::Rejection,
@@ -24,29 +27,38 @@ use crate::{
 /// A request that goes on and is paid for.
 pub(super) struct Admitted {
     pub(super) charge: Charge,
-    /// Where it is to be in the request's extensions.
+    /// `Some` if it is inserted into the request's extensions.
     pub(super) identity: Option<Arc<Identity>>,
-    /// `true` if its compute time counts already.
+    /// `true` if its compute time has begun.
     pub(super) has_begun: bool,
-    /// How the account's request rate stands, where it has one.
     pub(super) rate: Rate,
 }
 
-/// What goes on; `None` for what is free.
+/// A request that goes on, or its denial; `None` if it is free.
 pub(super) type Decided = Result<Option<Admitted>, Rejection>;
 
-/// What comes of a request's head.
+/// The decision on a request.
 pub(super) enum Decision {
-    /// Known without waiting for anybody.
+    /// It is known without waiting.
     Now(Decided),
-    /// The ledger is asked, or whoever knows the caller.
+    /// It waits for the ledger, or for the host's code that identifies the caller.
     Later(Pin<Box<dyn Future<Output = Decided> + Send>>),
 }
 
-/// The HTTP fields of a request rate, where the tier has one.
+/// The state of the account's request rate, if its tier has one.
 pub(super) type Rate = Option<Box<RateState>>;
 
+/// A request that asks for credits.
+struct CreditRequest {
+    context: Arc<BillingContext>,
+    /// `Some` if it is inserted into the request's extensions.
+    identity: Option<Arc<Identity>>,
+    /// The month by this node's clock, and the day of it.
+    today: (Period, u8),
+}
+
 impl CreditMeter {
+    /// Decides on a request by its head.
     pub(super) fn decide(&self, head: RequestHead<'_>, body_is_empty: bool) -> Decision {
         let plan = self.inner.plan.look();
         let classification = match &self.inner.classify {
@@ -58,8 +70,8 @@ impl CreditMeter {
         };
         let workload = match classification {
             Classification::Free => return Decision::Now(Ok(None)),
-            // A browser asks without credentials what it may send, and a CORS layer inside of this
-            // one answers. What could carry a model's input is no such question.
+            // A browser's preflight has no credentials, and a CORS layer inside of this one answers
+            // it. A request that could carry a model's input is no preflight.
             Classification::Workload(_)
                 if plan.lets_preflights_pass() && body_is_empty && head.is_preflight() =>
             {
@@ -75,32 +87,18 @@ impl CreditMeter {
         };
         self.ensure_worker();
         let bill_to = self.bill_to(head);
-        // Who is not known is not told what there is.
         match self.identifying(head) {
             Identifying::Ready(identity) => {
-                match (identity.and_then(|identity| self.payer(identity, bill_to)), workload) {
-                    (Err(error), _) => Decision::Now(self.deny(error.into())),
-                    (Ok(identity), Ok(workload)) => self.begin(&plan, &identity, workload),
-                    (Ok(_), Err(path)) => Decision::Now(self.deny(self.inner.not_in_plan(&path))),
-                }
+                let payer = identity.and_then(|identity| self.payer(identity, bill_to));
+                self.decide_for(&plan, payer, workload)
             }
             Identifying::Later(identity) => {
                 let (meter, plan) = (self.clone(), Arc::clone(&plan));
                 let bill_to = bill_to.map(|bill_to| bill_to.map(str::to_owned));
                 Decision::Later(Box::pin(async move {
-                    let identity = match meter
-                        .in_time(identity)
-                        .await
-                        .and_then(|identity| meter.payer(identity, bill_to))
-                    {
-                        Ok(identity) => identity,
-                        Err(error) => return meter.deny(error.into()),
-                    };
-                    let workload = match workload {
-                        Ok(workload) => workload,
-                        Err(path) => return meter.deny(meter.inner.not_in_plan(&path)),
-                    };
-                    match meter.begin(&plan, &identity, workload) {
+                    let identity = meter.in_time(identity).await;
+                    let payer = identity.and_then(|identity| meter.payer(identity, bill_to));
+                    match meter.decide_for(&plan, payer, workload) {
                         Decision::Now(decided) => decided,
                         Decision::Later(deciding) => deciding.await,
                     }
@@ -109,147 +107,130 @@ impl CreditMeter {
         }
     }
 
-    fn begin(&self, plan: &Plan, identity: &Arc<Identity>, workload: Arc<Workload>) -> Decision {
+    /// Decides on a request once its caller is known, or is not. An unknown caller does not learn
+    /// which paths there are.
+    fn decide_for(
+        &self,
+        plan: &Plan,
+        payer: Result<Arc<Identity>, IdentifyError>,
+        workload: Result<Arc<Workload>, UnknownPath>,
+    ) -> Decision {
+        match (payer, workload) {
+            (Err(error), _) => Decision::Now(self.deny(error.into())),
+            (Ok(_), Err(path)) => Decision::Now(self.deny(self.inner.not_in_plan(&path))),
+            (Ok(identity), Ok(workload)) => self.ask(plan, &identity, workload),
+        }
+    }
+
+    /// Counts a request against its account's rate, and asks for a slice.
+    fn ask(&self, plan: &Plan, identity: &Arc<Identity>, workload: Arc<Workload>) -> Decision {
         let now = self.inner.time.now();
         let today = self.inner.time.date(now);
-        let (usual, seat) = match Usual::of(self, plan, identity, workload, today.0) {
+        let (context, handle) = match find_context(self, plan, identity, workload, today.0) {
             Ok(found) => found,
             Err(rejection) => return Decision::Now(self.deny(rejection)),
         };
-        let identity = self.inner.settings.extensions.then(|| Arc::clone(identity));
-        let asked = Asked { usual, identity, today };
-        let counted = asked
-            .usual
+        let identity = self.inner.settings.request_extensions.then(|| Arc::clone(identity));
+        let request = CreditRequest { context, identity, today };
+        let counted = request
+            .context
             .tier
             .requests
-            .map(|quota| count(&seat, &asked.usual, quota, now.lease))
+            .map(|quota| count(&handle, &request.context, quota, now.lease))
             .transpose();
         let rate = match counted {
             Ok(rate) => rate.map(Box::new),
-            Err(rejection) => return Decision::Now(self.deny_metered(rejection, asked, None)),
+            Err(rejection) => return Decision::Now(self.deny_metered(rejection, request, None)),
         };
-        // A deadline is counted from here; who is admitted at once needs none.
-        match self.ask(&asked, seat, now) {
-            Err(rejection) => Decision::Now(self.deny_metered(rejection, asked, rate)),
-            Ok(Admission::Admitted(place)) => Decision::Now(Ok(Some(Admitted {
+        match self.take_slice(&request, handle, now) {
+            Err(rejection) => Decision::Now(self.deny_metered(rejection, request, rate)),
+            // A request that is admitted at once begins at once.
+            Ok(Admission::Admitted(slice)) => Decision::Now(Ok(Some(Admitted {
                 has_begun: true,
-                ..self.admitted(place, asked.identity, rate)
+                ..self.admitted(slice, request.identity, rate)
             }))),
-            Ok(Admission::LedgerAway) => Decision::Now(self.without_ledger(asked, rate)),
+            Ok(Admission::LedgerAway) => Decision::Now(self.without_ledger(request, rate)),
             Ok(Admission::Waiting(ticket)) => {
-                // Again: whoever had the work may have ended before this one came to wait.
+                // Again: the worker may have ended before this request began to wait.
                 self.ensure_worker();
                 let deadline = Instant::now() + self.inner.settings.rules.deadline;
-                Decision::Later(Box::pin(self.clone().wait(asked, ticket, rate, deadline)))
+                Decision::Later(Box::pin(self.clone().wait(request, ticket, rate, deadline)))
             }
         }
     }
 
-    fn metering(&self, asked: &Asked) -> Metering {
-        Metering::new(
-            Arc::clone(&asked.usual),
-            asked.today,
-            self.inner.settings.shadow,
-            self.inner.billable.is_some(),
-        )
-    }
-
-    /// Asks for a slice. A request that gets it at once begins at once.
-    fn ask(&self, asked: &Asked, seat: Seat<Kept>, now: Now) -> Result<Admission<Kept>, Rejection> {
-        let Usual { terms, want, .. } = &*asked.usual;
-        Ok(self.inner.desk.admit(seat, *terms, *want, self.metering(asked), now.lease)?)
-    }
-
-    fn admitted(&self, place: Place, identity: Option<Arc<Identity>>, rate: Rate) -> Admitted {
-        Admitted {
-            charge: Charge::new(place, self.inner.billable.as_ref()),
-            identity,
-            has_begun: false,
-            rate,
-        }
-    }
-
-    /// Waits for the ledger until the deadline; after it the tier's outage policy decides.
+    /// Waits for the ledger until the deadline. After it the tier's outage policy decides.
     async fn wait(
         self,
-        mut asked: Asked,
-        mut ticket: Ticket<Kept>,
+        mut request: CreditRequest,
+        mut ticket: Ticket,
         rate: Rate,
         deadline: Instant,
     ) -> Decided {
-        let mut moved = false;
+        let mut has_moved = false;
         loop {
-            let verdict = match until(deadline, &mut ticket).await {
-                None => {
-                    drop(ticket);
-                    return self.without_ledger(asked, rate);
-                }
-                Some(Err(_)) => return self.deny(Rejection::ShuttingDown),
-                Some(Ok(verdict)) => verdict,
+            let Some(answer) = until(deadline, &mut ticket).await else {
+                drop(ticket);
+                return self.without_ledger(request, rate);
             };
-            match verdict {
-                Verdict::Admitted(place) => {
-                    return Ok(Some(self.admitted(place, asked.identity, rate)));
+            let period = match answer {
+                TicketAnswer::Admitted(slice) => {
+                    return Ok(Some(self.admitted(slice, request.identity, rate)));
                 }
-                Verdict::Refused(standing) => {
-                    let Usual { want, period, tier, .. } = &*asked.usual;
-                    let rejection =
-                        Rejection::of(&standing, want.least, *period, tier.hint.as_deref());
-                    return self.deny_metered(rejection, asked, rate);
+                TicketAnswer::Refused(standing) => {
+                    let BillingContext { want, period, tier, .. } = &*request.context;
+                    let hint = tier.hint.as_deref();
+                    let rejection = Rejection::of(&standing, want.least, *period, hint);
+                    return self.deny_metered(rejection, request, rate);
                 }
-                Verdict::Unanswered => return self.without_ledger(asked, rate),
-                Verdict::Erased => return self.deny_metered(Rejection::AccountErased, asked, rate),
-                Verdict::Elsewhere(_) if moved => return self.deny(Rejection::LedgerUnreachable),
-                Verdict::Elsewhere(_) | Verdict::Orphaned => {
-                    let period = match verdict {
-                        Verdict::Elsewhere(period) => {
-                            moved = true;
-                            period
-                        }
-                        _ => asked.usual.period,
-                    };
-                    self.inner.time.notice();
-                    let seat = match asked.usual.in_period(&self, period) {
-                        Ok((usual, seat)) => {
-                            asked.usual = usual;
-                            seat
-                        }
-                        Err(rejection) => return self.deny_metered(rejection, asked, rate),
-                    };
-                    match self.ask(&asked, seat, self.inner.time.now()) {
-                        Err(rejection) => return self.deny_metered(rejection, asked, rate),
-                        Ok(Admission::Admitted(place)) => {
-                            return Ok(Some(self.admitted(place, asked.identity, rate)));
-                        }
-                        Ok(Admission::LedgerAway) => return self.without_ledger(asked, rate),
-                        Ok(Admission::Waiting(next)) => {
-                            self.ensure_worker();
-                            ticket = next;
-                        }
-                    }
+                TicketAnswer::Unanswered => return self.without_ledger(request, rate),
+                TicketAnswer::Erased => {
+                    return self.deny_metered(Rejection::AccountErased, request, rate);
+                }
+                TicketAnswer::ShuttingDown => return self.deny(Rejection::ShuttingDown),
+                TicketAnswer::OtherPeriod(_) if has_moved => {
+                    return self.deny(Rejection::LedgerUnreachable);
+                }
+                TicketAnswer::OtherPeriod(period) => {
+                    has_moved = true;
+                    period
+                }
+                TicketAnswer::WorkerGone => request.context.period,
+            };
+            self.inner.time.notice();
+            request.context = Arc::new(request.context.in_period(period));
+            let table = self.inner.keeper.table();
+            let handle = match AccountHandle::open(table, &request.context.account, period) {
+                Ok(handle) => handle,
+                Err(refusal) => return self.deny_metered(refusal.into(), request, rate),
+            };
+            match self.take_slice(&request, handle, self.inner.time.now()) {
+                Err(rejection) => return self.deny_metered(rejection, request, rate),
+                Ok(Admission::Admitted(slice)) => {
+                    return Ok(Some(self.admitted(slice, request.identity, rate)));
+                }
+                Ok(Admission::LedgerAway) => return self.without_ledger(request, rate),
+                Ok(Admission::Waiting(next)) => {
+                    self.ensure_worker();
+                    ticket = next;
                 }
             }
         }
     }
 
-    fn without_ledger(&self, asked: Asked, rate: Rate) -> Decided {
-        let place = match asked.usual.tier.during_outage {
+    /// Admits a request within its tier's allowance for outages, or denies it.
+    fn without_ledger(&self, request: CreditRequest, rate: Rate) -> Decided {
+        let slice = match request.context.tier.during_outage {
             DuringOutage::Deny => None,
-            DuringOutage::Allow(allowance) => self.trust(&asked, allowance),
+            DuringOutage::Allow(allowance) => self.take_unheld_slice(&request, allowance),
         };
-        match place {
-            Some(place) => Ok(Some(self.admitted(place, asked.identity, rate))),
-            None => self.deny_metered(Rejection::LedgerUnreachable, asked, rate),
+        match slice {
+            Some(slice) => Ok(Some(self.admitted(slice, request.identity, rate))),
+            None => self.deny_metered(Rejection::LedgerUnreachable, request, rate),
         }
     }
 
-    /// A slice that the ledger did not agree to.
-    fn trust(&self, asked: &Asked, allowance: Credits) -> Option<Place> {
-        let Usual { account, period, want, .. } = &*asked.usual;
-        self.inner.desk.trust(account, *period, *want, self.metering(asked), allowance)
-    }
-
-    /// A denial; in shadow mode, a word to the operator.
+    /// Denies a request. In shadow mode it only emits the event, and the request goes on unmetered.
     fn deny(&self, rejection: Rejection) -> Decided {
         if !self.inner.settings.shadow {
             return Err(rejection);
@@ -258,56 +239,82 @@ impl CreditMeter {
         Ok(None)
     }
 
-    /// The same of a request whose account is known: in shadow mode it is metered all the same, and
-    /// what it uses is owed.
-    fn deny_metered(&self, rejection: Rejection, asked: Asked, rate: Rate) -> Decided {
+    /// Denies a request whose account is known. In shadow mode it is metered all the same, and what
+    /// it uses is owed.
+    fn deny_metered(&self, rejection: Rejection, request: CreditRequest, rate: Rate) -> Decided {
         self.deny(rejection)?;
-        Ok(self.trust(&asked, Credits::MAX).map(|place| self.admitted(place, asked.identity, rate)))
+        let slice = self.take_unheld_slice(&request, Credits::MAX);
+        Ok(slice.map(|slice| self.admitted(slice, request.identity, rate)))
+    }
+
+    /// Asks for a slice of the account's lease.
+    fn take_slice(
+        &self,
+        request: &CreditRequest,
+        handle: AccountHandle,
+        now: Now,
+    ) -> Result<Admission, Rejection> {
+        let BillingContext { terms, want, .. } = &*request.context;
+        Ok(admit(handle, *terms, *want, self.running(request), now.lease)?)
+    }
+
+    /// Takes a slice that the ledger has not put on hold.
+    fn take_unheld_slice(&self, request: &CreditRequest, allowance: Credits) -> Option<HeldSlice> {
+        let BillingContext { account, period, want, .. } = &*request.context;
+        let table = self.inner.keeper.table();
+        admit_without_ledger(table, account, *period, *want, self.running(request), allowance)
+    }
+
+    fn running(&self, request: &CreditRequest) -> RunningRequest {
+        RunningRequest::new(
+            Arc::clone(&request.context),
+            request.today,
+            self.inner.settings.shadow,
+            self.inner.bill_policy.is_some(),
+        )
+    }
+
+    fn admitted(&self, slice: HeldSlice, identity: Option<Arc<Identity>>, rate: Rate) -> Admitted {
+        let charge = Charge::new(slice, self.inner.bill_policy.as_ref());
+        Admitted { charge, identity, has_begun: false, rate }
+    }
+
+    fn unknown_path(&self, head: RequestHead<'_>, plan: &Plan) -> UnknownPath {
+        let path = observe::shortened(head.uri.path());
+        let advice = self.inner.may_log(path).then(|| plan.advice(path, head.headers));
+        UnknownPath { path: path.to_owned(), advice }
     }
 }
 
-/// Counts the request against its account's rate.
+/// Counts a request against its account's rate.
 fn count(
-    seat: &Seat<Kept>,
-    usual: &Usual,
+    handle: &AccountHandle,
+    context: &BillingContext,
     quota: RequestQuota,
     now: Duration,
 ) -> Result<RateState, Rejection> {
-    let hint = || usual.tier.hint.as_deref().map(Into::into);
-    seat.beside().0.count(quota, now).map_err(|state| Rejection::RequestRate {
+    let hint = || context.tier.hint.as_deref().map(Into::into);
+    handle.count(quota, now).map_err(|state| Rejection::RequestRate {
         retry_after: state.reset,
         quota: state.quota,
         hint: hint(),
     })
 }
 
-/// A request that asks for credits.
-struct Asked {
-    usual: Arc<Usual>,
-    /// Where it is to be in the request's extensions.
-    identity: Option<Arc<Identity>>,
-    /// The month by this node's clock, and the day of it.
-    today: (Period, u8),
-}
-
-/// The beginning of a path that the plan does not know, and what to do about it, unless that was
-/// said before.
-struct UnknownPath(String, Option<String>);
-
-impl CreditMeter {
-    fn unknown_path(&self, head: RequestHead<'_>, plan: &Plan) -> UnknownPath {
-        let path = observe::shortened(head.uri.path());
-        let advice = self.inner.may_log(path).then(|| plan.advice(path, head.headers));
-        UnknownPath(path.to_owned(), advice)
-    }
+/// A path that is not in the plan.
+struct UnknownPath {
+    /// Its beginning.
+    path: String,
+    /// Advice to the operator, unless that was logged before.
+    advice: Option<String>,
 }
 
 impl Inner {
-    /// Says once how the path can be put into the plan: to the operator, and only of paths that
+    /// Logs once how the path can be put into the plan: only for the operator, and only paths that
     /// known callers asked for.
-    fn not_in_plan(&self, path: &UnknownPath) -> Rejection {
-        if let Some(advice) = &path.1 {
-            self.log_unknown(&path.0, advice);
+    fn not_in_plan(&self, unknown: &UnknownPath) -> Rejection {
+        if let Some(advice) = &unknown.advice {
+            self.log_unknown(&unknown.path, advice);
         }
         Rejection::NotInPlan
     }

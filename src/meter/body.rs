@@ -1,10 +1,9 @@
 //! The body of a metered response.
 //!
-//! Every end has a name: complete, failed, dropped, cut off, stalled. A body that has ended when
-//! its head is there (empty, one frame, a gRPC message and its trailers) closes its charge there.
-//! Any other is [read ahead](super::pump) by a task of its own, and frames, trailers and errors
-//! come from its queue in their order. `size_hint` and `is_end_stream` say what the inner body's
-//! would.
+//! A body that has ended when its head is there (empty, one frame, a gRPC message and its trailers)
+//! has its charge closed there. Any other is [read ahead](super::pump) by a task of its own, and its
+//! frames, trailers and errors come from a queue in their order. `size_hint` and `is_end_stream` say
+//! what those of the inner body would.
 
 use std::{
     any::Any,
@@ -19,16 +18,16 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Empty, Full, combinators};
 use pin_project_lite::pin_project;
 
-use super::read_ahead::Reader;
+use super::queue::Reader;
 use crate::BoxError;
 
 pin_project! {
-    /// The body of a response that came through a [`CreditService`](super::CreditService).
+    /// Body of a response that came through a [`CreditService`](super::CreditService).
     ///
-    /// If a request is stopped in mid-body because its credits end, a gRPC stream gets its
-    /// trailers, a `text/event-stream` at an event boundary gets one last `event: error` with the
-    /// problem as data, and everything else ends with the error [`CutOff`](crate::meter::CutOff), never as
-    /// a clean end.
+    /// If a response is cut off because its credits end, its reader can tell: a gRPC stream gets
+    /// its trailers; a `text/event-stream` at an event boundary gets one last `event: error` with
+    /// the problem as data; everything else ends with the error
+    /// [`CutOff`](crate::meter::CutOff), never with a clean end.
     pub struct MeterBody<B> {
         #[pin]
         kind: Kind<B>,
@@ -38,24 +37,25 @@ pin_project! {
 pin_project! {
     #[project = KindProj]
     enum Kind<B> {
-        /// Nothing is charged for it any more. What was polled for already comes first.
+        /// The inner body, whose charge is closed or which is free. A frame that was polled already
+        /// comes first.
         Free { first: Option<Frame<Bytes>>, #[pin] body: Polled<B> },
-        /// All that there is.
+        /// A body that has ended.
         Whole { whole: Whole },
-        /// It is read ahead.
+        /// A body that is read ahead.
         Queued { reader: Reader, left: SizeHint },
     }
 }
 
-/// A response that was whole when its head was there, a denial, or nothing at all.
+/// A body that was whole when its head was there, a denial, or an empty body.
 #[derive(Default)]
 pub(super) struct Whole {
     pub(super) data: Option<Bytes>,
     pub(super) trailers: Option<HeaderMap>,
     pub(super) error: Option<BoxError>,
-    /// What the inner body said of its length.
+    /// The length that the inner body said.
     pub(super) hint: SizeHint,
-    /// `true` if the inner body says before it is polled once more that nothing comes.
+    /// `true` if the inner body knew its end before it was polled once more.
     pub(super) says_end: bool,
 }
 
@@ -87,15 +87,15 @@ impl<B> MeterBody<B> {
     }
 }
 
-/// Nothing more to say, as layers want it that answer in a service's place.
+/// An empty body: layers that answer in a service's place need one.
 impl<B> Default for MeterBody<B> {
     fn default() -> Self {
         Self::text(Bytes::new())
     }
 }
 
-/// Takes what is handed over off what a body said of its length.
-fn take(left: &mut SizeHint, frame: Option<&Frame<Bytes>>) {
+/// Subtracts a frame that is handed over from the length that is left.
+fn subtract(left: &mut SizeHint, frame: Option<&Frame<Bytes>>) {
     let size = frame.and_then(Frame::data_ref).map_or(0, Bytes::len) as u64;
     if size > 0 {
         let (lower, upper) = (
@@ -132,8 +132,8 @@ where
             KindProj::Queued { reader, left } => {
                 let polled = reader.poll_frame(cx);
                 match &polled {
-                    Poll::Ready(Some(Ok(frame))) => take(left, Some(frame)),
-                    // It has no more to say, whatever was said of its length.
+                    Poll::Ready(Some(Ok(frame))) => subtract(left, Some(frame)),
+                    // Nothing follows, whatever length was announced.
                     Poll::Ready(Some(Err(_))) if reader.is_end_stream() => {
                         *left = SizeHint::with_exact(0);
                     }
@@ -184,7 +184,7 @@ impl Whole {
     fn next(&mut self) -> Option<Result<Frame<Bytes>, BoxError>> {
         let frame =
             self.data.take().map(Frame::data).or_else(|| self.trailers.take().map(Frame::trailers));
-        take(&mut self.hint, frame.as_ref());
+        subtract(&mut self.hint, frame.as_ref());
         match frame {
             Some(frame) => Some(Ok(frame)),
             None => self.error.take().map(Err),
@@ -201,9 +201,9 @@ impl<B> fmt::Debug for MeterBody<B> {
 pin_project! {
     /// A body that was polled once, and can still be moved.
     ///
-    /// A pinned body cannot, and whether a type may be moved all the same (`Unpin`) cannot be asked
-    /// of a type parameter. So the types in which nearly all servers answer are known by name, and
-    /// any other is put into a box before it is polled.
+    /// A body that was polled can be moved only if its type is `Unpin`, and that cannot be found out
+    /// of a type parameter. So the body types of nearly all servers are listed by name, and any
+    /// other body is put into a box before it is polled.
     #[project = PolledProj]
     pub(super) enum Polled<B> {
         Bare { #[pin] body: B },
@@ -229,7 +229,7 @@ where
         }
     }
 
-    /// Polls it once more, before it is moved again.
+    /// Polls it again, before it is moved.
     pub(super) fn poll_again(&mut self, cx: &mut Context<'_>) -> Polling {
         match self {
             Self::Bare { body } => poll_in_place(body, cx).unwrap_or(Poll::Pending),
@@ -238,7 +238,7 @@ where
     }
 }
 
-/// Polls a body of a type that is known to be `Unpin`.
+/// Polls a body whose type is known to be `Unpin`; `None` for another type.
 fn poll_in_place<B: 'static>(body: &mut B, cx: &mut Context<'_>) -> Option<Polling> {
     fn poll<T>(body: &mut dyn Any, cx: &mut Context<'_>) -> Option<Polling>
     where

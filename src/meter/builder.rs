@@ -1,4 +1,4 @@
-//! The settings of a [`CreditMeter`], and what is made of them.
+//! The settings of a [`CreditMeter`], and its construction.
 
 use std::{
     fmt,
@@ -14,33 +14,64 @@ use std::{
 use http::{HeaderName, StatusCode, response::Parts};
 
 use super::{
-    charge::{Billable, FinishedRequest, Kept},
-    layer::{Classify, CreditMeter, Inner, Settings},
-    read_ahead::{ReadAhead, ReadAheadLimits},
-    reporting::ReportingByModel,
+    bill_policy::BillPolicy,
+    credit_meter::{CreditMeter, Inner},
+    settings::{Classify, ResponseSettings, Settings},
 };
 use crate::{
     HoldAhead, Plan, Threshold, ThresholdReached,
     clock::{Clock, Time},
     identify::{Identify, RequestHead},
-    lease::{Keeper, LeaseRules, Watch, Worker},
+    keeper::{Keeper, Worker},
+    lease::LeaseRules,
     ledger::Ledger,
+    metering::{FinishedRequest, Instruments, ReadAheadBudget, ReadAheadLimits, ReportHistories},
     observe,
     plan::{Classification, PlanHandle},
     rejection::{DenialFormat, DenialStyle},
-    threshold::MOST_THRESHOLDS,
+    threshold::{MOST_THRESHOLDS, ThresholdHook},
 };
 
-/// Accounts that a node keeps leases of at once, by default.
-const MOST_ACCOUNTS: usize = 1 << 18;
+/// The most accounts that a node keeps leases of, by default.
+const MAX_ACCOUNTS: usize = 1 << 18;
 
-/// The field in which a request says which organisation pays, as Hugging Face's clients send it.
+/// The field in which a request names the organisation that pays, as Hugging Face's clients send it.
 const BILL_TO: HeaderName = HeaderName::from_static("x-hf-bill-to");
 
-/// The next meter's id.
-static NEXT: AtomicU64 = AtomicU64::new(0);
+/// A slice pays for at least so many of the ledger's timeouts, so that it can be refilled in time.
+const TIMEOUTS_PER_SLICE: u32 = 4;
 
-/// Settings of a [`CreditMeter`].
+impl CreditMeter {
+    /// Returns a meter with default settings. Its background task is spawned by the first request,
+    /// on that request's tokio runtime.
+    pub fn new(plan: impl Into<PlanHandle>, ledger: impl Ledger, identify: impl Identify) -> Self {
+        Self::builder(plan, ledger, identify).assemble(true)
+    }
+
+    /// Returns a builder, to change settings first.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    ///
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// let meter = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions)
+    ///     .ledger_timeout(Duration::from_millis(100))
+    ///     .usage_headers(true)
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn builder(
+        plan: impl Into<PlanHandle>,
+        ledger: impl Ledger,
+        identify: impl Identify,
+    ) -> CreditMeterBuilder {
+        CreditMeterBuilder::new(plan.into(), Arc::new(ledger), Box::new(identify))
+    }
+}
+
+/// Settings of a [`CreditMeter`], from [`CreditMeter::builder`].
 pub struct CreditMeterBuilder {
     plan: PlanHandle,
     ledger: Arc<dyn Ledger>,
@@ -48,17 +79,13 @@ pub struct CreditMeterBuilder {
     classify: Option<Box<Classify>>,
     time: Time,
     settings: Settings,
-    billable: Option<Billable>,
-    bill_to: Option<HeaderName>,
-    watch: Option<Watch>,
+    bill_policy: Option<BillPolicy>,
+    bill_to_header: Option<HeaderName>,
+    hook: Option<ThresholdHook>,
 }
 
 impl CreditMeterBuilder {
-    pub(super) fn new(
-        plan: PlanHandle,
-        ledger: Arc<dyn Ledger>,
-        identify: Box<dyn Identify>,
-    ) -> Self {
+    fn new(plan: PlanHandle, ledger: Arc<dyn Ledger>, identify: Box<dyn Identify>) -> Self {
         Self {
             plan,
             ledger,
@@ -67,42 +94,49 @@ impl CreditMeterBuilder {
             time: Time::system(),
             settings: Settings {
                 rules: LeaseRules::default(),
-                most_accounts: MOST_ACCOUNTS,
-                until_head: false,
-                inference_id: true,
-                extensions: true,
+                max_accounts: MAX_ACCOUNTS,
+                compute_until_head: false,
+                request_extensions: true,
                 shadow: false,
                 denials: DenialStyle {
                     unavailable: StatusCode::SERVICE_UNAVAILABLE,
                     format: DenialFormat::Problem,
                     grpc: false,
                 },
-                tells: false,
-                identify_within: Duration::from_secs(5),
+                response: ResponseSettings { inference_id: true, usage_headers: false },
+                identify_timeout: Duration::from_secs(5),
                 read_ahead: ReadAheadLimits::default(),
             },
-            billable: None,
-            bill_to: Some(BILL_TO),
-            watch: None,
+            bill_policy: None,
+            bill_to_header: Some(BILL_TO),
+            hook: None,
         }
     }
 
-    /// Calls `hook` when an account has reached a threshold, once for each account, month and
-    /// threshold, on one of the nodes that watch it: on the background task, so what takes longer
-    /// than a moment is spawned there. At most 32 thresholds. All nodes have the same ones. A
-    /// second call of this replaces the first; a hook that holds the meter keeps it alive.
+    /// Calls `hook` when an account has reached a threshold: once for each account, month and
+    /// threshold, on one of the nodes. At most 32 thresholds, which must be the same on all nodes. A
+    /// second call of this method replaces the first.
     ///
-    /// Once is once: also where an account's credits grow later in the month, by a change of tier,
-    /// say. A node that ends just before its call takes it along, and where a failover of the
-    /// ledger forgets that a node claimed it, another may call again.
+    /// The hook runs on the background task: spawn what takes longer than a moment. A hook that owns
+    /// the meter keeps it alive.
+    ///
+    /// A threshold is not reached a second time if the account's credits grow later in the month,
+    /// for example by a change of tier. If a node dies between the claim of a threshold in the
+    /// ledger and the call, the hook is never called. If a failover of the ledger forgets the claim,
+    /// another node may call it again.
     ///
     /// ```
-    /// use tower_credits::{CreditMeter, MemoryLedger, Plan, Threshold, ThresholdReached, identify::IdentityFromExtensions};
+    /// use tower_credits::{
+    ///     CreditMeter, MemoryLedger, Plan, Threshold, ThresholdReached,
+    ///     identify::IdentityFromExtensions,
+    /// };
     ///
     /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// let thresholds = [Threshold::Included(80), Threshold::Included(100), Threshold::Limit(90)];
     /// let meter = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions)
-    ///     .thresholds([Threshold::Included(80), Threshold::Included(100), Threshold::Limit(90)], |reached: ThresholdReached| {
-    ///         tracing::info!(account = %reached.account, threshold = %reached.threshold, used = %reached.used, of = %reached.of, "reached");
+    ///     .thresholds(thresholds, |reached: ThresholdReached| {
+    ///         let ThresholdReached { account, threshold, used, of, .. } = &reached;
+    ///         tracing::info!(%account, %threshold, %used, %of, "reached");
     ///     })
     ///     .build()?;
     /// # Ok(())
@@ -114,60 +148,123 @@ impl CreditMeterBuilder {
         thresholds: impl IntoIterator<Item = Threshold>,
         hook: impl Fn(ThresholdReached) + Send + Sync + 'static,
     ) -> Self {
-        self.watch =
-            Some(Watch { thresholds: thresholds.into_iter().collect(), hook: Arc::new(hook) });
+        let thresholds = thresholds.into_iter().collect();
+        self.hook = Some(ThresholdHook { thresholds, call: Arc::new(hook) });
         self
     }
 
-    /// The header field in which a request names the organisation that pays for it, by its id;
-    /// `None` where none may. Default `X-HF-Bill-To`. The [`Identity`](crate::Identity) says which
-    /// organisations its subject [may bill](crate::Identity::member_of); another one is denied with
-    /// 403, whether it exists or not.
+    /// Sets the header field in which a request names the organisation that pays for it, by its id;
+    /// `None` if no request may. Default `X-HF-Bill-To`. The [`Identity`](crate::Identity) says
+    /// which organisations its subject [may bill](crate::Identity::member_of). Any other one is
+    /// denied with 403, if it exists or not.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.bill_to_header(Some(http::HeaderName::from_static("x-team"))).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn bill_to_header(mut self, field: Option<HeaderName>) -> Self {
-        self.bill_to = field;
+        self.bill_to_header = field;
         self
     }
 
-    /// Leases hold a surplus, so that most requests are admitted without a call to the ledger.
-    /// Default: they hold nothing that no request owns. What one node holds ahead, others cannot
-    /// use: until ten seconds after its last use there.
+    /// Makes leases hold a surplus, so that most requests are admitted without a call to the ledger.
+    /// Default: a lease holds only what running requests own. Other nodes cannot use the surplus
+    /// until ten seconds after its last use here.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.hold_ahead(tower_credits::HoldAhead::default()).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn hold_ahead(mut self, ahead: HoldAhead) -> Self {
         self.settings.rules.ahead = Some(ahead);
         self
     }
 
-    /// How long a call to the ledger may take, and how long a request waits for it: 1 ms to 5 s.
-    /// Default 250 ms. A request puts at least four deadlines of compute time on hold, so that it
-    /// can be refilled in time.
+    /// Sets the time for a call to the ledger, which is also the time that a request waits for its
+    /// admission: 1 ms to 5 s. Default 250 ms. After it the tier's outage policy decides. A request
+    /// puts at least four such timeouts of compute time on hold, so that it can be refilled in time.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.ledger_timeout(std::time::Duration::from_millis(100)).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn ledger_timeout(mut self, timeout: Duration) -> Self {
         self.settings.rules.deadline = timeout;
         self
     }
 
-    /// How long spending may stay unreported to the ledger, which is also how much of it is lost
-    /// with a node that is killed: 1 ms to 60 s. Default 100 ms. The longer, the fewer calls of the
-    /// ledger, and the longer what a request did not use of its hold stays on hold. Where it is
-    /// more than five seconds, credits that are held ahead are given back twice as long after their
-    /// last use. `docs/scaling.md` has the arithmetic.
+    /// Sets the time within which spending is reported to the ledger: 1 ms to 60 s. Default 100 ms.
+    /// So much spending is lost with a node that is killed. A longer time makes fewer calls to the
+    /// ledger, and keeps the unused part of holds on hold for longer. If it is more than five
+    /// seconds, credits that are held ahead are given back twice that time after their last use.
+    /// `docs/scaling.md` has the arithmetic.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.report_within(std::time::Duration::from_secs(1)).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn report_within(mut self, within: Duration) -> Self {
         self.settings.rules.flush_after(within);
         self
     }
 
-    /// How long an [`Identify`] that asks elsewhere may take; after it the request is denied as
-    /// unavailable. Default 5 s.
+    /// Sets the time that an [`Identify`] may take if it asks elsewhere. Default 5 s. After it the
+    /// request is denied as unavailable.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.identify_timeout(std::time::Duration::from_secs(1)).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn identify_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.identify_within = timeout;
+        self.settings.identify_timeout = timeout;
         self
     }
 
-    /// Decides what a request runs, in place of the plan's routes. [`Plan::workload`] finds the
-    /// model's price.
+    /// Sets a function that says what a request runs, in place of the plan's routes.
+    /// [`Plan::workload`] finds a model's price.
+    ///
+    /// ```
+    /// use tower_credits::{
+    ///     CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions, plan::Classification,
+    /// };
+    ///
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// let api = "api".parse()?;
+    /// let meter = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions)
+    ///     .classify(move |head, plan| {
+    ///         let model = head.headers.get("x-model").and_then(|value| value.to_str().ok());
+    ///         let workload = model.and_then(|model| plan.workload(model, &api));
+    ///         workload.map_or(Classification::Unknown, Classification::Workload)
+    ///     })
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn classify(
         mut self,
@@ -177,64 +274,110 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Compute time ends with the response's head; streaming its body is not billed.
+    /// Sets if compute time ends with the response's head, so that streaming the body is not billed.
+    /// Default: it ends with the body.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.compute_until_head(true).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn compute_until_head(mut self, on: bool) -> Self {
-        self.settings.until_head = on;
+        self.settings.compute_until_head = on;
         self
     }
 
     /// Sets if responses carry an `Inference-Id` (a UUID of version 7). Default: they do.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.inference_id(false).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn inference_id(mut self, on: bool) -> Self {
-        self.settings.inference_id = on;
+        self.settings.response.inference_id = on;
         self
     }
 
     /// Sets if handlers find a [`ComputeClock`](crate::ComputeClock) and the caller's
-    /// `Arc<Identity>` in their requests' extensions. Default: they do. Without, a request is
-    /// metered for a few heap allocations less; a response may still carry
-    /// [`ComputeTime`](crate::ComputeTime), and protocols cannot be switched.
+    /// `Arc<Identity>` in their requests' extensions. Default: they do. Without them, a request
+    /// takes a few heap allocations less. A response may still carry
+    /// [`ComputeTime`](crate::ComputeTime), but protocols cannot be switched.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.request_extensions(false).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn request_extensions(mut self, on: bool) -> Self {
-        self.settings.extensions = on;
+        self.settings.request_extensions = on;
         self
     }
 
-    /// Denies nothing and stops nothing: what would have been denied is logged, and metered where
-    /// its account is known. For those who put the meter in front of live traffic first. What would
-    /// have been denied is owed, and shows on the bill.
+    /// Sets shadow mode: nothing is denied and nothing is stopped. Default: off. Each denial becomes
+    /// an event, and the request is metered if its account is known. Its cost is owed, and is on the
+    /// bill. Use it to put the meter in front of live traffic.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.shadow(true).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn shadow(mut self, on: bool) -> Self {
         self.settings.shadow = on;
         self
     }
 
-    /// Decides by how a request ended whether it is billed. Default: every request whose inner
-    /// service was called.
+    /// Sets a function that decides by the end of a request if it is billed. Default: every request
+    /// whose inner service was called is billed.
     ///
-    /// Until it has decided, nothing of a request is settled: a node that is killed loses all that
-    /// its running requests used. Where the head of a response tells enough, use
+    /// Until it has decided, nothing of a request is settled: if a node is killed, all usage of its
+    /// running requests is lost. If the head of a response says enough, use
     /// [`bill_if_head`](Self::bill_if_head). The later call of the two counts.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.bill_if(|request| request.end == tower_credits::meter::End::Complete).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn bill_if(
         mut self,
-        billable: impl Fn(&FinishedRequest) -> bool + Send + Sync + 'static,
+        bill_if: impl Fn(&FinishedRequest) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.billable = Some(Billable::AtEnd(Arc::new(billable)));
+        self.bill_policy = Some(BillPolicy::AtEnd(Arc::new(bill_if)));
         self
     }
 
-    /// Decides by the head of its response whether a request is billed; by `None` if it ended
-    /// without one. From then on, what it uses is settled while it runs. The status of a gRPC call
-    /// that failed before its first message is in the head (`grpc-status`). Default: every request
-    /// whose inner service was called.
+    /// Sets a function that decides by the head of its response if a request is billed; by `None` if
+    /// it ended without a response. From then on its usage is settled while it runs. The head holds
+    /// the status of a gRPC call that failed before its first message (`grpc-status`). Default:
+    /// every request whose inner service was called is billed.
     ///
     /// ```
-    /// use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
-    ///
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
     /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
-    /// let meter = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions)
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder
     ///     .bill_if_head(|head| head.is_none_or(|head| !head.status.is_server_error()))
     ///     .build()?;
     /// # Ok(())
@@ -243,111 +386,193 @@ impl CreditMeterBuilder {
     #[must_use]
     pub fn bill_if_head(
         mut self,
-        billable: impl Fn(Option<&Parts>) -> bool + Send + Sync + 'static,
+        bill_if: impl Fn(Option<&Parts>) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.billable = Some(Billable::AtHead(Arc::new(billable)));
+        self.bill_policy = Some(BillPolicy::AtHead(Arc::new(bill_if)));
         self
     }
 
-    /// Sets how many bytes of a response are read ahead of its client: by default 256 KiB, at least
-    /// four frames; and up to four times as much until it is known how fast the service produces.
-    /// Responses are read as fast as the service produces them, so that compute time does not
-    /// depend on who reads; while so much waits for the client, the service is held back.
+    /// Sets how many bytes of a response are read ahead of its client. Default 256 KiB; at least
+    /// four frames are read, and up to four times as many bytes until the pace of the service is
+    /// known. Responses are read as fast as the service produces them, so that compute time does
+    /// not depend on the client. While the client is so many bytes behind, the service is held back.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.read_ahead_per_response(64 << 10).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn read_ahead_per_response(mut self, bytes: usize) -> Self {
-        self.settings.read_ahead.each = bytes;
+        self.settings.read_ahead.per_response = bytes;
         self
     }
 
-    /// Sets how many bytes of all responses together are read ahead: by default 256 MiB. Beyond
-    /// that, one frame of each is, and at its begin up to 64 KiB.
+    /// Sets how many bytes of all responses together are read ahead. Default 256 MiB. Beyond it, one
+    /// frame of each response is read, and up to 64 KiB at its begin.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.read_ahead_total(1 << 30).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn read_ahead_total(mut self, bytes: usize) -> Self {
         self.settings.read_ahead.total = bytes;
         self
     }
 
-    /// Sets after how long a response is abandoned ([`End::Stalled`](crate::meter::End::Stalled)) of which
-    /// nothing is taken while the service is held back: at least 1 ms. Default 60 s, and a second
-    /// more for each 16 KiB of the frame that was taken last. Its body is dropped, and what it had
-    /// on hold is free.
+    /// Sets the time after which a response is abandoned ([`End::Stalled`](super::End::Stalled)) if
+    /// the service is held back and the client takes nothing: at least 1 ms. Default 60 s, and a
+    /// second more for each 16 KiB of the frame that was taken last. Its body is dropped, and the
+    /// rest of its hold is free.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.stall_timeout(std::time::Duration::from_secs(10)).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
-    pub fn stall_timeout(mut self, time: Duration) -> Self {
-        self.settings.read_ahead.stalled_after = time;
+    pub fn stall_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.read_ahead.stall_timeout = timeout;
         self
     }
 
-    /// The status sent where this server cannot tell or cannot take more: 400 to 599. Default 503.
-    /// Some clients retry that at once and without end.
+    /// Sets the status of denials for which this server is the reason, such as an unreachable
+    /// ledger: 400 to 599. Default 503. Some clients retry 503 at once and without end.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.unavailable_status(http::StatusCode::TOO_MANY_REQUESTS).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn unavailable_status(mut self, status: StatusCode) -> Self {
         self.settings.denials.unavailable = status;
         self
     }
 
-    /// What the body of a denial looks like. Default: [`DenialFormat::Problem`].
+    /// Sets the format of a denial's body. Default: [`DenialFormat::Problem`].
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.denial_format(tower_credits::DenialFormat::OpenAi).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn denial_format(mut self, format: DenialFormat) -> Self {
         self.settings.denials.format = format;
         self
     }
 
-    /// Sets if metered responses tell what is known at their head: `x-credits-remaining` (dollars;
-    /// of included credits where there is no limit) and, where the compute time has ended or was
-    /// reported by then, `x-compute-time` (seconds) and `Server-Timing` (milliseconds). Default:
+    /// Sets if the heads of metered responses say what is known of their cost: `x-credits-remaining`
+    /// (dollars; of the included credits if there is no limit) and, if the compute time has ended or
+    /// was reported by then, `x-compute-time` (seconds) and `Server-Timing` (milliseconds). Default:
     /// they do not.
     ///
-    /// With it, a client that asks for trailers (`TE: trailers`, RFC 9110, section 6.5.1) learns
-    /// the compute time of a stream, and its cost (`x-cost-nano-usd`), in its trailers, on HTTP/2
-    /// and chunked HTTP/1.1; a response of known length keeps that. gRPC calls have
-    /// `x-compute-time` and `x-cost-nano-usd` in their trailers always.
+    /// With it, a client that asks for trailers (`TE: trailers`, RFC 9110, section 6.5.1) gets the
+    /// compute time of a stream and its cost (`x-cost-nano-usd`) in trailers, on HTTP/2 and chunked
+    /// HTTP/1.1. A response of known length keeps its length, and gets none. gRPC calls always have
+    /// `x-compute-time` and `x-cost-nano-usd` in their trailers.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.usage_headers(true).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn usage_headers(mut self, on: bool) -> Self {
-        self.settings.tells = on;
+        self.settings.response.usage_headers = on;
         self
     }
 
-    /// The most accounts that this node keeps leases of at once; what would be more is denied as
-    /// unavailable. Default 262 144. One costs some kilobytes while it is used, and until ten
-    /// minutes after.
+    /// Sets the most accounts of which this node keeps leases at once. Default 262 144. Requests of
+    /// more accounts are denied as unavailable. An account takes some kilobytes while it is used,
+    /// and until ten minutes after.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.max_accounts(std::num::NonZeroUsize::new(1_000_000).unwrap()).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
-    pub fn max_accounts(mut self, most: NonZeroUsize) -> Self {
-        self.settings.most_accounts = most.get();
+    pub fn max_accounts(mut self, accounts: NonZeroUsize) -> Self {
+        self.settings.max_accounts = accounts.get();
         self
     }
 
-    /// The clock that compute time and months are read from. Default: the system's. Tests on paused
-    /// time take [`TokioClock`](crate::clock::TokioClock).
+    /// Sets the clock of compute time and of months. Default: the system's. Tests on paused time
+    /// use [`TokioClock`](crate::clock::TokioClock).
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.clock(tower_credits::clock::SystemClock).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.time = Time::of(Arc::new(clock));
         self
     }
 
-    /// The meter. Its background task is spawned by the first request, on that request's tokio
-    /// runtime.
+    /// Builds the meter. Its background task is spawned by the first request, on that request's
+    /// tokio runtime.
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the setting that cannot be.
+    /// [`ConfigError`] names the setting that cannot be used.
     pub fn build(self) -> Result<CreditMeter, ConfigError> {
         self.check()?;
         Ok(self.assemble(true))
     }
 
-    /// The meter and its background task, for those who run their tasks themselves: nothing is
-    /// spawned.
+    /// Builds the meter and its background task, for hosts that spawn their own tasks: nothing is
+    /// spawned here.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # async fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let (meter, worker) = builder.build_with_worker()?;
+    /// tokio::spawn(worker.run());
+    /// # Ok(())
+    /// # }
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] names the setting that cannot be.
+    /// [`ConfigError`] names the setting that cannot be used.
     pub fn build_with_worker(self) -> Result<(CreditMeter, CreditWorker), ConfigError> {
         self.check()?;
         let meter = self.assemble(false);
         match meter.inner.keeper.worker() {
             Some(worker) => Ok((meter, CreditWorker(worker))),
-            // A meter that nobody has seen yet has no worker.
-            None => Err(ConfigError { setting: "worker", remedy: "build another meter" }),
+            // Nobody else has a new meter's worker.
+            None => Err(ConfigError::new("worker", "build another meter")),
         }
     }
 
@@ -355,54 +580,65 @@ impl CreditMeterBuilder {
         let LeaseRules { deadline, flush, ttl, .. } = self.settings.rules;
         let shortest = Duration::from_millis(1);
         if !(shortest..=Duration::from_secs(5)).contains(&deadline) {
-            return Err(ConfigError { setting: "ledger_timeout", remedy: "set 1 ms to 5 s" });
+            return Err(ConfigError::new("ledger_timeout", "set 1 ms to 5 s"));
         }
         if !(shortest..=ttl / 10).contains(&flush) {
-            return Err(ConfigError { setting: "report_within", remedy: "set 1 ms to 60 s" });
+            return Err(ConfigError::new("report_within", "set 1 ms to 60 s"));
         }
-        if self.watch.as_ref().is_some_and(|watch| watch.thresholds.len() > MOST_THRESHOLDS) {
-            return Err(ConfigError { setting: "thresholds", remedy: "set at most 32" });
+        if self.hook.as_ref().is_some_and(|hook| hook.thresholds.len() > MOST_THRESHOLDS) {
+            return Err(ConfigError::new("thresholds", "set at most 32"));
         }
-        if self.settings.read_ahead.stalled_after < shortest {
-            return Err(ConfigError { setting: "stall_timeout", remedy: "set 1 ms or more" });
+        if self.settings.read_ahead.stall_timeout < shortest {
+            return Err(ConfigError::new("stall_timeout", "set 1 ms or more"));
         }
         let unavailable = self.settings.denials.unavailable;
         if !(unavailable.is_client_error() || unavailable.is_server_error()) {
-            return Err(ConfigError {
-                setting: "unavailable_status",
-                remedy: "set a status of 400 to 599",
-            });
+            return Err(ConfigError::new("unavailable_status", "set a status of 400 to 599"));
         }
         Ok(())
     }
 
-    pub(super) fn assemble(self, spawns: bool) -> CreditMeter {
+    fn assemble(self, spawns_worker: bool) -> CreditMeter {
+        static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
         observe::describe();
-        let Self { plan, ledger, identify, classify, time, settings, billable, bill_to, watch } =
-            self;
-        let (keeper, desk) = Keeper::pair(
+        let Self {
+            plan,
+            ledger,
+            identify,
+            classify,
+            time,
+            settings,
+            bill_policy,
+            bill_to_header,
+            hook,
+        } = self;
+        let keeper = Keeper::new(
             Arc::clone(&ledger),
             time.clone(),
             settings.rules,
-            settings.most_accounts,
-            watch,
+            settings.max_accounts,
+            hook,
         );
+        let instruments = Instruments {
+            clock: time.other().cloned(),
+            histories: ReportHistories::default(),
+            read_ahead: Arc::new(ReadAheadBudget::new(settings.read_ahead)),
+            min_hold: settings.rules.deadline * TIMEOUTS_PER_SLICE,
+        };
         let inner = Inner {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             plan,
             identify,
             classify,
-            desk,
             keeper,
-            spawns,
+            spawns_worker,
             ledger,
             time,
             settings,
-            billable,
-            bill_to,
-            unknown_paths: Mutex::default(),
-            reporting: ReportingByModel::default(),
-            read_ahead: Arc::new(ReadAhead::new(settings.read_ahead)),
+            bill_policy,
+            bill_to_header,
+            logged_paths: Mutex::default(),
+            instruments,
         };
         CreditMeter { inner: Arc::new(inner) }
     }
@@ -416,23 +652,29 @@ impl fmt::Debug for CreditMeterBuilder {
     }
 }
 
-/// The background task of a [`CreditMeter`]: it tells the ledger what was spent, and asks it for
-/// more. Without it, no request that needs the ledger is admitted, and nothing is settled.
+/// Background task of a [`CreditMeter`]: it reports spending to the ledger, and asks it for credits.
+/// Without it, no request that needs the ledger is admitted, and nothing is settled.
 #[derive(Debug)]
-pub struct CreditWorker(Worker<Kept>);
+pub struct CreditWorker(Worker);
 
 impl CreditWorker {
-    /// Works until the meter is shut down, or its last clone and service are dropped and all is
-    /// settled.
+    /// Works until the meter is shut down, or until its last clone and service are dropped and
+    /// everything is settled.
     pub fn run(self) -> impl Future<Output = ()> + Send {
         self.0.run()
     }
 }
 
-/// A setting that cannot be.
+/// A setting that cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{setting} cannot be used: {remedy}")]
 pub struct ConfigError {
     setting: &'static str,
     remedy: &'static str,
+}
+
+impl ConfigError {
+    const fn new(setting: &'static str, remedy: &'static str) -> Self {
+        Self { setting, remedy }
+    }
 }

@@ -1,141 +1,162 @@
-//! What a service says of its compute time itself.
+//! The compute time that a service measures itself.
 
 use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 
-use super::charge::{Charge, Kept, Metering};
-use crate::{
-    clock::Now,
-    lease::{RunId, Seat},
-};
+use super::charge::Charge;
+use crate::{clock::Now, keeper::RunRef, metering::RunningRequest};
 
-/// A service's own word on its compute time, for services that know when their hardware was busy.
-/// It is in the request's extensions.
+/// A stopwatch with which a service measures its own compute time, for services that know when
+/// their hardware was busy. It is in the request's extensions.
 ///
-/// Once started, it takes the place of the layer's measuring: what is billed is the time between
-/// [`start`](Self::start) and [`pause`](Self::pause). A time that is [reported](Self::report) takes
-/// precedence over both. Nothing counts once the response has ended.
+/// Once it was started, it replaces the layer's measurement: the time between
+/// [`start`](Self::start) and [`pause`](Self::pause) is billed. A time that is
+/// [reported](Self::report) takes precedence over both. Nothing counts once the response has ended.
 ///
-/// It is one stopwatch: work that overlaps in several tasks is reported, not started and paused by
-/// each.
+/// There is one stopwatch for a request. If several tasks work on a request at the same time,
+/// report the total instead of starting and pausing the stopwatch from each.
 ///
-/// On a tier that stops requests, what is reported is billed as far as the account can pay: if it
-/// is more than what is on hold for the request, the ledger is asked first.
+/// If the tier stops requests when credits end, a report is billed as far as the account can pay:
+/// the ledger is asked first if the report is more than the request has on hold.
 ///
-/// What a request has used is settled while it runs, so that little is lost with a node that dies;
-/// what is settled is not taken back by a report that says less. So a service that reports does it
-/// early and again, or not before its end: as long as a clock is kept, and nothing was said of any
-/// request for the same model, nothing is settled in advance. See
-/// [`CreditMeter`](crate::CreditMeter).
+/// Usage is settled while a request runs, so that little is lost with a node that dies, and settled
+/// usage is not taken back by a lower report. So report early and often, or only at the end. As long
+/// as a handler keeps its clock, and no earlier request for the same model was seen to report
+/// nothing, nothing is settled in advance.
 ///
 /// A handler that switches protocols (101, or a WebSocket's CONNECT) keeps a clone for as long as
-/// the connection is to be charged; the charge ends when the last clone is dropped. Nothing of this
-/// layer stands in such a connection's way, so nothing stops it but the handler, which can look at
-/// what is [left](Self::left); what it uses beyond that is owed.
+/// the connection is to be charged; the charge ends when the last clone is dropped. The layer cannot
+/// stop such a connection. The handler can: it looks at the time that is [left](Self::left), and
+/// what it uses beyond that is owed.
+///
+/// ```
+/// use tower_credits::ComputeClock;
+///
+/// async fn infer(request: http::Request<String>) -> http::Response<String> {
+///     let clock = request.extensions().get::<ComputeClock>().cloned();
+///     // Wait for the GPU here: that is not billed.
+///     if let Some(clock) = &clock {
+///         clock.start();
+///     }
+///     let answer = request.into_body(); // and compute
+///     if let Some(clock) = &clock {
+///         clock.pause();
+///     }
+///     http::Response::new(answer)
+/// }
+/// ```
 #[derive(Clone, Debug)]
-pub struct ComputeClock(Arc<Handle>);
+pub struct ComputeClock(Arc<Shared>);
 
+/// The state that all clones of a clock share.
 #[derive(Debug)]
-struct Handle {
-    /// Where the request runs, and its name there; `None` where nothing is metered.
-    request: Option<(Seat<Kept>, RunId)>,
+struct Shared {
+    /// `None` if nothing is metered.
+    run: Option<RunRef>,
     /// The charge of a connection that outlives its response.
     parked: Mutex<Option<Charge>>,
 }
 
-/// Finds out whether a handler kept its clock.
+/// Weak handle to a handler's clock.
 #[derive(Clone, Debug)]
-pub(crate) struct ClockKept(Weak<Handle>);
+pub(super) struct WeakComputeClock(Weak<Shared>);
 
 impl ComputeClock {
     pub(super) fn new(charge: &Charge) -> Self {
-        Self(Arc::new(Handle { request: charge.whereabouts(), parked: Mutex::default() }))
+        Self(Arc::new(Shared { run: charge.run_ref(), parked: Mutex::default() }))
     }
 
     /// A clock that counts for nothing, for handlers that expect one.
     pub(super) fn detached() -> Self {
-        Self(Arc::new(Handle { request: None, parked: Mutex::default() }))
+        Self(Arc::new(Shared { run: None, parked: Mutex::default() }))
     }
 
-    pub(super) fn watch(&self) -> ClockKept {
-        ClockKept(Arc::downgrade(&self.0))
+    /// Lets the request know that its service can report, as long as this clock lives.
+    pub(super) fn attach(&self, charge: &Charge) -> WeakComputeClock {
+        let weak = Arc::downgrade(&self.0);
+        charge.with_request(|request| request.set_clock(Weak::<Shared>::clone(&weak)));
+        WeakComputeClock(weak)
     }
 
-    /// The request, while its charge is open.
-    fn with<T>(&self, look: impl FnOnce(&mut Metering, Now) -> T) -> Option<T> {
-        let (seat, id) = self.0.request.as_ref()?;
-        let now = seat.now();
-        seat.with(*id, |metering| look(metering, now))
+    /// Returns what `look` makes of the request, while its charge is open.
+    fn with<T>(&self, look: impl FnOnce(&mut RunningRequest, Now) -> T) -> Option<T> {
+        let run = self.0.run.as_ref()?;
+        let now = run.now();
+        run.with(|request| look(request, now))
     }
 
-    /// The hardware begins to work for this request.
+    /// Starts the stopwatch: the hardware works for this request from now on.
     pub fn start(&self) {
-        self.with(|metering, now| metering.start(now.compute));
+        self.with(|request, now| request.start_stopwatch(now.compute));
     }
 
-    /// The hardware has stopped working for this request; it may be started again.
+    /// Pauses the stopwatch: the hardware has stopped working for this request. It can be started
+    /// again.
     pub fn pause(&self) {
-        self.with(|metering, now| metering.compute().pause(now.compute));
+        self.with(|request, now| request.pause_stopwatch(now.compute));
     }
 
-    /// Says what the compute time is, all in all. The last report counts. More than 31 days is not
-    /// believed, and logged.
+    /// Reports the request's total compute time. The last report counts. A report of more than 31
+    /// days is ignored, and logged.
     pub fn report(&self, total: Duration) {
-        let believed = self.with(|metering, now| {
-            metering
-                .report(total, now)
-                .then_some(())
-                .ok_or_else(|| metering.usual.workload.model.clone())
+        let ignored = self.with(|request, now| {
+            (!request.report(total, now)).then(|| request.context.workload.model.clone())
         });
-        if let Some(Err(model)) = believed {
-            tracing::error!(target: "tower_credits", ?total, %model, "a reported compute time of more than 31 days is not believed");
+        if let Some(Some(model)) = ignored {
+            tracing::error!(
+                target: "tower_credits", ?total, %model,
+                "a reported compute time of more than 31 days is ignored"
+            );
         }
-        if let Some((seat, _)) = &self.0.request {
-            // The lease looks whether it needs more.
-            seat.attend();
+        if let Some(run) = &self.0.run {
+            run.attend();
         }
     }
 
-    /// How much more compute time is on hold for this request. While there are credits it is
-    /// refilled before it ends; where it reaches zero, there are none, or the request has ended.
-    /// [`Duration::MAX`] where nothing is metered, and in shadow mode.
+    /// Returns the compute time that is still on hold for this request. It is refilled before it
+    /// ends, as long as the account has credits. Zero means that it has none, or that the request
+    /// has ended. [`Duration::MAX`] if nothing is metered, and in shadow mode.
     pub fn left(&self) -> Duration {
-        if self.0.request.is_none() {
+        if self.0.run.is_none() {
             return Duration::MAX;
         }
-        self.with(
-            |metering, now| {
-                if metering.is_shadow() { Duration::MAX } else { metering.left(now.compute) }
-            },
-        )
-        .unwrap_or_default()
+        let left =
+            self.with(
+                |request, now| {
+                    if request.is_shadow() { Duration::MAX } else { request.left(now.compute) }
+                },
+            );
+        left.unwrap_or_default()
     }
 
-    /// Compute time so far, as it would be billed now; zero once the request has ended.
+    /// Returns the compute time so far, as it would be billed now; zero once the request has ended.
     pub fn so_far(&self) -> Duration {
-        self.with(|metering, now| metering.compute().so_far(now.compute)).unwrap_or_default()
+        self.with(|request, now| request.compute_so_far(now.compute)).unwrap_or_default()
     }
 }
 
-impl ClockKept {
-    /// `true` if anybody has the clock.
-    pub(super) fn is_kept(&self) -> bool {
-        self.0.strong_count() > 0
-    }
-
-    /// Leaves the charge with the handler's clock, or gives it back where the handler kept none.
+impl WeakComputeClock {
+    /// Leaves the charge with the handler's clock, or returns it if the handler has dropped that.
     pub(super) fn park(&self, charge: Charge) -> Option<Charge> {
-        let Some(handle) = self.0.upgrade() else { return Some(charge) };
-        charge.with(|metering, _| metering.never_stop());
-        *handle.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(charge);
+        let Some(shared) = self.0.upgrade() else { return Some(charge) };
+        charge.with_request(RunningRequest::set_unstoppable);
+        *shared.parked.lock().unwrap_or_else(PoisonError::into_inner) = Some(charge);
         None
     }
 }
 
-/// A response extension with which a service reports its compute time once its head is ready. It
-/// takes precedence over what the layer measures. What [`ComputeClock`] says of reports holds here
+/// Response extension with which a service reports its compute time once its head is ready. It takes
+/// precedence over the layer's measurement. All that [`ComputeClock`] says of reports holds here,
 /// too.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_credits::ComputeTime;
+///
+/// let mut response = http::Response::new("answer");
+/// response.extensions_mut().insert(ComputeTime(Duration::from_millis(120)));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ComputeTime(pub Duration);

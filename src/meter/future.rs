@@ -1,46 +1,30 @@
-//! The future of a metered call.
+//! The future of a metered call: it decides, calls, and denies.
 
 use std::{
     future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
-use bytes::{Buf, Bytes};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, header::EXPECT};
+use bytes::Bytes;
+use http::{Method, Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
-use tokio::time::Sleep;
 use tower_service::Service;
-use uuid::Uuid;
 
 use super::{
-    admission::{Admitted, Decided, Decision, Rate},
+    admission::{Admitted, Decided, Decision},
     body::MeterBody,
-    charge::{Charge, End},
-    compute_clock::{ClockKept, ComputeClock, ComputeTime},
-    head::Head,
-    layer::{CreditMeter, Settings},
-    told,
+    call::{Call, add_headers},
+    compute_clock::ComputeClock,
+    credit_meter::CreditMeter,
+    drain::Drain,
+    usage_headers,
 };
-use crate::{
-    BoxError, observe,
-    rejection::{DenialStyle, Rejection},
-};
-
-/// Names a response, for questions about its bill.
-const INFERENCE_ID: HeaderName = HeaderName::from_static("inference-id");
-
-/// Before a denial, this much of the request's body is read and thrown away, so that a client that
-/// is still sending reads the answer and not a broken pipe.
-const MOST_DRAINED: usize = 1 << 20;
-
-/// And for this long.
-const DRAINING: Duration = Duration::from_secs(1);
+use crate::{BoxError, metering::End, observe};
 
 pin_project! {
-    /// The future of a [`CreditService`](super::CreditService)'s response.
+    /// Future of a [`CreditService`](super::CreditService)'s response.
     pub struct ResponseFuture<S, B>
     where
         S: Service<Request<B>>,
@@ -62,55 +46,11 @@ pin_project! {
 }
 
 pin_project! {
-    /// A denial that waits until its reader can read it.
+    /// A denial that waits until its client can read it.
     struct Denying<B> {
         #[pin]
         drain: Drain<B>,
         response: Option<Response<Bytes>>,
-    }
-}
-
-/// What is known of a call that goes on.
-pub(super) struct Call {
-    /// `None` for what is free.
-    charge: Option<Charge>,
-    kept: Option<ClockKept>,
-    pub(super) is_head: bool,
-    is_connect: bool,
-    pub(super) style: DenialStyle,
-    /// `true` if the client takes trailers where the protocol has them.
-    pub(super) takes_trailers: bool,
-    manner: Manner,
-    rate: Rate,
-}
-
-/// What of a meter's settings a response is treated by.
-#[derive(Clone, Copy)]
-struct Manner {
-    until_head: bool,
-    inference_id: bool,
-    shadow: bool,
-    tells: bool,
-}
-
-impl Manner {
-    fn of(settings: &Settings) -> Self {
-        let &Settings { until_head, inference_id, shadow, tells, .. } = settings;
-        Self { until_head, inference_id, shadow, tells }
-    }
-}
-
-impl Call {
-    /// `true` if a response tells its compute time.
-    pub(super) fn tells(&self) -> bool {
-        self.manner.tells && !self.style.grpc
-    }
-
-    /// `true` if the connection or stream is no longer HTTP after this response: 101 (RFC 9110,
-    /// section 15.2.2), or a CONNECT that succeeds (section 9.3.6; WebSockets over HTTP/2 come like
-    /// this, RFC 8441).
-    fn is_switching(&self, status: StatusCode) -> bool {
-        status == StatusCode::SWITCHING_PROTOCOLS || (self.is_connect && status.is_success())
     }
 }
 
@@ -171,14 +111,17 @@ where
                         }
                         Poll::Pending => {
                             let Some(charge) = &mut call.charge else { return Poll::Pending };
-                            ready!(charge.poll_cut(cx));
+                            ready!(charge.poll_over(cx));
                             let rejection = charge.cut_off();
                             let mut response =
                                 rejection.into_response(call.style).map(MeterBody::text);
                             if call.style.grpc {
-                                told::in_trailers(response.headers_mut(), charge.billed());
+                                usage_headers::add_to_trailers(
+                                    response.headers_mut(),
+                                    charge.billed(),
+                                );
                             }
-                            finish(response, call.rate.take(), call.manner)
+                            add_headers(response, call.rate.take(), call.settings)
                         }
                     };
                     this.state.set(State::Done);
@@ -193,7 +136,7 @@ where
                         return Poll::Ready(Ok(response.map(MeterBody::text)));
                     }
                 }
-                // As of any future, polling again after the end is a mistake; it never wakes.
+                // As with any future, polling after the end is a mistake of the caller.
                 StateProj::Done => return Poll::Pending,
             }
         }
@@ -212,191 +155,53 @@ where
     B: Body,
 {
     let settings = &meter.inner.settings;
-    let (style, manner) = (settings.denials, Manner::of(settings));
+    let mut call = Call {
+        charge: None,
+        clock: None,
+        is_head: false,
+        is_connect: false,
+        accepts_trailers: false,
+        compute_until_head: settings.compute_until_head,
+        is_shadow: settings.shadow,
+        style: settings.denials,
+        settings: settings.response,
+        rate: None,
+    };
     match decided {
-        // Nothing is said of what is free.
-        Ok(None) if !manner.shadow => {
-            let call = Call {
-                charge: None,
-                kept: None,
-                is_head: false,
-                is_connect: false,
-                style,
-                takes_trailers: false,
-                manner,
-                rate: None,
-            };
-            State::Calling { future: service.call(request), call }
-        }
+        // A free request keeps its extensions as they are.
+        Ok(None) if !call.is_shadow => State::Calling { future: service.call(request), call },
         Ok(admitted) => {
-            let style = style.for_caller(request.headers());
-            let (mut charge, mut kept, mut rate) = (None, None, None);
+            call.style = call.style.for_caller(request.headers());
             match admitted {
-                Some(Admitted { charge: open, identity, has_begun, rate: counted }) => {
+                Some(Admitted { charge, identity, has_begun, rate }) => {
                     if let Some(identity) = identity {
-                        let clock = ComputeClock::new(&open);
-                        open.hands_out(clock.watch());
-                        kept = Some(clock.watch());
+                        let clock = ComputeClock::new(&charge);
+                        call.clock = Some(clock.attach(&charge));
                         request.extensions_mut().insert(clock);
                         request.extensions_mut().insert(identity);
                     }
                     if !has_begun {
-                        open.begin();
+                        charge.begin();
                     }
-                    (charge, rate) = (Some(open), counted);
+                    (call.charge, call.rate) = (Some(charge), rate);
                 }
-                // A handler that expects a clock would otherwise deny what nothing else does.
+                // In shadow mode a handler that expects a clock finds one, so that it does not fail
+                // a request that nothing else denies.
                 None => drop(request.extensions_mut().insert(ComputeClock::detached())),
             }
-            let takes_trailers = !style.grpc && manner.tells && told::takes_trailers(&request);
-            let (is_head, is_connect) =
-                (request.method() == Method::HEAD, request.method() == Method::CONNECT);
-            State::Calling {
-                future: service.call(request),
-                call: Call {
-                    charge,
-                    kept,
-                    is_head,
-                    is_connect,
-                    style,
-                    takes_trailers,
-                    manner,
-                    rate,
-                },
-            }
+            call.accepts_trailers =
+                call.has_usage_headers() && usage_headers::accepts_trailers(&request);
+            call.is_head = request.method() == Method::HEAD;
+            call.is_connect = request.method() == Method::CONNECT;
+            State::Calling { future: service.call(request), call }
         }
         Err(rejection) => {
             observe::denied(rejection.reason(), request.uri().path());
-            let style = style.for_caller(request.headers());
-            let response = finish(rejection.into_response(style), None, manner);
-            // A gRPC stream has no end before its answer, and its protocol no need of one.
+            let style = call.style.for_caller(request.headers());
+            let response = add_headers(rejection.into_response(style), None, call.settings);
+            // A gRPC stream may have no end before its answer, and its protocol needs none.
             let drain = if style.grpc { Drain::nothing() } else { Drain::new(request) };
             State::Denying { denying: Box::pin(Denying { drain, response: Some(response) }) }
-        }
-    }
-}
-
-impl Call {
-    fn respond<R>(&mut self, response: Response<R>, cx: &mut Context<'_>) -> Response<MeterBody<R>>
-    where
-        R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
-    {
-        let Some(mut charge) = self.charge.take() else { return response.map(MeterBody::free) };
-        let (mut parts, body) = response.into_parts();
-        charge.responded(&parts);
-        let reported = parts.extensions.remove();
-        if let Some(ComputeTime(total)) = reported {
-            ComputeClock::new(&charge).report(total);
-        }
-        if self.manner.until_head {
-            charge.ends(charge.now());
-        }
-        let response = if self.is_switching(parts.status) {
-            self.switch(Response::from_parts(parts, body), charge)
-        } else {
-            let tells = self.tells();
-            let left = if tells { charge.left() } else { None };
-            let is_known = reported.is_some() || self.manner.until_head;
-            let metered = Head { call: self, parts: &mut parts, charge, is_known }.meter(body, cx);
-            if tells {
-                told::in_head(&mut parts.headers, left, metered.compute);
-            }
-            Response::from_parts(parts, metered.body)
-        };
-        finish(response, self.rate.take(), self.manner)
-    }
-
-    /// A response after which the connection or stream is no longer HTTP.
-    fn switch<R>(&mut self, response: Response<R>, charge: Charge) -> Response<MeterBody<R>> {
-        // Only the handler's own clock can tell when the new protocol has ended.
-        let unkept = match self.kept.take() {
-            Some(kept) => kept.park(charge),
-            // Without extensions nobody could keep one.
-            None => Some(charge),
-        };
-        match unkept {
-            Some(mut charge) if self.manner.shadow => {
-                charge.close(End::Complete);
-                observe::would_deny(Rejection::UnmeteredUpgrade.reason());
-                response.map(MeterBody::free)
-            }
-            Some(mut charge) => {
-                charge.close(End::Failed);
-                tracing::error!(target: "tower_credits", "a handler switched protocols and kept no ComputeClock: keep a clone for as long as \
-                    the connection is to be charged");
-                Rejection::UnmeteredUpgrade.into_response(self.style).map(MeterBody::text)
-            }
-            None => response.map(MeterBody::free),
-        }
-    }
-}
-
-/// Adds the layer's own header fields.
-fn finish<B>(mut response: Response<B>, rate: Rate, manner: Manner) -> Response<B> {
-    if let Some(rate) = rate {
-        rate.write(response.headers_mut());
-    }
-    if manner.inference_id
-        && let Ok(id) = HeaderValue::try_from(Uuid::now_v7().to_string())
-    {
-        response.headers_mut().entry(INFERENCE_ID).or_insert(id);
-    }
-    response
-}
-
-pin_project! {
-    /// Reads what a client still sends, up to a bound.
-    struct Drain<B> {
-        #[pin]
-        body: Option<B>,
-        left: usize,
-        timer: Option<Pin<Box<Sleep>>>,
-    }
-}
-
-impl<B: Body> Drain<B> {
-    const fn nothing() -> Self {
-        Self { body: None, left: 0, timer: None }
-    }
-
-    fn new(request: Request<B>) -> Self {
-        // A client that waits to be asked for its body reads the answer first, unless the body is
-        // asked for.
-        let waits = request
-            .headers()
-            .get(EXPECT)
-            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let body = request.into_body();
-        Self {
-            body: (!waits && !body.is_end_stream()).then_some(body),
-            left: MOST_DRAINED,
-            timer: None,
-        }
-    }
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut this = self.project();
-        let Some(mut body) = this.body.as_mut().as_pin_mut() else { return Poll::Ready(()) };
-        loop {
-            match body.as_mut().poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => {
-                    // Even an empty frame is one more.
-                    let size = frame.data_ref().map_or(1, Buf::remaining).max(1);
-                    match this.left.checked_sub(size) {
-                        Some(left) => *this.left = left,
-                        None => return Poll::Ready(()),
-                    }
-                }
-                Poll::Ready(_) => return Poll::Ready(()),
-                Poll::Pending => {
-                    return this
-                        .timer
-                        .get_or_insert_with(|| Box::pin(tokio::time::sleep(DRAINING)))
-                        .as_mut()
-                        .poll(cx);
-                }
-            }
         }
     }
 }

@@ -1,7 +1,7 @@
-//! What becomes of a response when its head is there.
+//! The first poll of a response's body, once its head is there.
 //!
-//! Its body is polled once (a gRPC message twice: its trailers come next). If it has then ended,
-//! its charge is closed here: no task, no queue, and its compute time is told in the head.
+//! The body is polled once (a gRPC message twice, because its trailers come next). If it has then
+//! ended, its charge is closed here: no task, no queue, and the head can say its compute time.
 //! Otherwise a [`Pump`] reads it ahead.
 
 use std::{
@@ -21,17 +21,17 @@ use tracing::Instrument;
 
 use super::{
     body::{MeterBody, Polled, Whole},
-    charge::{Charge, End},
-    compute::Pace,
-    future::Call,
-    last_words::{EventBoundary, LastWords, Trailers},
+    call::Call,
+    charge::Charge,
+    cut_off::{CutOffFrame, EventBoundary, UsageTrailers},
     pump::{Pump, Rest, passes_last},
-    read_ahead::{EndOfFrames, Reader, Writer},
-    told,
+    queue::{EndOfFrames, Reader, Writer, queue},
+    usage_headers,
 };
 use crate::{
     BoxError,
     clock::Now,
+    metering::{End, Pace},
     rejection::{grpc_status_of, is_grpc_message},
 };
 
@@ -40,18 +40,18 @@ pub(super) struct Head<'a> {
     pub(super) call: &'a mut Call,
     pub(super) parts: &'a mut Parts,
     pub(super) charge: Charge,
-    /// `true` if its compute time is known, whatever follows.
+    /// `true` if its compute time is known already.
     pub(super) is_known: bool,
 }
 
 /// A response that is metered.
 pub(super) struct Metered<B> {
     pub(super) body: MeterBody<B>,
-    /// Its compute time, if that is known.
+    /// Its compute time, if that is known and the head says it.
     pub(super) compute: Option<Duration>,
 }
 
-/// A body that goes on, and what it began with.
+/// A body that goes on, and its first frames.
 struct ToRead<B> {
     first: First,
     body: Polled<B>,
@@ -60,16 +60,16 @@ struct ToRead<B> {
     is_grpc: bool,
 }
 
-/// What polling a body once, or twice, brought.
+/// The first frames of a body.
 #[derive(Default)]
 struct First {
     data: Option<Bytes>,
-    /// What a second poll brought.
+    /// From the second poll.
     more: Option<Bytes>,
     trailers: Option<HeaderMap>,
     error: Option<BoxError>,
     end: Option<EndOfFrames>,
-    /// Only what is not billed can follow.
+    /// The announced length has passed: nothing that follows is billed.
     is_past_length: bool,
 }
 
@@ -79,25 +79,25 @@ impl Head<'_> {
         B: Body<Data = Bytes> + Send + 'static,
         B::Error: Into<BoxError>,
     {
-        // A service that answers a gRPC call with something else has no reader for trailers.
+        // The answer of a service that is not gRPC's has no reader for trailers.
         let is_grpc = self.call.style.grpc && is_grpc_message(&self.parts.headers);
         if is_grpc {
-            self.charge.stated(grpc_status_of(&self.parts.headers));
+            self.charge.set_grpc_status(grpc_status_of(&self.parts.headers));
         }
-        // Servers read none of these (RFC 9110, sections 9.3.2, 15.3.5 and 15.4.5).
+        // Servers do not read these bodies (RFC 9110, sections 9.3.2, 15.3.5 and 15.4.5).
         let is_unread = self.call.is_head
             || matches!(self.parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if is_unread || body.is_end_stream() {
             let now = self.charge.now();
             let compute = self.close(End::Complete, now);
             if is_grpc {
-                // The head is the trailers.
-                told::in_trailers(&mut self.parts.headers, self.charge.billed());
+                // A trailers-only response.
+                usage_headers::add_to_trailers(&mut self.parts.headers, self.charge.billed());
             }
             return Metered { body: MeterBody::free(body), compute };
         }
         if is_grpc {
-            // Its end is its trailers, which a stream that is cut off gets early.
+            // A stream that is cut off gets its trailers early.
             self.parts.headers.remove(CONTENT_LENGTH);
         }
         let hint = body.size_hint();
@@ -111,25 +111,26 @@ impl Head<'_> {
             first.take(body.poll_again(cx), &body, &mut announced);
         }
         if let Some(fields) = first.trailers.as_ref().filter(|_| is_grpc) {
-            self.charge.stated(grpc_status_of(fields));
+            self.charge.set_grpc_status(grpc_status_of(fields));
         }
         let now = self.charge.now();
         let is_whole = (first.end.is_some() && first.more.is_none()) || first.is_past_length;
-        // What is to be billed then, the ledger says first.
+        // If it used more than its slice, the ledger is asked before it is billed.
         let is_owed = || first.error.is_none() && self.charge.is_short(now);
         if (!is_whole || is_owed())
-            && let (Ok(runtime), Some(queue)) = (Handle::try_current(), self.charge.queue())
+            && let (Ok(runtime), Some((budget, time))) =
+                (Handle::try_current(), self.charge.read_ahead())
         {
             return self.read_ahead(
                 &runtime,
-                queue,
+                queue(budget, time),
                 ToRead { first, body, hint, announced, is_grpc },
                 now,
             );
         }
         let compute =
             self.close(if first.error.is_some() { End::Failed } else { End::Complete }, now);
-        // Where there is no queue, two messages go on as one frame.
+        // Without a queue, two messages are handed on as one frame.
         if let (Some(data), Some(more)) = (&first.data, &first.more) {
             first.data = Some(Bytes::from([&data[..], &more[..]].concat()));
         }
@@ -137,7 +138,7 @@ impl Head<'_> {
             return Metered { body: MeterBody::rest(first.data.map(Frame::data), body), compute };
         }
         if is_grpc && let Some(fields) = &mut first.trailers {
-            told::in_trailers(fields, self.charge.billed());
+            usage_headers::add_to_trailers(fields, self.charge.billed());
         }
         let First { data, trailers, error, end, .. } = first;
         let says_end = end == Some(EndOfFrames::WithLast);
@@ -157,70 +158,70 @@ impl Head<'_> {
     {
         let ToRead { first, body, hint, announced, is_grpc } = to_read;
         let compute = if self.is_known { self.compute(now) } else { None };
-        let (mut last_words, trailers) = self.endings(&hint, is_grpc);
+        let (mut cut_off, trailers) = self.body_ends(&hint, is_grpc);
         let mut pace = Pace::default();
         let mut has_room = true;
         for data in first.data.into_iter().chain(first.more) {
             pace.frame(now.compute);
             let frame = Frame::data(data);
-            last_words.pass(&frame);
+            cut_off.pass(&frame);
             has_room = writer.push(frame, false).unwrap_or(true);
         }
         if first.end.is_some() || first.is_past_length {
-            self.charge.ends(now);
+            self.charge.end_compute(now);
         }
         let ended = first.end.map(|end| (first.trailers.map(Frame::trailers), end));
         let pump = Pump::new(
             self.charge,
             writer,
-            Rest { pace, last_words, trailers, announced, has_room, ended },
+            Rest { pace, cut_off, trailers, announced, has_room, ended },
         );
         runtime.spawn(pump.run(body).in_current_span());
         Metered { body: MeterBody::queued(reader, hint), compute }
     }
 
-    /// How it says that it was cut off, and where it says what it cost.
-    fn endings(&mut self, hint: &SizeHint, is_grpc: bool) -> (LastWords, Trailers) {
+    /// Returns how the body says that it was cut off, and where it says what it cost.
+    fn body_ends(&mut self, hint: &SizeHint, is_grpc: bool) -> (CutOffFrame, UsageTrailers) {
         let is_event_stream = self.header(CONTENT_TYPE).is_some_and(|value| {
             let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
             essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
         });
         let has_length = self.header(CONTENT_LENGTH).is_some() || hint.exact().is_some();
         let is_plain = self.header(CONTENT_ENCODING).is_none() && !has_length;
-        let last_words = match is_event_stream && is_plain {
-            _ if is_grpc => LastWords::Trailers,
-            true => LastWords::Event(EventBoundary::default(), self.call.style),
-            false => LastWords::Error,
+        let cut_off = match is_event_stream && is_plain {
+            _ if is_grpc => CutOffFrame::Trailers,
+            true => CutOffFrame::Event(EventBoundary::default(), self.call.style),
+            false => CutOffFrame::Error,
         };
         let trailers = if is_grpc {
-            Trailers::Amended
-        } else if self.call.takes_trailers && !self.is_known && !has_length {
-            for name in [told::COMPUTE_TIME, told::COST] {
-                // HTTP/1.1 servers send only those that are announced.
+            UsageTrailers::Amended
+        } else if self.call.accepts_trailers && !self.is_known && !has_length {
+            for name in [usage_headers::COMPUTE_TIME, usage_headers::COST] {
+                // HTTP/1.1 servers send only trailers that are announced.
                 self.parts.headers.append(TRAILER, name.into());
             }
-            Trailers::Added
+            UsageTrailers::Added
         } else {
-            Trailers::None
+            UsageTrailers::None
         };
-        (last_words, trailers)
+        (cut_off, trailers)
     }
 
     fn header(&self, name: http::HeaderName) -> Option<&HeaderValue> {
         self.parts.headers.get(name)
     }
 
-    /// Closes the charge; answers the compute time.
+    /// Closes the charge. Returns the compute time, if the head says it.
     fn close(&mut self, end: End, now: Now) -> Option<Duration> {
         let compute = self.compute(now);
         self.charge.close_at(end, now);
         compute
     }
 
-    /// The compute time so far, if it is to be told.
+    /// Returns the compute time so far, if the head says it.
     fn compute(&self, now: Now) -> Option<Duration> {
-        if self.call.tells() {
-            self.charge.with(|metering, _| metering.compute().so_far(now.compute))
+        if self.call.has_usage_headers() {
+            self.charge.with_request(|request| request.compute_so_far(now.compute))
         } else {
             None
         }

@@ -1,50 +1,71 @@
-//! The middleware: [`CreditMeter`] is the layer, [`CreditService`] the service, [`ResponseFuture`]
-//! and [`MeterBody`] what they return.
+//! The middleware: [`CreditMeter`](crate::CreditMeter) is the layer, [`CreditService`] the service,
+//! [`ResponseFuture`] and [`MeterBody`] are what it returns.
 //!
-//! A request's way through it:
+//! A request passes through it in these steps:
 //!
-//! 1. The plan's routes say what it runs. Free requests go straight through.
-//! 2. [`Identify`](crate::identify::Identify) says who asks, who pays, and which tier applies; the tier's
-//!    request rate is counted.
-//! 3. A slice of the account's credits is put on hold: locally where the account's lease covers it,
+//! 1. The plan's routes say what the request runs. Free requests go straight through.
+//! 2. [`Identify`](crate::identify::Identify) says who asks, who pays, and which tier applies. The
+//!    request is counted against the tier's request rate.
+//! 3. A slice of the account's credits is put on hold: locally if the account's lease covers it,
 //!    else with one call to the ledger.
 //! 4. The inner service is called. From now on its compute time is measured, on its future and on
 //!    its response's body.
-//! 5. The body is read ahead by a task of its own, unless it is whole with its head, so that
-//!    nothing that is billed depends on who reads.
-//! 6. When the body ends, fails or is dropped, the charge is closed: what was used is spent, the
+//! 5. The body is read ahead by a task of its own, unless it is whole with its head, so that the
+//!    client's speed does not change what is billed.
+//! 6. When the body ends, fails or is dropped, the charge is closed: the usage is spent, and the
 //!    rest of the slice is free.
 //!
-//! What is denied gets a response; the inner service's error type stays what it is, and its future
-//! is never boxed.
+//! A denial is a response. The inner service's error type does not change, and its future is never
+//! boxed.
+//!
+//! ```
+//! use tower::{ServiceBuilder, service_fn};
+//! use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+//!
+//! # fn example(plan: Plan) {
+//! let meter = CreditMeter::new(plan, MemoryLedger::new(), IdentityFromExtensions);
+//! let service = ServiceBuilder::new().layer(meter).service(service_fn(infer));
+//! # let _ = service;
+//! # }
+//!
+//! async fn infer(
+//!     request: http::Request<String>,
+//! ) -> Result<http::Response<String>, std::convert::Infallible> {
+//!     Ok(http::Response::new(request.into_body()))
+//! }
+//! ```
 
 mod admission;
+mod bill_policy;
 mod body;
 mod builder;
+mod call;
 mod charge;
-mod compute;
 mod compute_clock;
+mod context_cache;
+mod credit_meter;
+mod cut_off;
+mod cut_off_watch;
+mod drain;
 mod future;
 mod head;
-mod last_words;
-mod layer;
 mod pump;
-mod read_ahead;
-mod reporting;
+mod queue;
+mod response;
 mod service;
-mod told;
-mod usual;
+mod settings;
+mod usage_headers;
 
-#[cfg(feature = "axum")]
-pub(crate) use self::usual::LEAST;
 pub use self::{
     body::MeterBody,
     builder::{ConfigError, CreditMeterBuilder, CreditWorker},
-    charge::{End, FinishedRequest},
     compute_clock::{ComputeClock, ComputeTime},
+    credit_meter::CreditMeter,
+    cut_off::{CutOff, Stalled},
     future::ResponseFuture,
-    last_words::{CutOff, Stalled},
-    layer::CreditMeter,
     service::CreditService,
 };
-pub use crate::lease::{Settlement, Unsettled};
+pub use crate::{
+    keeper::{Settlement, Unsettled},
+    metering::{End, FinishedRequest},
+};

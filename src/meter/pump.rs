@@ -1,9 +1,9 @@
-//! The task that reads a response body ahead: as fast as the service produces, whoever takes it at
-//! the other end.
+//! The task that reads a response body ahead: as fast as the service produces, whatever the client's
+//! speed.
 //!
-//! It measures the service, closes the charge when the service has ended, and cuts the response
-//! when its credits end, each at the moment when that happens. While the [queue](super::read_ahead)
-//! is full it holds the service back.
+//! It measures the service, closes the charge when the service has ended, and cuts the response off
+//! when its credits end, each at the moment when that happens. While the [queue](super::queue) is
+//! full it holds the service back.
 
 use std::{
     future::{Future, poll_fn},
@@ -18,70 +18,72 @@ use http_body::{Body, Frame};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    charge::{Charge, End},
-    compute::Pace,
-    last_words::{LastWords, Stalled, Trailers},
-    read_ahead::{EndOfFrames, Gone, Writer},
-    told,
+    charge::Charge,
+    cut_off::{CutOffFrame, Stalled, UsageTrailers},
+    queue::{EndOfFrames, ReaderGone, Writer},
+    usage_headers,
 };
-use crate::{BoxError, rejection::grpc_status_of};
+use crate::{
+    BoxError,
+    metering::{End, Pace},
+    rejection::grpc_status_of,
+};
 
-/// After so many frames that were ready at once, others have their turn.
-const FRAMES_AT_ONCE: u32 = 16;
+/// After so many frames that were ready, other tasks have their turn.
+const FRAMES_PER_TURN: u32 = 16;
 
-/// A client that takes large frames may need a second more for each of so many bytes of the one
-/// that it took last.
-const SLOWEST: usize = 16 << 10;
+/// The slowest client that is not stalled, in bytes a second: so large frames get a longer timeout.
+const MIN_CLIENT_RATE: usize = 16 << 10;
 
 /// Reads a body ahead.
 pub(super) struct Pump {
     charge: Charge,
     writer: Writer,
     rest: Rest,
-    /// How long nothing may be taken.
-    patience: Duration,
+    /// The time for which the client may take nothing.
+    stall_timeout: Duration,
 }
 
-/// What is known of a body that goes on.
+/// The rest of a body, after its first frames.
 pub(super) struct Rest {
     pub(super) pace: Pace,
-    pub(super) last_words: LastWords,
-    pub(super) trailers: Trailers,
-    /// How many bytes of the announced length are still to come.
+    pub(super) cut_off: CutOffFrame,
+    pub(super) trailers: UsageTrailers,
+    /// Bytes of the announced length that are still to come.
     pub(super) announced: Option<u64>,
     /// `true` if the queue takes another frame.
     pub(super) has_room: bool,
-    /// The body had ended when its head was there, with this frame, if there is one.
+    /// `Some` if the body had ended when its head was there: with this frame, if there is one.
     pub(super) ended: Option<(Option<Frame<Bytes>>, EndOfFrames)>,
 }
 
-/// What came of polling the body.
+/// The result of polling the body.
 enum Event {
     Frame(Frame<Bytes>),
     Failed(BoxError),
     Ended,
     CutOff,
-    Gone(Gone),
+    ReaderGone(ReaderGone),
 }
 
-/// How reading ended.
+/// The reason why reading ended.
 enum Stop {
-    /// With this frame, if there is one.
+    /// The body was complete, with this last frame, if there is one.
     Complete(Option<Frame<Bytes>>, EndOfFrames),
     Failed(BoxError),
     CutOff,
-    Gone(Gone),
+    ReaderGone(ReaderGone),
     Stalled,
 }
 
 impl Pump {
     pub(super) fn new(mut charge: Charge, writer: Writer, rest: Rest) -> Self {
-        let patience = charge.stalled_after();
-        charge.streams();
-        Self { charge, writer, rest, patience }
+        let stall_timeout = charge.stall_timeout();
+        charge.set_streaming();
+        Self { charge, writer, rest, stall_timeout }
     }
 
-    /// Reads until the body ends, the credits do, or nobody reads any more.
+    /// Reads until the body ends, the credits end, or the client goes away.
     pub(super) async fn run<B>(mut self, body: B)
     where
         B: Body<Data = Bytes>,
@@ -92,9 +94,9 @@ impl Pump {
             Some((last, end)) => Stop::Complete(last, end),
             None => self.read(body.as_mut()).await,
         };
-        let at = if let Stop::Gone(Gone(at)) = &stop { *at } else { self.charge.now() };
-        self.charge.ends(at);
-        // What it computes on would be for nothing.
+        let at = if let Stop::ReaderGone(ReaderGone(at)) = &stop { *at } else { self.charge.now() };
+        self.charge.end_compute(at);
+        // The service must not compute on for nothing.
         body.set(None);
         match stop {
             Stop::Complete(last, end) => self.complete(last, end).await,
@@ -104,12 +106,12 @@ impl Pump {
                 self.writer.fail(error, EndOfFrames::AfterLast);
             }
             Stop::CutOff => {
-                match self.rest.last_words.cut(&self.charge.cut_off(), self.charge.billed()) {
+                match self.rest.cut_off.make(&self.charge.cut_off(), self.charge.billed()) {
                     Ok(frame) => self.writer.end(Some(frame), EndOfFrames::WithLast),
                     Err(error) => self.writer.fail(error, EndOfFrames::WithLast),
                 }
             }
-            Stop::Gone(_) => drop(self.charge.close_at(End::Dropped, at)),
+            Stop::ReaderGone(_) => drop(self.charge.close_at(End::Dropped, at)),
             Stop::Stalled => {
                 self.charge.close(End::Stalled);
                 self.writer.abandon(Stalled.into());
@@ -137,7 +139,7 @@ impl Pump {
                 Event::Failed(error) => return Stop::Failed(error),
                 Event::Ended => return Stop::Complete(None, EndOfFrames::AfterLast),
                 Event::CutOff => return Stop::CutOff,
-                Event::Gone(gone) => return Stop::Gone(gone),
+                Event::ReaderGone(gone) => return Stop::ReaderGone(gone),
             };
             let is_last = body.as_ref().as_pin_ref().is_none_or(|body| body.is_end_stream());
             if frame.is_trailers() {
@@ -154,16 +156,16 @@ impl Pump {
             }
             if passes_last(&mut self.rest.announced, &frame) {
                 self.pass_length().await;
-            } else if self.charge.looks_again(now.compute) && self.is_cut().await {
+            } else if self.charge.is_check_due(now.compute) && self.is_over().await {
                 return Stop::CutOff;
             }
-            self.rest.last_words.pass(&frame);
+            self.rest.cut_off.pass(&frame);
             self.rest.has_room = match self.writer.push(frame, self.is_paced()) {
                 Ok(has_room) => has_room,
-                Err(gone) => return Stop::Gone(gone),
+                Err(gone) => return Stop::ReaderGone(gone),
             };
             at_once += 1;
-            if at_once >= FRAMES_AT_ONCE || !computed.is_zero() {
+            if at_once >= FRAMES_PER_TURN || !computed.is_zero() {
                 at_once = 0;
                 tokio::task::yield_now().await;
             }
@@ -183,16 +185,16 @@ impl Pump {
             Poll::Pending => {}
         }
         if let Poll::Ready(gone) = self.writer.poll_gone(cx) {
-            return Poll::Ready(Event::Gone(gone));
+            return Poll::Ready(Event::ReaderGone(gone));
         }
         if self.charge.is_closed() {
             return Poll::Pending;
         }
         self.rest.pace.waits(|| self.charge.now().compute);
-        if self.charge.is_watched() {
+        if self.charge.is_watch_armed() {
             return Poll::Pending;
         }
-        self.charge.poll_cut(cx).map(|()| Event::CutOff)
+        self.charge.poll_over(cx).map(|()| Event::CutOff)
     }
 
     fn is_paced(&self) -> bool {
@@ -201,17 +203,18 @@ impl Pump {
 
     /// `true` if the request ends here, with a frame in hand. While the ledger is asked, the
     /// service is held back.
-    async fn is_cut(&mut self) -> bool {
-        if let Poll::Ready(is_cut) = poll_fn(|cx| Poll::Ready(self.charge.poll_verdict(cx))).await {
-            return is_cut;
+    async fn is_over(&mut self) -> bool {
+        if let Poll::Ready(is_over) = poll_fn(|cx| Poll::Ready(self.charge.poll_is_over(cx))).await
+        {
+            return is_over;
         }
         self.charge.hold_back();
-        let is_cut = poll_fn(|cx| self.charge.poll_verdict(cx)).await;
+        let is_over = poll_fn(|cx| self.charge.poll_is_over(cx)).await;
         self.rest.pace.held_back(self.charge.resume());
-        is_cut
+        is_over
     }
 
-    /// Holds the service back until the reader takes something.
+    /// Holds the service back until the client has taken enough.
     async fn wait_for_room(&mut self) -> Result<(), Stop> {
         let is_paced = self.is_paced();
         self.charge.hold_back();
@@ -219,15 +222,15 @@ impl Pump {
         loop {
             let taken = self.writer.taken();
             let since = taken.0.map_or(began, |at| at.max(began));
-            let patience =
-                self.patience.saturating_add(Duration::from_secs((taken.1 / SLOWEST) as u64));
-            let mut timer = pin!(since.checked_add(patience).map(sleep_until));
+            let extra = Duration::from_secs((taken.1 / MIN_CLIENT_RATE) as u64);
+            let timeout = self.stall_timeout.saturating_add(extra);
+            let mut timer = pin!(since.checked_add(timeout).map(sleep_until));
             let room = poll_fn(|cx| {
                 if let Poll::Ready(room) = self.writer.poll_room(is_paced, cx) {
-                    return Poll::Ready(room.map_err(Stop::Gone));
+                    return Poll::Ready(room.map_err(Stop::ReaderGone));
                 }
-                // A service that tells its own time may use up its credits meanwhile.
-                if !self.charge.is_closed() && self.charge.poll_cut(cx).is_ready() {
+                // A service that measures itself may use up its credits meanwhile.
+                if !self.charge.is_closed() && self.charge.poll_over(cx).is_ready() {
                     return Poll::Ready(Err(Stop::CutOff));
                 }
                 let timer = timer.as_mut().as_pin_mut();
@@ -243,46 +246,46 @@ impl Pump {
         Ok(())
     }
 
-    /// The service has ended. If it used more than is on hold for it, the ledger says first how
-    /// much of that can be paid.
+    /// Waits until the request can be billed: if it used more than it has on hold, the ledger says
+    /// how much of that can be paid.
     async fn pay(&mut self) {
-        poll_fn(|cx| self.charge.poll_paid(cx)).await;
+        poll_fn(|cx| self.charge.poll_payable(cx)).await;
     }
 
-    /// The announced length has passed: servers do not poll on for the end.
+    /// Closes the charge once the announced length has passed: servers do not poll on for the end.
     async fn pass_length(&mut self) {
-        self.charge.ends(self.charge.now());
+        self.charge.end_compute(self.charge.now());
         self.pay().await;
         self.charge.close(End::Complete);
     }
 
     async fn complete(mut self, last: Option<Frame<Bytes>>, end: EndOfFrames) {
-        if matches!(self.rest.trailers, Trailers::Amended)
+        if matches!(self.rest.trailers, UsageTrailers::Amended)
             && let Some(trailers) = last.as_ref().and_then(Frame::trailers_ref)
         {
-            self.charge.stated(grpc_status_of(trailers));
+            self.charge.set_grpc_status(grpc_status_of(trailers));
         }
         self.pay().await;
         self.charge.close(End::Complete);
         let usage = || {
             let mut fields = HeaderMap::with_capacity(2);
-            told::in_trailers(&mut fields, self.charge.billed());
+            usage_headers::add_to_trailers(&mut fields, self.charge.billed());
             Frame::trailers(fields)
         };
         match last.map(Frame::into_trailers) {
             Some(Ok(mut fields)) => {
-                if !matches!(self.rest.trailers, Trailers::None) {
-                    told::in_trailers(&mut fields, self.charge.billed());
+                if !matches!(self.rest.trailers, UsageTrailers::None) {
+                    usage_headers::add_to_trailers(&mut fields, self.charge.billed());
                 }
                 self.writer.end(Some(Frame::trailers(fields)), end);
             }
-            Some(Err(frame)) if matches!(self.rest.trailers, Trailers::Added) => {
+            Some(Err(frame)) if matches!(self.rest.trailers, UsageTrailers::Added) => {
                 if self.writer.push(frame, true).is_ok() {
                     self.writer.end(Some(usage()), EndOfFrames::WithLast);
                 }
             }
             Some(Err(frame)) => self.writer.end(Some(frame), end),
-            None if matches!(self.rest.trailers, Trailers::Added) => {
+            None if matches!(self.rest.trailers, UsageTrailers::Added) => {
                 self.writer.end(Some(usage()), EndOfFrames::WithLast);
             }
             None => self.writer.end(None, end),
@@ -290,7 +293,7 @@ impl Pump {
     }
 }
 
-/// Counts a frame off the announced length, and says whether that was all.
+/// Subtracts a frame from the announced length. Returns `true` if that has passed.
 pub(super) fn passes_last(announced: &mut Option<u64>, frame: &Frame<Bytes>) -> bool {
     let size = frame.data_ref().map_or(0, Bytes::len) as u64;
     announced.as_mut().is_some_and(|left| {

@@ -1,25 +1,28 @@
-//! The service: decides, then calls the service it wraps.
+//! The layer and its service, which decides on a request before it calls the service that it wraps.
 
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
+use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{body::MeterBody, future::ResponseFuture, layer::CreditMeter};
+use super::{body::MeterBody, credit_meter::CreditMeter, future::ResponseFuture};
 use crate::{BoxError, identify::RequestHead};
 
-/// A service whose calls are paid for. Made by [`CreditMeter`].
+/// Service whose calls are paid for. Made by [`CreditMeter`], which is the layer.
 #[derive(Clone, Debug)]
 pub struct CreditService<S> {
     inner: S,
     meter: CreditMeter,
 }
 
-impl<S> CreditService<S> {
-    pub(super) fn new(inner: S, meter: CreditMeter) -> Self {
-        Self { inner, meter }
+impl<S> Layer<S> for CreditMeter {
+    type Service = CreditService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        CreditService { inner, meter: self.clone() }
     }
 }
 

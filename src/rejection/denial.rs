@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ::http::StatusCode;
 
 use crate::{
-    Credits, Period, lease::Refusal, ledger::Standing, limit::RateState, plan::RequestQuota,
+    Credits, Period, keeper::Refusal, ledger::Standing, limit::RateState, plan::RequestQuota,
 };
 
 /// Why a request was denied. It is in the extensions of the response that says so.
@@ -294,9 +294,9 @@ impl Rejection {
 impl From<Refusal> for Rejection {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Full => Self::Busy,
-            Refusal::Closing => Self::ShuttingDown,
-            Refusal::Crowded => Self::TooManyRunning,
+            Refusal::TooManyAccounts => Self::Busy,
+            Refusal::ShuttingDown => Self::ShuttingDown,
+            Refusal::TooManyRunning(_) => Self::TooManyRunning,
         }
     }
 }

@@ -158,11 +158,11 @@ fn settings_that_cannot_be_are_refused_by_name() {
         |builder: tower_credits::CreditMeterBuilder| builder.build().unwrap_err().to_string();
     assert_eq!(
         refused(meter(MemoryLedger::new()).ledger_timeout(Duration::ZERO)),
-        "deadline cannot be used: set 1 ms to 5 s"
+        "ledger_timeout cannot be used: set 1 ms to 5 s"
     );
     assert_eq!(
         refused(meter(MemoryLedger::new()).report_within(Duration::MAX)),
-        "flush cannot be used: set 1 ms to 60 s"
+        "report_within cannot be used: set 1 ms to 60 s"
     );
     assert!(
         refused(meter(MemoryLedger::new()).unavailable_status(http::StatusCode::OK))

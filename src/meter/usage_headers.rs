@@ -1,4 +1,4 @@
-//! What a response says of its cost: in its head what is known by then, in its trailers the rest.
+//! The header fields and trailers in which a response says what it cost.
 
 use std::time::Duration;
 
@@ -7,13 +7,17 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Version, header::TE};
 use crate::{Credits, ledger::Usage};
 
 const CREDITS_REMAINING: HeaderName = HeaderName::from_static("x-credits-remaining");
-/// As text-generation-inference says it.
+/// As text-generation-inference names it.
 pub(super) const COMPUTE_TIME: HeaderName = HeaderName::from_static("x-compute-time");
 pub(super) const COST: HeaderName = HeaderName::from_static("x-cost-nano-usd");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Tells the caller how the account stands, and what the compute time was if that is known.
-pub(super) fn in_head(headers: &mut HeaderMap, left: Option<Credits>, compute: Option<Duration>) {
+/// Adds the credits that are left, and the compute time, as far as they are known.
+pub(super) fn add_to_head(
+    headers: &mut HeaderMap,
+    left: Option<Credits>,
+    compute: Option<Duration>,
+) {
     let fields = [
         (CREDITS_REMAINING, left.map(|left| left.to_string().trim_start_matches('$').to_owned())),
         (COMPUTE_TIME, compute.map(in_seconds)),
@@ -30,8 +34,8 @@ pub(super) fn in_head(headers: &mut HeaderMap, left: Option<Credits>, compute: O
     }
 }
 
-/// Tells in trailers what a request used: nothing where its policy forgave it.
-pub(super) fn in_trailers(trailers: &mut HeaderMap, billed: Option<Usage>) {
+/// Adds the usage that was billed: zero if the host's policy forgave it.
+pub(super) fn add_to_trailers(trailers: &mut HeaderMap, billed: Option<Usage>) {
     let Usage { compute_micros, cost, .. } = billed.unwrap_or_default();
     trailers.insert(COST, HeaderValue::from(cost.as_nano_usd()));
     if let Ok(time) = HeaderValue::try_from(in_seconds(Duration::from_micros(compute_micros))) {
@@ -43,13 +47,13 @@ fn in_seconds(compute: Duration) -> String {
     format!("{:.6}", compute.as_secs_f64())
 }
 
-/// As browsers' developer tools show it (W3C Server Timing): milliseconds.
+/// Writes milliseconds as browsers' developer tools read them (W3C Server Timing).
 fn server_timing(compute: Duration) -> String {
     format!("compute;dur={:.3}", compute.as_secs_f64() * 1e3)
 }
 
-/// `true` if a client asked for trailers, and the protocol has them.
-pub(super) fn takes_trailers<B>(request: &Request<B>) -> bool {
+/// `true` if a client asked for trailers (RFC 9110, section 10.1.4), and the protocol has them.
+pub(super) fn accepts_trailers<B>(request: &Request<B>) -> bool {
     let mut words = request
         .headers()
         .get_all(TE)

@@ -1,39 +1,42 @@
-//! How a response body says that it was cut off, and where it says what it cost.
+//! The way in which a response body says that it was cut off, and what it cost.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::Frame;
 
-use super::told;
+use super::usage_headers;
 use crate::{BoxError, Rejection, ledger::Usage, rejection::DenialStyle};
 
-/// How a body says that it was cut off.
-pub(super) enum LastWords {
+/// The last frame of a body that is cut off.
+pub(super) enum CutOffFrame {
+    /// None: the body ends with an error.
     Error,
+    /// An event, if the body is cut off between two events.
     Event(EventBoundary, DenialStyle),
+    /// The trailers of a gRPC stream.
     Trailers,
 }
 
-/// Where a body says what it cost.
+/// The trailers in which a body says what it cost.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trailers {
-    /// Nowhere.
+pub(super) enum UsageTrailers {
+    /// None.
     None,
-    /// In the trailers that it has, if it has any: a gRPC stream.
+    /// The service's own trailers, if there are any: a gRPC stream.
     Amended,
-    /// In trailers of this layer's own.
+    /// Trailers that this layer adds.
     Added,
 }
 
-impl LastWords {
-    /// A frame that is handed over.
+impl CutOffFrame {
+    /// Takes note of a frame that is handed over.
     pub(super) fn pass(&mut self, frame: &Frame<Bytes>) {
         if let (Self::Event(boundary, _), Some(data)) = (self, frame.data_ref()) {
             boundary.pass(data);
         }
     }
 
-    /// What is said last.
-    pub(super) fn cut(
+    /// Returns the last frame, or the error in its place.
+    pub(super) fn make(
         &self,
         rejection: &Rejection,
         billed: Option<Usage>,
@@ -44,7 +47,7 @@ impl LastWords {
             }
             Self::Trailers => {
                 let mut fields = rejection.trailers();
-                told::in_trailers(&mut fields, billed);
+                usage_headers::add_to_trailers(&mut fields, billed);
                 Ok(Frame::trailers(fields))
             }
             _ => Err(CutOff { rejection: rejection.clone() }.into()),
@@ -52,7 +55,7 @@ impl LastWords {
     }
 }
 
-/// The error with which a body ends whose credits ended in its middle.
+/// Error of a response body that was cut off because its account's credits ended.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("cut off: {}", .rejection.detail())]
 pub struct CutOff {
@@ -60,20 +63,20 @@ pub struct CutOff {
 }
 
 impl CutOff {
-    /// Why.
+    /// Returns the reason.
     pub fn rejection(&self) -> &Rejection {
         &self.rejection
     }
 }
 
-/// The error with which a body ends of which nothing was taken for
-/// [long](crate::CreditMeterBuilder::stall_timeout).
+/// Error of a response body that was abandoned because its client read nothing for the
+/// [stall timeout](crate::CreditMeterBuilder::stall_timeout).
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("the response was abandoned: nothing of it was read for too long")]
+#[error("the response was abandoned: its client read nothing for too long")]
 pub struct Stalled;
 
-/// `true` if the bytes that passed end between two events (WHATWG HTML, section 9.2.6: a blank
-/// line, of any of three line ends).
+/// Finds out if the bytes that passed end between two events (WHATWG HTML, section 9.2.6: events end
+/// with a blank line, of any of three line ends).
 pub(super) struct EventBoundary {
     at_line_start: bool,
     after_carriage_return: bool,
@@ -104,7 +107,7 @@ impl EventBoundary {
         }
     }
 
-    /// A lone carriage return may be half of a line end.
+    /// `true` between two events. A lone carriage return may be half of a line end.
     fn is_at(&self) -> bool {
         self.between_events && !self.after_carriage_return
     }

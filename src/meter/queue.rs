@@ -1,20 +1,16 @@
 //! The queue between the task that reads a response body ahead and the client's side, which takes
 //! frames from it.
 //!
-//! It is bounded in bytes (each frame counts [`FRAME_OVERHEAD`] more than its data, so that endless
-//! empty frames are bounded too), by a limit of its own and by one for all queues of a meter
-//! together. It takes at least [`LEAST_FRAMES`], and more until the pace of the service is known.
-//! Once full, it has room again when half of it was taken: so whoever keeps it full lets the
-//! service be seen at work all the same.
+//! It is bounded in bytes, by a limit of its own and by one for all queues of a meter together. Each
+//! frame counts [`FRAME_OVERHEAD`] more than its data, so that endless empty frames are bounded too.
+//! A queue takes at least [`MIN_FRAMES`], and more until the pace of the service is known. Once
+//! full, it has room again when half of it was taken: so the service is seen at work even if the
+//! client keeps the queue full.
 
 use std::{
     collections::VecDeque,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -24,45 +20,21 @@ use tokio::time::Instant;
 use crate::{
     BoxError,
     clock::{Now, Time},
+    metering::{ReadAheadBudget, ReadAheadLimits},
 };
 
-/// What a frame takes beside its data.
+/// The bytes that a frame counts in addition to its data.
 const FRAME_OVERHEAD: usize = 128;
 
-/// A queue takes so many frames, however large they are.
-const LEAST_FRAMES: usize = 4;
+/// The number of frames that a queue takes, however large they are.
+const MIN_FRAMES: usize = 4;
 
-/// Until the pace of the service is known, a queue takes so many times its bytes.
-const UNPACED: usize = 4;
+/// Until the pace of the service is known, a queue takes its limit so many times.
+const UNPACED_FACTOR: usize = 4;
 
-/// And so many, if all queues together are full.
+/// Until the pace of the service is known, a queue takes this many bytes even if all queues together
+/// are full.
 const UNPACED_BYTES: usize = 64 << 10;
-
-/// How far responses are read ahead.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ReadAheadLimits {
-    /// Bytes of one response. Default 256 KiB.
-    pub(crate) each: usize,
-    /// Bytes of all responses of a meter together; a queue that would pass it holds one frame.
-    /// Default 256 MiB.
-    pub(crate) total: usize,
-    /// A response from which nothing was taken for so long, while its queue was full, is abandoned.
-    /// Default 60 s.
-    pub(crate) stalled_after: Duration,
-}
-
-impl Default for ReadAheadLimits {
-    fn default() -> Self {
-        Self { each: 256 << 10, total: 256 << 20, stalled_after: Duration::from_secs(60) }
-    }
-}
-
-/// What all queues of a meter share.
-#[derive(Debug)]
-pub(crate) struct ReadAhead {
-    pub(super) limits: ReadAheadLimits,
-    bytes: AtomicUsize,
-}
 
 /// The task's end of a queue.
 pub(super) struct Writer(Arc<Queue>);
@@ -74,7 +46,7 @@ pub(super) struct Reader {
 }
 
 struct Queue {
-    shared: Arc<ReadAhead>,
+    budget: Arc<ReadAheadBudget>,
     state: Mutex<State>,
 }
 
@@ -85,40 +57,35 @@ struct State {
     /// Comes after the frames.
     error: Option<BoxError>,
     ended: Option<EndOfFrames>,
-    /// When a frame was taken last while the writer waited for room.
+    /// When a frame was last taken while the writer waited for room.
     taken_at: Option<Instant>,
-    /// How many bytes the frame had that was taken last.
-    taken: usize,
-    /// When the reader went away.
+    /// Bytes of the frame that was taken last.
+    last_taken: usize,
+    /// When the reader was dropped.
     gone: Option<Now>,
     reader: Option<Waker>,
     writer: Option<Waker>,
-    /// `true` if the writer waits for room, and knows the pace of its service.
+    /// If the writer waits for room: `true` if it knows the pace of its service.
     waits_for_room: Option<bool>,
 }
 
-/// How it is known that nothing comes after the last frame.
+/// How the end of a body becomes known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EndOfFrames {
-    /// The last frame was known to be the last (`is_end_stream`).
+    /// With its last frame (`is_end_stream`).
     WithLast,
-    /// It is found out by polling once more.
+    /// By polling once more after its last frame.
     AfterLast,
 }
 
-/// The reader has gone, at this moment.
+/// The reader was dropped, at this moment.
 #[derive(Debug)]
-pub(super) struct Gone(pub(super) Now);
+pub(super) struct ReaderGone(pub(super) Now);
 
-impl ReadAhead {
-    pub(crate) const fn new(limits: ReadAheadLimits) -> Self {
-        Self { limits, bytes: AtomicUsize::new(0) }
-    }
-
-    pub(super) fn queue(self: Arc<Self>, time: Time) -> (Writer, Reader) {
-        let queue = Arc::new(Queue { shared: self, state: Mutex::default() });
-        (Writer(Arc::clone(&queue)), Reader { queue, time })
-    }
+/// Makes a queue that is bounded by a meter's budget.
+pub(super) fn queue(budget: Arc<ReadAheadBudget>, time: Time) -> (Writer, Reader) {
+    let queue = Arc::new(Queue { budget, state: Mutex::default() });
+    (Writer(Arc::clone(&queue)), Reader { queue, time })
 }
 
 impl Queue {
@@ -126,28 +93,30 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `paced`: the pace of the service is known well enough.
+    /// `true` if another frame fits. `paced` says that the pace of the service is known.
     fn has_room(&self, state: &State, paced: bool) -> bool {
-        let ReadAheadLimits { each, total, .. } = self.shared.limits;
+        let ReadAheadLimits { per_response, .. } = self.budget.limits;
         let held = state.frames.len();
         if held == 0 {
             return true;
         }
-        if self.shared.bytes.load(Ordering::Relaxed) >= total {
-            return held < LEAST_FRAMES && !paced && state.bytes < UNPACED_BYTES;
+        if self.budget.is_exhausted() {
+            return held < MIN_FRAMES && !paced && state.bytes < UNPACED_BYTES;
         }
-        held < LEAST_FRAMES || state.bytes < if paced { each } else { each.saturating_mul(UNPACED) }
+        held < MIN_FRAMES
+            || state.bytes
+                < if paced { per_response } else { per_response.saturating_mul(UNPACED_FACTOR) }
     }
 
     /// `true` if a queue that was full has room again.
     fn has_room_again(&self, state: &State, paced: bool) -> bool {
-        let is_half_empty =
-            state.frames.len() <= LEAST_FRAMES / 2 || state.bytes <= self.shared.limits.each / 2;
+        let is_half_empty = state.frames.len() <= MIN_FRAMES / 2
+            || state.bytes <= self.budget.limits.per_response / 2;
         is_half_empty && self.has_room(state, paced)
     }
 
     fn clear(&self, state: &mut State) {
-        self.shared.bytes.fetch_sub(std::mem::take(&mut state.bytes), Ordering::Relaxed);
+        self.budget.release(std::mem::take(&mut state.bytes));
         state.frames = VecDeque::new();
     }
 }
@@ -163,14 +132,14 @@ fn register(slot: &mut Option<Waker>, cx: &Context<'_>) {
 }
 
 impl Writer {
-    /// Adds a frame; answers whether there is room for another one.
-    pub(super) fn push(&self, frame: Frame<Bytes>, paced: bool) -> Result<bool, Gone> {
+    /// Adds a frame. Returns `true` if there is room for another one.
+    pub(super) fn push(&self, frame: Frame<Bytes>, paced: bool) -> Result<bool, ReaderGone> {
         let mut state = self.0.lock();
         if let Some(gone) = state.gone {
-            return Err(Gone(gone));
+            return Err(ReaderGone(gone));
         }
         let weight = weight(&frame);
-        self.0.shared.bytes.fetch_add(weight, Ordering::Relaxed);
+        self.0.budget.take(weight);
         state.bytes += weight;
         state.frames.push_back(frame);
         let has_room = self.0.has_room(&state, paced);
@@ -182,26 +151,26 @@ impl Writer {
         Ok(has_room)
     }
 
-    /// Nothing comes after `last`.
+    /// Ends the queue with `last`.
     pub(super) fn end(&self, last: Option<Frame<Bytes>>, end: EndOfFrames) {
         let mut state = self.0.lock();
         if let Some(frame) = last.filter(|_| state.gone.is_none()) {
             let weight = weight(&frame);
-            self.0.shared.bytes.fetch_add(weight, Ordering::Relaxed);
+            self.0.budget.take(weight);
             state.bytes += weight;
             state.frames.push_back(frame);
         }
         self.finish(state, end);
     }
 
-    /// The error comes after what is there, and nothing after it.
+    /// Ends the queue with an error, after the frames that are in it.
     pub(super) fn fail(&self, error: BoxError, end: EndOfFrames) {
         let mut state = self.0.lock();
         state.error = Some(error);
         self.finish(state, end);
     }
 
-    /// What is there is thrown away.
+    /// Ends the queue with an error, and drops the frames that are in it.
     pub(super) fn abandon(&self, error: BoxError) {
         self.0.clear(&mut self.0.lock());
         self.fail(error, EndOfFrames::WithLast);
@@ -216,11 +185,11 @@ impl Writer {
         }
     }
 
-    /// Ready once there is room for a frame, or the reader has gone.
-    pub(super) fn poll_room(&self, paced: bool, cx: &Context<'_>) -> Poll<Result<(), Gone>> {
+    /// Ready once there is room for a frame, or the reader was dropped.
+    pub(super) fn poll_room(&self, paced: bool, cx: &Context<'_>) -> Poll<Result<(), ReaderGone>> {
         let mut state = self.0.lock();
         if let Some(gone) = state.gone {
-            return Poll::Ready(Err(Gone(gone)));
+            return Poll::Ready(Err(ReaderGone(gone)));
         }
         if self.0.has_room_again(&state, paced) {
             state.waits_for_room = None;
@@ -231,25 +200,25 @@ impl Writer {
         Poll::Pending
     }
 
-    /// Ready once the reader has gone.
-    pub(super) fn poll_gone(&self, cx: &Context<'_>) -> Poll<Gone> {
+    /// Ready once the reader was dropped.
+    pub(super) fn poll_gone(&self, cx: &Context<'_>) -> Poll<ReaderGone> {
         let mut state = self.0.lock();
         if let Some(gone) = state.gone {
-            return Poll::Ready(Gone(gone));
+            return Poll::Ready(ReaderGone(gone));
         }
         register(&mut state.writer, cx);
         Poll::Pending
     }
 
-    /// When a frame was taken last while this waited for room, and how many bytes the one had that
-    /// was taken last.
+    /// Returns when a frame was last taken while this waited for room, and the bytes of the frame
+    /// that was taken last.
     pub(super) fn taken(&self) -> (Option<Instant>, usize) {
         let state = self.0.lock();
-        (state.taken_at, state.taken)
+        (state.taken_at, state.last_taken)
     }
 }
 
-/// A task that panicked, or whose runtime ended.
+/// Ends the queue if the task panicked, or its runtime ended.
 impl Drop for Writer {
     fn drop(&mut self) {
         let is_open = self.0.lock().ended.is_none();
@@ -270,9 +239,9 @@ impl Reader {
         let mut state = self.queue.lock();
         if let Some(frame) = state.frames.pop_front() {
             let weight = weight(&frame);
-            self.queue.shared.bytes.fetch_sub(weight, Ordering::Relaxed);
+            self.queue.budget.release(weight);
             state.bytes -= weight;
-            state.taken = weight;
+            state.last_taken = weight;
             if state.waits_for_room.is_some() {
                 state.taken_at = Some(Instant::now());
             }

@@ -1,0 +1,182 @@
+//! The way from a request to its slice: at once from the account's lease, after a wait for the
+//! ledger, or without the ledger while that is away.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, atomic::Ordering},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    entry::{Refusal, Verdict},
+    handle::{AccountHandle, HeldSlice},
+    phase::Phase,
+    table::{AccountTable, new_lease_id},
+};
+use crate::{
+    Account, Credits, Period,
+    lease::Want,
+    ledger::{Standing, Terms},
+    metering::RunningRequest,
+};
+
+/// The answer to a request that asks for a slice.
+pub(crate) enum Admission {
+    /// It runs.
+    Admitted(HeldSlice),
+    /// It waits for the ledger.
+    Waiting(Ticket),
+    /// The ledger would have to be asked, and has not answered for a while.
+    LedgerAway,
+}
+
+/// A place in the queue of an account's requests. Dropping it leaves the queue.
+pub(crate) struct Ticket {
+    handle: AccountHandle,
+    receiver: oneshot::Receiver<Verdict>,
+}
+
+/// The answer to a request that waited.
+pub(crate) enum TicketAnswer {
+    /// It runs.
+    Admitted(HeldSlice),
+    /// The account does not have enough.
+    Refused(Standing),
+    /// By the ledger's clock it is another month: ask for that one.
+    OtherPeriod(Period),
+    /// The ledger cannot say anything about this account.
+    Unanswered,
+    /// The account was erased.
+    Erased,
+    /// The worker ended with its runtime: ask again.
+    WorkerGone,
+    /// The node is shutting down.
+    ShuttingDown,
+}
+
+/// Asks for a slice.
+pub(crate) fn admit(
+    mut handle: AccountHandle,
+    terms: Terms,
+    want: Want,
+    request: RunningRequest,
+    now: Duration,
+) -> Result<Admission, Refusal> {
+    loop {
+        let AccountHandle { table, entry } = &handle;
+        let mut state = entry.lock();
+        if table.phase.get() == Phase::Closing {
+            return Err(Refusal::ShuttingDown);
+        }
+        if entry.is_removed() {
+            drop(state);
+            handle = AccountHandle::open(table, &entry.account, entry.period)?;
+            continue;
+        }
+        (state.terms, state.terms_at) = (terms, now);
+        if let Some(limit) = want.most_running
+            && state.lease.engaged() >= limit.get() as usize
+        {
+            state.lease.forget_waiting(oneshot::Sender::is_closed);
+            if state.lease.engaged() >= limit.get() as usize {
+                return Err(Refusal::TooManyRunning(limit));
+            }
+        }
+        if state.lease.is_leaving() {
+            state.replace_lease(new_lease_id()?, now);
+        }
+        if let Some(woke_at) = table.time.woke_at() {
+            state.lease.distrust(&table.rules, woke_at);
+        }
+        return Ok(match state.lease.admit(want, request, now) {
+            Ok(id) => {
+                let due = if state.lease.is_low() {
+                    Duration::ZERO
+                } else {
+                    state.lease.due_of(id, want, now)
+                };
+                let is_asleep = state.timer.is_none_or(|timer| timer > due);
+                drop(state);
+                if is_asleep {
+                    table.attend_by(entry, due);
+                }
+                Admission::Admitted(HeldSlice::new(handle, id))
+            }
+            Err(_) if table.ledger_is_away.load(Ordering::Acquire) || state.lease.is_failing() => {
+                // A denial has the ledger asked, so that its return is noticed.
+                state.lease.inquire();
+                drop(state);
+                table.attend(entry);
+                Admission::LedgerAway
+            }
+            Err(request) => {
+                let (sender, receiver) = oneshot::channel();
+                state.lease.wait(want, request, sender);
+                drop(state);
+                table.attend(entry);
+                Admission::Waiting(Ticket { handle, receiver })
+            }
+        });
+    }
+}
+
+/// Takes a slice that the ledger was not asked for, within the allowance of the tier for outages.
+/// `None` if the allowance is used up, or nothing can be asked for.
+pub(crate) fn admit_without_ledger(
+    table: &Arc<AccountTable>,
+    account: &Account,
+    period: Period,
+    want: Want,
+    request: RunningRequest,
+    allowance: Credits,
+) -> Option<HeldSlice> {
+    let mut handle = AccountHandle::open(table, account, period).ok()?;
+    if handle.entry.is_removed() {
+        handle = AccountHandle::open(table, account, period).ok()?;
+    }
+    let mut state = handle.entry.lock();
+    if handle.entry.is_removed() || table.phase.get() == Phase::Closing {
+        return None;
+    }
+    let now = table.now();
+    if state.lease.is_leaving() {
+        state.replace_lease(new_lease_id().ok()?, now);
+    }
+    let id = state.lease.trust(want, request, allowance, now).ok()?;
+    drop(state);
+    table.attend(&handle.entry);
+    Some(HeldSlice::new(handle, id))
+}
+
+impl Future for Ticket {
+    type Output = TicketAnswer;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<TicketAnswer> {
+        let verdict = ready!(Pin::new(&mut self.receiver).poll(cx));
+        Poll::Ready(match verdict {
+            Ok(Verdict::Admitted(id)) => {
+                TicketAnswer::Admitted(HeldSlice::new(self.handle.clone(), id))
+            }
+            Ok(Verdict::Refused(standing)) => TicketAnswer::Refused(standing),
+            Ok(Verdict::OtherPeriod(period)) => TicketAnswer::OtherPeriod(period),
+            Ok(Verdict::Unanswered) => TicketAnswer::Unanswered,
+            Ok(Verdict::Erased) => TicketAnswer::Erased,
+            Ok(Verdict::WorkerGone) => TicketAnswer::WorkerGone,
+            Err(_) => TicketAnswer::ShuttingDown,
+        })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        // The slice that was sent and not received has no other owner.
+        self.receiver.close();
+        if let Ok(Verdict::Admitted(id)) = self.receiver.try_recv() {
+            drop(HeldSlice::new(self.handle.clone(), id));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! What an answer of the ledger brings: to its lease, to requests that wait, and to the log.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::oneshot;
+
+use super::{
+    calls::Landed,
+    entry::{AccountEntry, AccountLease, Verdict, Waiter},
+    table::AccountTable,
+};
+use crate::{
+    Credits, Period,
+    lease::Served,
+    ledger::{Answer, LeaseId, LedgerError, Outcome, Standing},
+    metering::RunningRequest,
+};
+
+/// Time between two log lines that say the same of an account, or of the ledger.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What an answer brought, to be handed out once the account's lock is released.
+pub(super) struct Effect {
+    /// The requests that have their answer now.
+    pub(super) served: Served<Waiter, RunningRequest>,
+    /// The current month by the ledger's clock.
+    pub(super) month: Option<Period>,
+    /// Credits that were acknowledged now.
+    pub(super) settled: Credits,
+    /// The account's standing, if the ledger said it.
+    pub(super) standing: Option<Standing>,
+}
+
+/// Hands an answer to its lease. `None` if that lease is gone. `outage_logged_at` is when an outage
+/// of the ledger was last logged.
+pub(super) fn apply(
+    table: &AccountTable,
+    landed: &Landed,
+    outage_logged_at: &mut Option<Duration>,
+    now: Duration,
+) -> Option<Effect> {
+    let entry = &landed.entry;
+    let mut state = entry.lock();
+    let mut failure_logged_at = state.failure_logged_at;
+    let lease = state.leases_mut().find(|lease| lease.id() == landed.lease)?;
+    let acknowledged = lease.acknowledged();
+    if let Some(woke_at) = table.time.notice() {
+        lease.distrust(&table.rules, woke_at);
+    }
+    let mut effect =
+        Effect { served: Served::nobody(), month: None, settled: Credits::ZERO, standing: None };
+    match &landed.answer {
+        Err(error) => {
+            lease.unanswered(&table.rules, landed.seq, now);
+            let logged_at = if landed.is_outage() {
+                outage_logged_at
+            } else {
+                // Nobody needs to wait for what the ledger has said.
+                send_all(lease.dismiss(), || Verdict::Unanswered);
+                &mut failure_logged_at
+            };
+            if logged_at.is_none_or(|at| now >= at + LOG_INTERVAL) {
+                *logged_at = Some(now);
+                log_failure(entry, error);
+            }
+        }
+        Ok(answer) => {
+            effect.month = Some(Period::containing(answer.now));
+            effect.served =
+                lease.answered(&table.rules, landed.seq, answer, oneshot::Sender::is_closed, now);
+            if let Outcome::Renewed { standing, .. } = answer.outcome {
+                effect.standing = Some(standing);
+            } else {
+                handle_outcome(entry, landed.lease, lease, answer);
+            }
+        }
+    }
+    effect.settled = lease.acknowledged().saturating_sub(acknowledged);
+    state.failure_logged_at = failure_logged_at;
+    let is_full = effect.standing.is_some_and(|standing| standing.used == Credits::MAX);
+    if !std::mem::replace(&mut state.is_full_logged, is_full) && is_full {
+        log_full(entry);
+    }
+    Some(effect)
+}
+
+/// Goes on after a renewal that did not renew.
+fn handle_outcome(entry: &AccountEntry, id: LeaseId, lease: &mut AccountLease, answer: &Answer) {
+    let AccountEntry { account, period, .. } = entry;
+    let other_period = || Verdict::OtherPeriod(Period::containing(answer.now));
+    match answer.outcome {
+        Outcome::Renewed { .. } | Outcome::Forgotten | Outcome::Late => {}
+        Outcome::Superseded => {
+            tracing::error!(
+                target: "tower_credits", %account, lease = %id,
+                "a lease was superseded: its name was used twice; it goes on under a new one"
+            );
+            if let Ok(id) = LeaseId::random() {
+                lease.rename(id);
+            }
+        }
+        Outcome::NotBegun => {
+            tracing::warn!(
+                target: "tower_credits", %period,
+                "this node's clock is ahead of the ledger's: the month has not begun there"
+            );
+            send_all(lease.dismiss(), other_period);
+        }
+        Outcome::Closed => {
+            let lost = lease.unreported();
+            tracing::error!(
+                target: "tower_credits", %account, %period, %lost,
+                "the month ended too long ago to settle in"
+            );
+            send_all(lease.dismiss(), other_period);
+        }
+        Outcome::Erased => {
+            let lost = lease.unreported();
+            tracing::info!(
+                target: "tower_credits", %account, %period, %lost,
+                "the account was erased: its unreported usage on this node is dropped"
+            );
+            send_all(lease.dismiss(), || Verdict::Erased);
+        }
+    }
+}
+
+fn send_all(waiters: Vec<Waiter>, verdict: impl Fn() -> Verdict) {
+    for waiter in waiters {
+        drop(waiter.send(verdict()));
+    }
+}
+
+fn log_failure(entry: &Arc<AccountEntry>, error: &LedgerError) {
+    let AccountEntry { account, period, .. } = &**entry;
+    tracing::warn!(
+        target: "tower_credits", %account, %period, %error,
+        "a lease could not be renewed; it is tried again"
+    );
+}
+
+fn log_full(entry: &AccountEntry) {
+    let AccountEntry { account, period, .. } = entry;
+    tracing::error!(
+        target: "tower_credits", %account, %period, most = %Credits::MAX,
+        "the account's month has reached the largest amount that can be stored: usage beyond it is \
+         not billed"
+    );
+}

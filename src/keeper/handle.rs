@@ -1,0 +1,267 @@
+//! Handles to an account's entry, and the slice that a request holds there.
+
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    ended::EndedRequest,
+    entry::{AccountEntry, Refusal, Verdict, Waiter},
+    phase::Phase,
+    table::AccountTable,
+};
+use crate::{
+    Account, Credits, Period,
+    clock::{Now, Time},
+    lease::{Closing, RunId, Served},
+    limit::{RateState, RequestRate},
+    metering::RunningRequest,
+    plan::RequestQuota,
+};
+
+/// Handle to an account's entry in the table.
+#[derive(Clone)]
+pub(crate) struct AccountHandle {
+    pub(super) table: Arc<AccountTable>,
+    pub(super) entry: Arc<AccountEntry>,
+}
+
+/// Weak handle to an account's entry.
+#[derive(Clone)]
+pub(crate) struct WeakAccountHandle(Weak<AccountEntry>);
+
+/// A running request, by its account's entry and its id there.
+#[derive(Clone, Debug)]
+pub(crate) struct RunRef {
+    handle: AccountHandle,
+    id: RunId,
+}
+
+/// The slice of a running request. It ends when this is dropped.
+pub(crate) struct HeldSlice(Option<RunRef>);
+
+impl AccountHandle {
+    /// Returns the handle of an account, whose entry is made if there is none.
+    pub(crate) fn open(
+        table: &Arc<AccountTable>,
+        account: &Account,
+        period: Period,
+    ) -> Result<Self, Refusal> {
+        let entry = table.entry(account, period)?;
+        Ok(Self { table: Arc::clone(table), entry })
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakAccountHandle {
+        WeakAccountHandle(Arc::downgrade(&self.entry))
+    }
+
+    /// Counts a request against the account's request rate. `Err` if it is one too many.
+    pub(crate) fn count(&self, quota: RequestQuota, now: Duration) -> Result<RateState, RateState> {
+        let rate: &RequestRate = &self.entry.rate;
+        rate.count(quota, now)
+    }
+
+    /// Has the worker examine the account's lease now.
+    fn attend(&self) {
+        self.table.attend(&self.entry);
+    }
+}
+
+impl WeakAccountHandle {
+    /// Returns the handle, if the entry is still in the table.
+    pub(crate) fn upgrade(&self, table: &Arc<AccountTable>) -> Option<AccountHandle> {
+        let entry = self.0.upgrade().filter(|entry| !entry.is_removed())?;
+        Some(AccountHandle { table: Arc::clone(table), entry })
+    }
+}
+
+impl RunRef {
+    /// Returns what `look` makes of the request, if it still runs.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut RunningRequest) -> T) -> Option<T> {
+        self.handle.entry.lock().lease.live_mut(self.id).map(look)
+    }
+
+    /// Reads the clocks.
+    pub(crate) fn now(&self) -> Now {
+        self.handle.table.time.now()
+    }
+
+    /// Has the worker examine the lease: the request may need more.
+    pub(crate) fn attend(&self) {
+        self.handle.attend();
+    }
+}
+
+impl HeldSlice {
+    pub(super) fn new(handle: AccountHandle, id: RunId) -> Self {
+        Self(Some(RunRef { handle, id }))
+    }
+
+    /// Returns a reference to the running request.
+    pub(crate) fn run_ref(&self) -> Option<RunRef> {
+        self.0.clone()
+    }
+
+    /// Returns what `look` makes of the request.
+    pub(crate) fn with<T>(&self, look: impl FnOnce(&mut RunningRequest) -> T) -> Option<T> {
+        let RunRef { handle, id } = self.0.as_ref()?;
+        handle.entry.lock().lease.run_mut(*id).map(look)
+    }
+
+    /// Reads the clocks.
+    pub(crate) fn now(&self) -> Option<Now> {
+        self.0.as_ref().map(RunRef::now)
+    }
+
+    /// Returns the clocks.
+    pub(crate) fn time(&self) -> Option<Time> {
+        self.0.as_ref().map(|run| run.handle.table.time.clone())
+    }
+
+    /// Returns the credits that the account has left as far as this node knows. Usage of running
+    /// requests is not subtracted yet.
+    pub(crate) fn credits_left(&self) -> Option<Credits> {
+        let state = self.0.as_ref()?.handle.entry.lock();
+        Some(state.lease.standing().left(state.lease.unreported()))
+    }
+
+    /// Has the ledger asked at once for the credits that the request needs beyond its slice.
+    pub(crate) fn request_refill(&self) {
+        if let Some(RunRef { handle, id }) = &self.0 {
+            handle.entry.lock().lease.ask_now(*id);
+            handle.attend();
+        }
+    }
+
+    /// Frees the credits that it holds: the request needs nothing more.
+    pub(crate) fn release(&self) {
+        if let Some(RunRef { handle, id }) = &self.0 {
+            let now = handle.table.now();
+            handle.entry.lock().lease.release(*id, now);
+            handle.attend();
+        }
+    }
+
+    /// Returns the time that the ledger has to answer.
+    pub(crate) fn ledger_timeout(&self) -> Option<Duration> {
+        self.0.as_ref().map(|run| run.handle.table.rules.deadline)
+    }
+
+    /// Returns the longest pause between two renewals that ask for the same.
+    pub(crate) fn refill_pause(&self) -> Option<Duration> {
+        self.0.as_ref().map(|run| run.handle.table.rules.pause())
+    }
+
+    /// Ends the slice, after a last call of `look` with the request. With `ask`, a request that used
+    /// more than its slice is billed only once the ledger has said how much can be paid: this
+    /// returns `None` then.
+    pub(crate) fn end(
+        mut self,
+        now: Now,
+        ask: bool,
+        look: impl FnOnce(&mut RunningRequest),
+    ) -> Option<EndedRequest> {
+        self.close(now, ask, look)
+    }
+
+    fn close(
+        &mut self,
+        now: Now,
+        ask: bool,
+        look: impl FnOnce(&mut RunningRequest),
+    ) -> Option<EndedRequest> {
+        let RunRef { handle, id } = self.0.take()?;
+        let AccountHandle { table, entry } = &handle;
+        let now = now.lease;
+        let mut state = entry.lock();
+        // It is not there if its lease is gone, with a month that ended long ago.
+        state.lease.run_mut(id).map(look)?;
+        let closing = state.lease.end(id, ask, now);
+        let is_waited_for = state.lease.is_waited_for();
+        if is_waited_for && let Some(woke_at) = table.time.notice() {
+            state.lease.distrust(&table.rules, woke_at);
+        }
+        let served = is_waited_for.then(|| state.lease.share_out(oneshot::Sender::is_closed, now));
+        let is_news = state.lease.is_newly_dirty(now);
+        let is_pending = matches!(closing, Some(Closing::Pending));
+        let ended = match closing {
+            Some(Closing::Settled(request, billed)) => {
+                Some(EndedRequest::new(request, billed, &state.lease))
+            }
+            Some(Closing::Pending) | None => None,
+        };
+        drop(state);
+        if let Some(served) = served {
+            deliver(&handle, served, None);
+        }
+        if is_pending {
+            table.attend(entry);
+        } else if is_news {
+            let is_open = table.phase.get() == Phase::Open;
+            table.attend_by(entry, if is_open { now + table.rules.flush } else { now });
+        }
+        ended
+    }
+}
+
+impl Drop for HeldSlice {
+    fn drop(&mut self) {
+        if let Some(now) = self.now() {
+            self.close(now, false, |_| ());
+        }
+    }
+}
+
+/// Delivers their answers to requests that waited, and the events of requests that are billed now.
+/// The caller has released the account's lock. `month` is the current month by the ledger's clock,
+/// if that was asked.
+pub(super) fn deliver(
+    handle: &AccountHandle,
+    served: Served<Waiter, RunningRequest>,
+    month: Option<Period>,
+) {
+    let entry = &handle.entry;
+    // First, so that each slice has an owner whatever the host's code does below.
+    for (waiter, id) in served.admitted {
+        if waiter.send(Verdict::Admitted(id)).is_err() {
+            // The request went away meanwhile.
+            drop(HeldSlice::new(handle.clone(), id));
+        }
+    }
+    for (request, billed) in served.settled {
+        let ended = EndedRequest::new(request, billed, &entry.lock().lease);
+        ended.observe();
+    }
+    if served.refused.is_empty() {
+        return;
+    }
+    let standing = entry.lock().lease.standing();
+    let other_period = month.unwrap_or(entry.period.next());
+    for waiter in served.refused {
+        let verdict = if standing.ended || standing.early {
+            Verdict::OtherPeriod(other_period)
+        } else {
+            Verdict::Refused(standing)
+        };
+        drop(waiter.send(verdict));
+    }
+}
+
+impl fmt::Debug for WeakAccountHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("WeakAccountHandle")
+    }
+}
+
+impl fmt::Debug for AccountHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccountHandle")
+            .field("account", &self.entry.account)
+            .field("period", &self.entry.period)
+            .finish_non_exhaustive()
+    }
+}

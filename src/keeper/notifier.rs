@@ -1,0 +1,182 @@
+//! Notifies the host of thresholds that accounts reached: once, whatever the number of nodes.
+//!
+//! Every node sees the standing of its accounts in the ledger's answers. The first node that sees a
+//! threshold reached claims it in the ledger, and then calls the host's hook. A claim that was not
+//! answered is repeated under the same name, which the ledger grants again. So the hook is called
+//! once, with two exceptions: if a node dies between the claim and the call, the hook is never
+//! called; and if a failover of the ledger forgets a claim, another node may call it again.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{
+    future::FutureExt,
+    stream::{FuturesUnordered, StreamExt},
+};
+use tokio::time::timeout;
+
+use super::entry::AccountEntry;
+use crate::{
+    Credits, Threshold, ThresholdReached,
+    ledger::{LeaseId, Ledger, LedgerError, Standing},
+    threshold::ThresholdHook,
+};
+
+/// The most claims that are under way at once.
+const MAX_CLAIMS: usize = 16;
+
+/// The time that a claim may take.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time between a claim that failed and the next try.
+const CLAIM_PAUSE: Duration = Duration::from_secs(1);
+
+/// Claims thresholds and notifies the host. Each threshold of an account that is in use is here at
+/// most once, so memory is bounded by their number.
+pub(super) struct ThresholdNotifier {
+    hook: ThresholdHook,
+    queue: VecDeque<Claim>,
+    under_way: FuturesUnordered<Pin<Box<dyn Future<Output = Answered> + Send>>>,
+}
+
+pub(super) struct Claim {
+    entry: Arc<AccountEntry>,
+    threshold: Threshold,
+    used: Credits,
+    of: Credits,
+    /// Its name: the same in each repetition.
+    by: LeaseId,
+    not_before: Duration,
+}
+
+/// A claim, and the ledger's answer.
+pub(super) type Answered = (Claim, Result<bool, LedgerError>);
+
+impl ThresholdNotifier {
+    pub(super) fn new(hook: ThresholdHook) -> Self {
+        Self { hook, queue: VecDeque::new(), under_way: FuturesUnordered::new() }
+    }
+
+    /// Checks an account's standing. `seen` has a bit for each threshold that was seen before.
+    pub(super) fn check(
+        &mut self,
+        entry: &Arc<AccountEntry>,
+        seen: &mut u32,
+        standing: &Standing,
+        now: Duration,
+    ) {
+        for (bit, &threshold) in self.hook.thresholds.iter().enumerate() {
+            let bit = 1 << bit;
+            if *seen & bit == 0
+                // The limit of a month that has ended shrinks with the purchased credits that later
+                // months draw.
+                && !(standing.ended && matches!(threshold, Threshold::Limit(_)))
+                && let Some(of) = threshold.reached(standing)
+                // Without randomness, the next answer is tried.
+                && let Ok(by) = LeaseId::random()
+            {
+                *seen |= bit;
+                self.queue.push_back(Claim {
+                    entry: Arc::clone(entry),
+                    threshold,
+                    used: standing.used,
+                    of,
+                    by,
+                    not_before: now,
+                });
+            }
+        }
+    }
+
+    /// Makes the claims that are due. Returns when the next one is.
+    pub(super) fn claim(&mut self, ledger: &Arc<dyn Ledger>, now: Duration) -> Option<Duration> {
+        while self.under_way.len() < MAX_CLAIMS
+            && self.queue.front().is_some_and(|claim| claim.not_before <= now)
+            && let Some(claim) = self.queue.pop_front()
+        {
+            let Some(name) = claim.threshold.name() else { continue };
+            let ledger = Arc::clone(ledger);
+            self.under_way.push(Box::pin(async move {
+                let claiming = async {
+                    ledger.claim(&claim.entry.account, claim.entry.period, name, claim.by).await
+                };
+                let answer =
+                    match timeout(CLAIM_TIMEOUT, AssertUnwindSafe(claiming).catch_unwind()).await {
+                        Ok(Ok(answer)) => answer,
+                        Ok(Err(_)) => Err(LedgerError::Unreachable {
+                            reason: "the ledger's code panicked".into(),
+                            source: None,
+                        }),
+                        Err(_) => Err(LedgerError::Deadline(CLAIM_TIMEOUT)),
+                    };
+                (claim, answer)
+            }));
+        }
+        self.queue
+            .front()
+            .filter(|_| self.under_way.len() < MAX_CLAIMS)
+            .map(|claim| claim.not_before)
+    }
+
+    /// Returns the next claim that was answered; never, if none is under way.
+    pub(super) async fn answered(&mut self) -> Answered {
+        match self.under_way.next().await {
+            Some(answered) => answered,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Calls the hook, or repeats the claim.
+    pub(super) fn land(&mut self, (claim, answer): Answered, now: Duration) {
+        let Claim { entry, threshold, used, of, .. } = &claim;
+        match answer {
+            Ok(true) => {
+                let reached = ThresholdReached {
+                    account: entry.account.clone(),
+                    period: entry.period,
+                    threshold: *threshold,
+                    used: *used,
+                    of: *of,
+                };
+                // A fault of the host's code must not stop the worker.
+                if catch_unwind(AssertUnwindSafe(|| (self.hook.call)(reached))).is_err() {
+                    tracing::error!(
+                        target: "tower_credits", account = %entry.account, %threshold,
+                        "the hook for thresholds panicked"
+                    );
+                }
+            }
+            Ok(false) => {}
+            Err(error @ LedgerError::Refused(_)) => {
+                tracing::error!(
+                    target: "tower_credits", account = %entry.account, %threshold, %error,
+                    "the hook is not called for a threshold that was reached"
+                );
+            }
+            // The account's next entry sees it again.
+            Err(error) if entry.is_removed() => {
+                tracing::error!(
+                    target: "tower_credits", account = %entry.account, %threshold, %error,
+                    "a threshold could not be claimed in time"
+                );
+            }
+            Err(error) => {
+                tracing::warn!(
+                    target: "tower_credits", account = %entry.account, %threshold, %error,
+                    "a threshold could not be claimed; it is tried again"
+                );
+                self.queue.push_back(Claim { not_before: now + CLAIM_PAUSE, ..claim });
+            }
+        }
+    }
+
+    pub(super) fn is_done(&self) -> bool {
+        self.queue.is_empty() && self.under_way.is_empty()
+    }
+}

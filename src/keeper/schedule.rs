@@ -1,0 +1,71 @@
+//! When the worker examines which entry. Each entry has at most one timer and is in the backlog at
+//! most once, so memory is bounded by the number of accounts.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::entry::{AccountEntry, EntryState};
+
+/// The worker's timers, and the entries that wait for their turn to call the ledger.
+#[derive(Default)]
+pub(super) struct Schedule {
+    timers: BTreeMap<(Duration, u64), Arc<AccountEntry>>,
+    backlog: VecDeque<Arc<AccountEntry>>,
+}
+
+impl Schedule {
+    pub(super) fn clear(&mut self) {
+        self.timers.clear();
+        self.backlog.clear();
+    }
+
+    pub(super) fn timers(&self) -> usize {
+        self.timers.len()
+    }
+
+    /// Removes an entry's timer.
+    pub(super) fn cancel(&mut self, entry: &AccountEntry, state: &mut EntryState) {
+        if let Some(timer) = state.timer.take() {
+            self.timers.remove(&(timer, entry.id));
+        }
+    }
+
+    /// Sets a timer for an entry whose state says so already.
+    pub(super) fn set(&mut self, entry: &Arc<AccountEntry>, at: Duration) {
+        self.timers.insert((at, entry.id), Arc::clone(entry));
+    }
+
+    /// Returns the moment of the next timer.
+    pub(super) fn next_timer(&self) -> Option<Duration> {
+        self.timers.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Takes an entry whose timer is due by `due`.
+    pub(super) fn pop_due(&mut self, due: Duration) -> Option<Arc<AccountEntry>> {
+        let first = self.timers.first_entry().filter(|first| first.key().0 <= due)?;
+        let entry = first.remove();
+        entry.lock().timer = None;
+        Some(entry)
+    }
+
+    /// Puts an entry at the end of the backlog, unless it is there.
+    pub(super) fn defer(&mut self, entry: &Arc<AccountEntry>, is_in_backlog: &mut bool) {
+        if !std::mem::replace(is_in_backlog, true) {
+            self.backlog.push_back(Arc::clone(entry));
+        }
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        !self.backlog.is_empty()
+    }
+
+    /// Takes the entry whose turn it is.
+    pub(super) fn pop_backlog(&mut self) -> Option<Arc<AccountEntry>> {
+        let entry = self.backlog.pop_front()?;
+        entry.lock().is_in_backlog = false;
+        Some(entry)
+    }
+}

@@ -1,0 +1,120 @@
+//! The keeper: the handle of the worker's owner, and the shutdown.
+
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+};
+
+use tokio::time::timeout;
+
+use super::{
+    handle::{AccountHandle, deliver},
+    phase::{Phase, SHUTDOWN_TIMEOUT},
+    table::AccountTable,
+    worker::Worker,
+};
+use crate::{
+    Account, Credits, Period,
+    clock::Time,
+    lease::{Lease, LeaseRules, Served},
+    ledger::Ledger,
+    threshold::ThresholdHook,
+};
+
+/// Owner of a table and its [`Worker`]. When it is dropped, the worker settles what is left and
+/// ends.
+pub(crate) struct Keeper {
+    table: Arc<AccountTable>,
+}
+
+/// The result of a shutdown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Settlement {
+    /// Everything that this node settled in its life.
+    pub settled: Credits,
+    /// Amounts that the ledger did not acknowledge: they may or may not have been debited.
+    pub unsettled: Vec<Unsettled>,
+}
+
+/// An amount that may or may not have been debited.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Unsettled {
+    /// The account.
+    pub account: Account,
+    /// The month.
+    pub period: Period,
+    /// The amount.
+    pub amount: Credits,
+}
+
+impl Keeper {
+    /// Makes a keeper; nothing is spawned.
+    pub(crate) fn new(
+        ledger: Arc<dyn Ledger>,
+        time: Time,
+        rules: LeaseRules,
+        max_accounts: usize,
+        hook: Option<ThresholdHook>,
+    ) -> Self {
+        Self { table: Arc::new(AccountTable::new(ledger, time, rules, max_accounts, hook)) }
+    }
+
+    /// Returns the table.
+    pub(crate) const fn table(&self) -> &Arc<AccountTable> {
+        &self.table
+    }
+
+    /// Returns the worker, unless another one runs or the work is done.
+    pub(crate) fn worker(&self) -> Option<Worker> {
+        Worker::take_up(Arc::clone(&self.table))
+    }
+
+    /// `true` if a worker runs, or its work is done.
+    pub(crate) fn has_worker(&self) -> bool {
+        self.table.has_worker()
+    }
+
+    /// Denies new requests, ends those that run at what they have used so far, and waits until
+    /// everything is settled, five seconds at most.
+    pub(crate) async fn shutdown(&self) -> Settlement {
+        let mut done = self.table.done.subscribe();
+        self.table.phase.advance(Phase::Closing);
+        self.table.inbox.wake();
+        // Without a worker, its part is in `unsettled` below.
+        let limit = SHUTDOWN_TIMEOUT + self.table.rules.deadline;
+        let _ = timeout(limit, done.wait_for(|done| *done)).await;
+
+        let mut unsettled = Vec::new();
+        for entry in self.table.entries() {
+            let mut state = entry.lock();
+            let settled = state.leases_mut().flat_map(Lease::give_up).collect();
+            let amount = state
+                .leases()
+                .fold(Credits::ZERO, |sum, lease| sum.saturating_add(lease.unreported()));
+            if !amount.is_zero() {
+                let (account, period) = (entry.account.clone(), entry.period);
+                unsettled.push(Unsettled { account, period, amount });
+            }
+            drop(state);
+            let handle = AccountHandle { table: Arc::clone(&self.table), entry };
+            deliver(&handle, Served { settled, ..Served::nobody() }, None);
+        }
+        let settled = Credits::clamped(self.table.settled.load(Ordering::Acquire));
+        Settlement { settled, unsettled }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.table.phase.advance(Phase::Orphaned);
+        self.table.inbox.wake();
+    }
+}
+
+impl fmt::Debug for Keeper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Keeper").field("accounts", &self.table.len()).finish_non_exhaustive()
+    }
+}

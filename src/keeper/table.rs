@@ -1,0 +1,256 @@
+//! The table of the accounts that this node has leases of, and everything that they share.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use dashmap::DashMap;
+use tokio::{sync::watch, time::Instant};
+
+use super::{
+    entry::{AccountEntry, EntryState, Refusal, Verdict},
+    inbox::Inbox,
+    phase::{Phase, SharedPhase},
+};
+use crate::{
+    Account, Period,
+    clock::Time,
+    lease::{Lease, LeaseRules},
+    ledger::{LeaseId, Ledger},
+    threshold::ThresholdHook,
+};
+
+/// The most dormant entries that are examined to make room for one.
+const MAX_EXAMINED_FOR_ROOM: usize = 16;
+
+/// The accounts that this node has leases of. The worker and all handles share it.
+pub(crate) struct AccountTable {
+    pub(super) ledger: Arc<dyn Ledger>,
+    pub(super) time: Time,
+    pub(super) rules: LeaseRules,
+    entries: DashMap<(Account, Period), Arc<AccountEntry>>,
+    max_accounts: usize,
+    next_id: AtomicU64,
+    pub(super) inbox: Inbox,
+    pub(super) phase: SharedPhase,
+    /// The ledger does not answer: no request waits to learn that.
+    pub(super) ledger_is_away: AtomicBool,
+    /// Nano-dollars that were settled in all.
+    pub(super) settled: AtomicI64,
+    /// `true` once the worker has nothing more to do.
+    pub(super) done: watch::Sender<bool>,
+    pub(super) hook: Option<ThresholdHook>,
+    /// Dormant entries, the oldest first. They make room for others.
+    dormant: Mutex<VecDeque<Weak<AccountEntry>>>,
+    worker: AtomicU8,
+}
+
+/// No worker runs.
+const WORKER_VACANT: u8 = 0;
+/// One runs.
+const WORKER_TAKEN: u8 = 1;
+/// The work is done.
+const WORKER_DONE: u8 = 2;
+
+impl AccountTable {
+    pub(super) fn new(
+        ledger: Arc<dyn Ledger>,
+        time: Time,
+        rules: LeaseRules,
+        max_accounts: usize,
+        hook: Option<ThresholdHook>,
+    ) -> Self {
+        Self {
+            ledger,
+            time,
+            rules,
+            entries: DashMap::new(),
+            max_accounts,
+            next_id: AtomicU64::new(0),
+            inbox: Inbox::new(),
+            phase: SharedPhase::open(),
+            ledger_is_away: AtomicBool::new(false),
+            settled: AtomicI64::new(0),
+            done: watch::Sender::new(false),
+            hook,
+            dormant: Mutex::default(),
+            worker: AtomicU8::new(WORKER_VACANT),
+        }
+    }
+
+    /// Returns the time in which leases are counted.
+    pub(super) fn now(&self) -> Duration {
+        self.time.now().lease
+    }
+
+    /// Returns the moment of tokio's clock that is `at` of the leases' time.
+    pub(super) fn instant(&self, at: Duration) -> Option<Instant> {
+        Instant::now().checked_add(at.saturating_sub(self.now()))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Returns all entries, so that none of the map's shards is locked while they are examined.
+    pub(super) fn entries(&self) -> Vec<Arc<AccountEntry>> {
+        self.entries.iter().map(|entry| Arc::clone(entry.value())).collect()
+    }
+
+    /// Returns an account's entry, and makes it if there is none.
+    pub(super) fn entry(
+        &self,
+        account: &Account,
+        period: Period,
+    ) -> Result<Arc<AccountEntry>, Refusal> {
+        if self.phase.get() == Phase::Closing {
+            return Err(Refusal::ShuttingDown);
+        }
+        let key = (account.clone(), period);
+        if let Some(entry) = self.entries.get(&key) {
+            return Ok(Arc::clone(&entry));
+        }
+        if self.entries.len() >= self.max_accounts && !self.make_room() {
+            return Err(Refusal::TooManyAccounts);
+        }
+        let lease = Lease::new(new_lease_id()?, self.now());
+        let entry = self.entries.entry(key).or_insert_with(|| {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            Arc::new(AccountEntry::new(id, account.clone(), period, lease))
+        });
+        let entry = Arc::clone(&entry);
+        // So that an entry that is never used is removed in time.
+        self.attend_by(&entry, self.now() + self.rules.idle());
+        Ok(entry)
+    }
+
+    /// Has the worker examine an entry now.
+    pub(super) fn attend(&self, entry: &Arc<AccountEntry>) {
+        self.attend_by(entry, Duration::ZERO);
+    }
+
+    /// Has the worker examine an entry by `due`.
+    pub(super) fn attend_by(&self, entry: &Arc<AccountEntry>, due: Duration) {
+        self.inbox.add(entry, due);
+    }
+
+    /// Removes an entry that is marked as removed. The caller has released the entry's lock: a
+    /// thread that makes room takes it while it holds the map's.
+    pub(super) fn remove(&self, entry: &AccountEntry) {
+        let key = (entry.account.clone(), entry.period);
+        self.entries.remove_if(&key, |_, known| known.id == entry.id);
+    }
+
+    /// Notes that an entry is dormant.
+    pub(super) fn add_dormant(&self, entry: &Arc<AccountEntry>) {
+        let mut dormant = self.dormant.lock().unwrap_or_else(PoisonError::into_inner);
+        if dormant.len() > 2 * self.entries.len() + MAX_EXAMINED_FOR_ROOM {
+            dormant.retain(|entry| entry.strong_count() > 0);
+        }
+        dormant.push_back(Arc::downgrade(entry));
+    }
+
+    /// Removes the entry that has been dormant for longest, unless its request rate is used up.
+    fn make_room(&self) -> bool {
+        let mut dormant = self.dormant.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut examined = 0;
+        while examined < MAX_EXAMINED_FOR_ROOM
+            && let Some(entry) = dormant.pop_front()
+        {
+            let Some(entry) = entry.upgrade().filter(|entry| !entry.is_removed()) else { continue };
+            examined += 1;
+            let mut state = entry.lock();
+            if !state.lease.is_leaving() || !state.retired.is_empty() {
+                // It is in use again; once it is not, it comes back.
+                state.is_dormant = false;
+                continue;
+            }
+            if !entry.rate.is_full(self.now()) {
+                dormant.push_back(Arc::downgrade(&entry));
+                continue;
+            }
+            entry.set_removed(&mut state);
+            drop(state);
+            self.remove(&entry);
+            return true;
+        }
+        false
+    }
+
+    /// `true` if nothing is lost with an entry: no request rate that is used up, and no outage
+    /// allowance that was taken this month.
+    pub(super) fn is_removable(&self, entry: &AccountEntry, state: &EntryState) -> bool {
+        if entry.is_removed() {
+            return true;
+        }
+        let month_ended = self.time.unix_time() >= entry.period.ends();
+        entry.rate.is_full(self.now()) && (month_ended || !state.lease.has_trusted())
+    }
+
+    /// `true` if a worker runs, or its work is done.
+    pub(super) fn has_worker(&self) -> bool {
+        self.worker.load(Ordering::Acquire) != WORKER_VACANT
+    }
+}
+
+/// Returns a random name for a lease. A node that has no randomness takes no more accounts.
+pub(super) fn new_lease_id() -> Result<LeaseId, Refusal> {
+    LeaseId::random().map_err(|_| Refusal::TooManyAccounts)
+}
+
+/// The permit to be the worker: one has it at a time. It is free again if its holder is dropped, for
+/// instance with a runtime that ends.
+pub(super) struct WorkerPermit(Arc<AccountTable>);
+
+impl WorkerPermit {
+    pub(super) fn take(table: Arc<AccountTable>) -> Option<Self> {
+        let taken = table.worker.compare_exchange(
+            WORKER_VACANT,
+            WORKER_TAKEN,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        taken.ok().map(|_| Self(table))
+    }
+
+    /// Says that the work is done: nobody takes the permit again.
+    pub(super) fn done(&self) {
+        self.0.worker.store(WORKER_DONE, Ordering::Release);
+    }
+}
+
+impl Drop for WorkerPermit {
+    fn drop(&mut self) {
+        let freed = self.0.worker.compare_exchange(
+            WORKER_TAKEN,
+            WORKER_VACANT,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
+        if freed.is_err() {
+            return;
+        }
+        // Requests that wait spawn another worker.
+        for entry in self.0.entries() {
+            let waiting: Vec<_> = entry.lock().leases_mut().flat_map(Lease::dismiss).collect();
+            for waiter in waiting {
+                drop(waiter.send(Verdict::WorkerGone));
+            }
+        }
+    }
+}
+
+impl fmt::Debug for AccountTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AccountTable")
+            .field("ledger", &self.ledger)
+            .field("accounts", &self.entries.len())
+            .finish_non_exhaustive()
+    }
+}

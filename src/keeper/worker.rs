@@ -1,0 +1,404 @@
+//! The background task that renews leases.
+//!
+//! Of each lease at most one renewal is under way at a time, and of all leases as many as the
+//! breaker allows; what is due beyond that waits for its turn in the order in which it came. Reports
+//! wait a little while requests wait for answers, which would come behind theirs.
+//!
+//! All state that matters is in the account entries: if the task ends with its runtime, or panics,
+//! another one goes on from there.
+
+use std::{
+    collections::HashSet,
+    fmt,
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use futures_util::future::FutureExt;
+use tokio::{
+    sync::oneshot,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::{
+    answer::{Effect, apply},
+    calls::{Calls, Landed},
+    entry::{AccountEntry, EntryState},
+    handle::{AccountHandle, deliver},
+    notifier::{Answered, ThresholdNotifier},
+    phase::{Phase, SHUTDOWN_TIMEOUT},
+    schedule::Schedule,
+    table::{AccountTable, WorkerPermit},
+};
+use crate::{
+    lease::{A_LITTLE, LeaseRules, Next},
+    ledger::Renewal,
+    observe,
+};
+
+/// When to examine an entry again that cannot be removed yet.
+const REMOVAL_INTERVAL: Duration = Duration::from_secs(60);
+
+/// The least time that closing all leases takes at a shutdown: a call's time passes before their
+/// last renewals, and another one with them.
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time between a panic and the next try.
+const PAUSE_AFTER_PANIC: Duration = Duration::from_millis(100);
+
+/// The task that renews leases.
+pub(crate) struct Worker {
+    table: Arc<AccountTable>,
+    schedule: Schedule,
+    calls: Calls,
+    /// If the host has a hook for thresholds.
+    notifier: Option<ThresholdNotifier>,
+    /// When an outage of the ledger was last logged.
+    outage_logged_at: Option<Duration>,
+    ending: Option<Ending>,
+    permit: WorkerPermit,
+}
+
+/// The worker's last steps, once nobody can ask for credits any more.
+struct Ending {
+    /// Entries that have yet to finish this step.
+    open: HashSet<u64>,
+    step: Step,
+    /// When to stop, whatever is open.
+    gives_up_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Requests end on their own, and everything is settled.
+    Drain,
+    /// Requests were ended, and everything is settled.
+    Settle,
+    /// Leases are closed.
+    CloseLeases,
+}
+
+impl Worker {
+    /// Takes the work of a table up, unless another worker has it or it is done.
+    pub(super) fn take_up(table: Arc<AccountTable>) -> Option<Self> {
+        let permit = WorkerPermit::take(Arc::clone(&table))?;
+        let notifier = table.hook.clone().map(ThresholdNotifier::new);
+        Some(Self {
+            table,
+            schedule: Schedule::default(),
+            calls: Calls::new(),
+            notifier,
+            outage_logged_at: None,
+            ending: None,
+            permit,
+        })
+    }
+
+    /// Works until the keeper is shut down or dropped, and everything is settled. A panic, for
+    /// instance of the host's clock, does not end it.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let works = AssertUnwindSafe(async {
+                self.start();
+                self.work().await;
+            });
+            if works.catch_unwind().await.is_ok() {
+                break;
+            }
+            tracing::error!(
+                target: "tower_credits",
+                "the task that settles panicked: it starts again"
+            );
+            sleep(PAUSE_AFTER_PANIC).await;
+        }
+        observe::ledger_expected();
+        self.table.done.send_replace(true);
+        self.permit.done();
+    }
+
+    /// Forgets what was under way, and has every account examined.
+    fn start(&mut self) {
+        observe::ledger_expected();
+        self.schedule.clear();
+        self.calls.abandon();
+        // What a panic left there, or in hand, is attended to below.
+        drop(self.table.inbox.take());
+        let now = self.table.now();
+        for entry in self.table.entries() {
+            let mut state = entry.lock();
+            (state.timer, state.is_in_backlog, state.thresholds_seen) = (None, false, 0);
+            state.leases_mut().for_each(|lease| lease.abandon(&self.table.rules, now));
+            drop(state);
+            self.table.attend(&entry);
+        }
+    }
+
+    async fn work(&mut self) {
+        loop {
+            self.follow_phase();
+            self.examine_due();
+            let now = self.table.now();
+            let next_claim =
+                self.notifier.as_mut().and_then(|notifier| notifier.claim(&self.table.ledger, now));
+            if let Some(ending) = &self.ending {
+                let is_finished = ending.open.is_empty();
+                if is_finished && ending.step != Step::CloseLeases {
+                    self.close_leases();
+                    continue;
+                }
+                let is_notified = self.notifier.as_ref().is_none_or(ThresholdNotifier::is_done);
+                if (is_finished && is_notified)
+                    || ending.gives_up_at.is_some_and(|at| Instant::now() >= at)
+                {
+                    return;
+                }
+            }
+            self.wait(next_claim).await;
+        }
+    }
+
+    /// Waits until there is something to do, and takes note of answers that have come.
+    async fn wait(&mut self, next_claim: Option<Duration>) {
+        let timer = self.schedule.next_timer().map(|at| at.saturating_add(self.report_delay()));
+        let next_try = self.calls.next_try().filter(|_| self.schedule.has_backlog());
+        let next = [timer, next_try, next_claim].into_iter().flatten().min();
+        let has_mail = self.table.inbox.set_next_read(next);
+        let gives_up_at = self.ending.as_ref().and_then(|ending| ending.gives_up_at);
+        let next = next.and_then(|at| self.table.instant(at)).into_iter().chain(gives_up_at).min();
+        tokio::select! {
+            Some(landed) = self.calls.next() => {
+                self.land(landed);
+                // What landed with it, and no more: others must have their turn.
+                for _ in 0..self.calls.len() {
+                    let Some(landed) = self.calls.next_now() else { break };
+                    self.land(landed);
+                }
+                // Requests that have their answers go on before the next renewals are composed.
+                tokio::task::yield_now().await;
+            }
+            answered = claim_answered(&mut self.notifier) => {
+                let now = self.table.now();
+                if let Some(notifier) = &mut self.notifier {
+                    notifier.land(answered, now);
+                }
+            }
+            () = std::future::ready(()), if has_mail => {}
+            () = self.table.inbox.woken() => {}
+            () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+        }
+    }
+
+    /// Begins to end once the keeper is shut down or dropped.
+    fn follow_phase(&mut self) {
+        let step = match self.table.phase.get() {
+            Phase::Open => return,
+            Phase::Orphaned => Step::Drain,
+            Phase::Closing => Step::Settle,
+        };
+        let is_bounded = |ending: &Ending| ending.gives_up_at.is_some();
+        if self.ending.as_ref().is_some_and(|ending| step == Step::Drain || is_bounded(ending)) {
+            return;
+        }
+        let entries = self.table.entries();
+        self.ending = Some(Ending {
+            open: entries.iter().map(|entry| entry.id).collect(),
+            step,
+            gives_up_at: (step == Step::Settle).then(|| Instant::now() + SHUTDOWN_TIMEOUT),
+        });
+        for entry in &entries {
+            if step == Step::Settle {
+                let now = self.table.now();
+                let mut state = entry.lock();
+                state.lease.end_all(now);
+                drop(state.lease.dismiss());
+            }
+            self.examine(entry);
+        }
+    }
+
+    /// Closes all leases, now that nothing is owed: that takes no time from those that owe.
+    fn close_leases(&mut self) {
+        let timeout = CLOSING_TIMEOUT.max(2 * self.table.rules.deadline + 2 * A_LITTLE);
+        let at = Instant::now() + timeout;
+        let entries = self.table.entries();
+        let before = self.ending.as_ref().and_then(|ending| ending.gives_up_at);
+        self.ending = Some(Ending {
+            open: entries.iter().map(|entry| entry.id).collect(),
+            step: Step::CloseLeases,
+            gives_up_at: Some(before.map_or(at, |before| before.min(at))),
+        });
+        for entry in &entries {
+            self.examine(entry);
+        }
+    }
+
+    /// Examines every entry that asked for it, whose time has come, or whose turn it is.
+    fn examine_due(&mut self) {
+        for entry in self.table.inbox.take() {
+            self.examine(&entry);
+        }
+        let now = self.table.now();
+        let due = now.saturating_sub(self.report_delay());
+        while let Some(entry) = self.schedule.pop_due(due) {
+            self.examine(&entry);
+        }
+        while self.calls.are_allowed(now)
+            && let Some(entry) = self.schedule.pop_backlog()
+        {
+            self.examine_in_turn(&entry, true);
+        }
+    }
+
+    /// Returns by how much renewals that no request waits for are delayed.
+    fn report_delay(&self) -> Duration {
+        if self.calls.are_awaited() { self.table.rules.soon() } else { Duration::ZERO }
+    }
+
+    fn examine(&mut self, entry: &Arc<AccountEntry>) {
+        self.examine_in_turn(entry, false);
+    }
+
+    /// Renews an entry's leases if they are due, and notes when to examine it again. While others
+    /// wait for their turn to call the ledger, this one calls only if `is_its_turn`: so all are
+    /// tried in turn while the ledger is away.
+    fn examine_in_turn(&mut self, entry: &Arc<AccountEntry>, is_its_turn: bool) {
+        let table = Arc::clone(&self.table);
+        let step = self.ending.as_ref().map(|ending| ending.step);
+        let is_ending = step.is_some();
+        let rules = if is_ending {
+            let farewell = step == Some(Step::CloseLeases);
+            LeaseRules { ahead: None, farewell, ..table.rules }
+        } else {
+            table.rules
+        };
+        let now = table.now();
+        let mut guard = entry.lock();
+        let state = &mut **guard;
+        state.lease.forget_waiting(oneshot::Sender::is_closed);
+        if state.lease.only_inquires() && !self.calls.is_breaker_open() {
+            state.lease.forget_inquiry();
+        }
+        let mut next = self.renew_due(entry, state, &rules, is_its_turn, now);
+
+        state.retired.retain(|lease| lease.next(&rules, is_ending, now) != Next::Gone);
+        let mut becomes_dormant = false;
+        let mut is_gone =
+            state.retired.is_empty() && state.lease.next(&rules, is_ending, now) == Next::Gone;
+        if is_gone && !is_ending && !table.is_removable(entry, state) {
+            (is_gone, next) = (false, now + REMOVAL_INTERVAL);
+            becomes_dormant = !std::mem::replace(&mut state.is_dormant, true);
+        }
+        if let Some(ending) = &mut self.ending
+            && state.leases().all(|lease| match ending.step {
+                Step::Drain | Step::Settle => lease.owes_nothing() && !lease.is_running(),
+                Step::CloseLeases => lease.has_left(),
+            })
+        {
+            ending.open.remove(&entry.id);
+        }
+
+        self.schedule.cancel(entry, state);
+        if is_gone {
+            entry.set_removed(state);
+            drop(guard);
+            table.remove(entry);
+        } else if next < Duration::MAX {
+            state.timer = Some(next);
+            drop(guard);
+            self.schedule.set(entry, next);
+        } else {
+            drop(guard);
+        }
+        // After the account's lock, which a thread that makes room takes under this one.
+        if becomes_dormant {
+            table.add_dormant(entry);
+        }
+    }
+
+    /// Sends the renewals that an entry's leases want to send, or puts the entry into the backlog.
+    /// Returns when to examine it again.
+    fn renew_due(
+        &mut self,
+        entry: &Arc<AccountEntry>,
+        state: &mut EntryState,
+        rules: &LeaseRules,
+        is_its_turn: bool,
+        now: Duration,
+    ) -> Duration {
+        let is_ending = self.ending.is_some();
+        let EntryState { lease, retired, terms, terms_at, is_in_backlog, .. } = state;
+        let mut next = Duration::MAX;
+        for lease in std::iter::once(lease).chain(retired) {
+            match lease.next(rules, is_ending, now) {
+                Next::Renew
+                    if (!is_its_turn && self.schedule.has_backlog())
+                        || !self.calls.are_allowed(now) =>
+                {
+                    if self.calls.is_breaker_open() {
+                        // No request needs to wait to learn that the ledger is away.
+                        lease.deny_due(now);
+                    }
+                    self.schedule.defer(entry, is_in_backlog);
+                    return Duration::MAX;
+                }
+                Next::Renew => {
+                    let is_awaited = lease.is_waited_for();
+                    let age = now.saturating_sub(*terms_at);
+                    let said = self.table.time.unix_time().saturating_sub(age).as_secs();
+                    let said = Duration::from_secs(said);
+                    let renewal = Renewal { said, ..lease.renew(rules, *terms, is_ending, now) };
+                    self.calls.send(
+                        Arc::clone(&self.table.ledger),
+                        rules.deadline,
+                        Arc::clone(entry),
+                        renewal,
+                        is_awaited,
+                    );
+                }
+                // A request whose stopwatch stands just before its refill must not keep the worker
+                // awake.
+                Next::Wait(at) => next = next.min(at.max(now + rules.soon())),
+                Next::Gone => {}
+            }
+        }
+        next
+    }
+
+    /// Hands an answer to its lease, and to the requests that wait for it.
+    fn land(&mut self, landed: Landed) {
+        let now = self.table.now();
+        self.calls.count(&landed, now);
+        self.table.ledger_is_away.store(self.calls.is_breaker_open(), Ordering::Release);
+        let Some(effect) = apply(&self.table, &landed, &mut self.outage_logged_at, now) else {
+            return;
+        };
+        let Effect { served, month, settled, standing } = effect;
+        let entry = landed.entry;
+        if let (Some(notifier), Some(standing)) = (&mut self.notifier, standing) {
+            let mut state = entry.lock();
+            notifier.check(&entry, &mut state.thresholds_seen, &standing, now);
+        }
+        self.table.settled.fetch_add(settled.as_nano_usd(), Ordering::AcqRel);
+        let handle = AccountHandle { table: Arc::clone(&self.table), entry };
+        deliver(&handle, served, month);
+        self.examine(&handle.entry);
+    }
+}
+
+/// Returns the next claim that was answered; never, if there is no notifier.
+async fn claim_answered(notifier: &mut Option<ThresholdNotifier>) -> Answered {
+    match notifier {
+        Some(notifier) => notifier.answered().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker")
+            .field("timers", &self.schedule.timers())
+            .field("in_flight", &self.calls.len())
+            .finish_non_exhaustive()
+    }
+}

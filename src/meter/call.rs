@@ -1,0 +1,62 @@
+//! A call that goes on: everything that its response is treated by.
+
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use uuid::Uuid;
+
+use super::{
+    admission::Rate, charge::Charge, compute_clock::WeakComputeClock, settings::ResponseSettings,
+};
+use crate::rejection::DenialStyle;
+
+/// The field that names a response, for questions about its bill.
+const INFERENCE_ID: HeaderName = HeaderName::from_static("inference-id");
+
+/// A call that goes on.
+pub(super) struct Call {
+    /// `None` if it is free.
+    pub(super) charge: Option<Charge>,
+    /// The clock that the handler found in its request.
+    pub(super) clock: Option<WeakComputeClock>,
+    pub(super) is_head: bool,
+    pub(super) is_connect: bool,
+    /// `true` if the client asked for trailers, and the protocol has them.
+    pub(super) accepts_trailers: bool,
+    /// Compute time ends with the head.
+    pub(super) compute_until_head: bool,
+    /// Nothing stops it.
+    pub(super) is_shadow: bool,
+    pub(super) style: DenialStyle,
+    pub(super) settings: ResponseSettings,
+    pub(super) rate: Rate,
+}
+
+impl Call {
+    /// `true` if the response's head says what the call cost.
+    pub(super) const fn has_usage_headers(&self) -> bool {
+        self.settings.usage_headers && !self.style.grpc
+    }
+
+    /// `true` if the connection or stream is no longer HTTP after this response: 101 (RFC 9110,
+    /// section 15.2.2), or a CONNECT that succeeds (section 9.3.6; WebSockets over HTTP/2 come like
+    /// this, RFC 8441).
+    pub(super) fn switches_protocols(&self, status: StatusCode) -> bool {
+        status == StatusCode::SWITCHING_PROTOCOLS || (self.is_connect && status.is_success())
+    }
+}
+
+/// Adds the layer's own header fields.
+pub(super) fn add_headers<B>(
+    mut response: Response<B>,
+    rate: Rate,
+    settings: ResponseSettings,
+) -> Response<B> {
+    if let Some(rate) = rate {
+        rate.write(response.headers_mut());
+    }
+    if settings.inference_id
+        && let Ok(id) = HeaderValue::try_from(Uuid::now_v7().to_string())
+    {
+        response.headers_mut().entry(INFERENCE_ID).or_insert(id);
+    }
+    response
+}

@@ -1,0 +1,81 @@
+//! The billing contexts that a meter made for an identity, stored with the identity, so that its
+//! next request finds them at once.
+
+use std::sync::Arc;
+
+use super::credit_meter::CreditMeter;
+use crate::{
+    Identity, Period, Plan,
+    keeper::{AccountHandle, WeakAccountHandle},
+    metering::BillingContext,
+    plan::Workload,
+    rejection::Rejection,
+};
+
+/// The most contexts that are stored with an identity; most identities use fewer workloads.
+const MAX_CACHED_CONTEXTS: usize = 8;
+
+/// The contexts of one identity, the newest last.
+type Contexts = Vec<CachedContext>;
+
+#[derive(Clone)]
+struct CachedContext {
+    /// Number of the meter that made it.
+    meter: u64,
+    context: Arc<BillingContext>,
+    handle: WeakAccountHandle,
+}
+
+/// Returns the context of a request, and its account's handle. They come from the identity's cache,
+/// or are made and stored there.
+pub(super) fn find_context(
+    meter: &CreditMeter,
+    plan: &Plan,
+    identity: &Identity,
+    workload: Arc<Workload>,
+    period: Period,
+) -> Result<(Arc<BillingContext>, AccountHandle), Rejection> {
+    let number = meter.inner.number;
+    let stored = identity.home.look();
+    let stored = stored.as_ref().and_then(|stored| stored.downcast_ref::<Contexts>());
+    let is_it = |cached: &&CachedContext| {
+        cached.meter == number && cached.context.is_for(plan, identity, &workload, period)
+    };
+    if let Some(cached) = stored.and_then(|stored| stored.iter().find(is_it))
+        && let Some(handle) = cached.handle.upgrade(meter.inner.keeper.table())
+    {
+        return Ok((Arc::clone(&cached.context), handle));
+    }
+    let instruments = &meter.inner.instruments;
+    let context = BillingContext::new(instruments, plan, identity, workload, period);
+    let context = Arc::new(context.map_err(|_| unknown_tier(identity))?);
+    let handle = AccountHandle::open(meter.inner.keeper.table(), &context.account, period)?;
+    if Arc::strong_count(&context.workload) == 1 {
+        // Made for this request alone: no other request has this workload.
+        return Ok((context, handle));
+    }
+    let is_current = |other: &&CachedContext| {
+        let is_replaced =
+            other.meter == number && other.context.is_like(identity, &context.workload);
+        !is_replaced && other.context.has_plan_of(&context)
+    };
+    let others = stored.into_iter().flatten().filter(is_current).rev();
+    let mut contexts: Contexts = others.take(MAX_CACHED_CONTEXTS - 1).cloned().collect();
+    contexts.reverse();
+    contexts.push(CachedContext {
+        meter: number,
+        context: Arc::clone(&context),
+        handle: handle.downgrade(),
+    });
+    identity.home.put(Box::new(contexts));
+    Ok((context, handle))
+}
+
+fn unknown_tier(identity: &Identity) -> Rejection {
+    let Identity { account, tier, .. } = identity;
+    tracing::error!(
+        target: "tower_credits", %account, %tier,
+        "an identity's tier is not in the plan: add [tiers.{tier}]"
+    );
+    Rejection::UnknownTier
+}

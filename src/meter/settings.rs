@@ -1,0 +1,32 @@
+//! The settings of a meter.
+
+use std::time::Duration;
+
+use crate::{
+    Plan, identify::RequestHead, lease::LeaseRules, metering::ReadAheadLimits,
+    plan::Classification, rejection::DenialStyle,
+};
+
+/// The host's function that says what a request runs.
+pub(super) type Classify = dyn Fn(RequestHead<'_>, &Plan) -> Classification + Send + Sync;
+
+/// The settings of a meter. [`CreditMeterBuilder`](super::CreditMeterBuilder) explains them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Settings {
+    pub(super) rules: LeaseRules,
+    pub(super) max_accounts: usize,
+    pub(super) compute_until_head: bool,
+    pub(super) request_extensions: bool,
+    pub(super) shadow: bool,
+    pub(super) denials: DenialStyle,
+    pub(super) response: ResponseSettings,
+    pub(super) identify_timeout: Duration,
+    pub(super) read_ahead: ReadAheadLimits,
+}
+
+/// The settings by which the layer adds to responses.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ResponseSettings {
+    pub(super) inference_id: bool,
+    pub(super) usage_headers: bool,
+}

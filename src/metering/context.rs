@@ -1,0 +1,139 @@
+//! The context of billing: everything that is the same for all requests of an identity for a
+//! workload in a month. It is made once, and shared by these requests.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use super::{
+    read_ahead::ReadAheadBudget,
+    report_history::{ReportHistories, ReportHistory},
+};
+use crate::{
+    Account, Credits, Identity, Name, Period, Plan,
+    clock::Clock,
+    lease::Want,
+    plan::{RequestCap, Tier, Workload},
+    terms::Terms,
+};
+
+/// The least compute time for which a request is admitted.
+pub(crate) const MIN_ADMITTED_TIME: Duration = Duration::from_millis(50);
+
+/// The instruments that all requests of a meter are measured with.
+#[derive(Debug)]
+pub(crate) struct Instruments {
+    /// The clock of compute time, if it is not the leases' clock.
+    pub(crate) clock: Option<Arc<dyn Clock>>,
+    pub(crate) histories: ReportHistories,
+    pub(crate) read_ahead: Arc<ReadAheadBudget>,
+    /// The shortest slice: long enough to be refilled in time.
+    pub(crate) min_hold: Duration,
+}
+
+/// The tier of an identity is not in the plan.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UnknownTier;
+
+/// Everything that is the same for all requests of an identity for a workload in a month.
+#[derive(Clone, Debug)]
+pub(crate) struct BillingContext {
+    /// A number that no other context of this process has.
+    pub(crate) number: u64,
+    /// [Number](Plan::number) of the plan by which it was made.
+    plan: u64,
+    pub(crate) account: Account,
+    pub(crate) subject: Name,
+    pub(crate) tier: Arc<Tier>,
+    pub(crate) terms: Terms,
+    pub(crate) workload: Arc<Workload>,
+    pub(crate) period: Period,
+    pub(crate) want: Want,
+    /// The most compute time that a request may use.
+    pub(super) cap: Option<Duration>,
+    /// The clock of compute time, if it is not the leases' clock.
+    pub(super) clock: Option<Arc<dyn Clock>>,
+    pub(super) history: Arc<ReportHistory>,
+    pub(crate) read_ahead: Arc<ReadAheadBudget>,
+}
+
+impl BillingContext {
+    pub(crate) fn new(
+        instruments: &Instruments,
+        plan: &Plan,
+        identity: &Identity,
+        workload: Arc<Workload>,
+        period: Period,
+    ) -> Result<Self, UnknownTier> {
+        let tier = plan.tier(identity.tier.as_str()).cloned().ok_or(UnknownTier)?;
+        let price = workload.price;
+        let cap = tier.most_per_request.map(|cap| match cap {
+            RequestCap::Compute(time) => time,
+            RequestCap::Cost(cost) => price.runway(cost),
+        });
+        let hold = cap.unwrap_or(Duration::MAX).min(tier.hold.max(instruments.min_hold));
+        // If a second costs anything, so does a request, however short it has to be.
+        let min_cost = if price.a_second().is_zero() { Credits::ZERO } else { Credits::SMALLEST };
+        let cost = |time: Duration| price.cost_or_max(time).max(min_cost);
+        let (hold, least) = (cost(hold), cost(MIN_ADMITTED_TIME.min(hold)));
+        let want = Want {
+            hold,
+            least,
+            lasts: price.runway(hold.saturating_sub(hold.half())),
+            most_running: tier.most_running,
+        };
+        Ok(Self {
+            number: next_number(),
+            plan: plan.number(),
+            account: identity.account.clone(),
+            subject: identity.subject.clone(),
+            terms: tier.terms(),
+            tier,
+            history: instruments.histories.of(&workload),
+            workload,
+            period,
+            want,
+            cap,
+            clock: instruments.clock.clone(),
+            read_ahead: Arc::clone(&instruments.read_ahead),
+        })
+    }
+
+    /// Returns the same context in another month.
+    pub(crate) fn in_period(&self, period: Period) -> Self {
+        Self { number: next_number(), period, ..self.clone() }
+    }
+
+    /// `true` if it was made for these requests, by this plan.
+    pub(crate) fn is_for(
+        &self,
+        plan: &Plan,
+        identity: &Identity,
+        workload: &Arc<Workload>,
+        period: Period,
+    ) -> bool {
+        self.period == period && self.plan == plan.number() && self.is_like(identity, workload)
+    }
+
+    /// `true` if it was made for this identity and workload, in whatever month and by whatever plan.
+    pub(crate) fn is_like(&self, identity: &Identity, workload: &Arc<Workload>) -> bool {
+        Arc::ptr_eq(&self.workload, workload)
+            && self.account == identity.account
+            && self.subject == identity.subject
+            && self.tier.name == identity.tier
+    }
+
+    /// `true` if it was made by the same plan.
+    pub(crate) const fn has_plan_of(&self, other: &Self) -> bool {
+        self.plan == other.plan
+    }
+}
+
+fn next_number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

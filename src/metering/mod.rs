@@ -1,0 +1,29 @@
+//! The measurement of a running request: its compute time, and the context by which that becomes a
+//! cost. Pure state; the [keeper](crate::keeper) holds it with the request's slice.
+//!
+//! * [`BillingContext`] is the same for all requests of an identity for a workload in a month:
+//!   account, tier, price, slice size.
+//! * [`Compute`] is the compute time of one request; [`Pace`] estimates the part of it that cannot
+//!   be seen.
+//! * [`RunningRequest`] is one request while it runs. It implements [`Run`](crate::lease::Run): the
+//!   lease asks it what it has used, and tells it what it may use.
+//! * [`FinishedRequest`] says how a request ended.
+
+mod compute;
+mod context;
+mod end;
+mod moment;
+mod pace;
+mod read_ahead;
+mod refill;
+mod report_history;
+mod running;
+
+pub use self::end::{End, FinishedRequest};
+pub(crate) use self::{
+    context::{BillingContext, Instruments, MIN_ADMITTED_TIME},
+    pace::Pace,
+    read_ahead::{ReadAheadBudget, ReadAheadLimits},
+    report_history::ReportHistories,
+    running::{RemainingTime, RunningRequest},
+};

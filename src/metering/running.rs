@@ -1,0 +1,364 @@
+//! One request while it runs: its compute time, its slice, and the time that it has left.
+
+use std::{
+    any::Any,
+    sync::{Arc, Weak},
+    task::Waker,
+    time::Duration,
+};
+
+use super::{
+    compute::Compute,
+    context::BillingContext,
+    end::{End, FinishedRequest},
+    refill::{Overdue, Refill},
+};
+use crate::{
+    Credits, Period,
+    clock::Now,
+    lease::{Denial, Run},
+    ledger::{LineKey, Usage},
+    plan::Midway,
+};
+
+/// A request that runs on a slice of its account's lease.
+#[derive(Debug)]
+pub(crate) struct RunningRequest {
+    pub(crate) context: Arc<BillingContext>,
+    compute: Compute,
+    slice: Credits,
+    refill: Refill,
+    /// The task to wake when the slice has changed, or is not going to.
+    waker: Option<Waker>,
+    /// Day of the month of its admission.
+    day: u8,
+    forgiven: bool,
+    /// `true` if its end decides if it is billed.
+    is_undecided: bool,
+    /// The handler's [`ComputeClock`](crate::ComputeClock): while it lives, the service can report.
+    clock: Option<Weak<dyn Any + Send + Sync>>,
+    /// The head of its response is there.
+    is_streaming: bool,
+    /// This layer is no longer between the service and its client, or may not stop it.
+    is_unstoppable: bool,
+    /// Nothing stops it, and its service is told so.
+    is_shadow: bool,
+    finished: Option<FinishedRequest>,
+}
+
+/// The time for which a request may go on.
+pub(crate) enum RemainingTime {
+    /// It never has to end.
+    Unlimited,
+    /// Its compute time stands still.
+    Frozen,
+    /// So much, unless its slice grows.
+    For(Duration),
+    /// Until the ledger has answered, which is to be asked now.
+    Ask,
+    /// Until the ledger has answered.
+    Wait,
+    /// It ends now.
+    None,
+}
+
+impl RunningRequest {
+    /// A request that has not begun. `today` is the month by this node's clock, and the day of it.
+    /// `is_undecided` says that its end decides if it is billed.
+    pub(crate) fn new(
+        context: Arc<BillingContext>,
+        today: (Period, u8),
+        is_shadow: bool,
+        is_undecided: bool,
+    ) -> Self {
+        // A request that is admitted in another month after all is listed on that month's first or
+        // last day.
+        let day = match today {
+            (period, day) if period == context.period => day,
+            (period, _) if period < context.period => 1,
+            _ => Period::day(context.period.ends() - Duration::from_millis(1)),
+        };
+        Self {
+            context,
+            compute: Compute::default(),
+            slice: Credits::ZERO,
+            refill: Refill::default(),
+            waker: None,
+            day,
+            forgiven: false,
+            is_undecided,
+            clock: None,
+            is_streaming: false,
+            is_unstoppable: is_shadow,
+            is_shadow,
+            finished: None,
+        }
+    }
+
+    /// Begins its compute time: the service is called now.
+    pub(crate) fn begin(&mut self, now: Duration) {
+        self.compute.begin(now);
+    }
+
+    /// Ends its compute time.
+    pub(crate) fn end_compute(&mut self, now: Duration) {
+        self.compute.end(now);
+    }
+
+    /// Returns its compute time so far.
+    pub(crate) fn compute_so_far(&self, now: Duration) -> Duration {
+        self.compute.so_far(now)
+    }
+
+    /// Holds its service back.
+    pub(crate) fn hold_back(&mut self, now: Duration) {
+        self.compute.hold_back(now);
+    }
+
+    /// Lets its service go on. Returns how long it was held back.
+    pub(crate) fn resume(&mut self, now: Duration) -> Duration {
+        self.compute.resume(now)
+    }
+
+    /// Bills this much of the time in which its service was held back.
+    pub(crate) fn bill_held_back(&mut self, computed: Duration) {
+        self.compute.bill_held_back(computed);
+    }
+
+    /// Starts the service's own stopwatch, which also counts while the service is held back.
+    pub(crate) fn start_stopwatch(&mut self, now: Duration) {
+        self.compute.start(now);
+        self.wake();
+    }
+
+    /// Stops the service's own stopwatch.
+    pub(crate) fn pause_stopwatch(&mut self, now: Duration) {
+        self.compute.pause(now);
+    }
+
+    /// Sets the total that the service reports. Returns `false` if that is not plausible.
+    pub(crate) fn report(&mut self, total: Duration, now: Now) -> bool {
+        let was_over = self.is_over(now.compute);
+        let is_plausible = self.compute.report(total);
+        if !was_over && self.is_over(now.compute) {
+            self.refill.needed(now.lease);
+        }
+        self.wake();
+        is_plausible
+    }
+
+    /// Notes the handler's clock: while it lives, the service can report.
+    pub(crate) fn set_clock(&mut self, clock: Weak<dyn Any + Send + Sync>) {
+        self.clock = Some(clock);
+    }
+
+    /// Notes that the response goes on after its head.
+    pub(crate) fn set_streaming(&mut self) {
+        self.is_streaming = true;
+    }
+
+    /// Sets that this layer cannot stop it any more.
+    pub(crate) fn set_unstoppable(&mut self) {
+        self.is_unstoppable = true;
+    }
+
+    /// Decides by its head if it is billed.
+    pub(crate) fn decide_at_head(&mut self, is_billed: bool) {
+        (self.forgiven, self.is_undecided) = (!is_billed, false);
+    }
+
+    /// Ends it. It is not billed if `is_billed` is `false` here or was at its head.
+    pub(crate) fn finish(&mut self, finished: FinishedRequest, is_billed: bool, now: Duration) {
+        self.compute.end(now);
+        self.forgiven |= !is_billed;
+        self.finished = Some(finished);
+        let history = &self.context.history;
+        if self.compute.is_reported() {
+            history.add_report();
+        } else if finished.end == End::Complete
+            && finished.status.is_some_and(|status| status.is_success())
+        {
+            history.add_silence();
+        }
+    }
+
+    /// How it ended, once it has.
+    pub(crate) const fn finished(&self) -> Option<FinishedRequest> {
+        self.finished
+    }
+
+    pub(crate) const fn is_shadow(&self) -> bool {
+        self.is_shadow
+    }
+
+    pub(crate) const fn denial(&self) -> Option<Denial> {
+        self.refill.denial()
+    }
+
+    /// `true` if it has used the most that one request may.
+    pub(crate) fn is_capped(&self, now: Duration) -> bool {
+        self.cap().is_some_and(|cap| self.compute.so_far(now) >= cap)
+    }
+
+    /// `true` if it ends at its slice, and has used more.
+    pub(crate) fn is_short(&self, now: Duration) -> bool {
+        self.stops() && self.used(now).is_some_and(|used| used.cost > self.slice)
+    }
+
+    /// Returns the compute time that is left of its slice, as that is now.
+    pub(crate) fn left(&self, now: Duration) -> Duration {
+        self.runway_of_slice().saturating_sub(self.compute.so_far(now))
+    }
+
+    /// Returns the compute time that its slice pays for.
+    pub(crate) fn runway_of_slice(&self) -> Duration {
+        self.context.workload.price.runway(self.slice)
+    }
+
+    /// Returns the time for which it may go on. `waker` is woken when that has changed. A denial
+    /// counts for as long as `fresh`, if the request was polled in time.
+    pub(crate) fn remaining(&mut self, now: Now, fresh: Duration, waker: &Waker) -> RemainingTime {
+        let so_far = self.compute.so_far(now.compute);
+        let capped = self.cap().map(|cap| cap.saturating_sub(so_far));
+        if self.compute.has_ended() {
+            if !self.stops() || self.used(now.compute).is_none_or(|used| used.cost <= self.slice) {
+                return RemainingTime::Unlimited;
+            }
+        } else if capped.is_some_and(|left| left.is_zero()) {
+            return RemainingTime::None;
+        }
+        self.watch(waker);
+        if !self.stops() {
+            return match capped {
+                Some(_) if self.compute.is_frozen() => RemainingTime::Frozen,
+                capped => capped.map_or(RemainingTime::Unlimited, RemainingTime::For),
+            };
+        }
+        let slice = self.runway_of_slice();
+        if so_far < slice && !self.compute.has_ended() {
+            self.refill.not_due();
+            if self.compute.is_frozen() {
+                return RemainingTime::Frozen;
+            }
+            let left = slice.saturating_sub(so_far);
+            return RemainingTime::For(capped.map_or(left, |capped| left.min(capped)));
+        }
+        match self.refill.decide(so_far.saturating_sub(slice), fresh, now.lease) {
+            Overdue::Ask => RemainingTime::Ask,
+            Overdue::Wait => RemainingTime::Wait,
+            Overdue::End => RemainingTime::None,
+        }
+    }
+
+    fn is_over(&self, now: Duration) -> bool {
+        self.stops() && self.left(now).is_zero()
+    }
+
+    /// The most compute time that it may use.
+    fn cap(&self) -> Option<Duration> {
+        self.context.cap.filter(|_| !self.is_unstoppable && !self.forgiven)
+    }
+
+    fn stops(&self) -> bool {
+        self.context.tier.midway == Midway::Stop && !self.is_unstoppable && !self.forgiven
+    }
+
+    fn watch(&mut self, waker: &Waker) {
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.waker = Some(waker.clone());
+        }
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Returns all that it used, whatever its slice; `None` if it is not billed.
+    pub(crate) fn used(&self, now: Duration) -> Option<Usage> {
+        if !self.compute.has_begun() || self.forgiven {
+            return None;
+        }
+        let compute = self.compute.so_far(now);
+        let price = self.context.workload.price;
+        let cost = price.cost_or_max(compute);
+        let cost = self.cap().map_or(cost, |cap| cost.min(price.cost_or_max(cap)));
+        let compute_micros = compute
+            .as_secs()
+            .saturating_mul(1_000_000)
+            .saturating_add(compute.subsec_micros().into());
+        Some(Usage { requests: 1, compute_micros, cost })
+    }
+
+    /// Reads the clock of compute time, when the leases' clock says `lease`.
+    fn now(&self, lease: Duration) -> Duration {
+        self.context.clock.as_ref().map_or(lease, |clock| clock.monotonic())
+    }
+}
+
+impl Run for RunningRequest {
+    fn accrued(&self, now: Duration) -> Credits {
+        if self.forgiven {
+            Credits::ZERO
+        } else {
+            self.context.workload.price.cost_or_max(self.compute.so_far(self.now(now)))
+        }
+    }
+
+    fn runway(&self, cost: Credits, now: Duration) -> Duration {
+        let so_far = self.compute.so_far(self.now(now));
+        self.context.workload.price.runway(cost).saturating_sub(so_far)
+    }
+
+    fn granted(&mut self, slice: Credits, _: Duration) {
+        self.slice = slice;
+        self.refill.granted();
+        self.wake();
+    }
+
+    fn owed(&mut self, slice: Credits) {
+        self.slice = slice;
+    }
+
+    fn denied(&mut self, denial: Denial) {
+        self.refill.denied(denial);
+        self.wake();
+    }
+
+    fn begins(&mut self, now: Duration) {
+        self.compute.begin(self.now(now));
+    }
+
+    fn stops(&self) -> bool {
+        Self::stops(self)
+    }
+
+    fn settleable(&self, now: Duration) -> Option<Usage> {
+        let can_report = || self.clock.as_ref().is_some_and(|clock| clock.strong_count() > 0);
+        let is_certain = self.compute.is_reported()
+            || (!can_report() && (self.is_streaming || self.context.history.never_reports()));
+        if self.is_undecided || !is_certain { None } else { self.used(self.now(now)) }
+    }
+
+    fn end(&mut self, now: Duration) -> Option<Usage> {
+        let now = self.now(now);
+        self.compute.end(now);
+        self.used(now)
+    }
+
+    fn line(&self) -> LineKey {
+        let BillingContext { workload, subject, .. } = &*self.context;
+        LineKey::Of {
+            day: self.day,
+            model: workload.model.clone(),
+            hardware: workload.hardware.clone(),
+            feature: workload.feature.clone(),
+            subject: subject.clone(),
+        }
+    }
+
+    fn line_number(&self) -> u64 {
+        self.context.number << 5 | u64::from(self.day)
+    }
+}
