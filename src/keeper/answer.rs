@@ -1,4 +1,4 @@
-//! What an answer of the ledger brings: to its lease, to requests that wait, and to the log.
+//! The effect of an answer of the ledger: on its lease, on requests that wait, and in the log.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,7 +19,7 @@ use crate::{
 /// Time between two log lines that say the same of an account, or of the ledger.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// What an answer brought, to be handed out once the account's lock is released.
+/// The effect of an answer, to be handed out once the account's lock is released.
 pub(super) struct Effect {
     /// The requests that have their answer now.
     pub(super) served: Served<Waiter, RunningRequest>,

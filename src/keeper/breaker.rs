@@ -1,31 +1,31 @@
-//! How many renewals may be under way, by how the ledger answers.
+//! The breaker: the number of renewals that may be under way, by the ledger's answers.
 //!
-//! After [`FAILURES`] accounts in a row without an answer the breaker opens: requests that need the
-//! ledger are told so at once instead of waiting for a deadline each, and one renewal at a time is
-//! tried, at growing intervals, each time another account's. The first answer closes it, and from
-//! then on each answer lets one more renewal under way: what piled up reaches the ledger as a ramp
-//! and not as a herd. However often one account's renewals fail, that is one failure: it may be the
-//! account's own.
+//! After [`MAX_FAILING_ACCOUNTS`] accounts in a row without an answer the breaker opens. Requests
+//! that need the ledger get their answer at once then, instead of waiting for a timeout each, and
+//! one renewal at a time is tried, at growing intervals, each time of another account. The first
+//! answer closes the breaker. From then on each answer allows one more renewal under way, so that
+//! the backlog reaches the ledger as a ramp and not as a herd. Repeated failures of one account
+//! count once: they may be the account's own.
 
 use std::time::Duration;
 
-/// Accounts that fail in a row, after which it opens.
-const FAILURES: usize = 3;
+/// The number of accounts that fail in a row after which it opens.
+const MAX_FAILING_ACCOUNTS: usize = 3;
 
-/// Renewals under way at once, at most.
-const MOST: usize = 4_096;
+/// The most renewals under way at once.
+const MAX_WINDOW: usize = 4_096;
 
-/// Renewals under way at once after an outage.
-const FEW: usize = 16;
+/// The most renewals under way at once when an outage ends.
+const WINDOW_AFTER_OUTAGE: usize = 16;
 
-/// Between tries while it is open: at first, and at most.
+/// The first and the longest pause between tries while it is open.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 #[derive(Debug)]
 pub(super) struct Breaker {
-    /// The accounts that failed since the last answer, up to [`FAILURES`].
+    /// The accounts that failed since the last answer, up to [`MAX_FAILING_ACCOUNTS`].
     failing: Vec<u64>,
-    /// Failures since the last answer, of whomever.
+    /// Failures since the last answer, of all accounts.
     failures: usize,
     window: usize,
     pause: Duration,
@@ -37,19 +37,19 @@ impl Breaker {
         Self {
             failing: Vec::new(),
             failures: 0,
-            window: MOST,
+            window: MAX_WINDOW,
             pause: PAUSES.0,
             next_try: Duration::ZERO,
         }
     }
 
     pub(super) const fn is_open(&self) -> bool {
-        self.failing.len() >= FAILURES
+        self.failing.len() >= MAX_FAILING_ACCOUNTS
     }
 
-    /// Nobody was answered for a while, be it that only one asked.
+    /// `true` if the ledger has not answered for a while, even if only one account called it.
     pub(super) const fn is_silent(&self) -> bool {
-        self.failures >= FAILURES
+        self.failures >= MAX_FAILING_ACCOUNTS
     }
 
     /// `true` if another renewal may be sent.
@@ -61,29 +61,30 @@ impl Breaker {
         }
     }
 
-    /// When to try again; `None` while it is closed.
+    /// Returns the moment of the next try; `None` while it is closed.
     pub(super) fn next_try(&self) -> Option<Duration> {
         self.is_open().then_some(self.next_try)
     }
 
+    /// Counts a renewal that was answered.
     pub(super) fn answered(&mut self) {
         if self.is_open() {
-            self.window = FEW;
+            self.window = WINDOW_AFTER_OUTAGE;
         }
         self.failing.clear();
         self.failures = 0;
         self.pause = PAUSES.0;
-        self.window = (self.window + 1).min(MOST);
+        self.window = (self.window + 1).min(MAX_WINDOW);
     }
 
-    /// A renewal of this account had no answer.
+    /// Counts a renewal of this account that had no answer.
     pub(super) fn failed(&mut self, account: u64, now: Duration) {
         let was_open = self.is_open();
         self.failures = self.failures.saturating_add(1);
         if !was_open && !self.failing.contains(&account) {
             self.failing.push(account);
         }
-        // What was under way when it opened fails too, and says nothing new.
+        // Renewals that were under way when it opened fail, too, which is no news.
         let was_a_try = !was_open || now >= self.next_try;
         if self.is_open() && was_a_try {
             self.next_try = now + self.pause;
@@ -109,7 +110,9 @@ mod tests {
         breaker.failed(1, ms(0));
         breaker.failed(2, ms(0));
         assert!(
-            !breaker.is_open() && breaker.allows(MOST - 1, ms(0)) && !breaker.allows(MOST, ms(0))
+            !breaker.is_open()
+                && breaker.allows(MAX_WINDOW - 1, ms(0))
+                && !breaker.allows(MAX_WINDOW, ms(0))
         );
         breaker.failed(3, ms(100));
         assert!(
@@ -139,7 +142,11 @@ mod tests {
             breaker.failed(1, ms(1_000 * second));
             breaker.failed(2, ms(1_000 * second));
         }
-        assert!(breaker.is_silent() && !breaker.is_open() && breaker.allows(MOST - 1, ms(100_000)));
+        assert!(
+            breaker.is_silent()
+                && !breaker.is_open()
+                && breaker.allows(MAX_WINDOW - 1, ms(100_000))
+        );
     }
 
     #[test]
@@ -148,8 +155,11 @@ mod tests {
         (0..3).for_each(|account| breaker.failed(account, ms(0)));
         breaker.answered();
         assert!(!breaker.is_open() && breaker.next_try().is_none());
-        assert!(breaker.allows(FEW, ms(0)) && !breaker.allows(FEW + 1, ms(0)));
+        assert!(
+            breaker.allows(WINDOW_AFTER_OUTAGE, ms(0))
+                && !breaker.allows(WINDOW_AFTER_OUTAGE + 1, ms(0))
+        );
         (0..10_000).for_each(|_| breaker.answered());
-        assert!(breaker.allows(MOST - 1, ms(0)) && !breaker.allows(MOST, ms(0)));
+        assert!(breaker.allows(MAX_WINDOW - 1, ms(0)) && !breaker.allows(MAX_WINDOW, ms(0)));
     }
 }

@@ -156,8 +156,8 @@ impl HeldSlice {
         self.0.as_ref().map(|run| run.handle.table.rules.pause())
     }
 
-    /// Ends the slice, after a last call of `look` with the request. With `ask`, a request that used
-    /// more than its slice is billed only once the ledger has said how much can be paid: this
+    /// Ends the slice, after a last call of `look` with the request. With `ask`, a request that
+    /// used more than its slice is billed only once the ledger has said how much can be paid: this
     /// returns `None` then.
     pub(crate) fn end(
         mut self,

@@ -3,8 +3,8 @@
 //!
 //! Requests meet the table. An [`AccountHandle`] is an account's entry there; [`admit`] takes a
 //! slice of the account's lease for a request, or a [`Ticket`] to wait for the ledger with. A
-//! [`HeldSlice`] owns the slice until the request ends. All of this is short work under an account's
-//! mutex: nothing awaits, nothing calls the ledger.
+//! [`HeldSlice`] owns the slice until the request ends. All of this is short work under an
+//! account's mutex: nothing awaits, nothing calls the ledger.
 //!
 //! The [`Worker`] sends renewals when leases say so, and hands their answers back. It is woken only
 //! if it would otherwise sleep too long. The [`Keeper`] is its owner's handle, which shuts it down.

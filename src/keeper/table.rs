@@ -204,8 +204,8 @@ pub(super) fn new_lease_id() -> Result<LeaseId, Refusal> {
     LeaseId::random().map_err(|_| Refusal::TooManyAccounts)
 }
 
-/// The permit to be the worker: one has it at a time. It is free again if its holder is dropped, for
-/// instance with a runtime that ends.
+/// The permit to be the worker: one has it at a time. It is free again if its holder is dropped,
+/// for instance with a runtime that ends.
 pub(super) struct WorkerPermit(Arc<AccountTable>);
 
 impl WorkerPermit {

@@ -1,8 +1,8 @@
 //! The background task that renews leases.
 //!
 //! Of each lease at most one renewal is under way at a time, and of all leases as many as the
-//! breaker allows; what is due beyond that waits for its turn in the order in which it came. Reports
-//! wait a little while requests wait for answers, which would come behind theirs.
+//! breaker allows; what is due beyond that waits for its turn in the order in which it came.
+//! Reports wait a little while requests wait for answers, which would come behind theirs.
 //!
 //! All state that matters is in the account entries: if the task ends with its runtime, or panics,
 //! another one goes on from there.

@@ -42,8 +42,11 @@ pub(super) enum Decision {
     /// It is known without waiting.
     Now(Decided),
     /// It waits for the ledger, or for the host's code that identifies the caller.
-    Later(Pin<Box<dyn Future<Output = Decided> + Send>>),
+    Later(Deciding),
 }
+
+/// The future of a decision.
+pub(super) type Deciding = Pin<Box<dyn Future<Output = Decided> + Send>>;
 
 /// The state of the account's request rate, if its tier has one.
 pub(super) type Rate = Option<Box<RateState>>;

@@ -28,8 +28,8 @@ impl BillPolicy {
     }
 }
 
-/// Returns the host's decision, or `true` if its code panics: in a drop while a handler panics, too,
-/// where a second panic would abort the process.
+/// Returns the host's decision, or `true` if its code panics: in a drop while a handler panics,
+/// too, where a second panic would abort the process.
 pub(super) fn is_billed(bill_if: impl FnOnce() -> bool) -> bool {
     contained("`bill_if`", bill_if).unwrap_or(true)
 }

@@ -1,9 +1,9 @@
 //! The body of a metered response.
 //!
 //! A body that has ended when its head is there (empty, one frame, a gRPC message and its trailers)
-//! has its charge closed there. Any other is [read ahead](super::pump) by a task of its own, and its
-//! frames, trailers and errors come from a queue in their order. `size_hint` and `is_end_stream` say
-//! what those of the inner body would.
+//! has its charge closed there. Any other is [read ahead](super::pump) by a task of its own, and
+//! its frames, trailers and errors come from a queue in their order. `size_hint` and
+//! `is_end_stream` say what those of the inner body would.
 
 use std::{
     any::Any,
@@ -87,7 +87,7 @@ impl<B> MeterBody<B> {
     }
 }
 
-/// An empty body: layers that answer in a service's place need one.
+/// An empty body, for layers that answer without the service.
 impl<B> Default for MeterBody<B> {
     fn default() -> Self {
         Self::text(Bytes::new())
@@ -201,8 +201,8 @@ impl<B> fmt::Debug for MeterBody<B> {
 pin_project! {
     /// A body that was polled once, and can still be moved.
     ///
-    /// A body that was polled can be moved only if its type is `Unpin`, and that cannot be found out
-    /// of a type parameter. So the body types of nearly all servers are listed by name, and any
+    /// A body that was polled can be moved only if its type is `Unpin`, and that cannot be found
+    /// out of a type parameter. So the body types of nearly all servers are listed by name, and any
     /// other body is put into a box before it is polled.
     #[project = PolledProj]
     pub(super) enum Polled<B> {

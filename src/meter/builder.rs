@@ -35,7 +35,8 @@ use crate::{
 /// The most accounts that a node keeps leases of, by default.
 const MAX_ACCOUNTS: usize = 1 << 18;
 
-/// The field in which a request names the organisation that pays, as Hugging Face's clients send it.
+/// The field in which a request names the organisation that pays, as Hugging Face's clients send
+/// it.
 const BILL_TO: HeaderName = HeaderName::from_static("x-hf-bill-to");
 
 /// A slice pays for at least so many of the ledger's timeouts, so that it can be refilled in time.
@@ -114,16 +115,16 @@ impl CreditMeterBuilder {
     }
 
     /// Calls `hook` when an account has reached a threshold: once for each account, month and
-    /// threshold, on one of the nodes. At most 32 thresholds, which must be the same on all nodes. A
-    /// second call of this method replaces the first.
+    /// threshold, on one of the nodes. At most 32 thresholds, which must be the same on all nodes.
+    /// A second call of this method replaces the first.
     ///
-    /// The hook runs on the background task: spawn what takes longer than a moment. A hook that owns
-    /// the meter keeps it alive.
+    /// The hook runs on the background task: spawn what takes longer than a moment. A hook that
+    /// owns the meter keeps it alive.
     ///
     /// A threshold is not reached a second time if the account's credits grow later in the month,
     /// for example by a change of tier. If a node dies between the claim of a threshold in the
-    /// ledger and the call, the hook is never called. If a failover of the ledger forgets the claim,
-    /// another node may call it again.
+    /// ledger and the call, the hook is never called. If a failover of the ledger forgets the
+    /// claim, another node may call it again.
     ///
     /// ```
     /// use tower_credits::{
@@ -172,9 +173,9 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Makes leases hold a surplus, so that most requests are admitted without a call to the ledger.
-    /// Default: a lease holds only what running requests own. Other nodes cannot use the surplus
-    /// until ten seconds after its last use here.
+    /// Makes leases hold a surplus, so that most requests are admitted without a call to the
+    /// ledger. Default: a lease holds only what running requests own. Other nodes cannot use the
+    /// surplus until ten seconds after its last use here.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
@@ -192,7 +193,8 @@ impl CreditMeterBuilder {
 
     /// Sets the time for a call to the ledger, which is also the time that a request waits for its
     /// admission: 1 ms to 5 s. Default 250 ms. After it the tier's outage policy decides. A request
-    /// puts at least four such timeouts of compute time on hold, so that it can be refilled in time.
+    /// puts at least four such timeouts of compute time on hold, so that it can be refilled in
+    /// time.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
@@ -274,8 +276,8 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Sets if compute time ends with the response's head, so that streaming the body is not billed.
-    /// Default: it ends with the body.
+    /// Sets if compute time ends with the response's head, so that streaming the body is not
+    /// billed. Default: it ends with the body.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
@@ -326,9 +328,9 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Sets shadow mode: nothing is denied and nothing is stopped. Default: off. Each denial becomes
-    /// an event, and the request is metered if its account is known. Its cost is owed, and is on the
-    /// bill. Use it to put the meter in front of live traffic.
+    /// Sets shadow mode: nothing is denied and nothing is stopped. Default: off. Each denial
+    /// becomes an event, and the request is metered if its account is known. Its cost is owed, and
+    /// is on the bill. Use it to put the meter in front of live traffic.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
@@ -352,10 +354,12 @@ impl CreditMeterBuilder {
     /// [`bill_if_head`](Self::bill_if_head). The later call of the two counts.
     ///
     /// ```
+    /// use tower_credits::meter::End;
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
     /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
     /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
-    /// let meter = builder.bill_if(|request| request.end == tower_credits::meter::End::Complete).build()?;
+    ///
+    /// let meter = builder.bill_if(|request| request.end == End::Complete).build()?;
     /// # Ok(())
     /// # }
     /// ```
@@ -368,10 +372,10 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Sets a function that decides by the head of its response if a request is billed; by `None` if
-    /// it ended without a response. From then on its usage is settled while it runs. The head holds
-    /// the status of a gRPC call that failed before its first message (`grpc-status`). Default:
-    /// every request whose inner service was called is billed.
+    /// Sets a function that decides by the head of its response if a request is billed; by `None`
+    /// if it ended without a response. From then on its usage is settled while it runs. The head
+    /// holds the status of a gRPC call that failed before its first message (`grpc-status`).
+    /// Default: every request whose inner service was called is billed.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
@@ -395,7 +399,8 @@ impl CreditMeterBuilder {
     /// Sets how many bytes of a response are read ahead of its client. Default 256 KiB; at least
     /// four frames are read, and up to four times as many bytes until the pace of the service is
     /// known. Responses are read as fast as the service produces them, so that compute time does
-    /// not depend on the client. While the client is so many bytes behind, the service is held back.
+    /// not depend on the client. While the client is so many bytes behind, the service is held
+    /// back.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
@@ -411,8 +416,8 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Sets how many bytes of all responses together are read ahead. Default 256 MiB. Beyond it, one
-    /// frame of each response is read, and up to 64 KiB at its begin.
+    /// Sets how many bytes of all responses together are read ahead. Default 256 MiB. Beyond it,
+    /// one frame of each response is read, and up to 64 KiB at its begin.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
@@ -480,10 +485,10 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Sets if the heads of metered responses say what is known of their cost: `x-credits-remaining`
-    /// (dollars; of the included credits if there is no limit) and, if the compute time has ended or
-    /// was reported by then, `x-compute-time` (seconds) and `Server-Timing` (milliseconds). Default:
-    /// they do not.
+    /// Sets if the heads of metered responses say what is known of their cost:
+    /// `x-credits-remaining` (dollars; of the included credits if there is no limit) and, if the
+    /// compute time has ended or was reported by then, `x-compute-time` (seconds) and
+    /// `Server-Timing` (milliseconds). Default: they do not.
     ///
     /// With it, a client that asks for trailers (`TE: trailers`, RFC 9110, section 6.5.1) gets the
     /// compute time of a stream and its cost (`x-cost-nano-usd`) in trailers, on HTTP/2 and chunked
@@ -652,8 +657,8 @@ impl fmt::Debug for CreditMeterBuilder {
     }
 }
 
-/// Background task of a [`CreditMeter`]: it reports spending to the ledger, and asks it for credits.
-/// Without it, no request that needs the ledger is admitted, and nothing is settled.
+/// Background task of a [`CreditMeter`]: it reports spending to the ledger, and asks it for
+/// credits. Without it, no request that needs the ledger is admitted, and nothing is settled.
 #[derive(Debug)]
 pub struct CreditWorker(Worker);
 

@@ -22,14 +22,14 @@ use crate::{clock::Now, keeper::RunRef, metering::RunningRequest};
 /// the ledger is asked first if the report is more than the request has on hold.
 ///
 /// Usage is settled while a request runs, so that little is lost with a node that dies, and settled
-/// usage is not taken back by a lower report. So report early and often, or only at the end. As long
-/// as a handler keeps its clock, and no earlier request for the same model was seen to report
+/// usage is not taken back by a lower report. So report early and often, or only at the end. As
+/// long as a handler keeps its clock, and no earlier request for the same model was seen to report
 /// nothing, nothing is settled in advance.
 ///
 /// A handler that switches protocols (101, or a WebSocket's CONNECT) keeps a clone for as long as
-/// the connection is to be charged; the charge ends when the last clone is dropped. The layer cannot
-/// stop such a connection. The handler can: it looks at the time that is [left](Self::left), and
-/// what it uses beyond that is owed.
+/// the connection is to be charged; the charge ends when the last clone is dropped. The layer
+/// cannot stop such a connection. The handler can: it looks at the time that is [left](Self::left),
+/// and what it uses beyond that is owed.
 ///
 /// ```
 /// use tower_credits::ComputeClock;
@@ -147,9 +147,9 @@ impl WeakComputeClock {
     }
 }
 
-/// Response extension with which a service reports its compute time once its head is ready. It takes
-/// precedence over the layer's measurement. All that [`ComputeClock`] says of reports holds here,
-/// too.
+/// Response extension with which a service reports its compute time once its head is ready. It
+/// takes precedence over the layer's measurement. All that [`ComputeClock`] says of reports holds
+/// here, too.
 ///
 /// ```
 /// use std::time::Duration;

@@ -1,4 +1,4 @@
-//! [`CreditMeter`]: the handle of a meter, and everything that can be asked of it beside requests.
+//! [`CreditMeter`]: the handle of a meter.
 
 use std::{
     collections::HashSet,
@@ -135,8 +135,8 @@ impl CreditMeter {
         self.inner.identify.cookie()
     }
 
-    /// Returns the identity with the account that pays. In shadow mode the caller's own account pays
-    /// if the organisation may not be billed.
+    /// Returns the identity with the account that pays. In shadow mode the caller's own account
+    /// pays if the organisation may not be billed.
     pub(super) fn payer(
         &self,
         identity: Arc<Identity>,
@@ -178,8 +178,8 @@ impl CreditMeter {
         self.inner.ledger.amend(account, amendment).await
     }
 
-    /// Reads the statement of an identity's account for a month, by default for the current one. The
-    /// terms are those of its tier; a month that has ended keeps the terms that it had.
+    /// Reads the statement of an identity's account for a month, by default for the current one.
+    /// The terms are those of its tier; a month that has ended keeps the terms that it had.
     ///
     /// # Errors
     ///
@@ -203,9 +203,9 @@ impl CreditMeter {
         Accounts::of(Arc::clone(&self.inner.ledger))
     }
 
-    /// Shuts the meter down: denies new requests, ends the charge of requests that still run at what
-    /// they have used, and waits until the ledger has acknowledged everything, five seconds at most.
-    /// Returns what was settled, and what could not be.
+    /// Shuts the meter down: denies new requests, ends the charge of requests that still run at
+    /// what they have used, and waits until the ledger has acknowledged everything, five seconds at
+    /// most. Returns what was settled, and what could not be.
     ///
     /// Call it when the server has shut down. Requests that still run are not charged for the time
     /// after it.

@@ -75,8 +75,8 @@ impl CutOff {
 #[error("the response was abandoned: its client read nothing for too long")]
 pub struct Stalled;
 
-/// Finds out if the bytes that passed end between two events (WHATWG HTML, section 9.2.6: events end
-/// with a blank line, of any of three line ends).
+/// Finds out if the bytes that passed end between two events (WHATWG HTML, section 9.2.6: events
+/// end with a blank line, of any of three line ends).
 pub(super) struct EventBoundary {
     at_line_start: bool,
     after_carriage_return: bool,

@@ -154,8 +154,8 @@ impl CutOffWatch {
     fn remaining(&mut self, slice: Option<&HeldSlice>, cx: &Context<'_>) -> Option<RemainingTime> {
         let slice = slice?;
         let now = slice.now()?;
-        // The ledger is asked again after a pause, or after half of the remaining time, which is two
-        // pauses at most before the end.
+        // The ledger is asked again after a pause, or after half of the remaining time, which is
+        // two pauses at most before the end.
         let fresh = slice.ledger_timeout()? + slice.refill_pause()? * 4;
         let waker = self.wake_flag.as_ref().map_or(cx.waker(), |(flag, waker)| {
             flag.reset(cx.waker());

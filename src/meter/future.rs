@@ -13,7 +13,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{
-    admission::{Admitted, Decided, Decision},
+    admission::{Admitted, Decided, Deciding, Decision},
     body::MeterBody,
     call::{Call, add_headers},
     compute_clock::ComputeClock,
@@ -38,7 +38,7 @@ pin_project! {
     #[project = StateProj]
     #[project_replace = StateOwned]
     enum State<S, B, F> {
-        Deciding { deciding: Pin<Box<dyn Future<Output = Decided> + Send>>, asked: Box<(S, Request<B>, CreditMeter)> },
+        Deciding { deciding: Deciding, call: Box<(S, Request<B>, CreditMeter)> },
         Calling { #[pin] future: F, call: Call },
         Denying { denying: Pin<Box<Denying<B>>> },
         Done,
@@ -69,7 +69,7 @@ where
     ) -> Self {
         let state = match decision {
             Decision::Later(deciding) => {
-                State::Deciding { deciding, asked: Box::new((service, request, meter.clone())) }
+                State::Deciding { deciding, call: Box::new((service, request, meter.clone())) }
             }
             Decision::Now(decided) => decided_state(decided, service, request, meter),
         };
@@ -92,10 +92,10 @@ where
             match this.state.as_mut().project() {
                 StateProj::Deciding { deciding, .. } => {
                     let decided = ready!(deciding.as_mut().poll(cx));
-                    if let StateOwned::Deciding { asked, .. } =
+                    if let StateOwned::Deciding { call, .. } =
                         this.state.as_mut().project_replace(State::Done)
                     {
-                        let (service, request, meter) = *asked;
+                        let (service, request, meter) = *call;
                         this.state.set(decided_state(decided, service, request, &meter));
                     }
                 }

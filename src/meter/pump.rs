@@ -1,5 +1,5 @@
-//! The task that reads a response body ahead: as fast as the service produces, whatever the client's
-//! speed.
+//! The task that reads a response body ahead: as fast as the service produces, whatever the
+//! client's speed.
 //!
 //! It measures the service, closes the charge when the service has ended, and cuts the response off
 //! when its credits end, each at the moment when that happens. While the [queue](super::queue) is

@@ -1,11 +1,11 @@
 //! The queue between the task that reads a response body ahead and the client's side, which takes
 //! frames from it.
 //!
-//! It is bounded in bytes, by a limit of its own and by one for all queues of a meter together. Each
-//! frame counts [`FRAME_OVERHEAD`] more than its data, so that endless empty frames are bounded too.
-//! A queue takes at least [`MIN_FRAMES`], and more until the pace of the service is known. Once
-//! full, it has room again when half of it was taken: so the service is seen at work even if the
-//! client keeps the queue full.
+//! It is bounded in bytes, by a limit of its own and by one for all queues of a meter together.
+//! Each frame counts [`FRAME_OVERHEAD`] more than its data, so that endless empty frames are
+//! bounded too. A queue takes at least [`MIN_FRAMES`], and more until the pace of the service is
+//! known. Once full, it has room again when half of it was taken: so the service is seen at work
+//! even if the client keeps the queue full.
 
 use std::{
     collections::VecDeque,
@@ -32,8 +32,8 @@ const MIN_FRAMES: usize = 4;
 /// Until the pace of the service is known, a queue takes its limit so many times.
 const UNPACED_FACTOR: usize = 4;
 
-/// Until the pace of the service is known, a queue takes this many bytes even if all queues together
-/// are full.
+/// Until the pace of the service is known, a queue takes this many bytes even if all queues
+/// together are full.
 const UNPACED_BYTES: usize = 64 << 10;
 
 /// The task's end of a queue.
@@ -69,7 +69,7 @@ struct State {
     waits_for_room: Option<bool>,
 }
 
-/// How the end of a body becomes known.
+/// The way in which the end of a body becomes known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum EndOfFrames {
     /// With its last frame (`is_end_stream`).

@@ -69,8 +69,8 @@ impl Call {
         charge.close(End::Failed);
         tracing::error!(
             target: "tower_credits",
-            "a handler switched protocols and kept no ComputeClock: keep a clone for as long as the \
-             connection is to be charged"
+            "a handler switched protocols and kept no ComputeClock: keep a clone for as long as \
+             the connection is to be charged"
         );
         Rejection::UnmeteredUpgrade.into_response(self.style).map(MeterBody::text)
     }

@@ -119,7 +119,8 @@ impl BillingContext {
         self.period == period && self.plan == plan.number() && self.is_like(identity, workload)
     }
 
-    /// `true` if it was made for this identity and workload, in whatever month and by whatever plan.
+    /// `true` if it was made for this identity and workload, in whatever month and by whatever
+    /// plan.
     pub(crate) fn is_like(&self, identity: &Identity, workload: &Arc<Workload>) -> bool {
         Arc::ptr_eq(&self.workload, workload)
             && self.account == identity.account

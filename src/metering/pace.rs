@@ -16,28 +16,29 @@ const MIN_WAITED_FRAMES: u32 = 3;
 /// The number of batches over which the mean is taken; older ones count less and less.
 const AVERAGED_BATCHES: f64 = 32.0;
 
-/// A wait that is this many times shorter than the mean is no computation: a task that sends through
-/// a channel took its turn.
+/// A wait that is this many times shorter than the mean is no computation: a task that sends
+/// through a channel took its turn.
 const TURN_RATIO: f64 = 8.0;
 
 /// The pace at which a service produces frames, seen while it was not held back: how long it
-/// computes for a batch, and how many frames a batch has. Most services produce one frame at a time;
-/// some compute for several at once. Frames that come together with the first one were made before
-/// it, and say nothing.
+/// computes for a batch, and how many frames a batch has. Most services produce one frame at a
+/// time; some compute for several at once. Frames that come together with the first one were made
+/// before it, and say nothing.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
     /// Decaying sums over the batches that were seen whole: nanoseconds, frames, and their number.
     time: f64,
     frames: f64,
     batches: f64,
-    /// The batch that was waited for last: its nanoseconds and its frames so far. `None` if its rest
-    /// cannot be seen any more.
+    /// The batch that was waited for last: its nanoseconds and its frames so far. `None` if its
+    /// rest cannot be seen any more.
     batch: Option<(u64, f64)>,
     /// Number of frames of the latest batch that have come, seen or not.
     position: f64,
     /// Number of frames that were waited for.
     waited: u32,
-    /// Start of the next wait: the frame before it, or the moment from which it was waited for again.
+    /// Start of the next wait: the frame before it, or the moment from which it was waited for
+    /// again.
     since: Moment,
     has_begun: bool,
     is_waiting: bool,
@@ -159,8 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_found_ready_after_a_time_held_back_costs_what_others_did_and_all_no_more_than_that_time()
-     {
+    fn frames_after_a_time_held_back_cost_the_mean_and_together_at_most_that_time() {
         let mut pace = Pace::default();
         assert_eq!(pace.frame(s(10)), s(0), "the first frame has no gap");
         for at in [12, 16] {

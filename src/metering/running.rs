@@ -41,7 +41,7 @@ pub(crate) struct RunningRequest {
     is_streaming: bool,
     /// This layer is no longer between the service and its client, or may not stop it.
     is_unstoppable: bool,
-    /// Nothing stops it, and its service is told so.
+    /// Nothing stops it, and its `ComputeClock` says so.
     is_shadow: bool,
     finished: Option<FinishedRequest>,
 }
@@ -182,7 +182,7 @@ impl RunningRequest {
         }
     }
 
-    /// How it ended, once it has.
+    /// Returns its end, once it has ended.
     pub(crate) const fn finished(&self) -> Option<FinishedRequest> {
         self.finished
     }
