@@ -18,7 +18,9 @@ mod bill;
 #[cfg(feature = "axum")]
 mod billing;
 mod compute;
+mod context_cache;
 mod contract;
+mod cut_offs;
 mod denials;
 mod ends;
 mod hostile;
@@ -34,5 +36,3 @@ mod shutdown;
 #[cfg(feature = "axum")]
 mod sockets;
 mod thresholds;
-mod usual;
-mod verdicts;
