@@ -4,10 +4,17 @@ mod renewal;
 mod surplus;
 mod verdicts;
 
-use std::cell::Cell;
+use std::{cell::Cell, num::NonZeroU32, time::Duration};
 
-use super::*;
-use crate::ledger::{Answer, Book, Outcome, Record, Terms};
+use super::{
+    lease::{Lease, Next},
+    rules::LeaseRules,
+    run::{Closing, Denial, Run, RunId, Served, Want},
+};
+use crate::{
+    Credits,
+    ledger::{Answer, Book, LeaseId, LineKey, Outcome, Record, Terms, Usage},
+};
 
 /// A request that has used this much, and goes no further by itself.
 #[derive(Debug)]
@@ -282,7 +289,7 @@ fn a_request_is_due_when_half_of_its_hold_is_left_and_one_with_a_short_grant_lat
     );
 
     let (pair, request, key) = with_one_running(60);
-    assert_eq!(pair.lease.running[key.slot].slice, nanos(60));
+    assert_eq!(pair.lease.slice_of(key), nanos(60));
     request.0.set(15);
     let wait = pair.lease.next(&RULES, false, s(0));
     assert!(matches!(wait, Next::Wait(_)), "there was no more just now: {wait:?}");
@@ -297,13 +304,9 @@ fn what_is_free_goes_to_running_requests_that_are_due_and_to_no_others() {
     second.0.set(60);
     pair.lease.end(third_key, true, s(1));
     pair.lease.share_out(|()| false, s(1));
+    assert_eq!(pair.lease.slice_of(first_key), nanos(100), "more than half of its hold is left");
     assert_eq!(
-        pair.lease.running[first_key.slot].slice,
-        nanos(100),
-        "more than half of its hold is left"
-    );
-    assert_eq!(
-        pair.lease.running[second_key.slot].slice,
+        pair.lease.slice_of(second_key),
         nanos(160),
         "it wants what it used and a hold on top"
     );
