@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_one_number_is_one_line_and_so_is_what_has_two_numbers_and_one_key() {
+    fn one_number_is_one_line_and_so_are_two_numbers_with_one_key() {
         let mut tally = Tally::default();
         tally.add(1, || key(1, 1), usage(1));
         tally.add(1, || unreachable!("the line of this number is known"), usage(2));
@@ -115,7 +115,7 @@ mod tests {
 
     /// Client-chosen names without end take bounded memory, and cost what they cost.
     #[test]
-    fn beyond_the_recent_and_the_most_there_is_one_line_for_all() {
+    fn usage_beyond_the_most_lines_is_in_one_line() {
         let mut tally = Tally::default();
         for model in 0..MAX_RECENT_LINES {
             tally.add(model as u64, || key(1, model), usage(1));

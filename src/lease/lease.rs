@@ -9,7 +9,7 @@ use super::{
     pool::{Pool, Report},
     rules::LeaseRules,
 };
-// What the keeper's side still finds here.
+// The desk, the seat and the keeper import these from here.
 #[cfg(test)]
 pub(super) use super::run::Denial;
 pub(super) use super::run::{Closing, Run, RunId, Served, Want};

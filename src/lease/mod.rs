@@ -1,27 +1,29 @@
 //! The node's side of the ledger: credits on hold under a lease, requests admitted and charged
 //! against them locally.
 //!
-//! * [`Lease`](lease::Lease) is pure: it counts what is on hold, what is spent, which requests run on which
-//!   slices and who waits, and composes what the next renewal says. It has no clock and does no
-//!   I/O.
+//! * [`Lease`](lease::Lease) is pure: it counts what is on hold, what is spent, which requests run
+//!   on which slices and who waits, and composes what the next renewal says. It has no clock and
+//!   does no I/O.
 //! * [`Worker`] is the edge: one background task that sends renewals when leases say so, and hands
 //!   their answers back; [`Keeper`] is its handle.
 //! * [`Desk`] is what requests meet: they ask it for a [`Charge`](crate::meter), wait for one, and
 //!   close it.
 //!
-//! A lease is made of parts, each with a file and a state of its own:
+//! A lease is made of parts. Each has a file, a state of its own, and the invariants of that state
+//! in its docs:
 //!
-//! | part | what it holds |
+//! | part | state |
 //! |---|---|
-//! | [`Lease`](lease::Lease) | the parts below, and the conversation with the ledger that they take part in |
-//! | [`Life`](life::Life) | how far the lease is from its goodbye, and when it speaks regardless |
-//! | [`Exchange`](exchange::Exchange) | numbers of renewals, the one in flight, retries |
-//! | [`Pool`](pool::Pool) | the parts below, and who gets a slice of what is spare |
-//! | [`Slices`](slices::Slices) of [`Running`](running::Running) | the requests that run, and what each owns |
-//! | [`Queue`](queue::Queue) | the requests that wait |
-//! | [`Hold`](hold::Hold) | what may be spent |
-//! | [`Surplus`](surplus::Surplus) | what is held beyond what requests own |
-//! | [`Outbox`](outbox::Outbox) | what is spent, and what of it the ledger has acknowledged |
+//! | `lease.rs`: `Lease` | the parts below; the conversation with the ledger |
+//! | `life.rs`: `Life` | how far it is from its goodbye, and when it speaks regardless |
+//! | `exchange.rs`: `Exchange` | the numbers of renewals, the one in flight, retries |
+//! | `pool.rs`: `Pool` | the parts below; who gets a slice of what is spare |
+//! | `slices.rs`: `Slices` | the requests that run, and the sum of their slices |
+//! | `running.rs`: `Running` | one of these: its slice, what is settled, what it needs |
+//! | `queue.rs`: `Queue` | the requests that wait |
+//! | `hold.rs`: `Hold` | what may be spent |
+//! | `surplus.rs`: `Surplus` | what is held beyond what requests own |
+//! | `outbox.rs`: `Outbox` | what is spent, and what of it the ledger has acknowledged |
 //!
 //! Always `spent + slices <= budget`, but for debt: what `finish` requests use beyond their slices,
 //! and what is granted without the ledger while it does not answer.

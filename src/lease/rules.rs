@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::hold_ahead::HoldAhead;
 
-/// How long after its deadline a renewal may still act, by the ledger's clock.
+/// (7) How long after its deadline a renewal may still act, by the ledger's clock, at most.
 pub(crate) const A_LITTLE: Duration = Duration::from_millis(100);
 
 /// The times of the lease protocol. The defaults fit a ledger in the same data centre.

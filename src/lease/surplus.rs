@@ -7,8 +7,8 @@ use crate::{Credits, ledger::SHARE};
 
 /// The surplus of a lease: how large it is to be, and when it is filled up or given back.
 ///
-/// It is as [`HoldAhead`](super::hold_ahead::HoldAhead) says while the lease is in use, shrinks to its least some time after the
-/// last use, and then to nothing.
+/// It follows the [`HoldAhead`](crate::HoldAhead) of the rules while the lease is in use. Some time
+/// after the last use it shrinks to its least, and then to nothing.
 #[derive(Debug)]
 pub(super) struct Surplus {
     burn: Burn,
