@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::rules::{A_LITTLE, LeaseRules};
 use crate::Credits;
 
-/// Renewals in a row without an answer, after which nobody waits for the next.
+/// Renewals in a row without an answer, after which no request waits for the next.
 const FAILING_AFTER: u32 = 3;
 
 /// The messages between a lease and the ledger.
@@ -35,7 +35,7 @@ pub(super) struct Flight {
     pub(super) settled: Credits,
     /// `true` if it says goodbye.
     pub(super) is_goodbye: bool,
-    /// `true` if the process was suspended since it was sent: nobody is admitted on its answer.
+    /// `true` if the process was suspended since it was sent: no request is admitted on its answer.
     pub(super) overslept: bool,
 }
 
@@ -78,7 +78,7 @@ impl Exchange {
         self.failures > 0
     }
 
-    /// Returns `true` if the ledger has not answered for a while: nobody needs to wait to learn
+    /// Returns `true` if the ledger has not answered for a while: no request need wait to learn
     /// that.
     pub(super) fn is_failing(&self) -> bool {
         self.failures >= FAILING_AFTER

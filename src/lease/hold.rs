@@ -47,7 +47,7 @@ impl Hold {
         self.budget = spent;
     }
 
-    /// Admits nobody on what was granted before the process was suspended: the ledger may have
+    /// Admits no request on what was granted before the process was suspended: the ledger may have
     /// released it since.
     pub(super) fn distrust(&mut self, rules: &LeaseRules, woke_at: Duration) {
         if self.admit_until < woke_at + rules.admit_for {

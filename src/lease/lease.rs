@@ -103,7 +103,7 @@ impl<W, R: Run> Lease<W, R> {
         self.pool.slices_mut().run_mut(id)
     }
 
-    /// Returns a request that runs: nobody has ended it.
+    /// Returns a request that runs: neither its owner nor the end of its node has ended it.
     pub(crate) fn live_mut(&mut self, id: RunId) -> Option<&mut R> {
         self.pool.slices_mut().live_mut(id)
     }
@@ -119,15 +119,15 @@ impl<W, R: Run> Lease<W, R> {
         !self.exchange.is_in_flight() && self.pool.outbox().is_dirty_since(now)
     }
 
-    /// Admits nobody on what was granted before the process was suspended, until `woke_at`: it may
-    /// have been given to others since.
+    /// Admits no request on what was granted before the process was suspended, until `woke_at`: the
+    /// ledger may have granted it to others since.
     pub(crate) fn distrust(&mut self, rules: &LeaseRules, woke_at: Duration) {
         self.pool.distrust(rules, woke_at);
         self.exchange.distrust(woke_at);
     }
 
-    /// Admits a request here and now, without asking the ledger, or gives it back. Nobody passes
-    /// one who waits.
+    /// Admits a request here and now, without asking the ledger, or gives it back. It does not
+    /// pass one that waits.
     pub(crate) fn admit(&mut self, want: Want, run: R, now: Duration) -> Result<RunId, R> {
         if self.life.is_open() { self.pool.admit(want, run, now) } else { Err(run) }
     }
@@ -170,7 +170,7 @@ impl<W, R: Run> Lease<W, R> {
         self.pool.inherit(&old.pool);
     }
 
-    /// Returns `true` if the ledger has not answered for this lease for a while: nobody needs to
+    /// Returns `true` if the ledger has not answered for this lease for a while: no request need
     /// wait to learn that.
     pub(crate) fn is_failing(&self) -> bool {
         self.exchange.is_failing()
@@ -227,8 +227,8 @@ impl<W, R: Run> Lease<W, R> {
         self.pool.slices_mut().deny_due(now);
     }
 
-    /// Gives what is free to running requests that need more, then to those who wait. Those who
-    /// wait and satisfy `has_left` get nothing.
+    /// Gives what is free to running requests that need more, then to waiting ones. Those whose
+    /// handles satisfy `has_left` get nothing.
     pub(crate) fn share_out(
         &mut self,
         has_left: impl Fn(&W) -> bool,
@@ -239,12 +239,12 @@ impl<W, R: Run> Lease<W, R> {
         served
     }
 
-    /// Sends away all who wait, and returns them.
+    /// Removes all waiting requests, and returns their handles.
     pub(crate) fn dismiss(&mut self) -> Vec<W> {
         self.pool.queue_mut().dismiss()
     }
 
-    /// Forgets those who wait and satisfy `left`.
+    /// Removes waiting requests whose handles satisfy `left`.
     pub(crate) fn forget_waiting(&mut self, left: impl Fn(&W) -> bool) {
         self.pool.queue_mut().forget(left);
     }
@@ -353,8 +353,8 @@ impl<W, R: Run> Lease<W, R> {
         }
     }
 
-    /// Takes the answer to the renewal numbered `seq`. Those who wait and satisfy `has_left` get
-    /// nothing.
+    /// Takes the answer to the renewal numbered `seq`. Waiting requests whose handles
+    /// satisfy `has_left` get nothing.
     pub(crate) fn answered(
         &mut self,
         rules: &LeaseRules,
@@ -425,7 +425,7 @@ impl<W, R: Run> Lease<W, R> {
         }
     }
 
-    /// Gives up the renewal in flight: nobody takes its answer, and that denies nobody anything.
+    /// Gives up the renewal in flight: its answer is not taken, and no request is denied anything.
     pub(crate) fn abandon(&mut self, rules: &LeaseRules, now: Duration) {
         self.pool.slices_mut().forget_requests();
         self.unanswered(rules, self.exchange.seq(), now);

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::Credits;
 
-/// The credits of a lease, and the requests that share them: who is admitted, refilled and billed.
+/// The credits of a lease, and the requests that share them: which are admitted, refilled, billed.
 ///
 /// Always `spent + slices <= budget`, but for debt (see [`Hold`]). The parts hold one side each:
 /// [`Outbox`] what is spent, [`Slices`] what running requests own, [`Hold`] the budget. What of the
@@ -95,8 +95,7 @@ impl<W, R: Run> Pool<W, R> {
         self.slices.running() == 0 && !self.slices.has_pending() && self.outbox.spent().is_zero()
     }
 
-    /// Returns the last use if the lease rests: nothing runs, nobody waits, nothing is owed or on
-    /// hold.
+    /// Returns the last use if the lease rests: nothing runs or waits, nothing is owed or on hold.
     pub(super) fn resting_since(&self) -> Option<Duration> {
         let rests = self.slices.running() == 0
             && !self.slices.has_pending()
@@ -124,8 +123,8 @@ impl<W, R: Run> Pool<W, R> {
             .min(fill_at)
     }
 
-    /// Admits a request here and now, without asking the ledger, or gives it back. Nobody passes
-    /// one who waits.
+    /// Admits a request here and now, without asking the ledger, or gives it back. It does not
+    /// pass one that waits.
     pub(super) fn admit(&mut self, want: Want, mut run: R, now: Duration) -> Result<RunId, R> {
         match self.slice_for(want, now).filter(|_| self.queue.is_empty()) {
             Some(slice) => {
@@ -250,9 +249,9 @@ impl<W, R: Run> Pool<W, R> {
         self.surplus.note_left(left);
     }
 
-    /// (10) Gives what an answer granted first to those it was asked for when the renewal was sent,
-    /// at `asked_at`, so that nobody else takes it: running requests, then those who wait. What is
-    /// left is free for all; what nobody took is given back.
+    /// (10) Gives what an answer granted first to the requests that the renewal, sent at `asked_at`,
+    /// asked for, so that no other takes it: to running ones, then to waiting ones. What is left is
+    /// free for all requests; what none of them took is given back.
     pub(super) fn serve_answered(
         &mut self,
         rules: &LeaseRules,
@@ -273,7 +272,7 @@ impl<W, R: Run> Pool<W, R> {
         served
     }
 
-    /// Gives what is free to running requests that need more, then to those who wait.
+    /// Gives what is free to running requests that need more, then to waiting ones.
     pub(super) fn serve_free(
         &mut self,
         served: &mut Served<W, R>,
@@ -285,9 +284,9 @@ impl<W, R: Run> Pool<W, R> {
         self.serve_waiting(false, served, has_left, now);
     }
 
-    /// Admits those who wait, first come, first served. (10) With `requested`, those the ledger was
-    /// asked for, who are refused if there is not enough. Otherwise the first for whom there is not
-    /// enough goes on waiting, and those behind it with it.
+    /// Admits waiting requests, first come, first served. (10) With `requested`, only those that the
+    /// ledger was asked for: they are refused if there is not enough. Without, the first request for
+    /// which there is not enough goes on waiting, and so do those behind it.
     fn serve_waiting(
         &mut self,
         requested: bool,
@@ -310,7 +309,7 @@ impl<W, R: Run> Pool<W, R> {
         }
     }
 
-    /// Admits nobody on what was granted before the process was suspended, until `woke_at`.
+    /// Admits no request on what was granted before the process was suspended, until `woke_at`.
     pub(super) fn distrust(&mut self, rules: &LeaseRules, woke_at: Duration) {
         self.hold.distrust(rules, woke_at);
     }

@@ -7,8 +7,8 @@ use crate::Credits;
 
 /// The requests that wait, first come, first served.
 ///
-/// Those that the renewal in flight asks for are always at the front: whoever comes later queues
-/// behind them, and is asked for in the next renewal.
+/// The requests that the renewal in flight asks for are always at the front. A request that comes
+/// later queues behind them, and the next renewal asks for it.
 #[derive(Debug)]
 pub(super) struct Queue<W, R> {
     waiting: VecDeque<Waiting<W, R>>,
@@ -36,7 +36,7 @@ impl<W, R> Queue<W, R> {
         self.waiting.len()
     }
 
-    /// Returns the sum of what those who wait want to have on hold.
+    /// Returns the sum of what the requests want to have on hold.
     pub(super) fn holds(&self) -> Credits {
         self.waiting
             .iter()
@@ -47,7 +47,7 @@ impl<W, R> Queue<W, R> {
         self.waiting.push_back(Waiting { want, run, handle, is_requested: false });
     }
 
-    /// Returns when the ledger is to be asked: now, if it has not been asked for somebody.
+    /// Returns when the ledger is to be asked: now, if it has not been asked for a request.
     pub(super) fn due(&self, now: Duration) -> Duration {
         if self.waiting.iter().all(|waiting| waiting.is_requested) { Duration::MAX } else { now }
     }
@@ -63,8 +63,8 @@ impl<W, R> Queue<W, R> {
         self.waiting.iter_mut().for_each(|waiting| waiting.is_requested = false);
     }
 
-    /// Returns what the first wants who has not left. With `requested`, only of those the ledger
-    /// was asked for.
+    /// Returns what the first request wants that has not left. With `requested`, only if the ledger
+    /// was asked for it.
     pub(super) fn first(&mut self, requested: bool, has_left: impl Fn(&W) -> bool) -> Option<Want> {
         while self.waiting.front().is_some_and(|waiting| has_left(&waiting.handle)) {
             self.waiting.pop_front();
@@ -77,17 +77,17 @@ impl<W, R> Queue<W, R> {
         self.waiting.pop_front().map(|waiting| (waiting.handle, waiting.run))
     }
 
-    /// Sends all away.
+    /// Removes all requests, and returns their handles.
     pub(super) fn dismiss(&mut self) -> Vec<W> {
         self.waiting.drain(..).map(|waiting| waiting.handle).collect()
     }
 
-    /// Forgets those who have left.
+    /// Removes requests that have left.
     pub(super) fn forget(&mut self, has_left: impl Fn(&W) -> bool) {
         self.waiting.retain(|waiting| !has_left(&waiting.handle));
     }
 
-    /// Frees the memory of those who waited; there must be none.
+    /// Frees the memory of requests that waited; does nothing if one still waits.
     pub(super) fn free_memory(&mut self) {
         if self.waiting.is_empty() {
             self.waiting = VecDeque::new();
@@ -122,14 +122,14 @@ mod tests {
         assert_eq!(queue.request_all(), Credits::clamped(10));
         assert_eq!(queue.due(NOW), Duration::MAX);
         queue.push(want(20), (), 2);
-        assert_eq!(queue.due(NOW), NOW, "nobody has asked for the second");
+        assert_eq!(queue.due(NOW), NOW, "the ledger was not asked for the second");
         assert_eq!(queue.request_all(), Credits::clamped(30));
         queue.forget_requests();
         assert_eq!(queue.due(NOW), NOW);
     }
 
     #[test]
-    fn those_who_came_after_the_question_are_not_first_in_its_answer() {
+    fn requests_that_came_after_the_renewal_are_not_served_by_its_answer() {
         let mut queue = queue(&[1]);
         queue.request_all();
         queue.push(want(20), (), 2);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_left_are_passed_over() {
+    fn requests_that_left_are_passed_over() {
         let mut queue = queue(&[1, 2, 3]);
         assert!(queue.first(false, |name| *name < 3).is_some());
         assert_eq!((queue.len(), queue.pop()), (1, Some((3, ()))));

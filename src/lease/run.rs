@@ -48,8 +48,7 @@ pub(crate) struct Denial {
 /// What a request wants from its lease.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Want {
-    /// The slice that it takes at its admission where there is enough, and is refilled to while it
-    /// runs.
+    /// The slice that it takes at its admission if there is enough, and is refilled to while it runs.
     pub(crate) hold: Credits,
     /// The smallest slice that it can begin with.
     pub(crate) least: Credits,
@@ -70,12 +69,12 @@ pub(crate) struct RunId {
 /// A request that ended, and what it was billed; `None` if it never began or is not billed.
 pub(crate) type Billed<R> = (R, Option<Usage>);
 
-/// The requests whose state changed. `W` is a waiting request's handle, by which its owner is told.
+/// The requests whose state changed. `W` is the handle by which a waiting request's owner is told.
 #[derive(Debug)]
 pub(crate) struct Served<W, R> {
-    /// Those who waited and are admitted, with their names from now on.
+    /// Requests that waited and are admitted, with their names from now on.
     pub(crate) admitted: Vec<(W, RunId)>,
-    /// Those who waited, whom the ledger was asked for, and for whom it had not enough.
+    /// Requests that waited, and for which the ledger was asked and had not enough.
     pub(crate) refused: Vec<W>,
     /// Requests that ended earlier with more used than their slices, and are billed now.
     pub(crate) settled: Vec<Billed<R>>,

@@ -50,7 +50,7 @@ impl<R: Run> Running<R> {
     ) -> Self {
         run.granted(slice, now);
         let is_short = slice < hold;
-        // Where there was not enough just now, there will not be at once.
+        // If there was not enough just now, there will not be at once.
         let refill_from = if is_short {
             now.saturating_add(run.runway(slice.half(), now))
         } else {
@@ -124,7 +124,7 @@ impl<R: Run> Running<R> {
         self.refill_from = Duration::ZERO;
     }
 
-    /// Its owner has ended it, and is told what it was billed once that is known.
+    /// Notes that its owner has ended it, and is told what it was billed once that is known.
     pub(super) fn claim(&mut self) {
         if let State::Pending { is_claimed, .. } = &mut self.state {
             *is_claimed = true;
@@ -155,12 +155,12 @@ impl<R: Run> Running<R> {
         self.run.end(now)
     }
 
-    /// Returns how much of `used` its slice does not cover and it is not billed without more.
+    /// Returns how much of `used` its slice does not cover, if it stops there; zero if it finishes.
     pub(super) fn uncovered(&self, used: Usage) -> Credits {
         if self.run.stops() { used.cost.saturating_sub(self.slice) } else { Credits::ZERO }
     }
 
-    /// Has it wait, ended, until the ledger has said how much of `used` can be paid.
+    /// Notes that it waits, having ended, for the ledger to say how much of `used` can be paid.
     pub(super) fn wait_for_rest(&mut self, used: Usage) {
         self.state = State::Pending { used, is_claimed: false };
     }
@@ -213,7 +213,7 @@ impl<R: Run> Running<R> {
     }
 
     /// (10) Tells it that the ledger had less than it was asked for at `asked_at`, and lets it ask
-    /// again after a pause: half of what its slice still lasts, where that is longer.
+    /// again after a pause: half of what its slice still lasts, if that is longer.
     pub(super) fn refuse_refill(&mut self, asked_at: Duration, pause: Duration, now: Duration) {
         self.run.denied(Denial { asked_at, answered: true });
         let runway = self.run.runway(self.slice, now);

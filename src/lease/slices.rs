@@ -82,7 +82,7 @@ impl<R: Run> Slices<R> {
         self.running.iter().filter(|(_, running)| which(running)).map(|(slot, _)| slot).collect()
     }
 
-    /// Goes on counting where the lease before this one stopped.
+    /// Goes on counting from the last serial number of the lease before this one.
     pub(super) fn continue_serials(&mut self, before: &Self) {
         self.last_serial = before.last_serial;
     }
@@ -183,8 +183,8 @@ impl<R: Run> Slices<R> {
         self.running.try_remove(slot).map(|running| (running.into_run(), billed))
     }
 
-    /// Bills pending requests no more than their slices: there will be no answer. Returns those
-    /// whose owners have ended them.
+    /// Bills pending requests no more than their slices: there will be no answer. Returns the
+    /// requests whose owners have ended them.
     pub(super) fn give_up_pending(&mut self, outbox: &mut Outbox) -> Vec<Billed<R>> {
         self.resolve_all(self.slots(Running::is_pending), outbox)
     }
@@ -308,7 +308,7 @@ impl<R: Run> Slices<R> {
         }
     }
 
-    /// Forgets what the renewal in flight asks for: its answer denies nobody anything.
+    /// Forgets what the renewal in flight asks for: its answer denies no request anything.
     pub(super) fn forget_requests(&mut self) {
         for (_, running) in &mut self.running {
             running.take_request();
@@ -324,7 +324,7 @@ impl<R: Run> Slices<R> {
         }
     }
 
-    /// Frees the memory of requests that ran; there must be none.
+    /// Frees the memory of requests that ran; does nothing if there still is one.
     pub(super) fn free_memory(&mut self) {
         if self.running.is_empty() {
             self.running = Slab::new();

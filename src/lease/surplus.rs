@@ -54,8 +54,8 @@ impl Surplus {
         self.left = None;
     }
 
-    /// Returns the surplus to ask for, and to keep of the `spare` that is there. If somebody waits,
-    /// the lease is in use.
+    /// Returns the surplus to ask for, and to keep of the `spare` that is there. If a request
+    /// waits, the lease is in use.
     ///
     /// It is at most a share of what the account has left, spare credits included. They are kept by
     /// right: if they were not counted, shares of the rest, asked for again and again, would add up
@@ -84,7 +84,7 @@ impl Surplus {
     /// half of it is taken.
     pub(super) fn renewed(&mut self, spare: Credits, target: Credits) {
         let half = target.half();
-        // Where there was not even half of it to be had, there will not be at once.
+        // If there was not even half of it to be had, there will not be at once.
         self.low = if spare < half { Credits::ZERO } else { half };
     }
 
@@ -173,7 +173,7 @@ mod tests {
         burn.sample(nanos(0), span, s(3));
         assert_eq!((burn.together(), burn.hold()), (nanos(400), nanos(10)));
         burn.sample(nanos(0), span, s(100));
-        assert_eq!(burn.together(), nanos(400), "nobody came since");
+        assert_eq!(burn.together(), nanos(400), "no request came since");
         burn.wants(nanos(5));
         burn.sample(nanos(5), span, s(100));
         assert_eq!((burn.together(), burn.hold()), (nanos(5), nanos(5)));
