@@ -249,9 +249,9 @@ impl<W, R: Run> Pool<W, R> {
         self.surplus.note_left(left);
     }
 
-    /// (10) Gives what an answer granted first to the requests that the renewal, sent at `asked_at`,
-    /// asked for, so that no other takes it: to running ones, then to waiting ones. What is left is
-    /// free for all requests; what none of them took is given back.
+    /// (10) Gives what an answer granted first to the requests that the renewal asked for, so that
+    /// no other takes it: to running ones, then to waiting ones. What is left is free for all
+    /// requests; what none of them took is given back. The renewal was sent at `asked_at`.
     pub(super) fn serve_answered(
         &mut self,
         rules: &LeaseRules,
@@ -284,9 +284,9 @@ impl<W, R: Run> Pool<W, R> {
         self.serve_waiting(false, served, has_left, now);
     }
 
-    /// Admits waiting requests, first come, first served. (10) With `requested`, only those that the
-    /// ledger was asked for: they are refused if there is not enough. Without, the first request for
-    /// which there is not enough goes on waiting, and so do those behind it.
+    /// Admits waiting requests, first come, first served. (10) With `requested`, only those that
+    /// the ledger was asked for: they are refused if there is not enough. Without, the first
+    /// request for which there is not enough goes on waiting, and so do those behind it.
     fn serve_waiting(
         &mut self,
         requested: bool,

@@ -48,7 +48,8 @@ pub(crate) struct Denial {
 /// What a request wants from its lease.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Want {
-    /// The slice that it takes at its admission if there is enough, and is refilled to while it runs.
+    /// The slice that it takes at its admission if there is enough, and is refilled to while it
+    /// runs.
     pub(crate) hold: Credits,
     /// The smallest slice that it can begin with.
     pub(crate) least: Credits,
