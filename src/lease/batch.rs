@@ -1,59 +1,61 @@
-//! Usage on its way to the ledger.
+//! Usage in lines, and batches of it on their way to the ledger.
 
 use std::{collections::HashMap, sync::Arc};
 
 use crate::Credits;
 use crate::ledger::{LineKey, Usage, UsageLine};
 
-/// Lines that are found by their number alone.
-const MOST_RECENT: usize = 16;
+/// The most lines of a batch that are found by their number alone.
+const MAX_RECENT_LINES: usize = 16;
 
-/// The most other lines of a batch.
-const MAX_LINES: usize = 2_000;
+/// The most lines of a batch beyond those; what would be more is one line.
+const MAX_FURTHER_LINES: usize = 2_000;
 
-/// Usage that is in no batch yet, by line. Takes no memory while there is none.
+/// Usage that is in no batch yet, by line. It takes no memory on the heap while there is none, and
+/// bounded memory whatever names clients choose.
 #[derive(Debug, Default)]
 pub(super) struct Tally {
-    /// By number: most accounts use few lines, and those again and again.
+    /// Lines by number: most accounts use few, and those again and again.
     recent: Vec<(u64, UsageLine)>,
+    /// Lines beyond the recent ones.
     #[expect(clippy::box_collection, reason = "few accounts have one")]
-    rest: Option<Box<HashMap<LineKey, Usage>>>,
+    further: Option<Box<HashMap<LineKey, Usage>>>,
 }
 
 impl Tally {
-    /// Adds usage to a line, which is made where it is not there yet. The same number always means
-    /// the same line.
+    /// Adds usage to the line of this number. The same number always means the same line; `line` is
+    /// called if it is not known yet.
     pub(super) fn add(&mut self, number: u64, line: impl FnOnce() -> LineKey, usage: Usage) {
         if let Some((_, line)) = self.recent.iter_mut().find(|(known, _)| *known == number) {
             line.usage.add(usage);
-        } else if self.recent.len() < MOST_RECENT {
+        } else if self.recent.len() < MAX_RECENT_LINES {
             if self.recent.is_empty() {
                 // Most accounts have one.
                 self.recent.reserve_exact(1);
             }
             self.recent.push((number, UsageLine { key: line(), usage }));
         } else {
-            let (rest, key) = (self.rest.get_or_insert_default(), line());
-            let room = rest.len() < MAX_LINES || rest.contains_key(&key);
-            rest.entry(if room { key } else { LineKey::Other }).or_default().add(usage);
+            let (further, key) = (self.further.get_or_insert_default(), line());
+            let room = further.len() < MAX_FURTHER_LINES || further.contains_key(&key);
+            further.entry(if room { key } else { LineKey::Other }).or_default().add(usage);
         }
     }
 
-    /// `true` if there is none.
+    /// Returns `true` if there is no usage.
     pub(super) fn is_empty(&self) -> bool {
         self.recent.is_empty()
     }
 
-    /// All lines, each once. What would be more than [`MAX_LINES`] is one.
+    /// Takes all lines out, each once.
     pub(super) fn take(&mut self) -> Arc<[UsageLine]> {
-        let rest = self
-            .rest
+        let further = self
+            .further
             .take()
-            .map(|rest| rest.into_iter().map(|(key, usage)| UsageLine { key, usage }));
+            .map(|further| further.into_iter().map(|(key, usage)| UsageLine { key, usage }));
         let mut lines: Vec<_> = std::mem::take(&mut self.recent)
             .into_iter()
             .map(|(_, line)| line)
-            .chain(rest.into_iter().flatten())
+            .chain(further.into_iter().flatten())
             .collect();
         lines.sort_by(|a, b| a.key.cmp(&b.key));
         // Two numbers may mean one line.
@@ -67,7 +69,7 @@ impl Tally {
     }
 }
 
-/// What a renewal settles. Frozen, and sent again unchanged until it is acknowledged.
+/// (4) What a renewal settles. It is frozen, and sent again unchanged until it is acknowledged.
 #[derive(Clone, Debug)]
 pub(super) struct Batch {
     pub(super) number: u64,
@@ -96,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_one_number_is_one_line_and_so_is_what_has_two_numbers_and_one_key() {
+    fn one_number_is_one_line_and_so_are_two_numbers_with_one_key() {
         let mut tally = Tally::default();
         tally.add(1, || key(1, 1), usage(1));
         tally.add(1, || unreachable!("the line of this number is known"), usage(2));
@@ -113,25 +115,25 @@ mod tests {
 
     /// Client-chosen names without end take bounded memory, and cost what they cost.
     #[test]
-    fn beyond_the_recent_and_the_most_there_is_one_line_for_all() {
+    fn usage_beyond_the_most_lines_is_in_one_line() {
         let mut tally = Tally::default();
-        for model in 0..MOST_RECENT {
+        for model in 0..MAX_RECENT_LINES {
             tally.add(model as u64, || key(1, model), usage(1));
         }
-        assert!(tally.rest.is_none() && tally.recent.len() == MOST_RECENT);
-        for model in MOST_RECENT..5_000 {
+        assert!(tally.further.is_none() && tally.recent.len() == MAX_RECENT_LINES);
+        for model in MAX_RECENT_LINES..5_000 {
             tally.add(model as u64, || key(1, model), usage(1));
             // One that is there already stays apart.
-            tally.add(5_000 + model as u64, || key(1, MOST_RECENT), usage(1));
+            tally.add(5_000 + model as u64, || key(1, MAX_RECENT_LINES), usage(1));
         }
         let lines = tally.take();
-        assert_eq!(lines.len(), MOST_RECENT + MAX_LINES + 1);
+        assert_eq!(lines.len(), MAX_RECENT_LINES + MAX_FURTHER_LINES + 1);
         let of = |key: &LineKey| lines.iter().find(|line| line.key == *key).unwrap().usage.requests;
-        assert_eq!(of(&LineKey::Other), (5_000 - MOST_RECENT - MAX_LINES) as u64);
-        assert_eq!(of(&key(1, MOST_RECENT)), 1 + (5_000 - MOST_RECENT) as u64);
+        assert_eq!(of(&LineKey::Other), (5_000 - MAX_RECENT_LINES - MAX_FURTHER_LINES) as u64);
+        assert_eq!(of(&key(1, MAX_RECENT_LINES)), 1 + (5_000 - MAX_RECENT_LINES) as u64);
         assert_eq!(
             lines.iter().map(|line| line.usage.requests).sum::<u64>(),
-            (MOST_RECENT + 2 * (5_000 - MOST_RECENT)) as u64
+            (MAX_RECENT_LINES + 2 * (5_000 - MAX_RECENT_LINES)) as u64
         );
     }
 }

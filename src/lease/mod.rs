@@ -1,21 +1,51 @@
-//! One node's share of an account's credits in a month, as pure arithmetic.
+//! One node's share of an account's credits in a month, as pure arithmetic. The
+//! [keeper](crate::keeper) renews leases, and admits requests on them.
 //!
-//! * [`Lease`] is what is on hold, what is spent, which requests run on which slices, which wait,
-//!   and what the next renewal says.
-//! * [`LeaseRules`] are the times of the protocol, [`HoldAhead`] the surplus that leases hold.
+//! A lease is made of parts. Each has a file, a state of its own, and the invariants of that state
+//! in its docs:
 //!
-//! Always `spent + slices <= budget`, except for what requests of `finish` tiers use beyond their
-//! slices, which is debt. The [keeper](crate::keeper) renews leases.
+//! | part | state |
+//! |---|---|
+//! | `lease.rs`: `Lease` | the parts below; the conversation with the ledger |
+//! | `life.rs`: `Life` | its stages, from its first renewal to its last |
+//! | `exchange.rs`: `Exchange` | the numbers of renewals, the one in flight, retries |
+//! | `pool.rs`: `Pool` | the parts below; which request gets a slice of the spare credits |
+//! | `slices.rs`: `Slices` | the requests that run, and the sum of their slices |
+//! | `running.rs`: `Running` | one of these: its slice, what is settled, what it needs |
+//! | `queue.rs`: `Queue` | the requests that wait |
+//! | `hold.rs`: `Hold` | the budget |
+//! | `surplus.rs`: `Surplus` | the credits held ahead of requests |
+//! | `outbox.rs`: `Outbox` | the credits that are spent, and those that the ledger has acknowledged |
+//!
+//! Always `spent + slices <= budget`, except for debt: what `finish` requests use beyond their slices,
+//! and what is granted without the ledger while it does not answer.
+//!
+//! Numbers in parentheses, as in "(3)", are the rules of `docs/lease-protocol.md`. They stand in
+//! the code where it keeps them.
 
 mod batch;
+mod exchange;
+mod hold;
+mod hold_ahead;
 #[expect(clippy::module_inception, reason = "the lease is what this module is named for")]
 mod lease;
+mod life;
+mod outbox;
+mod pool;
+mod queue;
 mod rules;
+mod run;
+mod running;
 #[cfg(test)]
 mod simulation;
+mod slices;
+mod surplus;
+#[cfg(test)]
+mod tests;
 
-pub use self::rules::HoldAhead;
+pub use self::hold_ahead::HoldAhead;
 pub(crate) use self::{
-    lease::{Closing, Denial, Lease, Next, Run, RunId, Served, Want},
+    lease::{Lease, Next},
     rules::{A_LITTLE, LeaseRules},
+    run::{Closing, Denial, Run, RunId, Served, Want},
 };

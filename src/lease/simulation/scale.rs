@@ -4,9 +4,21 @@
 //! One account's requests come to each node by chance, `rate` a second, and take 20 ms. Nothing is
 //! lost; a round trip takes 2 ms.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap, rc::Rc, time::Duration};
 
-use super::*;
+use fastrand::Rng;
+
+use super::{nanos, node::Waiter, request::Request, ticks};
+use crate::{
+    Credits, HoldAhead, Period,
+    lease::{
+        RunId, Want,
+        lease::{Lease, Next},
+        rules::LeaseRules,
+        run::Closing,
+    },
+    ledger::{Book, LeaseId, Record, Renewal, Terms},
+};
 
 const NODES: usize = 1_000;
 const ROUND_TRIP: Duration = Duration::from_millis(2);
@@ -117,7 +129,7 @@ impl Many {
                     member.lease = Lease::new(LeaseId::from_bits(self.names), now);
                     member.sent = None;
                 }
-                let request = Rc::new(Request { length: ticks(LENGTH), ..Request::default() });
+                let request = Rc::new(Request::new(false, ticks(LENGTH), false));
                 match member.lease.admit(want, Rc::clone(&request), now) {
                     Ok(id) => member.admitted(request, id, now, node, &mut self.events),
                     Err(run) => member.lease.wait(want, run, (request, 0)),
@@ -207,7 +219,8 @@ fn a_thousand_nodes_send_as_many_renewals_as_the_formula_says() {
         let measured = many.pass(warm_up + span) as f64 / span.as_secs_f64() / NODES as f64;
         let expected = formula(rate, &many.rules);
         eprintln!(
-            "{rate} requests a second on each of {NODES} nodes, flush {flush:?}: {measured:.3} renewals a second and node, by the formula {expected:.3}"
+            "{rate} requests a second on each of {NODES} nodes, flush {flush:?}: \
+             {measured:.3} renewals a second and node, by the formula {expected:.3}"
         );
         // A burst of requests that takes half of the surplus asks for more at once: that is not in
         // the formula.

@@ -57,10 +57,10 @@ fn it_is_settled_when_nothing_runs_and_everything_is_acknowledged() {
     assert!(pair.lease.is_settled());
 }
 
-/// What nobody will renew again need not be remembered; but a renewal that was given up may still
-/// act, or a copy of one that was answered, and must find what it says again.
+/// The ledger need not remember a lease that nobody will renew again. But a renewal that was given
+/// up, or a copy of one that was answered, may still act, and must find the lease's entry then.
 #[test]
-fn where_its_node_ends_a_lease_says_goodbye_once_nothing_older_can_act() {
+fn if_its_node_ends_a_lease_says_goodbye_once_nothing_older_can_act() {
     for lost in [false, true] {
         let (mut pair, request, key) = with_one_running(1_000);
         request.0.set(7);
@@ -85,7 +85,7 @@ fn where_its_node_ends_a_lease_says_goodbye_once_nothing_older_can_act() {
 }
 
 #[test]
-fn a_month_that_has_not_begun_is_left_where_nothing_happened_in_it() {
+fn in_a_month_that_has_not_begun_a_lease_goes_if_nothing_was_used() {
     let mut unused_one = fresh();
     unused_one.wait(WANT, unused(), ());
     let renewal = unused_one.renew(&RULES, TERMS, false, s(0));
@@ -93,13 +93,10 @@ fn a_month_that_has_not_begun_is_left_where_nothing_happened_in_it() {
     unused_one.answered(&RULES, renewal.seq, &not_begun, |()| false, s(0));
     assert_eq!(unused_one.next(&RULES, false, s(0)), Next::Gone);
 
-    // Something runs in it, or was used in it, without the ledger: that is told once the month has
-    // begun.
+    // Something runs in it, or was used in it, without the ledger: that is reported once the month
+    // has begun.
     let mut running = fresh();
-    let key = running
-        .trust(WANT, std::rc::Rc::new(Standing(Cell::new(3))), nanos(100), s(0))
-        .ok()
-        .unwrap();
+    let key = running.trust(WANT, Rc::new(Manual(Cell::new(3))), nanos(100), s(0)).ok().unwrap();
     answer(&mut running, Outcome::NotBegun, s(0));
     assert!(matches!(running.next(&RULES, false, s(0)), Next::Wait(at) if at < s(1)));
     running.end(key, true, s(1));
@@ -109,7 +106,7 @@ fn a_month_that_has_not_begun_is_left_where_nothing_happened_in_it() {
 }
 
 #[test]
-fn what_nobody_took_is_given_back_at_once() {
+fn a_grant_that_nobody_took_is_given_back() {
     let mut pair = Pair::new(1_000);
     pair.lease.wait(WANT, unused(), ());
     let renewal = pair.lease.renew(&RULES, TERMS, false, s(0));
@@ -124,7 +121,7 @@ fn what_nobody_took_is_given_back_at_once() {
 }
 
 #[test]
-fn what_was_used_while_a_batch_was_resent_is_told_in_the_next() {
+fn usage_while_a_batch_is_resent_is_in_the_next() {
     let (mut pair, request, key) = with_one_running(1_000);
     let (second, second_key) = pair.start(0, s(0));
     request.0.set(7);
@@ -147,9 +144,9 @@ fn what_was_used_while_a_batch_was_resent_is_told_in_the_next() {
     assert_eq!((pair.book.used(), pair.book.itemised()), (nanos(12), nanos(12)));
 }
 
-/// Lines are counted, too: of models whose price is nothing.
+/// Requests are counted in lines, also those of models whose price is nothing.
 #[test]
-fn what_costs_nothing_and_ends_while_a_batch_is_resent_is_told_in_the_next() {
+fn free_requests_that_end_while_a_batch_is_resent_are_in_the_next() {
     let (mut pair, request, key) = with_one_running(1_000);
     let (_, free) = pair.start(0, s(0));
     request.0.set(7);

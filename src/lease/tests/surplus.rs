@@ -61,7 +61,7 @@ fn it_is_a_slice_for_each_request_that_lately_ran_at_once_within_bounds() {
 }
 
 #[test]
-fn a_crowd_is_forgotten_after_two_spans_and_what_is_large_too() {
+fn a_crowd_is_forgotten_after_two_spans() {
     let mut pair = ahead(1_000_000, HoldAhead::default());
     let crowd = pair.begin(40, s(0));
     pair.end_all(crowd, s(1));
@@ -75,7 +75,7 @@ fn a_crowd_is_forgotten_after_two_spans_and_what_is_large_too() {
 }
 
 #[test]
-fn after_a_lull_it_keeps_the_least_and_after_ten_seconds_nothing() {
+fn after_the_last_use_it_shrinks_to_the_least_and_then_to_nothing() {
     let mut pair = ahead(1_000_000, HoldAhead::default());
     let crowd = pair.begin(40, s(0));
     pair.end_all(crowd, s(1));
@@ -114,7 +114,7 @@ fn it_asks_for_more_when_half_is_taken_and_nobody_waits() {
 }
 
 #[test]
-fn where_half_of_it_is_not_to_be_had_it_does_not_ask_again_and_again() {
+fn if_less_than_half_of_it_is_granted_it_does_not_ask_again_at_once() {
     // A quarter of what is left after the first, at most: less than half of eight slices.
     let mut pair = ahead(1_300, HoldAhead::slices(slices(8)));
     pair.begin(1, s(0));
@@ -141,7 +141,7 @@ fn however_often_it_asks_it_holds_no_more_than_a_quarter_of_what_is_left() {
 }
 
 #[test]
-fn after_a_pause_the_first_asks_for_those_behind_it() {
+fn after_a_pause_the_first_request_asks_for_the_surplus_too() {
     let mut pair = ahead(1_000_000, HoldAhead::default());
     let one = pair.begin(1, s(0));
     pair.end_all(one, s(0));
@@ -152,7 +152,7 @@ fn after_a_pause_the_first_asks_for_those_behind_it() {
 }
 
 #[test]
-fn what_is_cheap_and_many_and_what_is_dear_and_one_do_not_multiply() {
+fn many_cheap_requests_and_one_dear_one_do_not_multiply() {
     let mut pair = ahead(100_000_000, HoldAhead::default());
     let dear = Want { hold: nanos(100_000), ..WANT };
     pair.lease.wait(dear, unused(), ());

@@ -1,19 +1,26 @@
 //! A lease on its own, against a book that answers it.
 
 mod renewal;
+mod requests;
 mod surplus;
-mod verdicts;
 
-use std::cell::Cell;
+use std::{cell::Cell, num::NonZeroU32, rc::Rc, time::Duration};
 
-use super::*;
-use crate::ledger::{Answer, Book, Outcome, Record, Terms};
+use super::{
+    lease::{Lease, Next},
+    rules::LeaseRules,
+    run::{Closing, Denial, Run, RunId, Served, Want},
+};
+use crate::{
+    Credits,
+    ledger::{Answer, Book, LeaseId, LineKey, Outcome, Record, Terms, Usage},
+};
 
-/// A request that has used this much, and goes no further by itself.
+/// A request that has used this much, and uses more only if a test says so.
 #[derive(Debug)]
-struct Standing(Cell<i64>);
+struct Manual(Cell<i64>);
 
-impl Run for std::rc::Rc<Standing> {
+impl Run for Rc<Manual> {
     fn accrued(&self, _: Duration) -> Credits {
         nanos(self.0.get())
     }
@@ -47,7 +54,7 @@ impl Run for std::rc::Rc<Standing> {
     }
 }
 
-type TestLease = Lease<(), std::rc::Rc<Standing>>;
+type TestLease = Lease<(), Rc<Manual>>;
 
 const RULES: LeaseRules = LeaseRules {
     deadline: Duration::from_millis(250),
@@ -96,7 +103,7 @@ impl Pair {
         "2026-11".parse::<crate::Period>().unwrap().begins() + s(1) + now
     }
 
-    fn renew(&mut self, now: Duration) -> Served<(), std::rc::Rc<Standing>> {
+    fn renew(&mut self, now: Duration) -> Served<(), Rc<Manual>> {
         let terms =
             Terms { included: nanos(self.limit), per_seat: false, pay_as_you_go: Credits::ZERO };
         let renewal = self.lease.renew(&self.rules, terms, false, now);
@@ -106,7 +113,7 @@ impl Pair {
         self.lease.answered(&self.rules, renewal.seq, &answer, |()| false, now)
     }
 
-    /// Lets the lease do what it wants until `end`, and answers when it spoke.
+    /// Lets the lease do what it wants until `end`, and returns when it spoke.
     fn until(&mut self, mut now: Duration, end: Duration) -> Vec<Duration> {
         let mut spoke = Vec::new();
         while now <= end {
@@ -115,8 +122,8 @@ impl Pair {
                     self.renew(now);
                     spoke.push(now);
                 }
-                // As the keeper does: a request that stands just before its refill is not looked at
-                // all the time.
+                // As the worker does: a request that uses nothing just before its refill must not
+                // be examined all the time.
                 Next::Wait(at) => now = at.max(now + self.rules.flush / 20),
                 Next::Gone => break,
             }
@@ -124,8 +131,9 @@ impl Pair {
         spoke
     }
 
-    fn start(&mut self, used: i64, now: Duration) -> (std::rc::Rc<Standing>, RunId) {
-        let request = std::rc::Rc::new(Standing(Cell::new(used)));
+    /// Has a request wait, and admits it by a renewal.
+    fn start(&mut self, used: i64, now: Duration) -> (Rc<Manual>, RunId) {
+        let request = Rc::new(Manual(Cell::new(used)));
         self.lease.wait(WANT, request.clone(), ());
         let served = self.renew(now);
         (request, served.admitted[0].1)
@@ -187,9 +195,9 @@ fn a_superseded_lease_goes_on_under_a_new_name_with_what_was_not_acknowledged() 
 }
 
 #[test]
-fn what_is_trusted_in_an_outage_is_bounded_for_good() {
+fn an_outage_allowance_is_bounded_across_leases() {
     let mut pair = Pair::new(1_000);
-    let request = || std::rc::Rc::new(Standing(Cell::new(1)));
+    let request = || Rc::new(Manual(Cell::new(1)));
     let key = pair.lease.trust(WANT, request(), nanos(200), s(0)).ok().unwrap();
     pair.lease.end(key, true, s(1));
     assert!(pair.lease.trust(WANT, request(), nanos(200), s(1)).is_ok());
@@ -203,18 +211,18 @@ fn what_is_trusted_in_an_outage_is_bounded_for_good() {
 }
 
 /// A lease with one request that used nothing yet, and nothing else.
-fn with_one_running(limit: i64) -> (Pair, std::rc::Rc<Standing>, RunId) {
+fn with_one_running(limit: i64) -> (Pair, Rc<Manual>, RunId) {
     let mut pair = Pair::new(limit);
     let (request, key) = pair.start(0, s(0));
     (pair, request, key)
 }
 
-fn unused() -> std::rc::Rc<Standing> {
-    std::rc::Rc::new(Standing(Cell::new(0)))
+fn unused() -> Rc<Manual> {
+    Rc::new(Manual(Cell::new(0)))
 }
 
 #[test]
-fn nobody_passes_one_who_waits() {
+fn a_request_that_waits_is_admitted_before_those_that_come_later() {
     let (mut pair, _, key) = with_one_running(1_000);
     pair.lease.end(key, true, s(1));
     let large = Want {
@@ -233,7 +241,7 @@ fn nobody_passes_one_who_waits() {
 }
 
 #[test]
-fn what_one_leaves_is_for_those_who_wait_and_are_still_there() {
+fn a_freed_slice_goes_to_requests_that_still_wait() {
     let (mut pair, _, key) = with_one_running(100);
     assert!(pair.lease.admit(WANT, unused(), s(1)).is_err());
     assert!(!pair.lease.is_waited_for());
@@ -253,7 +261,7 @@ fn what_one_leaves_is_for_those_who_wait_and_are_still_there() {
 }
 
 #[test]
-fn the_keeper_hears_once_that_there_is_something_to_report() {
+fn it_is_newly_dirty_once() {
     let (mut pair, request, key) = with_one_running(1_000);
     assert!(!pair.lease.is_newly_dirty(s(1)));
     request.0.set(7);
@@ -265,7 +273,7 @@ fn the_keeper_hears_once_that_there_is_something_to_report() {
     if let Some(key) = key {
         pair.lease.end(key, true, s(1));
     }
-    assert!(!pair.lease.is_newly_dirty(s(1)), "it looks again when the answer is there");
+    assert!(!pair.lease.is_newly_dirty(s(1)), "its owner examines it anyway when the answer comes");
     pair.lease.unanswered(&RULES, renewal.seq, s(2));
 }
 
@@ -282,14 +290,14 @@ fn a_request_is_due_when_half_of_its_hold_is_left_and_one_with_a_short_grant_lat
     );
 
     let (pair, request, key) = with_one_running(60);
-    assert_eq!(pair.lease.running[key.slot].slice, nanos(60));
+    assert_eq!(pair.lease.slice_of(key), nanos(60));
     request.0.set(15);
     let wait = pair.lease.next(&RULES, false, s(0));
     assert!(matches!(wait, Next::Wait(_)), "there was no more just now: {wait:?}");
 }
 
 #[test]
-fn what_is_free_goes_to_running_requests_that_are_due_and_to_no_others() {
+fn spare_credits_go_to_running_requests_that_are_due_and_to_no_others() {
     let (mut pair, first, first_key) = with_one_running(1_000);
     let (second, second_key) = pair.start(0, s(0));
     let (_, third_key) = pair.start(0, s(0));
@@ -297,13 +305,9 @@ fn what_is_free_goes_to_running_requests_that_are_due_and_to_no_others() {
     second.0.set(60);
     pair.lease.end(third_key, true, s(1));
     pair.lease.share_out(|()| false, s(1));
+    assert_eq!(pair.lease.slice_of(first_key), nanos(100), "more than half of its hold is left");
     assert_eq!(
-        pair.lease.running[first_key.slot].slice,
-        nanos(100),
-        "more than half of its hold is left"
-    );
-    assert_eq!(
-        pair.lease.running[second_key.slot].slice,
+        pair.lease.slice_of(second_key),
         nanos(160),
         "it wants what it used and a hold on top"
     );
@@ -327,9 +331,8 @@ fn admissions_end_ten_seconds_after_the_renewal_and_with_the_goodbye() {
     assert!(renewal.forget && pair.lease.is_leaving(), "said, and not answered yet");
 }
 
-/// The answer to a renewal says nothing of those who came after it was sent.
 #[test]
-fn who_came_while_another_was_asked_for_is_not_refused_but_asked_for_at_once() {
+fn a_request_that_came_after_the_renewal_is_not_refused_by_its_answer() {
     let mut pair = Pair::new(100);
     pair.lease.wait(WANT, unused(), ());
     let terms = Terms { included: nanos(100), per_seat: false, pay_as_you_go: Credits::ZERO };
@@ -354,7 +357,7 @@ fn after_a_short_grant_that_lasts_long_it_asks_again_at_half_of_it() {
     let second = Credits::clamped(1_000_000_000);
     let want = Want { hold: second, least: nanos(5), lasts: s(1), most_running: None };
     let mut pair = Pair::new(1_400_000_000);
-    let request = std::rc::Rc::new(Standing(Cell::new(0)));
+    let request = Rc::new(Manual(Cell::new(0)));
     pair.lease.wait(want, request.clone(), ());
     pair.renew(s(0));
     request.0.set(600_000_000);

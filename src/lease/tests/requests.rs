@@ -1,10 +1,9 @@
-//! What a lease settles while requests run, what it asks for them, and what it tells them.
-
-use std::{cell::Cell, rc::Rc};
+//! How requests are settled, refilled, denied and billed.
 
 use super::*;
+use crate::ledger::Renewal;
 
-/// A request that stops at its slice, and what it was told.
+/// A request that stops at its slice, and remembers the last denial.
 #[derive(Debug, Default)]
 struct Stopping {
     used: Cell<i64>,
@@ -76,15 +75,11 @@ impl World {
         }
     }
 
-    fn send(&mut self, now: Duration) -> crate::ledger::Renewal {
+    fn send(&mut self, now: Duration) -> Renewal {
         self.lease.renew(&RULES, Terms { included: nanos(self.limit), ..TERMS }, false, now)
     }
 
-    fn answer(
-        &mut self,
-        renewal: &crate::ledger::Renewal,
-        now: Duration,
-    ) -> Served<(), Rc<Stopping>> {
+    fn answer(&mut self, renewal: &Renewal, now: Duration) -> Served<(), Rc<Stopping>> {
         let clock = Pair::ledger_clock(now);
         let answer = self.book.renew(&mut self.record, renewal, None, clock, clock).unwrap();
         self.lease.answered(&RULES, renewal.seq, &answer, |()| false, now)
@@ -95,7 +90,7 @@ impl World {
         self.answer(&renewal, now)
     }
 
-    /// One that holds 100.
+    /// Begins a request that holds 100.
     fn start(&mut self, now: Duration) -> (Rc<Stopping>, RunId) {
         let request = Rc::new(Stopping::default());
         self.lease.wait(WANT, Rc::clone(&request), ());
@@ -136,7 +131,7 @@ fn a_renewal_settles_what_runs_and_its_end_adds_the_rest() {
 }
 
 #[test]
-fn a_report_that_says_less_takes_nothing_back() {
+fn usage_that_is_reported_lower_later_refunds_nothing() {
     let mut world = World::new(1_000);
     let (request, key) = world.start(s(0));
     request.used.set(60);
@@ -150,10 +145,10 @@ fn a_report_that_says_less_takes_nothing_back() {
     assert_eq!((world.settled_and_held(), world.book.itemised()), ((60, 0), nanos(60)));
 }
 
-/// It is looked at when half a hold can be settled, however its slice was filled; and one that used
-/// more than its slice keeps nobody busy.
+/// A renewal is due when half a hold can be settled, however the slice was filled. One that used
+/// more than its slice does not keep the worker busy.
 #[test]
-fn what_runs_is_settled_at_least_every_half_hold() {
+fn running_requests_are_settled_at_least_every_half_hold() {
     let mut world = World::new(1_000);
     let (request, _) = world.start(s(0));
     request.used.set(30);
@@ -177,8 +172,7 @@ fn what_runs_is_settled_at_least_every_half_hold() {
 }
 
 #[test]
-fn one_that_ends_with_more_than_its_slice_is_billed_when_the_ledger_has_said_how_much_can_be_paid()
-{
+fn a_request_that_used_more_than_its_slice_is_billed_what_the_account_can_pay() {
     for (limit, used, billed) in [(1_000, 340, 340), (250, 340, 250), (100, 340, 100)] {
         let mut world = World::new(limit);
         let (request, key) = world.start(s(0));
@@ -207,7 +201,7 @@ fn one_that_ends_with_more_than_its_slice_is_billed_when_the_ledger_has_said_how
 }
 
 #[test]
-fn who_was_told_no_already_is_billed_at_once() {
+fn a_request_that_was_denied_is_billed_its_slice_at_once() {
     let mut world = World::new(100);
     let (request, key) = world.start(s(0));
     request.used.set(340);
@@ -217,9 +211,8 @@ fn who_was_told_no_already_is_billed_at_once() {
     assert_eq!(billed.cost, nanos(100));
 }
 
-/// What is free in the lease pays first.
 #[test]
-fn what_another_one_left_pays_without_a_question() {
+fn spare_credits_pay_before_the_ledger_is_asked() {
     let mut world = World::new(200);
     let (_, other) = world.start(s(0));
     let (request, key) = world.start(s(0));
@@ -232,7 +225,7 @@ fn what_another_one_left_pays_without_a_question() {
 }
 
 #[test]
-fn a_shutdown_asks_too_and_what_is_never_answered_is_billed_as_far_as_its_slice() {
+fn at_a_shutdown_the_ledger_is_asked_and_without_an_answer_the_slice_is_billed() {
     for answered in [true, false] {
         let mut world = World::new(1_000);
         let (request, key) = world.start(s(0));
@@ -252,8 +245,8 @@ fn a_shutdown_asks_too_and_what_is_never_answered_is_billed_as_far_as_its_slice(
     }
 }
 
-/// Two need more; the ledger is asked for one. What it gives is that one's, also if the other has
-/// come to need more meanwhile and is looked at first.
+/// Two need more; the ledger is asked for one. What it grants is that one's, also if the other has
+/// come to need more meanwhile and is first in the list.
 #[test]
 fn what_an_answer_grants_goes_to_those_it_was_asked_for() {
     let mut world = World::new(360);
@@ -274,7 +267,7 @@ fn what_an_answer_grants_goes_to_those_it_was_asked_for() {
     assert_eq!(
         (served.admitted.len(), served.refused.len()),
         (1, 0),
-        "what is there is one's who waited: {served:?}"
+        "it was asked for the one that waited: {served:?}"
     );
     assert_eq!(
         (first.denied.get(), second.denied.get()),
@@ -285,7 +278,7 @@ fn what_an_answer_grants_goes_to_those_it_was_asked_for() {
 }
 
 #[test]
-fn no_answer_is_told_as_none_and_an_answer_to_an_older_need_as_nothing() {
+fn requests_that_need_more_learn_that_no_answer_came() {
     let mut world = World::new(1_000);
     let (request, _) = world.start(s(0));
     request.used.set(60);

@@ -1,0 +1,228 @@
+//! What a lease spent, and what of it the ledger has acknowledged.
+
+use std::time::Duration;
+
+use super::{
+    batch::{Batch, Tally},
+    rules::LeaseRules,
+};
+use crate::{
+    Credits,
+    ledger::{LineKey, Usage},
+};
+
+/// Usage on its way to the ledger: the running total that the lease spent, and its usage lines.
+///
+/// * `acknowledged <= batch.settled <= spent` while a batch is frozen, and each only grows under
+///   one name of the lease.
+/// * What was spent after the batch was frozen is in the tally, and nothing else is. So the lines
+///   of all batches and the tally together cost exactly what was spent.
+/// * (4) A batch is frozen until it is acknowledged, and is resent unchanged: the same number, the
+///   same total, the same lines.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    /// The cost of all that was used and is settled on the node's side.
+    spent: Credits,
+    /// How much of `spent` the ledger has acknowledged.
+    acknowledged: Credits,
+    /// Usage that is in no batch yet.
+    tally: Tally,
+    /// How many batches there were under this name of the lease.
+    batches: u64,
+    /// The batch that is not acknowledged yet.
+    frozen: Option<Batch>,
+    /// Since when there is something to report that no renewal has said: usage, or a hold to give
+    /// back.
+    dirty_since: Option<Duration>,
+}
+
+impl Outbox {
+    pub(super) fn new() -> Self {
+        Self {
+            spent: Credits::ZERO,
+            acknowledged: Credits::ZERO,
+            tally: Tally::default(),
+            batches: 0,
+            frozen: None,
+            dirty_since: None,
+        }
+    }
+
+    /// Returns the cost of all that was settled under this name of the lease.
+    pub(super) fn spent(&self) -> Credits {
+        self.spent
+    }
+
+    pub(super) fn acknowledged(&self) -> Credits {
+        self.acknowledged
+    }
+
+    /// Returns what is spent and not acknowledged.
+    pub(super) fn unreported(&self) -> Credits {
+        self.spent.saturating_sub(self.acknowledged)
+    }
+
+    /// Spends usage, in the line of this number. Past the largest amount nothing is added, so that
+    /// the lines always cost what is spent.
+    pub(super) fn spend(&mut self, number: u64, line: impl FnOnce() -> LineKey, usage: Usage) {
+        let spent = self.spent.saturating_add(usage.cost);
+        let usage = Usage { cost: spent.saturating_sub(self.spent), ..usage };
+        self.spent = spent;
+        self.tally.add(number, line, usage);
+    }
+
+    /// Notes that there is something to report, if it is not noted yet.
+    pub(super) fn mark_dirty(&mut self, now: Duration) {
+        self.dirty_since.get_or_insert(now);
+    }
+
+    /// Returns `true` if there was nothing to report before `now`.
+    pub(super) fn is_dirty_since(&self, now: Duration) -> bool {
+        self.dirty_since == Some(now)
+    }
+
+    /// Returns `true` if a batch is frozen.
+    pub(super) fn has_frozen(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// Returns `true` if there is usage that is not acknowledged. It may have cost nothing: its
+    /// lines are counted, too.
+    pub(super) fn has_usage(&self) -> bool {
+        let has_lines = self.frozen.as_ref().is_some_and(|batch| !batch.lines.is_empty());
+        self.has_unsent_usage() || has_lines
+    }
+
+    /// The same, but for usage without cost in the frozen batch.
+    pub(super) fn has_unsent_usage(&self) -> bool {
+        !self.unreported().is_zero() || !self.tally.is_empty()
+    }
+
+    /// Returns `true` if all is acknowledged and there is nothing to report.
+    pub(super) fn is_settled(&self) -> bool {
+        self.frozen.is_none() && self.spent == self.acknowledged && self.dirty_since.is_none()
+    }
+
+    /// Returns when a renewal is due for what is to be reported. With `flush`, at once.
+    pub(super) fn due(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Duration {
+        if self.frozen.is_some() || (flush && self.dirty_since.is_some()) {
+            return now;
+        }
+        self.dirty_since.map_or(Duration::MAX, |since| since + rules.flush)
+    }
+
+    /// Returns the most that a renewal under this name has said to be settled, if there was one.
+    pub(super) fn reported(&self) -> Credits {
+        self.frozen.as_ref().map_or(self.acknowledged, |batch| batch.settled)
+    }
+
+    /// (4) Returns the batch that is not acknowledged yet, or else freezes a new one of all that
+    /// was spent since. A renewal reports it, so nothing is dirty.
+    pub(super) fn freeze(&mut self) -> Batch {
+        self.dirty_since = None;
+        let frozen = self.frozen.get_or_insert_with(|| {
+            self.batches += 1;
+            Batch { number: self.batches, settled: self.spent, lines: self.tally.take() }
+        });
+        frozen.clone()
+    }
+
+    /// Notes that the ledger has the batch of this number. Returns `true` if its total grew by it.
+    pub(super) fn acknowledge(&mut self, number: u64) -> bool {
+        let Some(batch) = self.frozen.take_if(|batch| batch.number == number) else {
+            return false;
+        };
+        let brought_news = batch.settled > self.acknowledged;
+        self.acknowledged = batch.settled;
+        brought_news
+    }
+
+    /// (8) Goes on under a new name of the lease with what is not acknowledged. A frozen batch
+    /// becomes its first.
+    pub(super) fn rename(&mut self) {
+        let acknowledged = std::mem::take(&mut self.acknowledged);
+        self.spent = self.spent.saturating_sub(acknowledged);
+        self.batches = u64::from(self.frozen.is_some());
+        if let Some(batch) = &mut self.frozen {
+            batch.number = self.batches;
+            batch.settled = batch.settled.saturating_sub(acknowledged);
+        }
+    }
+
+    /// Notes that the process died and its journal is read back at `now`.
+    #[cfg(test)]
+    pub(super) fn kill(&mut self, now: Duration) {
+        self.dirty_since = Some(now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn usage(nanos: i64) -> Usage {
+        Usage { requests: 1, compute_micros: 1, cost: Credits::clamped(nanos) }
+    }
+
+    fn spend(outbox: &mut Outbox, nanos: i64) {
+        outbox.spend(1, || LineKey::Other, usage(nanos));
+    }
+
+    fn nanos(batch: &Batch) -> (u64, i64, i64) {
+        let lines = batch.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum();
+        (batch.number, batch.settled.as_nano_usd(), lines)
+    }
+
+    #[test]
+    fn a_frozen_batch_does_not_change_and_the_next_has_the_rest() {
+        let mut outbox = Outbox::new();
+        spend(&mut outbox, 10);
+        assert_eq!(nanos(&outbox.freeze()), (1, 10, 10));
+        spend(&mut outbox, 5);
+        assert_eq!(nanos(&outbox.freeze()), (1, 10, 10));
+        assert!(!outbox.acknowledge(2), "it was never sent");
+        assert!(outbox.acknowledge(1) && !outbox.acknowledge(1));
+        assert_eq!(outbox.unreported(), Credits::clamped(5));
+        assert_eq!(nanos(&outbox.freeze()), (2, 15, 5));
+    }
+
+    #[test]
+    fn under_a_new_name_it_goes_on_with_what_is_not_acknowledged() {
+        let mut outbox = Outbox::new();
+        spend(&mut outbox, 10);
+        outbox.freeze();
+        outbox.acknowledge(1);
+        spend(&mut outbox, 5);
+        outbox.freeze();
+        spend(&mut outbox, 3);
+        outbox.rename();
+        assert_eq!((outbox.spent(), outbox.acknowledged()), (Credits::clamped(8), Credits::ZERO));
+        assert_eq!(nanos(&outbox.freeze()), (1, 5, 5));
+        assert!(outbox.acknowledge(1));
+        assert_eq!(nanos(&outbox.freeze()), (2, 8, 3));
+    }
+
+    #[test]
+    fn past_the_largest_amount_nothing_is_spent_and_the_lines_say_the_same() {
+        let mut outbox = Outbox::new();
+        let largest = Credits::MAX.as_nano_usd();
+        spend(&mut outbox, largest - 1);
+        spend(&mut outbox, 7);
+        assert_eq!(nanos(&outbox.freeze()), (1, largest, largest));
+    }
+
+    #[test]
+    fn a_report_is_due_after_the_flush_interval_and_a_resend_at_once() {
+        let (rules, now) = (LeaseRules::default(), Duration::from_secs(5));
+        let mut outbox = Outbox::new();
+        assert_eq!(outbox.due(&rules, true, now), Duration::MAX);
+        outbox.mark_dirty(now);
+        outbox.mark_dirty(now + rules.flush);
+        assert_eq!(outbox.due(&rules, false, now), now + rules.flush);
+        assert_eq!(outbox.due(&rules, true, now), now);
+        outbox.freeze();
+        assert_eq!(outbox.due(&rules, false, now), now);
+        outbox.acknowledge(1);
+        assert!(outbox.is_settled());
+    }
+}

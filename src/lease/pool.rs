@@ -1,0 +1,341 @@
+//! The credits of a lease, and the requests that share them.
+
+use std::time::Duration;
+
+use super::{
+    batch::Batch,
+    hold::Hold,
+    outbox::Outbox,
+    queue::Queue,
+    rules::LeaseRules,
+    run::{Billed, Closing, Run, RunId, Served, Want},
+    slices::Slices,
+    surplus::{Surplus, is_twice},
+};
+use crate::Credits;
+
+/// The credits of a lease, and the requests that share them: which are admitted, refilled, billed.
+///
+/// Always `spent + slices <= budget`, but for debt (see [`Hold`]). The parts hold one side each:
+/// [`Outbox`] what is spent, [`Slices`] what running requests own, [`Hold`] the budget. What of the
+/// budget is neither spent nor sliced is *spare*. A slice is only ever cut from what is spare, in
+/// this type.
+#[derive(Debug)]
+pub(super) struct Pool<W, R> {
+    slices: Slices<R>,
+    queue: Queue<W, R>,
+    outbox: Outbox,
+    hold: Hold,
+    surplus: Surplus,
+}
+
+/// What a renewal says of the pool.
+#[derive(Debug)]
+pub(super) struct Report {
+    pub(super) batch: Batch,
+    /// What must stay on hold.
+    pub(super) keep: Credits,
+    /// More for running requests.
+    pub(super) refill: Credits,
+    /// More for requests that wait.
+    pub(super) need: Credits,
+    /// More for requests to come.
+    pub(super) extra: Credits,
+}
+
+impl<W, R: Run> Pool<W, R> {
+    pub(super) fn new(now: Duration) -> Self {
+        Self {
+            slices: Slices::new(),
+            queue: Queue::new(),
+            outbox: Outbox::new(),
+            hold: Hold::new(),
+            surplus: Surplus::new(now),
+        }
+    }
+
+    pub(super) fn slices(&self) -> &Slices<R> {
+        &self.slices
+    }
+
+    pub(super) fn slices_mut(&mut self) -> &mut Slices<R> {
+        &mut self.slices
+    }
+
+    pub(super) fn queue(&self) -> &Queue<W, R> {
+        &self.queue
+    }
+
+    pub(super) fn queue_mut(&mut self) -> &mut Queue<W, R> {
+        &mut self.queue
+    }
+
+    pub(super) fn outbox(&self) -> &Outbox {
+        &self.outbox
+    }
+
+    /// Returns `true` if part of an outage's allowance was granted.
+    pub(super) fn has_trusted(&self) -> bool {
+        self.hold.has_trusted()
+    }
+
+    /// Returns what can still be sliced.
+    pub(super) fn spare(&self) -> Credits {
+        self.hold.spare(self.outbox.spent(), self.slices.total())
+    }
+
+    /// Returns `true` if so much of the surplus is taken that the ledger is to be asked for more.
+    pub(super) fn is_low(&self) -> bool {
+        // After a failure, the next try asks for more anyway.
+        self.surplus.is_low(self.spare()) && !self.outbox.has_frozen()
+    }
+
+    /// Returns `true` if nothing was ever used, and nothing is.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.slices.running() == 0 && !self.slices.has_pending() && self.outbox.spent().is_zero()
+    }
+
+    /// Returns the last use if the lease rests: nothing runs or waits, nothing is owed or on hold.
+    pub(super) fn resting_since(&self) -> Option<Duration> {
+        let rests = self.slices.running() == 0
+            && !self.slices.has_pending()
+            && self.queue.is_empty()
+            && self.outbox.is_settled()
+            && self.spare().is_zero();
+        rests.then_some(self.surplus.used_at())
+    }
+
+    /// Returns when a renewal is due for what is reported, asked for or given back. `flush` says
+    /// that the node ends: all of it is due at once.
+    pub(super) fn due(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Duration {
+        let spare = self.spare();
+        let give_back_at = match spare.is_zero() {
+            true => Duration::MAX,
+            false if flush => now,
+            false => self.surplus.give_back_at(spare, rules),
+        };
+        let fill_at = if self.is_low() { now } else { Duration::MAX };
+        self.queue
+            .due(now)
+            .min(self.outbox.due(rules, flush, now))
+            .min(self.slices.due(now))
+            .min(give_back_at)
+            .min(fill_at)
+    }
+
+    /// Admits a request here and now, without asking the ledger, or gives it back. It does not
+    /// pass one that waits.
+    pub(super) fn admit(&mut self, want: Want, mut run: R, now: Duration) -> Result<RunId, R> {
+        match self.slice_for(want, now).filter(|_| self.queue.is_empty()) {
+            Some(slice) => {
+                run.begins(now);
+                Ok(self.begin(slice, want.hold, run, now))
+            }
+            None => Err(run),
+        }
+    }
+
+    /// Queues a request until the ledger answers.
+    pub(super) fn wait(&mut self, want: Want, run: R, handle: W) {
+        self.queue.push(want, run, handle);
+        self.surplus.wants(want.hold);
+    }
+
+    /// Admits a request without the ledger, if all of these stay within `allowance`, or gives it
+    /// back.
+    pub(super) fn trust(
+        &mut self,
+        want: Want,
+        run: R,
+        allowance: Credits,
+        now: Duration,
+    ) -> Result<RunId, R> {
+        if !self.hold.trust(want.hold, allowance) {
+            return Err(run);
+        }
+        Ok(self.begin(want.hold, want.hold, run, now))
+    }
+
+    /// Goes on counting what counts beyond the lease that this one replaces: granted allowances and
+    /// requests' names.
+    pub(super) fn inherit(&mut self, old: &Self) {
+        self.hold.continue_trust(&old.hold);
+        self.slices.continue_serials(&old.slices);
+    }
+
+    fn begin(&mut self, slice: Credits, hold: Credits, run: R, now: Duration) -> RunId {
+        self.surplus.wants(hold);
+        self.surplus.used(now);
+        self.slices.begin(slice, hold, run, now)
+    }
+
+    /// Returns the slice that a request begins with, if there is enough for it. What costs nothing
+    /// needs no hold.
+    fn slice_for(&self, want: Want, now: Duration) -> Option<Credits> {
+        if want.hold.is_zero() {
+            return Some(Credits::ZERO);
+        }
+        self.hold.slice_for(want, self.spare(), now)
+    }
+
+    /// Ends a request, as [`Slices::end`] does.
+    pub(super) fn end(&mut self, id: RunId, ask: bool, now: Duration) -> Option<Closing<R>> {
+        if self.slices.live_mut(id).is_some() {
+            self.note_end(now);
+        }
+        self.slices.end(id, ask, self.spare(), &mut self.outbox, now)
+    }
+
+    /// Ends all requests, as if each ended now. Their owners learn it when they end them.
+    pub(super) fn end_all(&mut self, now: Duration) {
+        for slot in self.slices.running_slots() {
+            self.note_end(now);
+            self.slices.close(slot, true, self.spare(), &mut self.outbox, now);
+        }
+    }
+
+    fn note_end(&mut self, now: Duration) {
+        self.surplus.used(now);
+        self.outbox.mark_dirty(now);
+    }
+
+    /// Bills requests that have ended and wait for the ledger no more than their slices: there will
+    /// be no answer.
+    pub(super) fn give_up_pending(&mut self) -> Vec<Billed<R>> {
+        self.slices.give_up_pending(&mut self.outbox)
+    }
+
+    /// Frees what a request holds: it needs nothing more.
+    pub(super) fn release(&mut self, id: RunId, now: Duration) {
+        if self.slices.release(id) {
+            self.outbox.mark_dirty(now);
+        }
+    }
+
+    /// Composes what a renewal says, and gives up what it gives up.
+    pub(super) fn report(&mut self, rules: &LeaseRules, now: Duration) -> Report {
+        if !self.outbox.has_frozen() {
+            self.slices.settle_running(&mut self.outbox, now);
+        }
+        let batch = self.outbox.freeze();
+        let holds = self.slices.holds().saturating_add(self.queue.holds());
+        self.surplus.sample(holds, rules, now);
+        let surplus = self.surplus_target(rules, now);
+        let ahead = self.spare().min(surplus);
+        let unsent = self.outbox.spent().saturating_sub(batch.settled);
+        let keep = self.slices.total().saturating_add(unsent).saturating_add(ahead);
+        let refill = self.slices.request_refills(now);
+        let need = self.queue.request_all();
+        if keep.is_zero() && self.slices.is_empty() && self.queue.is_empty() {
+            // What holds nothing takes little memory.
+            self.slices.free_memory();
+            self.queue.free_memory();
+        }
+        // (1) Given up when it is sent.
+        self.hold.lower_to(batch.settled.saturating_add(keep));
+        Report { batch, keep, refill, need, extra: surplus.saturating_sub(ahead) }
+    }
+
+    /// Takes what the ledger has on hold beyond the total that was `settled`, and `left` to the
+    /// account.
+    pub(super) fn renew(
+        &mut self,
+        settled: Credits,
+        hold: Credits,
+        left: Credits,
+        admit_until: Duration,
+    ) {
+        self.hold.renew(settled.saturating_add(hold), admit_until);
+        self.surplus.note_left(left);
+    }
+
+    /// (10) Gives what an answer granted first to the requests that the renewal asked for, so that
+    /// no other takes it: to running ones, then to waiting ones. What is left is free for all
+    /// requests; what none of them took is given back. The renewal was sent at `asked_at`.
+    pub(super) fn serve_answered(
+        &mut self,
+        rules: &LeaseRules,
+        asked_at: Duration,
+        has_left: impl Fn(&W) -> bool,
+        now: Duration,
+    ) -> Served<W, R> {
+        let mut served = Served::nobody();
+        let spare = self.spare();
+        served.settled = self.slices.serve_requested(spare, &mut self.outbox, rules, asked_at, now);
+        self.serve_waiting(true, &mut served, &has_left, now);
+        self.serve_free(&mut served, has_left, now);
+        let target = self.surplus_target(rules, now);
+        self.surplus.renewed(self.spare(), target);
+        if is_twice(self.spare(), target) || self.outbox.has_unsent_usage() {
+            self.outbox.mark_dirty(now);
+        }
+        served
+    }
+
+    /// Gives what is free to running requests that need more, then to waiting ones.
+    pub(super) fn serve_free(
+        &mut self,
+        served: &mut Served<W, R>,
+        has_left: impl Fn(&W) -> bool,
+        now: Duration,
+    ) {
+        let spare = self.spare();
+        served.settled.extend(self.slices.serve_due(spare, &mut self.outbox, now));
+        self.serve_waiting(false, served, has_left, now);
+    }
+
+    /// Admits waiting requests, first come, first served. (10) With `requested`, only those that
+    /// the ledger was asked for: they are refused if there is not enough. Without, the first
+    /// request for which there is not enough goes on waiting, and so do those behind it.
+    fn serve_waiting(
+        &mut self,
+        requested: bool,
+        served: &mut Served<W, R>,
+        has_left: impl Fn(&W) -> bool,
+        now: Duration,
+    ) {
+        while let Some(want) = self.queue.first(requested, &has_left) {
+            let slice = self.slice_for(want, now);
+            if slice.is_none() && !requested {
+                break;
+            }
+            let Some((handle, run)) = self.queue.pop() else { break };
+            match slice {
+                Some(slice) => {
+                    served.admitted.push((handle, self.begin(slice, want.hold, run, now)));
+                }
+                None => served.refused.push(handle),
+            }
+        }
+    }
+
+    /// Admits no request on what was granted before the process was suspended, until `woke_at`.
+    pub(super) fn distrust(&mut self, rules: &LeaseRules, woke_at: Duration) {
+        self.hold.distrust(rules, woke_at);
+    }
+
+    /// Notes that the ledger has the batch of this number. Returns `true` if its total grew by it.
+    pub(super) fn acknowledge(&mut self, batch: u64) -> bool {
+        self.outbox.acknowledge(batch)
+    }
+
+    /// (8) Goes on under a new name of the lease with what is not acknowledged.
+    pub(super) fn rename(&mut self) {
+        self.outbox.rename();
+        self.hold.rename(self.outbox.spent());
+        self.surplus.rename();
+    }
+
+    fn surplus_target(&self, rules: &LeaseRules, now: Duration) -> Credits {
+        self.surplus.target(rules, !self.queue.is_empty(), self.spare(), now)
+    }
+
+    /// Forgets what runs and waits, as the death of the process does. Its journal is read back at
+    /// `now`.
+    #[cfg(test)]
+    pub(super) fn kill(&mut self, now: Duration) {
+        self.slices.kill();
+        self.queue = Queue::new();
+        self.outbox.kill(now);
+    }
+}

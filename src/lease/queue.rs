@@ -1,0 +1,151 @@
+//! The requests that wait to be admitted.
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::run::Want;
+use crate::Credits;
+
+/// The requests that wait, first come, first served.
+///
+/// The requests that the renewal in flight asks for are always at the front. A request that comes
+/// later queues behind them, and the next renewal asks for it.
+#[derive(Debug)]
+pub(super) struct Queue<W, R> {
+    waiting: VecDeque<Waiting<W, R>>,
+}
+
+#[derive(Debug)]
+struct Waiting<W, R> {
+    want: Want,
+    run: R,
+    handle: W,
+    /// `true` if a renewal that was sent asked for it.
+    is_requested: bool,
+}
+
+impl<W, R> Queue<W, R> {
+    pub(super) fn new() -> Self {
+        Self { waiting: VecDeque::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Returns the sum of what the requests want to have on hold.
+    pub(super) fn holds(&self) -> Credits {
+        self.waiting
+            .iter()
+            .fold(Credits::ZERO, |sum, waiting| sum.saturating_add(waiting.want.hold))
+    }
+
+    pub(super) fn push(&mut self, want: Want, run: R, handle: W) {
+        self.waiting.push_back(Waiting { want, run, handle, is_requested: false });
+    }
+
+    /// Returns when the ledger is to be asked: now, if it has not been asked for a request.
+    pub(super) fn due(&self, now: Duration) -> Duration {
+        if self.waiting.iter().all(|waiting| waiting.is_requested) { Duration::MAX } else { now }
+    }
+
+    /// Notes that the renewal that is being composed asks for all, and returns the sum.
+    pub(super) fn request_all(&mut self) -> Credits {
+        self.waiting.iter_mut().for_each(|waiting| waiting.is_requested = true);
+        self.holds()
+    }
+
+    /// Forgets that all were asked for: they are asked for again.
+    pub(super) fn forget_requests(&mut self) {
+        self.waiting.iter_mut().for_each(|waiting| waiting.is_requested = false);
+    }
+
+    /// Returns what the first request wants that has not left. With `requested`, only if the ledger
+    /// was asked for it.
+    pub(super) fn first(&mut self, requested: bool, has_left: impl Fn(&W) -> bool) -> Option<Want> {
+        while self.waiting.front().is_some_and(|waiting| has_left(&waiting.handle)) {
+            self.waiting.pop_front();
+        }
+        let first = self.waiting.front().filter(|waiting| waiting.is_requested || !requested)?;
+        Some(first.want)
+    }
+
+    pub(super) fn pop(&mut self) -> Option<(W, R)> {
+        self.waiting.pop_front().map(|waiting| (waiting.handle, waiting.run))
+    }
+
+    /// Removes all requests, and returns their handles.
+    pub(super) fn dismiss(&mut self) -> Vec<W> {
+        self.waiting.drain(..).map(|waiting| waiting.handle).collect()
+    }
+
+    /// Removes requests that have left.
+    pub(super) fn forget(&mut self, has_left: impl Fn(&W) -> bool) {
+        self.waiting.retain(|waiting| !has_left(&waiting.handle));
+    }
+
+    /// Frees the memory of requests that waited; does nothing if one still waits.
+    pub(super) fn free_memory(&mut self) {
+        if self.waiting.is_empty() {
+            self.waiting = VecDeque::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(1);
+
+    fn queue(names: &[u8]) -> Queue<u8, ()> {
+        let mut queue = Queue::new();
+        for name in names {
+            queue.push(want(10), (), *name);
+        }
+        queue
+    }
+
+    fn want(nanos: i64) -> Want {
+        Want { hold: Credits::clamped(nanos), least: Credits::ZERO, lasts: NOW, most_running: None }
+    }
+
+    #[test]
+    fn it_is_due_until_all_are_asked_for() {
+        let mut queue = queue(&[]);
+        assert_eq!(queue.due(NOW), Duration::MAX);
+        queue.push(want(10), (), 1);
+        assert_eq!(queue.due(NOW), NOW);
+        assert_eq!(queue.request_all(), Credits::clamped(10));
+        assert_eq!(queue.due(NOW), Duration::MAX);
+        queue.push(want(20), (), 2);
+        assert_eq!(queue.due(NOW), NOW, "the ledger was not asked for the second");
+        assert_eq!(queue.request_all(), Credits::clamped(30));
+        queue.forget_requests();
+        assert_eq!(queue.due(NOW), NOW);
+    }
+
+    #[test]
+    fn requests_that_came_after_the_renewal_are_not_served_by_its_answer() {
+        let mut queue = queue(&[1]);
+        queue.request_all();
+        queue.push(want(20), (), 2);
+        assert!(queue.first(true, |_| false).is_some());
+        assert_eq!(queue.pop(), Some((1, ())));
+        assert!(queue.first(true, |_| false).is_none());
+        assert!(queue.first(false, |_| false).is_some());
+    }
+
+    #[test]
+    fn requests_that_left_are_passed_over() {
+        let mut queue = queue(&[1, 2, 3]);
+        assert!(queue.first(false, |name| *name < 3).is_some());
+        assert_eq!((queue.len(), queue.pop()), (1, Some((3, ()))));
+        queue.push(want(10), (), 4);
+        queue.forget(|name| *name == 4);
+        assert!(queue.is_empty());
+    }
+}

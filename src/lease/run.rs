@@ -1,0 +1,98 @@
+//! What a lease and the requests that run on it know of each other.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use crate::{
+    Credits,
+    ledger::{LineKey, Usage},
+};
+
+/// A request as its lease sees it.
+pub(crate) trait Run {
+    /// Returns the cost of what the request has used so far.
+    fn accrued(&self, now: Duration) -> Credits;
+    /// Returns how long it takes from now, at the least, until the request has used `cost`.
+    fn runway(&self, cost: Credits, now: Duration) -> Duration;
+    /// Tells the request how much it may use in all.
+    fn granted(&mut self, slice: Credits, now: Duration);
+    /// Tells the request that it used more than it was granted and that this is settled: what it
+    /// may use in all grew to `slice` by this debt.
+    fn owed(&mut self, _slice: Credits) {}
+    /// Tells the request that it needed more and did not get all of it.
+    fn denied(&mut self, denial: Denial);
+    /// Tells the request that it was admitted as soon as it came, and begins now.
+    fn begins(&mut self, _now: Duration) {}
+    /// Returns `true` if the request is billed no more than its slice.
+    fn stops(&self) -> bool;
+    /// Returns what the request has used so far, if that can be settled before it ends.
+    fn settleable(&self, now: Duration) -> Option<Usage>;
+    /// Ends the request and returns all that it used; `None` if it never began or is not billed.
+    /// It uses nothing from then on: a second call returns the same.
+    fn end(&mut self, now: Duration) -> Option<Usage>;
+    /// Returns the line that the usage is itemised in.
+    fn line(&self) -> LineKey;
+    /// Returns a number that stands for the line: requests with the same number have the same
+    /// line.
+    fn line_number(&self) -> u64;
+}
+
+/// A request came to need more, the ledger was asked for it after that, and did not grant it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Denial {
+    /// When the renewal that asked was sent.
+    pub(crate) asked_at: Duration,
+    /// `true` if the ledger answered; `false` if the renewal's deadline has passed.
+    pub(crate) answered: bool,
+}
+
+/// What a request wants from its lease.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Want {
+    /// The slice that it takes at its admission if there is enough, and is refilled to while it
+    /// runs.
+    pub(crate) hold: Credits,
+    /// The smallest slice that it can begin with.
+    pub(crate) least: Credits,
+    /// How long a request that took all of `hold` needs no refill, at the least.
+    pub(crate) lasts: Duration,
+    /// The most of the account's requests that may run or wait on this node, this one included.
+    pub(crate) most_running: Option<NonZeroU32>,
+}
+
+/// Names a running request. No two requests of an account ever have the same name, also under
+/// different leases.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RunId {
+    pub(super) slot: usize,
+    pub(super) serial: u64,
+}
+
+/// A request that ended, and what it was billed; `None` if it never began or is not billed.
+pub(crate) type Billed<R> = (R, Option<Usage>);
+
+/// The requests whose state changed. `W` is the handle by which a waiting request's owner is told.
+#[derive(Debug)]
+pub(crate) struct Served<W, R> {
+    /// Requests that waited and are admitted, with their names from now on.
+    pub(crate) admitted: Vec<(W, RunId)>,
+    /// Requests that waited, and for which the ledger was asked and had not enough.
+    pub(crate) refused: Vec<W>,
+    /// Requests that ended earlier with more used than their slices, and are billed now.
+    pub(crate) settled: Vec<Billed<R>>,
+}
+
+impl<W, R> Served<W, R> {
+    /// Nothing changed.
+    pub(crate) const fn nobody() -> Self {
+        Self { admitted: Vec::new(), refused: Vec::new(), settled: Vec::new() }
+    }
+}
+
+/// What became of a request that its owner ended.
+#[derive(Debug)]
+pub(crate) enum Closing<R> {
+    /// It was billed this; `None` if it never began or is not billed.
+    Settled(R, Option<Usage>),
+    /// It used more than its slice. The ledger is asked for the rest before it is billed.
+    Pending,
+}

@@ -1,0 +1,246 @@
+//! A node of the simulation: one account's leases, and the requests that run on them.
+
+use std::rc::Rc;
+
+use fastrand::Rng;
+
+use super::{
+    HOLD, LEAST, Setting, at, nanos,
+    oracle::Oracle,
+    request::{Request, Step},
+};
+use crate::{
+    lease::{
+        RunId, Want,
+        lease::{Lease, Next},
+        rules::LeaseRules,
+        run::{Closing, Served},
+    },
+    ledger::{Answer, LeaseId, Renewal, Terms},
+};
+
+/// How long a renewal may take, in ticks.
+pub(super) const DEADLINE: u64 = 4;
+
+/// How long a request waits to be admitted, in ticks.
+const PATIENCE: u64 = 12;
+
+/// A request that waits, and since when.
+pub(super) type Waiter = (Rc<Request>, u64);
+
+#[derive(Default)]
+pub(super) struct Node {
+    lease: Option<Lease<Waiter, Rc<Request>>>,
+    /// Leases that say goodbye, and those of killed processes.
+    old: Vec<Lease<Waiter, Rc<Request>>>,
+    running: Vec<(Rc<Request>, RunId)>,
+    /// Requests that ended, and are billed once the ledger has said how much of it can be paid.
+    pending: Vec<Rc<Request>>,
+    /// Renewals that are not answered: lease, number, and when they were sent.
+    awaited: Vec<(LeaseId, u64, u64)>,
+    down_until: u64,
+    /// It is suspended: what comes meanwhile is looked at when it goes on.
+    asleep_until: u64,
+    mail: Vec<(Renewal, Answer)>,
+    /// It is shutting down: nothing new begins, and its leases settle and say goodbye.
+    is_closing: bool,
+}
+
+impl Node {
+    pub(super) fn is_down(&self, tick: u64) -> bool {
+        self.down_until > tick
+    }
+
+    pub(super) fn is_asleep(&self, tick: u64) -> bool {
+        self.asleep_until > tick
+    }
+
+    pub(super) fn is_closing(&self) -> bool {
+        self.is_closing
+    }
+
+    pub(super) fn sleep_until(&mut self, tick: u64) {
+        self.asleep_until = tick;
+    }
+
+    /// Faults end: it goes on.
+    pub(super) fn recover(&mut self) {
+        (self.down_until, self.asleep_until) = (0, 0);
+    }
+
+    /// Returns requests that are not billed yet.
+    pub(super) fn unbilled(&self) -> impl Iterator<Item = &Request> {
+        let running = self.running.iter().map(|(request, _)| request);
+        running.chain(&self.pending).map(|request| &**request)
+    }
+
+    fn leases_mut(&mut self) -> impl Iterator<Item = &mut Lease<Waiter, Rc<Request>>> {
+        self.lease.iter_mut().chain(&mut self.old)
+    }
+
+    /// Takes an answer, now or when it goes on.
+    pub(super) fn receive(
+        &mut self,
+        renewal: &Renewal,
+        answer: Answer,
+        rules: &LeaseRules,
+        oracle: &mut Oracle,
+        tick: u64,
+    ) {
+        if self.is_down(tick) {
+            return;
+        }
+        if self.is_asleep(tick) {
+            self.mail.push((renewal.clone(), answer));
+            return;
+        }
+        let served = self
+            .leases_mut()
+            .find(|lease| lease.id() == renewal.lease)
+            .map(|lease| lease.answered(rules, renewal.seq, &answer, |_| false, at(tick)));
+        if let Some(served) = served {
+            self.serve(served, oracle);
+        }
+    }
+
+    pub(super) fn open_mail(&mut self, rules: &LeaseRules, oracle: &mut Oracle, tick: u64) {
+        for (renewal, answer) in std::mem::take(&mut self.mail) {
+            self.receive(&renewal, answer, rules, oracle, tick);
+        }
+    }
+
+    fn serve(&mut self, served: Served<Waiter, Rc<Request>>, oracle: &mut Oracle) {
+        self.running.extend(served.admitted.into_iter().map(|((request, _), id)| (request, id)));
+        for (request, billed) in served.settled {
+            self.pending.retain(|pending| !Rc::ptr_eq(pending, &request));
+            oracle.billed(billed);
+        }
+    }
+
+    /// `kill -9`: of what runs no more is billed than was settled, the journal keeps the rest.
+    pub(super) fn kill(&mut self, down: u64, oracle: &mut Oracle, tick: u64) {
+        self.running.clear();
+        self.pending.clear();
+        self.mail.clear();
+        self.asleep_until = 0;
+        let old: Vec<_> =
+            std::mem::take(&mut self.old).into_iter().chain(self.lease.take()).collect();
+        for (request, settled) in old.iter().flat_map(Lease::unfinished) {
+            oracle.killed(request, settled, at(tick));
+        }
+        self.old = old.into_iter().map(|lease| lease.killed(at(tick))).collect();
+        self.down_until = tick + down;
+    }
+
+    /// What runs ends with what it used so far, and who waits is sent away.
+    pub(super) fn shut_down(&mut self, oracle: &mut Oracle, tick: u64) {
+        self.is_closing = true;
+        for lease in self.leases_mut() {
+            drop(lease.dismiss());
+        }
+        if self.lease.is_some() {
+            for (request, id) in std::mem::take(&mut self.running) {
+                self.end(request, id, false, oracle, tick);
+            }
+        }
+    }
+
+    fn end(&mut self, request: Rc<Request>, id: RunId, ask: bool, oracle: &mut Oracle, tick: u64) {
+        oracle.ended(&request, at(tick));
+        match self.lease.as_mut().unwrap().end(id, ask, at(tick)).unwrap() {
+            Closing::Settled(_, billed) => oracle.billed(billed),
+            Closing::Pending => self.pending.push(request),
+        }
+    }
+
+    /// Lets requests go on, and ends those that are over.
+    pub(super) fn run_requests(
+        &mut self,
+        rng: &mut Rng,
+        setting: &Setting,
+        oracle: &mut Oracle,
+        tick: u64,
+    ) {
+        if self.lease.is_none() {
+            return;
+        }
+        for (request, id) in std::mem::take(&mut self.running) {
+            if setting.jolts && rng.f64() < 0.005 && !request.has_report() {
+                request.report(rng, at(tick));
+            }
+            match request.step(at(tick)) {
+                Step::Ends { ask } => {
+                    self.end(request, id, ask, oracle, tick);
+                    continue;
+                }
+                Step::AskNow => self.lease.as_mut().unwrap().ask_now(id),
+                Step::Runs => {}
+            }
+            self.running.push((request, id));
+        }
+        let served = self.lease.as_mut().unwrap().share_out(|_| false, at(tick));
+        self.serve(served, oracle);
+    }
+
+    /// Requests come. `names` counts the leases of all nodes.
+    pub(super) fn begin_requests(
+        &mut self,
+        rng: &mut Rng,
+        stop: bool,
+        names: &mut u128,
+        tick: u64,
+    ) {
+        let want = Want {
+            hold: nanos(HOLD),
+            least: nanos(LEAST),
+            lasts: at(HOLD.unsigned_abs() / 2),
+            most_running: None,
+        };
+        for _ in 0..[1, 1, 5][rng.usize(0..3)] {
+            let length = [1, 3, 10, 60, 150][rng.usize(0..5)];
+            let settles = rng.u8(0..4) > 0;
+            let request = Rc::new(Request::new(stop, length, settles));
+            if self.lease.as_ref().is_some_and(Lease::is_leaving) {
+                self.old.extend(self.lease.take());
+            }
+            let lease = self.lease.get_or_insert_with(|| {
+                *names += 1;
+                Lease::new(LeaseId::from_bits(*names), at(tick))
+            });
+            match lease.admit(want, Rc::clone(&request), at(tick)) {
+                Ok(id) => self.running.push((request, id)),
+                Err(run) => lease.wait(want, run, (request, tick)),
+            }
+        }
+    }
+
+    /// Does what its leases want to be done, and returns what they send.
+    pub(super) fn speak(&mut self, rules: &LeaseRules, terms: Terms, tick: u64) -> Vec<Renewal> {
+        let (now, flush) = (at(tick), self.is_closing);
+        let farewell =
+            self.leases_mut().all(|lease| lease.owes_nothing()) && self.pending.is_empty();
+        let rules = if flush { LeaseRules { ahead: None, farewell, ..*rules } } else { *rules };
+        let mut sent = Vec::new();
+        for lease in self.lease.iter_mut().chain(&mut self.old) {
+            lease.forget_waiting(|(_, since)| tick - since >= PATIENCE);
+            let given_up =
+                |(id, _, sent_at): &mut _| *id == lease.id() && tick - *sent_at >= DEADLINE;
+            for (_, seq, _) in self.awaited.extract_if(.., given_up).collect::<Vec<_>>() {
+                lease.unanswered(&rules, seq, now);
+            }
+            if lease.next(&rules, flush, now) == Next::Renew {
+                let renewal = lease.renew(&rules, terms, flush, now);
+                self.awaited.retain(|(id, ..)| *id != renewal.lease);
+                self.awaited.push((renewal.lease, renewal.seq, tick));
+                sent.push(renewal);
+            }
+        }
+        self.old.retain(|lease| lease.next(&rules, flush, now) != Next::Gone);
+        self.lease.take_if(|lease| lease.next(&rules, flush, now) == Next::Gone);
+        if self.lease.is_none() && self.old.is_empty() {
+            // Another process takes its place.
+            self.is_closing = false;
+        }
+        sent
+    }
+}

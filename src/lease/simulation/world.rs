@@ -1,0 +1,183 @@
+//! One run of the simulation: nodes, a ledger, the messages between them, and what befalls them.
+
+use fastrand::Rng;
+
+use super::{
+    Setting, at,
+    ledger::{FaultyLedger, HOUR},
+    nanos,
+    node::{DEADLINE, Node},
+    oracle::{Oracle, Outcome},
+};
+use crate::{
+    HoldAhead,
+    lease::rules::LeaseRules,
+    ledger::{Renewal, Terms},
+};
+
+/// Until when requests come, until when there are faults, and until when it runs on, in ticks.
+const ARRIVALS_END: u64 = 700;
+const FAULTS_END: u64 = 900;
+const END: u64 = 3_000;
+
+/// How late a message may act, in ticks.
+const MESSAGE_LIFE: u64 = DEADLINE + 2;
+
+struct Message {
+    arrives: u64,
+    node: usize,
+    renewal: Renewal,
+    not_after: std::time::Duration,
+}
+
+pub(super) struct World {
+    setting: Setting,
+    rng: Rng,
+    rules: LeaseRules,
+    terms: Terms,
+    ledger: FaultyLedger,
+    nodes: Vec<Node>,
+    /// Renewals on their way to the ledger.
+    messages: Vec<Message>,
+    /// How many leases there were.
+    names: u128,
+    oracle: Oracle,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, setting: Setting) -> Self {
+        let mut rng = Rng::with_seed(seed);
+        let limit = rng.i64(100..=1500);
+        // Part of the credits may be purchased ones.
+        let purchased = if rng.bool() { rng.i64(0..=limit) } else { 0 };
+        let nodes = (0..rng.usize(1..=4)).map(|_| Node::default()).collect();
+        Self {
+            setting,
+            rng,
+            rules: LeaseRules {
+                deadline: at(DEADLINE),
+                flush: at(3),
+                admit_for: at(60),
+                ttl: at(200),
+                ahead: setting.ahead.then(|| HoldAhead::default().at_least(3.try_into().unwrap())),
+                farewell: true,
+            },
+            terms: Terms {
+                included: nanos((limit - purchased) / 2),
+                per_seat: true,
+                pay_as_you_go: nanos((limit - purchased) / 2),
+            },
+            ledger: FaultyLedger::new(purchased),
+            nodes,
+            messages: Vec::new(),
+            names: 0,
+            oracle: Oracle::default(),
+        }
+    }
+
+    pub(super) fn run(mut self) -> Outcome {
+        let arrivals = [0.003, 0.02, 0.1, 0.4][self.rng.usize(0..4)];
+        for tick in 0..END {
+            if tick < FAULTS_END {
+                self.harm_ledger(tick);
+            } else {
+                self.setting.loss = 0.0;
+                self.nodes.iter_mut().for_each(Node::recover);
+                self.ledger.mend_clock();
+            }
+            self.deliver(tick);
+            for node in 0..self.nodes.len() {
+                self.run_node(node, arrivals, tick);
+            }
+            let allowed = self.ledger.allowed(self.terms, tick);
+            self.oracle.audit(allowed, self.nodes.iter().flat_map(Node::unbilled), at(tick));
+        }
+        // What was lost when no node was left to report is on the statement, too. A hold that was
+        // made by a clock that was ahead lasts as long.
+        let later = if self.setting.glitches { at(HOUR) } else { at(0) };
+        let statement = self.ledger.statement(self.terms, END, later);
+        self.oracle.outcome(&statement, self.ledger.leases())
+    }
+
+    fn harm_ledger(&mut self, tick: u64) {
+        let Self { setting, rng, ledger, .. } = self;
+        // While a loss is mended an hour counts, and a message that is repeated late dies by the
+        // clock: two faults at once cannot be mended.
+        let clock_steps = setting.glitches && !setting.storage_losses && setting.loss == 0.0;
+        if clock_steps && rng.f64() < 0.01 {
+            ledger.step_clock(rng);
+        }
+        if setting.failover && rng.f64() < 0.004 {
+            ledger.fail_over(rng, tick);
+        }
+        if rng.f64() < 0.01 {
+            ledger.amend(rng, tick);
+        }
+        if setting.storage_losses && rng.f64() < 0.02 {
+            ledger.lose(rng, setting.loss > 0.0);
+        }
+    }
+
+    /// Delivers what has arrived by now, in any order, and its answers unless they are lost.
+    fn deliver(&mut self, tick: u64) {
+        let (mut due, messages): (Vec<_>, Vec<_>) = std::mem::take(&mut self.messages)
+            .into_iter()
+            .partition(|message| message.arrives <= tick);
+        self.messages = messages;
+        self.rng.shuffle(&mut due);
+        for Message { node, renewal, not_after, .. } in due {
+            let answer = self.ledger.renew(&renewal, not_after, self.setting.failover, tick);
+            if self.rng.f64() >= self.setting.loss {
+                self.nodes[node].receive(&renewal, answer, &self.rules, &mut self.oracle, tick);
+            }
+        }
+    }
+
+    fn run_node(&mut self, index: usize, arrivals: f64, tick: u64) {
+        let Self { setting, rng, rules, oracle, .. } = self;
+        let node = &mut self.nodes[index];
+        let faults = tick < FAULTS_END;
+        if node.is_down(tick) {
+            return;
+        }
+        if faults && !setting.down.is_empty() && rng.f64() < 0.002 {
+            let down = setting.down[rng.usize(0..setting.down.len())];
+            node.kill(down, oracle, tick);
+            return;
+        }
+        if node.is_asleep(tick) {
+            return;
+        }
+        if faults && setting.jolts && rng.f64() < 0.01 {
+            node.sleep_until(tick + rng.u64(1..60));
+            return;
+        }
+        node.run_requests(rng, setting, oracle, tick);
+        node.open_mail(rules, oracle, tick);
+        if faults && setting.glitches && rng.f64() < 0.005 {
+            node.shut_down(oracle, tick);
+        }
+        if tick < ARRIVALS_END && !node.is_closing() && rng.f64() < arrivals {
+            node.begin_requests(rng, setting.stop, &mut self.names, tick);
+        }
+        for renewal in node.speak(rules, self.terms, tick) {
+            self.send(index, &renewal, tick);
+        }
+    }
+
+    /// Sends a renewal, perhaps twice; each copy may be lost, or overtaken by newer ones.
+    fn send(&mut self, node: usize, renewal: &Renewal, tick: u64) {
+        let loss = self.setting.loss;
+        let delays: &[u64] = if loss > 0.0 { &[1, 1, 1, 2, 3, 40] } else { &[1, 1, 1, 2, 3] };
+        for _ in 0..=usize::from(self.rng.f64() < loss) {
+            if self.rng.f64() >= loss {
+                self.messages.push(Message {
+                    arrives: tick + delays[self.rng.usize(0..delays.len())],
+                    node,
+                    renewal: renewal.clone(),
+                    not_after: self.ledger.clock(tick) + at(MESSAGE_LIFE),
+                });
+            }
+        }
+    }
+}
