@@ -12,14 +12,14 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    entry::{Refusal, Verdict},
+    entry::{AdmissionError, Verdict},
     handle::{AccountHandle, HeldSlice},
     phase::Phase,
     table::{AccountTable, new_lease_id},
 };
 use crate::{
     Account, Credits, Period,
-    lease::Want,
+    lease::SliceRequest,
     ledger::{Standing, Terms},
     metering::RunningRequest,
 };
@@ -45,7 +45,7 @@ pub(crate) enum TicketAnswer {
     /// It runs.
     Admitted(HeldSlice),
     /// The account does not have enough.
-    Refused(Standing),
+    NotEnough(Standing),
     /// By the ledger's clock it is another month: ask for that one.
     OtherPeriod(Period),
     /// The ledger cannot say anything about this account.
@@ -62,15 +62,15 @@ pub(crate) enum TicketAnswer {
 pub(crate) fn admit(
     mut handle: AccountHandle,
     terms: Terms,
-    want: Want,
+    want: SliceRequest,
     request: RunningRequest,
     now: Duration,
-) -> Result<Admission, Refusal> {
+) -> Result<Admission, AdmissionError> {
     loop {
         let AccountHandle { table, entry } = &handle;
         let mut state = entry.lock();
         if table.phase.get() == Phase::Closing {
-            return Err(Refusal::ShuttingDown);
+            return Err(AdmissionError::ShuttingDown);
         }
         if entry.is_removed() {
             drop(state);
@@ -78,19 +78,19 @@ pub(crate) fn admit(
             continue;
         }
         (state.terms, state.terms_at) = (terms, now);
-        if let Some(limit) = want.most_running
-            && state.lease.engaged() >= limit.get() as usize
+        if let Some(limit) = want.max_concurrent
+            && state.lease.running_and_waiting() >= limit.get() as usize
         {
-            state.lease.forget_waiting(oneshot::Sender::is_closed);
-            if state.lease.engaged() >= limit.get() as usize {
-                return Err(Refusal::TooManyRunning(limit));
+            state.lease.remove_waiting(oneshot::Sender::is_closed);
+            if state.lease.running_and_waiting() >= limit.get() as usize {
+                return Err(AdmissionError::TooManyRunning(limit));
             }
         }
         if state.lease.is_leaving() {
             state.replace_lease(new_lease_id()?, now);
         }
         if let Some(woke_at) = table.time.woke_at() {
-            state.lease.distrust(&table.rules, woke_at);
+            state.lease.mark_suspended(&table.rules, woke_at);
         }
         return Ok(match state.lease.admit(want, request, now) {
             Ok(id) => {
@@ -108,14 +108,14 @@ pub(crate) fn admit(
             }
             Err(_) if table.ledger_is_away.load(Ordering::Acquire) || state.lease.is_failing() => {
                 // A denial has the ledger asked, so that its return is noticed.
-                state.lease.inquire();
+                state.lease.probe();
                 drop(state);
                 table.attend(entry);
                 Admission::LedgerAway
             }
             Err(request) => {
                 let (sender, receiver) = oneshot::channel();
-                state.lease.wait(want, request, sender);
+                state.lease.enqueue(want, request, sender);
                 drop(state);
                 table.attend(entry);
                 Admission::Waiting(Ticket { handle, receiver })
@@ -130,7 +130,7 @@ pub(crate) fn admit_without_ledger(
     table: &Arc<AccountTable>,
     account: &Account,
     period: Period,
-    want: Want,
+    want: SliceRequest,
     request: RunningRequest,
     allowance: Credits,
 ) -> Option<HeldSlice> {
@@ -146,7 +146,7 @@ pub(crate) fn admit_without_ledger(
     if state.lease.is_leaving() {
         state.replace_lease(new_lease_id().ok()?, now);
     }
-    let id = state.lease.trust(want, request, allowance, now).ok()?;
+    let id = state.lease.grant_unbacked(want, request, allowance, now).ok()?;
     drop(state);
     table.attend(&handle.entry);
     Some(HeldSlice::new(handle, id))
@@ -161,7 +161,7 @@ impl Future for Ticket {
             Ok(Verdict::Admitted(id)) => {
                 TicketAnswer::Admitted(HeldSlice::new(self.handle.clone(), id))
             }
-            Ok(Verdict::Refused(standing)) => TicketAnswer::Refused(standing),
+            Ok(Verdict::NotEnough(standing)) => TicketAnswer::NotEnough(standing),
             Ok(Verdict::OtherPeriod(period)) => TicketAnswer::OtherPeriod(period),
             Ok(Verdict::Unanswered) => TicketAnswer::Unanswered,
             Ok(Verdict::Erased) => TicketAnswer::Erased,

@@ -45,10 +45,10 @@ pub(super) fn apply(
     let lease = state.leases_mut().find(|lease| lease.id() == landed.lease)?;
     let acknowledged = lease.acknowledged();
     if let Some(woke_at) = table.time.notice() {
-        lease.distrust(&table.rules, woke_at);
+        lease.mark_suspended(&table.rules, woke_at);
     }
     let mut effect =
-        Effect { served: Served::nobody(), month: None, settled: Credits::ZERO, standing: None };
+        Effect { served: Served::none(), month: None, settled: Credits::ZERO, standing: None };
     match &landed.answer {
         Err(error) => {
             lease.unanswered(&table.rules, landed.seq, now);
@@ -56,7 +56,7 @@ pub(super) fn apply(
                 outage_logged_at
             } else {
                 // Nobody needs to wait for what the ledger has said.
-                send_all(lease.dismiss(), || Verdict::Unanswered);
+                send_all(lease.drain_queue(), || Verdict::Unanswered);
                 &mut failure_logged_at
             };
             if logged_at.is_none_or(|at| now >= at + LOG_INTERVAL) {
@@ -104,7 +104,7 @@ fn handle_outcome(entry: &AccountEntry, id: LeaseId, lease: &mut AccountLease, a
                 target: "tower_credits", %period,
                 "this node's clock is ahead of the ledger's: the month has not begun there"
             );
-            send_all(lease.dismiss(), other_period);
+            send_all(lease.drain_queue(), other_period);
         }
         Outcome::Closed => {
             let lost = lease.unreported();
@@ -112,7 +112,7 @@ fn handle_outcome(entry: &AccountEntry, id: LeaseId, lease: &mut AccountLease, a
                 target: "tower_credits", %account, %period, %lost,
                 "the month ended too long ago to settle in"
             );
-            send_all(lease.dismiss(), other_period);
+            send_all(lease.drain_queue(), other_period);
         }
         Outcome::Erased => {
             let lost = lease.unreported();
@@ -120,7 +120,7 @@ fn handle_outcome(entry: &AccountEntry, id: LeaseId, lease: &mut AccountLease, a
                 target: "tower_credits", %account, %period, %lost,
                 "the account was erased: its unreported usage on this node is dropped"
             );
-            send_all(lease.dismiss(), || Verdict::Erased);
+            send_all(lease.drain_queue(), || Verdict::Erased);
         }
     }
 }

@@ -66,7 +66,7 @@ pub(super) enum Verdict {
     /// It runs under this id.
     Admitted(RunId),
     /// The account does not have enough.
-    Refused(Standing),
+    NotEnough(Standing),
     /// By the ledger's clock it is another month.
     OtherPeriod(Period),
     /// The ledger cannot say anything about this account.
@@ -79,7 +79,7 @@ pub(super) enum Verdict {
 
 /// The reason why a request cannot ask for credits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum AdmissionError {
     /// The node has its maximum of accounts.
     TooManyAccounts,
     /// The node is shutting down.

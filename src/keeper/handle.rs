@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use super::{
     ended::EndedRequest,
-    entry::{AccountEntry, Refusal, Verdict, Waiter},
+    entry::{AccountEntry, AdmissionError, Verdict, Waiter},
     phase::Phase,
     table::AccountTable,
 };
@@ -50,7 +50,7 @@ impl AccountHandle {
         table: &Arc<AccountTable>,
         account: &Account,
         period: Period,
-    ) -> Result<Self, Refusal> {
+    ) -> Result<Self, AdmissionError> {
         let entry = table.entry(account, period)?;
         Ok(Self { table: Arc::clone(table), entry })
     }
@@ -82,7 +82,7 @@ impl WeakAccountHandle {
 impl RunRef {
     /// Returns what `look` makes of the request, if it still runs.
     pub(crate) fn with<T>(&self, look: impl FnOnce(&mut RunningRequest) -> T) -> Option<T> {
-        self.handle.entry.lock().lease.live_mut(self.id).map(look)
+        self.handle.entry.lock().lease.running_mut(self.id).map(look)
     }
 
     /// Reads the clocks.
@@ -132,7 +132,7 @@ impl HeldSlice {
     /// Has the ledger asked at once for the credits that the request needs beyond its slice.
     pub(crate) fn request_refill(&self) {
         if let Some(RunRef { handle, id }) = &self.0 {
-            handle.entry.lock().lease.ask_now(*id);
+            handle.entry.lock().lease.refill_now(*id);
             handle.attend();
         }
     }
@@ -153,7 +153,7 @@ impl HeldSlice {
 
     /// Returns the longest pause between two renewals that ask for the same.
     pub(crate) fn refill_pause(&self) -> Option<Duration> {
-        self.0.as_ref().map(|run| run.handle.table.rules.pause())
+        self.0.as_ref().map(|run| run.handle.table.rules.retry_delay())
     }
 
     /// Ends the slice, after a last call of `look` with the request. With `ask`, a request that
@@ -181,12 +181,12 @@ impl HeldSlice {
         // It is not there if its lease is gone, with a month that ended long ago.
         state.lease.run_mut(id).map(look)?;
         let closing = state.lease.end(id, ask, now);
-        let is_waited_for = state.lease.is_waited_for();
-        if is_waited_for && let Some(woke_at) = table.time.notice() {
-            state.lease.distrust(&table.rules, woke_at);
+        let has_waiting = state.lease.has_waiting();
+        if has_waiting && let Some(woke_at) = table.time.notice() {
+            state.lease.mark_suspended(&table.rules, woke_at);
         }
-        let served = is_waited_for.then(|| state.lease.share_out(oneshot::Sender::is_closed, now));
-        let is_news = state.lease.is_newly_dirty(now);
+        let served = has_waiting.then(|| state.lease.grant_spare(oneshot::Sender::is_closed, now));
+        let is_news = state.lease.has_news(now);
         let is_pending = matches!(closing, Some(Closing::Pending));
         let ended = match closing {
             Some(Closing::Settled(request, billed)) => {
@@ -245,7 +245,7 @@ pub(super) fn deliver(
         let verdict = if standing.ended || standing.early {
             Verdict::OtherPeriod(other_period)
         } else {
-            Verdict::Refused(standing)
+            Verdict::NotEnough(standing)
         };
         drop(waiter.send(verdict));
     }

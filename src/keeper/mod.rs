@@ -44,7 +44,7 @@ pub use self::shutdown::{Settlement, Unsettled};
 pub(crate) use self::{
     admission::{Admission, Ticket, TicketAnswer, admit, admit_without_ledger},
     ended::EndedRequest,
-    entry::Refusal,
+    entry::AdmissionError,
     handle::{AccountHandle, HeldSlice, RunRef, WeakAccountHandle},
     shutdown::Keeper,
     worker::Worker,

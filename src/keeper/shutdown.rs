@@ -89,7 +89,7 @@ impl Keeper {
         let mut unsettled = Vec::new();
         for entry in self.table.entries() {
             let mut state = entry.lock();
-            let settled = state.leases_mut().flat_map(Lease::give_up).collect();
+            let settled = state.leases_mut().flat_map(Lease::settle_pending).collect();
             let amount = state
                 .leases()
                 .fold(Credits::ZERO, |sum, lease| sum.saturating_add(lease.unreported()));
@@ -99,7 +99,7 @@ impl Keeper {
             }
             drop(state);
             let handle = AccountHandle { table: Arc::clone(&self.table), entry };
-            deliver(&handle, Served { settled, ..Served::nobody() }, None);
+            deliver(&handle, Served { settled, ..Served::none() }, None);
         }
         let settled = Credits::clamped(self.table.settled.load(Ordering::Acquire));
         Settlement { settled, unsettled }

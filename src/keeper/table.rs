@@ -14,7 +14,7 @@ use dashmap::DashMap;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
-    entry::{AccountEntry, EntryState, Refusal, Verdict},
+    entry::{AccountEntry, AdmissionError, EntryState, Verdict},
     inbox::Inbox,
     phase::{Phase, SharedPhase},
 };
@@ -108,16 +108,16 @@ impl AccountTable {
         &self,
         account: &Account,
         period: Period,
-    ) -> Result<Arc<AccountEntry>, Refusal> {
+    ) -> Result<Arc<AccountEntry>, AdmissionError> {
         if self.phase.get() == Phase::Closing {
-            return Err(Refusal::ShuttingDown);
+            return Err(AdmissionError::ShuttingDown);
         }
         let key = (account.clone(), period);
         if let Some(entry) = self.entries.get(&key) {
             return Ok(Arc::clone(&entry));
         }
         if self.entries.len() >= self.max_accounts && !self.make_room() {
-            return Err(Refusal::TooManyAccounts);
+            return Err(AdmissionError::TooManyAccounts);
         }
         let lease = Lease::new(new_lease_id()?, self.now());
         let entry = self.entries.entry(key).or_insert_with(|| {
@@ -126,7 +126,7 @@ impl AccountTable {
         });
         let entry = Arc::clone(&entry);
         // So that an entry that is never used is removed in time.
-        self.attend_by(&entry, self.now() + self.rules.idle());
+        self.attend_by(&entry, self.now() + self.rules.quiet_after());
         Ok(entry)
     }
 
@@ -190,7 +190,7 @@ impl AccountTable {
             return true;
         }
         let month_ended = self.time.unix_time() >= entry.period.ends();
-        entry.rate.is_full(self.now()) && (month_ended || !state.lease.has_trusted())
+        entry.rate.is_full(self.now()) && (month_ended || !state.lease.has_granted_unbacked())
     }
 
     /// `true` if a worker runs, or its work is done.
@@ -200,8 +200,8 @@ impl AccountTable {
 }
 
 /// Returns a random name for a lease. A node that has no randomness takes no more accounts.
-pub(super) fn new_lease_id() -> Result<LeaseId, Refusal> {
-    LeaseId::random().map_err(|_| Refusal::TooManyAccounts)
+pub(super) fn new_lease_id() -> Result<LeaseId, AdmissionError> {
+    LeaseId::random().map_err(|_| AdmissionError::TooManyAccounts)
 }
 
 /// The permit to be the worker: one has it at a time. It is free again if its holder is dropped,
@@ -238,7 +238,7 @@ impl Drop for WorkerPermit {
         }
         // Requests that wait spawn another worker.
         for entry in self.0.entries() {
-            let waiting: Vec<_> = entry.lock().leases_mut().flat_map(Lease::dismiss).collect();
+            let waiting: Vec<_> = entry.lock().leases_mut().flat_map(Lease::drain_queue).collect();
             for waiter in waiting {
                 drop(waiter.send(Verdict::WorkerGone));
             }

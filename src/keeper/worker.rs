@@ -32,7 +32,7 @@ use super::{
     table::{AccountTable, WorkerPermit},
 };
 use crate::{
-    lease::{A_LITTLE, LeaseRules, Next},
+    lease::{LeaseRules, MAX_RENEWAL_DELAY, Next},
     ledger::Renewal,
     observe,
 };
@@ -128,7 +128,7 @@ impl Worker {
         for entry in self.table.entries() {
             let mut state = entry.lock();
             (state.timer, state.is_in_backlog, state.thresholds_seen) = (None, false, 0);
-            state.leases_mut().for_each(|lease| lease.abandon(&self.table.rules, now));
+            state.leases_mut().for_each(|lease| lease.abandon_in_flight(&self.table.rules, now));
             drop(state);
             self.table.attend(&entry);
         }
@@ -211,7 +211,7 @@ impl Worker {
                 let now = self.table.now();
                 let mut state = entry.lock();
                 state.lease.end_all(now);
-                drop(state.lease.dismiss());
+                drop(state.lease.drain_queue());
             }
             self.examine(entry);
         }
@@ -219,7 +219,7 @@ impl Worker {
 
     /// Closes all leases, now that nothing is owed: that takes no time from those that owe.
     fn close_leases(&mut self) {
-        let timeout = CLOSING_TIMEOUT.max(2 * self.table.rules.deadline + 2 * A_LITTLE);
+        let timeout = CLOSING_TIMEOUT.max(2 * self.table.rules.deadline + 2 * MAX_RENEWAL_DELAY);
         let at = Instant::now() + timeout;
         let entries = self.table.entries();
         let before = self.ending.as_ref().and_then(|ending| ending.gives_up_at);
@@ -252,7 +252,7 @@ impl Worker {
 
     /// Returns by how much renewals that no request waits for are delayed.
     fn report_delay(&self) -> Duration {
-        if self.calls.are_awaited() { self.table.rules.soon() } else { Duration::ZERO }
+        if self.calls.are_awaited() { self.table.rules.batching_delay() } else { Duration::ZERO }
     }
 
     fn examine(&mut self, entry: &Arc<AccountEntry>) {
@@ -275,9 +275,9 @@ impl Worker {
         let now = table.now();
         let mut guard = entry.lock();
         let state = &mut **guard;
-        state.lease.forget_waiting(oneshot::Sender::is_closed);
-        if state.lease.only_inquires() && !self.calls.is_breaker_open() {
-            state.lease.forget_inquiry();
+        state.lease.remove_waiting(oneshot::Sender::is_closed);
+        if state.lease.only_probes() && !self.calls.is_breaker_open() {
+            state.lease.cancel_probe();
         }
         let mut next = self.renew_due(entry, state, &rules, is_its_turn, now);
 
@@ -337,13 +337,13 @@ impl Worker {
                 {
                     if self.calls.is_breaker_open() {
                         // No request needs to wait to learn that the ledger is away.
-                        lease.deny_due(now);
+                        lease.deny_unanswered(now);
                     }
                     self.schedule.defer(entry, is_in_backlog);
                     return Duration::MAX;
                 }
                 Next::Renew => {
-                    let is_awaited = lease.is_waited_for();
+                    let is_awaited = lease.has_waiting();
                     let age = now.saturating_sub(*terms_at);
                     let said = self.table.time.unix_time().saturating_sub(age).as_secs();
                     let said = Duration::from_secs(said);
@@ -358,7 +358,7 @@ impl Worker {
                 }
                 // A request whose stopwatch stands just before its refill must not keep the worker
                 // awake.
-                Next::Wait(at) => next = next.min(at.max(now + rules.soon())),
+                Next::Wait(at) => next = next.min(at.max(now + rules.batching_delay())),
                 Next::Gone => {}
             }
         }

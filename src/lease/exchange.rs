@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::rules::{A_LITTLE, LeaseRules};
+use super::rules::{LeaseRules, MAX_RENEWAL_DELAY};
 use crate::Credits;
 
 /// Renewals in a row without an answer, after which no request waits for the next.
@@ -100,7 +100,7 @@ impl Exchange {
     /// (7) Notes that a renewal has landed of which copies may still arrive, sent as late as now
     /// perhaps.
     pub(super) fn may_act_again(&mut self, rules: &LeaseRules, now: Duration) {
-        self.acts_until = now + rules.deadline + A_LITTLE;
+        self.acts_until = now + rules.deadline + MAX_RENEWAL_DELAY;
     }
 
     /// Notes an answer that counts.
@@ -111,14 +111,14 @@ impl Exchange {
 
     /// Notes a failure. The next try comes after a pause that doubles, up to a second.
     pub(super) fn failed(&mut self, rules: &LeaseRules, now: Duration) {
-        let pause = rules.pause() / 4 * 2_u32.saturating_pow(self.failures.min(8));
+        let pause = rules.retry_delay() / 4 * 2_u32.saturating_pow(self.failures.min(8));
         let longest = Duration::from_secs(1).min(rules.ttl / 60);
         self.failures = self.failures.saturating_add(1);
         self.retry_at = now + pause.min(longest);
     }
 
     /// Notes that the process was suspended until `woke_at`.
-    pub(super) fn distrust(&mut self, woke_at: Duration) {
+    pub(super) fn mark_suspended(&mut self, woke_at: Duration) {
         if let Some(flight) = &mut self.in_flight
             && flight.sent_at < woke_at
         {
@@ -181,7 +181,7 @@ mod tests {
         for (sent_at, overslept) in [(1, true), (2, false)] {
             let mut exchange = Exchange::new();
             exchange.send(flight(s(sent_at)));
-            exchange.distrust(s(2));
+            exchange.mark_suspended(s(2));
             assert_eq!(exchange.land(1).map(|flight| flight.overslept), Some(overslept));
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{rules::LeaseRules, run::Want};
+use super::{rules::LeaseRules, run::SliceRequest};
 use crate::Credits;
 
 /// What the ledger has on hold for a lease, as far as the node may use it.
@@ -49,7 +49,7 @@ impl Hold {
 
     /// Admits no request on what was granted before the process was suspended: the ledger may have
     /// released it since.
-    pub(super) fn distrust(&mut self, rules: &LeaseRules, woke_at: Duration) {
+    pub(super) fn mark_suspended(&mut self, rules: &LeaseRules, woke_at: Duration) {
         if self.admit_until < woke_at + rules.admit_for {
             self.admit_until = Duration::ZERO;
         }
@@ -57,13 +57,18 @@ impl Hold {
 
     /// Returns the slice that a request begins with, if there is enough of `spare` and (3) it can
     /// still be admitted.
-    pub(super) fn slice_for(&self, want: Want, spare: Credits, now: Duration) -> Option<Credits> {
+    pub(super) fn slice_for(
+        &self,
+        want: SliceRequest,
+        spare: Credits,
+        now: Duration,
+    ) -> Option<Credits> {
         let slice = spare.min(want.hold);
-        (now < self.admit_until && slice >= want.least).then_some(slice)
+        (now < self.admit_until && slice >= want.min_slice).then_some(slice)
     }
 
     /// Grants `hold` without the ledger, if all such grants stay within `allowance`.
-    pub(super) fn trust(&mut self, hold: Credits, allowance: Credits) -> bool {
+    pub(super) fn grant_unbacked(&mut self, hold: Credits, allowance: Credits) -> bool {
         let trusted = self.trusted.saturating_add(hold);
         let is_within = trusted <= allowance;
         if is_within && allowance < Credits::MAX {
@@ -73,7 +78,7 @@ impl Hold {
     }
 
     /// Returns `true` if part of an allowance was granted.
-    pub(super) fn has_trusted(&self) -> bool {
+    pub(super) fn has_granted_unbacked(&self) -> bool {
         !self.trusted.is_zero()
     }
 
@@ -91,11 +96,11 @@ mod tests {
         Credits::clamped(nanos)
     }
 
-    const WANT: Want = Want {
+    const WANT: SliceRequest = SliceRequest {
         hold: nanos(100),
-        least: nanos(5),
-        lasts: Duration::from_secs(1),
-        most_running: None,
+        min_slice: nanos(5),
+        first_refill_after: Duration::from_secs(1),
+        max_concurrent: None,
     };
 
     #[test]
@@ -118,17 +123,17 @@ mod tests {
             assert_eq!(hold.slice_for(WANT, nanos(spare), s(9)), slice.map(nanos));
         }
         assert_eq!(hold.slice_for(WANT, nanos(300), s(10)), None);
-        hold.distrust(&rules, s(0));
+        hold.mark_suspended(&rules, s(0));
         assert!(hold.slice_for(WANT, nanos(300), s(9)).is_some(), "granted since it woke");
-        hold.distrust(&rules, s(1));
+        hold.mark_suspended(&rules, s(1));
         assert!(hold.slice_for(WANT, nanos(300), s(9)).is_none());
     }
 
     #[test]
     fn without_an_upper_bound_no_allowance_is_counted() {
         let mut hold = Hold::new();
-        assert!(hold.trust(nanos(100), Credits::MAX) && !hold.has_trusted());
-        assert!(hold.trust(nanos(100), nanos(100)) && hold.has_trusted());
-        assert!(!hold.trust(nanos(1), nanos(100)));
+        assert!(hold.grant_unbacked(nanos(100), Credits::MAX) && !hold.has_granted_unbacked());
+        assert!(hold.grant_unbacked(nanos(100), nanos(100)) && hold.has_granted_unbacked());
+        assert!(!hold.grant_unbacked(nanos(1), nanos(100)));
     }
 }

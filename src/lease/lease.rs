@@ -8,7 +8,7 @@ use super::{
     life::Life,
     pool::{Pool, Report},
     rules::LeaseRules,
-    run::{Closing, Run, RunId, Served, Want},
+    run::{Closing, Run, RunId, Served, SliceRequest},
 };
 use crate::{
     Credits,
@@ -32,7 +32,7 @@ pub(crate) struct Lease<W, R> {
     life: Life,
     /// `true` if a request was denied while the ledger was known to be away: it is asked for that
     /// reason alone, so that the next one need not be denied.
-    inquires: bool,
+    probes: bool,
     /// How the account stood when the ledger last answered.
     standing: Standing,
 }
@@ -56,7 +56,7 @@ impl<W, R: Run> Lease<W, R> {
             pool: Pool::new(now),
             exchange: Exchange::new(),
             life: Life::new(now),
-            inquires: false,
+            probes: false,
             standing: Standing::default(),
         }
     }
@@ -91,7 +91,7 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Returns how many requests run or wait.
-    pub(crate) fn engaged(&self) -> usize {
+    pub(crate) fn running_and_waiting(&self) -> usize {
         self.pool.slices().running() + self.pool.queue().len()
     }
 
@@ -101,36 +101,36 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Returns a request that runs: neither its owner nor the end of its node has ended it.
-    pub(crate) fn live_mut(&mut self, id: RunId) -> Option<&mut R> {
-        self.pool.slices_mut().live_mut(id)
+    pub(crate) fn running_mut(&mut self, id: RunId) -> Option<&mut R> {
+        self.pool.slices_mut().running_mut(id)
     }
 
     /// Returns `true` if a request waits.
-    pub(crate) fn is_waited_for(&self) -> bool {
+    pub(crate) fn has_waiting(&self) -> bool {
         !self.pool.queue().is_empty()
     }
 
     /// Returns `true` if there is something to report since `now`, and its owner has yet to learn
     /// that.
-    pub(crate) fn is_newly_dirty(&self, now: Duration) -> bool {
+    pub(crate) fn has_news(&self, now: Duration) -> bool {
         !self.exchange.is_in_flight() && self.pool.outbox().is_dirty_since(now)
     }
 
     /// Admits no request on what was granted before the process was suspended, until `woke_at`: the
     /// ledger may have granted it to others since.
-    pub(crate) fn distrust(&mut self, rules: &LeaseRules, woke_at: Duration) {
-        self.pool.distrust(rules, woke_at);
-        self.exchange.distrust(woke_at);
+    pub(crate) fn mark_suspended(&mut self, rules: &LeaseRules, woke_at: Duration) {
+        self.pool.mark_suspended(rules, woke_at);
+        self.exchange.mark_suspended(woke_at);
     }
 
     /// Admits a request here and now, without asking the ledger, or gives it back. It does not
     /// pass one that waits.
-    pub(crate) fn admit(&mut self, want: Want, run: R, now: Duration) -> Result<RunId, R> {
+    pub(crate) fn admit(&mut self, want: SliceRequest, run: R, now: Duration) -> Result<RunId, R> {
         if self.life.is_open() { self.pool.admit(want, run, now) } else { Err(run) }
     }
 
     /// Returns when the request that was just admitted needs a renewal.
-    pub(crate) fn due_of(&self, id: RunId, want: Want, now: Duration) -> Duration {
+    pub(crate) fn due_of(&self, id: RunId, want: SliceRequest, now: Duration) -> Duration {
         self.pool.slices().first_due_of(id, want, now)
     }
 
@@ -140,25 +140,25 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Queues a request until the ledger answers.
-    pub(crate) fn wait(&mut self, want: Want, run: R, handle: W) {
-        self.pool.wait(want, run, handle);
+    pub(crate) fn enqueue(&mut self, want: SliceRequest, run: R, handle: W) {
+        self.pool.enqueue(want, run, handle);
     }
 
     /// Admits a request that the ledger did not answer for, if all of these stay within
     /// `allowance`, or gives it back.
-    pub(crate) fn trust(
+    pub(crate) fn grant_unbacked(
         &mut self,
-        want: Want,
+        want: SliceRequest,
         run: R,
         allowance: Credits,
         now: Duration,
     ) -> Result<RunId, R> {
-        self.pool.trust(want, run, allowance, now)
+        self.pool.grant_unbacked(want, run, allowance, now)
     }
 
     /// Returns `true` if part of an allowance was granted without the ledger.
-    pub(crate) fn has_trusted(&self) -> bool {
-        self.pool.has_trusted()
+    pub(crate) fn has_granted_unbacked(&self) -> bool {
+        self.pool.has_granted_unbacked()
     }
 
     /// Goes on counting what counts beyond the lease that this one replaces: granted allowances and
@@ -174,18 +174,18 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Has the ledger asked for its own sake, because a request was denied without.
-    pub(crate) fn inquire(&mut self) {
-        self.inquires = true;
+    pub(crate) fn probe(&mut self) {
+        self.probes = true;
     }
 
     /// Returns `true` if the ledger is to be asked for its own sake alone.
-    pub(crate) fn only_inquires(&self) -> bool {
-        self.inquires && !self.exchange.has_failed() && !self.is_waited_for()
+    pub(crate) fn only_probes(&self) -> bool {
+        self.probes && !self.exchange.has_failed() && !self.has_waiting()
     }
 
     /// Notes that the ledger answers others: nothing needs to be found out.
-    pub(crate) fn forget_inquiry(&mut self) {
-        self.inquires = false;
+    pub(crate) fn cancel_probe(&mut self) {
+        self.probes = false;
     }
 
     /// Ends a request: what it cost is spent, the rest of its slice is free. `None` if it was ended
@@ -204,7 +204,7 @@ impl<W, R: Run> Lease<W, R> {
 
     /// Bills requests that have ended and wait for the ledger no more than their slices: there will
     /// be no answer.
-    pub(crate) fn give_up(&mut self) -> Vec<(R, Option<Usage>)> {
+    pub(crate) fn settle_pending(&mut self) -> Vec<(R, Option<Usage>)> {
         self.pool.give_up_pending()
     }
 
@@ -215,34 +215,34 @@ impl<W, R: Run> Lease<W, R> {
 
     /// Has the ledger asked at once for what a request needs beyond its slice, though it said just
     /// before that there is not enough.
-    pub(crate) fn ask_now(&mut self, id: RunId) {
-        self.pool.slices_mut().ask_now(id);
+    pub(crate) fn refill_now(&mut self, id: RunId) {
+        self.pool.slices_mut().refill_now(id);
     }
 
     /// Tells requests that need more that the ledger is known to be away.
-    pub(crate) fn deny_due(&mut self, now: Duration) {
-        self.pool.slices_mut().deny_due(now);
+    pub(crate) fn deny_unanswered(&mut self, now: Duration) {
+        self.pool.slices_mut().deny_unanswered(now);
     }
 
     /// Gives what is free to running requests that need more, then to waiting ones. Those whose
     /// handles satisfy `has_left` get nothing.
-    pub(crate) fn share_out(
+    pub(crate) fn grant_spare(
         &mut self,
         has_left: impl Fn(&W) -> bool,
         now: Duration,
     ) -> Served<W, R> {
-        let mut served = Served::nobody();
+        let mut served = Served::none();
         self.pool.serve_free(&mut served, has_left, now);
         served
     }
 
     /// Removes all waiting requests, and returns their handles.
-    pub(crate) fn dismiss(&mut self) -> Vec<W> {
-        self.pool.queue_mut().dismiss()
+    pub(crate) fn drain_queue(&mut self) -> Vec<W> {
+        self.pool.queue_mut().drain_queue()
     }
 
     /// Removes waiting requests whose handles satisfy `left`.
-    pub(crate) fn forget_waiting(&mut self, left: impl Fn(&W) -> bool) {
+    pub(crate) fn remove_waiting(&mut self, left: impl Fn(&W) -> bool) {
         self.pool.queue_mut().forget(left);
     }
 
@@ -263,7 +263,7 @@ impl<W, R: Run> Lease<W, R> {
 
     /// Returns when the next renewal is due, retries apart.
     fn due(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Duration {
-        if self.life.is_leaving() || self.inquires {
+        if self.life.is_leaving() || self.probes {
             return now;
         }
         let resting_since = self.pool.resting_since();
@@ -296,7 +296,7 @@ impl<W, R: Run> Lease<W, R> {
     /// only to be given back is not owed: it expires there.
     pub(crate) fn owes_nothing(&self) -> bool {
         let is_owed = self.pool.slices().has_pending() || self.pool.outbox().has_usage();
-        self.is_settled() || (self.is_failing() && !is_owed && !self.is_waited_for())
+        self.is_settled() || (self.is_failing() && !is_owed && !self.has_waiting())
     }
 
     /// Returns `true` if it is settled and has said goodbye, or could not.
@@ -324,7 +324,7 @@ impl<W, R: Run> Lease<W, R> {
         let ahead = rules.ahead.filter(|_| !forget);
         let Report { batch, keep, refill, need, extra } =
             self.pool.report(&LeaseRules { ahead, ..*rules }, now);
-        self.inquires = false;
+        self.probes = false;
         let seq = self.exchange.send(Flight {
             sent_at: now,
             batch: batch.number,
@@ -360,7 +360,7 @@ impl<W, R: Run> Lease<W, R> {
         has_left: impl Fn(&W) -> bool,
         now: Duration,
     ) -> Served<W, R> {
-        let Some(flight) = self.exchange.land(seq) else { return Served::nobody() };
+        let Some(flight) = self.exchange.land(seq) else { return Served::none() };
         match answer.outcome {
             Outcome::Renewed { hold, standing } => {
                 self.acknowledge(rules, &flight, now);
@@ -377,20 +377,20 @@ impl<W, R: Run> Lease<W, R> {
                 if flight.is_goodbye {
                     self.life.end();
                 }
-                Served::nobody()
+                Served::none()
             }
             Outcome::Closed | Outcome::Erased => {
                 self.life.end();
-                Served { settled: self.give_up(), ..Served::nobody() }
+                Served { settled: self.settle_pending(), ..Served::none() }
             }
             Outcome::NotBegun if self.pool.is_untouched() => {
                 // There is nothing to say once the month has begun.
                 self.life.end();
-                Served::nobody()
+                Served::none()
             }
             Outcome::Superseded | Outcome::Late | Outcome::NotBegun => {
                 self.exchange.failed(rules, now);
-                Served::nobody()
+                Served::none()
             }
         }
     }
@@ -423,7 +423,7 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Gives up the renewal in flight: its answer is not taken, and no request is denied anything.
-    pub(crate) fn abandon(&mut self, rules: &LeaseRules, now: Duration) {
+    pub(crate) fn abandon_in_flight(&mut self, rules: &LeaseRules, now: Duration) {
         self.pool.slices_mut().forget_requests();
         self.unanswered(rules, self.exchange.seq(), now);
     }

@@ -135,7 +135,7 @@ impl Life {
     }
 
     fn quiet_at(&self, rules: &LeaseRules, used_at: Duration) -> Duration {
-        used_at.max(self.news_at) + rules.idle()
+        used_at.max(self.news_at) + rules.quiet_after()
     }
 }
 

@@ -46,6 +46,6 @@ mod tests;
 pub use self::hold_ahead::HoldAhead;
 pub(crate) use self::{
     lease::{Lease, Next},
-    rules::{A_LITTLE, LeaseRules},
-    run::{Closing, Denial, Run, RunId, Served, Want},
+    rules::{LeaseRules, MAX_RENEWAL_DELAY},
+    run::{Closing, RefillDenial, Run, RunId, Served, SliceRequest},
 };

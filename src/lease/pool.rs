@@ -8,7 +8,7 @@ use super::{
     outbox::Outbox,
     queue::Queue,
     rules::LeaseRules,
-    run::{Billed, Closing, Run, RunId, Served, Want},
+    run::{Billed, Closing, Run, RunId, Served, SliceRequest},
     slices::Slices,
     surplus::{Surplus, is_twice},
 };
@@ -75,8 +75,8 @@ impl<W, R: Run> Pool<W, R> {
     }
 
     /// Returns `true` if part of an outage's allowance was granted.
-    pub(super) fn has_trusted(&self) -> bool {
-        self.hold.has_trusted()
+    pub(super) fn has_granted_unbacked(&self) -> bool {
+        self.hold.has_granted_unbacked()
     }
 
     /// Returns what can still be sliced.
@@ -125,10 +125,15 @@ impl<W, R: Run> Pool<W, R> {
 
     /// Admits a request here and now, without asking the ledger, or gives it back. It does not
     /// pass one that waits.
-    pub(super) fn admit(&mut self, want: Want, mut run: R, now: Duration) -> Result<RunId, R> {
+    pub(super) fn admit(
+        &mut self,
+        want: SliceRequest,
+        mut run: R,
+        now: Duration,
+    ) -> Result<RunId, R> {
         match self.slice_for(want, now).filter(|_| self.queue.is_empty()) {
             Some(slice) => {
-                run.begins(now);
+                run.admitted_at_once(now);
                 Ok(self.begin(slice, want.hold, run, now))
             }
             None => Err(run),
@@ -136,21 +141,21 @@ impl<W, R: Run> Pool<W, R> {
     }
 
     /// Queues a request until the ledger answers.
-    pub(super) fn wait(&mut self, want: Want, run: R, handle: W) {
+    pub(super) fn enqueue(&mut self, want: SliceRequest, run: R, handle: W) {
         self.queue.push(want, run, handle);
         self.surplus.wants(want.hold);
     }
 
     /// Admits a request without the ledger, if all of these stay within `allowance`, or gives it
     /// back.
-    pub(super) fn trust(
+    pub(super) fn grant_unbacked(
         &mut self,
-        want: Want,
+        want: SliceRequest,
         run: R,
         allowance: Credits,
         now: Duration,
     ) -> Result<RunId, R> {
-        if !self.hold.trust(want.hold, allowance) {
+        if !self.hold.grant_unbacked(want.hold, allowance) {
             return Err(run);
         }
         Ok(self.begin(want.hold, want.hold, run, now))
@@ -171,7 +176,7 @@ impl<W, R: Run> Pool<W, R> {
 
     /// Returns the slice that a request begins with, if there is enough for it. What costs nothing
     /// needs no hold.
-    fn slice_for(&self, want: Want, now: Duration) -> Option<Credits> {
+    fn slice_for(&self, want: SliceRequest, now: Duration) -> Option<Credits> {
         if want.hold.is_zero() {
             return Some(Credits::ZERO);
         }
@@ -180,7 +185,7 @@ impl<W, R: Run> Pool<W, R> {
 
     /// Ends a request, as [`Slices::end`] does.
     pub(super) fn end(&mut self, id: RunId, ask: bool, now: Duration) -> Option<Closing<R>> {
-        if self.slices.live_mut(id).is_some() {
+        if self.slices.running_mut(id).is_some() {
             self.note_end(now);
         }
         self.slices.end(id, ask, self.spare(), &mut self.outbox, now)
@@ -251,17 +256,18 @@ impl<W, R: Run> Pool<W, R> {
 
     /// (10) Gives what an answer granted first to the requests that the renewal asked for, so that
     /// no other takes it: to running ones, then to waiting ones. What is left is free for all
-    /// requests; what none of them took is given back. The renewal was sent at `asked_at`.
+    /// requests; what none of them took is given back. The renewal was sent at `requested_at`.
     pub(super) fn serve_answered(
         &mut self,
         rules: &LeaseRules,
-        asked_at: Duration,
+        requested_at: Duration,
         has_left: impl Fn(&W) -> bool,
         now: Duration,
     ) -> Served<W, R> {
-        let mut served = Served::nobody();
+        let mut served = Served::none();
         let spare = self.spare();
-        served.settled = self.slices.serve_requested(spare, &mut self.outbox, rules, asked_at, now);
+        served.settled =
+            self.slices.serve_requested(spare, &mut self.outbox, rules, requested_at, now);
         self.serve_waiting(true, &mut served, &has_left, now);
         self.serve_free(&mut served, has_left, now);
         let target = self.surplus_target(rules, now);
@@ -310,8 +316,8 @@ impl<W, R: Run> Pool<W, R> {
     }
 
     /// Admits no request on what was granted before the process was suspended, until `woke_at`.
-    pub(super) fn distrust(&mut self, rules: &LeaseRules, woke_at: Duration) {
-        self.hold.distrust(rules, woke_at);
+    pub(super) fn mark_suspended(&mut self, rules: &LeaseRules, woke_at: Duration) {
+        self.hold.mark_suspended(rules, woke_at);
     }
 
     /// Notes that the ledger has the batch of this number. Returns `true` if its total grew by it.

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use super::run::Want;
+use super::run::SliceRequest;
 use crate::Credits;
 
 /// The requests that wait, first come, first served.
@@ -16,7 +16,7 @@ pub(super) struct Queue<W, R> {
 
 #[derive(Debug)]
 struct Waiting<W, R> {
-    want: Want,
+    want: SliceRequest,
     run: R,
     handle: W,
     /// `true` if a renewal that was sent asked for it.
@@ -43,7 +43,7 @@ impl<W, R> Queue<W, R> {
             .fold(Credits::ZERO, |sum, waiting| sum.saturating_add(waiting.want.hold))
     }
 
-    pub(super) fn push(&mut self, want: Want, run: R, handle: W) {
+    pub(super) fn push(&mut self, want: SliceRequest, run: R, handle: W) {
         self.waiting.push_back(Waiting { want, run, handle, is_requested: false });
     }
 
@@ -65,7 +65,11 @@ impl<W, R> Queue<W, R> {
 
     /// Returns what the first request wants that has not left. With `requested`, only if the ledger
     /// was asked for it.
-    pub(super) fn first(&mut self, requested: bool, has_left: impl Fn(&W) -> bool) -> Option<Want> {
+    pub(super) fn first(
+        &mut self,
+        requested: bool,
+        has_left: impl Fn(&W) -> bool,
+    ) -> Option<SliceRequest> {
         while self.waiting.front().is_some_and(|waiting| has_left(&waiting.handle)) {
             self.waiting.pop_front();
         }
@@ -78,7 +82,7 @@ impl<W, R> Queue<W, R> {
     }
 
     /// Removes all requests, and returns their handles.
-    pub(super) fn dismiss(&mut self) -> Vec<W> {
+    pub(super) fn drain_queue(&mut self) -> Vec<W> {
         self.waiting.drain(..).map(|waiting| waiting.handle).collect()
     }
 
@@ -109,8 +113,13 @@ mod tests {
         queue
     }
 
-    fn want(nanos: i64) -> Want {
-        Want { hold: Credits::clamped(nanos), least: Credits::ZERO, lasts: NOW, most_running: None }
+    fn want(nanos: i64) -> SliceRequest {
+        SliceRequest {
+            hold: Credits::clamped(nanos),
+            min_slice: Credits::ZERO,
+            first_refill_after: NOW,
+            max_concurrent: None,
+        }
     }
 
     #[test]

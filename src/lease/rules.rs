@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::hold_ahead::HoldAhead;
 
 /// (7) How long after its deadline a renewal may still act, by the ledger's clock, at most.
-pub(crate) const A_LITTLE: Duration = Duration::from_millis(100);
+pub(crate) const MAX_RENEWAL_DELAY: Duration = Duration::from_millis(100);
 
 /// The times of the lease protocol. The defaults fit a ledger in the same data centre.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl Default for LeaseRules {
 impl LeaseRules {
     /// Sets how long spending may stay unreported, and `admit_for` with it: a lease must not cease
     /// to admit between two reports.
-    pub(crate) fn flush_after(&mut self, flush: Duration) {
+    pub(crate) fn set_flush(&mut self, flush: Duration) {
         self.flush = flush;
         self.admit_for = Self::default().admit_for.max(flush.saturating_mul(2));
     }
@@ -51,19 +51,19 @@ impl LeaseRules {
     /// quiet then until it says goodbye: a third of the `ttl`. This is longer than what a failover
     /// of the ledger can forget, also if a second follows closely: replicas lag by seconds, not by
     /// minutes.
-    pub(crate) fn idle(&self) -> Duration {
+    pub(crate) fn quiet_after(&self) -> Duration {
         self.ttl / 3
     }
 
     /// Returns how long work that is not urgent may wait for other work to come with it. It is
     /// short against the time that a slice lasts, which is at least four deadlines.
-    pub(crate) fn soon(&self) -> Duration {
+    pub(crate) fn batching_delay(&self) -> Duration {
         (self.flush / 20).min(Duration::from_millis(5)).min(self.deadline / 8)
     }
 
     /// Returns how long after a failure or a short grant the ledger is asked again: `flush`, but at
     /// most its default, so that no request waits for a long one.
-    pub(crate) fn pause(&self) -> Duration {
+    pub(crate) fn retry_delay(&self) -> Duration {
         self.flush.min(Self::default().flush)
     }
 

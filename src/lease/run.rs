@@ -12,18 +12,18 @@ pub(crate) trait Run {
     /// Returns the cost of what the request has used so far.
     fn accrued(&self, now: Duration) -> Credits;
     /// Returns how long it takes from now, at the least, until the request has used `cost`.
-    fn runway(&self, cost: Credits, now: Duration) -> Duration;
+    fn time_until(&self, cost: Credits, now: Duration) -> Duration;
     /// Tells the request how much it may use in all.
     fn granted(&mut self, slice: Credits, now: Duration);
     /// Tells the request that it used more than it was granted and that this is settled: what it
     /// may use in all grew to `slice` by this debt.
-    fn owed(&mut self, _slice: Credits) {}
+    fn in_debt(&mut self, _slice: Credits) {}
     /// Tells the request that it needed more and did not get all of it.
-    fn denied(&mut self, denial: Denial);
+    fn denied(&mut self, denial: RefillDenial);
     /// Tells the request that it was admitted as soon as it came, and begins now.
-    fn begins(&mut self, _now: Duration) {}
+    fn admitted_at_once(&mut self, _now: Duration) {}
     /// Returns `true` if the request is billed no more than its slice.
-    fn stops(&self) -> bool;
+    fn stops_at_slice(&self) -> bool;
     /// Returns what the request has used so far, if that can be settled before it ends.
     fn settleable(&self, now: Duration) -> Option<Usage>;
     /// Ends the request and returns all that it used; `None` if it never began or is not billed.
@@ -38,25 +38,25 @@ pub(crate) trait Run {
 
 /// A request came to need more, the ledger was asked for it after that, and did not grant it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Denial {
+pub(crate) struct RefillDenial {
     /// When the renewal that asked was sent.
-    pub(crate) asked_at: Duration,
+    pub(crate) requested_at: Duration,
     /// `true` if the ledger answered; `false` if the renewal's deadline has passed.
     pub(crate) answered: bool,
 }
 
 /// What a request wants from its lease.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Want {
+pub(crate) struct SliceRequest {
     /// The slice that it takes at its admission if there is enough, and is refilled to while it
     /// runs.
     pub(crate) hold: Credits,
     /// The smallest slice that it can begin with.
-    pub(crate) least: Credits,
+    pub(crate) min_slice: Credits,
     /// How long a request that took all of `hold` needs no refill, at the least.
-    pub(crate) lasts: Duration,
+    pub(crate) first_refill_after: Duration,
     /// The most of the account's requests that may run or wait on this node, this one included.
-    pub(crate) most_running: Option<NonZeroU32>,
+    pub(crate) max_concurrent: Option<NonZeroU32>,
 }
 
 /// Names a running request. No two requests of an account ever have the same name, also under
@@ -83,7 +83,7 @@ pub(crate) struct Served<W, R> {
 
 impl<W, R> Served<W, R> {
     /// Nothing changed.
-    pub(crate) const fn nobody() -> Self {
+    pub(crate) const fn none() -> Self {
         Self { admitted: Vec::new(), refused: Vec::new(), settled: Vec::new() }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::run::{Denial, Run, Want};
+use super::run::{RefillDenial, Run, SliceRequest};
 use crate::{Credits, ledger::Usage};
 
 /// A running request and its slice.
@@ -52,7 +52,7 @@ impl<R: Run> Running<R> {
         let is_short = slice < hold;
         // If there was not enough just now, there will not be at once.
         let refill_from = if is_short {
-            now.saturating_add(run.runway(slice.half(), now))
+            now.saturating_add(run.time_until(slice.half(), now))
         } else {
             Duration::ZERO
         };
@@ -120,7 +120,7 @@ impl<R: Run> Running<R> {
     }
 
     /// Lets it ask for a refill now, though a short grant was to be followed by a pause.
-    pub(super) fn ask_now(&mut self) {
+    pub(super) fn refill_now(&mut self) {
         self.refill_from = Duration::ZERO;
     }
 
@@ -157,7 +157,7 @@ impl<R: Run> Running<R> {
 
     /// Returns how much of `used` its slice does not cover, if it stops there; zero if it finishes.
     pub(super) fn uncovered(&self, used: Usage) -> Credits {
-        if self.run.stops() { used.cost.saturating_sub(self.slice) } else { Credits::ZERO }
+        if self.run.stops_at_slice() { used.cost.saturating_sub(self.slice) } else { Credits::ZERO }
     }
 
     /// Notes that it waits, having ended, for the ledger to say how much of `used` can be paid.
@@ -192,13 +192,17 @@ impl<R: Run> Running<R> {
         self.settled.add(more);
         if self.settled.cost > self.slice {
             self.slice = self.settled.cost;
-            self.run.owed(self.slice);
+            self.run.in_debt(self.slice);
         }
         Some(more)
     }
 
     fn within_slice(&self, used: Usage) -> Usage {
-        if self.run.stops() { Usage { cost: used.cost.min(self.slice), ..used } } else { used }
+        if self.run.stops_at_slice() {
+            Usage { cost: used.cost.min(self.slice), ..used }
+        } else {
+            used
+        }
     }
 
     /// Returns how much it asks for in the renewal that is being composed.
@@ -212,17 +216,17 @@ impl<R: Run> Running<R> {
         std::mem::take(&mut self.requested)
     }
 
-    /// (10) Tells it that the ledger had less than it was asked for at `asked_at`, and lets it ask
+    /// (10) Tells it that the ledger had less than it was asked for at `requested_at`, and lets it ask
     /// again after a pause: half of what its slice still lasts, if that is longer.
-    pub(super) fn refuse_refill(&mut self, asked_at: Duration, pause: Duration, now: Duration) {
-        self.run.denied(Denial { asked_at, answered: true });
-        let runway = self.run.runway(self.slice, now);
+    pub(super) fn refuse_refill(&mut self, requested_at: Duration, pause: Duration, now: Duration) {
+        self.run.denied(RefillDenial { requested_at, answered: true });
+        let runway = self.run.time_until(self.slice, now);
         self.refill_from = now + pause.max(runway / 2);
     }
 
     /// Tells it that the ledger did not answer.
-    pub(super) fn deny_unanswered(&mut self, asked_at: Duration) {
-        self.run.denied(Denial { asked_at, answered: false });
+    pub(super) fn deny_unanswered(&mut self, requested_at: Duration) {
+        self.run.denied(RefillDenial { requested_at, answered: false });
     }
 
     /// Returns what it needs now, if it is due for more.
@@ -263,7 +267,7 @@ impl<R: Run> Running<R> {
             return Duration::MAX;
         }
         let refill_at =
-            now.saturating_add(self.run.runway(self.refill_level(), now)).max(self.refill_from);
+            now.saturating_add(self.run.time_until(self.refill_level(), now)).max(self.refill_from);
         let Some(used) = self.run.settleable(now).filter(|_| self.is_running()) else {
             return refill_at;
         };
@@ -271,8 +275,8 @@ impl<R: Run> Running<R> {
         // a node that is killed loses of it.
         let settle_level =
             self.settled.cost.saturating_add(self.hold.half().max(Credits::SMALLEST));
-        let is_beyond_slice = self.run.stops() && settle_level > self.slice;
-        let settle_in = self.run.runway(settle_level, now);
+        let is_beyond_slice = self.run.stops_at_slice() && settle_level > self.slice;
+        let settle_in = self.run.time_until(settle_level, now);
         // What is beyond its slice, or beyond the most that it may cost, cannot be settled. It must
         // not keep the worker busy.
         if is_beyond_slice || (settle_in.is_zero() && used.cost < settle_level) {
@@ -283,8 +287,12 @@ impl<R: Run> Running<R> {
     }
 
     /// Returns when a request that was just admitted with this `want` needs a renewal.
-    pub(super) fn first_due_at(&self, want: Want, now: Duration) -> Duration {
-        if self.slice >= want.hold { now.saturating_add(want.lasts) } else { self.due_at(now) }
+    pub(super) fn first_due_at(&self, want: SliceRequest, now: Duration) -> Duration {
+        if self.slice >= want.hold {
+            now.saturating_add(want.first_refill_after)
+        } else {
+            self.due_at(now)
+        }
     }
 
     pub(super) fn into_run(self) -> R {

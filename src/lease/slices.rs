@@ -7,7 +7,7 @@ use slab::Slab;
 use super::{
     outbox::Outbox,
     rules::LeaseRules,
-    run::{Billed, Closing, Run, RunId, Want},
+    run::{Billed, Closing, Run, RunId, SliceRequest},
     running::Running,
 };
 use crate::{Credits, ledger::Usage};
@@ -70,7 +70,7 @@ impl<R: Run> Slices<R> {
     }
 
     /// Returns a request that still runs.
-    pub(super) fn live_mut(&mut self, id: RunId) -> Option<&mut R> {
+    pub(super) fn running_mut(&mut self, id: RunId) -> Option<&mut R> {
         self.named_mut(id).filter(|running| running.is_running()).map(Running::run_mut)
     }
 
@@ -214,9 +214,9 @@ impl<R: Run> Slices<R> {
     }
 
     /// Lets a request ask for a refill now, though it was refused one just before.
-    pub(super) fn ask_now(&mut self, id: RunId) {
+    pub(super) fn refill_now(&mut self, id: RunId) {
         if let Some(running) = self.named_mut(id) {
-            running.ask_now();
+            running.refill_now();
         }
     }
 
@@ -226,7 +226,7 @@ impl<R: Run> Slices<R> {
     }
 
     /// Returns when a request that was just admitted with this `want` needs a renewal.
-    pub(super) fn first_due_of(&self, id: RunId, want: Want, now: Duration) -> Duration {
+    pub(super) fn first_due_of(&self, id: RunId, want: SliceRequest, now: Duration) -> Duration {
         self.running
             .get(id.slot)
             .filter(|running| running.serial() == id.serial)
@@ -240,14 +240,14 @@ impl<R: Run> Slices<R> {
         })
     }
 
-    /// (10) Gives requests what the renewal that was sent at `asked_at` asked for them, or tells
+    /// (10) Gives requests what the renewal that was sent at `requested_at` asked for them, or tells
     /// them that the ledger had less. Returns requests that are billed now.
     pub(super) fn serve_requested(
         &mut self,
         mut spare: Credits,
         outbox: &mut Outbox,
         rules: &LeaseRules,
-        asked_at: Duration,
+        requested_at: Duration,
         now: Duration,
     ) -> Vec<Billed<R>> {
         let mut resolved = Vec::new();
@@ -266,7 +266,7 @@ impl<R: Run> Slices<R> {
                     resolved.push(slot);
                 }
             } else if is_denied {
-                running.refuse_refill(asked_at, rules.pause(), now);
+                running.refuse_refill(requested_at, rules.retry_delay(), now);
             }
         }
         self.resolve_all(resolved, outbox)
@@ -300,10 +300,10 @@ impl<R: Run> Slices<R> {
     }
 
     /// (10) Tells requests that the renewal asked for that no answer came.
-    pub(super) fn deny_requested(&mut self, asked_at: Duration) {
+    pub(super) fn deny_requested(&mut self, requested_at: Duration) {
         for (_, running) in &mut self.running {
             if !running.take_request().is_zero() && running.is_running() {
-                running.deny_unanswered(asked_at);
+                running.deny_unanswered(requested_at);
             }
         }
     }
@@ -316,7 +316,7 @@ impl<R: Run> Slices<R> {
     }
 
     /// Tells requests that are due for more that the ledger cannot be asked.
-    pub(super) fn deny_due(&mut self, now: Duration) {
+    pub(super) fn deny_unanswered(&mut self, now: Duration) {
         for (_, running) in &mut self.running {
             if running.is_running() && running.due_refill(now).is_some() {
                 running.deny_unanswered(now);

@@ -63,13 +63,13 @@ impl Surplus {
     pub(super) fn target(
         &self,
         rules: &LeaseRules,
-        is_waited_for: bool,
+        has_waiting: bool,
         spare: Credits,
         now: Duration,
     ) -> Credits {
         let Some(ahead) = rules.ahead else { return Credits::ZERO };
         let unused_for =
-            if is_waited_for { Duration::ZERO } else { now.saturating_sub(self.used_at) };
+            if has_waiting { Duration::ZERO } else { now.saturating_sub(self.used_at) };
         let target = if unused_for < rules.burn_span() {
             ahead.surplus(self.burn.hold(), self.burn.together())
         } else if unused_for < rules.admit_for {

@@ -180,10 +180,10 @@ impl CreditMeter {
                 TicketAnswer::Admitted(slice) => {
                     return Ok(Some(self.admitted(slice, request.identity, rate)));
                 }
-                TicketAnswer::Refused(standing) => {
+                TicketAnswer::NotEnough(standing) => {
                     let BillingContext { want, period, tier, .. } = &*request.context;
                     let hint = tier.hint.as_deref();
-                    let rejection = Rejection::of(&standing, want.least, *period, hint);
+                    let rejection = Rejection::of(&standing, want.min_slice, *period, hint);
                     return self.deny_metered(rejection, request, rate);
                 }
                 TicketAnswer::Unanswered => return self.without_ledger(request, rate),
@@ -205,7 +205,7 @@ impl CreditMeter {
             let table = self.inner.keeper.table();
             let handle = match AccountHandle::open(table, &request.context.account, period) {
                 Ok(handle) => handle,
-                Err(refusal) => return self.deny_metered(refusal.into(), request, rate),
+                Err(error) => return self.deny_metered(error.into(), request, rate),
             };
             match self.take_slice(&request, handle, self.inner.time.now()) {
                 Err(rejection) => return self.deny_metered(rejection, request, rate),

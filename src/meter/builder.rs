@@ -226,7 +226,7 @@ impl CreditMeterBuilder {
     /// ```
     #[must_use]
     pub fn report_within(mut self, within: Duration) -> Self {
-        self.settings.rules.flush_after(within);
+        self.settings.rules.set_flush(within);
         self
     }
 

@@ -203,7 +203,7 @@ impl Charge {
                 let BillingContext { want, period, tier, .. } = &*ended.request.context;
                 Rejection::of(
                     &Standing { used, ..ended.standing },
-                    want.least,
+                    want.min_slice,
                     *period,
                     tier.hint.as_deref(),
                 )

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Account, Credits, Identity, Name, Period, Plan,
     clock::Clock,
-    lease::Want,
+    lease::SliceRequest,
     plan::{RequestCap, Tier, Workload},
     terms::Terms,
 };
@@ -52,7 +52,7 @@ pub(crate) struct BillingContext {
     pub(crate) terms: Terms,
     pub(crate) workload: Arc<Workload>,
     pub(crate) period: Period,
-    pub(crate) want: Want,
+    pub(crate) want: SliceRequest,
     /// The most compute time that a request may use.
     pub(super) cap: Option<Duration>,
     /// The clock of compute time, if it is not the leases' clock.
@@ -80,11 +80,11 @@ impl BillingContext {
         let min_cost = if price.a_second().is_zero() { Credits::ZERO } else { Credits::SMALLEST };
         let cost = |time: Duration| price.cost_or_max(time).max(min_cost);
         let (hold, least) = (cost(hold), cost(MIN_ADMITTED_TIME.min(hold)));
-        let want = Want {
+        let want = SliceRequest {
             hold,
-            least,
-            lasts: price.runway(hold.saturating_sub(hold.half())),
-            most_running: tier.most_running,
+            min_slice: least,
+            first_refill_after: price.runway(hold.saturating_sub(hold.half())),
+            max_concurrent: tier.most_running,
         };
         Ok(Self {
             number: next_number(),

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::lease::Denial;
+use crate::lease::RefillDenial;
 
 /// A request that exceeds its slice by more than this was not polled in time.
 const POLLED_LATE: Duration = Duration::from_millis(50);
@@ -12,7 +12,7 @@ const POLLED_LATE: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(super) struct Refill {
     /// The ledger had less than the request needed.
-    denial: Option<Denial>,
+    denial: Option<RefillDenial>,
     /// When the need arose at once: by a report, or after the process stood still. An answer to an
     /// older renewal does not count.
     needed_at: Duration,
@@ -37,7 +37,7 @@ impl Refill {
     }
 
     /// The slice did not grow as far as it was asked for.
-    pub(super) fn denied(&mut self, denial: Denial) {
+    pub(super) fn denied(&mut self, denial: RefillDenial) {
         self.denial = Some(denial);
     }
 
@@ -51,18 +51,19 @@ impl Refill {
         self.needed_at = now;
     }
 
-    pub(super) const fn denial(&self) -> Option<Denial> {
+    pub(super) const fn denial(&self) -> Option<RefillDenial> {
         self.denial
     }
 
     /// Decides for a request that is `over` its slice by so much. A denial that was requested at
     /// most `fresh` ago counts if the request was polled in time.
     pub(super) fn decide(&mut self, over: Duration, fresh: Duration, now: Duration) -> Overdue {
-        if self.denial.is_some_and(|denial| denial.asked_at < self.needed_at) {
+        if self.denial.is_some_and(|denial| denial.requested_at < self.needed_at) {
             (self.denial, self.is_requested) = (None, false);
         }
         let in_time = over <= POLLED_LATE;
-        let is_fresh = |denial: Denial| in_time && now <= denial.asked_at.saturating_add(fresh);
+        let is_fresh =
+            |denial: RefillDenial| in_time && now <= denial.requested_at.saturating_add(fresh);
         if self.denial.is_some_and(|denial| self.is_requested || is_fresh(denial)) {
             return Overdue::End;
         }
@@ -86,8 +87,8 @@ mod tests {
         Duration::from_millis(millis)
     }
 
-    fn denial(asked_at: u64) -> Denial {
-        Denial { asked_at: ms(asked_at), answered: true }
+    fn denial(requested_at: u64) -> RefillDenial {
+        RefillDenial { requested_at: ms(requested_at), answered: true }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Credits, Period,
     clock::Now,
-    lease::{Denial, Run},
+    lease::{RefillDenial, Run},
     ledger::{LineKey, Usage},
     plan::Midway,
 };
@@ -191,7 +191,7 @@ impl RunningRequest {
         self.is_shadow
     }
 
-    pub(crate) const fn denial(&self) -> Option<Denial> {
+    pub(crate) const fn denial(&self) -> Option<RefillDenial> {
         self.refill.denial()
     }
 
@@ -202,7 +202,7 @@ impl RunningRequest {
 
     /// `true` if it ends at its slice, and has used more.
     pub(crate) fn is_short(&self, now: Duration) -> bool {
-        self.stops() && self.used(now).is_some_and(|used| used.cost > self.slice)
+        self.stops_at_slice() && self.used(now).is_some_and(|used| used.cost > self.slice)
     }
 
     /// Returns the compute time that is left of its slice, as that is now.
@@ -221,14 +221,16 @@ impl RunningRequest {
         let so_far = self.compute.so_far(now.compute);
         let capped = self.cap().map(|cap| cap.saturating_sub(so_far));
         if self.compute.has_ended() {
-            if !self.stops() || self.used(now.compute).is_none_or(|used| used.cost <= self.slice) {
+            if !self.stops_at_slice()
+                || self.used(now.compute).is_none_or(|used| used.cost <= self.slice)
+            {
                 return RemainingTime::Unlimited;
             }
         } else if capped.is_some_and(|left| left.is_zero()) {
             return RemainingTime::None;
         }
         self.watch(waker);
-        if !self.stops() {
+        if !self.stops_at_slice() {
             return match capped {
                 Some(_) if self.compute.is_frozen() => RemainingTime::Frozen,
                 capped => capped.map_or(RemainingTime::Unlimited, RemainingTime::For),
@@ -251,7 +253,7 @@ impl RunningRequest {
     }
 
     fn is_over(&self, now: Duration) -> bool {
-        self.stops() && self.left(now).is_zero()
+        self.stops_at_slice() && self.left(now).is_zero()
     }
 
     /// The most compute time that it may use.
@@ -259,7 +261,7 @@ impl RunningRequest {
         self.context.cap.filter(|_| !self.is_unstoppable && !self.forgiven)
     }
 
-    fn stops(&self) -> bool {
+    fn stops_at_slice(&self) -> bool {
         self.context.tier.midway == Midway::Stop && !self.is_unstoppable && !self.forgiven
     }
 
@@ -306,7 +308,7 @@ impl Run for RunningRequest {
         }
     }
 
-    fn runway(&self, cost: Credits, now: Duration) -> Duration {
+    fn time_until(&self, cost: Credits, now: Duration) -> Duration {
         let so_far = self.compute.so_far(self.now(now));
         self.context.workload.price.runway(cost).saturating_sub(so_far)
     }
@@ -317,21 +319,21 @@ impl Run for RunningRequest {
         self.wake();
     }
 
-    fn owed(&mut self, slice: Credits) {
+    fn in_debt(&mut self, slice: Credits) {
         self.slice = slice;
     }
 
-    fn denied(&mut self, denial: Denial) {
+    fn denied(&mut self, denial: RefillDenial) {
         self.refill.denied(denial);
         self.wake();
     }
 
-    fn begins(&mut self, now: Duration) {
+    fn admitted_at_once(&mut self, now: Duration) {
         self.compute.begin(self.now(now));
     }
 
-    fn stops(&self) -> bool {
-        Self::stops(self)
+    fn stops_at_slice(&self) -> bool {
+        Self::stops_at_slice(self)
     }
 
     fn settleable(&self, now: Duration) -> Option<Usage> {

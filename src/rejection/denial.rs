@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use ::http::StatusCode;
 
 use crate::{
-    Credits, Period, keeper::Refusal, ledger::Standing, limit::RateState, plan::RequestQuota,
+    Credits, Period, keeper::AdmissionError, ledger::Standing, limit::RateState, plan::RequestQuota,
 };
 
 /// Why a request was denied. It is in the extensions of the response that says so.
@@ -291,12 +291,12 @@ impl Rejection {
     }
 }
 
-impl From<Refusal> for Rejection {
-    fn from(refusal: Refusal) -> Self {
-        match refusal {
-            Refusal::TooManyAccounts => Self::Busy,
-            Refusal::ShuttingDown => Self::ShuttingDown,
-            Refusal::TooManyRunning(_) => Self::TooManyRunning,
+impl From<AdmissionError> for Rejection {
+    fn from(error: AdmissionError) -> Self {
+        match error {
+            AdmissionError::TooManyAccounts => Self::Busy,
+            AdmissionError::ShuttingDown => Self::ShuttingDown,
+            AdmissionError::TooManyRunning(_) => Self::TooManyRunning,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     lease::{
-        RunId, Want,
+        RunId, SliceRequest,
         lease::{Lease, Next},
         rules::LeaseRules,
         run::{Closing, Served},
@@ -136,7 +136,7 @@ impl Node {
     pub(super) fn shut_down(&mut self, oracle: &mut Oracle, tick: u64) {
         self.is_closing = true;
         for lease in self.leases_mut() {
-            drop(lease.dismiss());
+            drop(lease.drain_queue());
         }
         if self.lease.is_some() {
             for (request, id) in std::mem::take(&mut self.running) {
@@ -173,12 +173,12 @@ impl Node {
                     self.end(request, id, ask, oracle, tick);
                     continue;
                 }
-                Step::AskNow => self.lease.as_mut().unwrap().ask_now(id),
+                Step::AskNow => self.lease.as_mut().unwrap().refill_now(id),
                 Step::Runs => {}
             }
             self.running.push((request, id));
         }
-        let served = self.lease.as_mut().unwrap().share_out(|_| false, at(tick));
+        let served = self.lease.as_mut().unwrap().grant_spare(|_| false, at(tick));
         self.serve(served, oracle);
     }
 
@@ -190,11 +190,11 @@ impl Node {
         names: &mut u128,
         tick: u64,
     ) {
-        let want = Want {
+        let want = SliceRequest {
             hold: nanos(HOLD),
-            least: nanos(LEAST),
-            lasts: at(HOLD.unsigned_abs() / 2),
-            most_running: None,
+            min_slice: nanos(LEAST),
+            first_refill_after: at(HOLD.unsigned_abs() / 2),
+            max_concurrent: None,
         };
         for _ in 0..[1, 1, 5][rng.usize(0..3)] {
             let length = [1, 3, 10, 60, 150][rng.usize(0..5)];
@@ -209,7 +209,7 @@ impl Node {
             });
             match lease.admit(want, Rc::clone(&request), at(tick)) {
                 Ok(id) => self.running.push((request, id)),
-                Err(run) => lease.wait(want, run, (request, tick)),
+                Err(run) => lease.enqueue(want, run, (request, tick)),
             }
         }
     }
@@ -222,7 +222,7 @@ impl Node {
         let rules = if flush { LeaseRules { ahead: None, farewell, ..*rules } } else { *rules };
         let mut sent = Vec::new();
         for lease in self.lease.iter_mut().chain(&mut self.old) {
-            lease.forget_waiting(|(_, since)| tick - since >= PATIENCE);
+            lease.remove_waiting(|(_, since)| tick - since >= PATIENCE);
             let given_up =
                 |(id, _, sent_at): &mut _| *id == lease.id() && tick - *sent_at >= DEADLINE;
             for (_, seq, _) in self.awaited.extract_if(.., given_up).collect::<Vec<_>>() {

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use super::{HOLD, at, nanos, ticks};
 use crate::{
     Credits,
-    lease::{Denial, Run},
+    lease::{RefillDenial, Run},
     ledger::{LineKey, Usage},
 };
 
@@ -25,7 +25,7 @@ pub(super) struct Request {
     slice: Cell<i64>,
     /// How much of its slice is debt.
     owed: Cell<i64>,
-    denied: Cell<Option<Denial>>,
+    denied: Cell<Option<RefillDenial>>,
     /// Its slice is used up, and the ledger was asked since.
     overdue: Cell<bool>,
     /// When a report made it need more at once.
@@ -98,18 +98,17 @@ impl Request {
         }
         let is_over = self.stop && cost >= self.slice.get();
         let in_time = cost - self.slice.get() <= 2;
-        if self.denied.get().is_some_and(|denial| denial.asked_at < self.needed_at.get()) {
+        if self.denied.get().is_some_and(|denial| denial.requested_at < self.needed_at.get()) {
             self.denied.set(None);
             self.overdue.set(false);
         }
-        let denied = self
-            .denied
-            .get()
-            .filter(|denial| self.overdue.get() || (in_time && now <= denial.asked_at + at(16)));
+        let denied = self.denied.get().filter(|denial| {
+            self.overdue.get() || (in_time && now <= denial.requested_at + at(16))
+        });
         if cost >= self.length || (is_over && denied.is_some()) {
             if let Some(denial) = denied.filter(|_| is_over && cost < self.length) {
                 assert!(
-                    denial.asked_at >= self.needs_since.get().unwrap(),
+                    denial.requested_at >= self.needs_since.get().unwrap(),
                     "cut before the ledger was asked: {self:?}, {now:?}"
                 );
             }
@@ -128,7 +127,7 @@ impl Run for Rc<Request> {
         nanos(self.cost(now))
     }
 
-    fn runway(&self, cost: Credits, now: Duration) -> Duration {
+    fn time_until(&self, cost: Credits, now: Duration) -> Duration {
         Duration::from_millis((cost.as_nano_usd() - self.cost(now)).max(0).unsigned_abs())
     }
 
@@ -145,18 +144,18 @@ impl Run for Rc<Request> {
         }
     }
 
-    fn owed(&mut self, slice: Credits) {
+    fn in_debt(&mut self, slice: Credits) {
         let slice = slice.as_nano_usd();
         self.owed.set(self.owed.get() + slice - self.slice.replace(slice));
     }
 
-    fn denied(&mut self, denial: Denial) {
+    fn denied(&mut self, denial: RefillDenial) {
         self.denied.set(Some(denial));
         // It asked because it needed more, and still does.
-        self.needs_since.set(self.needs_since.get().or(Some(denial.asked_at)));
+        self.needs_since.set(self.needs_since.get().or(Some(denial.requested_at)));
     }
 
-    fn stops(&self) -> bool {
+    fn stops_at_slice(&self) -> bool {
         self.stop
     }
 

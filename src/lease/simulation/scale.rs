@@ -12,7 +12,7 @@ use super::{nanos, node::Waiter, request::Request, ticks};
 use crate::{
     Credits, HoldAhead, Period,
     lease::{
-        RunId, Want,
+        RunId, SliceRequest,
         lease::{Lease, Next},
         rules::LeaseRules,
         run::Closing,
@@ -32,8 +32,8 @@ fn formula(rate: f64, rules: &LeaseRules) -> f64 {
     let pauses_of = |longer_than: Duration| rate * (-rate * longer_than.as_secs_f64()).exp();
     reports
         + 2.0 * pauses_of(rules.admit_for)
-        + pauses_of(rules.idle())
-        + pauses_of(rules.idle() + rules.ttl)
+        + pauses_of(rules.quiet_after())
+        + pauses_of(rules.quiet_after() + rules.ttl)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,7 +71,7 @@ const TERMS: Terms =
 impl Many {
     fn new(rate: f64, flush: Duration) -> Self {
         let mut rules = LeaseRules { ahead: Some(HoldAhead::default()), ..LeaseRules::default() };
-        rules.flush_after(flush);
+        rules.set_flush(flush);
         let members = (0..NODES).map(|node| Member {
             lease: Lease::new(LeaseId::from_bits(node as u128 + 1), Duration::ZERO),
             running: Vec::new(),
@@ -118,11 +118,11 @@ impl Many {
         let member = &mut self.members[node];
         match event {
             Event::Arrives => {
-                let want = Want {
+                let want = SliceRequest {
                     hold: nanos(1_000),
-                    least: nanos(50),
-                    lasts: Duration::from_millis(500),
-                    most_running: None,
+                    min_slice: nanos(50),
+                    first_refill_after: Duration::from_millis(500),
+                    max_concurrent: None,
                 };
                 if member.lease.is_leaving() {
                     self.names += 1;
@@ -132,7 +132,7 @@ impl Many {
                 let request = Rc::new(Request::new(false, ticks(LENGTH), false));
                 match member.lease.admit(want, Rc::clone(&request), now) {
                     Ok(id) => member.admitted(request, id, now, node, &mut self.events),
-                    Err(run) => member.lease.wait(want, run, (request, 0)),
+                    Err(run) => member.lease.enqueue(want, run, (request, 0)),
                 }
             }
             Event::Ends => {

@@ -9,7 +9,7 @@ use std::{cell::Cell, num::NonZeroU32, rc::Rc, time::Duration};
 use super::{
     lease::{Lease, Next},
     rules::LeaseRules,
-    run::{Closing, Denial, Run, RunId, Served, Want},
+    run::{Closing, RefillDenial, Run, RunId, Served, SliceRequest},
 };
 use crate::{
     Credits,
@@ -25,15 +25,15 @@ impl Run for Rc<Manual> {
         nanos(self.0.get())
     }
 
-    fn runway(&self, cost: Credits, _: Duration) -> Duration {
+    fn time_until(&self, cost: Credits, _: Duration) -> Duration {
         Duration::from_nanos((cost.as_nano_usd() - self.0.get()).max(0).unsigned_abs())
     }
 
     fn granted(&mut self, _: Credits, _: Duration) {}
 
-    fn denied(&mut self, _: Denial) {}
+    fn denied(&mut self, _: RefillDenial) {}
 
-    fn stops(&self) -> bool {
+    fn stops_at_slice(&self) -> bool {
         false
     }
 
@@ -65,8 +65,12 @@ const RULES: LeaseRules = LeaseRules {
     farewell: true,
 };
 
-const WANT: Want =
-    Want { hold: nanos(100), least: nanos(5), lasts: Duration::from_nanos(50), most_running: None };
+const WANT: SliceRequest = SliceRequest {
+    hold: nanos(100),
+    min_slice: nanos(5),
+    first_refill_after: Duration::from_nanos(50),
+    max_concurrent: None,
+};
 
 const fn nanos(n: i64) -> Credits {
     Credits::clamped(n)
@@ -134,7 +138,7 @@ impl Pair {
     /// Has a request wait, and admits it by a renewal.
     fn start(&mut self, used: i64, now: Duration) -> (Rc<Manual>, RunId) {
         let request = Rc::new(Manual(Cell::new(used)));
-        self.lease.wait(WANT, request.clone(), ());
+        self.lease.enqueue(WANT, request.clone(), ());
         let served = self.renew(now);
         (request, served.admitted[0].1)
     }
@@ -198,15 +202,18 @@ fn a_superseded_lease_goes_on_under_a_new_name_with_what_was_not_acknowledged() 
 fn an_outage_allowance_is_bounded_across_leases() {
     let mut pair = Pair::new(1_000);
     let request = || Rc::new(Manual(Cell::new(1)));
-    let key = pair.lease.trust(WANT, request(), nanos(200), s(0)).ok().unwrap();
+    let key = pair.lease.grant_unbacked(WANT, request(), nanos(200), s(0)).ok().unwrap();
     pair.lease.end(key, true, s(1));
-    assert!(pair.lease.trust(WANT, request(), nanos(200), s(1)).is_ok());
-    assert!(pair.lease.trust(WANT, request(), nanos(200), s(1)).is_err());
+    assert!(pair.lease.grant_unbacked(WANT, request(), nanos(200), s(1)).is_ok());
+    assert!(pair.lease.grant_unbacked(WANT, request(), nanos(200), s(1)).is_err());
     let mut next = TestLease::new(LeaseId::from_bits(2), s(2));
     next.inherit(&pair.lease);
-    assert!(next.trust(WANT, request(), nanos(200), s(2)).is_err(), "also under another lease");
+    assert!(
+        next.grant_unbacked(WANT, request(), nanos(200), s(2)).is_err(),
+        "also under another lease"
+    );
     // Nor is a request there taken for one that ran here.
-    let key = next.trust(WANT, request(), nanos(400), s(2)).ok().unwrap();
+    let key = next.grant_unbacked(WANT, request(), nanos(400), s(2)).ok().unwrap();
     assert!(pair.lease.run_mut(key).is_none() && next.run_mut(key).is_some());
 }
 
@@ -225,18 +232,18 @@ fn unused() -> Rc<Manual> {
 fn a_request_that_waits_is_admitted_before_those_that_come_later() {
     let (mut pair, _, key) = with_one_running(1_000);
     pair.lease.end(key, true, s(1));
-    let large = Want {
+    let large = SliceRequest {
         hold: nanos(200),
-        least: nanos(200),
-        lasts: Duration::from_nanos(100),
-        most_running: None,
+        min_slice: nanos(200),
+        first_refill_after: Duration::from_nanos(100),
+        max_concurrent: None,
     };
-    pair.lease.wait(large, unused(), ());
+    pair.lease.enqueue(large, unused(), ());
     assert!(
         pair.lease.admit(WANT, unused(), s(1)).is_err(),
         "there is room for it, and another came first"
     );
-    assert_eq!(pair.lease.dismiss().len(), 1);
+    assert_eq!(pair.lease.drain_queue().len(), 1);
     assert!(pair.lease.admit(WANT, unused(), s(1)).is_ok());
 }
 
@@ -244,36 +251,36 @@ fn a_request_that_waits_is_admitted_before_those_that_come_later() {
 fn a_freed_slice_goes_to_requests_that_still_wait() {
     let (mut pair, _, key) = with_one_running(100);
     assert!(pair.lease.admit(WANT, unused(), s(1)).is_err());
-    assert!(!pair.lease.is_waited_for());
-    pair.lease.wait(WANT, unused(), ());
-    assert!(pair.lease.is_waited_for() && pair.lease.is_running());
-    assert_eq!(pair.lease.engaged(), 2);
+    assert!(!pair.lease.has_waiting());
+    pair.lease.enqueue(WANT, unused(), ());
+    assert!(pair.lease.has_waiting() && pair.lease.is_running());
+    assert_eq!(pair.lease.running_and_waiting(), 2);
     pair.lease.end(key, true, s(1));
     assert!(!pair.lease.is_running());
-    assert_eq!(pair.lease.share_out(|()| false, s(1)).admitted.len(), 1);
-    pair.lease.wait(WANT, unused(), ());
-    pair.lease.forget_waiting(|()| true);
-    assert_eq!((pair.lease.engaged(), pair.lease.is_waited_for()), (1, false));
-    pair.lease.wait(WANT, unused(), ());
+    assert_eq!(pair.lease.grant_spare(|()| false, s(1)).admitted.len(), 1);
+    pair.lease.enqueue(WANT, unused(), ());
+    pair.lease.remove_waiting(|()| true);
+    assert_eq!((pair.lease.running_and_waiting(), pair.lease.has_waiting()), (1, false));
+    pair.lease.enqueue(WANT, unused(), ());
     pair.lease.end_all(s(1));
-    assert!(pair.lease.share_out(|()| true, s(1)).admitted.is_empty());
-    assert_eq!(pair.lease.engaged(), 0);
+    assert!(pair.lease.grant_spare(|()| true, s(1)).admitted.is_empty());
+    assert_eq!(pair.lease.running_and_waiting(), 0);
 }
 
 #[test]
 fn it_is_newly_dirty_once() {
     let (mut pair, request, key) = with_one_running(1_000);
-    assert!(!pair.lease.is_newly_dirty(s(1)));
+    assert!(!pair.lease.has_news(s(1)));
     request.0.set(7);
     pair.lease.end(key, true, s(1));
-    assert!(pair.lease.is_newly_dirty(s(1)) && !pair.lease.is_newly_dirty(s(2)));
+    assert!(pair.lease.has_news(s(1)) && !pair.lease.has_news(s(2)));
     let terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
     let renewal = pair.lease.renew(&RULES, terms, false, s(1));
     let key = pair.lease.admit(WANT, unused(), s(1)).ok();
     if let Some(key) = key {
         pair.lease.end(key, true, s(1));
     }
-    assert!(!pair.lease.is_newly_dirty(s(1)), "its owner examines it anyway when the answer comes");
+    assert!(!pair.lease.has_news(s(1)), "its owner examines it anyway when the answer comes");
     pair.lease.unanswered(&RULES, renewal.seq, s(2));
 }
 
@@ -304,7 +311,7 @@ fn spare_credits_go_to_running_requests_that_are_due_and_to_no_others() {
     first.0.set(30);
     second.0.set(60);
     pair.lease.end(third_key, true, s(1));
-    pair.lease.share_out(|()| false, s(1));
+    pair.lease.grant_spare(|()| false, s(1));
     assert_eq!(pair.lease.slice_of(first_key), nanos(100), "more than half of its hold is left");
     assert_eq!(
         pair.lease.slice_of(second_key),
@@ -334,31 +341,36 @@ fn admissions_end_ten_seconds_after_the_renewal_and_with_the_goodbye() {
 #[test]
 fn a_request_that_came_after_the_renewal_is_not_refused_by_its_answer() {
     let mut pair = Pair::new(100);
-    pair.lease.wait(WANT, unused(), ());
+    pair.lease.enqueue(WANT, unused(), ());
     let terms = Terms { included: nanos(100), per_seat: false, pay_as_you_go: Credits::ZERO };
     let renewal = pair.lease.renew(&RULES, terms, false, s(0));
-    pair.lease.wait(WANT, unused(), ());
+    pair.lease.enqueue(WANT, unused(), ());
     let clock = Pair::ledger_clock(s(0));
     let answer = pair.book.renew(&mut pair.record, &renewal, None, clock, clock).unwrap();
     let served = pair.lease.answered(&RULES, renewal.seq, &answer, |()| false, s(0));
     assert_eq!((served.admitted.len(), served.refused.len()), (1, 0));
-    assert!(pair.lease.is_waited_for());
+    assert!(pair.lease.has_waiting());
     assert_eq!(pair.lease.next(&RULES, false, s(0)), Next::Renew, "asked for at once");
     let served = pair.renew(s(0));
     assert_eq!((served.admitted.len(), served.refused.len()), (0, 1), "there is nothing more");
     // What becomes free on this node refuses nobody either.
-    pair.lease.wait(WANT, unused(), ());
-    assert_eq!(pair.lease.share_out(|()| false, s(0)).refused.len(), 0);
-    assert!(pair.lease.is_waited_for());
+    pair.lease.enqueue(WANT, unused(), ());
+    assert_eq!(pair.lease.grant_spare(|()| false, s(0)).refused.len(), 0);
+    assert!(pair.lease.has_waiting());
 }
 
 #[test]
 fn after_a_short_grant_that_lasts_long_it_asks_again_at_half_of_it() {
     let second = Credits::clamped(1_000_000_000);
-    let want = Want { hold: second, least: nanos(5), lasts: s(1), most_running: None };
+    let want = SliceRequest {
+        hold: second,
+        min_slice: nanos(5),
+        first_refill_after: s(1),
+        max_concurrent: None,
+    };
     let mut pair = Pair::new(1_400_000_000);
     let request = Rc::new(Manual(Cell::new(0)));
-    pair.lease.wait(want, request.clone(), ());
+    pair.lease.enqueue(want, request.clone(), ());
     pair.renew(s(0));
     request.0.set(600_000_000);
     pair.renew(s(1));

@@ -29,7 +29,12 @@ fn a_lease_that_was_never_used_goes_without_a_word() {
     let mut free = fresh();
     assert!(
         free.admit(
-            Want { hold: nanos(0), least: nanos(0), lasts: Duration::MAX, most_running: None },
+            SliceRequest {
+                hold: nanos(0),
+                min_slice: nanos(0),
+                first_refill_after: Duration::MAX,
+                max_concurrent: None
+            },
             unused(),
             s(0)
         )
@@ -87,7 +92,7 @@ fn if_its_node_ends_a_lease_says_goodbye_once_nothing_older_can_act() {
 #[test]
 fn in_a_month_that_has_not_begun_a_lease_goes_if_nothing_was_used() {
     let mut unused_one = fresh();
-    unused_one.wait(WANT, unused(), ());
+    unused_one.enqueue(WANT, unused(), ());
     let renewal = unused_one.renew(&RULES, TERMS, false, s(0));
     let not_begun = Answer { outcome: Outcome::NotBegun, now: s(0) };
     unused_one.answered(&RULES, renewal.seq, &not_begun, |()| false, s(0));
@@ -96,7 +101,8 @@ fn in_a_month_that_has_not_begun_a_lease_goes_if_nothing_was_used() {
     // Something runs in it, or was used in it, without the ledger: that is reported once the month
     // has begun.
     let mut running = fresh();
-    let key = running.trust(WANT, Rc::new(Manual(Cell::new(3))), nanos(100), s(0)).ok().unwrap();
+    let key =
+        running.grant_unbacked(WANT, Rc::new(Manual(Cell::new(3))), nanos(100), s(0)).ok().unwrap();
     answer(&mut running, Outcome::NotBegun, s(0));
     assert!(matches!(running.next(&RULES, false, s(0)), Next::Wait(at) if at < s(1)));
     running.end(key, true, s(1));
@@ -108,7 +114,7 @@ fn in_a_month_that_has_not_begun_a_lease_goes_if_nothing_was_used() {
 #[test]
 fn a_grant_that_nobody_took_is_given_back() {
     let mut pair = Pair::new(1_000);
-    pair.lease.wait(WANT, unused(), ());
+    pair.lease.enqueue(WANT, unused(), ());
     let renewal = pair.lease.renew(&RULES, TERMS, false, s(0));
     let answer = pair
         .book

@@ -7,7 +7,7 @@ use crate::ledger::Renewal;
 #[derive(Debug, Default)]
 struct Stopping {
     used: Cell<i64>,
-    denied: Cell<Option<Denial>>,
+    denied: Cell<Option<RefillDenial>>,
     ended: Cell<bool>,
 }
 
@@ -16,7 +16,7 @@ impl Run for Rc<Stopping> {
         nanos(self.used.get())
     }
 
-    fn runway(&self, cost: Credits, _: Duration) -> Duration {
+    fn time_until(&self, cost: Credits, _: Duration) -> Duration {
         Duration::from_millis((cost.as_nano_usd() - self.used.get()).max(0).unsigned_abs())
     }
 
@@ -24,11 +24,11 @@ impl Run for Rc<Stopping> {
         self.denied.set(None);
     }
 
-    fn denied(&mut self, denial: Denial) {
+    fn denied(&mut self, denial: RefillDenial) {
         self.denied.set(Some(denial));
     }
 
-    fn stops(&self) -> bool {
+    fn stops_at_slice(&self) -> bool {
         true
     }
 
@@ -93,7 +93,7 @@ impl World {
     /// Begins a request that holds 100.
     fn start(&mut self, now: Duration) -> (Rc<Stopping>, RunId) {
         let request = Rc::new(Stopping::default());
-        self.lease.wait(WANT, Rc::clone(&request), ());
+        self.lease.enqueue(WANT, Rc::clone(&request), ());
         let served = self.renew(now);
         (request, served.admitted[0].1)
     }
@@ -164,11 +164,11 @@ fn running_requests_are_settled_at_least_every_half_hold() {
     let (request, _) = world.start(s(0));
     request.used.set(700);
     world.renew(s(1));
-    assert_eq!(request.denied.get(), Some(Denial { asked_at: s(1), answered: true }));
+    assert_eq!(request.denied.get(), Some(RefillDenial { requested_at: s(1), answered: true }));
     let Next::Wait(at) = world.lease.next(&RULES, false, s(1)) else {
         panic!("it has just been told")
     };
-    assert_eq!(at, s(1) + RULES.pause());
+    assert_eq!(at, s(1) + RULES.retry_delay());
 }
 
 #[test]
@@ -179,7 +179,9 @@ fn a_request_that_used_more_than_its_slice_is_billed_what_the_account_can_pay() 
         request.used.set(used);
         assert!(matches!(world.lease.end(key, true, s(1)), Some(Closing::Pending)));
         assert!(
-            request.ended.get() && !world.lease.is_running() && world.lease.engaged() == 0,
+            request.ended.get()
+                && !world.lease.is_running()
+                && world.lease.running_and_waiting() == 0,
             "it runs no more"
         );
         assert!(!world.lease.is_settled() && world.lease.next(&RULES, false, s(1)) == Next::Renew);
@@ -235,7 +237,7 @@ fn at_a_shutdown_the_ledger_is_asked_and_without_an_answer_the_slice_is_billed()
         if answered {
             assert!(world.renew(s(1)).settled.is_empty(), "its owner is told when it ends it");
         } else {
-            assert!(world.lease.give_up().is_empty());
+            assert!(world.lease.settle_pending().is_empty());
         }
         let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(2)) else {
             panic!("it is over")
@@ -260,7 +262,7 @@ fn what_an_answer_grants_goes_to_those_it_was_asked_for() {
     assert_eq!(second.denied.get(), None, "it was given what it asked for");
     assert_eq!(first.denied.get(), None, "nobody has been asked for it");
     let waiting = Rc::new(Stopping::default());
-    world.lease.wait(WANT, waiting, ());
+    world.lease.enqueue(WANT, waiting, ());
     let renewal = world.send(s(2));
     second.used.set(120);
     let served = world.answer(&renewal, s(2));
@@ -284,13 +286,13 @@ fn requests_that_need_more_learn_that_no_answer_came() {
     request.used.set(60);
     let lost = world.send(s(1));
     world.lease.unanswered(&RULES, lost.seq, s(2));
-    assert_eq!(request.denied.get(), Some(Denial { asked_at: s(1), answered: false }));
+    assert_eq!(request.denied.get(), Some(RefillDenial { requested_at: s(1), answered: false }));
     // While nobody can be asked, those that need more are told so.
     let mut world = World::new(1_000);
     let (request, _) = world.start(s(0));
-    world.lease.deny_due(s(1));
+    world.lease.deny_unanswered(s(1));
     assert_eq!(request.denied.get(), None, "it needs nothing");
     request.used.set(60);
-    world.lease.deny_due(s(1));
-    assert_eq!(request.denied.get(), Some(Denial { asked_at: s(1), answered: false }));
+    world.lease.deny_unanswered(s(1));
+    assert_eq!(request.denied.get(), Some(RefillDenial { requested_at: s(1), answered: false }));
 }

@@ -20,10 +20,10 @@ impl Pair {
         for _ in 0..count {
             match self.lease.admit(WANT, unused(), now) {
                 Ok(id) => begun.push(id),
-                Err(request) => self.lease.wait(WANT, request, ()),
+                Err(request) => self.lease.enqueue(WANT, request, ()),
             }
         }
-        if self.lease.is_waited_for() {
+        if self.lease.has_waiting() {
             begun.extend(self.renew(now).admitted.into_iter().map(|((), id)| id));
         }
         assert_eq!(begun.len(), count);
@@ -154,12 +154,12 @@ fn after_a_pause_the_first_request_asks_for_the_surplus_too() {
 #[test]
 fn many_cheap_requests_and_one_dear_one_do_not_multiply() {
     let mut pair = ahead(100_000_000, HoldAhead::default());
-    let dear = Want { hold: nanos(100_000), ..WANT };
-    pair.lease.wait(dear, unused(), ());
+    let dear = SliceRequest { hold: nanos(100_000), ..WANT };
+    pair.lease.enqueue(dear, unused(), ());
     for _ in 0..50 {
-        pair.lease.wait(WANT, unused(), ());
+        pair.lease.enqueue(WANT, unused(), ());
     }
     pair.renew(s(0));
-    let engaged = 100_000 + 50 * 100;
-    assert_eq!(pair.book.held(), nanos(engaged + (engaged + 4 * 100_000)));
+    let running_and_waiting = 100_000 + 50 * 100;
+    assert_eq!(pair.book.held(), nanos(running_and_waiting + (running_and_waiting + 4 * 100_000)));
 }
