@@ -7,6 +7,7 @@
 use std::{
     collections::VecDeque,
     fmt,
+    num::NonZeroU32,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
@@ -187,7 +188,7 @@ pub(crate) enum Refusal {
     /// Shutting down.
     Closing,
     /// As many of the account's requests run or wait as may.
-    Crowded,
+    Crowded(NonZeroU32),
 }
 
 /// What came of asking.
@@ -300,12 +301,12 @@ impl<B: Beside> Desk<B> {
                 continue;
             }
             (inner.terms, inner.said_at) = (terms, now);
-            if let Some(most) = want.most_running.map(|most| most.get() as usize)
-                && inner.lease.engaged() >= most
+            if let Some(most) = want.most_running
+                && inner.lease.engaged() >= most.get() as usize
             {
                 inner.lease.forget_waiting(oneshot::Sender::is_closed);
-                if inner.lease.engaged() >= most {
-                    return Err(Refusal::Crowded);
+                if inner.lease.engaged() >= most.get() as usize {
+                    return Err(Refusal::Crowded(most));
                 }
             }
             if inner.lease.is_leaving() {

@@ -174,7 +174,7 @@ where
                             ready!(charge.poll_cut(cx));
                             let rejection = charge.cut_off();
                             let mut response =
-                                rejection.into_response(call.style).map(MeterBody::text);
+                                rejection.into_styled_response(call.style).map(MeterBody::text);
                             if call.style.grpc {
                                 told::in_trailers(response.headers_mut(), charge.billed());
                             }
@@ -268,7 +268,7 @@ where
         Err(rejection) => {
             observe::denied(rejection.reason(), request.uri().path());
             let style = style.for_caller(request.headers());
-            let response = finish(rejection.into_response(style), None, manner);
+            let response = finish(rejection.into_styled_response(style), None, manner);
             // A gRPC stream has no end before its answer, and its protocol no need of one.
             let drain = if style.grpc { Drain::nothing() } else { Drain::new(request) };
             State::Denying { denying: Box::pin(Denying { drain, response: Some(response) }) }
@@ -325,7 +325,7 @@ impl Call {
                 charge.close(End::Failed);
                 tracing::error!(target: "tower_credits", "a handler switched protocols and kept no ComputeClock: keep a clone for as long as \
                     the connection is to be charged");
-                Rejection::UnmeteredUpgrade.into_response(self.style).map(MeterBody::text)
+                Rejection::UnmeteredUpgrade.into_styled_response(self.style).map(MeterBody::text)
             }
             None => response.map(MeterBody::free),
         }

@@ -54,7 +54,7 @@ impl LastWords {
 
 /// The error with which a body ends whose credits ended in its middle.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("cut off: {}", .rejection.detail())]
+#[error("cut off: {rejection}")]
 pub struct CutOff {
     rejection: Rejection,
 }
