@@ -1,11 +1,11 @@
 //! Billing for account holders, as axum routes: a page, and the same figures as JSON and CSV.
 //!
-//! | route | serves |
-//! |---|---|
-//! | `GET /billing` | the page: credits used and left, usage by day, model, hardware, feature and member, refunds, the spending limit |
-//! | `GET /billing.json`, `GET /billing.csv` | the same figures for programs and spreadsheets |
-//! | `POST /billing/sign-in`, `POST /billing/sign-out` | sign-in for browsers, if tokens are [also taken from a cookie](crate::BearerTokens::or_cookie) |
-//! | `POST /billing/spending-limit` | sets or removes the owner's limit on pay-as-you-go spending |
+//! * `GET /billing`: the page. It shows credits used and left, usage by day, model, hardware,
+//!   feature and member, refunds, and the spending limit.
+//! * `GET /billing.json` and `GET /billing.csv`: the same figures for programs and spreadsheets.
+//! * `POST /billing/sign-in` and `POST /billing/sign-out`: for browsers, if tokens are
+//!   [also taken from a cookie](crate::BearerTokens::or_cookie).
+//! * `POST /billing/spending-limit`: sets or removes the owner's limit on pay-as-you-go spending.
 //!
 //! ```no_run
 //! # fn example(meter: tower_credits::CreditMeter, app: axum::Router) -> axum::Router {

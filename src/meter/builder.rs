@@ -28,7 +28,7 @@ use crate::{
     observe,
     plan::{Classification, PlanHandle},
     rejection::{DenialFormat, DenialStyle},
-    threshold::MOST_THRESHOLDS,
+    threshold::MAX_THRESHOLDS,
 };
 
 /// Accounts that a node keeps leases of at once, by default.
@@ -360,7 +360,7 @@ impl CreditMeterBuilder {
         if !(shortest..=ttl / 10).contains(&flush) {
             return Err(ConfigError { setting: "report_within", remedy: "set 1 ms to 60 s" });
         }
-        if self.watch.as_ref().is_some_and(|watch| watch.thresholds.len() > MOST_THRESHOLDS) {
+        if self.watch.as_ref().is_some_and(|watch| watch.thresholds.len() > MAX_THRESHOLDS) {
             return Err(ConfigError { setting: "thresholds", remedy: "set at most 32" });
         }
         if self.settings.read_ahead.stalled_after < shortest {

@@ -11,8 +11,8 @@ use crate::{
 /// Reason why a request was denied.
 ///
 /// The layer puts it into the extensions of each denial that it sends, so that the host's own
-/// middleware can tell a denial from an answer of the service. Its [`Display`](std::fmt::Display) is the
-/// text that clients read: what happened, and what they can do.
+/// middleware can tell a denial from an answer of the service. Its [`Display`](std::fmt::Display)
+/// is the text that clients read: what happened, and what they can do.
 ///
 /// A host with routes of its own, which the layer does not cover, can deny in the same way:
 ///
@@ -99,8 +99,8 @@ pub enum Rejection {
         /// The largest number of concurrent requests.
         limit: NonZeroU32,
     },
-    /// The request used all that its tier allows [one request](crate::plan::Tier::most_per_request),
-    /// and was cut off. 403.
+    /// The request used all that its tier allows [one
+    /// request](crate::plan::Tier::most_per_request), and was cut off. 403.
     RequestCap,
     /// The ledger does not answer, and the tier does not admit requests without it. 503.
     LedgerUnreachable,

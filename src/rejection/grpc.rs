@@ -1,6 +1,6 @@
-//! Denials in gRPC: a status in the head of a response without a body ("Trailers-Only", in gRPC over
-//! HTTP/2), or in the trailers of a stream that was cut off. With the feature `grpc-details`, the
-//! field `grpc-status-details-bin` has the reason as data, too (`google.rpc` error details).
+//! Denials in gRPC: a status in the head of a response without a body ("Trailers-Only", in gRPC
+//! over HTTP/2), or in the trailers of a stream that was cut off. With the feature `grpc-details`,
+//! the field `grpc-status-details-bin` has the reason as data, too (`google.rpc` error details).
 
 use bytes::Bytes;
 use http::{
@@ -13,12 +13,12 @@ use super::Rejection;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-/// Tells clients that retry by themselves (gRFC A6) after how many milliseconds to try again, or, by
-/// a negative number, not to try.
+/// Tells clients that retry by themselves (gRFC A6) after how many milliseconds to try again, or,
+/// by a negative number, not to try.
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// Characters that are percent-encoded in a message (gRPC over HTTP/2, "Responses"): all but visible
-/// ASCII and space, and the percent sign.
+/// Characters that are percent-encoded in a message (gRPC over HTTP/2, "Responses"): all but
+/// visible ASCII and space, and the percent sign.
 const ENCODED_IN_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Canonical status codes of gRPC that denials use.
@@ -49,8 +49,8 @@ pub(crate) fn status_of(headers: &HeaderMap) -> Option<u8> {
 }
 
 impl Rejection {
-    /// Returns the response of this denial to a gRPC call, as the layer sends it: a head that has the
-    /// gRPC status, no body, and this `Rejection` in its extensions. With the feature
+    /// Returns the response of this denial to a gRPC call, as the layer sends it: a head that has
+    /// the gRPC status, no body, and this `Rejection` in its extensions. With the feature
     /// `grpc-details`, the status has `google.rpc` error details.
     ///
     /// ```

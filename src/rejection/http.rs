@@ -18,8 +18,8 @@ const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 ///
 /// ```
 /// use tower_credits::{CreditMeter, DenialFormat};
-/// # use tower_credits::{BearerTokens, MemoryLedger, Plan, meter::ConfigError};
-/// # fn example(plan: Plan, ledger: MemoryLedger, tokens: BearerTokens) -> Result<(), ConfigError> {
+/// # use tower_credits::{BearerTokens, MemoryLedger, Plan, meter::ConfigError as Error};
+/// # fn example(plan: Plan, ledger: MemoryLedger, tokens: BearerTokens) -> Result<(), Error> {
 /// let meter = CreditMeter::builder(plan, ledger, tokens)
 ///     .denial_format(DenialFormat::OpenAi) // for OpenAI's client libraries
 ///     .build()?;

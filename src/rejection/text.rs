@@ -55,7 +55,8 @@ impl fmt::Display for Rejection {
                  your token instead: `Authorization: Bearer <token>`.",
             ),
             Self::NotInPlan => f.write_str(
-                "This server does not offer this model or path. Check the URL and the model's name.",
+                "This server does not offer this model or path. Check the URL and the name of the \
+                 model.",
             ),
             Self::CreditsUsedUp { period, hint, .. } => {
                 let (month, resets_at) = (period.name(), period.resets_at());
