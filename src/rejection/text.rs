@@ -106,18 +106,18 @@ impl fmt::Display for Rejection {
                 "The request was stopped: it has used the most that one request may use. Send a \
                  smaller request.",
             ),
-            Self::LedgerUnreachable => f.write_str(
-                "Your credit balance cannot be checked at the moment. Try again soon.",
-            ),
+            Self::LedgerUnreachable => {
+                f.write_str("Your credit balance cannot be checked at the moment. Try again soon.")
+            }
             Self::CredentialsUnchecked => {
                 f.write_str("Your credentials cannot be checked at the moment. Try again soon.")
             }
             Self::Busy => f.write_str(
                 "This server is serving too many accounts at the moment. Try again soon.",
             ),
-            Self::ShuttingDown => f.write_str(
-                "This server is shutting down. Try again: another server may answer.",
-            ),
+            Self::ShuttingDown => {
+                f.write_str("This server is shutting down. Try again: another server may answer.")
+            }
             Self::NoSuchPeriod => f.write_str(
                 "`period` is not a month. Write a year and a month, for example `period=2026-11`.",
             ),

@@ -71,7 +71,9 @@ async fn a_browser_signs_in_reads_its_figures_and_signs_out() {
         .unwrap();
     assert_eq!((plain.status().as_u16(), plain.headers().get("set-cookie")), (401, None));
     assert!(text(plain).await.contains("Open this page with https"));
-    for (body, status, says) in [("", 422, "`token`"), ("token=a%3Bb", 401, "not allowed in a cookie")] {
+    for (body, status, says) in
+        [("", 422, "`token`"), ("token=a%3Bb", 401, "not allowed in a cookie")]
+    {
         let answer = server.form("/billing/sign-in", None, body).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), status);
         let answer = text(answer).await;
@@ -183,8 +185,8 @@ async fn who_has_used_up_everything_reads_why() {
     let notice = says(&page, "notice");
     assert_eq!(
         notice,
-        "All credits are used up. Requests are denied until credits are added, or until the month ends \
-         on 1 December 2026, 00:00 UTC. Upgrade to PRO."
+        "All credits are used up. Requests are denied until credits are added, or until the month \
+         ends on 1 December 2026, 00:00 UTC. Upgrade to PRO."
     );
     assert_eq!(says(&page, "included-left"), "$0.00");
 }

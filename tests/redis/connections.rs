@@ -183,6 +183,10 @@ async fn a_password_that_is_rotated_is_read_again_from_its_file() {
     let missing = RedisServer::from(server.url()).password_file("/does/not/exist");
     let error = RedisLedger::connect(missing).await.unwrap_err().to_string();
     assert!(error.contains("the password file /does/not/exist cannot be read"), "{error}");
+    write(&mut file, "");
+    let empty = RedisServer::from(server.url()).password_file(&file.0);
+    let error = RedisLedger::connect(empty).await.unwrap_err().to_string();
+    assert!(error.contains("is empty: write the password into it"), "{error}");
     std::fs::remove_file(&file.0).unwrap();
 }
 

@@ -180,10 +180,14 @@ async fn of_rates_and_caps() {
     for _ in 0..2 {
         client.whole(asking("slow", audio("a"))).await.unwrap();
     }
-    Told::new(Code::ResourceExhausted, "REQUEST_RATE", "exceeded your limit of 6 requests per minute")
-        .retry(10)
-        .quota("requests")
-        .check(&denied(&meter, "slow").await);
+    Told::new(
+        Code::ResourceExhausted,
+        "REQUEST_RATE",
+        "exceeded your limit of 6 requests per minute",
+    )
+    .retry(10)
+    .quota("requests")
+    .check(&denied(&meter, "slow").await);
 
     let running = client.stream(asking("one", endless("a"))).await.unwrap();
     Told::new(Code::ResourceExhausted, "TOO_MANY_RUNNING", "your limit of 1 concurrent request.")
