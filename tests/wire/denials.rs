@@ -167,7 +167,7 @@ async fn of_credits() {
         .amend(&identity("owner", "owner").account, Amendment::SpendingLimit(Some(Credits::ZERO)))
         .await
         .unwrap();
-    Told::new(Code::ResourceExhausted, "SPENDING_LIMIT", "owner can raise it")
+    Told::new(Code::ResourceExhausted, "SPENDING_LIMIT", "owner can raise the limit")
         .quota("credits")
         .metadata(&[("resets_at", "2026-12-01T00:00:00Z")])
         .check(&denied(&meter, "owner").await);
