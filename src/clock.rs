@@ -1,8 +1,32 @@
-//! The two clocks that decide what is billed: compute time is monotonic, the month is the
-//! calendar's.
+//! Clocks of a meter and a ledger, mainly for tests.
 //!
-//! What leases wait for is a third one: on the [`SystemClock`] it is the same reading, so that a
-//! request is worth few of them; under any other clock it is tokio's time, which tests pause.
+//! A meter reads two times, and a [`Clock`] provides both: compute time is measured in monotonic
+//! time, and the calendar's time decides the month and the day.
+//!
+//! * [`SystemClock`], the default, reads the operating system's clocks.
+//! * [`ManualClock`] is for tests that decide how long a request computes and which month it is.
+//!   The test moves both times.
+//! * [`TokioClock`] is for tests on tokio's paused time. Compute time is tokio's; the calendar is
+//!   the operating system's.
+//!
+//! In production you do not need this module. In tests, give the same clock to the meter and to the
+//! memory ledger:
+//!
+//! ```
+//! use std::time::Duration;
+//! use tower_credits::{CreditMeter, MemoryLedger, clock::ManualClock};
+//! # use tower_credits::{BearerTokens, Plan};
+//!
+//! # fn example(plan: Plan, tokens: BearerTokens) -> Result<(), Box<dyn std::error::Error>> {
+//! let clock = ManualClock::at("2026-11".parse()?);
+//! let meter = CreditMeter::builder(plan, MemoryLedger::with_clock(clock.clone()), tokens)
+//!     .clock(clock.clone())
+//!     .build()?;
+//! // In the service under test: each request computes for two seconds.
+//! clock.advance(Duration::from_secs(2));
+//! # Ok(())
+//! # }
+//! ```
 
 use std::{
     fmt,
@@ -19,16 +43,17 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::{Period, contained::contained};
 
-/// Where time is read. Production uses [`SystemClock`], tests [`ManualClock`] or [`TokioClock`].
+/// Source of time for a meter or a ledger.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// Time since a moment that is the same for the whole process; never goes back.
+    /// Returns the time since a fixed moment, which is the same for the whole process. It never
+    /// goes back. Differences of it are billed.
     fn monotonic(&self) -> Duration;
 
-    /// The calendar's time, since the Unix epoch.
+    /// Returns the calendar's time, since the Unix epoch (UTC). It decides the month and the day.
     fn unix_time(&self) -> Duration;
 }
 
-/// The system's own clocks.
+/// The operating system's clocks: the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 
@@ -42,22 +67,34 @@ impl Clock for SystemClock {
     }
 }
 
-/// The operating system's own: counters of the processor are read faster, and may be scaled wrongly
-/// or begin anew without a word.
+/// Reads the operating system's monotonic clock. The processor's counters could be read faster, but
+/// they may be scaled wrongly or restart without notice.
 fn monotonic() -> Duration {
     static ORIGIN: OnceLock<std::time::Instant> = OnceLock::new();
     let now = std::time::Instant::now();
     now.saturating_duration_since(*ORIGIN.get_or_init(|| now))
 }
 
-/// The system's clocks, but for compute time, which is tokio's: for tests on paused time
-/// (`#[tokio::test(start_paused = true)]`).
+/// Tokio's time as compute time, and the system's calendar: for tests on paused time.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_credits::clock::{Clock, TokioClock};
+///
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() {
+/// // In a `#[tokio::test(start_paused = true)]`:
+/// let before = TokioClock.monotonic();
+/// tokio::time::sleep(Duration::from_secs(10)).await; // takes no time
+/// assert!(TokioClock.monotonic() - before >= Duration::from_secs(10));
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokioClock;
 
 impl Clock for TokioClock {
     fn monotonic(&self) -> Duration {
-        // The standard clock's own now: tokio's may be paused and far ahead in one test's runtime.
+        // From the standard clock: tokio's may be paused and far ahead in the runtime of one test.
         static ORIGIN: OnceLock<Instant> = OnceLock::new();
         let origin = ORIGIN.get_or_init(|| std::time::Instant::now().into());
         Instant::now().saturating_duration_since(*origin)
@@ -68,7 +105,7 @@ impl Clock for TokioClock {
     }
 }
 
-/// A clock that stands until it is moved. Clones are the same clock.
+/// A clock that stands still until it is moved. Clones are the same clock.
 ///
 /// ```
 /// use std::time::Duration;
@@ -83,18 +120,18 @@ impl Clock for TokioClock {
 pub struct ManualClock(Arc<Mutex<(Duration, Duration)>>);
 
 impl ManualClock {
-    /// A clock at the first moment of a month.
+    /// Returns a clock that is at the first moment of a month. Its monotonic time is zero.
     pub fn at(period: crate::Period) -> Self {
         Self(Arc::new(Mutex::new((Duration::ZERO, period.begins()))))
     }
 
-    /// Moves both clocks on.
+    /// Moves both times forward.
     pub fn advance(&self, by: Duration) {
         let mut time = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *time = (time.0.saturating_add(by), time.1.saturating_add(by));
     }
 
-    /// Sets the calendar's clock alone, as an operator or NTP would.
+    /// Sets the calendar's time only, as an operator or NTP would.
     pub fn set_unix_time(&self, unix_time: Duration) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = unix_time;
     }
@@ -110,41 +147,42 @@ impl Clock for ManualClock {
     }
 }
 
-/// A timer that fires this late was held up, and so was all else in the process.
-const HELD_UP: Duration = Duration::from_millis(25);
+/// Delay of a timer from which on the whole process is taken to have stood still.
+const STALL_THRESHOLD: Duration = Duration::from_millis(25);
 
-/// For so long after that, what came meanwhile may be looked at.
-const CATCHING_UP: Duration = Duration::from_millis(100);
+/// Additional time after a stall, in which answers that have arrived meanwhile are read.
+const CATCH_UP_TIME: Duration = Duration::from_millis(100);
 
-/// Waits for `future` until `at`. A process that stood still when that moment came (it was
-/// suspended, or its threads were blocked) gives it a little longer: the answer may be there, and
-/// nobody has had the time to look.
+/// Waits for `future` until `at`; `None` if it is not ready by then. If the process stood still at
+/// that moment (it was suspended, or its threads were blocked), it waits a little longer: the
+/// answer may have arrived without being read.
 pub(crate) async fn until<F: Future>(at: Instant, future: F) -> Option<F::Output> {
     let mut future = pin!(future);
     if let Ok(output) = timeout_at(at, &mut future).await {
         return Some(output);
     }
     let now = Instant::now();
-    if now.saturating_duration_since(at) < HELD_UP {
+    if now.saturating_duration_since(at) < STALL_THRESHOLD {
         return None;
     }
-    timeout_at(now + CATCHING_UP, future).await.ok()
+    timeout_at(now + CATCH_UP_TIME, future).await.ok()
 }
 
-/// One reading of a meter's clocks.
+/// A reading of a meter's clocks.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Now {
-    /// What compute time is counted in.
+    /// Time in which compute time is measured.
     pub(crate) compute: Duration,
-    /// What leases wait in.
+    /// Time by which leases wait. Under the system's clock it is the same reading, which saves one
+    /// for each request; under any other clock it is tokio's, which tests can pause.
     pub(crate) lease: Duration,
 }
 
-const SECONDS_A_DAY: u64 = 24 * 60 * 60;
+const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
 
-/// By so much the calendar's clock runs ahead of the monotonic one where the process was suspended,
-/// in nanoseconds.
-const SUSPENDED: i64 = 2_000_000_000;
+/// If the calendar's clock gains more than this on the monotonic one, the process was suspended. In
+/// nanoseconds.
+const MIN_SUSPENSION: i64 = 2_000_000_000;
 
 /// A meter's clocks. Clones read the same.
 #[derive(Clone, Debug)]
@@ -152,43 +190,43 @@ pub(crate) struct Time(Arc<Source>);
 
 #[derive(Debug)]
 struct Source {
-    /// `None` for the system's own.
+    /// The host's clock; `None` for the system's.
     other: Option<Arc<dyn Clock>>,
     origin: Instant,
-    /// The day that it was last, counted from the epoch and from 1, and its date: in one word, so
-    /// that nobody sees one of another.
+    /// The last day that was read, counted from 1 at the epoch, and its date. Both are in one word,
+    /// so that they always belong together.
     dated: AtomicU64,
-    /// By how much the calendar's clock was ahead of the monotonic one when both were last read, in
-    /// nanoseconds.
+    /// Nanoseconds by which the calendar's clock was ahead of the monotonic one at the last
+    /// reading.
     ahead: AtomicI64,
-    /// When the process was last seen to go on after it was suspended, in nanoseconds of the
-    /// leases' time and one more; 0 for never.
+    /// The moment at which the process was last seen to continue after a suspension, in nanoseconds
+    /// of the leases' time plus 1; 0 for never.
     woke_at: AtomicU64,
 }
 
-/// A clock of the host's, which may panic, and is read in drops, too: time goes on by the system's
-/// clocks then.
+/// The host's clock, which may panic although it is also read in `Drop`. If it does, time continues
+/// by the system's clocks.
 #[derive(Debug)]
-struct Steady {
+struct PanicSafe {
     clock: Arc<dyn Clock>,
-    /// What it said last, and the system's clock then.
+    /// Its last reading, and the system's clock at that moment.
     last: Mutex<(Duration, Duration)>,
 }
 
-impl Steady {
+impl PanicSafe {
     fn of(clock: Arc<dyn Clock>) -> Self {
-        let steady = Self { clock, last: Mutex::default() };
-        // There is something to go on from.
-        steady.monotonic();
-        steady
+        let panic_safe = Self { clock, last: Mutex::default() };
+        // The first reading to continue from.
+        panic_safe.monotonic();
+        panic_safe
     }
 }
 
-impl Clock for Steady {
+impl Clock for PanicSafe {
     fn monotonic(&self) -> Duration {
-        let said = contained("the clock", || self.clock.monotonic());
+        let reading = contained("the clock", || self.clock.monotonic());
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        match said {
+        match reading {
             Ok(now) => {
                 *last = (now, monotonic());
                 now
@@ -203,17 +241,17 @@ impl Clock for Steady {
     }
 }
 
-/// The upper bits of a word are a day's number, the lower ones its date.
-const DAY_BITS: u32 = 23;
+/// Bits of a date in [`Source::dated`]; the upper bits are the number of the day.
+const DATE_BITS: u32 = 23;
 
 impl Time {
-    /// The system's clocks.
+    /// Returns the system's clocks.
     pub(crate) fn system() -> Self {
         Self::from(None)
     }
 
     pub(crate) fn of(clock: Arc<dyn Clock>) -> Self {
-        Self::from(Some(Arc::new(Steady::of(clock))))
+        Self::from(Some(Arc::new(PanicSafe::of(clock))))
     }
 
     fn from(other: Option<Arc<dyn Clock>>) -> Self {
@@ -237,7 +275,7 @@ impl Time {
         }
     }
 
-    /// The clock that compute time is counted by, where that is not the one that leases wait by.
+    /// Returns the clock of compute time, if leases wait by another one.
     pub(crate) fn other(&self) -> Option<&Arc<dyn Clock>> {
         self.0.other.as_ref()
     }
@@ -246,31 +284,32 @@ impl Time {
         self.0.other.as_ref().map_or_else(|| SystemClock.unix_time(), |clock| clock.unix_time())
     }
 
-    /// The month, and the day of it. Notes if the process was suspended, too: monotonic time stands
-    /// still then, and what a node was granted before may have been given to others since.
+    /// Returns the month and the day of it. Also notes if the process was suspended: monotonic time
+    /// stands still then, and the ledger may have granted to others what this node held.
     pub(crate) fn date(&self, now: Now) -> (Period, u8) {
         let unix_time = self.unix_time();
         self.compare(now, unix_time);
-        let day = unix_time.as_secs() / SECONDS_A_DAY + 1;
+        let day = unix_time.as_secs() / SECONDS_PER_DAY + 1;
         let dated = self.0.dated.load(Ordering::Relaxed);
-        if dated >> DAY_BITS == day {
-            return Period::unpack(dated & ((1 << DAY_BITS) - 1));
+        if dated >> DATE_BITS == day {
+            return Period::unpack(dated & ((1 << DATE_BITS) - 1));
         }
         let date = (Period::containing(unix_time), Period::day(unix_time));
-        if day <= u64::MAX >> DAY_BITS {
-            self.0.dated.store(day << DAY_BITS | Period::pack(date), Ordering::Relaxed);
+        if day <= u64::MAX >> DATE_BITS {
+            self.0.dated.store(day << DATE_BITS | Period::pack(date), Ordering::Relaxed);
         }
         date
     }
 
-    /// Reads the clocks, to find out if the process was suspended; answers what
-    /// [`woke_at`](Self::woke_at) does then.
+    /// Reads the clocks to find out if the process was suspended, and returns
+    /// [`woke_at`](Self::woke_at).
     pub(crate) fn notice(&self) -> Option<Duration> {
         self.compare(self.now(), self.unix_time());
         self.woke_at()
     }
 
-    /// When the process was last seen to go on after it was suspended, by the leases' time.
+    /// Returns the moment, in the leases' time, at which the process was last seen to continue
+    /// after a suspension.
     pub(crate) fn woke_at(&self) -> Option<Duration> {
         self.0.woke_at.load(Ordering::Acquire).checked_sub(1).map(Duration::from_nanos)
     }
@@ -279,8 +318,8 @@ impl Time {
         let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
         let ahead = nanos(unix_time).saturating_sub(nanos(now.compute));
         let before = self.0.ahead.load(Ordering::Acquire);
-        if before != i64::MAX && ahead.saturating_sub(before) > SUSPENDED {
-            // Before others see that it was noticed.
+        if before != i64::MAX && ahead.saturating_sub(before) > MIN_SUSPENSION {
+            // Before `ahead`, by which other threads see that it was noticed.
             self.0
                 .woke_at
                 .store(nanos(now.lease).unsigned_abs().saturating_add(1), Ordering::Release);
@@ -294,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_date_is_found_out_once_a_day() {
+    fn the_date_is_computed_once_a_day() {
         let time = Time::system();
         let now = time.now();
         let date = time.date(now);
@@ -302,14 +341,14 @@ mod tests {
             date,
             (Period::containing(SystemClock.unix_time()), Period::day(SystemClock.unix_time()))
         );
-        let day = time.0.dated.load(Ordering::Relaxed) >> DAY_BITS;
+        let day = time.0.dated.load(Ordering::Relaxed) >> DATE_BITS;
         time.0.dated.store(
-            day << DAY_BITS | Period::pack(("2001-09".parse().unwrap(), 9)),
+            day << DATE_BITS | Period::pack(("2001-09".parse().unwrap(), 9)),
             Ordering::Relaxed,
         );
-        assert_eq!(time.date(now), ("2001-09".parse().unwrap(), 9), "as it was found out");
+        assert_eq!(time.date(now), ("2001-09".parse().unwrap(), 9), "as it was computed");
         time.0.dated.store(
-            (day - 1) << DAY_BITS | Period::pack(("2001-09".parse().unwrap(), 9)),
+            (day - 1) << DATE_BITS | Period::pack(("2001-09".parse().unwrap(), 9)),
             Ordering::Relaxed,
         );
         assert_eq!(time.date(now), date);
@@ -320,12 +359,16 @@ mod tests {
         clock.set_unix_time("2026-12".parse::<Period>().unwrap().begins());
         assert_eq!(time.date(time.now()), ("2026-12".parse().unwrap(), 1));
         clock.advance(Duration::MAX);
-        assert_eq!(time.date(time.now()), ("9998-12".parse().unwrap(), 31), "however far it goes");
+        assert_eq!(
+            time.date(time.now()),
+            ("9998-12".parse().unwrap(), 31),
+            "however far it is moved"
+        );
     }
 
-    /// One that panics now and then bills neither what was before nor nothing at all.
+    /// A clock that panics sometimes bills neither too much nor nothing.
     #[test]
-    fn a_clock_that_panics_goes_on_by_the_systems() {
+    fn a_clock_that_panics_continues_by_the_systems_clock() {
         #[derive(Debug)]
         struct Faulty(std::sync::atomic::AtomicBool);
         impl Clock for Faulty {
@@ -363,7 +406,7 @@ mod tests {
         clock.advance(Duration::from_secs(3_600));
         assert!(!looks());
         clock.advance(Duration::from_secs(3_600));
-        assert!(!looks(), "both went on");
+        assert!(!looks(), "both have moved");
         clock.set_unix_time(clock.unix_time() - Duration::from_secs(3_600));
         assert!(!looks(), "it was set back");
         clock.set_unix_time(clock.unix_time() + Duration::from_secs(3));

@@ -1,7 +1,7 @@
-//! Request rate: how many requests an account may make on this node, by its tier.
+//! Request rate: limits how many requests an account may make on this node, by its tier.
 //!
-//! A token bucket of `governor`'s for each account, kept beside the account's lease. The
-//! `RateLimit` and `RateLimit-Policy` fields follow draft-ietf-httpapi-ratelimit-headers-11.
+//! Each account has a token bucket of `governor`'s, stored with the account's lease. The fields
+//! `RateLimit` and `RateLimit-Policy` follow draft-ietf-httpapi-ratelimit-headers-11.
 
 use std::{
     fmt,
@@ -24,38 +24,38 @@ const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy"
 
 type Bucket = RateLimiter<NotKeyed, InMemoryState, DefaultClock, StateInformationMiddleware>;
 
-/// An account's request rate: a bucket for each quota that its callers' tiers have. Almost all have
-/// one.
+/// An account's request rate: a bucket for each quota of its callers' tiers. Almost all accounts
+/// have one quota, so that the buckets are a linked list.
 #[derive(Default)]
-pub(crate) struct RequestRate(Mutex<Option<Box<Filling>>>);
+pub(crate) struct RequestRate(Mutex<Option<Box<QuotaBucket>>>);
 
-struct Filling {
+struct QuotaBucket {
     quota: RequestQuota,
     bucket: Bucket,
-    /// From then on it is as good as new.
+    /// From this moment on it is full, like a new one.
     full_at: Duration,
     next: Option<Box<Self>>,
 }
 
-/// The most quotas of one account.
-const MOST_QUOTAS: usize = 16;
+/// Maximum number of quotas of one account.
+const MAX_QUOTAS: usize = 16;
 
-/// How an account's request rate stands.
+/// State of an account's request rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RateState {
     pub(crate) quota: RequestQuota,
-    /// Requests that may come at once.
+    /// Requests that are accepted at once.
     pub(crate) remaining: u32,
-    /// When `remaining` is larger: full again, or, where it is none, one.
+    /// Time until the bucket is full again or, after a denial, until one request is accepted.
     pub(crate) reset: Duration,
 }
 
 impl RequestRate {
-    /// Counts a request. `Err` where it is one too many.
+    /// Counts a request. `Err` if it exceeds the quota.
     pub(crate) fn count(&self, quota: RequestQuota, now: Duration) -> Result<RateState, RateState> {
         let interval = quota.per / quota.count.get();
         let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Filling { bucket, full_at, .. } = Filling::find(&mut first, quota, now);
+        let QuotaBucket { bucket, full_at, .. } = QuotaBucket::find(&mut first, quota, now);
         match bucket.check() {
             Ok(snapshot) => {
                 let remaining = snapshot.remaining_burst_capacity();
@@ -70,20 +70,17 @@ impl RequestRate {
             }),
         }
     }
-}
 
-impl RequestRate {
-    /// `true` if it is as good as new.
+    /// `true` if all buckets are full, as those of a new one are.
     pub(crate) fn is_full(&self, now: Duration) -> bool {
         let first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        std::iter::successors(first.as_deref(), |filling| filling.next.as_deref())
-            .all(|filling| now >= filling.full_at)
+        std::iter::successors(first.as_deref(), |bucket| bucket.next.as_deref())
+            .all(|bucket| now >= bucket.full_at)
     }
 }
 
-impl Filling {
-    /// The bucket of a quota, in front of the others; it is made if there is none. Those that are
-    /// as good as new make room.
+impl QuotaBucket {
+    /// Moves the bucket of a quota to the front, or creates it there. Full buckets are removed.
     fn find(first: &mut Option<Box<Self>>, quota: RequestQuota, now: Duration) -> &mut Self {
         let found = match first.take() {
             Some(found) if found.quota == quota => found,
@@ -93,21 +90,21 @@ impl Filling {
     }
 
     fn to_front(mut others: Option<Box<Self>>, quota: RequestQuota, now: Duration) -> Box<Self> {
-        let (mut kept, mut found) = (Vec::new(), None);
-        while let Some(mut filling) = others {
-            others = filling.next.take();
-            if filling.quota == quota {
-                found = Some(filling);
-            } else if now < filling.full_at {
-                kept.push(filling);
+        let (mut in_use, mut found) = (Vec::new(), None);
+        while let Some(mut bucket) = others {
+            others = bucket.next.take();
+            if bucket.quota == quota {
+                found = Some(bucket);
+            } else if now < bucket.full_at {
+                in_use.push(bucket);
             }
         }
-        // Plans have few tiers; what is the most used up is the last to go.
-        kept.sort_by_key(|filling| std::cmp::Reverse(filling.full_at));
-        kept.truncate(MOST_QUOTAS - 1);
+        // Plans have few tiers. The emptiest buckets stay.
+        in_use.sort_by_key(|bucket| std::cmp::Reverse(bucket.full_at));
+        in_use.truncate(MAX_QUOTAS - 1);
         let mut found = found.unwrap_or_else(|| Box::new(Self::new(quota, now)));
-        for filling in kept {
-            let next = found.next.replace(filling);
+        for bucket in in_use {
+            let next = found.next.replace(bucket);
             if let Some(first) = &mut found.next {
                 first.next = next;
             }
@@ -129,7 +126,7 @@ impl Filling {
 }
 
 impl RateState {
-    /// Tells the caller, unless the service itself did.
+    /// Adds the fields, unless the service itself has set them.
     pub(crate) fn write(&self, headers: &mut HeaderMap) {
         for (name, value) in [(RATE_LIMIT, self.field()), (RATE_LIMIT_POLICY, self.policy())] {
             if let Ok(value) = HeaderValue::try_from(value) {
@@ -148,7 +145,7 @@ impl RateState {
         format!("\"requests\";q={};w={}", self.quota.count, whole_seconds(self.quota.per))
     }
 
-    /// Rounded up, so that nobody comes too early.
+    /// Returns `reset` in whole seconds, rounded up, so that no client comes too early.
     pub(crate) fn reset_seconds(&self) -> u64 {
         whole_seconds(self.reset)
     }
@@ -171,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_passes_and_the_next_is_told_when_to_come() {
+    fn a_burst_is_accepted_and_the_next_request_gets_a_time() {
         let number = |n| NonZeroU32::new(n).unwrap();
         let quota =
             RequestQuota { count: number(6), per: Duration::from_secs(60), burst: number(2) };
@@ -188,7 +185,7 @@ mod tests {
             !rate.is_full(Duration::from_secs(19))
                 && rate.is_full(Duration::from_secs(20))
                 && RequestRate::default().is_full(Duration::ZERO),
-            "what is used up is remembered until it is full again"
+            "a bucket is remembered until it is full again"
         );
         let wider = RequestQuota { burst: number(3), ..quota };
         assert_eq!(
@@ -200,7 +197,7 @@ mod tests {
 
     /// Two tokens of one account may have different tiers.
     #[test]
-    fn quotas_that_take_turns_do_not_begin_anew() {
+    fn quotas_that_alternate_do_not_start_again() {
         let number = |n| NonZeroU32::new(n).unwrap();
         let quota = |burst| RequestQuota {
             count: number(6),
@@ -212,7 +209,7 @@ mod tests {
             (0..100).filter(|turn| rate.count(quota(2 + turn % 3), Duration::ZERO).is_ok()).count();
         assert_eq!(passed, 2 + 3 + 4);
         assert!(!rate.is_full(Duration::ZERO));
-        // As many as there may be, and more than are kept.
+        // The maximum number of quotas, then more.
         let passed = (0..1_000)
             .filter(|turn| rate.count(quota(2 + turn % 16), Duration::ZERO).is_ok())
             .count();
@@ -220,10 +217,10 @@ mod tests {
         for burst in 2..100 {
             let _ = rate.count(quota(burst), Duration::ZERO);
         }
-        let kept = std::iter::successors(rate.0.lock().unwrap().as_deref(), |filling| {
-            filling.next.as_deref()
+        let count = std::iter::successors(rate.0.lock().unwrap().as_deref(), |bucket| {
+            bucket.next.as_deref()
         })
         .count();
-        assert_eq!(kept, MOST_QUOTAS);
+        assert_eq!(count, MAX_QUOTAS);
     }
 }

@@ -1,18 +1,18 @@
 //! Money: whole nano-US-dollars, checked.
 //!
 //! A cost is compute time x price, rounded **up** to the next nano-dollar (Hugging Face's billing
-//! API counts whole nano-dollars too). There are no floats, and no amount is larger than
-//! [`Credits::MAX`], so that every total survives Lua's and JSON's doubles unharmed.
+//! API counts whole nano-dollars, too). There are no floats, and no amount is larger than
+//! [`Credits::MAX`], so that the doubles of Lua and JSON hold every total exactly.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 const NANOS_PER_DOLLAR: i64 = 1_000_000_000;
 const NANOS_PER_SECOND: u128 = 1_000_000_000;
 
-/// Below this, a duration's nanoseconds fit 64 bits.
-const NARROW_SECONDS: u64 = 18_000_000_000;
+/// Durations of fewer seconds fit 64 bits in nanoseconds.
+const SECONDS_IN_64_BITS: u64 = 18_000_000_000;
 
-/// An amount of money: 0 to [`Credits::MAX`] nano-US-dollars.
+/// An amount of money: 0 to [`Credits::MAX`] nano-US-dollars (10^-9 dollars).
 ///
 /// ```
 /// use tower_credits::Credits;
@@ -20,13 +20,14 @@ const NARROW_SECONDS: u64 = 18_000_000_000;
 /// let included: Credits = "0.10".parse()?;
 /// assert_eq!(included.as_nano_usd(), 100_000_000);
 /// assert_eq!(included.to_string(), "$0.10");
+/// assert_eq!(included.saturating_sub("0.04".parse()?).to_string(), "$0.06");
 /// # Ok::<(), tower_credits::MoneyError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Credits(i64);
 
 impl Credits {
-    /// Nothing.
+    /// $0.
     pub const ZERO: Self = Self(0);
 
     /// One nano-dollar.
@@ -36,11 +37,11 @@ impl Credits {
     /// exactly.
     pub const MAX: Self = Self((1 << 53) - 1);
 
-    /// An amount of whole nano-dollars.
+    /// Returns an amount of whole nano-dollars.
     ///
     /// # Errors
     ///
-    /// [`MoneyError`] where `nanos` is negative or larger than [`Credits::MAX`].
+    /// [`MoneyError`] if `nanos` is negative or larger than [`Credits::MAX`].
     pub const fn from_nano_usd(nanos: i64) -> Result<Self, MoneyError> {
         if nanos < 0 {
             Err(MoneyError::Negative)
@@ -51,31 +52,31 @@ impl Credits {
         }
     }
 
-    /// The amount in nano-dollars.
+    /// Returns the amount in nano-dollars.
     pub const fn as_nano_usd(self) -> i64 {
         self.0
     }
 
-    /// `true` if this is nothing.
+    /// `true` if this is $0.
     pub const fn is_zero(self) -> bool {
         self.0 == 0
     }
 
-    /// The sum.
+    /// Returns the sum.
     ///
     /// # Errors
     ///
-    /// [`MoneyError::TooLarge`] where it is larger than [`Credits::MAX`].
+    /// [`MoneyError::TooLarge`] if it is larger than [`Credits::MAX`].
     pub const fn checked_add(self, other: Self) -> Result<Self, MoneyError> {
         // Two amounts add up to less than 2^54.
         Self::from_nano_usd(self.0 + other.0)
     }
 
-    /// The product with a whole number.
+    /// Returns the product with a whole number.
     ///
     /// # Errors
     ///
-    /// [`MoneyError::TooLarge`] where it is larger than [`Credits::MAX`].
+    /// [`MoneyError::TooLarge`] if it is larger than [`Credits::MAX`].
     pub const fn checked_mul(self, times: u32) -> Result<Self, MoneyError> {
         match self.0.checked_mul(times as i64) {
             Some(nanos) => Self::from_nano_usd(nanos),
@@ -83,7 +84,7 @@ impl Credits {
         }
     }
 
-    /// The sum, or [`Credits::MAX`] where that is smaller.
+    /// Returns the sum, or [`Credits::MAX`] if the sum is larger.
     #[must_use]
     pub const fn saturating_add(self, other: Self) -> Self {
         match self.checked_add(other) {
@@ -92,25 +93,25 @@ impl Credits {
         }
     }
 
-    /// The difference, or nothing where `other` is larger.
+    /// Returns the difference, or $0 if `other` is larger.
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
         if other.0 >= self.0 { Self::ZERO } else { Self(self.0 - other.0) }
     }
 
-    /// Half of it, rounded down.
+    /// Returns half of the amount, rounded down.
     #[must_use]
     pub(crate) const fn half(self) -> Self {
         Self(self.0 / 2)
     }
 
-    /// One part in `of`, rounded down.
+    /// Returns the amount divided by `of`, rounded down.
     #[must_use]
     pub(crate) const fn part(self, of: i64) -> Self {
         Self(self.0 / of)
     }
 
-    /// The amount nearest to `nanos` that can be: for differences known to be in range.
+    /// Returns the amount nearest to `nanos`, for differences that are known to be in range.
     pub(crate) const fn clamped(nanos: i64) -> Self {
         match Self::from_nano_usd(nanos) {
             Ok(amount) => amount,
@@ -120,7 +121,7 @@ impl Credits {
     }
 }
 
-/// Dollars, with at least two digits after the point: `$0.10`, `$0.000000001`.
+/// Writes dollars with at least two digits after the point: `$0.10`, `$0.000000001`.
 impl fmt::Display for Credits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (dollars, nanos) = (self.0 / NANOS_PER_DOLLAR, self.0 % NANOS_PER_DOLLAR);
@@ -130,8 +131,8 @@ impl fmt::Display for Credits {
     }
 }
 
-/// A decimal of dollars without sign or exponent, at most nine digits after the point: `2`, `0.10`,
-/// `0.00012`.
+/// Reads a decimal number of dollars without a sign or an exponent, and with at most nine digits
+/// after the point: `2`, `0.10`, `0.00012`.
 impl FromStr for Credits {
     type Err = MoneyError;
 
@@ -154,7 +155,7 @@ impl FromStr for Credits {
     }
 }
 
-/// The price of one second of compute on one kind of hardware.
+/// The price of one second of compute on one hardware.
 ///
 /// ```
 /// use std::time::Duration;
@@ -168,31 +169,31 @@ impl FromStr for Credits {
 pub struct Price(Credits);
 
 impl Price {
-    /// A price of `credits` a second.
+    /// Returns a price of `credits` per second.
     pub const fn per_second(credits: Credits) -> Self {
         Self(credits)
     }
 
-    /// What a second costs.
+    /// Returns the cost of one second.
     pub const fn a_second(self) -> Credits {
         self.0
     }
 
-    /// What `compute` costs, rounded up to the next nano-dollar.
+    /// Returns the cost of `compute`, rounded up to the next nano-dollar.
     ///
     /// # Errors
     ///
-    /// [`MoneyError::TooLarge`] where that is more than [`Credits::MAX`].
+    /// [`MoneyError::TooLarge`] if that is more than [`Credits::MAX`].
     pub const fn cost(self, compute: Duration) -> Result<Credits, MoneyError> {
-        // Most costs fit 64 bits, whose division is many times faster.
-        if compute.as_secs() < NARROW_SECONDS
+        // Most costs fit 64 bits, in which a division is many times faster.
+        if compute.as_secs() < SECONDS_IN_64_BITS
             && let Some(product) = (compute.as_secs() * NANOS_PER_SECOND as u64
                 + compute.subsec_nanos() as u64)
                 .checked_mul(self.0.0 as u64)
         {
             return Ok(Credits(product.div_ceil(NANOS_PER_SECOND as u64) as i64));
         }
-        // At most 2^53 x 2^94: a longer duration does not exist.
+        // At most 2^53 x 2^94, the longest `Duration`.
         match compute.as_nanos().checked_mul(self.0.0 as u128) {
             Some(product) if product <= Credits::MAX.0 as u128 * NANOS_PER_SECOND => {
                 Ok(Credits(product.div_ceil(NANOS_PER_SECOND) as i64))
@@ -201,7 +202,7 @@ impl Price {
         }
     }
 
-    /// What `compute` costs, or [`Credits::MAX`] where that is less.
+    /// Returns the cost of `compute`, or [`Credits::MAX`] if the cost is larger.
     pub(crate) const fn cost_or_max(self, compute: Duration) -> Credits {
         match self.cost(compute) {
             Ok(cost) => cost,
@@ -209,8 +210,17 @@ impl Price {
         }
     }
 
-    /// The longest compute time that costs no more than `credits`. Where seconds are free, that is
-    /// [`Duration::MAX`].
+    /// Returns the longest compute time that costs no more than `credits`; [`Duration::MAX`] if the
+    /// price is $0.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tower_credits::Price;
+    ///
+    /// let price = Price::per_second("0.00012".parse()?);
+    /// assert_eq!(price.runway("0.0012".parse()?), Duration::from_secs(10));
+    /// # Ok::<(), tower_credits::MoneyError>(())
+    /// ```
     pub const fn runway(self, credits: Credits) -> Duration {
         if self.0.is_zero() {
             return Duration::MAX;
@@ -223,21 +233,21 @@ impl Price {
     }
 }
 
-/// Why a number is not an amount of money.
+/// Error that a number is not an amount of money.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MoneyError {
     /// Below zero.
-    #[error("amounts are not negative: write 0 or more")]
+    #[error("the amount is negative: write 0 or more")]
     Negative,
     /// Above [`Credits::MAX`].
-    #[error("larger than $9007199.254740991, the most that one amount can be")]
+    #[error("the amount is larger than $9007199.254740991, the maximum: write a smaller one")]
     TooLarge,
     /// More than nine digits after the point.
-    #[error("finer than a nano-dollar: write at most nine digits after the point")]
+    #[error("the amount is finer than a nano-dollar: write at most nine digits after the point")]
     TooPrecise,
     /// Not a decimal number.
-    #[error("not a decimal of dollars: write it like \"0.10\", digits and at most one point")]
+    #[error("not a decimal number of dollars: write digits and at most one point, as in \"0.10\"")]
     Malformed,
 }
 
@@ -252,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_seconds_at_the_price_pages_price_cost_exactly_1_200_000() {
+    fn ten_seconds_at_the_price_of_the_price_page_cost_exactly_1_200_000() {
         let price = Price::per_second("0.00012".parse().unwrap());
         assert_eq!(price.cost(Duration::from_secs(10)), Ok(nanos(1_200_000)));
     }
@@ -267,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_2_to_the_53_is_refused_and_never_wraps() {
+    fn amounts_of_2_to_the_53_or_more_are_refused_and_never_wrap() {
         assert_eq!(Credits::MAX.as_nano_usd(), 9_007_199_254_740_991);
         assert_eq!(Credits::from_nano_usd(1 << 53), Err(MoneyError::TooLarge));
         assert_eq!(Credits::MAX.checked_add(nanos(1)), Err(MoneyError::TooLarge));
@@ -276,14 +286,14 @@ mod tests {
         assert_eq!(Credits::MAX.saturating_add(nanos(1)), Credits::MAX);
         assert_eq!("9007199.254740992".parse::<Credits>(), Err(MoneyError::TooLarge));
         assert_eq!("99999999999999999999".parse::<Credits>(), Err(MoneyError::TooLarge));
-        let dear = Price::per_second(Credits::MAX);
-        assert_eq!(dear.cost(Duration::from_secs(1)), Ok(Credits::MAX));
-        assert_eq!(dear.cost(Duration::from_nanos(1_000_000_001)), Err(MoneyError::TooLarge));
-        assert_eq!(dear.cost(Duration::MAX), Err(MoneyError::TooLarge));
+        let expensive = Price::per_second(Credits::MAX);
+        assert_eq!(expensive.cost(Duration::from_secs(1)), Ok(Credits::MAX));
+        assert_eq!(expensive.cost(Duration::from_nanos(1_000_000_001)), Err(MoneyError::TooLarge));
+        assert_eq!(expensive.cost(Duration::MAX), Err(MoneyError::TooLarge));
     }
 
     #[test]
-    fn text_that_is_no_amount_is_refused_by_its_reason() {
+    fn text_that_is_not_an_amount_is_refused_with_its_reason() {
         for (text, reason) in [
             ("-1", MoneyError::Negative),
             ("0.0000000001", MoneyError::TooPrecise),
@@ -315,13 +325,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn text_and_amount_are_one(n in 0..=Credits::MAX.as_nano_usd()) {
+        fn an_amount_survives_being_written_and_read(n in 0..=Credits::MAX.as_nano_usd()) {
             let text = nanos(n).to_string();
             prop_assert_eq!(text.trim_start_matches('$').parse(), Ok(nanos(n)));
         }
 
         #[test]
-        fn the_runway_is_the_longest_time_that_the_credits_pay(price in 1..1_000_000_000_i64, n in 0..=Credits::MAX.as_nano_usd()) {
+        fn the_runway_is_the_longest_time_that_the_credits_pay(
+            price in 1..1_000_000_000_i64,
+            n in 0..=Credits::MAX.as_nano_usd(),
+        ) {
             let price = Price::per_second(nanos(price));
             let runway = price.runway(nanos(n));
             prop_assert!(price.cost_or_max(runway) <= nanos(n));

@@ -1,5 +1,5 @@
-//! What an operator sees: one event for each metered request, one for each denial; and, with the
-//! feature `metrics`, numbers.
+//! Events and metrics for the operator: one event for each metered request and for each denial;
+//! with the feature `metrics`, numbers, too.
 //!
 //! Events have the target `tower_credits`. Durations are in seconds, amounts in dollars. Metrics go
 //! to the recorder of the `metrics` facade that the host installed. Their labels have few values:
@@ -9,8 +9,8 @@ use std::{fmt, time::Duration};
 
 use crate::{Account, Credits, Name};
 
-/// Numbers for the host's recorder. Names have the prefix `tower_credits_`, and their unit where
-/// they have one.
+/// Metrics for the host's recorder. Their names have the prefix `tower_credits_`, and the unit if
+/// there is one.
 #[cfg(feature = "metrics")]
 mod meters {
     use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
@@ -27,43 +27,47 @@ mod meters {
     pub(super) const RENEWAL: &str = "tower_credits_renewal_seconds";
 
     pub(super) fn describe() {
-        describe_counter!(REQUESTS, Unit::Count, "billed requests; labels tier, hardware, end");
+        describe_counter!(REQUESTS, Unit::Count, "Billed requests. Labels: tier, hardware, end.");
         describe_counter!(
             COMPUTE,
             Unit::Microseconds,
-            "billed compute time; labels tier, hardware"
+            "Billed compute time. Labels: tier, hardware."
         );
-        describe_counter!(COST, Unit::Count, "billed, in nano-dollars; labels tier, hardware");
+        describe_counter!(
+            COST,
+            Unit::Count,
+            "Billed cost in nano-US-dollars. Labels: tier, hardware."
+        );
         describe_histogram!(
             OVERSHOOT,
             Unit::Seconds,
-            "compute time of a request beyond what was on hold for it; labels tier, hardware"
+            "Compute time of a request that its hold did not cover, if any. Labels: tier, hardware."
         );
         describe_counter!(
             DENIED,
             Unit::Count,
-            "requests denied before their service was called; label reason"
+            "Requests denied before the service was called. Label: reason."
         );
         describe_counter!(
             WOULD_DENY,
             Unit::Count,
-            "requests that shadow mode let pass; label reason"
+            "Requests that were admitted only because of shadow mode. Label: reason."
         );
         describe_counter!(
             RELOADS,
             Unit::Count,
-            "changes of followed files; labels what (plan, tokens), outcome (applied, refused)"
+            "Changes of watched files. Labels: what (plan, tokens), outcome (applied, refused)."
         );
         describe_gauge!(
             LEDGER_AWAY,
             Unit::Count,
-            "1 while the ledger does not answer, otherwise 0"
+            "1 while the ledger does not answer, otherwise 0."
         );
-        describe_histogram!(RENEWAL, Unit::Seconds, "how long a renewal took; label outcome");
+        describe_histogram!(RENEWAL, Unit::Seconds, "Duration of a lease renewal. Label: outcome.");
     }
 }
 
-/// Tells the recorder what the numbers are.
+/// Describes the metrics to the recorder.
 pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
     meters::describe();
@@ -78,16 +82,16 @@ pub(crate) struct MeteredRequest<'a> {
     pub(crate) hardware: &'a Name,
     pub(crate) feature: &'a Name,
     pub(crate) compute: Duration,
-    /// Compute time beyond what was on hold for it.
+    /// Compute time that the hold did not cover.
     pub(crate) overshoot: Duration,
     pub(crate) cost: Credits,
     pub(crate) left: Credits,
     pub(crate) status: Option<u16>,
-    /// How it ended: for people, and as a label.
+    /// End of the request: for the event, and as a label.
     pub(crate) end: (&'a dyn fmt::Debug, &'static str),
 }
 
-/// A metered request ended.
+/// Reports a metered request that ended.
 pub(crate) fn ended(request: &MeteredRequest<'_>) {
     let MeteredRequest { account, subject, tier, model, hardware, feature, .. } = request;
     tracing::info!(
@@ -122,21 +126,21 @@ pub(crate) fn ended(request: &MeteredRequest<'_>) {
     }
 }
 
-/// A request was denied before its service was called.
+/// Reports a request that was denied before its service was called.
 pub(crate) fn denied(reason: &'static str, path: &str) {
     tracing::info!(target: "tower_credits", reason, path = shortened(path), "denied");
     #[cfg(feature = "metrics")]
     meters::counter!(meters::DENIED, "reason" => reason).increment(1);
 }
 
-/// A request passed that would have been denied but for shadow mode.
+/// Reports a request that was admitted only because of shadow mode.
 pub(crate) fn would_deny(reason: &'static str) {
     tracing::warn!(target: "tower_credits", reason, "would be denied");
     #[cfg(feature = "metrics")]
     meters::counter!(meters::WOULD_DENY, "reason" => reason).increment(1);
 }
 
-/// A file that is followed has changed, and counts. `entries` is how many it had and has.
+/// Reports that a changed file is in force. `entries` is its number of entries before and now.
 pub(crate) fn reloaded(
     what: &'static str,
     file: &std::path::Path,
@@ -148,17 +152,25 @@ pub(crate) fn reloaded(
     meters::counter!(meters::RELOADS, "what" => what, "outcome" => "applied").increment(1);
 }
 
-/// A file that is followed has changed and is refused; what was read before stays in force.
+/// Reports that a changed file was refused. The previous content stays in force.
 pub(crate) fn not_reloaded(what: &'static str, error: &dyn std::error::Error) {
-    tracing::error!(target: "tower_credits", %error, "{what} not reloaded: what was read before stays in force");
+    tracing::error!(
+        target: "tower_credits",
+        %error,
+        "{what} not reloaded: the previous version stays in force"
+    );
     #[cfg(feature = "metrics")]
     meters::counter!(meters::RELOADS, "what" => what, "outcome" => "refused").increment(1);
 }
 
-/// The ledger stopped answering, or answers again.
+/// Reports that the ledger has stopped answering, or answers again.
 pub(crate) fn ledger_away(away: bool) {
     if away {
-        tracing::error!(target: "tower_credits", "the ledger does not answer: requests that need it are treated by their tiers' outage policy at once");
+        tracing::error!(
+            target: "tower_credits",
+            "the ledger does not answer: until it does, requests that need it follow the outage \
+             policy of their tier at once"
+        );
     } else {
         tracing::info!(target: "tower_credits", "the ledger answers again");
     }
@@ -166,20 +178,20 @@ pub(crate) fn ledger_away(away: bool) {
     meters::gauge!(meters::LEDGER_AWAY).set(if away { 1.0 } else { 0.0 });
 }
 
-/// A meter's worker begins or ends: no ledger is known to be away.
+/// Resets the metric when a meter's worker begins or ends: its ledger is not known to be away.
 pub(crate) fn ledger_expected() {
     #[cfg(feature = "metrics")]
     meters::gauge!(meters::LEDGER_AWAY).set(0.0);
 }
 
-/// A renewal was answered, or given up.
+/// Reports a renewal that was answered or given up.
 pub(crate) fn renewed(outcome: &'static str, took: Duration) {
     tracing::trace!(target: "tower_credits", outcome, seconds = took.as_secs_f64(), "renewal");
     #[cfg(feature = "metrics")]
     meters::histogram!(meters::RENEWAL, "outcome" => outcome).record(took.as_secs_f64());
 }
 
-/// As much of a client's text as belongs into a log.
+/// Returns the first 256 bytes, at most, of a client's text, for the log.
 pub(crate) fn shortened(text: &str) -> &str {
     let end = (0..=text.len().min(256)).rev().find(|end| text.is_char_boundary(*end));
     end.and_then(|end| text.get(..end)).unwrap_or_default()

@@ -1,27 +1,37 @@
-//! The calendar: an account's credits are those of a month, UTC.
+//! [`Period`]: the calendar month (UTC) to which credits and usage belong.
 
 use std::{fmt, str::FromStr, time::Duration};
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
 
-/// A calendar month, UTC: `2026-11`. Years 1970 to 9998.
+/// A calendar month in UTC, of the years 1970 to 9998. It is written `2026-11`.
+///
+/// ```
+/// use tower_credits::Period;
+///
+/// let november: Period = "2026-11".parse()?;
+/// assert_eq!(november.next().to_string(), "2026-12");
+/// assert_eq!(november.name(), "November 2026");
+/// assert_eq!(november.resets_at(), "2026-12-01T00:00:00Z");
+/// # Ok::<(), tower_credits::PeriodError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Period {
     year: i16,
     month: i8,
 }
 
-const SECONDS_A_DAY: u32 = 24 * 60 * 60;
+const SECONDS_PER_DAY: u32 = 24 * 60 * 60;
 
 impl Period {
-    /// The month of a moment, given as time since the Unix epoch. Moments after the year 9998 count
-    /// as its last month.
+    /// Returns the month of a moment, given as time since the Unix epoch. A moment after the year
+    /// 9998 belongs to the last month of that year.
     pub fn containing(unix_time: Duration) -> Self {
         let date = date(unix_time);
         Self { year: date.year(), month: date.month() }
     }
 
-    /// The month after this one; the last one is its own.
+    /// Returns the next month. The next month of the last one is itself.
     #[must_use]
     pub const fn next(self) -> Self {
         match self {
@@ -31,7 +41,7 @@ impl Period {
         }
     }
 
-    /// The month before this one; the first one is its own.
+    /// Returns the previous month. The previous month of the first one is itself.
     #[must_use]
     pub const fn previous(self) -> Self {
         match self {
@@ -41,7 +51,7 @@ impl Period {
         }
     }
 
-    /// Its name for people: `November 2026`.
+    /// Returns the name for people: `November 2026`.
     pub fn name(self) -> String {
         const MONTHS: [&str; 12] = [
             "January",
@@ -64,35 +74,35 @@ impl Period {
         format!("{month} {}", self.year)
     }
 
-    /// When it begins, since the Unix epoch.
+    /// Returns the first moment of the month, as time since the Unix epoch.
     pub fn begins(self) -> Duration {
         Duration::from_secs(seconds(jiff::civil::date(self.year, self.month, 1)))
     }
 
-    /// When it ends and the next one begins, since the Unix epoch.
+    /// Returns the end of the month, at which the next one begins, as time since the Unix epoch.
     pub fn ends(self) -> Duration {
         let first = jiff::civil::date(self.year, self.month, 1);
         self.begins()
-            + Duration::from_secs(first.days_in_month().unsigned_abs().into()) * SECONDS_A_DAY
+            + Duration::from_secs(first.days_in_month().unsigned_abs().into()) * SECONDS_PER_DAY
     }
 
-    /// When it ends, as a timestamp for people and machines: `2026-12-01T00:00:00Z`.
+    /// Returns the end of the month as an RFC 3339 timestamp: `2026-12-01T00:00:00Z`.
     pub fn resets_at(self) -> String {
         let next = self.next();
         format!("{:04}-{:02}-01T00:00:00Z", next.year, next.month)
     }
 
-    /// A day in one number of 23 bits.
+    /// Packs a day into a number of 23 bits.
     pub(crate) const fn pack((Self { year, month }, day): (Self, u8)) -> u64 {
         (year.unsigned_abs() as u64) << 9 | (month.unsigned_abs() as u64) << 5 | day as u64
     }
 
-    /// A day that was [packed](Self::pack).
+    /// Unpacks a day that was [packed](Self::pack).
     pub(crate) const fn unpack(packed: u64) -> (Self, u8) {
         (Self { year: (packed >> 9) as i16, month: (packed >> 5 & 15) as i8 }, (packed & 31) as u8)
     }
 
-    /// The day of the month of a moment, 1 to 31.
+    /// Returns the day of the month of a moment, 1 to 31.
     pub(crate) fn day(unix_time: Duration) -> u8 {
         date(unix_time).day().unsigned_abs()
     }
@@ -110,9 +120,9 @@ impl FromStr for Period {
                     year: year.parse().map_err(|_| PeriodError)?,
                     month: month.parse().map_err(|_| PeriodError)?,
                 };
-                let known =
+                let is_valid =
                     (1970..=9998).contains(&period.year) && (1..=12).contains(&period.month);
-                if known { Ok(period) } else { Err(PeriodError) }
+                if is_valid { Ok(period) } else { Err(PeriodError) }
             }
             _ => Err(PeriodError),
         }
@@ -131,9 +141,9 @@ impl fmt::Debug for Period {
     }
 }
 
-/// A text that names no month.
+/// Error that a text is not a month of the years 1970 to 9998.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a month: write it like 2026-11")]
+#[error("not a month: write a year from 1970 to 9998 and a month, as in 2026-11")]
 pub struct PeriodError;
 
 fn date(unix_time: Duration) -> Date {
@@ -176,14 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn any_moment_has_a_month() {
+    fn every_moment_has_a_month() {
         assert_eq!(Period::containing(Duration::ZERO).to_string(), "1970-01");
         assert_eq!(Period::containing(Duration::MAX).to_string(), "9998-12");
         assert_eq!(Period::containing(Duration::MAX).next().to_string(), "9998-12");
     }
 
     #[test]
-    fn what_names_no_month_is_refused() {
+    fn text_that_is_not_a_month_is_refused() {
         for text in [
             "",
             "2026",

@@ -1,8 +1,8 @@
-//! Follows a file: what is read from it is read again when its content has changed.
+//! Follows a file: it is read again when its content has changed.
 //!
-//! The content itself is compared, by a thread that does nothing else. Notifications of the file
-//! system would miss a mounted configuration whose folder is replaced through a symbolic link, and
-//! a file's times say little there.
+//! A dedicated thread compares the content itself. Notifications of the file system would miss a
+//! mounted configuration whose folder is replaced through a symbolic link, and the file's times are
+//! not reliable there.
 
 use std::{
     hash::{DefaultHasher, Hash, Hasher},
@@ -11,34 +11,35 @@ use std::{
     time::Duration,
 };
 
-/// How often the file is looked at.
-const EVERY: Duration = Duration::from_millis(700);
+/// Interval at which the file is read.
+const POLL_INTERVAL: Duration = Duration::from_millis(700);
 
-/// The largest file that is read.
-pub(crate) const LARGEST: u64 = 4 * 1024 * 1024;
+/// Maximum size of a file, in bytes.
+pub(crate) const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// What became of a change.
+/// Result of applying a change.
 pub(crate) enum Applied {
-    /// It counts now, or was refused and said so.
+    /// The change is in force, or was refused and logged.
     Done,
-    /// Nobody is interested any more.
-    NobodyCares,
+    /// The reader of the file is gone: stop following it.
+    Stop,
 }
 
-/// Reads a file that is not too large to be what it should be.
+/// Reads a file of up to [`MAX_FILE_BYTES`].
 pub(crate) fn read(path: &Path) -> std::io::Result<String> {
     use std::io::Read;
     let mut text = String::new();
-    // A pipe or a device may be endless, whatever length it states.
-    let size = std::fs::File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
-    if size as u64 > LARGEST {
-        return Err(std::io::Error::other("larger than 4 MiB: write a shorter one"));
+    // A pipe or a device may be endless, whatever its metadata say.
+    let size = std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_string(&mut text)?;
+    if size as u64 > MAX_FILE_BYTES {
+        return Err(std::io::Error::other("the file is larger than 4 MiB: write a shorter one"));
     }
     Ok(text)
 }
 
-/// Calls `apply` with what is in the file, or why it cannot be read, each time that this is no
-/// longer what it was; `current` is what it was at first. `is_alive` is asked every time.
+/// Starts a thread that calls `apply` with the content of the file, or the error of reading it,
+/// each time that it has changed. `current` is the content at the start. The thread ends once
+/// `is_alive` returns `false` or `apply` returns [`Applied::Stop`].
 pub(crate) fn follow(
     path: PathBuf,
     current: &str,
@@ -52,16 +53,16 @@ pub(crate) fn follow(
         while is_alive() {
             let now = read(&path);
             let found = fingerprint(&now);
-            // Two looks in a row must find the same: a file that is just being written is half of
-            // one.
+            // The content must be the same twice in a row: a file that is being written may be
+            // incomplete.
             if found != seen && found == before {
                 seen = found;
-                if matches!(apply(now), Applied::NobodyCares) {
+                if matches!(apply(now), Applied::Stop) {
                     return;
                 }
             }
             before = found;
-            thread::park_timeout(EVERY);
+            thread::park_timeout(POLL_INTERVAL);
         }
     })?;
     Ok(())

@@ -1,38 +1,52 @@
-//! Thresholds: marks on an account's spending in a month, of which the host wants to hear once.
+//! Thresholds: shares of an account's monthly spending that are reported to the host, once each.
 
 use std::{fmt, sync::Arc};
 
 use crate::{Account, Credits, Name, Period, ledger::Standing};
 
-/// The most thresholds that a meter watches.
-pub(crate) const MOST_THRESHOLDS: usize = 32;
+/// Maximum number of thresholds that a meter watches.
+pub(crate) const MAX_THRESHOLDS: usize = 32;
 
-/// A mark on an account's spending in a month. It is reached once that share is used, refunds
-/// subtracted; what is on hold does not count.
+/// A share of an account's monthly spending, in percent. It is reached once that share is used,
+/// less refunds; credits on hold do not count.
+///
+/// ```
+/// use tower_credits::{CreditMeter, Threshold};
+/// # use tower_credits::{BearerTokens, MemoryLedger, Plan, meter::ConfigError as Error};
+/// # fn example(plan: Plan, ledger: MemoryLedger, tokens: BearerTokens) -> Result<(), Error> {
+/// let meter = CreditMeter::builder(plan, ledger, tokens)
+///     .thresholds([Threshold::Included(80), Threshold::Limit(100)], |reached| {
+///         println!("{}: {} of {} used", reached.account, reached.used, reached.of);
+///     })
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Threshold {
-    /// This many percent of the included credits, seats counted; more than 100 where an account
-    /// goes on beyond them. Accounts without included credits do not reach it.
+    /// Percent of the included credits, multiplied by the seats if the tier is per seat. It can be
+    /// more than 100 for accounts that can use more. Accounts without included credits never reach
+    /// it.
     Included(u16),
-    /// This many percent of all that the account may use: included and purchased credits, and
-    /// pay-as-you-go up to its limit. Accounts without a limit do not reach it.
+    /// Percent of everything that the account may use: included credits, purchased credits, and
+    /// pay-as-you-go up to its limit. Accounts without a limit never reach it.
     Limit(u16),
 }
 
-/// An account reached a [`Threshold`].
+/// Report that an account has reached a [`Threshold`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ThresholdReached {
-    /// Which account.
+    /// The account that reached it.
     pub account: Account,
-    /// In which month.
+    /// The month in which it was reached.
     pub period: Period,
-    /// Which threshold.
+    /// The threshold.
     pub threshold: Threshold,
-    /// What was used when it was seen, refunds subtracted.
+    /// Usage at the time of the report, less refunds.
     pub used: Credits,
-    /// What the percentage is of.
+    /// Amount of which the threshold is a percentage.
     pub of: Credits,
 }
 
@@ -44,7 +58,7 @@ pub(crate) struct ThresholdHook {
 }
 
 impl Threshold {
-    /// What the percentage is of, where it is reached.
+    /// Returns the amount of which it is a percentage, if it is reached.
     pub(crate) fn reached(self, standing: &Standing) -> Option<Credits> {
         let (percent, of) = match self {
             Self::Included(percent) => (percent, standing.included),
@@ -56,7 +70,7 @@ impl Threshold {
         (bounded && used * 100 >= of_nanos * i128::from(percent)).then_some(of)
     }
 
-    /// As ledgers know it.
+    /// Returns its name in ledgers.
     pub(crate) fn name(self) -> Option<Name> {
         self.to_string().parse().ok()
     }
@@ -76,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_threshold_is_reached_at_its_very_share() {
+    fn a_threshold_is_reached_at_exactly_its_share() {
         let nanos = Credits::clamped;
         let standing = |used, limit| Standing {
             used: nanos(used),

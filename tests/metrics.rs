@@ -123,7 +123,7 @@ async fn requests_compute_cost_overshoot_and_denials_are_counted() {
     assert!(value("renewal_seconds_count{outcome=\"renewed\"}") > 0.0);
     let text = recorded.0.render();
     assert!(
-        text.contains("# HELP tower_credits_cost_nano_usd_total billed, in nano-dollars"),
+        text.contains("# HELP tower_credits_cost_nano_usd_total Billed cost in nano-US-dollars"),
         "{text}"
     );
 }

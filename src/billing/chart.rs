@@ -1,16 +1,16 @@
-//! The page's chart: what each day of the month cost.
+//! The page's chart: the cost of each day of the month.
 
-use super::Bill;
+use super::bill::Bill;
 use crate::Credits;
 
-/// What each day cost, as bars; the table by day has the figures.
+/// Bars for the days that have costs. The table by day has the figures.
 pub(super) struct Chart {
     pub(super) width: u64,
     pub(super) height: u64,
     pub(super) days: u64,
     pub(super) bars: Vec<Bar>,
-    /// What there is to see.
-    pub(super) words: String,
+    /// The chart in words.
+    pub(super) summary: String,
 }
 
 pub(super) struct Bar {
@@ -20,15 +20,20 @@ pub(super) struct Bar {
     pub(super) height: u64,
 }
 
-/// A day's place in the chart, and the highest bar.
-const WIDTH: u64 = 10;
-const HEIGHT: u64 = 100;
+/// Width of one day.
+const DAY_WIDTH: u64 = 10;
+
+/// Height of the highest bar.
+const MAX_BAR_HEIGHT: u64 = 100;
+
+/// Height of the lowest bar: each day with costs can be seen.
+const MIN_BAR_HEIGHT: u64 = 2;
 
 impl Chart {
     pub(super) fn new(bill: &Bill) -> Self {
         let period = bill.statement.period;
         let days = (period.ends() - period.begins()).as_secs() / (24 * 60 * 60);
-        let by_day = bill.by(|line| line.day);
+        let by_day = bill.usage_by(|line| line.day);
         let cost = |day: u64| {
             u8::try_from(day)
                 .ok()
@@ -37,27 +42,29 @@ impl Chart {
         };
         let highest = (1..=days).map(cost).max().unwrap_or_default();
         let bars = (1..=days).filter(|day| cost(*day) > 0).map(|day| {
-            // Every day on which something was used is seen.
-            let height =
-                u64::try_from(i128::from(cost(day)) * i128::from(HEIGHT) / i128::from(highest))
-                    .unwrap_or(HEIGHT)
-                    .max(2);
-            Bar { x: (day - 1) * WIDTH + 1, y: HEIGHT - height, width: WIDTH - 2, height }
+            let height = i128::from(cost(day)) * i128::from(MAX_BAR_HEIGHT) / i128::from(highest);
+            let height = u64::try_from(height).unwrap_or(MAX_BAR_HEIGHT).max(MIN_BAR_HEIGHT);
+            Bar {
+                x: (day - 1) * DAY_WIDTH + 1,
+                y: MAX_BAR_HEIGHT - height,
+                width: DAY_WIDTH - 2,
+                height,
+            }
         });
         let bars: Vec<_> = bars.collect();
-        let best = (1..=days).find(|day| cost(*day) == highest).filter(|_| highest > 0);
-        let words = match best.and_then(|day| u8::try_from(day).ok()) {
+        let day_of_highest = (1..=days).find(|day| cost(*day) == highest).filter(|_| highest > 0);
+        let summary = match day_of_highest.and_then(|day| u8::try_from(day).ok()) {
             Some(day) => {
-                let on = if bars.len() == 1 {
+                let days = if bars.len() == 1 {
                     "1 day".to_owned()
                 } else {
                     format!("{} days", bars.len())
                 };
-                let most = by_day.get(&Some(day)).map_or(Credits::ZERO, |usage| usage.cost);
-                format!("{on} with costs; most on {}: {most}.", bill.day(day))
+                let cost = by_day.get(&Some(day)).map_or(Credits::ZERO, |usage| usage.cost);
+                format!("{days} with costs. The highest: {cost} on {}.", bill.date(day))
             }
-            None => "No day of this month has costs.".to_owned(),
+            None => format!("No costs in {}.", period.name()),
         };
-        Self { width: days * WIDTH, height: HEIGHT, days, bars, words }
+        Self { width: days * DAY_WIDTH, height: MAX_BAR_HEIGHT, days, bars, summary }
     }
 }

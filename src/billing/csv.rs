@@ -1,23 +1,26 @@
-//! `GET /billing.csv`, as RFC 4180 has it.
+//! `GET /billing.csv`: the statement as a table (RFC 4180).
 
 use std::fmt::Write;
 
 use axum::{
-    extract::Request,
+    extract::{Request, State},
     http::header::{CONTENT_DISPOSITION, CONTENT_TYPE},
     response::{IntoResponse, Response},
 };
 
-use super::{Bill, Meter, no_store, shown};
-use crate::ledger::Usage;
+use super::{
+    bill::{self, Bill},
+    denied::no_store,
+};
+use crate::{CreditMeter, ledger::Usage};
 
-/// The heads of its columns. Compute time is in seconds, costs in dollars; both are exact. A refund
-/// is a line of its own, whose cost is negative: the column adds up to what the month costs.
+/// Heads of the columns. Compute time is in seconds, costs are in dollars; both are exact. A refund
+/// is a row of its own with a negative cost, so that the column adds up to the cost of the month.
 const HEAD: &str =
     "account,period,day,model,hardware,feature,subject,requests,compute_seconds,cost_usd,note\r\n";
 
-pub(super) async fn show(meter: Meter, request: Request) -> Response {
-    shown(&meter, request, |bill| {
+pub(super) async fn show(State(meter): State<CreditMeter>, request: Request) -> Response {
+    bill::answer(&meter, request, |bill| {
         let name = format!("attachment; filename=\"billing-{}.csv\"", bill.statement.period);
         no_store(
             (
@@ -33,12 +36,12 @@ pub(super) async fn show(meter: Meter, request: Request) -> Response {
     .await
 }
 
-/// Each line of the statement, its subject included, and each refund.
+/// Returns a row for each line of the statement and for each refund.
 fn table(bill: &Bill) -> String {
     let mut table = HEAD.to_owned();
     let period = bill.statement.period.to_string();
     for line in &bill.statement.lines {
-        let day = line.day.map(|day| bill.day(day)).unwrap_or_default();
+        let day = line.day.map(|day| bill.date(day)).unwrap_or_default();
         let subject = line.subject.as_ref().map_or("", |subject| subject.as_str());
         let names = [
             bill.statement.account.as_str(),
@@ -68,7 +71,7 @@ fn row(table: &mut String, names: &[&str], usage: Usage, sign: &str, note: &str)
     let (requests, micros, nanos) =
         (usage.requests, usage.compute_micros, usage.cost.as_nano_usd());
     let (second, dollar) = (1_000_000, 1_000_000_000);
-    // Writing to a string does not fail.
+    // Writing to a string cannot fail.
     let _ = write!(
         table,
         "{requests},{}.{:06},{sign}{}.{:09},",
@@ -81,8 +84,8 @@ fn row(table: &mut String, names: &[&str], usage: Usage, sign: &str, note: &str)
     table.push_str("\r\n");
 }
 
-/// A text, quoted: some spreadsheets separate fields by semicolons. What they would take for a
-/// formula is made text of: names come from clients.
+/// Writes a text in quotation marks, since some spreadsheets separate fields by semicolons. A text
+/// that a spreadsheet would take for a formula gets an apostrophe, since names come from clients.
 fn field(table: &mut String, text: &str) {
     table.push('"');
     if text.starts_with(['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠']) {

@@ -1,16 +1,27 @@
-//! `GET /billing.json`.
+//! `GET /billing.json`: the statement for programs.
 
 use std::time::Duration;
 
-use axum::{Json, extract::Request, response::Response};
+use axum::{
+    Json,
+    extract::{Request, State},
+    response::Response,
+};
 use serde::Serialize;
 
-use super::{Bill, Meter, no_store, shown};
-use crate::{Credits, Name, ledger::Usage};
+use super::{
+    bill::{self, Bill},
+    denied::no_store,
+};
+use crate::{
+    CreditMeter, Credits, Name,
+    ledger::{StatementRefund, Usage},
+};
 
-/// Amounts are whole nano-dollars. The lines' costs add up to what was used, always.
+/// The body. Amounts are whole nano-dollars. The costs of the lines always add up to
+/// `used_nano_usd`.
 #[derive(Serialize)]
-struct Shown<'a> {
+struct BillJson<'a> {
     account: &'a str,
     tier: &'a str,
     period: String,
@@ -19,30 +30,31 @@ struct Shown<'a> {
     included_used_nano_usd: i64,
     used_nano_usd: i64,
     held_nano_usd: i64,
-    /// Less refunds.
+    /// Charged on top of the credits, less refunds.
     pay_as_you_go_nano_usd: i64,
     refunded_nano_usd: i64,
-    /// What nothing pays for.
+    /// Usage over everything that the account may use; it is not charged.
     beyond_nano_usd: i64,
     purchased_used_nano_usd: i64,
     purchased_left_nano_usd: i64,
-    /// The owner's; null where there is none.
+    /// Set by the owner; null if there is none.
     spending_limit_nano_usd: Option<i64>,
     seats: u32,
-    /// `true` if nothing of it changes any more.
+    /// `true` if the month is closed: its figures no longer change.
     closed: bool,
     requests: u64,
     compute_seconds: f64,
     lines: Vec<Line>,
     refunds: Vec<Refund>,
-    /// What of it each member used, where an organisation pays.
+    /// Usage of each member, if the account is an organisation's.
     #[serde(skip_serializing_if = "Option::is_none")]
     members: Option<Vec<Member>>,
 }
 
-/// The subjects of each day, model, hardware and feature together.
+/// Usage of all subjects for a day, model, hardware and feature.
 #[derive(Serialize)]
 struct Line {
+    /// Null if it is not known.
     day: Option<String>,
     model: Name,
     hardware: Name,
@@ -61,18 +73,18 @@ struct Refund {
 
 #[derive(Serialize)]
 struct Member {
-    /// Null for what is not known of.
+    /// Null if it is not known.
     subject: Option<Name>,
     requests: u64,
     compute_seconds: f64,
     cost_nano_usd: i64,
 }
 
-pub(super) async fn show(meter: Meter, request: Request) -> Response {
-    shown(&meter, request, |bill| no_store(Json(Shown::new(bill)))).await
+pub(super) async fn show(State(meter): State<CreditMeter>, request: Request) -> Response {
+    bill::answer(&meter, request, |bill| no_store(Json(BillJson::new(bill)))).await
 }
 
-impl<'a> Shown<'a> {
+impl<'a> BillJson<'a> {
     fn new(bill: &'a Bill) -> Self {
         let statement = &bill.statement;
         Self {
@@ -103,7 +115,7 @@ impl<'a> Shown<'a> {
 
 fn lines(bill: &Bill) -> Vec<Line> {
     // Lines without a day come last.
-    let merged = bill.by(|line| {
+    let merged = bill.usage_by(|line| {
         (
             line.day.is_none(),
             line.day,
@@ -113,7 +125,7 @@ fn lines(bill: &Bill) -> Vec<Line> {
         )
     });
     let line = |((_, day, model, hardware, feature), usage): (_, Usage)| Line {
-        day: Option::map(day, |day| bill.day(day)),
+        day: Option::map(day, |day| bill.date(day)),
         model,
         hardware,
         feature,
@@ -125,7 +137,7 @@ fn lines(bill: &Bill) -> Vec<Line> {
 }
 
 fn refunds(bill: &Bill) -> Vec<Refund> {
-    let refund = |refund: &crate::ledger::StatementRefund| Refund {
+    let refund = |refund: &StatementRefund| Refund {
         id: refund.id.clone(),
         amount_nano_usd: refund.amount.as_nano_usd(),
         reason: refund.reason.clone(),
@@ -140,7 +152,7 @@ fn members(bill: &Bill) -> Vec<Member> {
         compute_seconds: seconds(usage),
         cost_nano_usd: usage.cost.as_nano_usd(),
     };
-    bill.by(|line| line.subject.clone()).into_iter().map(member).collect()
+    bill.usage_by(|line| line.subject.clone()).into_iter().map(member).collect()
 }
 
 fn seconds(usage: Usage) -> f64 {

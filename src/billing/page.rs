@@ -1,38 +1,26 @@
-//! The page, as people read it.
-
-use std::time::Duration;
+//! `GET /billing`: the page.
 
 use askama::Template;
 use axum::{
-    Form,
-    extract::{FromRequest, Request, State, rejection::FormRejection},
-    http::{
-        HeaderName, HeaderValue, StatusCode,
-        header::{
-            ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE,
-            REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
-        },
-        request::Parts,
-    },
-    response::{Html, IntoResponse, Redirect, Response},
+    extract::{Request, State},
+    http::{StatusCode, header::AUTHORIZATION, request::Parts},
+    response::Response,
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
 
-use super::{Bill, Denied, Meter, chart::Chart, no_store};
-use crate::{
-    CreditMeter, Credits, Period,
-    identify::{RequestHead, is_meant},
-    ledger::{Amendment, StatementRefund, Usage},
-    metering::MIN_ADMITTED_TIME,
-    plan::WhenUsedUp,
-    rejection::Rejection,
+use super::{
+    bill::Bill,
+    chart::Chart,
+    html,
+    tables::{Footnote, Table, footnotes, seconds, tables},
 };
+use crate::{CreditMeter, Credits, Period, ledger::StatementRefund, metering::MIN_ADMITTED_TIME};
 
-/// No script, no style in the page, no frame around it; forms go here and nowhere else.
-const POLICY: &str = "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+/// Months that ledgers keep, the current one included.
+const MONTHS_KEPT: usize = 13;
 
-const STYLE: &str = include_str!("templates/style.css");
+/// Characters that are percent-encoded in a query.
+const ENCODED_IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
 
 #[derive(Template)]
 #[template(path = "billing.html")]
@@ -40,13 +28,14 @@ struct Page<'a> {
     account: &'a str,
     tier: &'a str,
     period: String,
+    /// The end of the month: a timestamp, and the same for people.
     resets_at: String,
     resets: String,
     is_current: bool,
+    /// Queries of the links to other months, and of this page.
     previous: Option<String>,
     next: Option<String>,
-    now: Option<String>,
-    /// The query of this very page.
+    current: Option<String>,
     this: String,
     notice: Option<String>,
     included: Credits,
@@ -61,283 +50,82 @@ struct Page<'a> {
     seats: u32,
     requests: u64,
     compute: String,
-    /// What the month costs.
+    /// The cost of the month: what was used, less refunds.
     net: Credits,
-    /// The most that the tier charges on top.
-    capped: Option<Credits>,
+    /// The largest pay-as-you-go amount that the tier allows in a month.
+    tier_limit: Option<Credits>,
     shows_limit: bool,
     may_set_limit: bool,
     spending_limit: Option<Credits>,
-    /// What was typed and could not be taken, and why.
-    entered: String,
-    error: Option<String>,
+    invalid_limit: Option<InvalidEntry>,
     refunded: Credits,
     refunds: &'a [StatementRefund],
     closed: bool,
     chart: Chart,
     tables: Vec<Table>,
-    others: Vec<Other<'a>>,
-    signs_out: bool,
+    footnotes: Vec<&'static Footnote>,
+    accounts: Vec<AccountLink<'a>>,
+    can_sign_out: bool,
 }
 
-/// Another account that the caller may look at.
-struct Other<'a> {
+/// A link to an account that the caller may look at.
+struct AccountLink<'a> {
     name: &'a str,
     query: String,
     is_this: bool,
 }
 
-struct Table {
-    id: &'static str,
-    title: &'static str,
-    head: &'static str,
-    rows: Vec<Row>,
+/// Text that was entered as the spending limit, and the error that it caused.
+pub(super) struct InvalidEntry {
+    pub(super) entered: String,
+    pub(super) error: String,
 }
 
-struct Row {
-    name: String,
-    requests: u64,
-    compute: String,
-    cost: Credits,
-}
-
-#[derive(Template)]
-#[template(path = "sign-in.html")]
-struct SignIn<'a> {
-    wrong: Option<&'a str>,
-}
-
-#[derive(Template)]
-#[template(path = "problem.html")]
-struct Problem {
-    title: String,
-    detail: String,
-}
-
-/// What was typed into the form, and why it was not taken.
-#[derive(Default)]
-struct Mistake {
-    entered: String,
-    error: Option<String>,
-}
-
-pub(super) async fn show(State(meter): Meter, request: Request) -> Response {
+pub(super) async fn show(State(meter): State<CreditMeter>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    answer(&meter, &parts, Mistake::default()).await
+    answer(&meter, &parts, None).await
 }
 
-/// Who reloads what a form answered.
-pub(super) async fn back() -> Redirect {
-    Redirect::to("/billing")
-}
-
-async fn answer(meter: &CreditMeter, parts: &Parts, mistake: Mistake) -> Response {
+/// Returns the page that a request asks for, or a denial. With an invalid entry it is a 422.
+pub(super) async fn answer(
+    meter: &CreditMeter,
+    parts: &Parts,
+    invalid_limit: Option<InvalidEntry>,
+) -> Response {
     let status =
-        if mistake.error.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+        if invalid_limit.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
     match Bill::read(meter, parts).await {
-        Ok(bill) => html(status, Page::new(meter, parts, &bill, mistake).render()),
-        Err(denied) => denial(meter, parts, denied),
-    }
-}
-
-/// A denial: the form that asks for a token, a page where the caller reads pages, else as for
-/// programs.
-pub(super) fn denial(meter: &CreditMeter, parts: &Parts, denied: Denied) -> Response {
-    if let (Denied::Rejected(Rejection::Unauthenticated { invalid }), Some(_)) =
-        (&denied, meter.cookie())
-    {
-        return sign_in(invalid.then_some(
-            "This token is not known any more, or two cookies of its name came. Sign in again.",
-        ));
-    }
-    let reads_pages = parts
-        .headers
-        .get(ACCEPT)
-        .and_then(|accept| accept.to_str().ok())
-        .is_some_and(|accept| accept.contains("text/html"));
-    if !reads_pages {
-        return denied.into_response(meter);
-    }
-    let (status, title, detail) = denied.words(meter);
-    let told = denied.into_response(meter);
-    let mut response = html(status, Problem { title, detail }.render());
-    for name in [RETRY_AFTER, WWW_AUTHENTICATE] {
-        if let Some(value) = told.headers().get(&name) {
-            response.headers_mut().insert(name, value.clone());
-        }
-    }
-    response
-}
-
-/// The form that asks for a token.
-pub(super) fn sign_in(wrong: Option<&str>) -> Response {
-    let mut response = html(StatusCode::UNAUTHORIZED, SignIn { wrong }.render());
-    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    response
-}
-
-fn html(status: StatusCode, page: askama::Result<String>) -> Response {
-    let Ok(page) = page else {
-        // Strings, numbers and amounts are always written.
-        tracing::error!(target: "tower_credits", "the billing page could not be written");
-        return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-    };
-    let fields: [(HeaderName, HeaderValue); 3] = [
-        (CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
-        (X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-        // With less, browsers that say nothing but `Origin` would hide that too.
-        (REFERRER_POLICY, HeaderValue::from_static("same-origin")),
-    ];
-    no_store((status, fields, Html(page)))
-}
-
-pub(super) async fn style() -> Response {
-    let fields = [
-        (CONTENT_TYPE, "text/css; charset=utf-8"),
-        (CACHE_CONTROL, "max-age=3600"),
-        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
-    (fields, STYLE).into_response()
-}
-
-#[derive(Deserialize)]
-struct Limit {
-    #[serde(default)]
-    limit: String,
-    remove: Option<String>,
-}
-
-pub(super) async fn set_spending_limit(State(meter): Meter, request: Request) -> Response {
-    let (parts, body) = request.into_parts();
-    let bill = match bill_to_limit(&meter, &parts).await {
-        Ok(bill) => bill,
-        Err(denied) => return denial(&meter, &parts, denied),
-    };
-    let form =
-        match Form::<Limit>::from_request(Request::from_parts(parts.clone(), body), &()).await {
-            Ok(Form(form)) => form,
-            Err(error) => return denial(&meter, &parts, unreadable(&error, "limit")),
-        };
-    let limit = match (form.remove.as_deref(), form.limit.trim().trim_start_matches('$').parse()) {
-        (Some("yes"), _) => Ok(None),
-        (None | Some(""), Ok(limit)) => Ok(Some(limit)),
-        (None | Some(""), Err(error)) => Err(format!("This limit cannot be set: {error}.")),
-        (Some(_), _) => {
-            Err("The field `remove` is `yes` where the limit is to go, and else left out."
-                .to_owned())
-        }
-    };
-    let limit = match limit {
-        Ok(limit) => limit,
-        Err(error) => {
-            return answer(&meter, &parts, Mistake { entered: form.limit, error: Some(error) })
-                .await;
-        }
-    };
-    match meter.amend(&bill.identity.account, Amendment::SpendingLimit(limit)).await {
-        Ok(_) => back().await.into_response(),
-        Err(error) => {
-            tracing::warn!(target: "tower_credits", account = %bill.identity.account, %error, "a spending limit could not be set");
-            denial(&meter, &parts, Rejection::LedgerUnreachable.into())
-        }
-    }
-}
-
-/// The bill whose limit a request may set.
-async fn bill_to_limit(meter: &CreditMeter, parts: &Parts) -> Result<Bill, Denied> {
-    if !is_meant(RequestHead::from(parts)) {
-        return Err(Rejection::CrossOrigin.into());
-    }
-    let bill = Bill::read(meter, parts).await?;
-    let because = |detail: &str| {
-        Err(Denied::Because(StatusCode::FORBIDDEN, "No spending limit to set", detail.to_owned()))
-    };
-    if !bill.has_limit() {
-        return because(
-            "This tier charges nothing on top of its credits, so there is no spending to limit.",
-        );
-    }
-    if !bill.is_own() {
-        return because(
-            "An organisation's spending limit is not set by its members: ask who runs this service.",
-        );
-    }
-    Ok(bill)
-}
-
-/// A form that is none.
-pub(super) fn unreadable(error: &FormRejection, field: &str) -> Denied {
-    let detail = format!(
-        "The form cannot be read: {}. Send `{field}` as application/x-www-form-urlencoded.",
-        error.body_text()
-    );
-    Denied::Because(error.status(), "Bad form", detail)
-}
-
-impl Bill {
-    fn has_limit(&self) -> bool {
-        matches!(self.tier.when_used_up, WhenUsedUp::PayAsYouGo(_))
-    }
-
-    /// `true` if it is about the caller's own account.
-    fn is_own(&self) -> bool {
-        self.identity.account == self.caller.account
-    }
-
-    /// What there is to say about what is left, where not even the shortest request is.
-    fn notice(&self, meter: &CreditMeter) -> Option<String> {
-        let statement = &self.statement;
-        let least = meter
-            .plan()
-            .current()
-            .lowest_price()
-            .map_or(Credits::ZERO, |price| price.cost_or_max(MIN_ADMITTED_TIME));
-        if !self.is_current || meter.is_shadow() || statement.left() >= least.max(Credits::SMALLEST)
-        {
-            return None;
-        }
-        let until = day_of(&statement.period.resets_at());
-        let limited =
-            statement.spending_limit.is_some_and(|own| own < self.tier.terms().pay_as_you_go);
-        let why = match (limited, self.is_own()) {
-            (true, true) => {
-                "Your spending limit is reached: requests are denied until you raise it"
-            }
-            (true, false) => {
-                "The organisation's spending limit is reached: requests are denied until it is raised"
-            }
-            (false, _) if statement.limit.is_zero() => {
-                "There are no credits: requests are denied until there are some"
-            }
-            (false, _) => "All credits are used up: requests are denied until there are more",
-        };
-        let hint = self.tier.hint.as_deref().map(|hint| format!(" {hint}")).unwrap_or_default();
-        Some(format!("{why}, or until the month ends on {until}.{hint}"))
+        Ok(bill) => html::page(status, Page::new(meter, parts, &bill, invalid_limit).render()),
+        Err(denied) => html::denial(meter, parts, denied),
     }
 }
 
 impl<'a> Page<'a> {
-    fn new(meter: &CreditMeter, parts: &Parts, bill: &'a Bill, mistake: Mistake) -> Self {
+    fn new(
+        meter: &CreditMeter,
+        parts: &Parts,
+        bill: &'a Bill,
+        invalid_limit: Option<InvalidEntry>,
+    ) -> Self {
         let statement = &bill.statement;
         let (period, now) = (statement.period, meter.this_month());
         let organisation = bill.identity.account.organisation().filter(|_| !bill.is_own());
-        let at = |period| query(organisation, (period != now).then_some(period));
-        let resets_at = period.resets_at();
+        let query_of = |period| query(organisation, (period != now).then_some(period));
         let included_used = statement.included_used();
         Self {
             account: statement.account.as_str(),
             tier: bill.identity.tier.as_str(),
             period: period.name(),
-            resets: day_of(&resets_at),
-            resets_at,
+            resets_at: period.resets_at(),
+            resets: end_of(period),
             is_current: bill.is_current,
-            previous: (kept_for(period.previous(), now) && period.previous() != period)
-                .then(|| at(period.previous())),
-            next: (period < now).then(|| at(period.next())),
-            // From months that are too far away to get back by steps.
-            now: (period != now && period.next() != now).then(|| at(now)),
+            previous: (is_kept(period.previous(), now) && period.previous() != period)
+                .then(|| query_of(period.previous())),
+            next: (period < now).then(|| query_of(period.next())),
+            // Only from months that are more than a step away.
+            current: (period != now && period.next() != now).then(|| query_of(now)),
             this: query(organisation, Some(period)),
-            notice: bill.notice(meter),
+            notice: notice(meter, bill),
             included: statement.included,
             included_used,
             included_left: statement.included.saturating_sub(included_used),
@@ -351,97 +139,85 @@ impl<'a> Page<'a> {
             requests: statement.requests(),
             compute: seconds(statement.compute()),
             net: statement.net(),
-            capped: Some(bill.tier.terms().pay_as_you_go).filter(|most| *most != Credits::MAX),
+            tier_limit: Some(bill.tier.terms().pay_as_you_go).filter(|most| *most != Credits::MAX),
             shows_limit: bill.has_limit() && bill.is_current,
             may_set_limit: bill.is_own(),
             spending_limit: statement.spending_limit,
-            entered: mistake.entered,
-            error: mistake.error,
+            invalid_limit,
             refunded: statement.refunded,
             refunds: &statement.refunds,
             closed: statement.closed,
             chart: Chart::new(bill),
             tables: tables(bill),
-            others: others(bill),
-            signs_out: meter.cookie().is_some() && !parts.headers.contains_key(AUTHORIZATION),
+            footnotes: footnotes(bill),
+            accounts: accounts(bill),
+            can_sign_out: meter.cookie().is_some() && !parts.headers.contains_key(AUTHORIZATION),
         }
     }
 }
 
-fn tables(bill: &Bill) -> Vec<Table> {
-    let row = |(name, usage): (String, Usage)| {
-        let compute = seconds(Duration::from_micros(usage.compute_micros));
-        Row { name, requests: usage.requests, compute, cost: usage.cost }
-    };
-    let by = |id, title, head, key: &dyn Fn(&crate::ledger::StatementLine) -> String| Table {
-        id,
-        title,
-        head,
-        rows: bill.by(key).into_iter().map(row).collect(),
-    };
-    let day = |line: &crate::ledger::StatementLine| {
-        line.day.map_or_else(|| line.model.to_string(), |day| bill.day(day))
-    };
-    let member = |line: &crate::ledger::StatementLine| {
-        line.subject.as_ref().map_or_else(|| line.model.to_string(), ToString::to_string)
-    };
-    let mut tables = vec![
-        by("model", "By model", "Model", &|line| line.model.to_string()),
-        by("hardware", "By hardware", "Hardware", &|line| line.hardware.to_string()),
-        by("feature", "By feature", "Feature", &|line| line.feature.to_string()),
-    ];
-    if bill.identity.account.organisation().is_some() {
-        tables.push(by("member", "By member", "Member", &member));
+/// Returns the reason why requests are denied, if what is left does not pay for the shortest one.
+fn notice(meter: &CreditMeter, bill: &Bill) -> Option<String> {
+    let statement = &bill.statement;
+    let least = meter
+        .plan()
+        .current()
+        .lowest_price()
+        .map_or(Credits::ZERO, |price| price.cost_or_max(MIN_ADMITTED_TIME));
+    if !bill.is_current || meter.is_shadow() || statement.left() >= least.max(Credits::SMALLEST) {
+        return None;
     }
-    tables.push(by("day", "By day", "Day", &day));
-    tables
+    let limited = statement.spending_limit.is_some_and(|own| own < bill.tier.terms().pay_as_you_go);
+    let or_month_ends = format!(", or until the month ends on {}", end_of(statement.period));
+    let (what, until, or) = match (limited, bill.is_own()) {
+        (true, true) => ("You have reached your spending limit", "you raise it", &*or_month_ends),
+        (true, false) => {
+            ("The organisation has reached its spending limit", "it is raised", &*or_month_ends)
+        }
+        // The next month has none, either.
+        (false, _) if statement.limit.is_zero() => {
+            ("This account has no credits", "credits are added", "")
+        }
+        (false, _) => ("All credits are used up", "credits are added", &*or_month_ends),
+    };
+    let hint = bill.tier.hint.as_deref().map(|hint| format!(" {hint}")).unwrap_or_default();
+    Some(format!("{what}. Requests are denied until {until}{or}.{hint}"))
 }
 
-fn others(bill: &Bill) -> Vec<Other<'_>> {
+/// Returns the accounts that the caller may look at; none if that is only the caller's own.
+fn accounts(bill: &Bill) -> Vec<AccountLink<'_>> {
     let caller = &bill.caller;
-    let mut others: Vec<_> = std::iter::once(&caller.account)
+    let links: Vec<_> = std::iter::once(&caller.account)
         .chain(caller.organisations().filter(|account| **account != caller.account))
         .map(|account| {
             let organisation =
                 if *account == caller.account { None } else { account.organisation() };
-            Other {
+            AccountLink {
                 name: account.as_str(),
                 query: query(organisation, None),
                 is_this: *account == bill.identity.account,
             }
         })
         .collect();
-    if others.len() == 1 {
-        others.clear();
-    }
-    others
+    if links.len() == 1 { Vec::new() } else { links }
 }
 
-/// `true` if the ledger may have something of a month: 13 of them are kept.
-fn kept_for(month: Period, now: Period) -> bool {
+/// `true` if the ledger keeps this month.
+fn is_kept(month: Period, now: Period) -> bool {
     std::iter::successors(Some(now), |month| Some(month.previous()))
-        .take(MONTHS)
+        .take(MONTHS_KEPT)
         .any(|kept| kept == month)
 }
 
-const MONTHS: usize = 13;
-
-const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.');
-
 fn query(organisation: Option<&str>, period: Option<Period>) -> String {
-    let organisation =
-        organisation.map(|id| format!("organisation={}", utf8_percent_encode(id, RESERVED)));
+    let organisation = organisation
+        .map(|id| format!("organisation={}", utf8_percent_encode(id, ENCODED_IN_QUERY)));
     let parts: Vec<_> =
         organisation.into_iter().chain(period.map(|period| format!("period={period}"))).collect();
     if parts.is_empty() { String::new() } else { format!("?{}", parts.join("&")) }
 }
 
-fn seconds(time: Duration) -> String {
-    format!("{}.{:06} s", time.as_secs(), time.subsec_micros())
-}
-
-/// `1 December 2026, 00:00 UTC` of `2026-12-01T00:00:00Z`.
-fn day_of(resets_at: &str) -> String {
-    let month = resets_at.get(..7).and_then(|month| month.parse::<Period>().ok());
-    month.map(|month| format!("1 {}, 00:00 UTC", month.name())).unwrap_or_default()
+/// Returns the end of a month for people: `1 December 2026, 00:00 UTC`.
+fn end_of(period: Period) -> String {
+    format!("1 {}, 00:00 UTC", period.next().name())
 }

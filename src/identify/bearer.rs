@@ -171,7 +171,7 @@ impl BearerTokens {
         let (alive, watched) = (Arc::downgrade(&tokens.shared), Arc::downgrade(&tokens.shared));
         let file = path.clone();
         let apply = move |content: std::io::Result<String>| {
-            let Some(shared) = watched.upgrade() else { return Applied::NobodyCares };
+            let Some(shared) = watched.upgrade() else { return Applied::Stop };
             let read = content.map_err(|error| unreadable(&file, error));
             let table = read.and_then(|text| {
                 Table::parse(&text)

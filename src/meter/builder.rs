@@ -29,7 +29,7 @@ use crate::{
     observe,
     plan::{Classification, PlanHandle},
     rejection::{DenialFormat, DenialStyle},
-    threshold::{MOST_THRESHOLDS, ThresholdHook},
+    threshold::{MAX_THRESHOLDS, ThresholdHook},
 };
 
 /// The most accounts that a node keeps leases of, by default.
@@ -590,7 +590,7 @@ impl CreditMeterBuilder {
         if !(shortest..=ttl / 10).contains(&flush) {
             return Err(ConfigError::new("report_within", "set 1 ms to 60 s"));
         }
-        if self.hook.as_ref().is_some_and(|hook| hook.thresholds.len() > MOST_THRESHOLDS) {
+        if self.hook.as_ref().is_some_and(|hook| hook.thresholds.len() > MAX_THRESHOLDS) {
             return Err(ConfigError::new("thresholds", "set at most 32"));
         }
         if self.settings.read_ahead.stall_timeout < shortest {

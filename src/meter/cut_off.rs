@@ -57,7 +57,7 @@ impl CutOffFrame {
 
 /// Error of a response body that was cut off because its account's credits ended.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("cut off: {}", .rejection.detail())]
+#[error("cut off: {rejection}")]
 pub struct CutOff {
     rejection: Rejection,
 }

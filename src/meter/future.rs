@@ -114,7 +114,7 @@ where
                             ready!(charge.poll_over(cx));
                             let rejection = charge.cut_off();
                             let mut response =
-                                rejection.into_response(call.style).map(MeterBody::text);
+                                rejection.into_styled_response(call.style).map(MeterBody::text);
                             if call.style.grpc {
                                 usage_headers::add_to_trailers(
                                     response.headers_mut(),
@@ -198,7 +198,7 @@ where
         Err(rejection) => {
             observe::denied(rejection.reason(), request.uri().path());
             let style = call.style.for_caller(request.headers());
-            let response = add_headers(rejection.into_response(style), None, call.settings);
+            let response = add_headers(rejection.into_styled_response(style), None, call.settings);
             // A gRPC stream may have no end before its answer, and its protocol needs none.
             let drain = if style.grpc { Drain::nothing() } else { Drain::new(request) };
             State::Denying { denying: Box::pin(Denying { drain, response: Some(response) }) }

@@ -72,6 +72,6 @@ impl Call {
             "a handler switched protocols and kept no ComputeClock: keep a clone for as long as \
              the connection is to be charged"
         );
-        Rejection::UnmeteredUpgrade.into_response(self.style).map(MeterBody::text)
+        Rejection::UnmeteredUpgrade.into_styled_response(self.style).map(MeterBody::text)
     }
 }

@@ -146,7 +146,7 @@ impl PlanFile {
         let (alive, watched) = (handle.downgrade(), handle.downgrade());
         let file = path.clone();
         let apply = move |content: std::io::Result<String>| {
-            let Some(handle) = watched.upgrade() else { return Applied::NobodyCares };
+            let Some(handle) = watched.upgrade() else { return Applied::Stop };
             match content
                 .map_err(|error| unreadable(&file, error))
                 .and_then(|text| Plan::parse(&text, Some(file.clone())))

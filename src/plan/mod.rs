@@ -24,7 +24,7 @@
 //! "#)?;
 //!
 //! let error = Plan::from_toml("[tiers.free]\nincluded = \"-1\"\nwhen_used_up = \"block\"").unwrap_err();
-//! assert_eq!(error.to_string(), "line 2: tier `free`, included: amounts are not negative: write 0 or more");
+//! assert_eq!(error.to_string(), "line 2: tier `free`, included: the amount is negative: write 0 or more");
 //! # Ok::<(), tower_credits::plan::PlanError>(())
 //! ```
 

@@ -245,7 +245,7 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
             "included = \"0.10\"",
             "included = \"-0.10\"",
             18,
-            "tier `free`, included: amounts are not negative",
+            "tier `free`, included: the amount is negative",
         ),
         (
             "included = \"0.10\"",
@@ -271,7 +271,7 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
             "pay_as_you_go_up_to = \"100\"",
             "pay_as_you_go_up_to = \"9007199.3\"",
             24,
-            "the most that one amount can be",
+            "$9007199.254740991, the maximum",
         ),
         (
             "hardware = \"gpu-small\"",

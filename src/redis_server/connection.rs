@@ -1,9 +1,10 @@
 //! One multiplexed connection to one server, replaced when it stops answering.
 //!
-//! The client's own reconnecting manager waits longer than a caller may, and keeps a connection
-//! whose other end has silently gone. Here every call has the caller's deadline, and a connection
-//! is thrown away after an I/O error, after a replica's refusal to write, or after two calls in a
-//! row without an answer. A new one is opened in the background, once for all who wait for it.
+//! The client's own `ConnectionManager` waits longer than a caller may, and does not replace a
+//! connection whose other end has silently gone. Here each call has the caller's deadline. A
+//! connection is closed after an I/O error, after a replica's refusal to write, or after two calls
+//! in a row without an answer. A new one is opened in the background, once for all callers that
+//! wait for it.
 
 use std::{
     collections::HashMap,
@@ -25,38 +26,38 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{
     RedisServer,
     fault::{Fault, is_lost, says},
-    server::{Door, Link},
+    server::{Connector, Link},
 };
 use crate::clock::until;
 
-/// The schema of keys and values that this version reads and writes.
-const SCHEMA: &str = "4";
+/// Version of the schema of keys and values that this crate reads and writes.
+const SCHEMA_VERSION: &str = "4";
 
-/// How long opening a connection may take; callers wait no longer than their own deadline.
-pub(super) const OPENING: Duration = Duration::from_secs(5);
+/// Time in which a connection must be open. Callers wait no longer than their own deadline.
+pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long one try is waited for before another is made beside it, at first; each time twice as
-/// long. What was sent into a hole is not answered when the hole has closed.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// Time after which a second try to open a connection starts in parallel with the first. It doubles
+/// with each try. A try whose packets were lost in a network failure is not answered after it.
+const FIRST_TRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// No longer than this.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
+/// Maximum time between two tries.
+const MAX_TRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether the server is still fit to keep money.
-pub(super) const LOOKS_AGAIN: Duration = Duration::from_secs(60);
+/// Interval at which the server's eviction policy is checked.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// After a connection could not be opened, callers are told so without another try for this long.
-pub(super) const PAUSE: Duration = Duration::from_millis(100);
+/// Time after a failure to open a connection in which callers get that failure without another try.
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// No deadline is further away.
-const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// Maximum time for a call.
+const MAX_CALL_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Calls in a row without an answer, after which a connection is thrown away.
-const SILENCES: u32 = 2;
+/// Calls in a row without an answer after which a connection is closed.
+const MAX_UNANSWERED: u32 = 2;
 
 /// A connection to one server.
 pub(crate) struct Connection {
-    door: Arc<Door>,
+    connector: Arc<Connector>,
     schema_key: String,
     slot: Arc<Mutex<Slot>>,
 }
@@ -66,36 +67,37 @@ type Opening = Shared<BoxFuture<'static, Result<Open, Fault>>>;
 #[derive(Clone)]
 struct Open {
     link: Link,
-    silences: Arc<AtomicU32>,
-    /// When its server was last looked at.
+    /// Calls in a row without an answer.
+    unanswered: Arc<AtomicU32>,
+    /// When the server was last checked.
     checked: Arc<Mutex<Instant>>,
 }
 
 #[derive(Default)]
 struct Slot {
-    /// Counts connections, so that one is thrown away only by those who used it.
+    /// Counts connections, so that a caller closes only the one that it used.
     generation: u64,
     opening: Option<Opening>,
     failed: Option<(Instant, Fault)>,
 }
 
 impl Connection {
-    /// A connection for keys that begin with `prefix`; it is opened by the first call.
+    /// Returns a connection for keys that begin with `prefix`. The first call opens it.
     pub(crate) fn new(server: RedisServer, prefix: &str) -> Result<Self, Fault> {
         if prefix.contains(['{', '}']) {
             return Err(Fault::Unfit(
-                "the key prefix holds a brace, which would move keys to other slots: leave it out"
+                "the key prefix has a brace, which would move keys to other slots: leave it out"
                     .to_owned(),
             ));
         }
         Ok(Self {
-            door: Arc::new(server.resolve()?),
+            connector: Arc::new(server.resolve()?),
             schema_key: format!("{prefix}:schema"),
             slot: Arc::default(),
         })
     }
 
-    /// Runs `call` on the connection, opening one where there is none; gives up after `within`.
+    /// Runs `call` on the connection, and opens one if there is none. It ends after `within`.
     pub(crate) async fn run<T, F>(
         &self,
         within: Duration,
@@ -105,16 +107,17 @@ impl Connection {
         T: FromRedisValue,
         F: Future<Output = Result<T, RedisError>>,
     {
-        let within = within.min(LONGEST);
+        let within = within.min(MAX_CALL_TIMEOUT);
         let deadline = Instant::now() + within;
         let (generation, opening) = self.opening()?;
         let open = until(deadline, opening).await.ok_or(Fault::Deadline(within))??;
-        let asked_at = Instant::now();
+        let called_at = Instant::now();
         match until(deadline, call(open.link.clone())).await {
             None => {
-                // A call that spent its time waiting for the connection says nothing about it.
-                let had_time = !within.is_zero() && asked_at.elapsed() >= within / 2;
-                if had_time && open.silences.fetch_add(1, Ordering::Relaxed) + 1 >= SILENCES {
+                // A call that spent most of its time waiting for the connection does not count.
+                let had_time = !within.is_zero() && called_at.elapsed() >= within / 2;
+                if had_time && open.unanswered.fetch_add(1, Ordering::Relaxed) + 1 >= MAX_UNANSWERED
+                {
                     close(&self.slot, generation, None);
                 }
                 Err(Fault::Deadline(within))
@@ -126,19 +129,19 @@ impl Connection {
                 Err(error.into())
             }
             Some(Ok(answer)) => {
-                open.silences.store(0, Ordering::Relaxed);
-                open.watch();
+                open.unanswered.store(0, Ordering::Relaxed);
+                open.check_again();
                 Ok(answer)
             }
         }
     }
 
-    /// The minute after which the server is looked at has passed.
+    /// Makes the next call check the server, as if [`CHECK_INTERVAL`] had passed.
     #[cfg(test)]
-    pub(super) fn look_again(&self) {
+    pub(super) fn make_check_due(&self) {
         let opening = self.opening().ok().and_then(|(_, opening)| opening.now_or_never());
         let open = opening.and_then(Result::ok).expect("it is open");
-        let before = Instant::now().checked_sub(LOOKS_AGAIN).expect("the process is that old");
+        let before = Instant::now().checked_sub(CHECK_INTERVAL).expect("the process is that old");
         *open.checked.lock().unwrap_or_else(PoisonError::into_inner) = before;
     }
 
@@ -148,39 +151,39 @@ impl Connection {
             return Ok((slot.generation, opening.clone()));
         }
         if let Some((at, error)) = &slot.failed
-            && at.elapsed() < PAUSE
+            && at.elapsed() < RETRY_PAUSE
         {
             return Err(error.clone());
         }
-        let opening = open(Arc::clone(&self.door), self.schema_key.clone()).boxed().shared();
+        let opening = open(Arc::clone(&self.connector), self.schema_key.clone()).boxed().shared();
         let generation = slot.generation;
         slot.opening = Some(opening.clone());
-        // On its own task, so that it goes on, and its failure is known, when those who wait for it
-        // have given up.
-        let (watched, outcome) = (
-            Watched { slot: Arc::clone(&self.slot), generation: Some(generation) },
+        // On a task of its own, so that it continues when its callers have given up, and its
+        // failure becomes known.
+        let (guard, outcome) = (
+            OpeningGuard { slot: Arc::clone(&self.slot), generation: Some(generation) },
             opening.clone(),
         );
         tokio::spawn(async move {
-            let mut watched = watched;
+            let mut guard = guard;
             let outcome = outcome.await;
-            watched.generation = None;
+            guard.generation = None;
             if let Err(fault) = outcome {
-                close(&watched.slot, generation, Some(fault));
+                close(&guard.slot, generation, Some(fault));
             }
         });
         Ok((generation, opening))
     }
 }
 
-/// A connection that is being opened. If whoever watches it ends first, with its runtime, another
-/// one is opened.
-struct Watched {
+/// Guard of a connection that is being opened. If its task is dropped, with its runtime, the next
+/// call opens another connection.
+struct OpeningGuard {
     slot: Arc<Mutex<Slot>>,
     generation: Option<u64>,
 }
 
-impl Drop for Watched {
+impl Drop for OpeningGuard {
     fn drop(&mut self) {
         if let Some(generation) = self.generation {
             close(&self.slot, generation, None);
@@ -188,7 +191,7 @@ impl Drop for Watched {
     }
 }
 
-/// Throws a connection away, where that was not done yet.
+/// Closes a connection, unless that was done already.
 fn close(slot: &Mutex<Slot>, generation: u64, failed: Option<Fault>) {
     let mut slot = slot.lock().unwrap_or_else(PoisonError::into_inner);
     if slot.generation == generation {
@@ -200,19 +203,19 @@ fn close(slot: &Mutex<Slot>, generation: u64, failed: Option<Fault>) {
 
 impl fmt::Debug for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("server", &self.door).finish_non_exhaustive()
+        f.debug_struct("Connection").field("server", &self.connector).finish_non_exhaustive()
     }
 }
 
-/// Opens a connection to a server that is fit to keep money.
-async fn open(door: Arc<Door>, schema_key: String) -> Result<Open, Fault> {
+/// Opens a connection to a server that is fit for storing balances.
+async fn open(connector: Arc<Connector>, schema_key: String) -> Result<Open, Fault> {
     let mut tries = FuturesUnordered::new();
-    let mut patience = PATIENCE;
-    let opened = timeout(OPENING, async {
+    let mut interval = FIRST_TRY_INTERVAL;
+    let opened = timeout(OPEN_TIMEOUT, async {
         loop {
-            tries.push(open_once(&door, &schema_key));
-            let next_try = Instant::now() + patience;
-            patience = (patience * 2).min(LONGEST_PATIENCE);
+            tries.push(open_once(&connector, &schema_key));
+            let next_try = Instant::now() + interval;
+            interval = (interval * 2).min(MAX_TRY_INTERVAL);
             while let Ok(Some(opened)) = timeout_at(next_try, tries.next()).await {
                 if opened.is_ok() || tries.is_empty() {
                     return opened;
@@ -220,37 +223,37 @@ async fn open(door: Arc<Door>, schema_key: String) -> Result<Open, Fault> {
             }
         }
     });
-    opened.await.map_err(|_| Fault::Deadline(OPENING))?
+    opened.await.map_err(|_| Fault::Deadline(OPEN_TIMEOUT))?
 }
 
-async fn open_once(door: &Door, schema_key: &str) -> Result<Open, Fault> {
-    let mut link = door.open().await?;
+async fn open_once(connector: &Connector, schema_key: &str) -> Result<Open, Fault> {
+    let mut link = connector.open().await?;
     check_mode(&mut link).await?;
-    if let Some(policy) = eviction(&mut link).await? {
+    if let Some(policy) = eviction_policy(&mut link).await? {
         must_not_evict(&policy)?;
     } else {
         tracing::warn!(
-            "the Redis server does not tell its maxmemory-policy (CONFIG and INFO are denied): make sure that it is `noeviction`, \
-             or balances may be deleted in silence"
+            target: "tower_credits",
+            "the maxmemory-policy of the Redis server cannot be checked (CONFIG and INFO are \
+             denied): make sure that it is `noeviction`, or the server may delete balances"
         );
     }
     check_schema(&mut link, schema_key).await?;
-    Ok(Open { link, silences: Arc::default(), checked: Arc::new(Mutex::new(Instant::now())) })
+    Ok(Open { link, unanswered: Arc::default(), checked: Arc::new(Mutex::new(Instant::now())) })
 }
 
 impl Open {
-    /// Looks now and then whether the server still keeps what it is given: an operator may set it
-    /// to evict while it runs.
-    fn watch(&self) {
+    /// Checks the eviction policy every [`CHECK_INTERVAL`]: an operator may change it at any time.
+    fn check_again(&self) {
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        if checked.elapsed() < LOOKS_AGAIN {
+        if checked.elapsed() < CHECK_INTERVAL {
             return;
         }
         *checked = Instant::now();
         drop(checked);
         let mut link = self.link.clone();
         tokio::spawn(async move {
-            if let Ok(Ok(Some(policy))) = timeout(OPENING, eviction(&mut link)).await
+            if let Ok(Ok(Some(policy))) = timeout(OPEN_TIMEOUT, eviction_policy(&mut link)).await
                 && let Err(fault) = must_not_evict(&policy)
             {
                 tracing::error!(target: "tower_credits", %fault, "balances may be lost");
@@ -259,7 +262,8 @@ impl Open {
     }
 }
 
-/// A node of a cluster answers for some accounts alone, and a sentinel for none.
+/// Refuses a node of a cluster, which has only some of the accounts, and a sentinel, which has
+/// none.
 async fn check_mode(link: &mut Link) -> Result<(), Fault> {
     let info: Result<String, _> = redis::cmd("INFO").arg("server").query_async(link).await;
     let mode = match &info {
@@ -271,28 +275,28 @@ async fn check_mode(link: &mut Link) -> Result<(), Fault> {
         Err(error) if error.is_io_error() || error.is_connection_dropped() => {
             return Err(Fault::failed(error.to_string()));
         }
-        // Denied, or not known to what stands before the server.
+        // Denied, or not supported by a proxy in front of the server.
         Err(_) => None,
     };
-    let remedy = match mode {
+    let problem = match mode {
         Some("cluster") => {
-            "a node of a Redis Cluster, which has only some of the accounts: use a server that is no cluster"
+            "a node of a Redis Cluster, which has only some of the accounts: use a single server"
         }
         Some("sentinel") => {
-            "a Redis Sentinel, which keeps no data: use the address of the master that it watches"
+            "a Redis Sentinel, which stores no data: use the address of the master that it watches"
         }
         _ => return Ok(()),
     };
-    Err(Fault::Unfit(format!("the server is {remedy}")))
+    Err(Fault::Unfit(format!("the server is {problem}")))
 }
 
-/// What the server deletes when its memory is full, if it tells.
-async fn eviction(link: &mut Link) -> Result<Option<String>, Fault> {
+/// Returns the policy by which the server deletes keys when its memory is full, if it can be read.
+async fn eviction_policy(link: &mut Link) -> Result<Option<String>, Fault> {
     let config: Result<HashMap<String, String>, _> =
         redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").query_async(link).await;
     Ok(match config {
         Ok(mut found) => found.remove("maxmemory-policy"),
-        // Denied or renamed; whatever else is wrong is no reason to go on without looking.
+        // Only if CONFIG is denied or renamed, INFO is tried.
         Err(error) if !says(&error, "NOPERM") && !says(&error, "unknown") => {
             return Err(error.into());
         }
@@ -308,28 +312,28 @@ async fn eviction(link: &mut Link) -> Result<Option<String>, Fault> {
     })
 }
 
-/// Balances must not be deleted in silence.
+/// Refuses a policy under which the server would delete balances.
 fn must_not_evict(policy: &str) -> Result<(), Fault> {
     if policy == "noeviction" {
         return Ok(());
     }
     Err(Fault::Unfit(format!(
-        "the server's maxmemory-policy is `{policy}`, under which it deletes balances in silence when memory is full: \
+        "the server's maxmemory-policy is `{policy}`, which deletes balances when memory is full: \
          set `maxmemory-policy noeviction`"
     )))
 }
 
-/// Two versions that read each other's keys differently must not share them.
+/// Refuses keys that were written with another schema version.
 async fn check_schema(link: &mut Link, key: &str) -> Result<(), Fault> {
-    // Read first: a server whose memory is full can still tell.
-    let known: Option<String> = redis::cmd("GET").arg(key).query_async(link).await?;
-    let found = match known {
-        Some(known) => known,
+    // Read first, since a server whose memory is full refuses to write.
+    let stored: Option<String> = redis::cmd("GET").arg(key).query_async(link).await?;
+    let found = match stored {
+        Some(stored) => stored,
         None => {
             let (_, found): ((), String) = redis::pipe()
                 .cmd("SET")
                 .arg(key)
-                .arg(SCHEMA)
+                .arg(SCHEMA_VERSION)
                 .arg("NX")
                 .cmd("GET")
                 .arg(key)
@@ -338,11 +342,12 @@ async fn check_schema(link: &mut Link, key: &str) -> Result<(), Fault> {
             found
         }
     };
-    if found == SCHEMA {
+    if found == SCHEMA_VERSION {
         return Ok(());
     }
     Err(Fault::Unfit(format!(
-        "its keys have schema version {found}, and this version of tower-credits reads version {SCHEMA}: use another key prefix, or the \
-         version of tower-credits that wrote them"
+        "the server's keys have schema version {found}, and this version of tower-credits reads \
+         version {SCHEMA_VERSION}: use another key prefix, or the version of tower-credits that \
+         wrote them"
     )))
 }

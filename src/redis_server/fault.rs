@@ -1,13 +1,13 @@
-//! Why a call has no answer, and whose trouble that is.
+//! [`Fault`]: the reason why a call has no answer, and whether it concerns one account or all.
 
 use std::{sync::Arc, time::Duration};
 
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
-/// Why a call has no answer.
+/// Reason why a call has no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Fault {
-    /// None came in time.
+    /// No answer came in time.
     #[error("no answer within {0:?}")]
     Deadline(Duration),
     /// The server cannot be reached, or answered with an error.
@@ -17,7 +17,7 @@ pub(crate) enum Fault {
         #[source]
         source: Option<Arc<RedisError>>,
     },
-    /// The server, or what was said of it, is not fit to keep money.
+    /// The server, or its settings here, are not fit for storing balances.
     #[error("{0}")]
     Unfit(String),
 }
@@ -27,13 +27,7 @@ impl Fault {
         Self::Failed { reason, source: None }
     }
 
-    /// A URL that says nothing is not shown: it may hold a password.
-    pub(super) fn from_url(error: &RedisError) -> Self {
-        let remedy = "write redis://[user:password@]host[:port][/database], or rediss:// with the feature `tls`";
-        Self::Unfit(format!("the server's URL cannot be used ({error}): {remedy}"))
-    }
-
-    /// `true` if the connection ended under the call: another one may answer at once.
+    /// `true` if the connection ended during the call: another one may answer at once.
     pub(crate) fn is_disconnect(&self) -> bool {
         let Self::Failed { source: Some(error), .. } = self else { return false };
         error.is_connection_dropped() || error.is_io_error()
@@ -44,7 +38,7 @@ impl From<RedisError> for Fault {
     fn from(error: RedisError) -> Self {
         let refused = ["WRONGPASS", "NOAUTH"].into_iter().any(|word| says(&error, word));
         let login = if refused || error.kind() == ErrorKind::AuthenticationFailed {
-            "check username and password: "
+            "the login failed, check username and password: "
         } else {
             ""
         };
@@ -52,7 +46,7 @@ impl From<RedisError> for Fault {
     }
 }
 
-/// `true` if an error says that this connection is of no more use.
+/// `true` if the error means that the connection can no longer be used.
 pub(super) fn is_lost(error: &RedisError) -> bool {
     let by_server = [
         ErrorKind::Server(ServerErrorKind::ReadOnly),
@@ -61,7 +55,7 @@ pub(super) fn is_lost(error: &RedisError) -> bool {
     ];
     let words = ["READONLY", "MASTERDOWN", "NOAUTH", "WRONGPASS"];
     if matches!(error.code(), Some("MALFORMED" | "REFUSED")) {
-        // What a script says of an account names keys and fields, which may have any text.
+        // A script's error about an account names keys and fields, which may contain any text.
         return false;
     }
     error.is_io_error()
@@ -70,14 +64,14 @@ pub(super) fn is_lost(error: &RedisError) -> bool {
         || words.into_iter().any(|word| says(error, word))
 }
 
-/// `true` if the server's error is this one. Redis 6 wraps what a script met in words of its own,
-/// and in pipelines codes stand in the text.
-pub(crate) fn says(error: &RedisError, word: &str) -> bool {
-    error.code() == Some(word) || error.detail().is_some_and(|detail| detail.contains(word))
+/// `true` if the server's error has this code. It may be in the text: Redis 6 wraps the error of a
+/// script's command, and pipelines have codes in the text.
+pub(crate) fn says(error: &RedisError, code: &str) -> bool {
+    error.code() == Some(code) || error.detail().is_some_and(|detail| detail.contains(code))
 }
 
-/// Errors that a server gives everyone while it cannot serve.
-const OF_ALL: &[&str] = &[
+/// Codes of errors that all calls get while a server cannot serve.
+const CODES_FOR_ALL: &[&str] = &[
     "LOADING",
     "BUSY",
     "MASTERDOWN",
@@ -91,9 +85,9 @@ const OF_ALL: &[&str] = &[
     "CLUSTERDOWN",
 ];
 
-/// `true` if a server has answered with an error that others need not get: it is there.
-pub(crate) fn is_of_some(error: &RedisError) -> bool {
-    error.code().is_some() && !OF_ALL.iter().any(|word| says(error, word))
+/// `true` if the server has answered, with an error that calls for other accounts need not get.
+pub(crate) fn concerns_one_account(error: &RedisError) -> bool {
+    error.code().is_some() && !CODES_FOR_ALL.iter().any(|code| says(error, code))
 }
 
 #[cfg(test)]
@@ -101,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_redis_6_wraps_in_a_scripts_error_is_found_all_the_same() {
+    fn codes_that_redis_6_wraps_in_a_scripts_error_are_found() {
         let error = |text: &str| {
             RedisError::from((
                 ErrorKind::Server(ServerErrorKind::ResponseError),
@@ -109,11 +103,13 @@ mod tests {
                 text.to_owned(),
             ))
         };
-        let wrapped = "Error running script (call to f_1): @user_script:9: @user_script: 9: -READONLY You can't write against a read only replica.";
+        let wrapped = "Error running script (call to f_1): @user_script:9: @user_script: 9: \
+            -READONLY You can't write against a read only replica.";
         assert!(is_lost(&error(wrapped)));
         assert!(is_lost(&error("NOAUTH Authentication required.")));
         assert!(!is_lost(&error(
-            "Error running script (call to f_1): WRONGTYPE Operation against a key holding the wrong kind of value"
+            "Error running script (call to f_1): WRONGTYPE Operation against a key holding the \
+             wrong kind of value"
         )));
         assert!(!is_lost(&error("OOM command not allowed when used memory > 'maxmemory'.")));
     }

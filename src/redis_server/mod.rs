@@ -1,7 +1,7 @@
-//! Where a Redis server is and how to talk to it: for the ledger, and for tokens kept beside it.
+//! Connections to a Redis server, for the ledger and for tokens.
 //!
-//! A [`RedisServer`] describes; a [`Connection`] talks. The connection is this crate's own, or one
-//! that the host has already.
+//! [`RedisServer`] says which server it is and how to log in. [`Connection`] runs commands: on a
+//! connection of this crate's own, or on one that the host provides.
 
 mod connection;
 mod fault;
@@ -10,6 +10,6 @@ mod server;
 pub(crate) mod tests;
 
 pub(crate) use self::connection::Connection;
-pub(crate) use self::fault::{Fault, is_of_some, says};
+pub(crate) use self::fault::{Fault, concerns_one_account, says};
 pub use self::server::RedisServer;
-pub(crate) use self::server::{CONNECTING, Link, PREFIX};
+pub(crate) use self::server::{CONNECT_TIMEOUT, DEFAULT_PREFIX, Link};

@@ -1,4 +1,4 @@
-//! Where a server is, and how a connection to it is opened.
+//! [`RedisServer`]: address and login of a server, and how a connection to it is opened.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
@@ -8,40 +8,55 @@ use redis::{
 
 use super::fault::Fault;
 
-/// What every key begins with, unless it is set.
-pub(crate) const PREFIX: &str = "tc";
+/// Default prefix of all keys.
+pub(crate) const DEFAULT_PREFIX: &str = "tc";
 
-/// How long the first connection may take.
-pub(crate) const CONNECTING: Duration = Duration::from_secs(5);
+/// Time in which the first connection must be open.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A Redis server (6.0 or newer, or Valkey), and how to connect to it: a URL, a [`redis::Client`],
-/// a [`redis::ConnectionInfo`], or a connection that the host has already.
+/// Address and login of a Redis server (6.0 or newer) or a Valkey server.
 ///
-/// URLs are `redis://[user:password@]host[:port][/database]`, `rediss://…` for TLS (feature `tls`)
-/// and `unix:///path/to/socket`. A client that was built with certificates of its own keeps them.
-/// Types are those of the `redis` crate, version 1.
+/// It is made from a URL, a [`redis::Client`], a [`redis::ConnectionInfo`], or
+/// [a connection](Self::from_connection) that the host provides. These types are those of version 1
+/// of the `redis` crate.
+///
+/// | URL | connects by |
+/// |---|---|
+/// | `redis://[user:password@]host[:port][/database]` | TCP; default port 6379, database 0 |
+/// | `rediss://...` | TLS, with the feature `tls` and the system's certificates |
+/// | `unix:///path/to/socket[?db=..&user=..&pass=..]` | a Unix socket |
+///
+/// `valkey://` and `valkeys://` mean the same as `redis://` and `rediss://`. Special characters in
+/// a user name or a password are percent-encoded. For certificates of your own, build a
+/// [`redis::Client`] with them and pass that.
+///
+/// A URL is read when the ledger or the tokens connect. One that cannot be used is an error that
+/// says what to write; it never shows the password.
 ///
 /// ```
 /// use tower_credits::{RedisLedger, RedisServer};
 ///
 /// # fn settings() -> tower_credits::ledger::RedisLedgerBuilder {
-/// // The password is read again at each new connection, so that it can be rotated.
-/// let server = RedisServer::from("redis://redis.internal/").username("credits").password_file("/run/secrets/redis");
+/// // The password is read again for each new connection, so that it can be rotated.
+/// let server = RedisServer::from("redis://redis.internal/")
+///     .username("credits")
+///     .password_file("/run/secrets/redis");
 /// RedisLedger::builder(server).prefix("billing")
 /// # }
 /// ```
 #[derive(Clone)]
 pub struct RedisServer {
-    at: Place,
+    address: Address,
     username: Option<String>,
     password: Option<Password>,
 }
 
 #[derive(Clone)]
-enum Place {
+enum Address {
     Url(String),
     Info(Box<ConnectionInfo>),
-    Hosts(Box<dyn HostsConnection>),
+    /// A connection that the host provides.
+    Host(Box<dyn HostConnection>),
 }
 
 #[derive(Clone)]
@@ -51,74 +66,79 @@ pub(super) enum Password {
 }
 
 impl RedisServer {
-    /// Uses a connection that the host has already and that opens itself again when it breaks: the
-    /// `redis` crate's `ConnectionManager`, or one like it. A bare
-    /// [`MultiplexedConnection`](redis::aio::MultiplexedConnection) ends with its socket, and with
-    /// it all that was made of it: give its [`Client`] instead. Connections to a Redis Cluster are
-    /// not supported.
+    /// Uses a connection that the host provides. It must reconnect by itself, as the `redis`
+    /// crate's `ConnectionManager` does. A bare
+    /// [`MultiplexedConnection`](redis::aio::MultiplexedConnection) cannot be used again once its
+    /// socket is closed: pass its [`Client`] instead. Connections to a Redis Cluster are not
+    /// supported.
     ///
-    /// Callers still wait no longer than their deadline, and the server is checked as any other.
-    /// Prefer a URL or a client where nothing speaks against it: the connection that is then opened
-    /// is replaced when its other end has silently gone, which managers do not notice.
+    /// Calls still end by their deadline, and the server is checked like any other. Prefer a URL or
+    /// a client if you can: their connection is replaced when the server has silently gone, which a
+    /// `ConnectionManager` does not notice.
     pub fn from_connection(
         connection: impl ConnectionLike + Clone + Send + Sync + 'static,
     ) -> Self {
-        Self::new(Place::Hosts(Box::new(connection)))
+        Self::new(Address::Host(Box::new(connection)))
     }
 
-    /// Logs in as this user (an ACL's; without it, `default`), whatever the URL or the client says.
-    /// It needs a password.
+    /// Sets the user name (of an ACL). It replaces the one of the URL or the client. A user needs a
+    /// password. Default: the one of the URL or the client, otherwise Redis's user `default`.
     #[must_use]
     pub fn username(mut self, username: impl Into<String>) -> Self {
         self.username = Some(username.into());
         self
     }
 
-    /// Logs in with this password, whatever the URL or the client says.
+    /// Sets the password. It replaces the one of the URL or the client, and a
+    /// [password file](Self::password_file).
     #[must_use]
     pub fn password(mut self, password: impl Into<String>) -> Self {
         self.password = Some(Password::Text(password.into()));
         self
     }
 
-    /// Logs in with what this file holds, less white space around it. It is read at each new
-    /// connection: a password that was rotated needs no restart. A file that cannot be read is an
-    /// error like a server that cannot be reached.
+    /// Reads the password from a file, without the white space around it. It replaces the one of
+    /// the URL or the client, and a [password](Self::password).
+    ///
+    /// The file is read for each new connection, so that a password can be rotated without a
+    /// restart. If it is empty or cannot be read, the server counts as unreachable until it can.
     #[must_use]
     pub fn password_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.password = Some(Password::File(file.into()));
         self
     }
 
-    const fn new(at: Place) -> Self {
-        Self { at, username: None, password: None }
+    const fn new(address: Address) -> Self {
+        Self { address, username: None, password: None }
     }
 
-    /// Reads what can be read without connecting.
-    pub(super) fn resolve(self) -> Result<Door, Fault> {
-        let Self { at, username, password } = self;
-        let info = match at {
-            Place::Hosts(connection) if username.is_none() && password.is_none() => {
-                return Ok(Door::Hosts(connection));
+    /// Checks the address and the login, as far as that needs no connection.
+    pub(super) fn resolve(self) -> Result<Connector, Fault> {
+        let Self { address, username, password } = self;
+        let info = match address {
+            Address::Host(connection) if username.is_none() && password.is_none() => {
+                return Ok(Connector::Host(connection));
             }
-            Place::Hosts(_) => {
-                let remedy =
-                    "the host's connection is logged in already: leave username and password out";
-                return Err(Fault::Unfit(remedy.to_owned()));
+            Address::Host(_) => {
+                return Err(Fault::Unfit(
+                    "a connection that the host provides is logged in already: leave username \
+                     and password out, or give a URL"
+                        .to_owned(),
+                ));
             }
-            Place::Info(info) => *info,
-            Place::Url(url) => {
-                url.into_connection_info().map_err(|error| Fault::from_url(&error))?
-            }
+            Address::Info(info) => *info,
+            Address::Url(url) => connection_info(&url)?,
         };
         let mut login = info.redis_settings().clone();
         if let Some(username) = username {
             login = login.set_username(username);
         }
         if login.username().is_some() && login.password().is_none() && password.is_none() {
-            // Without a password the client would log nobody in, and go on as `default`.
+            // Without a password the client would not log in, and go on as `default`.
             return Err(Fault::Unfit(
-                "a username logs nobody in without a password: give one".to_owned(),
+                "the Redis server has a username without a password: give `password` or \
+                 `password_file`, or leave the username out"
+                    .to_owned(),
             ));
         }
         let tcp = info.tcp_settings().clone().set_nodelay(true);
@@ -127,12 +147,34 @@ impl RedisServer {
         if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. })
             && rustls::crypto::CryptoProvider::get_default().is_none()
         {
-            // Two providers in one build and none of them chosen is a panic of rustls. Losing the
-            // race against another is as good.
+            // rustls panics if a build has two providers and none is chosen. If another thread
+            // installs one first, that is as good.
             let _ = rustls::crypto::ring::default_provider().install_default();
         }
-        Ok(Door::Own { info: Box::new(info.set_redis_settings(login)), password })
+        Ok(Connector::Own { info: Box::new(info.set_redis_settings(login)), password })
     }
+}
+
+/// Forms of a URL, for errors.
+const URL_FORMS: &str = "`redis://[user:password@]host[:port][/database]`, `rediss://...` for TLS, \
+    or `unix:///path/to/socket`";
+
+/// Reads a URL. Errors do not show it: it may have a password.
+fn connection_info(url: &str) -> Result<ConnectionInfo, Fault> {
+    let unfit = |what: &str| Err(Fault::Unfit(format!("the Redis URL {what}: write {URL_FORMS}")));
+    if url.is_empty() {
+        return unfit("is empty");
+    }
+    let Some((scheme, _)) = url.split_once("://") else { return unfit("has no scheme") };
+    match scheme {
+        "rediss" | "valkeys" if cfg!(not(feature = "tls")) => {
+            let remedy = "enable the feature `tls` of tower-credits, or write `redis://`";
+            return Err(Fault::Unfit(format!("the Redis URL asks for TLS: {remedy}")));
+        }
+        "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" => {}
+        _ => return unfit("has a scheme that is not supported"),
+    }
+    url.into_connection_info().or_else(|error| unfit(&format!("cannot be read ({error})")))
 }
 
 impl From<&str> for RedisServer {
@@ -143,7 +185,7 @@ impl From<&str> for RedisServer {
 
 impl From<String> for RedisServer {
     fn from(url: String) -> Self {
-        Self::new(Place::Url(url))
+        Self::new(Address::Url(url))
     }
 }
 
@@ -155,7 +197,7 @@ impl From<&String> for RedisServer {
 
 impl From<ConnectionInfo> for RedisServer {
     fn from(info: ConnectionInfo) -> Self {
-        Self::new(Place::Info(Box::new(info)))
+        Self::new(Address::Info(Box::new(info)))
     }
 }
 
@@ -173,21 +215,25 @@ impl From<&Client> for RedisServer {
 
 impl fmt::Debug for RedisServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Each of the others may hold a password.
+        // Each of the other fields may have a password.
         f.debug_struct("RedisServer").field("username", &self.username).finish_non_exhaustive()
     }
 }
 
-/// What a connection comes from.
-pub(super) enum Door {
-    Own { info: Box<ConnectionInfo>, password: Option<Password> },
-    Hosts(Box<dyn HostsConnection>),
+/// Opens connections.
+pub(super) enum Connector {
+    Own {
+        info: Box<ConnectionInfo>,
+        password: Option<Password>,
+    },
+    /// Returns clones of the connection that the host provides.
+    Host(Box<dyn HostConnection>),
 }
 
-impl Door {
+impl Connector {
     pub(super) async fn open(&self) -> Result<Link, Fault> {
         let (info, password) = match self {
-            Self::Hosts(connection) => return Ok(Link::Hosts(connection.clone())),
+            Self::Host(connection) => return Ok(Link::Host(connection.clone())),
             Self::Own { info, password } => (info, password),
         };
         let mut info = ConnectionInfo::clone(info);
@@ -203,11 +249,11 @@ impl Door {
     }
 }
 
-impl fmt::Debug for Door {
+impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Own { info, .. } => fmt::Display::fmt(info.addr(), f),
-            Self::Hosts(_) => f.write_str("the host's connection"),
+            Self::Host(_) => f.write_str("the host's connection"),
         }
     }
 }
@@ -219,16 +265,23 @@ impl Password {
             Self::File(file) => file.clone(),
         };
         let unreadable = |error: std::io::Error| {
-            format!("the password file {} cannot be read: {error}", file.display())
+            format!("the password file {} cannot be read ({error})", file.display())
         };
-        // A pipe without a writer, or a server of files that hangs, must not stop a thread that
-        // others run on.
+        // A pipe without a writer or a file server that hangs must not block a thread of the
+        // runtime.
         let read = tokio::task::spawn_blocking({
             let file = file.clone();
             move || crate::reload::read(&file)
         });
         let text = read.await.map_err(|error| Fault::failed(unreadable(error.into())))?;
-        text.map(|text| text.trim().to_owned()).map_err(|error| Fault::failed(unreadable(error)))
+        let text = text.map_err(|error| Fault::failed(unreadable(error)))?;
+        match text.trim() {
+            "" => Err(Fault::failed(format!(
+                "the password file {} is empty: write the password into it",
+                file.display()
+            ))),
+            password => Ok(password.to_owned()),
+        }
     }
 }
 
@@ -236,7 +289,7 @@ impl Password {
 #[derive(Clone)]
 pub(crate) enum Link {
     Own(redis::aio::MultiplexedConnection),
-    Hosts(Box<dyn HostsConnection>),
+    Host(Box<dyn HostConnection>),
 }
 
 impl ConnectionLike for Link {
@@ -246,7 +299,7 @@ impl ConnectionLike for Link {
     ) -> redis::RedisFuture<'a, redis::Value> {
         match self {
             Self::Own(link) => link.req_packed_command(command),
-            Self::Hosts(link) => link.req_packed_command(command),
+            Self::Host(link) => link.req_packed_command(command),
         }
     }
 
@@ -258,30 +311,30 @@ impl ConnectionLike for Link {
     ) -> redis::RedisFuture<'a, Vec<redis::Value>> {
         match self {
             Self::Own(link) => link.req_packed_commands(pipeline, offset, count),
-            Self::Hosts(link) => link.req_packed_commands(pipeline, offset, count),
+            Self::Host(link) => link.req_packed_commands(pipeline, offset, count),
         }
     }
 
     fn get_db(&self) -> i64 {
         match self {
             Self::Own(link) => link.get_db(),
-            Self::Hosts(link) => link.get_db(),
+            Self::Host(link) => link.get_db(),
         }
     }
 }
 
-/// A connection that can be boxed and still be cloned.
-pub(crate) trait HostsConnection: ConnectionLike + Send + Sync {
-    fn boxed(&self) -> Box<dyn HostsConnection>;
+/// A connection that can be cloned in its box.
+pub(crate) trait HostConnection: ConnectionLike + Send + Sync {
+    fn boxed(&self) -> Box<dyn HostConnection>;
 }
 
-impl<C: ConnectionLike + Clone + Send + Sync + 'static> HostsConnection for C {
-    fn boxed(&self) -> Box<dyn HostsConnection> {
+impl<C: ConnectionLike + Clone + Send + Sync + 'static> HostConnection for C {
+    fn boxed(&self) -> Box<dyn HostConnection> {
         Box::new(self.clone())
     }
 }
 
-impl Clone for Box<dyn HostsConnection> {
+impl Clone for Box<dyn HostConnection> {
     fn clone(&self) -> Self {
         (**self).boxed()
     }

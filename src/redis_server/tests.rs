@@ -1,4 +1,4 @@
-//! What happens to a connection while it is open.
+//! Connections while they are open, and while they cannot be opened.
 
 #[path = "../../tests/support/logs.rs"]
 #[allow(dead_code, unreachable_pub, reason = "the other tests use the rest")]
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{
     Connection, Fault, RedisServer,
-    connection::{LOOKS_AGAIN, OPENING, PAUSE},
+    connection::{CHECK_INTERVAL, OPEN_TIMEOUT, RETRY_PAUSE},
 };
 
 #[tokio::test]
@@ -32,8 +32,8 @@ async fn a_server_that_is_set_to_evict_is_noticed_within_a_minute() {
     assert_eq!(asks().await, "PONG");
     server.command(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
     assert_eq!(asks().await, "PONG");
-    assert!(log.lines(&["balances"]).is_empty(), "it is not looked at with every call");
-    connection.look_again();
+    assert!(log.lines(&["balances"]).is_empty(), "it is not checked with every call");
+    connection.make_check_due();
     let until = Instant::now() + Duration::from_secs(10);
     let lines = loop {
         assert_eq!(asks().await, "PONG");
@@ -42,11 +42,11 @@ async fn a_server_that_is_set_to_evict_is_noticed_within_a_minute() {
             break lines;
         }
     };
-    assert_eq!(lines.len(), 1, "it is said, once in {LOOKS_AGAIN:?}");
+    assert_eq!(lines.len(), 1, "it is logged, once in {CHECK_INTERVAL:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_connection_that_could_not_be_opened_is_tried_again_also_where_nobody_waited_for_it() {
+async fn a_connection_that_could_not_be_opened_is_tried_again_even_if_nobody_waited_for_it() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let server = RedisServer::from(format!("redis://{}/", listener.local_addr().unwrap()));
@@ -58,9 +58,9 @@ async fn a_connection_that_could_not_be_opened_is_tried_again_also_where_nobody_
     };
     // Nothing answers there, and the caller gives up long before the opening does.
     assert!(matches!(ask().await, Fault::Deadline(_)));
-    tokio::time::sleep(OPENING + PAUSE).await;
+    tokio::time::sleep(OPEN_TIMEOUT + RETRY_PAUSE).await;
     let before = std::iter::from_fn(|| listener.accept().ok()).count();
-    assert!((2..=9).contains(&before), "others are tried beside the first: {before}");
-    assert!(matches!(ask().await, Fault::Deadline(_)), "not what became of the first");
+    assert!((2..=9).contains(&before), "others are tried in parallel with the first: {before}");
+    assert!(matches!(ask().await, Fault::Deadline(_)), "not the failure of the first");
     assert!(std::iter::from_fn(|| listener.accept().ok()).count() > 0);
 }

@@ -1,6 +1,6 @@
-//! Why a request was denied.
+//! [`Rejection`]: the reason of a denial, and what follows from it.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use ::http::StatusCode;
 
@@ -8,89 +8,121 @@ use crate::{
     Credits, Period, keeper::AdmissionError, ledger::Standing, limit::RateState, plan::RequestQuota,
 };
 
-/// Why a request was denied. It is in the extensions of the response that says so.
+/// Reason why a request was denied.
+///
+/// The layer puts it into the extensions of each denial that it sends, so that the host's own
+/// middleware can tell a denial from an answer of the service. Its [`Display`](std::fmt::Display)
+/// is the text that clients read: what happened, and what they can do.
+///
+/// A host with routes of its own, which the layer does not cover, can deny in the same way:
+///
+/// ```
+/// use http::{Response, StatusCode};
+/// use tower_credits::{DenialFormat, Rejection};
+///
+/// let denied = Rejection::Unauthenticated { invalid: false };
+/// assert_eq!(denied.reason(), "UNAUTHENTICATED");
+/// assert_eq!(denied.status(), StatusCode::UNAUTHORIZED);
+///
+/// let response: Response<bytes::Bytes> = denied.into_http_response(DenialFormat::Problem);
+/// assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+/// assert_eq!(response.headers()["www-authenticate"], "Bearer");
+/// assert_eq!(response.headers()["content-type"], "application/problem+json");
+/// ```
+///
+/// With the feature `axum`, it implements axum's `IntoResponse`, so that handlers can return
+/// `Result<_, Rejection>`.
+///
+/// Status codes are the defaults. Those that are 503 can be changed with
+/// [`unavailable_status`](crate::CreditMeterBuilder::unavailable_status).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Rejection {
-    /// No credentials, or (`invalid`) some that nobody knows. 401.
+    /// The request has no credentials, or (`invalid`) credentials that are not known. 401.
     Unauthenticated {
         /// `true` if credentials were sent.
         invalid: bool,
     },
-    /// The subject may not bill that organisation, or there is none of that name. 403.
+    /// The subject may not bill the organisation, or there is no organisation of that name. The two
+    /// are not told apart, so that nobody can find out which organisations exist. 403.
     NotAMember,
-    /// A cookie came with a request that another site's page may have made. 403.
+    /// The request is authenticated by a cookie, and another site's page may have made it. 403.
     CrossOrigin,
-    /// The plan has no route or model for it. 404.
+    /// The plan has no route for the path, or does not have the model. 404.
     NotInPlan,
-    /// What is left of the period's credits does not pay for 50 ms of compute. 402: to wait for the
-    /// next month, or to pay.
+    /// What is left of the period's credits does not pay for 50 ms of compute. 402: the caller can
+    /// wait for the next month, or get more credits.
     CreditsUsedUp {
-        /// The period whose credits they were.
+        /// Period whose credits are used up.
         period: Period,
-        /// What is left, which is too little to run on.
+        /// Credits that are left: too few to run on.
         left: Credits,
-        /// The tier's own hint.
+        /// The tier's own [hint](crate::plan::Tier::hint).
         hint: Option<Arc<str>>,
     },
-    /// The month's usage has reached the largest amount that a ledger keeps, [`Credits::MAX`]. 402.
+    /// The month's usage has reached [`Credits::MAX`], the largest amount that a ledger can record.
+    /// 402.
     LargestAmount {
-        /// The period.
+        /// Period whose usage reached it.
         period: Period,
     },
-    /// The account was erased ([`Accounts::erase`](crate::Accounts::erase)). 403.
+    /// The account was erased with [`Accounts::erase`](crate::Accounts::erase). 403.
     AccountErased,
-    /// What is left is on hold: by running requests, by what another node holds ahead, or by a node
-    /// that died. 429: to try again.
+    /// The remaining credits are on hold: for running requests, as what another node
+    /// [holds ahead](crate::HoldAhead), or by a node that died. 429: the caller can try again.
     CreditsOnHold {
-        /// What is left, running requests' holds among it.
+        /// Credits that are left, those on hold for running requests included.
         left: Credits,
-        /// The tier's own hint.
+        /// The tier's own [hint](crate::plan::Tier::hint).
         hint: Option<Arc<str>>,
     },
-    /// The limit that the account's owner set is reached
+    /// The account has reached the limit that its owner set
     /// ([`Amendment::SpendingLimit`](crate::ledger::Amendment::SpendingLimit)). 403.
     SpendingLimit {
-        /// The period whose limit it was.
+        /// Period whose limit was reached.
         period: Period,
     },
-    /// More requests than the [quota](crate::plan::Tier::requests) on this node. 429: to try again when
-    /// it says.
+    /// The account exceeded its [request quota](crate::plan::Tier::requests) on this node. 429: the
+    /// caller can try again after `retry_after`.
     RequestRate {
-        /// After how long the next one may come.
+        /// Time until the next request is accepted.
         retry_after: Duration,
-        /// How many are allowed.
+        /// The quota that was exceeded.
         quota: RequestQuota,
-        /// The tier's own hint.
+        /// The tier's own [hint](crate::plan::Tier::hint).
         hint: Option<Arc<str>>,
     },
-    /// As many of the account's requests run or wait on this node as
-    /// [may](crate::plan::Tier::most_running). 429: to try again when one has ended.
-    TooManyRunning,
-    /// The request used the most that [one request may](crate::plan::Tier::most_per_request), and was cut
-    /// off. 403.
+    /// The account has as many requests running or waiting on this node as its tier
+    /// [allows](crate::plan::Tier::most_running). 429: the caller can try again when one of them
+    /// has ended.
+    TooManyRunning {
+        /// The largest number of concurrent requests.
+        limit: NonZeroU32,
+    },
+    /// The request used all that its tier allows [one
+    /// request](crate::plan::Tier::most_per_request), and was cut off. 403.
     RequestCap,
-    /// The ledger does not answer, and the tier does not allow for that. 503, unless set otherwise.
+    /// The ledger does not answer, and the tier does not admit requests without it. 503.
     LedgerUnreachable,
-    /// The credentials cannot be checked now. 503, unless set otherwise.
+    /// The credentials cannot be checked at the moment. 503.
     CredentialsUnchecked,
-    /// This node has too many accounts at once. 503, unless set otherwise.
+    /// This node serves as many accounts as it can. 503.
     Busy,
-    /// This node is shutting down. 503, unless set otherwise.
+    /// This node is shutting down. 503.
     ShuttingDown,
     /// The host's classifier panicked. 500.
     Unclassified,
-    /// The identity has a tier that is not in the plan: the operator's mistake. 500.
+    /// The identity has a tier that is not in the plan: the operator has to add it. 500.
     UnknownTier,
-    /// The month that was asked about is none. 400.
+    /// The `period` of a billing route is not a month. 400.
     NoSuchPeriod,
-    /// The handler switched protocols without keeping its `ComputeClock`: what follows could not be
-    /// charged. 500.
+    /// The handler switched protocols without keeping its [`ComputeClock`](crate::ComputeClock), so
+    /// that the connection could not be charged. 500.
     UnmeteredUpgrade,
 }
 
 impl Rejection {
-    /// Why an account that stands like this gets less than `least`.
+    /// Returns the reason why an account with this standing is granted less than `least`.
     pub(crate) fn of(
         standing: &Standing,
         least: Credits,
@@ -109,7 +141,9 @@ impl Rejection {
         }
     }
 
-    /// The machine-readable reason: `CREDITS_USED_UP`.
+    /// Returns the machine-readable reason, for example `CREDITS_USED_UP`. It is the `reason` of a
+    /// problem, the `code` of an OpenAI error (in lower case), and the `reason` of gRPC's
+    /// `ErrorInfo`.
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Unauthenticated { .. } => "UNAUTHENTICATED",
@@ -122,7 +156,7 @@ impl Rejection {
             Self::CreditsOnHold { .. } => "CREDITS_ON_HOLD",
             Self::SpendingLimit { .. } => "SPENDING_LIMIT",
             Self::RequestRate { .. } => "REQUEST_RATE",
-            Self::TooManyRunning => "TOO_MANY_RUNNING",
+            Self::TooManyRunning { .. } => "TOO_MANY_RUNNING",
             Self::RequestCap => "REQUEST_CAP",
             Self::LedgerUnreachable => "LEDGER_UNREACHABLE",
             Self::CredentialsUnchecked => "CREDENTIALS_UNCHECKED",
@@ -135,9 +169,15 @@ impl Rejection {
         }
     }
 
-    /// The status of the HTTP response. `unavailable` is what the host sends where the service
-    /// cannot tell or cannot take more.
-    pub(crate) const fn status(&self, unavailable: StatusCode) -> StatusCode {
+    /// Returns the status of the HTTP response. A meter whose
+    /// [`unavailable_status`](crate::CreditMeterBuilder::unavailable_status) is set sends that one
+    /// instead of 503.
+    pub const fn status(&self) -> StatusCode {
+        self.status_or(StatusCode::SERVICE_UNAVAILABLE)
+    }
+
+    /// Returns the status of the HTTP response. `unavailable` replaces 503.
+    pub(crate) const fn status_or(&self, unavailable: StatusCode) -> StatusCode {
         match self {
             Self::Unauthenticated { .. } => StatusCode::UNAUTHORIZED,
             Self::NotAMember
@@ -148,7 +188,7 @@ impl Rejection {
             Self::NotInPlan => StatusCode::NOT_FOUND,
             Self::NoSuchPeriod => StatusCode::BAD_REQUEST,
             Self::CreditsUsedUp { .. } | Self::LargestAmount { .. } => StatusCode::PAYMENT_REQUIRED,
-            Self::CreditsOnHold { .. } | Self::RequestRate { .. } | Self::TooManyRunning => {
+            Self::CreditsOnHold { .. } | Self::RequestRate { .. } | Self::TooManyRunning { .. } => {
                 StatusCode::TOO_MANY_REQUESTS
             }
             Self::LedgerUnreachable
@@ -161,12 +201,12 @@ impl Rejection {
         }
     }
 
-    /// In how many whole seconds to come again, where that helps.
+    /// Returns the time until another try, in whole seconds; `None` if trying again does not help.
     pub(crate) fn retry_after(&self) -> Option<u64> {
         match self {
             Self::RequestRate { .. } => self.rate_state().map(|state| state.reset_seconds()),
             Self::CreditsOnHold { .. }
-            | Self::TooManyRunning
+            | Self::TooManyRunning { .. }
             | Self::LedgerUnreachable
             | Self::CredentialsUnchecked
             | Self::Busy
@@ -175,7 +215,7 @@ impl Rejection {
         }
     }
 
-    /// How the request rate stands, where that is the reason.
+    /// Returns the state of the request rate, if that is the reason.
     pub(crate) fn rate_state(&self) -> Option<RateState> {
         match self {
             Self::RequestRate { retry_after, quota, .. } => {
@@ -185,7 +225,7 @@ impl Rejection {
         }
     }
 
-    /// When the credits reset, where that is what to wait for.
+    /// Returns the moment at which the credits reset, if the caller can wait for it.
     pub(crate) fn resets_at(&self) -> Option<String> {
         match self {
             Self::CreditsUsedUp { period, .. }
@@ -195,98 +235,11 @@ impl Rejection {
         }
     }
 
-    /// What the account has left, where that is known and in question.
+    /// Returns the credits that the account has left, if they are the reason.
     pub(crate) const fn left(&self) -> Option<Credits> {
         match self {
             Self::CreditsUsedUp { left, .. } | Self::CreditsOnHold { left, .. } => Some(*left),
             _ => None,
-        }
-    }
-
-    pub(crate) const fn title(&self) -> &'static str {
-        match self {
-            Self::Unauthenticated { .. } => "Not authenticated",
-            Self::NotAMember => "Not a member",
-            Self::CrossOrigin => "Another origin",
-            Self::NotInPlan => "Not found",
-            Self::NoSuchPeriod => "No such month",
-            Self::CreditsUsedUp { .. } => "Credits used up",
-            Self::LargestAmount { .. } => "Largest amount reached",
-            Self::AccountErased => "Account erased",
-            Self::CreditsOnHold { .. } => "Credits on hold",
-            Self::SpendingLimit { .. } => "Spending limit reached",
-            Self::RequestRate { .. } | Self::TooManyRunning => "Too many requests",
-            Self::RequestCap => "Request too long",
-            Self::LedgerUnreachable
-            | Self::CredentialsUnchecked
-            | Self::Busy
-            | Self::ShuttingDown => "Temporarily unavailable",
-            Self::Unclassified | Self::UnknownTier | Self::UnmeteredUpgrade => "Misconfigured",
-        }
-    }
-
-    pub(crate) fn detail(&self) -> String {
-        match self {
-            Self::Unauthenticated { invalid: false } => {
-                "Send your token: `Authorization: Bearer <token>`.".into()
-            }
-            Self::Unauthenticated { invalid: true } => "These credentials are not known.".into(),
-            Self::NotAMember => {
-                "You may not bill this organisation, or there is none of that name.".into()
-            }
-            Self::CrossOrigin => {
-                "A cookie pays only for requests of this site's own pages. Send your token instead."
-                    .into()
-            }
-            Self::NotInPlan => "There is no such model or path here.".into(),
-            Self::CreditsUsedUp { period, hint, .. } => with_hint(
-                &format!(
-                    "Your credits for {period} are used up. They reset at {}.",
-                    period.resets_at()
-                ),
-                hint.as_deref(),
-            ),
-            Self::LargestAmount { period } => format!(
-                "This account's usage of {period} has reached ${}, the most that can be kept for a month. It may go on from {}.",
-                Credits::MAX,
-                period.resets_at()
-            ),
-            Self::AccountErased => "This account was erased.".into(),
-            Self::CreditsOnHold { hint, .. } => {
-                let detail = "All of your remaining credits are on hold by requests that are running. Try again when one has ended.";
-                with_hint(detail, hint.as_deref())
-            }
-            Self::SpendingLimit { period } => {
-                format!(
-                    "The spending limit that is set for this account is reached for {period}. Its owner can raise it."
-                )
-            }
-            Self::RequestRate { hint, .. } => {
-                with_hint("Too many requests in a short time.", hint.as_deref())
-            }
-            Self::TooManyRunning => {
-                "As many of your requests are running as may at once. Try again when one has ended."
-                    .into()
-            }
-            Self::RequestCap => {
-                "This request has used the most that one request may use here.".into()
-            }
-            Self::LedgerUnreachable => {
-                "Your credit balance cannot be checked just now. Try again soon.".into()
-            }
-            Self::CredentialsUnchecked => {
-                "Your credentials cannot be checked just now. Try again soon.".into()
-            }
-            Self::Busy => "This server has too many accounts at once. Try again soon.".into(),
-            Self::ShuttingDown => {
-                "This server is shutting down. Try again; another may answer.".into()
-            }
-            Self::NoSuchPeriod => "Write the month like `period=2026-11`.".into(),
-            Self::Unclassified => "This server could not tell what the request runs.".into(),
-            Self::UnknownTier => "Your account's tier is not set up on this server.".into(),
-            Self::UnmeteredUpgrade => {
-                "This server cannot charge for the connection it was about to open.".into()
-            }
         }
     }
 }
@@ -296,11 +249,7 @@ impl From<AdmissionError> for Rejection {
         match error {
             AdmissionError::TooManyAccounts => Self::Busy,
             AdmissionError::ShuttingDown => Self::ShuttingDown,
-            AdmissionError::TooManyRunning(_) => Self::TooManyRunning,
+            AdmissionError::TooManyRunning(limit) => Self::TooManyRunning { limit },
         }
     }
-}
-
-fn with_hint(detail: &str, hint: Option<&str>) -> String {
-    hint.map_or_else(|| detail.to_owned(), |hint| format!("{detail} {hint}"))
 }

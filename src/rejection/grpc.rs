@@ -1,7 +1,6 @@
-//! Denials in gRPC: a status in the head of a response that has nothing else ("Trailers-Only", in
-//! gRPC over HTTP/2), or in the trailers of a stream that was cut off. With the feature
-//! `grpc-details`, what went wrong stands there as data too (`google.rpc` error details, in
-//! `grpc-status-details-bin`).
+//! Denials in gRPC: a status in the head of a response without a body ("Trailers-Only", in gRPC
+//! over HTTP/2), or in the trailers of a stream that was cut off. With the feature `grpc-details`,
+//! the field `grpc-status-details-bin` has the reason as data, too (`google.rpc` error details).
 
 use bytes::Bytes;
 use http::{
@@ -14,15 +13,15 @@ use super::Rejection;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
-/// How clients that retry by themselves are told when, or not to (gRFC A6): milliseconds, or a
-/// negative number.
+/// Tells clients that retry by themselves (gRFC A6) after how many milliseconds to try again, or,
+/// by a negative number, not to try.
 const PUSHBACK: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// What a message may not hold as it is (gRPC over HTTP/2, "Responses"): all but visible ASCII and
-/// space, and the per cent sign.
-const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
+/// Characters that are percent-encoded in a message (gRPC over HTTP/2, "Responses"): all but
+/// visible ASCII and space, and the percent sign.
+const ENCODED_IN_MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
-/// gRPC's canonical status codes, as far as denials have them.
+/// Canonical status codes of gRPC that denials use.
 #[derive(Clone, Copy)]
 enum Code {
     InvalidArgument = 3,
@@ -44,14 +43,24 @@ pub(crate) fn is_message(headers: &HeaderMap) -> bool {
     rest.is_some_and(|(_, rest)| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
-/// The status that a response's head or trailers say, where they say one.
+/// Returns the status code in a response's head or trailers, if they have one.
 pub(crate) fn status_of(headers: &HeaderMap) -> Option<u8> {
     headers.get(STATUS)?.to_str().ok()?.parse().ok()
 }
 
 impl Rejection {
-    /// The denial of a gRPC call.
-    pub(crate) fn into_grpc_response(self) -> Response<Bytes> {
+    /// Returns the response of this denial to a gRPC call, as the layer sends it: a head that has
+    /// the gRPC status, no body, and this `Rejection` in its extensions. With the feature
+    /// `grpc-details`, the status has `google.rpc` error details.
+    ///
+    /// ```
+    /// use tower_credits::Rejection;
+    ///
+    /// let response = Rejection::NotAMember.into_grpc_response();
+    /// assert_eq!(response.status(), 200);
+    /// assert_eq!(response.headers()["grpc-status"], "7"); // PERMISSION_DENIED
+    /// ```
+    pub fn into_grpc_response(self) -> Response<Bytes> {
         let mut response = Response::new(Bytes::new());
         *response.headers_mut() = self.trailers();
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
@@ -60,13 +69,13 @@ impl Rejection {
         response
     }
 
-    /// The denial as the last words of a gRPC stream.
+    /// Returns the trailers of a gRPC stream that ends with this denial.
     pub(crate) fn trailers(&self) -> HeaderMap {
         let mut trailers = HeaderMap::with_capacity(4);
-        let message = self.detail();
+        let message = self.to_string();
         trailers.insert(STATUS, HeaderValue::from(self.code() as u16));
         if let Ok(message) =
-            HeaderValue::try_from(utf8_percent_encode(&message, ENCODED).to_string())
+            HeaderValue::try_from(utf8_percent_encode(&message, ENCODED_IN_MESSAGE).to_string())
         {
             trailers.insert(MESSAGE, message);
         }
@@ -92,7 +101,7 @@ impl Rejection {
             | Self::CreditsOnHold { .. }
             | Self::SpendingLimit { .. }
             | Self::RequestRate { .. }
-            | Self::TooManyRunning
+            | Self::TooManyRunning { .. }
             | Self::RequestCap => Code::ResourceExhausted,
             Self::LedgerUnreachable
             | Self::CredentialsUnchecked

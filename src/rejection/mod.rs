@@ -1,8 +1,14 @@
-//! Denials that tell the truth: a caller learns whether to pay, to wait, or to mend the request.
+//! Denials: the reason ([`Rejection`]), its texts, and its response in HTTP and in gRPC.
+//!
+//! A denial tells the truth, so that its caller knows whether to pay, to wait, or to correct the
+//! request. Each text says what happened and what the caller can do.
 
 mod denial;
 mod grpc;
 mod http;
+#[cfg(test)]
+mod tests;
+mod text;
 
 pub use self::denial::Rejection;
 pub use self::http::DenialFormat;

@@ -70,8 +70,10 @@ async fn a_browser_signs_in_reads_its_figures_and_signs_out() {
         .await
         .unwrap();
     assert_eq!((plain.status().as_u16(), plain.headers().get("set-cookie")), (401, None));
-    assert!(text(plain).await.contains("open this page with https"));
-    for (body, status, says) in [("", 422, "`token`"), ("token=a%3Bb", 401, "not allowed there")] {
+    assert!(text(plain).await.contains("Open this page with https"));
+    for (body, status, says) in
+        [("", 422, "`token`"), ("token=a%3Bb", 401, "not allowed in a cookie")]
+    {
         let answer = server.form("/billing/sign-in", None, body).send().await.unwrap();
         assert_eq!(answer.status().as_u16(), status);
         let answer = text(answer).await;
@@ -136,7 +138,7 @@ async fn a_browser_signs_in_reads_its_figures_and_signs_out() {
     );
     assert_eq!(server.page("free", "?period=october").await.0, 400);
     let twice = server.page("free", "?organisation=a&organisation=b").await;
-    assert!(twice.0 == 400 && twice.1.contains("each once"), "{twice:?}");
+    assert!(twice.0 == 400 && twice.1.contains("each at most once"), "{twice:?}");
     // Who reads pages reads a page.
     let page = server
         .client
@@ -150,7 +152,7 @@ async fn a_browser_signs_in_reads_its_figures_and_signs_out() {
     );
     assert!(text(page).await.contains("period=2026-11"));
     assert!(
-        before.contains("No day of this month has costs") && !before.contains("id=\"held\""),
+        before.contains("No costs in October 2026.") && !before.contains("id=\"held\""),
         "{before}"
     );
     let oldest = server.page("free", "?period=2025-11").await.1;
@@ -183,7 +185,8 @@ async fn who_has_used_up_everything_reads_why() {
     let notice = says(&page, "notice");
     assert_eq!(
         notice,
-        "All credits are used up: requests are denied until there are more, or until the month ends on 1 December 2026, 00:00 UTC. Upgrade to PRO."
+        "All credits are used up. Requests are denied until credits are added, or until the month \
+         ends on 1 December 2026, 00:00 UTC. Upgrade to PRO."
     );
     assert_eq!(says(&page, "included-left"), "$0.00");
 }
@@ -206,7 +209,7 @@ async fn an_owner_sets_a_spending_limit_hits_it_and_removes_it() {
     }
     assert_eq!(server.run("pro", "/models/echo", &[]).await, 403);
     let (_, page) = server.page("pro", "").await;
-    assert!(says(&page, "notice").starts_with("Your spending limit is reached"), "{page}");
+    assert!(says(&page, "notice").starts_with("You have reached your spending limit"), "{page}");
     assert_eq!(says(&page, "pay-as-you-go"), "$0.00024");
 
     let wrong =
@@ -417,7 +420,7 @@ async fn whose_limit_is_reached_is_said_as_it_is() {
     for (own, status, notice) in [
         (None, 402, "All credits are used up"),
         (Some("500.00"), 402, "All credits are used up"),
-        (Some("0.00012"), 403, "Your spending limit is reached"),
+        (Some("0.00012"), 403, "You have reached your spending limit"),
     ] {
         accounts
             .set_spending_limit(&capped.account, own.map(|own| own.parse().unwrap()))

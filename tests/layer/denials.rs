@@ -8,7 +8,7 @@ use http_body_util::{Empty, Full};
 use serde_json::Value;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    BearerTokens, CreditMeter, MemoryLedger, Rejection,
+    BearerTokens, CreditMeter, DenialFormat, MemoryLedger, Rejection,
     clock::TokioClock,
     identify::IdentityFromExtensions,
     ledger::{Amendment, Ledger},
@@ -54,8 +54,30 @@ fn check(response: &Response<()>, problem: &Value, status: u16, reason: &str) {
             && problem["title"].is_string()
     );
     assert!(problem["type"].as_str().unwrap().starts_with("urn:tower-credits:"));
-    assert_eq!(response.extensions().get::<Rejection>().unwrap().reason(), reason);
     assert!(response.headers()["inference-id"].len() == 36);
+    let rejection = response.extensions().get::<Rejection>().unwrap();
+    assert_eq!((rejection.reason(), rejection.to_string()), (reason, detail(problem)));
+    same_as_a_hosts_own(response, problem, rejection);
+}
+
+fn detail(problem: &Value) -> String {
+    problem["detail"].as_str().unwrap().to_owned()
+}
+
+/// A host that denies on routes of its own sends what the layer sends.
+fn same_as_a_hosts_own(response: &Response<()>, problem: &Value, rejection: &Rejection) {
+    let own = rejection.clone().into_http_response(DenialFormat::Problem);
+    for (name, value) in own.headers() {
+        assert_eq!(response.headers().get(name), Some(value), "{name}");
+    }
+    assert_eq!(own.status(), rejection.status());
+    // A meter may have another status for what cannot be answered now.
+    let own_problem: Value = serde_json::from_slice(own.body()).unwrap();
+    if rejection.status() == StatusCode::SERVICE_UNAVAILABLE {
+        assert_eq!(own_problem["detail"], problem["detail"]);
+    } else {
+        assert_eq!((own.status(), &own_problem), (response.status(), problem));
+    }
 }
 
 fn header<'a>(response: &'a Response<()>, name: &str) -> Option<&'a str> {

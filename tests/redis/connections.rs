@@ -82,13 +82,13 @@ async fn through_the_hosts_manager_an_outage_passes_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn what_the_url_cannot_say_is_refused_without_showing_a_password() {
+async fn a_url_that_cannot_be_used_is_refused_without_showing_its_password() {
     for (url, expected) in [
-        ("http://:s3cret@127.0.0.1/", "write redis://"),
-        ("redis//:s3cret@127.0.0.1", "write redis://"),
-        ("redis://:s3cret@127.0.0.1:x/", "write redis://"),
-        ("redis://:s3cret@127.0.0.1/first", "write redis://"),
-        ("", "write redis://"),
+        ("http://:s3cret@127.0.0.1/", "the Redis URL has a scheme that is not supported: write"),
+        ("redis//:s3cret@127.0.0.1", "the Redis URL has no scheme: write `redis://"),
+        ("redis://:s3cret@127.0.0.1:x/", "the Redis URL cannot be read (Redis URL did not parse"),
+        ("redis://:s3cret@127.0.0.1/first", "Invalid database number"),
+        ("", "the Redis URL is empty: write `redis://"),
     ] {
         let error = RedisLedger::connect(url).await.unwrap_err();
         assert!(matches!(error, LedgerError::Unfit(_)), "{url}: {error}");
@@ -183,6 +183,10 @@ async fn a_password_that_is_rotated_is_read_again_from_its_file() {
     let missing = RedisServer::from(server.url()).password_file("/does/not/exist");
     let error = RedisLedger::connect(missing).await.unwrap_err().to_string();
     assert!(error.contains("the password file /does/not/exist cannot be read"), "{error}");
+    write(&mut file, "");
+    let empty = RedisServer::from(server.url()).password_file(&file.0);
+    let error = RedisLedger::connect(empty).await.unwrap_err().to_string();
+    assert!(error.contains("is empty: write the password into it"), "{error}");
     std::fs::remove_file(&file.0).unwrap();
 }
 

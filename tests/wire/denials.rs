@@ -92,9 +92,9 @@ async fn denied(meter: &CreditMeter, token: &str) -> Status {
 #[tokio::test]
 async fn of_credentials() {
     let meter = metered(&november());
-    Told::new(Code::Unauthenticated, "UNAUTHENTICATED", "Send your token")
+    Told::new(Code::Unauthenticated, "UNAUTHENTICATED", "no credentials. Send your token")
         .check(&denied(&meter, "").await);
-    Told::new(Code::Unauthenticated, "UNAUTHENTICATED", "not known")
+    Told::new(Code::Unauthenticated, "UNAUTHENTICATED", "not valid")
         .check(&denied(&meter, "nobody").await);
 
     let identify = IdentifyWith::new(|head| {
@@ -108,7 +108,7 @@ async fn of_credentials() {
         std::future::ready(answer)
     });
     let meter = CreditMeter::new(grpc_plan(), MemoryLedger::new(), identify);
-    Told::new(Code::PermissionDenied, "NOT_A_MEMBER", "may not bill")
+    Told::new(Code::PermissionDenied, "NOT_A_MEMBER", "cannot bill this organisation")
         .check(&denied(&meter, "outsider").await);
     Told::new(Code::Unavailable, "CREDENTIALS_UNCHECKED", "cannot be checked")
         .retry(1)
@@ -141,7 +141,7 @@ async fn of_pages_and_models() {
     let codec = tonic_prost::ProstCodec::<super::proto::Audio, super::proto::Audio>::default();
     let path = http::uri::PathAndQuery::from_static("/chat.v1.Chat/Complete");
     let status = client.unary(asking("free", audio("a")), path, codec).await.unwrap_err();
-    Told::new(Code::NotFound, "NOT_IN_PLAN", "no such model or path").check(&status);
+    Told::new(Code::NotFound, "NOT_IN_PLAN", "does not offer this model or path").check(&status);
 }
 
 #[tokio::test]
@@ -157,7 +157,7 @@ async fn of_credits() {
     // One call holds all that there is.
     let mut client = connect(serve(&meter).await).await;
     let running = client.stream(asking("quick", endless("a"))).await.unwrap();
-    Told::new(Code::ResourceExhausted, "CREDITS_ON_HOLD", "on hold by requests")
+    Told::new(Code::ResourceExhausted, "CREDITS_ON_HOLD", "on hold")
         .retry(1)
         .metadata(&[("left_nano_usd", "34800")])
         .check(&denied(&meter, "quick").await);
@@ -167,7 +167,7 @@ async fn of_credits() {
         .amend(&identity("owner", "owner").account, Amendment::SpendingLimit(Some(Credits::ZERO)))
         .await
         .unwrap();
-    Told::new(Code::ResourceExhausted, "SPENDING_LIMIT", "owner can raise it")
+    Told::new(Code::ResourceExhausted, "SPENDING_LIMIT", "owner can raise the limit")
         .quota("credits")
         .metadata(&[("resets_at", "2026-12-01T00:00:00Z")])
         .check(&denied(&meter, "owner").await);
@@ -180,13 +180,17 @@ async fn of_rates_and_caps() {
     for _ in 0..2 {
         client.whole(asking("slow", audio("a"))).await.unwrap();
     }
-    Told::new(Code::ResourceExhausted, "REQUEST_RATE", "Too many requests")
-        .retry(10)
-        .quota("requests")
-        .check(&denied(&meter, "slow").await);
+    Told::new(
+        Code::ResourceExhausted,
+        "REQUEST_RATE",
+        "exceeded your limit of 6 requests per minute",
+    )
+    .retry(10)
+    .quota("requests")
+    .check(&denied(&meter, "slow").await);
 
     let running = client.stream(asking("one", endless("a"))).await.unwrap();
-    Told::new(Code::ResourceExhausted, "TOO_MANY_RUNNING", "as may at once")
+    Told::new(Code::ResourceExhausted, "TOO_MANY_RUNNING", "your limit of 1 concurrent request.")
         .retry(1)
         .check(&denied(&meter, "one").await);
     drop(running);

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Name,
-    redis_server::{CONNECTING, Connection, PREFIX, RedisServer},
+    redis_server::{CONNECT_TIMEOUT, Connection, DEFAULT_PREFIX, RedisServer},
 };
 
 impl RedisTokens {
@@ -46,7 +46,7 @@ impl RedisTokensBuilder {
     pub(super) fn new(server: RedisServer) -> Self {
         Self {
             server,
-            prefix: PREFIX.into(),
+            prefix: DEFAULT_PREFIX.into(),
             timeout: Duration::from_millis(250),
             cache_for: Duration::from_secs(30),
             stale_if_error: Duration::ZERO,
@@ -112,7 +112,7 @@ impl RedisTokensBuilder {
     pub async fn connect(self) -> Result<RedisTokens, RedisTokensError> {
         let connection = Connection::new(self.server, &self.prefix)?;
         let ping = |mut link| async move { redis::cmd("PING").query_async(&mut link).await };
-        let _: String = connection.run(CONNECTING, ping).await?;
+        let _: String = connection.run(CONNECT_TIMEOUT, ping).await?;
         let store = Store { connection, prefix: self.prefix, deadline: self.timeout };
         let cache = Cache::new(self.max_cached, self.cache_for, self.stale_if_error);
         Ok(RedisTokens { inner: Arc::new(Inner { store, cache, cookie: self.cookie }) })

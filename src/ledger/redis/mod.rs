@@ -42,7 +42,10 @@ use super::{
 };
 use crate::{
     Account, Name, Period,
-    redis_server::{CONNECTING, Connection, Fault, Link, PREFIX, RedisServer, is_of_some, says},
+    redis_server::{
+        CONNECT_TIMEOUT, Connection, DEFAULT_PREFIX, Fault, Link, RedisServer,
+        concerns_one_account, says,
+    },
 };
 
 const CLOCK: &str = include_str!("clock.lua");
@@ -130,7 +133,7 @@ impl RedisLedger {
     pub fn builder(server: impl Into<RedisServer>) -> RedisLedgerBuilder {
         RedisLedgerBuilder {
             server: server.into(),
-            prefix: PREFIX.into(),
+            prefix: DEFAULT_PREFIX.into(),
             timeout: READING,
             max_lines: MAX_LINES,
         }
@@ -413,7 +416,7 @@ impl From<Fault> for LedgerError {
             Fault::Failed { reason, source } => match source {
                 Some(error) if says(&error, "MALFORMED") => Self::Malformed(reason),
                 Some(error) if says(&error, "REFUSED") => Self::Refused(reason),
-                Some(error) if is_of_some(&error) => {
+                Some(error) if concerns_one_account(&error) => {
                     Self::Failed { reason, source: Some(error as _) }
                 }
                 source => Self::Unreachable { reason, source: source.map(|error| error as _) },
@@ -467,7 +470,7 @@ impl RedisLedgerBuilder {
     pub async fn connect(self) -> Result<RedisLedger, LedgerError> {
         let connection = Connection::new(self.server, &self.prefix)?;
         let ledger = RedisLedger::new(connection, self.prefix, self.timeout, self.max_lines);
-        ledger.learn_clock(CONNECTING).await?;
+        ledger.learn_clock(CONNECT_TIMEOUT).await?;
         Ok(ledger)
     }
 }

@@ -108,7 +108,7 @@ async fn is_read_aloud(browser: &Browser, figures: &[&str]) {
         };
         let (bar, chart) = (find("progressbar"), find("image"));
         assert!(bar.name == "Included credits" && bar.description.contains(" used"), "{bar:?}");
-        assert!(chart.name.starts_with("Day by day ") && chart.name.ends_with('.'), "{chart:?}");
+        assert!(chart.name.starts_with("Cost by day ") && chart.name.ends_with('.'), "{chart:?}");
     }
 }
 
@@ -126,7 +126,7 @@ async fn a_free_user_tries_the_widget_until_the_credits_are_used_up_and_reads_wh
     keys(&browser, [char::from(Key::Tab)]).await;
     keys(&browser, "demo-fre".chars()).await;
     keys(&browser, [char::from(Key::Enter)]).await;
-    browser.until("#wrong", |wrong| wrong.contains("not known")).await;
+    browser.until("#wrong", |wrong| wrong.contains("not valid")).await;
     browser.look("sign-in-wrong").await;
     browser.sign_in("demo-free").await;
     assert_eq!(
@@ -134,7 +134,7 @@ async fn a_free_user_tries_the_widget_until_the_credits_are_used_up_and_reads_wh
         ("user:demo-free".into(), "$0.00".into())
     );
     assert!(
-        browser.says("#chart-words").await.starts_with("No day of this month"),
+        browser.says("#chart-words").await.starts_with("No costs in "),
         "a chart before any use"
     );
     browser.look("bill-before-use").await;
@@ -195,7 +195,7 @@ async fn a_free_user_tries_the_widget_until_the_credits_are_used_up_and_reads_wh
     is_read_aloud(
         &browser,
         &[
-            "Used in all",
+            "Total used",
             "Pay-as-you-go",
             "On hold now",
             "Purchased credits left",
@@ -249,7 +249,7 @@ async fn a_pro_user_sets_a_spending_limit_hits_it_and_takes_the_bill_along() {
         keys(&browser, [char::from(Key::Enter)]).await;
     };
     set("a lot").await;
-    browser.until("#limit-error", |error| error.contains("not a decimal of dollars")).await;
+    browser.until("#limit-error", |error| error.contains("not a decimal number of dollars")).await;
     assert_eq!(
         browser.run("return document.getElementById('limit').value").await,
         json!("a lot"),
@@ -266,7 +266,7 @@ async fn a_pro_user_sets_a_spending_limit_hits_it_and_takes_the_bill_along() {
     browser.look("widget-limit-hit").await;
     browser.goto("/billing").await;
     let notice = browser.says("#notice").await;
-    assert!(notice.contains("Your spending limit is reached"), "{notice}");
+    assert!(notice.contains("You have reached your spending limit"), "{notice}");
     println!(
         "pro, limit hit: on top {} of {}; {notice}",
         browser.says("#pay-as-you-go").await,
@@ -371,13 +371,13 @@ async fn everything_is_done_with_the_keyboard_alone() {
         "Sign out",
         "user:demo-pro",
         "org:demo-enterprise",
-        "Earlier month",
+        "Previous month",
         "limit",
         "Set limit",
-        "By model: the table, which scrolls",
-        "By hardware: the table, which scrolls",
-        "By feature: the table, which scrolls",
-        "By day: the table, which scrolls",
+        "By model, scrollable table",
+        "By hardware, scrollable table",
+        "By feature, scrollable table",
+        "By day, scrollable table",
         "CSV",
         "JSON",
     ];
@@ -387,6 +387,6 @@ async fn everything_is_done_with_the_keyboard_alone() {
     keys(&browser, tabs(5).chain("1.50".chars()).chain([char::from(Key::Enter)])).await;
     browser.until("#spending-limit", |limit| limit == "$1.50").await;
     keys(&browser, tabs(4).chain([char::from(Key::Enter)])).await;
-    browser.until("a[rel=next]", |next| next == "Later month").await;
+    browser.until("a[rel=next]", |next| next == "Next month").await;
     browser.close().await;
 }

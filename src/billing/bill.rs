@@ -1,0 +1,118 @@
+//! [`Bill`]: the statement that a request asks for, and who may see it.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    extract::{Query, Request},
+    http::{StatusCode, request::Parts},
+    response::Response,
+};
+use serde::Deserialize;
+
+use super::denied::Denied;
+use crate::{
+    CreditMeter, Identity, Period,
+    identify::{IdentifyError, RequestHead},
+    ledger::{Statement, StatementLine, Usage},
+    plan::{Tier, WhenUsedUp},
+    rejection::Rejection,
+};
+
+/// The query of a billing route.
+#[derive(Deserialize)]
+struct BillQuery {
+    period: Option<String>,
+    organisation: Option<String>,
+}
+
+/// A statement that the caller may see.
+pub(super) struct Bill {
+    /// The identity whose account it is.
+    pub(super) identity: Arc<Identity>,
+    /// The caller, with the caller's own account.
+    pub(super) caller: Arc<Identity>,
+    pub(super) tier: Arc<Tier>,
+    pub(super) statement: Statement,
+    /// `true` if it is the current month's.
+    pub(super) is_current: bool,
+}
+
+impl Bill {
+    /// Reads the bill that a request asks for.
+    pub(super) async fn read(meter: &CreditMeter, parts: &Parts) -> Result<Self, Denied> {
+        let head = RequestHead::from(parts);
+        let caller = meter.caller(head).await?;
+        let Ok(Query(query)) = Query::<BillQuery>::try_from_uri(&parts.uri) else {
+            let detail = "The query cannot be read. Write `period=YYYY-MM` and \
+                `organisation=<id>`, each at most once.";
+            return Err(Denied::other(StatusCode::BAD_REQUEST, "Invalid query", detail));
+        };
+        let organisation = match &query.organisation {
+            Some(organisation) => Some(organisation.as_str()),
+            None => meter.bill_to(head)?,
+        };
+        let identity = match organisation {
+            Some(organisation) => {
+                caller.billed_to(organisation).ok_or(IdentifyError::NotAMember)?
+            }
+            None => Arc::clone(&caller),
+        };
+        let period = query
+            .period
+            .as_deref()
+            .map(str::parse::<Period>)
+            .transpose()
+            .map_err(|_| Rejection::NoSuchPeriod)?;
+        let Some(tier) = meter.plan().current().tier(identity.tier.as_str()).cloned() else {
+            return Err(Rejection::UnknownTier.into());
+        };
+        let statement = meter.statement(&identity, period).await.map_err(|error| {
+            tracing::warn!(
+                target: "tower_credits",
+                account = %identity.account,
+                %error,
+                "a statement could not be read"
+            );
+            Rejection::LedgerUnreachable
+        })?;
+        let is_current = statement.period == meter.this_month();
+        Ok(Self { identity, caller, tier, statement, is_current })
+    }
+
+    /// Returns the usage of the lines, added up by a key of each.
+    pub(super) fn usage_by<K: Ord>(&self, key: impl Fn(&StatementLine) -> K) -> BTreeMap<K, Usage> {
+        let mut merged: BTreeMap<_, Usage> = BTreeMap::new();
+        for line in &self.statement.lines {
+            merged.entry(key(line)).or_default().add(line.usage);
+        }
+        merged
+    }
+
+    /// Returns the date of a day of the month: `2026-11-03`.
+    pub(super) fn date(&self, day: u8) -> String {
+        format!("{}-{day:02}", self.statement.period)
+    }
+
+    /// `true` if the tier has pay-as-you-go, which a spending limit limits.
+    pub(super) fn has_limit(&self) -> bool {
+        matches!(self.tier.when_used_up, WhenUsedUp::PayAsYouGo(_))
+    }
+
+    /// `true` if it is the caller's own account's.
+    pub(super) fn is_own(&self) -> bool {
+        self.identity.account == self.caller.account
+    }
+}
+
+/// Answers a request of a program with the bill that it asks for.
+pub(super) async fn answer(
+    meter: &CreditMeter,
+    request: Request,
+    show: impl FnOnce(&Bill) -> Response,
+) -> Response {
+    let (parts, _) = request.into_parts();
+    match Bill::read(meter, &parts).await {
+        Ok(bill) => show(&bill),
+        Err(denied) => denied.into_response(meter),
+    }
+}

@@ -1,0 +1,87 @@
+//! The page's tables: usage by model, hardware, feature, member and day.
+
+use std::time::Duration;
+
+use super::bill::Bill;
+use crate::{
+    Credits,
+    ledger::{StatementLine, Usage},
+};
+
+pub(super) struct Table {
+    pub(super) id: &'static str,
+    pub(super) title: &'static str,
+    /// Head of the first column.
+    pub(super) head: &'static str,
+    pub(super) rows: Vec<Row>,
+}
+
+pub(super) struct Row {
+    pub(super) name: String,
+    pub(super) requests: u64,
+    pub(super) compute: String,
+    pub(super) cost: Credits,
+}
+
+/// Returns the tables of a bill. Usage whose day or member is not known is in the row of its model,
+/// one of those that [`footnotes`] explain.
+pub(super) fn tables(bill: &Bill) -> Vec<Table> {
+    let row = |(name, usage): (String, Usage)| {
+        let compute = seconds(Duration::from_micros(usage.compute_micros));
+        Row { name, requests: usage.requests, compute, cost: usage.cost }
+    };
+    let by = |id, title, head, key: &dyn Fn(&StatementLine) -> String| Table {
+        id,
+        title,
+        head,
+        rows: bill.usage_by(key).into_iter().map(row).collect(),
+    };
+    let day = |line: &StatementLine| {
+        line.day.map_or_else(|| line.model.to_string(), |day| bill.date(day))
+    };
+    let member = |line: &StatementLine| {
+        line.subject.as_ref().map_or_else(|| line.model.to_string(), ToString::to_string)
+    };
+    let mut tables = vec![
+        by("model", "By model", "Model", &|line| line.model.to_string()),
+        by("hardware", "By hardware", "Hardware", &|line| line.hardware.to_string()),
+        by("feature", "By feature", "Feature", &|line| line.feature.to_string()),
+    ];
+    if bill.identity.account.organisation().is_some() {
+        tables.push(by("member", "By member", "Member", &member));
+    }
+    tables.push(by("day", "By day", "Day", &day));
+    tables
+}
+
+/// A name that the ledger gives to usage whose details it does not have.
+pub(super) struct Footnote {
+    pub(super) name: &'static str,
+    pub(super) text: &'static str,
+}
+
+const FOOTNOTES: [Footnote; 3] = [
+    Footnote {
+        name: "other",
+        text: "usage beyond the number of lines that are recorded separately for a month",
+    },
+    Footnote { name: "late", text: "usage of an earlier month that was reported after its close" },
+    Footnote {
+        name: "recovered",
+        text: "usage whose details were lost in a failure; its cost is exact",
+    },
+];
+
+/// Returns explanations of the names in a bill's tables that are not a model's.
+pub(super) fn footnotes(bill: &Bill) -> Vec<&'static Footnote> {
+    let lines = &bill.statement.lines;
+    let is_used = |note: &&Footnote| {
+        lines.iter().any(|line| line.subject.is_none() && line.model.as_str() == note.name)
+    };
+    FOOTNOTES.iter().filter(is_used).collect()
+}
+
+/// `2.000000 s`
+pub(super) fn seconds(time: Duration) -> String {
+    format!("{}.{:06} s", time.as_secs(), time.subsec_micros())
+}

@@ -1,0 +1,213 @@
+//! The texts of a denial, for people: a title for each kind, and a sentence that says what happened
+//! and what the caller can do.
+
+use std::{fmt, num::NonZeroU32, time::Duration};
+
+use super::Rejection;
+use crate::Credits;
+
+impl Rejection {
+    /// Returns the title: the same for each denial of one kind.
+    pub(crate) const fn title(&self) -> &'static str {
+        match self {
+            Self::Unauthenticated { .. } => "Authentication required",
+            Self::NotAMember => "Not a member of the organisation",
+            Self::CrossOrigin => "Cross-origin request",
+            Self::NotInPlan => "Not found",
+            Self::NoSuchPeriod => "Invalid month",
+            Self::CreditsUsedUp { .. } => "Credits used up",
+            Self::LargestAmount { .. } => "Largest amount reached",
+            Self::AccountErased => "Account erased",
+            Self::CreditsOnHold { .. } => "Credits on hold",
+            Self::SpendingLimit { .. } => "Spending limit reached",
+            Self::RequestRate { .. } => "Too many requests",
+            Self::TooManyRunning { .. } => "Too many concurrent requests",
+            Self::RequestCap => "Request used too much",
+            Self::LedgerUnreachable
+            | Self::CredentialsUnchecked
+            | Self::Busy
+            | Self::ShuttingDown => "Temporarily unavailable",
+            Self::Unclassified | Self::UnknownTier | Self::UnmeteredUpgrade => {
+                "Server misconfigured"
+            }
+        }
+    }
+}
+
+/// The text that a client reads: `detail` of a problem, `message` of an OpenAI error, and the
+/// message of a gRPC status.
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unauthenticated { invalid: false } => f.write_str(
+                "The request has no credentials. Send your token: `Authorization: Bearer <token>`.",
+            ),
+            Self::Unauthenticated { invalid: true } => f.write_str(
+                "The credentials are not valid. Check that your token is complete and has not been \
+                 revoked.",
+            ),
+            Self::NotAMember => f.write_str(
+                "You cannot bill this organisation: it does not exist, or you are not a member of \
+                 it. Check its name, or bill your own account.",
+            ),
+            Self::CrossOrigin => f.write_str(
+                "A cookie authenticates only requests that come from this site's own pages. Send \
+                 your token instead: `Authorization: Bearer <token>`.",
+            ),
+            Self::NotInPlan => f.write_str(
+                "This server does not offer this model or path. Check the URL and the name of the \
+                 model.",
+            ),
+            Self::CreditsUsedUp { period, hint, .. } => {
+                let (month, resets_at) = (period.name(), period.resets_at());
+                write!(f, "Your credits for {month} are used up. They reset at {resets_at}.")?;
+                write_hint(f, hint.as_deref())
+            }
+            Self::LargestAmount { period } => write!(
+                f,
+                "Your usage in {} has reached ${}, the largest amount that can be recorded for one \
+                 month. You can send requests again from {}.",
+                period.name(),
+                Credits::MAX,
+                period.resets_at()
+            ),
+            Self::AccountErased => f.write_str(
+                "This account was erased. Ask the operator of this service if you did not expect \
+                 that.",
+            ),
+            Self::CreditsOnHold { hint, .. } => {
+                f.write_str(
+                    "Your remaining credits are on hold, usually for requests that are still \
+                     running. Try again when one of them has ended.",
+                )?;
+                write_hint(f, hint.as_deref())
+            }
+            Self::SpendingLimit { period } => write!(
+                f,
+                "This account has reached its spending limit for {}. Its owner can raise the \
+                 limit. Otherwise you can send requests again from {}.",
+                period.name(),
+                period.resets_at()
+            ),
+            Self::RequestRate { quota, hint, .. } => {
+                let (count, per) = (quota.count, Per(quota.per));
+                write!(f, "You have exceeded your limit of {} {per}.", requests(count, ""))?;
+                if let Some(seconds) = self.retry_after() {
+                    write!(f, " Try again in {}.", Seconds(seconds))?;
+                }
+                write_hint(f, hint.as_deref())
+            }
+            Self::TooManyRunning { limit } => write!(
+                f,
+                "You have reached your limit of {}. Try again when one of them has ended.",
+                requests(*limit, "concurrent ")
+            ),
+            Self::RequestCap => f.write_str(
+                "The request was stopped: it has used the most that one request may use. Send a \
+                 smaller request.",
+            ),
+            Self::LedgerUnreachable => {
+                f.write_str("Your credit balance cannot be checked at the moment. Try again soon.")
+            }
+            Self::CredentialsUnchecked => {
+                f.write_str("Your credentials cannot be checked at the moment. Try again soon.")
+            }
+            Self::Busy => f.write_str(
+                "This server is serving too many accounts at the moment. Try again soon.",
+            ),
+            Self::ShuttingDown => {
+                f.write_str("This server is shutting down. Try again: another server may answer.")
+            }
+            Self::NoSuchPeriod => f.write_str(
+                "`period` is not a month. Write a year and a month, for example `period=2026-11`.",
+            ),
+            Self::Unclassified => f.write_str(
+                "This server could not determine what the request runs. Report this to the \
+                 operator of this service.",
+            ),
+            Self::UnknownTier => f.write_str(
+                "Your account's tier is not set up on this server. Report this to the operator of \
+                 this service.",
+            ),
+            Self::UnmeteredUpgrade => f.write_str(
+                "This server cannot charge for the connection that it was about to open. Report \
+                 this to the operator of this service.",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Rejection {}
+
+fn write_hint(f: &mut fmt::Formatter<'_>, hint: Option<&str>) -> fmt::Result {
+    hint.map_or(Ok(()), |hint| write!(f, " {hint}"))
+}
+
+/// `1 request`, `8 concurrent requests`.
+fn requests(count: NonZeroU32, kind: &str) -> String {
+    format!("{count} {kind}request{}", if count.get() == 1 { "" } else { "s" })
+}
+
+/// The time of a quota: `per second`, `in 60 seconds`, `in 1.5s`.
+struct Per(Duration);
+
+impl fmt::Display for Per {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.0.as_secs(), self.0.subsec_nanos()) {
+            (1, 0) => f.write_str("per second"),
+            (60, 0) => f.write_str("per minute"),
+            (3600, 0) => f.write_str("per hour"),
+            (seconds, 0) => write!(f, "in {}", Seconds(seconds)),
+            _ => write!(f, "in {:?}", self.0),
+        }
+    }
+}
+
+/// `1 second`, `10 seconds`.
+struct Seconds(u64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} second{}", self.0, if self.0 == 1 { "" } else { "s" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::RequestQuota;
+
+    #[test]
+    fn limits_are_named_in_the_singular_and_in_the_plural() {
+        let number = |n| NonZeroU32::new(n).unwrap();
+        let rate = |count, per, wait| Rejection::RequestRate {
+            retry_after: Duration::from_secs(wait),
+            quota: RequestQuota { count: number(count), per, burst: number(count) },
+            hint: None,
+        };
+        let minute = Duration::from_secs(60);
+        for (rejection, text) in [
+            (
+                Rejection::TooManyRunning { limit: number(8) },
+                "You have reached your limit of 8 concurrent requests. Try again when one of them \
+                 has ended.",
+            ),
+            (
+                Rejection::TooManyRunning { limit: number(1) },
+                "You have reached your limit of 1 concurrent request. Try again when one of them \
+                 has ended.",
+            ),
+            (
+                rate(600, minute, 1),
+                "You have exceeded your limit of 600 requests per minute. Try again in 1 second.",
+            ),
+            (
+                rate(1, minute * 5, 300),
+                "You have exceeded your limit of 1 request in 300 seconds. Try again in 300 \
+                 seconds.",
+            ),
+        ] {
+            assert_eq!(rejection.to_string(), text);
+        }
+    }
+}
