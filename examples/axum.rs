@@ -57,7 +57,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     .await?;
 
     let settlement = meter.shutdown().await;
-    tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");
+    tracing::info!(
+        settled = %settlement.settled,
+        unsettled = settlement.unsettled.len(),
+        "shut down"
+    );
     Ok(())
 }
 

@@ -72,7 +72,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     drop(tokio::time::timeout(process::GRACE, graceful.shutdown()).await);
 
     let settlement = meter.shutdown().await;
-    tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");
+    tracing::info!(
+        settled = %settlement.settled,
+        unsettled = settlement.unsettled.len(),
+        "shut down"
+    );
     Ok(())
 }
 

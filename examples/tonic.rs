@@ -56,6 +56,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     process::within_grace(serving).await?;
 
     let settlement = meter.shutdown().await;
-    tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");
+    tracing::info!(
+        settled = %settlement.settled,
+        unsettled = settlement.unsettled.len(),
+        "shut down"
+    );
     Ok(())
 }

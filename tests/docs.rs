@@ -152,9 +152,9 @@ fn links_lead_somewhere() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Relative links are dead on docs.rs. So each link of the guide and of the README is defined twice:
-/// at the end of its page for readers of the repository, and in `src/guide/links.md`, which stands
-/// before each page on docs.rs.
+/// Relative links are dead on docs.rs. So each link of the guide and of the README is defined
+/// twice: at the end of its page for readers of the repository, and in `src/guide/links.md`, which
+/// stands before each page on docs.rs.
 #[test]
 fn the_guides_links_work_on_docs_rs() {
     let links = Page::read("src/guide/links.md");

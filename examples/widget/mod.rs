@@ -7,8 +7,9 @@ use axum::{
     routing::get,
 };
 
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; media-src blob:; form-action 'self'; \
-    base-uri 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    connect-src 'self'; media-src blob:; form-action 'self'; base-uri 'none'; \
+    frame-ancestors 'none'";
 
 /// Routes of the page and its files, which are not metered. The page calls `POST /widget/rnnoise`,
 /// whose feature in the plan is `widget`.
