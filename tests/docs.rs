@@ -181,6 +181,11 @@ fn the_guides_links_work_on_docs_rs() {
         let text: String = page.lines.iter().map(|(_, line)| format!("{line}\n")).collect();
         let unused = |label: &&&str| text.matches(&format!("[{label}]")).count() < 2;
         let defined = page.definitions();
+        for label in text.split("][").skip(1).filter_map(|rest| rest.split(']').next()) {
+            if !defined.contains_key(label) {
+                wrong.push(format!("{file}: [{label}] is not defined at its end"));
+            }
+        }
         let unused: Vec<_> = defined.keys().filter(unused).collect();
         if !unused.is_empty() {
             wrong.push(format!("{file}: links that are defined and not used: {unused:?}"));
