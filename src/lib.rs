@@ -4,9 +4,13 @@
 // The README's code is tested if the features that it uses are there. Its links lead to docs.rs;
 // here, `links.md` stands before it, and the first definition of a link counts.
 #![cfg_attr(
+    all(doc, not(doctest), feature = "axum", feature = "redis"),
+    doc = "",
+    doc = include_str!("guide/links.md")
+)]
+#![cfg_attr(
     all(any(doc, doctest), feature = "axum", feature = "redis"),
     doc = "",
-    doc = include_str!("guide/links.md"),
     doc = include_str!("../README.md")
 )]
 
