@@ -1,9 +1,12 @@
-//! A denoising server whose every request is paid for in compute time.
+//! A denoising server whose requests are charged for compute time.
 //!
-//! `POST /models/rnnoise` takes 48 kHz mono 16-bit little-endian PCM and streams it back with the
-//! noise removed, by the RNNoise network; `/` in a browser is a widget that tries it, `/billing`
-//! shows the bill, and so does `GET /billing.json`. Settings are environment variables: `ADDR`,
-//! `REDIS_URL` (absent: balances are kept in memory), `PLAN` and `TOKENS`.
+//! * `POST /models/rnnoise` takes 48 kHz mono 16-bit little-endian PCM and streams it back with the
+//!   noise removed by the RNNoise network.
+//! * `GET /` is a widget that denoises your own voice.
+//! * `GET /billing` and `GET /billing.json` show the bill.
+//!
+//! Settings are environment variables: `ADDR`, `REDIS_URL` (without it, balances are kept in
+//! memory), `PLAN` and `TOKENS`.
 
 mod denoise;
 mod process;
@@ -46,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .merge(widget::router());
     let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:3000")).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
-    // Small chunks of a stream must not wait for the client's acknowledgement of those before.
+    // Small chunks of a stream must not wait until the client has acknowledged earlier ones.
     let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
     process::within_grace(
         axum::serve(listener, app).with_graceful_shutdown(process::stopped()).into_future(),
@@ -54,7 +57,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     .await?;
 
     let settlement = meter.shutdown().await;
-    tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");
+    tracing::info!(
+        settled = %settlement.settled,
+        unsettled = settlement.unsettled.len(),
+        "shut down"
+    );
     Ok(())
 }
 

@@ -1,8 +1,8 @@
-//! The denoising server on hyper alone, HTTP/1.1 and HTTP/2 on one port: `POST /models/rnnoise`,
-//! `GET /health`.
+//! The denoising server on hyper, without a framework. HTTP/1.1 and HTTP/2 on one port: `POST
+//! /models/rnnoise` and `GET /health`.
 //!
-//! Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory),
-//! `PLAN` and `TOKENS`.
+//! Settings are environment variables: `ADDR`, `REDIS_URL` (without it, balances are kept in
+//! memory), `PLAN` and `TOKENS`.
 
 mod denoise;
 mod process;
@@ -51,7 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let (connection, _) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // One that was gone again, or no file descriptor left: others may come through.
+                // The client is gone again, or no file descriptor is left: try the next one.
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(10)).await;
                 continue;
@@ -68,11 +68,15 @@ async fn main() -> Result<(), Box<dyn Error>> {
         });
     }
     drop(listener);
-    // Requests under way go on to their ends for a while, and are paid for.
+    // Running requests may go on for a while, and are charged.
     drop(tokio::time::timeout(process::GRACE, graceful.shutdown()).await);
 
     let settlement = meter.shutdown().await;
-    tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");
+    tracing::info!(
+        settled = %settlement.settled,
+        unsettled = settlement.unsettled.len(),
+        "shut down"
+    );
     Ok(())
 }
 

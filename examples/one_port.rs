@@ -1,8 +1,8 @@
-//! The denoising server over HTTP (`POST /models/rnnoise`, as `examples/axum.rs` has it) and gRPC
-//! (`denoise.v1.Denoise`) on one port: one meter, and one bill (`GET /billing.json`).
+//! The denoising server over HTTP (`POST /models/rnnoise`, as in `examples/axum.rs`) and gRPC
+//! (`denoise.v1.Denoise`) on one port, with one meter and one bill (`GET /billing.json`).
 //!
-//! Settings are environment variables: `ADDR`, `REDIS_URL` (absent: balances are kept in memory),
-//! `PLAN` and `TOKENS`.
+//! Settings are environment variables: `ADDR`, `REDIS_URL` (without it, balances are kept in
+//! memory), `PLAN` and `TOKENS`.
 
 mod denoise;
 #[path = "denoise/grpc.rs"]
@@ -40,7 +40,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Err(_) => CreditMeter::new(plan, MemoryLedger::new(), tokens),
     };
 
-    // tonic's own answer to what it does not know would be every unknown path's.
+    // tonic's fallback would answer all unknown paths, also those of HTTP.
     let grpc =
         Routes::new(DenoiseServer::new(Rnnoise)).prepare().into_axum_router().reset_fallback();
     let app = Router::new()
@@ -51,7 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .merge(billing::router(&meter));
     let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:3000")).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
-    // Small chunks of a stream must not wait for the client's acknowledgement of those before.
+    // Small chunks of a stream must not wait until the client has acknowledged earlier ones.
     let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
     process::within_grace(
         axum::serve(listener, app).with_graceful_shutdown(process::stopped()).into_future(),
@@ -59,7 +59,11 @@ async fn main() -> Result<(), Box<dyn Error>> {
     .await?;
 
     let settlement = meter.shutdown().await;
-    tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");
+    tracing::info!(
+        settled = %settlement.settled,
+        unsettled = settlement.unsettled.len(),
+        "shut down"
+    );
     Ok(())
 }
 

@@ -1,9 +1,11 @@
 //! The denoising server over gRPC: `denoise.v1.Denoise` (`examples/denoise/denoise.proto`), with
 //! all four kinds of call.
 //!
-//! The layer stands on the whole server. Health checks and reflection are free because the plan
-//! says so: `"/grpc.health.v1.Health/{*method}" = "free"`. Settings are environment variables:
-//! `ADDR`, `REDIS_URL` (absent: balances are kept in memory), `PLAN` and `TOKENS`.
+//! The layer covers the whole server. Health checks and reflection are free because the plan says
+//! so: `"/grpc.health.v1.Health/{*method}" = "free"`.
+//!
+//! Settings are environment variables: `ADDR`, `REDIS_URL` (without it, balances are kept in
+//! memory), `PLAN` and `TOKENS`.
 
 mod denoise;
 #[path = "denoise/grpc.rs"]
@@ -21,7 +23,7 @@ use self::{
     process::setting,
 };
 
-/// What server reflection tells of the service.
+/// Description of the service, for server reflection.
 const DESCRIPTORS: &[u8] = include_bytes!("denoise/descriptors.bin");
 
 #[tokio::main]
@@ -54,6 +56,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
     process::within_grace(serving).await?;
 
     let settlement = meter.shutdown().await;
-    tracing::info!(settled = %settlement.settled, unsettled = settlement.unsettled.len(), "shut down");
+    tracing::info!(
+        settled = %settlement.settled,
+        unsettled = settlement.unsettled.len(),
+        "shut down"
+    );
     Ok(())
 }

@@ -1,14 +1,26 @@
 //! Tower middleware that charges compute time x hardware price against a monthly credit balance, by
 //! account tier.
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// The README's code is tested where the features that it uses are there.
-#![cfg_attr(all(feature = "axum", feature = "redis"), doc = "", doc = include_str!("../README.md"))]
+// The README's code is tested if the features that it uses are there. Its links lead to docs.rs;
+// here, `links.md` stands before it, and the first definition of a link counts.
+#![cfg_attr(
+    all(doc, not(doctest), feature = "axum", feature = "redis"),
+    doc = "",
+    doc = include_str!("guide/links.md")
+)]
+#![cfg_attr(
+    all(any(doc, doctest), feature = "axum", feature = "redis"),
+    doc = "",
+    doc = include_str!("../README.md")
+)]
 
 mod account;
 #[cfg(feature = "axum")]
 pub mod billing;
 pub mod clock;
 mod contained;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 pub mod identify;
 mod keeper;
 mod lease;
@@ -41,21 +53,6 @@ pub use self::{
 };
 #[cfg(feature = "redis")]
 pub use self::{identify::RedisTokens, ledger::RedisLedger, redis_server::RedisServer};
-
-/// The code in the docs is tested, too.
-#[cfg(all(doctest, feature = "axum"))]
-#[doc = include_str!("../docs/stacks.md")]
-mod stacks {}
-
-/// The same.
-#[cfg(all(doctest, feature = "redis"))]
-#[doc = include_str!("../docs/scaling.md")]
-mod scaling {}
-
-/// The same.
-#[cfg(all(doctest, feature = "redis"))]
-#[doc = include_str!("../docs/operating.md")]
-mod operating {}
 
 /// Any error, as in tower.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

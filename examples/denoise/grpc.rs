@@ -1,4 +1,4 @@
-//! `denoise.v1.Denoise`: what comes in is streamed back denoised, in all four kinds of call.
+//! `denoise.v1.Denoise`: streams samples back denoised, in all four kinds of call.
 
 use std::pin::Pin;
 
@@ -18,7 +18,7 @@ pub(crate) struct Rnnoise;
 
 type Parts = Pin<Box<dyn Stream<Item = Result<Audio, Status>> + Send>>;
 
-/// What comes in, denoised, as it comes.
+/// Denoises the samples as they arrive.
 fn denoised<T>(request: Request<T>, parts: impl FnOnce(T) -> Parts) -> Result<Parts, Status> {
     let clock = request
         .extensions()

@@ -1,21 +1,21 @@
-//! The RNNoise network on PCM, which the examples serve.
+//! The RNNoise network on PCM: the model that the examples serve.
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use nnnoiseless::DenoiseState;
 use tower_credits::ComputeClock;
 
-/// What is taken and streamed back.
+/// Content type of requests and responses.
 #[allow(dead_code, reason = "gRPC has a content type of its own")]
 pub(crate) const CONTENT_TYPE: &str = "audio/l16; rate=48000; channels=1";
 
-/// Streams PCM in and out. Only the time in which the network computes is billed: waiting for the
+/// Streams PCM in and out. Only the time in which the network computes is billed; waiting for the
 /// client's next samples costs nothing.
 pub(crate) fn denoised<E: Send>(
     input: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
     clock: ComputeClock,
 ) -> impl Stream<Item = Result<Bytes, E>> + Send {
-    // Started once, so that this clock counts from here on.
+    // Once started, this clock counts in place of the measured time.
     clock.start();
     clock.pause();
     let state = (Box::pin(input), Denoiser::new(), Some(clock));
@@ -46,7 +46,8 @@ pub(crate) fn denoised<E: Send>(
     })
 }
 
-/// RNNoise works on frames of 10 ms and is one frame late; as many samples come out as went in.
+/// The network with its buffers. RNNoise works on frames of 10 ms and is one frame late; the same
+/// number of samples comes out as goes in.
 struct Denoiser {
     network: Box<DenoiseState<'static>>,
     pending: Vec<u8>,
@@ -68,8 +69,8 @@ impl Denoiser {
         }
     }
 
-    /// Takes samples (16-bit little-endian, 48 kHz, mono), and answers those that are denoised by
-    /// now. The clock runs while the network computes.
+    /// Takes samples (16-bit little-endian, 48 kHz, mono) and returns those that are denoised so
+    /// far. The clock runs while the network computes.
     async fn push(&mut self, chunk: &[u8], clock: &ComputeClock) -> Vec<u8> {
         self.pending.extend_from_slice(chunk);
         self.received += chunk.len();
@@ -80,14 +81,14 @@ impl Denoiser {
             clock.start();
             frames.chunks_exact(2 * Self::FRAME).for_each(|frame| self.frame(frame, &mut output));
             clock.pause();
-            // Other requests get their turn every few milliseconds, at their own cost.
+            // Let other requests run every few milliseconds.
             tokio::task::yield_now().await;
         }
         self.sent += output.len();
         output
     }
 
-    /// The samples that are still owed when no more come.
+    /// Returns the last samples, after the input has ended.
     fn finish(&mut self) -> Vec<u8> {
         let mut output = Vec::new();
         let wanted = self.received / 2 * 2 - self.sent;

@@ -1,12 +1,12 @@
-//! What the examples share of being a process: settings from the environment, a log, the signal to
-//! stop, and how long that may take.
+//! Code that the examples share: settings from the environment, a log, and a shutdown within a time
+//! limit.
 
 use std::{env, io::IsTerminal, time::Duration};
 
 use tokio::{signal, time::sleep};
 use tracing::level_filters::LevelFilter;
 
-/// A setting, from the environment variable of this name.
+/// Returns the environment variable of this name, or a default.
 pub(crate) fn setting(name: &str, default: &str) -> String {
     env::var(name).unwrap_or_else(|_| default.to_owned())
 }
@@ -19,7 +19,7 @@ pub(crate) fn log() {
         .init();
 }
 
-/// Until somebody says stop: Ctrl-C, or SIGTERM.
+/// Waits for Ctrl-C or SIGTERM.
 pub(crate) async fn stopped() {
     let interrupted = async { signal::ctrl_c().await.ok() };
     #[cfg(unix)]
@@ -37,11 +37,11 @@ pub(crate) async fn stopped() {
     }
 }
 
-/// How long requests may go on that were under way when somebody said stop. An upload that stalls
-/// would never end.
+/// Time that running requests have to end after the signal to stop. A stalled upload would never
+/// end.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
 
-/// Serves until it was told to stop and all is answered, or [`GRACE`] is over.
+/// Serves until the signal to stop, and then until all is answered or [`GRACE`] is over.
 #[allow(dead_code, reason = "one of the examples has its own loop")]
 pub(crate) async fn within_grace<E>(serving: impl Future<Output = Result<(), E>>) -> Result<(), E> {
     let over = async {

@@ -1,4 +1,4 @@
-//! A page that tries the model in a browser: a widget, whose use draws on its user's own credits.
+//! A widget: a page that tries the model in a browser. It uses its user's own credits.
 
 use axum::{
     Router,
@@ -7,11 +7,12 @@ use axum::{
     routing::get,
 };
 
-const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; media-src blob:; form-action 'self'; \
-    base-uri 'none'; frame-ancestors 'none'";
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
+    connect-src 'self'; media-src blob:; form-action 'self'; base-uri 'none'; \
+    frame-ancestors 'none'";
 
-/// The page and what it loads; nothing of this is metered. What it runs is `POST /widget/rnnoise`,
-/// which the plan names a `widget`.
+/// Routes of the page and its files, which are not metered. The page calls `POST /widget/rnnoise`,
+/// whose feature in the plan is `widget`.
 pub(crate) fn router() -> Router {
     Router::new()
         .route(

@@ -339,7 +339,7 @@ async fn an_organisation_pays_for_its_members_where_they_say_so() {
 }
 
 #[tokio::test]
-async fn nobody_sees_anothers_bill() {
+async fn nobody_sees_the_bill_of_another() {
     let server = Server::start().await;
     server.run("pro", "/models/echo", &[]).await;
     server.run("ann", "/models/echo", &[("x-hf-bill-to", "acme")]).await;
