@@ -60,14 +60,14 @@ fn settles_from(batch: u64, from: usize, to: usize) -> Renewal {
         need: nothing,
         extra: nothing,
         terms: Terms { included: nothing, per_seat: false, pay_as_you_go: Credits::MAX },
-        said: std::time::Duration::ZERO,
+        terms_at: UnixTime::EPOCH,
         ttl: Duration::from_secs(600),
         forget: false,
     }
 }
 
 fn this_month() -> Period {
-    Period::containing(SystemTime::now().duration_since(UNIX_EPOCH).unwrap())
+    Period::containing(UnixTime::now())
 }
 
 /// Asks for a bill; answers how long that took, and how many bytes came.

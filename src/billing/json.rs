@@ -6,7 +6,7 @@ use axum::{Json, extract::Request, response::Response};
 use serde::Serialize;
 
 use super::{Bill, Meter, no_store, shown};
-use crate::{Credits, Name, ledger::Usage};
+use crate::{Credits, Name, ledger::{Reason, RefundId, Usage}};
 
 /// Amounts are whole nano-dollars. The lines' costs add up to what was used, always.
 #[derive(Serialize)]
@@ -54,9 +54,9 @@ struct Line {
 
 #[derive(Serialize)]
 struct Refund {
-    id: Name,
+    id: RefundId,
     amount_nano_usd: i64,
-    reason: Name,
+    reason: Reason,
 }
 
 #[derive(Serialize)]

@@ -23,7 +23,7 @@ use super::{Bill, Denied, Meter, chart::Chart, no_store};
 use crate::{
     CreditMeter, Credits, Period,
     identify::{RequestHead, is_meant},
-    ledger::{Amendment, StatementRefund, Usage},
+    ledger::{StatementRefund, Usage},
     meter::LEAST,
     plan::WhenUsedUp,
     rejection::Rejection,
@@ -234,8 +234,8 @@ pub(super) async fn set_spending_limit(State(meter): Meter, request: Request) ->
                 .await;
         }
     };
-    match meter.amend(&bill.identity.account, Amendment::SpendingLimit(limit)).await {
-        Ok(_) => back().await.into_response(),
+    match meter.accounts().set_spending_limit(&bill.identity.account, limit).await {
+        Ok(()) => back().await.into_response(),
         Err(error) => {
             tracing::warn!(target: "tower_credits", account = %bill.identity.account, %error, "a spending limit could not be set");
             denial(&meter, &parts, Rejection::LedgerUnreachable.into())

@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     Account, Credits, Period,
+    clock::UnixTime,
     ledger::{
         Answer, Book, LeaseId, LineKey, Outcome as Came, Record, Refund, Renewal, Statement,
         StatementLine, Terms, Usage,
@@ -183,7 +184,7 @@ struct Message {
     arrives: u64,
     node: usize,
     renewal: Renewal,
-    not_after: Duration,
+    not_after: UnixTime,
 }
 
 struct World {
@@ -335,7 +336,7 @@ impl World {
         // that was made by a clock that was ahead lasts as long.
         let clock = self.clock(END) + if self.setting.glitches { at(HOUR) } else { at(0) };
         let statement =
-            Statement::of(&Account::user("alice").unwrap(), book, record, Some(self.terms), clock);
+            Statement::from_book(&Account::user("alice").unwrap(), book, record, Some(self.terms), clock);
         let sum = |lines: &mut dyn Iterator<Item = &StatementLine>| {
             lines.map(|line| line.usage.cost.as_nano_usd()).sum()
         };
@@ -359,18 +360,21 @@ impl World {
     }
 
     /// The ledger's clock: well inside of the period.
-    fn clock(&self, tick: u64) -> Duration {
+    fn clock(&self, tick: u64) -> UnixTime {
         self.period().begins() + Duration::from_secs(864_000) + at(tick + self.ahead)
     }
 
     /// The operator and the account's owner change something.
     fn amend(&mut self, tick: u64) {
-        let (clock, id) = (self.clock(tick), format!("id {tick}").parse().unwrap());
+        let (clock, id) = (self.clock(tick), format!("id {tick}"));
         let amount = nanos(self.rng.i64(0..150));
         let (book, record) = &mut self.ledger;
         match self.rng.u8(0..5) {
-            0 => drop(record.grant(id, amount, None)),
-            1 => drop(record.grant(id, amount, Some(clock + at(self.rng.u64(0..500))))),
+            0 => drop(record.grant(id.parse().unwrap(), amount, None)),
+            1 => {
+                let expires = clock + at(self.rng.u64(0..500));
+                record.grant(id.parse().unwrap(), amount, Some(expires));
+            }
             2 => record.seats = self.rng.u32(1..=3).try_into().unwrap(),
             3 => record.spending_limit = self.rng.bool().then_some(amount),
             _ => {
@@ -379,7 +383,7 @@ impl World {
                     reason: "a test".parse().unwrap(),
                 };
                 if !refund.amount.is_zero() {
-                    assert!(book.refund(record, id, refund, clock).unwrap());
+                    assert!(book.refund(record, id.parse().unwrap(), refund, clock).unwrap());
                 }
             }
         }

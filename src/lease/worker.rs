@@ -318,14 +318,8 @@ where
                 Next::Renew => {
                     let awaited = lease.is_waited_for();
                     self.awaited += usize::from(awaited);
-                    let said = Duration::from_secs(
-                        shared
-                            .time
-                            .unix_time()
-                            .saturating_sub(now.saturating_sub(*said_at))
-                            .as_secs(),
-                    );
-                    let renewal = Renewal { said, ..lease.renew(&rules, *terms, closing, now) };
+                    let terms_at = shared.time.unix_time() - now.saturating_sub(*said_at);
+                    let renewal = Renewal { terms_at, ..lease.renew(&rules, *terms, closing, now) };
                     self.in_flight.push(send(
                         Arc::clone(&shared.ledger),
                         rules.deadline,

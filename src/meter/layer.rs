@@ -22,12 +22,12 @@ use super::{
     service::CreditService,
 };
 use crate::{
-    Account, Accounts, Identity, Period, Plan,
+    Accounts, Identity, Period, Plan,
     clock::Time,
     contained::{Panicked, contained},
     identify::{Identify, IdentifyError, Identifying, RequestHead},
     lease::{Desk, Keeper, LeaseRules},
-    ledger::{Amendment, Ledger, LedgerError, Statement},
+    ledger::{Ledger, LedgerError, Statement},
     meter::Settlement,
     observe,
     plan::{Classification, PlanHandle},
@@ -199,20 +199,6 @@ impl CreditMeter {
     #[cfg(feature = "axum")]
     pub(crate) fn this_month(&self) -> Period {
         Period::containing(self.inner.time.unix_time())
-    }
-
-    /// Changes an account, as [`accounts`](Self::accounts) does: answers `false` for what was done
-    /// already, by its id.
-    ///
-    /// # Errors
-    ///
-    /// [`LedgerError`] where the ledger gave no answer.
-    pub async fn amend(
-        &self,
-        account: &Account,
-        amendment: Amendment,
-    ) -> Result<bool, LedgerError> {
-        self.inner.ledger.amend(account, amendment).await
     }
 
     /// What an identity's account used in a month, by the terms of its tier, or those that a month

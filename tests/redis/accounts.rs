@@ -17,7 +17,7 @@ use crate::support::{redis_server::RedisServer, *};
 const PRO: Terms = Terms { included: Credits::ZERO, per_seat: false, pay_as_you_go: Credits::MAX };
 
 fn this_month() -> Period {
-    Period::containing(SystemTime::now().duration_since(UNIX_EPOCH).unwrap())
+    Period::containing(UnixTime::now())
 }
 
 /// Settles some usage under a lease of its own.
@@ -42,7 +42,7 @@ fn settles(lease: u128, cost: i64) -> Renewal {
         need: Credits::ZERO,
         extra: Credits::ZERO,
         terms: PRO,
-        said: std::time::Duration::ZERO,
+        terms_at: UnixTime::EPOCH,
         ttl: seconds(600),
         forget: false,
     }

@@ -6,9 +6,10 @@ use slab::Slab;
 
 use super::{Denial, Flight, Lease, LeaseRules, Next, Run, Served};
 use crate::{
+    clock::UnixTime,
     Credits,
     lease::{batch::Batch, rules::A_LITTLE},
-    ledger::{Answer, LeaseId, Outcome, Renewal, SHARE, Terms},
+    ledger::{Answer, LeaseId, Outcome, Renewal, SURPLUS_DIVISOR, Terms},
 };
 
 impl<W, R: Run> Lease<W, R> {
@@ -117,7 +118,7 @@ impl<W, R: Run> Lease<W, R> {
             need,
             extra: surplus.saturating_sub(ahead),
             terms,
-            said: Duration::ZERO,
+            terms_at: UnixTime::EPOCH,
             ttl: rules.ttl,
             forget: self.leaving,
         }
@@ -358,7 +359,7 @@ impl<W, R: Run> Lease<W, R> {
         // What is held ahead is kept by right: asked for again and again, shares of the rest would
         // add up to all of it.
         let left = self.standing.available().saturating_add(self.spare());
-        if self.told_at.is_some() { surplus.min(left.part(SHARE)) } else { surplus }
+        if self.told_at.is_some() { surplus.min(left.part(SURPLUS_DIVISOR)) } else { surplus }
     }
 
     /// `true` if there is so much more than the surplus that it is worth a renewal.

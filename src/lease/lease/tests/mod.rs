@@ -7,7 +7,10 @@ mod verdicts;
 use std::cell::Cell;
 
 use super::*;
-use crate::ledger::{Answer, Book, Outcome, Record, Terms};
+use crate::{
+    clock::UnixTime,
+    ledger::{Answer, Book, Outcome, Record, Terms},
+};
 
 /// A request that has used this much, and goes no further by itself.
 #[derive(Debug)]
@@ -92,7 +95,7 @@ impl Pair {
         }
     }
 
-    fn ledger_clock(now: Duration) -> Duration {
+    fn ledger_clock(now: Duration) -> UnixTime {
         "2026-11".parse::<crate::Period>().unwrap().begins() + s(1) + now
     }
 

@@ -89,7 +89,7 @@ fn a_month_that_has_not_begun_is_left_where_nothing_happened_in_it() {
     let mut unused_one = fresh();
     unused_one.wait(WANT, unused(), ());
     let renewal = unused_one.renew(&RULES, TERMS, false, s(0));
-    let not_begun = Answer { outcome: Outcome::NotBegun, now: s(0) };
+    let not_begun = Answer { outcome: Outcome::NotBegun, now: UnixTime::EPOCH };
     unused_one.answered(&RULES, renewal.seq, &not_begun, |()| false, s(0));
     assert_eq!(unused_one.next(&RULES, false, s(0)), Next::Gone);
 
