@@ -9,7 +9,7 @@
 #[allow(dead_code, unreachable_pub, clippy::expect_used, reason = "the tests' own server")]
 mod redis_server;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use axum::{Router, body::Body};
 use futures_util::stream::{StreamExt, iter};
@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_credits::{
     Account, Accounts, BearerTokens, CreditMeter, Credits, Period, RedisLedger, billing,
+    clock::UnixTime,
     ledger::{Cursor, LeaseId, Ledger, LineKey, MAX_LINES, Renewal, Terms, Usage, UsageLine},
 };
 

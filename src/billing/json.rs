@@ -6,7 +6,10 @@ use axum::{Json, extract::Request, response::Response};
 use serde::Serialize;
 
 use super::{Bill, Meter, no_store, shown};
-use crate::{Credits, Name, ledger::{Reason, RefundId, Usage}};
+use crate::{
+    Credits, Name,
+    ledger::{Reason, RefundId, Usage},
+};
 
 /// Amounts are whole nano-dollars. The lines' costs add up to what was used, always.
 #[derive(Serialize)]

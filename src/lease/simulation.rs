@@ -335,8 +335,13 @@ impl World {
         // As people read it: what was lost when nobody was left to report is there, too. A hold
         // that was made by a clock that was ahead lasts as long.
         let clock = self.clock(END) + if self.setting.glitches { at(HOUR) } else { at(0) };
-        let statement =
-            Statement::from_book(&Account::user("alice").unwrap(), book, record, Some(self.terms), clock);
+        let statement = Statement::from_book(
+            &Account::user("alice").unwrap(),
+            book,
+            record,
+            Some(self.terms),
+            clock,
+        );
         let sum = |lines: &mut dyn Iterator<Item = &StatementLine>| {
             lines.map(|line| line.usage.cost.as_nano_usd()).sum()
         };

@@ -15,8 +15,8 @@ use crate::{Account, Credits, Period, clock::UnixTime};
 /// its usage.
 ///
 /// A change that moves money has an id. If you do not know that it arrived, send it again with the
-/// same id: it changes nothing the second time. Nodes learn of a change with the next renewal of the
-/// account's lease, at the latest with the next request that needs the ledger.
+/// same id: it changes nothing the second time. Nodes learn of a change with the next renewal of
+/// the account's lease, at the latest with the next request that needs the ledger.
 ///
 /// The tier is not the ledger's: [`Identify`](crate::identify::Identify) decides it. A change of
 /// tier counts from the next renewal for the whole month. A month that has ended keeps the terms
@@ -88,16 +88,16 @@ impl Accounts {
         self.ledger.amend(account, Amendment::Grant { id, amount, expires }).await
     }
 
-    /// Refunds part of a month's cost, with a reason for the statement: first of what was charged as
-    /// pay-as-you-go, then of purchased credits, which go back to grants that have not expired, then
-    /// of included ones. Refunded credits can be used again in that month. Returns `false` if the id
-    /// is known already.
+    /// Refunds part of a month's cost, with a reason for the statement: first of what was charged
+    /// as pay-as-you-go, then of purchased credits, which go back to grants that have not expired,
+    /// then of included ones. Refunded credits can be used again in that month. Returns `false` if
+    /// the id is known already.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`] if the amount is zero or more than the month's cost, if the month is
-    /// closed, or if it has 2 000 refunds; another [`LedgerError`] if there was no answer: send it
-    /// again with the same id.
+    /// [`LedgerError::Refused`] if the amount is zero or more than the month's cost, if the month
+    /// is closed, or if it has 2 000 refunds; another [`LedgerError`] if there was no answer: send
+    /// it again with the same id.
     pub async fn refund(
         &self,
         account: &Account,
@@ -134,8 +134,8 @@ impl Accounts {
         self.ledger.amend(account, Amendment::SpendingLimit(limit)).await.map(drop)
     }
 
-    /// Closes a month that has ended, and all before: its usage, lines and refunds stay as they are.
-    /// Usage that nodes report of it later is debited in the current month, in a line `late`.
+    /// Closes a month that has ended, and all before: its usage, lines and refunds stay as they
+    /// are. Usage that nodes report of it later is debited in the current month, in a line `late`.
     /// Requests that run across the month's end keep their hold and get no more, so those that stop
     /// when credits end are cut. Returns `false` if the month is closed already.
     ///
@@ -147,10 +147,10 @@ impl Accounts {
         self.ledger.amend(account, Amendment::Close(period)).await
     }
 
-    /// Erases an account: its months, its purchased credits, its refunds, everything. This cannot be
-    /// undone. Usage that running nodes still report of it brings nothing back, and its requests are
-    /// denied with 403 for 93 days; after that the name may be used again. Revoke its tokens first.
-    /// Returns `false` if it is erased already.
+    /// Erases an account: its months, its purchased credits, its refunds, everything. This cannot
+    /// be undone. Usage that running nodes still report of it brings nothing back, and its requests
+    /// are denied with 403 for 93 days; after that the name may be used again. Revoke its tokens
+    /// first. Returns `false` if it is erased already.
     ///
     /// # Errors
     ///

@@ -40,7 +40,8 @@ pub enum Amendment {
     /// [`LineKey::Late`](crate::ledger::LineKey::Late).
     Close(Period),
     /// Erases the account: its months, its purchased credits, everything. Renewals of it are
-    /// [refused](crate::ledger::Outcome::Erased) for 93 days; after that the name may be used again.
+    /// [refused](crate::ledger::Outcome::Erased) for 93 days; after that the name may be used
+    /// again.
     Erase,
 }
 

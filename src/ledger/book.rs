@@ -128,8 +128,8 @@ impl Book {
         self.terms.is_none() && self.used.is_zero() && self.sums.settled.is_zero()
     }
 
-    /// Returns the account's balance. A month that has ended keeps its own terms; for others `terms`
-    /// count, or if they are `None`, those stated last.
+    /// Returns the account's balance. A month that has ended keeps its own terms; for others
+    /// `terms` count, or if they are `None`, those stated last.
     pub fn standing(&self, record: &Record, terms: Option<Terms>, now: UnixTime) -> Standing {
         let stated = terms.map(|terms| (terms, UnixTime::MAX));
         self.standing_by(record, self.terms_in_force(record, stated, now), now)
@@ -183,7 +183,8 @@ impl Book {
         now: UnixTime,
     ) -> TermsInForce {
         let seats = record.seats;
-        // Neither a node whose clock is ahead may pin its terms, nor a clock of the ledger that was.
+        // Neither a node whose clock is ahead may pin its terms, nor a clock of the ledger that
+        // was.
         let now_at = now.whole_seconds();
         let stated = stated.map(|(terms, at)| (terms, at.whole_seconds().min(now_at)));
         let is_old = |known: TermsInForce, terms, at| {
@@ -248,16 +249,14 @@ impl Book {
         now: UnixTime,
     ) {
         let rest = cost.saturating_sub(self.included_left());
-        let purchased =
-            rest.min(record.purchased_available(self.period, grants_valid_at, now));
+        let purchased = rest.min(record.purchased_available(self.period, grants_valid_at, now));
         let chargeable = self
             .terms
             .map_or(Credits::ZERO, |terms| record.max_pay_as_you_go(terms))
             .saturating_sub(self.pay_as_you_go());
         let from_grants = record.use_grants(self.period, purchased, grants_valid_at);
         self.purchased_used = self.purchased_used.saturating_add(from_grants);
-        self.charged =
-            self.charged.saturating_add(rest.saturating_sub(purchased).min(chargeable));
+        self.charged = self.charged.saturating_add(rest.saturating_sub(purchased).min(chargeable));
         self.used = self.used.saturating_add(cost);
     }
 

@@ -86,8 +86,8 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Lists the accounts that used something in a period, about `page_size` at a time. If a page
-    /// has a `next`, there may be more, even if the page is empty. An account that exists during the
-    /// whole listing is listed at least once.
+    /// has a `next`, there may be more, even if the page is empty. An account that exists during
+    /// the whole listing is listed at least once.
     ///
     /// # Errors
     ///

@@ -124,8 +124,7 @@ impl Ledger for MemoryLedger {
         let now = self.now();
         let mut page: BTreeMap<&str, AccountSummary> = BTreeMap::new();
         let accounts = self.accounts();
-        let is_next =
-            |account: &Account| from.is_none_or(|from| account.as_str() > from.as_str());
+        let is_next = |account: &Account| from.is_none_or(|from| account.as_str() > from.as_str());
         for (account, state) in accounts.iter().filter(|(account, _)| is_next(account)) {
             if let Some(summary) = state.summary(account, period, now) {
                 page.insert(account.as_str(), summary);

@@ -1,10 +1,10 @@
 //! The store of balances: leases are renewed in it, and statements are read from it.
 //!
-//! A lease is one node's share of an account's credits in one period. With each [`Renewal`] the node
-//! reports the lease's **running total** of settled cost and asks for the hold that it wants now;
-//! the ledger debits the difference to the total that it last saw. Totals only grow, and the ledger
-//! keeps the largest, so a renewal that is repeated, late or reordered changes nothing the second
-//! time.
+//! A lease is one node's share of an account's credits in one period. With each [`Renewal`] the
+//! node reports the lease's **running total** of settled cost and asks for the hold that it wants
+//! now; the ledger debits the difference to the total that it last saw. Totals only grow, and the
+//! ledger keeps the largest, so a renewal that is repeated, late or reordered changes nothing the
+//! second time.
 //!
 //! # Example
 //!

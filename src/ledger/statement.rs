@@ -194,14 +194,9 @@ impl StatementLine {
 impl From<UsageLine> for StatementLine {
     fn from(UsageLine { key, usage }: UsageLine) -> Self {
         match key {
-            LineKey::Of { day, model, hardware, feature, subject } => Self {
-                day: Some(day),
-                model,
-                hardware,
-                feature,
-                subject: Some(subject),
-                usage,
-            },
+            LineKey::Of { day, model, hardware, feature, subject } => {
+                Self { day: Some(day), model, hardware, feature, subject: Some(subject), usage }
+            }
             LineKey::Late => Self::without_details("late", usage),
             LineKey::Other => Self::without_details("other", usage),
         }

@@ -6,9 +6,7 @@ use axum::{Router, routing::post};
 use bytes::Bytes;
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt};
-use tower_credits::{
-    Account, CreditMeter, Identity, MemoryLedger, Plan, billing,
-};
+use tower_credits::{Account, CreditMeter, Identity, MemoryLedger, Plan, billing};
 
 use crate::{bill::*, support::*};
 

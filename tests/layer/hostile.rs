@@ -8,7 +8,7 @@ use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
     Account, BearerTokens, CreditMeter, Identity, MemoryLedger, Name, Period,
-    clock::TokioClock,
+    clock::{TokioClock, UnixTime},
     identify::{Identify, Identifying, RequestHead},
     plan::Classification,
 };

@@ -1,14 +1,11 @@
 //! The operator's handle on accounts, the same on every ledger.
 
-use std::{
-    collections::BTreeSet,
-    num::NonZeroUsize,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, num::NonZeroUsize, time::Instant};
 
 use futures_util::stream::{StreamExt, iter};
 use tower_credits::{
     Account, Accounts, Credits, MemoryLedger, Period, RedisLedger,
+    clock::UnixTime,
     ledger::{Cursor, LeaseId, Ledger, LedgerError, LineKey, Renewal, Terms, Usage, UsageLine},
 };
 

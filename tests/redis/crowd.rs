@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -15,7 +14,10 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tokio::sync::{Barrier, watch};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{HoldAhead, Period, RedisLedger, clock::{ManualClock, UnixTime}};
+use tower_credits::{
+    HoldAhead, Period, RedisLedger,
+    clock::{ManualClock, UnixTime},
+};
 
 use crate::support::{redis_server::RedisServer, *};
 

@@ -6,8 +6,8 @@ use slab::Slab;
 
 use super::{Denial, Flight, Lease, LeaseRules, Next, Run, Served};
 use crate::{
-    clock::UnixTime,
     Credits,
+    clock::UnixTime,
     lease::{batch::Batch, rules::A_LITTLE},
     ledger::{Answer, LeaseId, Outcome, Renewal, SURPLUS_DIVISOR, Terms},
 };

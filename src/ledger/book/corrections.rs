@@ -10,14 +10,14 @@ use crate::{
 pub(in crate::ledger) const MAX_REFUNDS: usize = 2_000;
 
 impl Book {
-    /// Refunds part of the month's cost: of pay-as-you-go first, then of purchased credits, which go
-    /// back to grants that have not expired, then of included ones. Returns `false` if the id is
+    /// Refunds part of the month's cost: of pay-as-you-go first, then of purchased credits, which
+    /// go back to grants that have not expired, then of included ones. Returns `false` if the id is
     /// known already: nothing changed.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`] if the amount is zero or more than the month's cost, if the month is
-    /// closed, or if it has 2 000 refunds. Nothing changed then.
+    /// [`LedgerError::Refused`] if the amount is zero or more than the month's cost, if the month
+    /// is closed, or if it has 2 000 refunds. Nothing changed then.
     pub(crate) fn refund(
         &mut self,
         record: &mut Record,
@@ -54,15 +54,14 @@ impl Book {
         let after_pay_as_you_go = amount.saturating_sub(self.pay_as_you_go());
         self.charged = self.charged.saturating_sub(amount);
         self.refunded = self.refunded.saturating_add(amount);
-        let returned =
-            record.give_back(period, after_pay_as_you_go.min(self.purchased_used), now);
+        let returned = record.give_back(period, after_pay_as_you_go.min(self.purchased_used), now);
         self.purchased_used = self.purchased_used.saturating_sub(returned);
         self.refunds.insert(id, refund);
         Ok(true)
     }
 
-    /// Closes the month, and all before: its usage stays as it is from now on. Returns `false` if it
-    /// is closed already.
+    /// Closes the month, and all before: its usage stays as it is from now on. Returns `false` if
+    /// it is closed already.
     ///
     /// # Errors
     ///

@@ -37,7 +37,8 @@ struct Repair {
     lease_sums: LeaseSums,
     /// Missing in this book, and to be debited with the renewal.
     missing: Credits,
-    /// Missing in this book, which is closed and was lost: to be debited here, whatever month it is.
+    /// Missing in this book, which is closed and was lost: to be debited here, whatever month it
+    /// is.
     restored: Credits,
     /// To be debited with the renewal, beside its own cost.
     repaired: Credits,
@@ -119,8 +120,7 @@ impl Book {
         let grants_valid_at = now.saturating_sub(renewal.ttl);
         let cost = report.delta.saturating_sub(self.reported_again(&report, &repair));
         let used = current.as_deref().map_or(self.used, |current| current.used);
-        let debited =
-            cost.saturating_add(repair.repaired).min(Credits::MAX.saturating_sub(used));
+        let debited = cost.saturating_add(repair.repaired).min(Credits::MAX.saturating_sub(used));
         if report.lines_cost > debited.saturating_sub(repair.repaired) {
             // They are there already, or there is no room for their cost.
             (report.lines, report.lines_cost) = (&[], Credits::ZERO);
@@ -143,13 +143,12 @@ impl Book {
         } else if is_restored {
             self.debit_lines(record, repair.restored, (&[], Credits::ZERO), grants_valid_at, now);
         }
-        let outcome =
-            self.settle(record, &report, &mut repair.lease_sums, terms, cost, now).unwrap_or_else(
-                || Outcome::Renewed {
-                    hold: self.holds.of(renewal.lease),
-                    standing: self.standing_by(record, terms, now),
-                },
-            );
+        let outcome = self
+            .settle(record, &report, &mut repair.lease_sums, terms, cost, now)
+            .unwrap_or_else(|| Outcome::Renewed {
+                hold: self.holds.of(renewal.lease),
+                standing: self.standing_by(record, terms, now),
+            });
         if let Some(current) = current {
             self.note_moved(current, debited);
             if !report.lines.is_empty() || !debited.is_zero() {

@@ -144,7 +144,10 @@ fn a_refund_is_of_pay_as_you_go_first_then_of_purchased_credits_then_of_included
     let left = |record: &Record| {
         record.grants.values().map(|grant| grant.left.as_nano_usd()).collect::<Vec<_>>()
     };
-    assert_eq!((book.purchased_used, book.pay_as_you_go(), left(&record)), (nanos(50), nanos(30), vec![0, 0]));
+    assert_eq!(
+        (book.purchased_used, book.pay_as_you_go(), left(&record)),
+        (nanos(50), nanos(30), vec![0, 0])
+    );
     let refunds = [
         ("a", 25, 5, 50, [0, 0]),
         ("b", 15, 0, 40, [10, 0]),
@@ -228,13 +231,8 @@ fn what_was_charged_stays_charged_and_what_is_beyond_the_limit_is_not() {
     let now = period.begins();
     let (mut book, mut record) = (Book::new(period), Record::default());
     let statement = |book: &Book, record: &Record| {
-        let statement = Statement::from_book(
-            &crate::Account::user("alice").unwrap(),
-            book,
-            record,
-            None,
-            now,
-        );
+        let statement =
+            Statement::from_book(&crate::Account::user("alice").unwrap(), book, record, None, now);
         assert_eq!(
             statement
                 .included_used()
@@ -329,13 +327,8 @@ fn what_comes_late_of_a_closed_month_is_debited_in_the_current_one() {
     // By the terms that came with it, where nobody used anything in the current month.
     let again = Renewal { seq: 2, settled: nanos(39), terms: PRO, ..settling(2, 0) };
     old.renew(&mut record, &again, Some(&mut new), ended, ended).unwrap();
-    let statement = Statement::from_book(
-        &crate::Account::user("alice").unwrap(),
-        &new,
-        &record,
-        None,
-        ended,
-    );
+    let statement =
+        Statement::from_book(&crate::Account::user("alice").unwrap(), &new, &record, None, ended);
     assert_eq!(
         (statement.used, statement.included, statement.pay_as_you_go),
         (nanos(39), nanos(20), nanos(19))
@@ -451,7 +444,11 @@ fn what_was_used_of_grants_is_not_used_again_when_a_book_is_repaired() {
             now,
         )
         .unwrap();
-        assert_eq!((new.used(), new.purchased_used, left(&record)), (nanos(60), nanos(30), 70), "seq {seq}");
+        assert_eq!(
+            (new.used(), new.purchased_used, left(&record)),
+            (nanos(60), nanos(30), 70),
+            "seq {seq}"
+        );
     }
 }
 
@@ -486,7 +483,10 @@ fn a_statement_a_refund_and_a_close_have_what_the_leases_account_for() {
     assert_eq!(AccountSummary::from_book(alice, &book, false).used, nanos(220));
     let (mut book, mut record_closed) = (book, record.clone());
     assert!(book.close(&mut record_closed, november.ends()).unwrap());
-    assert_eq!((book.used(), book.lines_cost(), book.missing()), (nanos(220), nanos(220), nanos(0)));
+    assert_eq!(
+        (book.used(), book.lines_cost(), book.missing()),
+        (nanos(220), nanos(220), nanos(0))
+    );
     let (mut book, mut record) = behind();
     assert!(
         book.refund(&mut record, "a".parse().unwrap(), refund(220), november.begins()).unwrap()
@@ -544,15 +544,15 @@ fn what_a_clock_put_into_a_month_that_has_not_begun_is_settled_in_the_month_that
     );
 }
 
-/// A node whose clock is a day ahead does not pin its terms, nor does a clock of the ledger that was.
+/// A node whose clock is a day ahead does not pin its terms, nor does a clock of the ledger that
+/// was.
 #[test]
 fn terms_count_from_the_ledgers_clock_at_the_latest() {
     let period: Period = "2026-11".parse().unwrap();
     let (mut book, mut record) = (Book::new(period), Record::default());
     let now = period.begins() + Duration::from_secs(60);
     let ahead = now + Duration::from_secs(86_400);
-    let states =
-        |lease, terms, terms_at| Renewal { terms, terms_at, ..settling(lease, 1) };
+    let states = |lease, terms, terms_at| Renewal { terms, terms_at, ..settling(lease, 1) };
     let free = Terms { included: nanos(10), ..settling(1, 0).terms };
     book.renew(&mut record, &states(1, free, ahead), None, now, now).unwrap();
     book.renew(&mut record, &states(2, PRO, now), None, now, now).unwrap();

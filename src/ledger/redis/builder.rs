@@ -25,8 +25,8 @@ impl RedisLedger {
     ///
     /// # Errors
     ///
-    /// [`LedgerError`] if the server cannot be reached within five seconds, evicts keys, or has keys
-    /// of another schema version.
+    /// [`LedgerError`] if the server cannot be reached within five seconds, evicts keys, or has
+    /// keys of another schema version.
     pub async fn connect(server: impl Into<RedisServer>) -> Result<Self, LedgerError> {
         Self::builder(server).connect().await
     }

@@ -69,11 +69,9 @@ pub(super) fn renewal(
 
 /// Reads the answer to a renewal.
 pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
-    let unreadable = || {
-        LedgerError::Failed {
-            reason: format!("an answer to a renewal cannot be read: {answer:?}"),
-            source: None,
-        }
+    let unreadable = || LedgerError::Failed {
+        reason: format!("an answer to a renewal cannot be read: {answer:?}"),
+        source: None,
     };
     let mut words = answer.split(' ');
     let outcome = words.next().unwrap_or_default();
@@ -122,8 +120,7 @@ pub(super) fn amendment(
     };
     match amendment {
         Amendment::Grant { id, amount, expires } => {
-            let expires =
-                expires.map_or_else(|| NEVER.to_owned(), |at| at.as_millis().to_string());
+            let expires = expires.map_or_else(|| NEVER.to_owned(), |at| at.as_millis().to_string());
             let grant = format!("{amount} {amount} {expires}", amount = amount.as_nano_usd());
             of_record("grant").arg(id.as_str()).arg(grant).to_owned()
         }

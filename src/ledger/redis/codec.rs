@@ -91,8 +91,9 @@ fn read_fields(
     hash: &Hash,
     mut read: impl FnMut(&str, &str) -> Option<()>,
 ) -> Result<(), LedgerError> {
-    hash.iter()
-        .try_for_each(|(field, value)| read_field(key, field, Some(value), |value| read(field, value)))
+    hash.iter().try_for_each(|(field, value)| {
+        read_field(key, field, Some(value), |value| read(field, value))
+    })
 }
 
 fn read_field(
@@ -103,7 +104,9 @@ fn read_field(
 ) -> Result<(), LedgerError> {
     let Some(value) = value else { return Ok(()) };
     read(value).ok_or_else(|| {
-        LedgerError::Malformed(format!("{key} {field} {value:?}: correct that field, or restore the key"))
+        LedgerError::Malformed(format!(
+            "{key} {field} {value:?}: correct that field, or restore the key"
+        ))
     })
 }
 
@@ -151,8 +154,7 @@ fn read_book_field(book: &mut Book, field: &str, value: &str) -> Option<()> {
         _ => {
             if let Some(id) = field.strip_prefix(REFUND) {
                 let (amount, reason) = value.split_once(' ')?;
-                let refund =
-                    Refund { amount: parse_amount(amount)?, reason: reason.parse().ok()? };
+                let refund = Refund { amount: parse_amount(amount)?, reason: reason.parse().ok()? };
                 book.refunds.insert(id.parse().ok()?, refund);
             } else {
                 book.lines.insert(read_line_key(field)?, read_usage(value)?);
@@ -164,11 +166,8 @@ fn read_book_field(book: &mut Book, field: &str, value: &str) -> Option<()> {
 
 fn read_terms(terms: &str) -> Option<TermsInForce> {
     let [included, per_seat, pay_as_you_go, seats, stated_at] = words(terms)?;
-    let pay_as_you_go = if pay_as_you_go == UNLIMITED {
-        Credits::MAX
-    } else {
-        parse_amount(pay_as_you_go)?
-    };
+    let pay_as_you_go =
+        if pay_as_you_go == UNLIMITED { Credits::MAX } else { parse_amount(pay_as_you_go)? };
     let per_seat = !parse_amount(per_seat)?.is_zero();
     Some(TermsInForce {
         terms: Terms { included: parse_amount(included)?, per_seat, pay_as_you_go },

@@ -5,13 +5,13 @@
 //!
 //! | key | content | lifetime |
 //! |---|---|---|
-//! | `tc:{user:alice}` | the account's [`Record`](super::Record) | does not expire; 93 days if the account was erased |
-//! | `tc:{user:alice}:spent` | grants that are used up or expired | does not expire |
+//! | `tc:{user:alice}` | the account's [`Record`](super::Record) | none; 93 days once erased |
+//! | `tc:{user:alice}:spent` | grants that are used up or expired | none |
 //! | `tc:{user:alice}:2026-11` | the period's totals, usage lines and refunds | 13 months |
 //! | `tc:{user:alice}:2026-11:l` | its leases, and the sums of what they settled | 62 days |
-//! | `tc:{user:alice}:2026-11:h` | their holds, and the sum of those | as long as something is on hold |
+//! | `tc:{user:alice}:2026-11:h` | their holds, and the sum of those | until the last hold ends |
 //! | `tc:{user:alice}:2026-11:n` | the leases that report thresholds to the host | 13 months |
-//! | `tc:schema` | the version of the schema | does not expire |
+//! | `tc:schema` | the version of the schema | none |
 //!
 //! docs/redis-schema.md describes their fields.
 //!

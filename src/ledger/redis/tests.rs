@@ -82,13 +82,15 @@ impl Part {
         }
     }
 
-    /// The same loss of what the ledger in memory keeps.
+    /// The same loss in a state in memory.
     fn replace(&self, state: &mut AccountState, with: &AccountState) {
         let empty = |month: usize| Book::new(months()[month]).with_max_lines(MAX_LINES);
         match *self {
             Self::Record => {
-                state.record =
-                    Record { spent: std::mem::take(&mut state.record.spent), ..with.record.clone() };
+                state.record = Record {
+                    spent: std::mem::take(&mut state.record.spent),
+                    ..with.record.clone()
+                };
             }
             Self::Spent => state.record.spent.clone_from(&with.record.spent),
             Self::Book(month) | Self::Leases(month) | Self::Holds(month) => {
@@ -162,14 +164,15 @@ fn history(rng: &mut Rng) -> Vec<Step> {
     let mut totals: HashMap<(Period, u128), (u64, u64, Credits)> = HashMap::new();
     let mut steps = Vec::new();
     for _ in 0..rng.usize(5..40) {
-        now += Duration::from_millis(match rng.u8(0..8) {
+        let pause = match rng.u8(0..8) {
             0 => rng.u64(0..700_000),
             1..4 => rng.u64(0..2_000),
             _ => 0,
-        });
+        };
+        now = now + Duration::from_millis(pause);
         // The clock was ahead.
         if rng.u8(0..60) == 0 {
-            now -= Duration::from_millis(rng.u64(0..1_000_000));
+            now = now - Duration::from_millis(rng.u64(0..1_000_000));
         }
         let month = months[usize::from(rng.u8(0..4) == 0)];
         let amendment = match rng.u8(0..20) {
@@ -240,7 +243,7 @@ fn history(rng: &mut Rng) -> Vec<Step> {
                     });
                     lines.push(line(rng, cost));
                 }
-                // What a failover forgot: more is settled than itemised.
+                // What a failover forgot: more is settled than is in lines.
                 if rng.u8(0..6) == 0 {
                     *settled = before
                         .saturating_add(settled.saturating_sub(before))
@@ -297,7 +300,7 @@ fn line(rng: &mut Rng, cost: Credits) -> UsageLine {
     UsageLine { key, usage: Usage { requests: rng.u64(0..3), compute_micros: count, cost } }
 }
 
-/// What [`Book`] says, as the ledger in memory keeps it.
+/// What the functions in Rust say.
 fn by_book(steps: &[Step]) -> Vec<Seen> {
     let (mut state, mut saved) = (empty_state(), empty_state());
     let mut seen = Vec::new();
@@ -321,7 +324,12 @@ fn by_book(steps: &[Step]) -> Vec<Seen> {
             }
         };
         let books = months().map(|month| {
-            state.books.get(&month).cloned().unwrap_or_else(|| Book::new(month)).with_max_lines(MAX_LINES)
+            state
+                .books
+                .get(&month)
+                .cloned()
+                .unwrap_or_else(|| Book::new(month))
+                .with_max_lines(MAX_LINES)
         });
         seen.push((answer, state.record.clone(), books.into()));
     }
@@ -408,10 +416,9 @@ async fn by_script(
         let answer = match (step, last.unwrap_or(Value::Nil).extract_error().map_err(refused)) {
             (Step::Save | Step::Lose { .. }, _) => String::new(),
             (_, Err(error)) => shown(Err::<(), _>(error)),
-            (Step::Amend { amendment, .. }, Ok(answer)) => shown(Ok(call::read_amended(
-                amendment,
-                redis::from_redis_value(answer).unwrap(),
-            ))),
+            (Step::Amend { amendment, .. }, Ok(answer)) => {
+                shown(Ok(call::read_amended(amendment, redis::from_redis_value(answer).unwrap())))
+            }
             (Step::Claim { .. }, Ok(answer)) => flag(answer),
             (Step::Renew { .. }, Ok(answer)) => {
                 let answer: String = redis::from_redis_value(answer).unwrap();
@@ -476,7 +483,7 @@ async fn the_script_and_the_book_agree_state_for_state() {
         .unwrap();
     let scripts = scripts(&mut link).await;
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
-    let (mut debited_late, mut given_back, mut healed, mut put_aside) = (0, 0, 0, 0);
+    let (mut debited_late, mut given_back, mut repaired, mut set_aside) = (0, 0, 0, 0);
     for seed in 0..histories {
         let steps = history(&mut Rng::with_seed(seed));
         let account = Account::user(&format!("u{seed}")).unwrap();
@@ -510,8 +517,8 @@ async fn the_script_and_the_book_agree_state_for_state() {
             *outcomes.entry(format!("{step} {outcome}")).or_default() += 1;
             debited_late +=
                 usize::from(books.iter().any(|book| book.lines.contains_key(&LineKey::Late)));
-            healed += usize::from(lossy && books.iter().any(|book| !book.recovered.is_zero()));
-            put_aside += usize::from(!record.spent.is_empty());
+            repaired += usize::from(lossy && books.iter().any(|book| !book.recovered.is_zero()));
+            set_aside += usize::from(!record.spent.is_empty());
             given_back += usize::from(
                 books.iter().any(|book| !book.refunded.is_zero() && !book.purchased_used.is_zero()),
             );
@@ -528,7 +535,8 @@ async fn the_script_and_the_book_agree_state_for_state() {
         }
     }
     eprintln!(
-        "{histories} histories agree; answers: {outcomes:?}; debited late {debited_late}, refunded beside purchases {given_back}, healed {healed}, grants put aside {put_aside}"
+        "{histories} histories agree; answers: {outcomes:?}; debited late {debited_late}, refunded \
+         with purchases {given_back}, repaired {repaired}, grants set aside {set_aside}"
     );
     let kinds =
         ["Renewed", "Superseded", "Forgotten", "Late", "NotBegun", "Closed", "Erased", "refused"]
@@ -547,14 +555,14 @@ async fn the_script_and_the_book_agree_state_for_state() {
     let all =
         kinds.iter().map(String::as_str).chain(corrections).all(|kind| outcomes.contains_key(kind));
     assert!(
-        (all && given_back > 0 && debited_late > 0 && healed > 0 && put_aside > 0)
+        (all && given_back > 0 && debited_late > 0 && repaired > 0 && set_aside > 0)
             || histories < 1_000,
         "every kind of answer came up: {outcomes:?}"
     );
 }
 
 #[tokio::test]
-async fn what_is_more_lines_than_are_kept_goes_to_one() {
+async fn usage_beyond_the_most_lines_goes_to_one_line() {
     let server = RedisServer::start_with(&["--appendonly", "no"]);
     let mut link = redis::Client::open(server.url())
         .unwrap()

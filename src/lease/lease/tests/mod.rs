@@ -184,7 +184,7 @@ fn a_superseded_lease_goes_on_under_a_new_name_with_what_was_not_acknowledged() 
     pair.until(s(3), s(4));
     assert_eq!((pair.lease.id(), pair.book.leases()), (LeaseId::from_bits(2), 2));
     assert_eq!(
-        (pair.book.used(), pair.book.itemised(), pair.lease.unreported()),
+        (pair.book.used(), pair.book.lines_cost(), pair.lease.unreported()),
         (nanos(37), nanos(37), nanos(0))
     );
 }

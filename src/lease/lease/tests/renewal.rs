@@ -144,7 +144,7 @@ fn what_was_used_while_a_batch_was_resent_is_told_in_the_next() {
     pair.lease.answered(&RULES, again.seq, &answer, |()| false, s(2));
     assert_eq!((pair.book.used(), pair.lease.unreported()), (nanos(7), nanos(5)));
     assert_eq!(pair.until(s(2), s(3)), [s(2) + RULES.flush]);
-    assert_eq!((pair.book.used(), pair.book.itemised()), (nanos(12), nanos(12)));
+    assert_eq!((pair.book.used(), pair.book.lines_cost()), (nanos(12), nanos(12)));
 }
 
 /// Lines are counted, too: of models whose price is nothing.
