@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{Credits, Name, Period, clock::UnixTime, ledger::Terms};
 
-/// How often it is noted that unchanged terms were stated again.
+/// The interval at which it is noted that unchanged terms were stated again.
 pub(super) const NOTE_SAME_TERMS_EVERY: Duration = Duration::from_secs(10);
 
 /// One account's ledger of one period. [`AccountState`](super::AccountState) changes it.

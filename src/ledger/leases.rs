@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{LeaseId, holds::is_live};
 use crate::{Credits, clock::UnixTime};
 
-/// How long leases whose entries were lost have to report again what they had settled. Live leases
+/// The time that leases whose entries were lost have to report again what they had settled. Live leases
 /// do so within minutes.
 pub(super) const REPORT_AGAIN_WITHIN: Duration = Duration::from_secs(60 * 60);
 

@@ -13,11 +13,11 @@ pub const MAX_LINES: usize = 20_000;
 /// A surplus ([`Renewal::extra`]) takes at most one part in this many of what is left.
 pub(crate) const SURPLUS_DIVISOR: i64 = 4;
 
-/// How long before a period begins, by the ledger's clock, it can be renewed in: nodes' clocks may
-/// be ahead by as much.
+/// The time before a period's begin, by the ledger's clock, from which it can be renewed in: nodes'
+/// clocks may be ahead by as much.
 pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(60);
 
-/// How long after a period ended its usage can still be settled: 62 days.
+/// The time after a period's end in which its usage can still be settled: 62 days.
 pub(crate) const SETTLEMENT_WINDOW: Duration = Duration::from_secs(62 * 24 * 60 * 60);
 
 /// 128 random bits that name a lease. A name is never used twice.
@@ -92,7 +92,7 @@ pub struct Renewal {
     /// When a request last stated these terms, by the node's clock. Of the terms that nodes state
     /// for a month, the newest count, to the second.
     pub terms_at: UnixTime,
-    /// How long the hold lasts unless the lease is renewed again.
+    /// The lifetime of the hold, unless the lease is renewed again.
     pub ttl: Duration,
     /// Asks the ledger to remove the lease's entry, unless this renewal settles something.
     pub forget: bool,

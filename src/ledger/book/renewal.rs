@@ -40,7 +40,7 @@ struct Repair {
     /// Missing in this book, which is closed and was lost: to be debited here, whatever month it
     /// is.
     restored: Credits,
-    /// To be debited with the renewal, beside its own cost.
+    /// To be debited with the renewal, in addition to its own cost.
     repaired: Credits,
 }
 
@@ -194,7 +194,7 @@ impl Book {
         Ok(current)
     }
 
-    /// Brings the book and its leases together, and finds what is missing where.
+    /// Brings the book and its leases together, and finds what is missing in each.
     fn reconcile(&mut self, current: Option<&Self>, closed: bool, now: UnixTime) -> Repair {
         let was_empty = self.is_empty();
         let (lease_sums, mut missing) = self.sums.reconcile(self.leases.sums, now);

@@ -133,9 +133,9 @@ local function write_record()
   in_chunks('HSET', KEYS[1], record_changes)
 end
 
-local TOTAL_FORM =
-  '"used drawn charged recovered refunded settled forgotten lines", in nano-dollars and a count'
-local TERMS_FORM = '"included per_seat pay_as_you_go seats said"'
+local TOTAL_FORM = '"used purchased_used charged recovered refunded settled forgotten lines", '
+  .. 'in nano-dollars and a count'
+local TERMS_FORM = '"included per_seat pay_as_you_go seats stated_at"'
 local LINE_FORM = '"requests micros cost"'
 local LEASE_SUM_FORM = '"settled forgotten behind_until moved"'
 local MOVED_FORM = '"month amount"'

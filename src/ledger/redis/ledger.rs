@@ -22,7 +22,7 @@ use crate::{
     redis_server::{Connection, Fault, is_of_some, says},
 };
 
-/// How far the server's clock as a node knows it may be off, beyond a renewal's own deadline.
+/// The error that a node's copy of the server's clock may have, beyond a renewal's own deadline.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(50);
 
 /// A ledger in one Redis server (6.0 or newer). Clones share one connection.

@@ -18,7 +18,7 @@ pub(super) struct Listing<'a> {
     pub(super) connection: &'a Connection,
     pub(super) prefix: &'a str,
     pub(super) period: Period,
-    /// How long each step may take.
+    /// The most that each step may take.
     pub(super) timeout: Duration,
     /// The server's clock.
     pub(super) now: UnixTime,

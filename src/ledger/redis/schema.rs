@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::{Account, Period};
 
-/// How long a book is stored after its month ended: 13 months.
+/// The time that a book is stored after its month ended: 13 months.
 pub(super) const BOOK_LIFETIME: Duration = Duration::from_secs(396 * 24 * 60 * 60);
 
 /// The months of which an account may have keys: those whose books are stored, the next one, and a

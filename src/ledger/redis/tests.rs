@@ -61,7 +61,7 @@ enum Step {
     },
 }
 
-/// What one key holds.
+/// The content of one key.
 #[derive(Clone, Copy, Debug)]
 enum Part {
     Record,
@@ -300,7 +300,7 @@ fn line(rng: &mut Rng, cost: Credits) -> UsageLine {
     UsageLine { key, usage: Usage { requests: rng.u64(0..3), compute_micros: count, cost } }
 }
 
-/// What the functions in Rust say.
+/// Plays a history with the functions in Rust.
 fn by_book(steps: &[Step]) -> Vec<Seen> {
     let (mut state, mut saved) = (empty_state(), empty_state());
     let mut seen = Vec::new();
@@ -340,7 +340,7 @@ fn shown(answer: Result<impl std::fmt::Debug, LedgerError>) -> String {
     answer.map_or_else(|error| kind(&error), |answer| format!("{answer:?}"))
 }
 
-/// What the server says, in one round trip.
+/// Plays a history on the server, in one round trip.
 async fn by_script(
     server: &mut redis::aio::MultiplexedConnection,
     scripts: &[Script; 2],
