@@ -1,6 +1,6 @@
 //! Hostile input: a clear answer, no panic, and nothing kept.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, header::AUTHORIZATION};

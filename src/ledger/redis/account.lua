@@ -88,10 +88,8 @@ local function has_prefix(field, prefix) return string.sub(field, 1, #prefix) ==
 
 local function read_record_field(key, field, value)
   if field == SEATS then
-    seats = numbers(key, field, value, 1, 'a whole number from 1 to 4294967295')[1]
-    if seats == 0 or seats > 4294967295 then
-      note_malformed(key, field, value, 'a whole number from 1 to 4294967295')
-    end
+    seats = numbers(key, field, value, 1, SEATS_FORM)[1]
+    if seats == 0 or seats > MAX_SEATS then note_malformed(key, field, value, SEATS_FORM) end
   elseif field == LIMIT then
     spending_limit = numbers(key, field, value, 1, 'nano-dollars')[1]
   elseif field == CLOSED then

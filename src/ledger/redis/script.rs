@@ -102,6 +102,8 @@ pub(super) fn amend_text(clock: &str) -> String {
 fn account_constants() -> String {
     [
         number("MAX_AMOUNT", Credits::MAX.as_nano_usd().unsigned_abs()),
+        number("MAX_SEATS", u32::MAX.into()),
+        word("SEATS_FORM", &format!("a whole number from 1 to {}", u32::MAX)),
         number("MAX_PURCHASED_USED_PERIODS", MAX_PURCHASED_USED_PERIODS as u64),
         millis("MAX_HOLD_LIFETIME", MAX_HOLD_LIFETIME),
         millis("ERASED_FOR", ERASED_FOR),
