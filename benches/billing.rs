@@ -9,7 +9,7 @@
 #[allow(dead_code, unreachable_pub, clippy::expect_used, reason = "the tests' own server")]
 mod redis_server;
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use axum::{Router, body::Body};
 use futures_util::stream::{StreamExt, iter};
@@ -18,6 +18,7 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_credits::{
     Account, Accounts, BearerTokens, CreditMeter, Credits, Period, RedisLedger, billing,
+    clock::UnixTime,
     ledger::{Cursor, LeaseId, Ledger, LineKey, MAX_LINES, Renewal, Terms, Usage, UsageLine},
 };
 
@@ -60,14 +61,14 @@ fn settles_from(batch: u64, from: usize, to: usize) -> Renewal {
         need: nothing,
         extra: nothing,
         terms: Terms { included: nothing, per_seat: false, pay_as_you_go: Credits::MAX },
-        said: std::time::Duration::ZERO,
+        terms_at: UnixTime::EPOCH,
         ttl: Duration::from_secs(600),
         forget: false,
     }
 }
 
 fn this_month() -> Period {
-    Period::containing(SystemTime::now().duration_since(UNIX_EPOCH).unwrap())
+    Period::containing(UnixTime::now())
 }
 
 /// Asks for a bill; answers how long that took, and how many bytes came.

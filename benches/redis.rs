@@ -85,7 +85,7 @@ impl Bare {
     }
 
     async fn renew(&mut self, account: &str, lease: u64, seq: u64) {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+        let now = tower_credits::clock::UnixTime::now();
         let period = tower_credits::Period::containing(now);
         let record = format!("bare:{{user:{account}}}");
         let mut call = redis::cmd("EVALSHA");
@@ -104,7 +104,7 @@ impl Bare {
             .arg(0);
         call.arg(2_000_000_000_u64).arg(0).arg(9_007_199_254_740_991_u64);
         call.arg(now.as_secs()).arg(600_000).arg(0);
-        call.arg(u64::try_from(now.as_millis()).unwrap() + 60_000);
+        call.arg(now.as_millis() + 60_000);
         let (begins, ends) = (period.begins().as_millis(), period.ends().as_millis());
         call.arg(begins.to_string()).arg(ends.to_string()).arg(ends.to_string());
         let answer: String = call.query_async(&mut self.link).await.unwrap();
@@ -281,7 +281,7 @@ async fn many_accounts() {
 async fn redis_benchmark(depth: u64) -> f64 {
     let server = RedisServer::start();
     let bare = Bare::connect(&server).await;
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = tower_credits::clock::UnixTime::now();
     let period = tower_credits::Period::containing(now);
     let record = "bench:{user:user-__rand_int__}";
     let (keys, hash) = (
@@ -388,9 +388,7 @@ async fn memory() {
     let mut link = Bare::connect(&server).await.link;
     // As each lease does once it has rested for its time to live.
     for user in users.iter() {
-        let period = tower_credits::Period::containing(
-            std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap(),
-        );
+        let period = tower_credits::Period::containing(tower_credits::clock::UnixTime::now());
         let gone: u64 = redis::cmd("DEL")
             .arg(format!("tc:{{user:{}}}:{period}:l", user.subject))
             .query_async(&mut link)

@@ -36,11 +36,12 @@ use std::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use tokio::time::{Instant, timeout_at};
 
+pub use crate::unix_time::UnixTime;
 use crate::{Period, contained::contained};
 
 /// Source of time for a meter or a ledger.
@@ -49,8 +50,8 @@ pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// goes back. Differences of it are billed.
     fn monotonic(&self) -> Duration;
 
-    /// Returns the calendar's time, since the Unix epoch (UTC). It decides the month and the day.
-    fn unix_time(&self) -> Duration;
+    /// Returns the calendar's time (UTC). It decides the month and the day.
+    fn unix_time(&self) -> UnixTime;
 }
 
 /// The operating system's clocks: the default.
@@ -62,8 +63,8 @@ impl Clock for SystemClock {
         monotonic()
     }
 
-    fn unix_time(&self) -> Duration {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    fn unix_time(&self) -> UnixTime {
+        UnixTime::now()
     }
 }
 
@@ -100,8 +101,8 @@ impl Clock for TokioClock {
         Instant::now().saturating_duration_since(*origin)
     }
 
-    fn unix_time(&self) -> Duration {
-        SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+    fn unix_time(&self) -> UnixTime {
+        UnixTime::now()
     }
 }
 
@@ -117,7 +118,7 @@ impl Clock for TokioClock {
 /// # Ok::<(), tower_credits::PeriodError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct ManualClock(Arc<Mutex<(Duration, Duration)>>);
+pub struct ManualClock(Arc<Mutex<(Duration, UnixTime)>>);
 
 impl ManualClock {
     /// Returns a clock that is at the first moment of a month. Its monotonic time is zero.
@@ -128,11 +129,11 @@ impl ManualClock {
     /// Moves both times forward.
     pub fn advance(&self, by: Duration) {
         let mut time = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *time = (time.0.saturating_add(by), time.1.saturating_add(by));
+        *time = (time.0.saturating_add(by), time.1 + by);
     }
 
     /// Sets the calendar's time only, as an operator or NTP would.
-    pub fn set_unix_time(&self, unix_time: Duration) {
+    pub fn set_unix_time(&self, unix_time: UnixTime) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = unix_time;
     }
 }
@@ -142,7 +143,7 @@ impl Clock for ManualClock {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).0
     }
 
-    fn unix_time(&self) -> Duration {
+    fn unix_time(&self) -> UnixTime {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1
     }
 }
@@ -235,7 +236,7 @@ impl Clock for PanicSafe {
         }
     }
 
-    fn unix_time(&self) -> Duration {
+    fn unix_time(&self) -> UnixTime {
         contained("the clock", || self.clock.unix_time())
             .unwrap_or_else(|_| SystemClock.unix_time())
     }
@@ -280,7 +281,7 @@ impl Time {
         self.0.other.as_ref()
     }
 
-    pub(crate) fn unix_time(&self) -> Duration {
+    pub(crate) fn unix_time(&self) -> UnixTime {
         self.0.other.as_ref().map_or_else(|| SystemClock.unix_time(), |clock| clock.unix_time())
     }
 
@@ -314,9 +315,9 @@ impl Time {
         self.0.woke_at.load(Ordering::Acquire).checked_sub(1).map(Duration::from_nanos)
     }
 
-    fn compare(&self, now: Now, unix_time: Duration) {
+    fn compare(&self, now: Now, unix_time: UnixTime) {
         let nanos = |time: Duration| i64::try_from(time.as_nanos()).unwrap_or(i64::MAX);
-        let ahead = nanos(unix_time).saturating_sub(nanos(now.compute));
+        let ahead = nanos(unix_time.since_epoch()).saturating_sub(nanos(now.compute));
         let before = self.0.ahead.load(Ordering::Acquire);
         if before != i64::MAX && ahead.saturating_sub(before) > MIN_SUSPENSION {
             // Before `ahead`, by which other threads see that it was noticed.
@@ -376,8 +377,8 @@ mod tests {
                 assert!(!self.0.load(Ordering::Relaxed), "the host's clock has a fault");
                 Duration::from_secs(1_000_000)
             }
-            fn unix_time(&self) -> Duration {
-                self.monotonic()
+            fn unix_time(&self) -> UnixTime {
+                UnixTime::EPOCH + self.monotonic()
             }
         }
         let clock = Arc::new(Faulty(false.into()));
@@ -392,7 +393,7 @@ mod tests {
                 && passed <= system.elapsed() + Duration::from_millis(1),
             "{passed:?}"
         );
-        assert!(time.unix_time() > Duration::from_secs(1_700_000_000));
+        assert!(time.unix_time() > UnixTime::from_secs(1_700_000_000));
     }
 
     #[test]

@@ -38,6 +38,7 @@ mod rejection;
 mod reload;
 mod terms;
 mod threshold;
+mod unix_time;
 
 pub use self::{
     account::{Account, Name, NameError},

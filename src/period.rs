@@ -1,8 +1,10 @@
 //! [`Period`]: the calendar month (UTC) to which credits and usage belong.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr};
 
 use jiff::{Timestamp, civil::Date, tz::TimeZone};
+
+use crate::unix_time::UnixTime;
 
 /// A calendar month in UTC, of the years 1970 to 9998. It is written `2026-11`.
 ///
@@ -21,13 +23,11 @@ pub struct Period {
     month: i8,
 }
 
-const SECONDS_PER_DAY: u32 = 24 * 60 * 60;
-
 impl Period {
-    /// Returns the month of a moment, given as time since the Unix epoch. A moment after the year
-    /// 9998 belongs to the last month of that year.
-    pub fn containing(unix_time: Duration) -> Self {
-        let date = date(unix_time);
+    /// Returns the month of a moment. A moment after the year 9998 belongs to the last month of that
+    /// year.
+    pub fn containing(moment: UnixTime) -> Self {
+        let date = date(moment);
         Self { year: date.year(), month: date.month() }
     }
 
@@ -74,16 +74,16 @@ impl Period {
         format!("{month} {}", self.year)
     }
 
-    /// Returns the first moment of the month, as time since the Unix epoch.
-    pub fn begins(self) -> Duration {
-        Duration::from_secs(seconds(jiff::civil::date(self.year, self.month, 1)))
+    /// Returns the first moment of the month.
+    pub fn begins(self) -> UnixTime {
+        UnixTime::from_secs(seconds(jiff::civil::date(self.year, self.month, 1)))
     }
 
-    /// Returns the end of the month, at which the next one begins, as time since the Unix epoch.
-    pub fn ends(self) -> Duration {
+    /// Returns the end of the month, at which the next one begins.
+    pub fn ends(self) -> UnixTime {
         let first = jiff::civil::date(self.year, self.month, 1);
-        self.begins()
-            + Duration::from_secs(first.days_in_month().unsigned_abs().into()) * SECONDS_PER_DAY
+        let days = u64::from(first.days_in_month().unsigned_abs());
+        UnixTime::from_secs(seconds(first) + days * 24 * 60 * 60)
     }
 
     /// Returns the end of the month as an RFC 3339 timestamp: `2026-12-01T00:00:00Z`.
@@ -103,8 +103,8 @@ impl Period {
     }
 
     /// Returns the day of the month of a moment, 1 to 31.
-    pub(crate) fn day(unix_time: Duration) -> u8 {
-        date(unix_time).day().unsigned_abs()
+    pub(crate) fn day(moment: UnixTime) -> u8 {
+        date(moment).day().unsigned_abs()
     }
 }
 
@@ -146,8 +146,8 @@ impl fmt::Debug for Period {
 #[error("not a month: write a year from 1970 to 9998 and a month, as in 2026-11")]
 pub struct PeriodError;
 
-fn date(unix_time: Duration) -> Date {
-    let seconds = i64::try_from(unix_time.as_secs()).unwrap_or(i64::MAX);
+fn date(moment: UnixTime) -> Date {
+    let seconds = i64::try_from(moment.as_secs()).unwrap_or(i64::MAX);
     Timestamp::from_second(seconds)
         .map(|moment| TimeZone::UTC.to_datetime(moment).date())
         .ok()
@@ -163,18 +163,20 @@ fn seconds(date: Date) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
     fn the_last_moment_of_a_month_belongs_to_it() {
         let november: Period = "2026-11".parse().unwrap();
-        assert_eq!(november.begins(), Duration::from_secs(1_793_491_200));
-        assert_eq!(november.ends(), Duration::from_secs(1_796_083_200));
-        let last = Period::containing(Duration::MAX);
+        assert_eq!(november.begins(), UnixTime::from_secs(1_793_491_200));
+        assert_eq!(november.ends(), UnixTime::from_secs(1_796_083_200));
+        let last = Period::containing(UnixTime::MAX);
         assert!(last.next() == last && last.ends() > last.begins(), "{last}");
-        assert_eq!(Period::containing(november.ends() - Duration::from_nanos(1)), november);
+        assert_eq!(Period::containing(november.ends() - Duration::from_millis(1)), november);
         assert_eq!(Period::containing(november.ends()), november.next());
-        assert_eq!(Period::day(november.ends() - Duration::from_nanos(1)), 30);
+        assert_eq!(Period::day(november.ends() - Duration::from_millis(1)), 30);
         assert_eq!(november.resets_at(), "2026-12-01T00:00:00Z");
         assert_eq!(november.next().next().to_string(), "2027-01");
         for day in [(november, 1), (november, 30), (last, 31), ("1970-01".parse().unwrap(), 1)] {
@@ -187,9 +189,9 @@ mod tests {
 
     #[test]
     fn every_moment_has_a_month() {
-        assert_eq!(Period::containing(Duration::ZERO).to_string(), "1970-01");
-        assert_eq!(Period::containing(Duration::MAX).to_string(), "9998-12");
-        assert_eq!(Period::containing(Duration::MAX).next().to_string(), "9998-12");
+        assert_eq!(Period::containing(UnixTime::EPOCH).to_string(), "1970-01");
+        assert_eq!(Period::containing(UnixTime::MAX).to_string(), "9998-12");
+        assert_eq!(Period::containing(UnixTime::MAX).next().to_string(), "9998-12");
     }
 
     #[test]

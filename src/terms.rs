@@ -1,22 +1,22 @@
-//! What a tier allows an account.
+//! The credits that a tier allows an account.
 
 use crate::Credits;
 
-/// What a tier allows an account; the account's own [`Record`](crate::ledger::Record) may add to it or
-/// narrow it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The credits that a tier allows an account. The account's own
+/// [`Record`](crate::ledger::Record) may add to them or narrow them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Terms {
     /// Included each period.
     pub included: Credits,
     /// `true` if `included` counts once for each seat of the account.
     pub per_seat: bool,
-    /// What may be used beyond included and purchased credits and is charged afterwards: nothing
-    /// where usage stops there, [`Credits::MAX`] where it has no limit.
+    /// The credits that can be used beyond included and purchased ones and are charged afterwards:
+    /// zero if usage stops there, [`Credits::MAX`] if there is no limit.
     pub pay_as_you_go: Credits,
 }
 
 impl Terms {
-    /// Nothing is allowed.
+    /// Returns terms that allow nothing.
     pub const fn nothing() -> Self {
         Self { included: Credits::ZERO, per_seat: false, pay_as_you_go: Credits::ZERO }
     }

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     CreditMeter, Credits, Name,
-    ledger::{StatementRefund, Usage},
+    ledger::{Reason, RefundId, StatementRefund, Usage},
 };
 
 /// The body. Amounts are whole nano-dollars. The costs of the lines always add up to
@@ -66,9 +66,9 @@ struct Line {
 
 #[derive(Serialize)]
 struct Refund {
-    id: Name,
+    id: RefundId,
     amount_nano_usd: i64,
-    reason: Name,
+    reason: Reason,
 }
 
 #[derive(Serialize)]

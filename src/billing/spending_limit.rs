@@ -17,7 +17,6 @@ use super::{
 use crate::{
     CreditMeter, Credits,
     identify::{RequestHead, is_meant},
-    ledger::Amendment,
     rejection::Rejection,
 };
 
@@ -65,7 +64,7 @@ pub(super) async fn set(State(meter): State<CreditMeter>, request: Request) -> R
             return page::answer(&meter, &parts, Some(invalid)).await;
         }
     };
-    match meter.amend(&bill.identity.account, Amendment::SpendingLimit(limit)).await {
+    match meter.accounts().set_spending_limit(&bill.identity.account, limit).await {
         Ok(_) => html::to_page().into_response(),
         Err(error) => {
             tracing::warn!(

@@ -344,10 +344,9 @@ impl Worker {
                 }
                 Next::Renew => {
                     let is_awaited = lease.has_waiting();
-                    let age = now.saturating_sub(*terms_at);
-                    let said = self.table.time.unix_time().saturating_sub(age).as_secs();
-                    let said = Duration::from_secs(said);
-                    let renewal = Renewal { said, ..lease.renew(rules, *terms, is_ending, now) };
+                    let terms_at = self.table.time.unix_time() - now.saturating_sub(*terms_at);
+                    let renewal =
+                        Renewal { terms_at, ..lease.renew(rules, *terms, is_ending, now) };
                     self.calls.send(
                         Arc::clone(&self.table.ledger),
                         rules.deadline,

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     Credits,
+    clock::UnixTime,
     ledger::{Answer, LeaseId, Outcome, Renewal, Standing, Terms, Usage},
 };
 
@@ -344,7 +345,7 @@ impl<W, R: Run> Lease<W, R> {
             need,
             extra,
             terms,
-            said: Duration::ZERO,
+            terms_at: UnixTime::EPOCH,
             ttl: rules.ttl,
             forget,
         }

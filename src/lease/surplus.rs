@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::rules::LeaseRules;
-use crate::{Credits, ledger::SHARE};
+use crate::{Credits, ledger::SURPLUS_DIVISOR};
 
 /// The surplus of a lease: how large it is to be, and when it is filled up or given back.
 ///
@@ -77,7 +77,8 @@ impl Surplus {
         } else {
             return Credits::ZERO;
         };
-        self.left.map_or(target, |left| target.min(left.saturating_add(spare).part(SHARE)))
+        self.left
+            .map_or(target, |left| target.min(left.saturating_add(spare).part(SURPLUS_DIVISOR)))
     }
 
     /// Takes note of how much of the `target` an answer left to spare: the next is asked for when

@@ -1,58 +1,58 @@
-//! Why a ledger gave no answer.
+//! Errors of a ledger.
 
 use std::{sync::Arc, time::Duration};
 
 use crate::MoneyError;
 
-/// Why a ledger gave no answer, or none that counts.
+/// The reason why a ledger gave no answer, or none that counts.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LedgerError {
-    /// No answer within the deadline. What was asked may have been done all the same.
+    /// No answer came within the deadline. The call may have taken effect all the same.
     #[error("the ledger gave no answer within {0:?}")]
     Deadline(Duration),
     /// The ledger cannot be reached or is failing.
     #[error("the ledger cannot be reached: {reason}")]
     Unreachable {
-        /// What the client or the server said.
+        /// The message of the client or the server.
         reason: String,
-        /// The error of the client library, where there is one.
+        /// The error of the client library, if there is one.
         #[source]
         source: Option<Arc<dyn std::error::Error + Send + Sync>>,
     },
-    /// The ledger answered, with an error: of this account, say, or of the part of the ledger that
-    /// has it. It changed nothing, or what it changed is found by the next renewal.
+    /// The ledger answered with an error, for example of this account, or of the part of the ledger
+    /// that has it. It changed nothing, or the next renewal finds what it changed.
     #[error("the ledger answered with an error: {reason}")]
     Failed {
-        /// What the server said.
+        /// The message of the server.
         reason: String,
-        /// The error of the client library, where there is one.
+        /// The error of the client library, if there is one.
         #[source]
         source: Option<Arc<dyn std::error::Error + Send + Sync>>,
     },
     /// The ledger is set up in a way that would lose or mix money.
     #[error("the ledger cannot be used: {0}")]
     Unfit(String),
-    /// What the ledger was sent makes no sense; it changed nothing.
+    /// The call makes no sense to the ledger. It changed nothing.
     #[error("the ledger refused: {0}")]
     Refused(String),
-    /// What the ledger keeps of this account cannot be read; it changed nothing. Other accounts are
-    /// well.
-    #[error("what the ledger keeps of the account cannot be read: {0}")]
+    /// The stored data of this account cannot be read. The call changed nothing. Other accounts are
+    /// not affected.
+    #[error("the account's stored data cannot be read: {0}")]
     Malformed(String),
     /// A total would be larger than [`Credits::MAX`](crate::Credits::MAX).
-    #[error("an amount that the ledger keeps is too large: {0}")]
+    #[error("an amount in the ledger is too large: {0}")]
     TooLarge(#[from] MoneyError),
 }
 
 impl LedgerError {
-    /// Says if nobody can be served: there was no answer, or none that another account would not
+    /// `true` if nobody can be served: there was no answer, or one that every other account would
     /// get as well.
     pub fn is_outage(&self) -> bool {
         matches!(self, Self::Deadline(_) | Self::Unreachable { .. } | Self::Unfit(_))
     }
 
-    /// Its name as a label.
+    /// The variant's name, as a label of metrics.
     pub(crate) const fn label(&self) -> &'static str {
         match self {
             Self::Deadline(_) => "deadline",

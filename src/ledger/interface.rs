@@ -1,4 +1,4 @@
-//! What every ledger does.
+//! The interface of every ledger.
 
 use std::{
     fmt,
@@ -20,19 +20,20 @@ use crate::{Account, Name, Period, ledger::Terms};
 /// A boxed future of a ledger's answer.
 pub type LedgerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
 
-/// Where leases are renewed and statements are read.
+/// A store of balances, in which leases are renewed and from which statements are read.
 ///
-/// Implementations keep the contract of [`Book`](super::Book): `renew` is one atomic step, safe to repeat. The
-/// contract suite of this crate's tests runs against every one of them.
+/// Each method is one atomic step on one account, and safe to repeat. To write a ledger of your
+/// own, store [`AccountState`](super::AccountState)s, and check it with
+/// [`contract::check`](super::contract::check).
 pub trait Ledger: fmt::Debug + Send + Sync + 'static {
-    /// Renews a lease: settles, and sets its hold.
+    /// Renews a lease: settles its usage, and sets its hold.
     ///
-    /// A renewal whose future was dropped may still take effect, but no later than `within` (and a
-    /// little) from this call by the ledger's own clock; later it must have none.
+    /// A renewal whose future was dropped may still take effect, but no later than `within` (and
+    /// 50 ms) from this call by the ledger's own clock. Later it must have none.
     ///
     /// # Errors
     ///
-    /// [`LedgerError`] where there was no answer, or where the renewal was refused whole.
+    /// [`LedgerError`] if there was no answer, or if the renewal was refused as a whole.
     fn renew<'a>(
         &'a self,
         account: &'a Account,
@@ -41,13 +42,13 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         within: Duration,
     ) -> LedgerFuture<'a, Answer>;
 
-    /// Reads what an account used in a period. An account that used nothing has a statement of
-    /// zeros. `terms` are those of the account's tier now: a month that ended keeps its own.
-    /// `None`: those that the ledger last heard for the month.
+    /// Reads the statement of an account for a period. An account that used nothing has a statement
+    /// of zeros. `terms` are those of the account's tier now; a month that ended keeps its own.
+    /// `None` stands for the terms that the ledger last heard for the month.
     ///
     /// # Errors
     ///
-    /// [`LedgerError`] where there was no answer.
+    /// [`LedgerError`] if there was no answer.
     fn statement<'a>(
         &'a self,
         account: &'a Account,
@@ -55,23 +56,23 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         terms: Option<Terms>,
     ) -> LedgerFuture<'a, Statement>;
 
-    /// Changes what the account keeps, or corrects a month. Answers `false` for what was done
-    /// already, by its id: it changed nothing.
+    /// Changes an account, or corrects one of its months. Returns `false` for an amendment that was
+    /// made already, by its id: nothing changed.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`] where the amendment cannot be, another [`LedgerError`] where there
+    /// [`LedgerError::Refused`] if the amendment cannot be made, another [`LedgerError`] if there
     /// was no answer.
     fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool>;
 
-    /// Answers whether it is for `by` to tell the host that the account reached a threshold in a
-    /// period: for whoever asks first, and again for the same one. See [`Book::claim`](super::Book::claim).
+    /// Decides which lease reports to the host that the account reached a threshold in a period:
+    /// the first that claims it. Returns `true` if that is `by`, also if it claims it again.
     ///
     /// # Errors
     ///
-    /// [`LedgerError`] where there was no answer: the same one asks again then.
-    /// [`LedgerError::Refused`] from ledgers that do not do this, which is the default; those that
-    /// wrap another one forward it.
+    /// [`LedgerError`] if there was no answer: the same lease claims it again then.
+    /// [`LedgerError::Refused`] by ledgers that have no thresholds, which is the default. A ledger
+    /// that wraps another one must forward the call.
     fn claim<'a>(
         &'a self,
         account: &'a Account,
@@ -80,24 +81,26 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         by: LeaseId,
     ) -> LedgerFuture<'a, bool> {
         let _ = (account, period, threshold, by);
-        Box::pin(ready(Err(LedgerError::Refused("this ledger keeps no thresholds".into()))))
+        let refused = "this ledger has no thresholds: implement `Ledger::claim`";
+        Box::pin(ready(Err(LedgerError::Refused(refused.into()))))
     }
 
-    /// Lists the accounts that used something in a period, about `most` at a time. Where a page has
-    /// a `next`, there may be more, though it be empty. An account that is there all the while is
-    /// listed at least once.
+    /// Lists the accounts that used something in a period, about `page_size` at a time. If a page
+    /// has a `next`, there may be more, even if the page is empty. An account that exists during
+    /// the whole listing is listed at least once.
     ///
     /// # Errors
     ///
-    /// [`LedgerError::Refused`] for a cursor that makes no sense, and from ledgers that do not do
-    /// this, which is the default; another [`LedgerError`] where there was no answer.
+    /// [`LedgerError::Refused`] for a cursor that the ledger did not return, and by ledgers that
+    /// have no list, which is the default; another [`LedgerError`] if there was no answer.
     fn list<'a>(
         &'a self,
         period: Period,
         from: Option<&'a Cursor>,
-        most: NonZeroUsize,
+        page_size: NonZeroUsize,
     ) -> LedgerFuture<'a, AccountsPage> {
-        let _ = (period, from, most);
-        Box::pin(ready(Err(LedgerError::Refused("this ledger does not list accounts".into()))))
+        let _ = (period, from, page_size);
+        let refused = "this ledger does not list accounts: implement `Ledger::list`";
+        Box::pin(ready(Err(LedgerError::Refused(refused.into()))))
     }
 }

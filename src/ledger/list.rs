@@ -10,32 +10,32 @@ use crate::{Account, Credits};
 pub struct AccountsPage {
     /// The accounts.
     pub accounts: Vec<AccountSummary>,
-    /// From where to go on; `None` where this was the last page.
+    /// The start of the next page; `None` if this is the last one.
     pub next: Option<Cursor>,
 }
 
-/// An account's month in short; its [`Statement`](super::Statement) has the rest.
+/// An account's month in short. Its [`Statement`](super::Statement) has the rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountSummary {
-    /// Which account.
+    /// The account.
     pub account: Account,
     /// Debited so far, refunds not subtracted.
     pub used: Credits,
-    /// What of it was refunded.
+    /// The part of `used` that was refunded.
     pub refunded: Credits,
-    /// On hold by all leases, those that expired since the last renewal included.
+    /// On hold by all leases, including holds that expired since the last renewal.
     pub held: Credits,
-    /// `true` if the month is closed for it.
+    /// `true` if the month is closed.
     pub closed: bool,
 }
 
 impl AccountSummary {
-    pub(super) fn of(account: Account, book: &Book, closed: bool) -> Self {
-        // As the statement has it: a closed month stays what it is, unless its book was lost.
-        let lacking = if closed && !book.is_blank() { Credits::ZERO } else { book.lacking() };
+    pub(super) fn from_book(account: Account, book: &Book, closed: bool) -> Self {
+        // As on the statement: a closed month stays as it is, unless its book was lost.
+        let missing = if closed && !book.is_empty() { Credits::ZERO } else { book.missing() };
         Self {
             account,
-            used: book.used().saturating_add(lacking),
+            used: book.used().saturating_add(missing),
             refunded: book.refunded(),
             held: book.held(),
             closed,
@@ -43,13 +43,13 @@ impl AccountSummary {
     }
 }
 
-/// Where a page of [`Accounts::list`](super::Accounts::list) ended: a text that the ledger
-/// understands, good for as long as its server is not started anew.
+/// The end of a page of [`Accounts::list`](super::Accounts::list), as a text that the ledger
+/// understands. It is valid until the ledger's server is restarted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor(String);
 
 impl Cursor {
-    /// A cursor of a ledger's own making.
+    /// Returns a cursor with a text of the ledger's choice.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }

@@ -1,57 +1,73 @@
-//! What an account keeps across periods: its seats, its owner's limit, purchased credits, and which
-//! months are closed.
+//! The part of an account that outlives its periods: its seats, its owner's limit, purchased
+//! credits, and which months are closed.
 
-use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
+use std::{cmp::Reverse, collections::BTreeMap, num::NonZeroU32, time::Duration};
 
-use super::{LATE, agreed::Agreed, holds::is_live, whole_millis};
-use crate::{Credits, Name, Period};
+use serde::{Deserialize, Serialize};
 
-/// What an account keeps across periods.
-#[derive(Clone, Debug, PartialEq, Eq)]
+use super::{SETTLEMENT_WINDOW, holds::is_live, names::GrantId, terms_in_force::TermsInForce};
+use crate::{Credits, Period, clock::UnixTime};
+
+/// The number of periods of which is known what they used of purchased credits.
+pub(super) const MAX_PURCHASED_USED_PERIODS: usize = 14;
+
+/// The time that an account stays erased: longer than any node may still report of it. A month has 31
+/// days at most, and is settled for 62 more.
+pub(super) const ERASED_FOR: Duration =
+    Duration::from_secs(31 * 24 * 60 * 60).saturating_add(SETTLEMENT_WINDOW);
+
+/// The part of an account that outlives its periods. [`AccountState`](super::AccountState) changes
+/// it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
-    /// How many seats it has; a tier may include credits for each.
-    pub seats: NonZeroU32,
-    /// The most that its owner will pay beyond included and purchased credits in a period.
-    pub spending_limit: Option<Credits>,
-    /// Purchased credits by id.
-    pub grants: BTreeMap<Name, Grant>,
-    /// Purchased credits that are used up or expired, so that their ids still count once; a refund
-    /// may give some of them back.
-    pub spent: BTreeMap<Name, Grant>,
-    /// The last month that is closed, and with it all before: what comes late of them is settled in
-    /// a later one.
-    pub closed: Option<Period>,
-    /// What holds of a period may yet draw from the grants, and until when those holds can last:
-    /// periods overlap at a month's end, and no credit is held twice.
-    pub(super) pledges: BTreeMap<Period, Pledge>,
-    /// What each period drew from the grants, as its book has it too: where they differ, one of the
-    /// two was lost or torn.
-    pub(super) drawn: BTreeMap<Period, Credits>,
-    /// When the account was erased, since the Unix epoch in whole milliseconds.
-    pub(super) erased: Option<Duration>,
+    pub(crate) seats: NonZeroU32,
+    pub(crate) spending_limit: Option<Credits>,
+    /// Grants that are in use.
+    pub(super) grants: BTreeMap<GrantId, Grant>,
+    /// Grants that are used up or expired, so that their ids still count once. A refund may give
+    /// some of the credits back.
+    pub(super) spent: BTreeMap<GrantId, Grant>,
+    /// The last month that is closed, and with it all before: late usage of them is settled in a
+    /// later one.
+    pub(super) closed: Option<Period>,
+    /// The part of the grants that holds of a period may still use: periods overlap at a month's
+    /// end, and no credit is held twice.
+    pub(super) reserved: BTreeMap<Period, Reservation>,
+    /// Used of the grants by each period, as its book has it too. If the two differ, one was lost
+    /// or torn.
+    pub(super) purchased_used: BTreeMap<Period, Credits>,
+    /// When the account was erased.
+    pub(super) erased: Option<UnixTime>,
 }
 
-/// For how many periods is known what they drew.
-const MOST_DRAWN: usize = 14;
-
-/// How long an account stays erased: longer than any node may still report of it.
-pub(super) const ERASED_FOR: Duration = Duration::from_secs(31 * 24 * 60 * 60).saturating_add(LATE);
-
-/// Purchased credits: used after the included ones, the first to expire first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Purchased credits. They are used after the included ones, the first to expire first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// What was purchased.
+    /// Purchased.
     pub amount: Credits,
-    /// What is left of it.
+    /// Left of it.
     pub left: Credits,
-    /// Until when requests are admitted on it, since the Unix epoch, in whole milliseconds.
-    pub expires: Option<Duration>,
+    /// The moment from which no request is admitted on it; `None` if it does not expire.
+    pub expires: Option<UnixTime>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Pledge {
+/// Purchased credits that a period's holds may use, and the moment until which those holds last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Reservation {
     pub(super) amount: Credits,
-    pub(super) until: Duration,
+    pub(super) until: UnixTime,
+}
+
+impl Grant {
+    /// `true` if requests may be admitted on it at `moment`.
+    fn is_valid(&self, moment: UnixTime) -> bool {
+        self.expires.is_none_or(|expires| expires > moment)
+    }
+
+    /// Grants that expire first come first.
+    fn order<'a>(&self, id: &'a GrantId) -> (bool, Option<UnixTime>, &'a GrantId) {
+        (self.expires.is_none(), self.expires, id)
+    }
 }
 
 impl Default for Record {
@@ -62,117 +78,111 @@ impl Default for Record {
             grants: BTreeMap::new(),
             spent: BTreeMap::new(),
             closed: None,
-            pledges: BTreeMap::new(),
-            drawn: BTreeMap::new(),
+            reserved: BTreeMap::new(),
+            purchased_used: BTreeMap::new(),
             erased: None,
         }
     }
 }
 
 impl Record {
-    /// Adds purchased credits. Answers `false` where the id is known already: it changed nothing.
-    pub fn grant(&mut self, id: Name, amount: Credits, expires: Option<Duration>) -> bool {
-        if self.grants.contains_key(&id) || self.spent.contains_key(&id) {
-            return false;
-        }
-        self.grants.insert(id, Grant { amount, left: amount, expires: expires.map(whole_millis) });
-        true
+    /// Seats, for each of which a tier may include credits.
+    pub const fn seats(&self) -> NonZeroU32 {
+        self.seats
     }
 
-    /// What is left of an account that was erased at `now`.
-    pub(super) fn of_erased(now: Duration) -> Self {
-        Self { erased: Some(now), ..Self::default() }
+    /// The most that the account's owner will pay beyond included and purchased credits in a
+    /// period; `None` if they set no limit.
+    pub const fn spending_limit(&self) -> Option<Credits> {
+        self.spending_limit
     }
 
-    /// Says if the account was erased, so lately that nodes may still report of it.
-    pub fn is_erased(&self, now: Duration) -> bool {
-        self.erased.is_some_and(|at| now < at.saturating_add(ERASED_FOR))
+    /// All grants, those that are used up or expired included.
+    pub fn grants(&self) -> impl Iterator<Item = (&GrantId, &Grant)> {
+        let spent = self.spent.iter().filter(|(id, _)| !self.grants.contains_key(*id));
+        self.grants.iter().chain(spent)
     }
 
-    /// The most that may be charged on top: as the terms and the owner say.
-    pub(super) fn most_on_top(&self, agreed: Agreed) -> Credits {
-        let most = agreed.terms.pay_as_you_go;
-        self.spending_limit.map_or(most, |own| own.min(most))
+    /// The last month that is closed, and with it all before.
+    pub const fn closed(&self) -> Option<Period> {
+        self.closed
     }
 
-    /// Says if a month is closed. One that has not ended is not, even if it was closed by a clock
-    /// that was ahead.
-    pub(super) fn is_closed(&self, period: Period, now: Duration) -> bool {
+    /// `true` if the account was erased less than 93 days ago: nodes may still report of it.
+    pub fn is_erased(&self, now: UnixTime) -> bool {
+        self.erased.is_some_and(|at| now < at + ERASED_FOR)
+    }
+
+    /// `true` if a month is closed. A month that has not ended is not closed, even if it was closed
+    /// by a clock that was ahead.
+    pub fn is_closed(&self, period: Period, now: UnixTime) -> bool {
         now >= period.ends() && self.closed.is_some_and(|closed| period <= closed)
     }
 
-    /// What is left of the grants that have not expired by `at`, but for what holds of other
-    /// periods may draw.
-    pub(super) fn purchased(&self, period: Period, at: Duration, now: Duration) -> Credits {
-        let alive = |grant: &&Grant| grant.expires.is_none_or(|expires| expires > at);
-        let left = self
-            .grants
+    /// Purchased credits that are left, on hold or not.
+    pub fn purchased_left(&self, now: UnixTime) -> Credits {
+        self.grants
             .values()
-            .filter(alive)
-            .fold(Credits::ZERO, |sum, grant| sum.saturating_add(grant.left));
-        let others =
-            |(other, pledge): &(&Period, &Pledge)| **other != period && is_live(pledge.until, now);
-        let pledged = self
-            .pledges
+            .filter(|grant| grant.is_valid(now))
+            .fold(Credits::ZERO, |sum, grant| sum.saturating_add(grant.left))
+    }
+
+    /// The record of an account that was erased at `now`.
+    pub(super) fn of_erased(now: UnixTime) -> Self {
+        Self { erased: Some(now), ..Self::default() }
+    }
+
+    /// Adds purchased credits. Returns `false` if the id is known already: nothing changed.
+    pub(crate) fn grant(
+        &mut self,
+        id: GrantId,
+        amount: Credits,
+        expires: Option<UnixTime>,
+    ) -> bool {
+        if self.grants.contains_key(&id) || self.spent.contains_key(&id) {
+            return false;
+        }
+        self.grants.insert(id, Grant { amount, left: amount, expires });
+        true
+    }
+
+    /// The most that may be charged as pay-as-you-go, by the terms and the owner's limit.
+    pub(super) fn max_pay_as_you_go(&self, terms: TermsInForce) -> Credits {
+        let max = terms.terms.pay_as_you_go;
+        self.spending_limit.map_or(max, |own| own.min(max))
+    }
+
+    /// Purchased credits that are left of grants valid at `valid_at`, without those that holds of
+    /// other periods may use.
+    pub(super) fn purchased_available(
+        &self,
+        period: Period,
+        valid_at: UnixTime,
+        now: UnixTime,
+    ) -> Credits {
+        let reserved = self
+            .reserved
             .iter()
-            .filter(others)
-            .fold(Credits::ZERO, |sum, (_, pledge)| sum.saturating_add(pledge.amount));
-        left.saturating_sub(pledged)
+            .filter(|(other, reservation)| **other != period && is_live(reservation.until, now))
+            .fold(Credits::ZERO, |sum, (_, reservation)| sum.saturating_add(reservation.amount));
+        self.purchased_left(valid_at).saturating_sub(reserved)
     }
 
-    /// What is left of the grants that have not expired, on hold or not.
-    pub(super) fn purchased_left(&self, now: Duration) -> Credits {
-        let alive =
-            self.grants.values().filter(|grant| grant.expires.is_none_or(|expires| expires > now));
-        alive.fold(Credits::ZERO, |sum, grant| sum.saturating_add(grant.left))
-    }
-
-    /// Gives up to `amount` of what a period drew back to grants that have not expired, the last to
-    /// expire first. Answers how much they took.
-    pub(super) fn give_back(&mut self, period: Period, amount: Credits, now: Duration) -> Credits {
-        let is_alive = |grant: &Grant| grant.expires.is_none_or(|expires| expires > now);
-        // One that stands in both was being put aside when something was lost.
-        let spent = self.spent.iter().filter(|(id, _)| !self.grants.contains_key(*id));
-        let mut order: Vec<_> =
-            self.grants.iter().chain(spent).filter(|(_, grant)| is_alive(grant)).collect();
-        order.sort_by_key(|(id, grant)| {
-            std::cmp::Reverse((grant.expires.unwrap_or(Duration::MAX), *id))
-        });
-        let mut rest = amount;
-        let mut given = Vec::new();
-        for (id, grant) in order {
-            let taken = rest.min(grant.amount.saturating_sub(grant.left));
-            rest = rest.saturating_sub(taken);
-            if !taken.is_zero() {
-                given
-                    .push((id.clone(), Grant { left: grant.left.saturating_add(taken), ..*grant }));
-            }
-        }
-        for (id, grant) in given {
-            if self.grants.insert(id.clone(), grant).is_none() {
-                self.spent.remove(&id);
-            }
-        }
-        let taken = amount.saturating_sub(rest);
-        if !taken.is_zero() {
-            let drawn = self.drawn.get(&period).copied().unwrap_or_default();
-            self.note_drawn(period, drawn.saturating_sub(taken));
-        }
-        taken
-    }
-
-    /// Takes up to `amount` for a period from the grants that have not expired by `at`, the first
-    /// to expire first. Answers how much it got.
-    pub(super) fn draw(&mut self, period: Period, amount: Credits, at: Duration) -> Credits {
+    /// Uses up to `amount` of the grants valid at `valid_at` for a period, the first to expire
+    /// first. Returns how much they had.
+    pub(super) fn use_grants(
+        &mut self,
+        period: Period,
+        amount: Credits,
+        valid_at: UnixTime,
+    ) -> Credits {
         if amount.is_zero() {
             return amount;
         }
-        let is_alive = |grant: &Grant| {
-            grant.expires.is_none_or(|expires| expires > at) && !grant.left.is_zero()
-        };
+        let is_usable = |grant: &Grant| grant.is_valid(valid_at) && !grant.left.is_zero();
         let mut order: Vec<_> =
-            self.grants.iter_mut().filter(|(_, grant)| is_alive(grant)).collect();
-        order.sort_by_key(|(id, grant)| (grant.expires.unwrap_or(Duration::MAX), (*id).clone()));
+            self.grants.iter_mut().filter(|(_, grant)| is_usable(grant)).collect();
+        order.sort_by(|(id, grant), (other_id, other)| grant.order(id).cmp(&other.order(other_id)));
         let mut rest = amount;
         for (_, grant) in order {
             let taken = rest.min(grant.left);
@@ -181,38 +191,73 @@ impl Record {
         }
         let taken = amount.saturating_sub(rest);
         if !taken.is_zero() {
-            let drawn = self.drawn.get(&period).copied().unwrap_or_default();
-            self.note_drawn(period, drawn.saturating_add(taken));
+            self.note_purchased_used(period, self.purchased_used_by(period).saturating_add(taken));
         }
         taken
     }
 
-    /// Makes the grants and a period's book agree on what was drawn: what either knows was.
-    pub(super) fn match_drawn(&mut self, period: Period, drawn: &mut Credits, at: Duration) {
-        let noted = self.drawn.get(&period).copied().unwrap_or_default();
-        *drawn = noted.max(*drawn);
-        self.draw(period, drawn.saturating_sub(noted), at);
-    }
-
-    fn note_drawn(&mut self, period: Period, drawn: Credits) {
-        self.drawn.insert(period, drawn);
-        while self.drawn.len() > MOST_DRAWN {
-            self.drawn.pop_first();
+    /// Gives up to `amount` of what a period used back to valid grants, the last to expire first.
+    /// Returns how much they took.
+    pub(super) fn give_back(&mut self, period: Period, amount: Credits, now: UnixTime) -> Credits {
+        // A grant that is in both maps was being moved when something was lost.
+        let mut order: Vec<_> = self.grants().filter(|(_, grant)| grant.is_valid(now)).collect();
+        order.sort_by_key(|(id, grant)| Reverse(grant.order(id)));
+        let mut rest = amount;
+        let mut changed = Vec::new();
+        for (id, grant) in order {
+            let given = rest.min(grant.amount.saturating_sub(grant.left));
+            rest = rest.saturating_sub(given);
+            if !given.is_zero() {
+                let left = grant.left.saturating_add(given);
+                changed.push((id.clone(), Grant { left, ..*grant }));
+            }
         }
+        for (id, grant) in changed {
+            if self.grants.insert(id.clone(), grant).is_none() {
+                self.spent.remove(&id);
+            }
+        }
+        let given = amount.saturating_sub(rest);
+        if !given.is_zero() {
+            self.note_purchased_used(period, self.purchased_used_by(period).saturating_sub(given));
+        }
+        given
     }
 
-    /// Puts aside the grants of which nothing is left to draw by `at`, so that renewals need not
-    /// look at them.
-    pub(super) fn put_spent_aside(&mut self, at: Duration) {
-        let is_spent = |grant: &Grant| {
-            grant.left.is_zero() || grant.expires.is_some_and(|expires| expires <= at)
-        };
+    /// Makes the grants and a period's book agree on what the period used of them: the larger of
+    /// the two is right.
+    pub(super) fn match_purchased_used(
+        &mut self,
+        period: Period,
+        purchased_used: &mut Credits,
+        valid_at: UnixTime,
+    ) {
+        let noted = self.purchased_used_by(period);
+        *purchased_used = noted.max(*purchased_used);
+        self.use_grants(period, purchased_used.saturating_sub(noted), valid_at);
+    }
+
+    /// Moves the grants of which nothing is left to use at `valid_at` to the spent ones, so that
+    /// renewals need not read them.
+    pub(super) fn set_spent_aside(&mut self, valid_at: UnixTime) {
+        let is_spent = |grant: &Grant| grant.left.is_zero() || !grant.is_valid(valid_at);
         if self.grants.values().any(is_spent) {
             let (spent, grants) = std::mem::take(&mut self.grants)
                 .into_iter()
                 .partition(|(_, grant)| is_spent(grant));
             self.grants = grants;
             self.spent.extend::<BTreeMap<_, _>>(spent);
+        }
+    }
+
+    fn purchased_used_by(&self, period: Period) -> Credits {
+        self.purchased_used.get(&period).copied().unwrap_or_default()
+    }
+
+    fn note_purchased_used(&mut self, period: Period, amount: Credits) {
+        self.purchased_used.insert(period, amount);
+        while self.purchased_used.len() > MAX_PURCHASED_USED_PERIODS {
+            self.purchased_used.pop_first();
         }
     }
 }

@@ -1,67 +1,74 @@
-//! What an account used in a period, as people and programs read it.
+//! A period of an account, as people and programs read it.
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::{Book, LineKey, Record, Refund, Terms, Usage};
-use crate::{Account, Credits, Name, Period};
+use super::{
+    Book, LineKey, Record, Refund, Terms, Usage, UsageLine,
+    names::{Reason, RefundId},
+};
+use crate::{Account, Credits, Name, Period, clock::UnixTime};
 
-/// What an account used in a period. Its lines add up to `used`, always.
+/// A period of an account. The costs of its lines add up to `used`, always.
+///
+/// A ledger that stores [`AccountState`](super::AccountState)s gets it from
+/// [`AccountState::statement`](super::AccountState::statement). Others begin with
+/// [`Statement::empty`] and set the fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statement {
-    /// Whose.
+    /// The account.
     pub account: Account,
-    /// Which month.
+    /// The month.
     pub period: Period,
     /// Included credits, seats counted.
     pub included: Credits,
-    /// Debited so far. It may be more than the account's limit: what requests of tiers that let
-    /// them finish used beyond it, for one.
+    /// Debited so far, refunds not subtracted. It can be more than the account's limit, for example
+    /// by requests of tiers that let them finish.
     pub used: Credits,
-    /// On hold by all leases: by running requests, by what nodes hold ahead, and until it expires
-    /// by nodes that died.
+    /// On hold by all leases: for running requests, for requests to come, and until they expire by
+    /// nodes that died.
     pub held: Credits,
-    /// What of `used` was refunded: the month costs that much less.
+    /// The part of `used` that was refunded: the month costs that much less.
     pub refunded: Credits,
     /// The refunds, by id.
     pub refunds: Vec<StatementRefund>,
-    /// `true` if the month is closed: what was used, its lines and refunds change no more.
+    /// `true` if the month is closed: its usage, lines and refunds change no more.
     pub closed: bool,
-    /// The most that may be used by all of these: included, purchased and pay-as-you-go credits;
-    /// [`Credits::MAX`] where there is no limit.
+    /// The most that can be used: included, purchased and pay-as-you-go credits together;
+    /// [`Credits::MAX`] if there is no limit.
     pub limit: Credits,
-    /// What of `used` is paid from purchased credits.
+    /// The part of `used` that is paid from purchased credits.
     pub purchased_used: Credits,
-    /// Purchased credits that are left now, in whatever month they will be used.
+    /// Purchased credits that are left now, for whatever month.
     pub purchased_left: Credits,
-    /// The most that the account's owner will pay on top in a month, where they said so.
+    /// The most that the account's owner will pay as pay-as-you-go in a month, if they set a limit.
     pub spending_limit: Option<Credits>,
     /// Seats, for each of which a tier may include credits.
     pub seats: NonZeroU32,
-    /// What of `used` is charged on top, less refunds.
+    /// The part of `used` that is charged as pay-as-you-go, less refunds.
     pub pay_as_you_go: Credits,
     /// The lines, in order of day, model, hardware, feature and subject.
     pub lines: Vec<StatementLine>,
 }
 
-/// One line of a [`Statement`].
+/// One line of a [`Statement`]. A [`UsageLine`] becomes one with `into`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StatementLine {
     /// Day of the month on which requests were admitted, by their node's clock, 1 to 31, UTC;
-    /// `None` for usage whose details are not known.
+    /// `None` for usage without details.
     pub day: Option<u8>,
-    /// The model; `other` for what did not fit apart, `late` for what came of another month, of one
-    /// that was closed before, for one, `recovered` for what a failover of the ledger forgot the
-    /// details of.
+    /// The model. Usage without details has one of these words instead: `other` beyond the lines
+    /// that are stored one by one; `late` for usage of another month, for example of one that was
+    /// closed before; `recovered` if a failover of the ledger forgot the details.
     pub model: Name,
     /// The hardware, or the same word.
     pub hardware: Name,
     /// The feature, or the same word.
     pub feature: Name,
-    /// Who asked; `None` where that is not known.
+    /// The subject that asked; `None` for usage without details.
     pub subject: Option<Name>,
-    /// How much.
+    /// The usage.
     pub usage: Usage,
 }
 
@@ -70,15 +77,66 @@ pub struct StatementLine {
 #[non_exhaustive]
 pub struct StatementRefund {
     /// Its id.
-    pub id: Name,
-    /// How much.
+    pub id: RefundId,
+    /// The amount.
     pub amount: Credits,
-    /// Why.
-    pub reason: Name,
+    /// The reason, for people.
+    pub reason: Reason,
 }
 
 impl Statement {
-    /// Billed requests.
+    /// Returns the statement of an account that used nothing and may use nothing.
+    pub const fn empty(account: Account, period: Period) -> Self {
+        Self {
+            account,
+            period,
+            included: Credits::ZERO,
+            used: Credits::ZERO,
+            held: Credits::ZERO,
+            refunded: Credits::ZERO,
+            refunds: Vec::new(),
+            closed: false,
+            limit: Credits::ZERO,
+            purchased_used: Credits::ZERO,
+            purchased_left: Credits::ZERO,
+            spending_limit: None,
+            seats: NonZeroU32::MIN,
+            pay_as_you_go: Credits::ZERO,
+            lines: Vec::new(),
+        }
+    }
+
+    /// Returns the statement of a book at `now`, the ledger's clock. A month that has ended keeps
+    /// its own terms; for others `terms` count, or if they are `None`, those stated last.
+    pub fn from_book(
+        account: &Account,
+        book: &Book,
+        record: &Record,
+        terms: Option<Terms>,
+        now: UnixTime,
+    ) -> Self {
+        let (mut book, mut record) = (book.clone(), record.clone());
+        book.refresh(&mut record, terms, now);
+        let standing = book.standing(&record, terms, now);
+        Self {
+            included: standing.included,
+            used: book.used,
+            held: book.held(),
+            refunded: book.refunded,
+            limit: standing.limit,
+            purchased_used: book.purchased_used,
+            purchased_left: record.purchased_left(now),
+            spending_limit: record.spending_limit,
+            seats: book.terms.map_or(record.seats, |terms| terms.seats),
+            pay_as_you_go: book.pay_as_you_go(),
+            closed: record.is_closed(book.period, now),
+            lines: lines(&book),
+            refunds: book.refunds.into_iter().map(StatementRefund::from).collect(),
+            ..Self::empty(account.clone(), book.period)
+        }
+    }
+
+    /// Billed requests of all lines.
     pub fn requests(&self) -> u64 {
         self.lines.iter().map(|line| line.usage.requests).fold(0, u64::saturating_add)
     }
@@ -90,17 +148,17 @@ impl Statement {
         )
     }
 
-    /// What the month costs, whoever pays: what was used, less refunds.
+    /// The month's cost, whoever pays: what was used, less refunds.
     pub fn net(&self) -> Credits {
         self.used.saturating_sub(self.refunded)
     }
 
-    /// What of the month's cost the included credits pay for.
+    /// The part of the month's cost that included credits pay for.
     pub fn included_used(&self) -> Credits {
         self.net().saturating_sub(self.purchased_used).min(self.included)
     }
 
-    /// What of the month's cost nothing pays for: it went beyond what the account may use.
+    /// The part of the month's cost that nobody pays for: it went beyond what the account may use.
     pub fn beyond(&self) -> Credits {
         self.net()
             .saturating_sub(self.included_used())
@@ -108,48 +166,21 @@ impl Statement {
             .saturating_sub(self.pay_as_you_go)
     }
 
-    /// What is left to use, on hold or not.
+    /// Credits that are left to use, on hold or not.
     pub fn left(&self) -> Credits {
         self.limit.saturating_sub(self.net())
     }
-
-    /// The statement of a book as of `now`.
-    pub(crate) fn of(
-        account: &Account,
-        book: &Book,
-        record: &Record,
-        terms: Option<Terms>,
-        now: Duration,
-    ) -> Self {
-        let (mut book, mut record) = (book.clone(), record.clone());
-        book.refresh(&mut record, terms, now);
-        let standing = book.standing(&record, terms, now);
-        let lines = lines(&book);
-        let refund = |(id, Refund { amount, reason })| StatementRefund { id, amount, reason };
-        Self {
-            account: account.clone(),
-            period: book.period,
-            included: standing.included,
-            used: book.used,
-            held: book.held(),
-            refunded: book.refunded,
-            limit: standing.limit,
-            purchased_used: book.drawn,
-            purchased_left: record.purchased_left(now),
-            spending_limit: record.spending_limit,
-            seats: book.agreed.map_or(record.seats, |agreed| agreed.seats),
-            pay_as_you_go: book.on_top(),
-            closed: record.is_closed(book.period, now),
-            refunds: book.refunds.into_iter().map(refund).collect(),
-            lines,
-        }
-    }
 }
 
-fn lines(book: &Book) -> Vec<StatementLine> {
-    let without_details = |name: &'static str, usage| {
-        let name = Name::known(name);
-        StatementLine {
+impl StatementLine {
+    /// Returns the line of usage whose details a failover of the ledger forgot.
+    pub fn recovered(cost: Credits) -> Self {
+        Self::without_details("recovered", Usage { cost, ..Usage::default() })
+    }
+
+    fn without_details(word: &'static str, usage: Usage) -> Self {
+        let name = Name::known(word);
+        Self {
             day: None,
             model: name.clone(),
             hardware: name.clone(),
@@ -157,26 +188,32 @@ fn lines(book: &Book) -> Vec<StatementLine> {
             subject: None,
             usage,
         }
-    };
-    let mut lines: Vec<_> = book
-        .lines
-        .iter()
-        .map(|(key, usage)| match key.clone() {
-            LineKey::Of { day, model, hardware, feature, subject } => StatementLine {
-                day: Some(day),
-                model,
-                hardware,
-                feature,
-                subject: Some(subject),
-                usage: *usage,
-            },
-            LineKey::Late => without_details("late", *usage),
-            LineKey::Other => without_details("other", *usage),
-        })
-        .collect();
-    if !book.recovered.is_zero() {
-        lines
-            .push(without_details("recovered", Usage { cost: book.recovered, ..Usage::default() }));
     }
-    lines
+}
+
+impl From<UsageLine> for StatementLine {
+    fn from(UsageLine { key, usage }: UsageLine) -> Self {
+        match key {
+            LineKey::Of { day, model, hardware, feature, subject } => {
+                Self { day: Some(day), model, hardware, feature, subject: Some(subject), usage }
+            }
+            LineKey::Late => Self::without_details("late", usage),
+            LineKey::Other => Self::without_details("other", usage),
+        }
+    }
+}
+
+impl From<(RefundId, Refund)> for StatementRefund {
+    fn from((id, Refund { amount, reason }): (RefundId, Refund)) -> Self {
+        Self { id, amount, reason }
+    }
+}
+
+fn lines(book: &Book) -> Vec<StatementLine> {
+    let recovered = (!book.recovered.is_zero()).then(|| StatementLine::recovered(book.recovered));
+    book.lines
+        .iter()
+        .map(|(key, usage)| UsageLine { key: key.clone(), usage: *usage }.into())
+        .chain(recovered)
+        .collect()
 }

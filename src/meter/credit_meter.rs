@@ -17,12 +17,12 @@ use super::{
     settings::{Classify, Settings},
 };
 use crate::{
-    Account, Accounts, Identity, Period, Rejection,
+    Accounts, Identity, Period, Rejection,
     clock::Time,
     contained::{Panicked, contained},
     identify::{Identify, IdentifyError, Identifying, RequestHead},
     keeper::{Keeper, Settlement, Unsettled},
-    ledger::{Amendment, Ledger, LedgerError, Statement},
+    ledger::{Ledger, LedgerError, Statement},
     metering::Instruments,
     observe,
     plan::PlanHandle,
@@ -162,20 +162,6 @@ impl CreditMeter {
     #[cfg(feature = "axum")]
     pub(crate) fn this_month(&self) -> Period {
         Period::containing(self.inner.time.unix_time())
-    }
-
-    /// Changes an account, as [`accounts`](Self::accounts) does: answers `false` for what was done
-    /// already, by its id.
-    ///
-    /// # Errors
-    ///
-    /// [`LedgerError`] where the ledger gave no answer.
-    pub async fn amend(
-        &self,
-        account: &Account,
-        amendment: Amendment,
-    ) -> Result<bool, LedgerError> {
-        self.inner.ledger.amend(account, amendment).await
     }
 
     /// Reads the statement of an identity's account for a month, by default for the current one.

@@ -6,9 +6,7 @@ use axum::{Router, routing::post};
 use bytes::Bytes;
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt};
-use tower_credits::{
-    Account, CreditMeter, Identity, MemoryLedger, Plan, billing, ledger::Amendment,
-};
+use tower_credits::{Account, CreditMeter, Identity, MemoryLedger, Plan, billing};
 
 use crate::{bill::*, support::*};
 
@@ -269,7 +267,7 @@ async fn an_owner_sets_a_spending_limit_hits_it_and_removes_it() {
 async fn an_organisation_pays_for_its_members_where_they_say_so() {
     let server = Server::start().await;
     let acme = Account::org("acme").unwrap();
-    server.meter.amend(&acme, Amendment::Seats(3.try_into().unwrap())).await.unwrap();
+    server.meter.accounts().set_seats(&acme, 3.try_into().unwrap()).await.unwrap();
     for (token, times) in [("ann", 2), ("ben", 3)] {
         for _ in 0..times {
             assert_eq!(server.run(token, "/models/echo", &[("x-hf-bill-to", "acme")]).await, 200);

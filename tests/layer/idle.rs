@@ -24,7 +24,7 @@ impl Clock for InNovember {
         TokioClock.monotonic()
     }
 
-    fn unix_time(&self) -> Duration {
+    fn unix_time(&self) -> tower_credits::clock::UnixTime {
         november().unix_time()
     }
 }

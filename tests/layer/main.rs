@@ -25,6 +25,7 @@ mod denials;
 mod ends;
 mod hostile;
 mod idle;
+mod ledgers;
 mod midway;
 mod neighbours;
 mod order;

@@ -335,14 +335,14 @@ async fn who_is_admitted_locally_is_refilled_in_time() {
 /// So is one that begins on the little that another one left.
 #[tokio::test(start_paused = true)]
 async fn who_is_admitted_on_little_is_refilled_before_that_ends() {
-    /// Its calendar goes with tokio's time, by which is counted how long ago terms were said.
+    /// Its calendar goes with tokio's time, by which is counted how long ago terms were stated.
     #[derive(Clone, Debug)]
     struct Calendar(tokio::time::Instant);
     impl tower_credits::clock::Clock for Calendar {
         fn monotonic(&self) -> Duration {
             tower_credits::clock::TokioClock.monotonic()
         }
-        fn unix_time(&self) -> Duration {
+        fn unix_time(&self) -> tower_credits::clock::UnixTime {
             november().unix_time() + self.0.elapsed()
         }
     }

@@ -185,7 +185,7 @@ impl tower_credits::clock::Clock for Faulty {
         tower_credits::clock::TokioClock.monotonic()
     }
 
-    fn unix_time(&self) -> Duration {
+    fn unix_time(&self) -> tower_credits::clock::UnixTime {
         self.check();
         november().unix_time()
     }

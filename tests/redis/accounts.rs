@@ -1,14 +1,11 @@
 //! The operator's handle on accounts, the same on every ledger.
 
-use std::{
-    collections::BTreeSet,
-    num::NonZeroUsize,
-    time::{Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeSet, num::NonZeroUsize, time::Instant};
 
 use futures_util::stream::{StreamExt, iter};
 use tower_credits::{
     Account, Accounts, Credits, MemoryLedger, Period, RedisLedger,
+    clock::UnixTime,
     ledger::{Cursor, LeaseId, Ledger, LedgerError, LineKey, Renewal, Terms, Usage, UsageLine},
 };
 
@@ -17,7 +14,7 @@ use crate::support::{redis_server::RedisServer, *};
 const PRO: Terms = Terms { included: Credits::ZERO, per_seat: false, pay_as_you_go: Credits::MAX };
 
 fn this_month() -> Period {
-    Period::containing(SystemTime::now().duration_since(UNIX_EPOCH).unwrap())
+    Period::containing(UnixTime::now())
 }
 
 /// Settles some usage under a lease of its own.
@@ -42,7 +39,7 @@ fn settles(lease: u128, cost: i64) -> Renewal {
         need: Credits::ZERO,
         extra: Credits::ZERO,
         terms: PRO,
-        said: std::time::Duration::ZERO,
+        terms_at: UnixTime::EPOCH,
         ttl: seconds(600),
         forget: false,
     }

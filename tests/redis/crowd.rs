@@ -7,7 +7,6 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -15,13 +14,16 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tokio::sync::{Barrier, watch};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{HoldAhead, Period, RedisLedger, clock::ManualClock};
+use tower_credits::{
+    HoldAhead, Period, RedisLedger,
+    clock::{ManualClock, UnixTime},
+};
 
 use crate::support::{redis_server::RedisServer, *};
 
 /// A clock that stands at this moment, which is in the server's month.
 fn standing_clock() -> ManualClock {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let now = UnixTime::now();
     let clock = ManualClock::at(Period::containing(now));
     clock.set_unix_time(now);
     clock

@@ -48,8 +48,7 @@ async fn node(url: &str) -> CreditMeter {
 }
 
 fn month() -> Period {
-    let unix_time = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    Period::containing(unix_time)
+    Period::containing(tower_credits::clock::UnixTime::now())
 }
 
 fn key(user: &str, rest: &str) -> String {

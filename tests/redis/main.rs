@@ -20,5 +20,6 @@ mod damage;
 mod nodes;
 mod outages;
 mod round_trips;
+mod schema;
 mod thresholds;
 mod tokens;

@@ -114,9 +114,7 @@ impl Node {
 
     async fn statement(&self, ledger: &RedisLedger, number: usize) -> Statement {
         let account = identity(&format!("{}-{number}", self.process.id()), "free").account;
-        let period = tower_credits::Period::containing(tower_credits::clock::Clock::unix_time(
-            &tower_credits::clock::SystemClock,
-        ));
+        let period = tower_credits::Period::containing(tower_credits::clock::UnixTime::now());
         ledger.statement(&account, period, None).await.unwrap()
     }
 }

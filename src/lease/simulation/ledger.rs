@@ -8,6 +8,7 @@ use fastrand::Rng;
 use super::{at, nanos};
 use crate::{
     Account, Credits, Period,
+    clock::UnixTime,
     ledger::{Answer, Book, Outcome, Record, Refund, Renewal, Statement, Terms},
 };
 
@@ -48,7 +49,7 @@ impl FaultyLedger {
     }
 
     /// Returns what the clock says: well inside of the period.
-    pub(super) fn clock(&self, tick: u64) -> Duration {
+    pub(super) fn clock(&self, tick: u64) -> UnixTime {
         period().begins() + Duration::from_secs(864_000) + at(tick + self.ahead)
     }
 
@@ -63,12 +64,15 @@ impl FaultyLedger {
 
     /// The operator and the account's owner change something.
     pub(super) fn amend(&mut self, rng: &mut Rng, tick: u64) {
-        let (clock, id) = (self.clock(tick), format!("id {tick}").parse().unwrap());
+        let (clock, id) = (self.clock(tick), format!("id {tick}"));
         let amount = nanos(rng.i64(0..150));
         let (book, record) = (&mut self.book, &mut self.record);
         match rng.u8(0..5) {
-            0 => drop(record.grant(id, amount, None)),
-            1 => drop(record.grant(id, amount, Some(clock + at(rng.u64(0..500))))),
+            0 => drop(record.grant(id.parse().unwrap(), amount, None)),
+            1 => {
+                let expires = clock + at(rng.u64(0..500));
+                record.grant(id.parse().unwrap(), amount, Some(expires));
+            }
             2 => record.seats = rng.u32(1..=3).try_into().unwrap(),
             3 => record.spending_limit = rng.bool().then_some(amount),
             _ => {
@@ -77,7 +81,7 @@ impl FaultyLedger {
                     reason: "a test".parse().unwrap(),
                 };
                 if !refund.amount.is_zero() {
-                    assert!(book.refund(record, id, refund, clock).unwrap());
+                    assert!(book.refund(record, id.parse().unwrap(), refund, clock).unwrap());
                 }
             }
         }
@@ -114,7 +118,7 @@ impl FaultyLedger {
     pub(super) fn renew(
         &mut self,
         renewal: &Renewal,
-        not_after: Duration,
+        not_after: UnixTime,
         failover: bool,
         tick: u64,
     ) -> Answer {
@@ -145,7 +149,7 @@ impl FaultyLedger {
     pub(super) fn statement(&self, terms: Terms, tick: u64, later: Duration) -> Statement {
         let account = Account::user("alice").unwrap();
         let clock = self.clock(tick) + later;
-        Statement::of(&account, &self.book, &self.record, Some(terms), clock)
+        Statement::from_book(&account, &self.book, &self.record, Some(terms), clock)
     }
 }
 

@@ -27,7 +27,7 @@ struct Message {
     arrives: u64,
     node: usize,
     renewal: Renewal,
-    not_after: std::time::Duration,
+    not_after: crate::clock::UnixTime,
 }
 
 pub(super) struct World {

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     Credits,
+    clock::UnixTime,
     ledger::{Answer, Book, LeaseId, LineKey, Outcome, Record, Terms, Usage},
 };
 
@@ -103,7 +104,7 @@ impl Pair {
         }
     }
 
-    fn ledger_clock(now: Duration) -> Duration {
+    fn ledger_clock(now: Duration) -> UnixTime {
         "2026-11".parse::<crate::Period>().unwrap().begins() + s(1) + now
     }
 
@@ -193,7 +194,7 @@ fn a_superseded_lease_goes_on_under_a_new_name_with_what_was_not_acknowledged() 
     pair.until(s(3), s(4));
     assert_eq!((pair.lease.id(), pair.book.leases()), (LeaseId::from_bits(2), 2));
     assert_eq!(
-        (pair.book.used(), pair.book.itemised(), pair.lease.unreported()),
+        (pair.book.used(), pair.book.lines_cost(), pair.lease.unreported()),
         (nanos(37), nanos(37), nanos(0))
     );
 }

@@ -94,7 +94,7 @@ fn in_a_month_that_has_not_begun_a_lease_goes_if_nothing_was_used() {
     let mut unused_one = fresh();
     unused_one.enqueue(WANT, unused(), ());
     let renewal = unused_one.renew(&RULES, TERMS, false, s(0));
-    let not_begun = Answer { outcome: Outcome::NotBegun, now: s(0) };
+    let not_begun = Answer { outcome: Outcome::NotBegun, now: UnixTime::EPOCH };
     unused_one.answered(&RULES, renewal.seq, &not_begun, |()| false, s(0));
     assert_eq!(unused_one.next(&RULES, false, s(0)), Next::Gone);
 
@@ -147,7 +147,7 @@ fn usage_while_a_batch_is_resent_is_in_the_next() {
     pair.lease.answered(&RULES, again.seq, &answer, |()| false, s(2));
     assert_eq!((pair.book.used(), pair.lease.unreported()), (nanos(7), nanos(5)));
     assert_eq!(pair.until(s(2), s(3)), [s(2) + RULES.flush]);
-    assert_eq!((pair.book.used(), pair.book.itemised()), (nanos(12), nanos(12)));
+    assert_eq!((pair.book.used(), pair.book.lines_cost()), (nanos(12), nanos(12)));
 }
 
 /// Requests are counted in lines, also those of models whose price is nothing.

@@ -110,7 +110,7 @@ fn a_renewal_settles_what_runs_and_its_end_adds_the_rest() {
     request.used.set(60);
     world.renew(s(1));
     assert_eq!(world.settled_and_held(), (60, 100), "and its hold is filled again");
-    assert_eq!(world.book.itemised(), nanos(60));
+    assert_eq!(world.book.lines_cost(), nanos(60));
     request.used.set(75);
     let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(2)) else {
         panic!("its slice covers it")
@@ -142,7 +142,7 @@ fn usage_that_is_reported_lower_later_refunds_nothing() {
     };
     assert_eq!(billed.cost, nanos(60));
     world.renew(s(2));
-    assert_eq!((world.settled_and_held(), world.book.itemised()), ((60, 0), nanos(60)));
+    assert_eq!((world.settled_and_held(), world.book.lines_cost()), ((60, 0), nanos(60)));
 }
 
 /// A renewal is due when half a hold can be settled, however the slice was filled. One that used

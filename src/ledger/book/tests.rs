@@ -1,14 +1,16 @@
 use std::{num::NonZeroU32, sync::Arc};
 
 use super::*;
-use crate::ledger::UsageLine;
+use crate::ledger::{
+    AccountSummary, GrantId, LedgerError, Outcome, Renewal, SETTLEMENT_WINDOW, Statement,
+};
 
 const fn nanos(n: i64) -> Credits {
     Credits::clamped(n)
 }
 
 /// Asks for 100 of what was purchased, at a moment of the period, for a lease of its own.
-fn hold(book: &mut Book, record: &mut Record, lease: u128, now: Duration) -> Credits {
+fn hold(book: &mut Book, record: &mut Record, lease: u128, now: UnixTime) -> Credits {
     let renewal = Renewal {
         lease: LeaseId::from_bits(lease),
         seq: 1,
@@ -21,7 +23,7 @@ fn hold(book: &mut Book, record: &mut Record, lease: u128, now: Duration) -> Cre
         need: nanos(100),
         extra: Credits::ZERO,
         terms: Terms { included: Credits::ZERO, per_seat: false, pay_as_you_go: Credits::ZERO },
-        said: Duration::ZERO,
+        terms_at: UnixTime::EPOCH,
         ttl: Duration::from_secs(600),
         forget: false,
     };
@@ -74,7 +76,7 @@ fn settling(lease: u128, settled: i64) -> Renewal {
         need: Credits::ZERO,
         extra: Credits::ZERO,
         terms: Terms { included: Credits::ZERO, per_seat: false, pay_as_you_go: Credits::ZERO },
-        said: Duration::ZERO,
+        terms_at: UnixTime::EPOCH,
         ttl: Duration::from_secs(600),
         forget: false,
     }
@@ -93,13 +95,13 @@ fn an_expired_grant_is_drawn_from_for_a_ttl_more() {
         // One that never expires stands beside it, so that there is always enough.
         record.grant("h".parse().unwrap(), nanos(100), None);
         book.renew(&mut record, &settling(1, 30), None, now, now).unwrap();
-        let first = "g".parse::<Name>().unwrap();
+        let first = "g".parse::<GrantId>().unwrap();
         assert_eq!(
             record.grants.get(&first).or_else(|| record.spent.get(&first)).unwrap().left,
             nanos(left)
         );
-        assert_eq!(record.grants[&"h".parse::<Name>().unwrap()].left, nanos(170 - left));
-        assert_eq!((book.used(), book.itemised()), (nanos(30), nanos(30)));
+        assert_eq!(record.grants[&"h".parse::<GrantId>().unwrap()].left, nanos(170 - left));
+        assert_eq!((book.used(), book.lines_cost()), (nanos(30), nanos(30)));
     }
 }
 
@@ -107,23 +109,23 @@ fn an_expired_grant_is_drawn_from_for_a_ttl_more() {
 fn a_month_takes_renewals_from_a_minute_before_it_begins_until_sixty_two_days_after_it_ended() {
     let period: Period = "2026-11".parse().unwrap();
     let tick = Duration::from_millis(1);
-    let outcome = |now: Duration| {
+    let outcome = |now: UnixTime| {
         Book::new(period)
             .renew(&mut Record::default(), &settling(1, 30), None, now, now)
             .unwrap()
             .outcome
     };
-    assert_eq!(outcome(period.begins() - EARLY - tick), Outcome::NotBegun);
-    assert!(matches!(outcome(period.begins() - EARLY), Outcome::Renewed { .. }));
-    assert!(matches!(outcome(period.ends() + LATE), Outcome::Renewed { .. }));
-    assert_eq!(outcome(period.ends() + LATE + tick), Outcome::Closed);
+    assert_eq!(outcome(period.begins() - CLOCK_SKEW - tick), Outcome::NotBegun);
+    assert!(matches!(outcome(period.begins() - CLOCK_SKEW), Outcome::Renewed { .. }));
+    assert!(matches!(outcome(period.ends() + SETTLEMENT_WINDOW), Outcome::Renewed { .. }));
+    assert_eq!(outcome(period.ends() + SETTLEMENT_WINDOW + tick), Outcome::Closed);
 }
 
 fn refund(amount: i64) -> Refund {
     Refund { amount: nanos(amount), reason: "it was slow".parse().unwrap() }
 }
 
-/// 100 are included, 50 were purchased, 30 may be charged on top; all of it was used.
+/// 100 are included, 50 were purchased, 30 may be charged as pay-as-you-go; all of it was used.
 fn used_up(period: Period) -> (Book, Record) {
     let (mut book, mut record) = (Book::new(period), Record::default());
     record.grant("soon".parse().unwrap(), nanos(20), Some(period.ends()));
@@ -142,27 +144,30 @@ fn a_refund_is_of_pay_as_you_go_first_then_of_purchased_credits_then_of_included
     let left = |record: &Record| {
         record.grants.values().map(|grant| grant.left.as_nano_usd()).collect::<Vec<_>>()
     };
-    assert_eq!((book.drawn, book.on_top(), left(&record)), (nanos(50), nanos(30), vec![0, 0]));
+    assert_eq!(
+        (book.purchased_used, book.pay_as_you_go(), left(&record)),
+        (nanos(50), nanos(30), vec![0, 0])
+    );
     let refunds = [
         ("a", 25, 5, 50, [0, 0]),
         ("b", 15, 0, 40, [10, 0]),
         ("c", 25, 0, 15, [30, 5]),
         ("d", 100, 0, 0, [30, 20]),
     ];
-    for (id, amount, on_top, drawn, grants) in refunds {
+    for (id, amount, pay_as_you_go, purchased_used, grants) in refunds {
         assert!(book.refund(&mut record, id.parse().unwrap(), refund(amount), now).unwrap());
         assert!(
             !book.refund(&mut record, id.parse().unwrap(), refund(amount), now).unwrap(),
             "twice with one id refunds once"
         );
         assert_eq!(
-            (book.on_top(), book.drawn, left(&record)),
-            (nanos(on_top), nanos(drawn), grants.to_vec()),
+            (book.pay_as_you_go(), book.purchased_used, left(&record)),
+            (nanos(pay_as_you_go), nanos(purchased_used), grants.to_vec()),
             "after {id}"
         );
     }
     assert_eq!(
-        (book.used(), book.itemised(), book.refunded()),
+        (book.used(), book.lines_cost(), book.refunded()),
         (nanos(180), nanos(180), nanos(165))
     );
     let kept = (book.clone(), record.clone());
@@ -184,7 +189,7 @@ fn a_small_refund_gives_back_little() {
     let more = Terms { included: nanos(100), ..settling(2, 0).terms };
     book.renew(&mut record, &Renewal { terms: more, ..settling(2, 0) }, None, now, now).unwrap();
     assert!(book.refund(&mut record, "a".parse().unwrap(), refund(1), now).unwrap());
-    assert_eq!((book.drawn, record.purchased_left(now)), (nanos(99), nanos(1)));
+    assert_eq!((book.purchased_used, record.purchased_left(now)), (nanos(99), nanos(1)));
 }
 
 /// What only an expired grant could take back may be used again in the month.
@@ -221,18 +226,13 @@ fn what_was_refunded_may_be_used_again_that_month() {
 /// What is charged is what was when it was debited: a tier that was left later owes it all the
 /// same.
 #[test]
-fn what_was_charged_on_top_stays_so_and_what_is_beyond_the_limit_is_not() {
+fn what_was_charged_stays_charged_and_what_is_beyond_the_limit_is_not() {
     let period: Period = "2026-11".parse().unwrap();
     let now = period.begins();
     let (mut book, mut record) = (Book::new(period), Record::default());
     let statement = |book: &Book, record: &Record| {
-        let statement = super::super::Statement::of(
-            &crate::Account::user("alice").unwrap(),
-            book,
-            record,
-            None,
-            now,
-        );
+        let statement =
+            Statement::from_book(&crate::Account::user("alice").unwrap(), book, record, None, now);
         assert_eq!(
             statement
                 .included_used()
@@ -255,18 +255,18 @@ fn what_was_charged_on_top_stays_so_and_what_is_beyond_the_limit_is_not() {
     assert_eq!(statement(&book, &record), (10, 0), "what is included now covers it");
 }
 
-/// A node on which nobody asked since a change of tier says the old terms on.
+/// A node on which nobody asked since a change of tier goes on stating the old terms.
 #[test]
-fn the_newest_terms_that_were_said_count() {
+fn the_newest_terms_that_were_stated_count() {
     let period: Period = "2026-11".parse().unwrap();
     let now = period.begins() + Duration::from_secs(60);
     let (mut book, mut record) = (Book::new(period), Record::default());
     let free = Terms { included: nanos(10), ..settling(1, 0).terms };
-    let said = |seconds| period.begins() + Duration::from_secs(seconds);
+    let stated = |seconds| period.begins() + Duration::from_secs(seconds);
     for (lease, terms, at, included, used) in
         [(1, free, 1, 10, 1), (2, PRO, 3, 20, 2), (3, free, 2, 20, 3), (4, free, 3, 10, 4)]
     {
-        let renewal = Renewal { terms, said: said(at), ..settling(lease, 1) };
+        let renewal = Renewal { terms, terms_at: stated(at), ..settling(lease, 1) };
         let Outcome::Renewed { standing, .. } =
             book.renew(&mut record, &renewal, None, now, now).unwrap().outcome
         else {
@@ -312,7 +312,7 @@ fn what_comes_late_of_a_closed_month_is_debited_in_the_current_one() {
         let Outcome::Renewed { hold, standing } = answer.outcome else { panic!("{answer:?}") };
         assert_eq!((hold, standing.left(nanos(0))), (nanos(0), nanos(0)), "no more is held for it");
         assert_eq!(
-            (old.used(), old.itemised()),
+            (old.used(), old.lines_cost()),
             (nanos(180), nanos(180)),
             "the closed month stays as it is"
         );
@@ -321,19 +321,14 @@ fn what_comes_late_of_a_closed_month_is_debited_in_the_current_one() {
             Usage { requests: 1, compute_micros: 7, cost: nanos(9) },
             "repeated, it counts once"
         );
-        assert_eq!((new.used(), new.itemised()), (nanos(9), nanos(9)));
+        assert_eq!((new.used(), new.lines_cost()), (nanos(9), nanos(9)));
     }
 
     // By the terms that came with it, where nobody used anything in the current month.
     let again = Renewal { seq: 2, settled: nanos(39), terms: PRO, ..settling(2, 0) };
     old.renew(&mut record, &again, Some(&mut new), ended, ended).unwrap();
-    let statement = super::super::Statement::of(
-        &crate::Account::user("alice").unwrap(),
-        &new,
-        &record,
-        None,
-        ended,
-    );
+    let statement =
+        Statement::from_book(&crate::Account::user("alice").unwrap(), &new, &record, None, ended);
     assert_eq!(
         (statement.used, statement.included, statement.pay_as_you_go),
         (nanos(39), nanos(20), nanos(19))
@@ -342,7 +337,7 @@ fn what_comes_late_of_a_closed_month_is_debited_in_the_current_one() {
 }
 
 /// November is closed, and 9 of it were debited in December.
-fn closed_and_late() -> (Book, Book, Record, Duration) {
+fn closed_and_late() -> (Book, Book, Record, UnixTime) {
     let november: Period = "2026-11".parse().unwrap();
     let (mut old, mut record) = used_up(november);
     let mut new = Book::new(november.next());
@@ -363,7 +358,7 @@ fn what_was_moved_to_another_month_is_there_once_whichever_book_is_lost() {
     let mut new = Book::new(new.period);
     old.renew(&mut record, &again, Some(&mut new), now, now).unwrap();
     assert_eq!(
-        (old.used(), new.used(), new.itemised()),
+        (old.used(), new.used(), new.lines_cost()),
         (nanos(180), nanos(14), nanos(14)),
         "the later month's was lost"
     );
@@ -372,20 +367,20 @@ fn what_was_moved_to_another_month_is_there_once_whichever_book_is_lost() {
     let (old, mut new, mut record, now) = closed_and_late();
     let mut old = Book { leases: old.leases, ..Book::new(old.period) };
     let alice = crate::Account::user("alice").unwrap();
-    let shown = super::super::Statement::of(&alice, &old, &record, None, now).used;
+    let shown = Statement::from_book(&alice, &old, &record, None, now).used;
     assert_eq!(
-        (shown, super::super::AccountSummary::of(alice, &old, true).used),
+        (shown, AccountSummary::from_book(alice, &old, true).used),
         (nanos(180), nanos(180))
     );
     for seq in 2..4 {
         old.renew(&mut record, &Renewal { seq, ..again.clone() }, Some(&mut new), now, now)
             .unwrap();
         assert_eq!(
-            (old.used(), old.itemised()),
+            (old.used(), old.lines_cost()),
             (nanos(180), nanos(180)),
             "the closed month's was lost: it is what it was again"
         );
-        assert_eq!((new.used(), new.itemised()), (nanos(14), nanos(14)));
+        assert_eq!((new.used(), new.lines_cost()), (nanos(14), nanos(14)));
     }
 
     // It is another month by then.
@@ -397,9 +392,9 @@ fn what_was_moved_to_another_month_is_there_once_whichever_book_is_lost() {
     assert_eq!((old.used(), new.used(), later.used()), (nanos(180), nanos(9), nanos(5)));
 }
 
-/// What is debited again because a book was lost was drawn from the grants already.
+/// What is debited again because a book was lost was taken from the grants already.
 #[test]
-fn what_was_drawn_is_not_drawn_again_when_a_book_is_healed() {
+fn what_was_used_of_grants_is_not_used_again_when_a_book_is_repaired() {
     let november: Period = "2026-11".parse().unwrap();
     let terms = Terms { included: nanos(30), per_seat: false, pay_as_you_go: nanos(0) };
     let left =
@@ -429,10 +424,10 @@ fn what_was_drawn_is_not_drawn_again_when_a_book_is_healed() {
     };
     let (mut book, mut record) = torn();
     assert!(book.close(&mut record, november.ends()).unwrap());
-    assert_eq!((left(&record), book.drawn, book.used()), (50, nanos(50), nanos(80)));
+    assert_eq!((left(&record), book.purchased_used, book.used()), (50, nanos(50), nanos(80)));
     let (mut book, mut record) = torn();
     assert!(book.refund(&mut record, "a".parse().unwrap(), refund(10), november.begins()).unwrap());
-    assert_eq!((left(&record), book.drawn, book.used()), (60, nanos(40), nanos(80)));
+    assert_eq!((left(&record), book.purchased_used, book.used()), (60, nanos(40), nanos(80)));
 
     // The same of what another month settled.
     let (mut old, mut record) = (Book::new(november), Record::default());
@@ -449,7 +444,11 @@ fn what_was_drawn_is_not_drawn_again_when_a_book_is_healed() {
             now,
         )
         .unwrap();
-        assert_eq!((new.used(), new.drawn, left(&record)), (nanos(60), nanos(30), 70), "seq {seq}");
+        assert_eq!(
+            (new.used(), new.purchased_used, left(&record)),
+            (nanos(60), nanos(30), 70),
+            "seq {seq}"
+        );
     }
 }
 
@@ -481,16 +480,19 @@ fn a_statement_a_refund_and_a_close_have_what_the_leases_account_for() {
     };
     let (book, record) = behind();
     let alice = crate::Account::user("alice").unwrap();
-    assert_eq!(super::super::AccountSummary::of(alice, &book, false).used, nanos(220));
+    assert_eq!(AccountSummary::from_book(alice, &book, false).used, nanos(220));
     let (mut book, mut record_closed) = (book, record.clone());
     assert!(book.close(&mut record_closed, november.ends()).unwrap());
-    assert_eq!((book.used(), book.itemised(), book.lacking()), (nanos(220), nanos(220), nanos(0)));
+    assert_eq!(
+        (book.used(), book.lines_cost(), book.missing()),
+        (nanos(220), nanos(220), nanos(0))
+    );
     let (mut book, mut record) = behind();
     assert!(
         book.refund(&mut record, "a".parse().unwrap(), refund(220), november.begins()).unwrap()
     );
     assert_eq!(
-        (book.used(), book.refunded(), book.itemised()),
+        (book.used(), book.refunded(), book.lines_cost()),
         (nanos(220), nanos(220), nanos(220))
     );
 }
@@ -526,7 +528,7 @@ fn what_a_clock_put_into_a_month_that_has_not_begun_is_settled_in_the_month_that
         let Outcome::Renewed { hold, standing } = answer.outcome else { panic!("{answer:?}") };
         assert!(hold.is_zero() && standing.early, "nothing more is granted there: {answer:?}");
         assert_eq!(
-            (ahead.used(), ahead.held(), current.used(), current.itemised()),
+            (ahead.used(), ahead.held(), current.used(), current.lines_cost()),
             (nanos(0), nanos(0), nanos(30), nanos(30))
         );
         assert_eq!(
@@ -542,7 +544,7 @@ fn what_a_clock_put_into_a_month_that_has_not_begun_is_settled_in_the_month_that
     );
 }
 
-/// A node whose clock is a day ahead does not pin what it says, nor does a clock of the ledger that
+/// A node whose clock is a day ahead does not pin its terms, nor does a clock of the ledger that
 /// was.
 #[test]
 fn terms_count_from_the_ledgers_clock_at_the_latest() {
@@ -550,16 +552,16 @@ fn terms_count_from_the_ledgers_clock_at_the_latest() {
     let (mut book, mut record) = (Book::new(period), Record::default());
     let now = period.begins() + Duration::from_secs(60);
     let ahead = now + Duration::from_secs(86_400);
-    let says = |lease, terms, said: Duration| Renewal { terms, said, ..settling(lease, 1) };
+    let states = |lease, terms, terms_at| Renewal { terms, terms_at, ..settling(lease, 1) };
     let free = Terms { included: nanos(10), ..settling(1, 0).terms };
-    book.renew(&mut record, &says(1, free, ahead), None, now, now).unwrap();
-    book.renew(&mut record, &says(2, PRO, now), None, now, now).unwrap();
-    assert_eq!(book.agreed.unwrap().terms, PRO);
+    book.renew(&mut record, &states(1, free, ahead), None, now, now).unwrap();
+    book.renew(&mut record, &states(2, PRO, now), None, now, now).unwrap();
+    assert_eq!(book.terms.unwrap().terms, PRO);
     // The ledger's own clock was a day ahead, and is right again.
-    book.renew(&mut record, &says(3, free, ahead), None, ahead, ahead).unwrap();
+    book.renew(&mut record, &states(3, free, ahead), None, ahead, ahead).unwrap();
     // By the clock of a node that is behind.
-    book.renew(&mut record, &says(4, PRO, now - Duration::from_secs(2)), None, now, now).unwrap();
-    assert_eq!(book.agreed.unwrap().terms, PRO);
+    book.renew(&mut record, &states(4, PRO, now - Duration::from_secs(2)), None, now, now).unwrap();
+    assert_eq!(book.terms.unwrap().terms, PRO);
 }
 
 const PRO: Terms = Terms { included: nanos(20), per_seat: false, pay_as_you_go: Credits::MAX };
@@ -579,14 +581,14 @@ fn a_month_that_ended_keeps_its_terms_and_seats() {
     record.seats = NonZeroU32::MIN;
     book.renew(&mut record, &Renewal { terms: PRO, ..settling(3, 1) }, None, ended, ended).unwrap();
     for terms in [None, Some(PRO)] {
-        let statement = super::super::Statement::of(&account, &book, &record, terms, ended);
+        let statement = Statement::from_book(&account, &book, &record, terms, ended);
         assert_eq!(
             (statement.included, statement.seats.get(), statement.limit),
             (nanos(60), 3, nanos(65))
         );
         assert_eq!((statement.pay_as_you_go, statement.used), (nanos(3), nanos(63)));
     }
-    let current = super::super::Statement::of(&account, &book, &record, Some(PRO), before);
+    let current = Statement::from_book(&account, &book, &record, Some(PRO), before);
     assert_eq!(
         (current.included, current.seats.get(), current.limit),
         (nanos(20), 1, Credits::MAX)
@@ -609,12 +611,12 @@ fn seats_count_from_the_next_renewal_on() {
     let now = period.begins() + Duration::from_secs(60);
     let (mut book, mut record) = (Book::new(period), Record::default());
     let seats = Terms { included: nanos(20), per_seat: true, pay_as_you_go: nanos(0) };
-    // The last one says terms that are older than those noted.
-    for (lease, said, count) in [(1, 10, 1), (2, 11, 3), (3, 5, 2)] {
+    // The last one states terms that are older than those noted.
+    for (lease, at, count) in [(1, 10, 1), (2, 11, 3), (3, 5, 2)] {
         record.seats = NonZeroU32::new(count).unwrap();
         let renewal = Renewal {
             terms: seats,
-            said: period.begins() + Duration::from_secs(said),
+            terms_at: period.begins() + Duration::from_secs(at),
             ..settling(lease, 1)
         };
         let Outcome::Renewed { standing, .. } =
@@ -623,6 +625,6 @@ fn seats_count_from_the_next_renewal_on() {
             panic!()
         };
         assert_eq!(standing.included, nanos(20 * i64::from(count)), "lease {lease}");
-        assert_eq!(book.agreed.map(|agreed| agreed.seats), NonZeroU32::new(count));
+        assert_eq!(book.terms.map(|terms| terms.seats), NonZeroU32::new(count));
     }
 }

@@ -1,120 +1,154 @@
--- Changes what an account keeps, corrects or closes one of its months, or erases it. The same functions as those of `Book`, `Record` and `Kept` in
--- Rust, step for step: change both or neither. `account.lua` comes before this.
+-- Changes an account, corrects or closes one of its months, or erases it. The same functions as
+-- `AccountState::amend` and `AccountState::claim` in Rust, step for step: change both or neither.
+-- `account.lua` comes before this.
 --
--- ARGV[1]  what to do, and with which keys and arguments:
+-- ARGV[1]  the action, and its keys and arguments:
 --   grant  id "amount left expires"
 --   set    field value              of the record
 --   unset  field
 --   refund ends id amount reason    KEYS[3] the period's book, KEYS[4] its leases
 --   close  period ends              KEYS[3] the period's book, KEYS[4] its leases
---   claim  threshold by ends        KEYS[3] the period's notes: claim:<threshold> = who tells of it
---   erase                           KEYS[3..] all that is to go
+--   claim  threshold by ends        KEYS[3] the period's claims
+--   erase                           KEYS[3..] all keys that are to go
 --
--- Answers 1, or 0 for what was done before, or what another one claimed.
+-- Answers 1, or 0 for what was done before, or what another lease claimed.
 
-local what = ARGV[1]
+local action = ARGV[1]
 
 read_record()
-local function refused(why) return redis.error_reply('REFUSED ' .. why) end
 
-if what == 'erase' then
+if action == 'erase' then
   if erased then return 0 end
   redis.call('DEL', unpack(KEYS))
-  redis.call('HSET', KEYS[1], 'erased', text(now))
-  redis.call('PEXPIREAT', KEYS[1], text(now + KEEP_ERASED))
+  redis.call('HSET', KEYS[1], ERASED, text(now))
+  redis.call('PEXPIREAT', KEYS[1], text(now + ERASED_FOR))
   return 1
 end
 if erased then return refused('the account was erased: it can be used again 93 days after that') end
 
 -- These can mend a field that is malformed.
-if what == 'set' then
+if action == 'set' then
   redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
   return 1
-elseif what == 'unset' then
+elseif action == 'unset' then
   redis.call('HDEL', KEYS[1], ARGV[2])
   return 1
 end
-if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
+if wrong then return malformed() end
 
-if what == 'grant' then
-  local field = 'grant:' .. ARGV[2]
+local function grant(id, value)
+  local field = GRANT .. id
   if read('HEXISTS', KEYS[2], field) == 1 then return 0 end
-  if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
-  return redis.call('HSETNX', KEYS[1], field, ARGV[3])
-elseif what == 'close' then
-  local period, ends = ARGV[2], tonumber(ARGV[3])
-  if now < ends then return refused(period .. ' has not ended: it can be closed once it has') end
+  if wrong then return malformed() end
+  return redis.call('HSETNX', KEYS[1], field, value)
+end
+
+local function settled_by_leases()
+  local sums = read('HMGET', KEYS[4], SUM)[1]
+  return numbers(KEYS[4], SUM, sums, 4, LEASE_SUM_FORM)[1]
+end
+
+local function close(period, ends)
+  if now < ends then return refused(period .. ' has not ended: close it once it has') end
   if period <= closed then return 0 end
-  local found, sum_beside = read('HMGET', KEYS[3], 'total', 'terms'), read('HMGET', KEYS[4], 'sum')[1]
-  local settled_beside = numbers(KEYS[4], 'sum', sum_beside, 4, SUM_BESIDE)[1]
-  local book = open(KEYS[3], found, {})
-  if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
-  local healed = not is_blank(book) and heal(book, lacking_of(book, settled_beside))
+  local found, settled = read('HMGET', KEYS[3], TOTAL, TERMS), settled_by_leases()
+  local book = open_book(KEYS[3], found, {})
+  if wrong then return malformed() end
+  local repaired = not is_empty(book) and repair(book, missing_in(book, settled))
   -- The month is closed last, so that a close that is torn can be made again.
   write_record()
-  if healed then write_book(book, ends, false, {}) end
-  redis.call('HSET', KEYS[1], 'closed', period)
+  if repaired then write_book(book, ends, false, {}) end
+  redis.call('HSET', KEYS[1], CLOSED, period)
   return 1
-elseif what == 'claim' then
-  local field, by = 'claim:' .. ARGV[2], ARGV[3]
+end
+
+local function claim(threshold, by, ends)
+  local field = CLAIM .. threshold
   local holder = read('HMGET', KEYS[3], field)[1]
-  if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
+  if wrong then return malformed() end
   if holder then return holder == by and 1 or 0 end
   redis.call('HSET', KEYS[3], field, by)
-  redis.call('PEXPIREAT', KEYS[3], text(tonumber(ARGV[4]) + KEEP_BOOKS))
+  redis.call('PEXPIREAT', KEYS[3], text(ends + BOOK_LIFETIME))
   return 1
 end
 
-local ends, field, amount, reason = tonumber(ARGV[2]), 'refund:' .. ARGV[3], tonumber(ARGV[4]), ARGV[5]
-local found = read('HMGET', KEYS[3], 'total', 'terms', field, 'to', 'from')
-local sum_beside = read('HMGET', KEYS[4], 'sum')[1]
-local settled_beside = numbers(KEYS[4], 'sum', sum_beside, 4, SUM_BESIDE)[1]
-local count = read('HLEN', KEYS[3])
-local spent = read('HGETALL', KEYS[2])
-if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
-if found[3] then return 0 end
-local book = open(KEYS[3], found, {})
-local in_use, put_aside = {}, {}
-for _, grant in ipairs(grants) do in_use[grant.field] = true end
-for i = 1, #spent, 2 do
-  local grant = read_grant(KEYS[2], spent[i], spent[i + 1])
-  -- One that stands in both was being put aside when something was lost.
-  if grant and not in_use[grant.field] then
-    grant.is_spent = true
-    put_aside[#put_aside + 1] = grant
+-- The spent grants. One that is in use as well was being moved when something was lost.
+local function read_spent_grants()
+  local fields = read('HGETALL', KEYS[2])
+  local in_use, spent = {}, {}
+  for _, grant in ipairs(grants) do in_use[grant.field] = true end
+  for i = 1, #fields, 2 do
+    local grant = read_grant(KEYS[2], fields[i], fields[i + 1])
+    if grant and not in_use[grant.field] then
+      grant.is_spent = true
+      spent[#spent + 1] = grant
+    end
   end
-end
-if wrong then return redis.error_reply('MALFORMED ' .. wrong) end
-if book.period <= closed and now >= ends then return refused(book.period .. ' is closed: refund in a later month, or grant credits') end
-local refunds = count - book.lines
-for _, other in ipairs({ 1, 2, 4, 5 }) do refunds = refunds - (found[other] and 1 or 0) end
-local lacking = lacking_of(book, settled_beside)
-if amount == 0 or amount > sum(net(book), lacking) or refunds >= 2000 then
-  return refused('a refund is of some amount, of no more than the month cost, and one of 2 000 at most: grant credits instead')
+  return spent
 end
 
-heal(book, lacking)
-for _, grant in ipairs(put_aside) do grants[#grants + 1] = grant end
-local returned = math.min(less(amount, on_top(book)), book.drawn)
-local before = returned
-book.charged, book.refunded = less(book.charged, amount), sum(book.refunded, amount)
-sort_grants(grants)
-local revived = {}
-for i = #grants, 1, -1 do
-  local grant = grants[i]
-  local given = grant.expires > now and math.min(returned, less(grant.amount, grant.left)) or 0
-  if given > 0 then
-    grant.left, returned = sum(grant.left, given), returned - given
-    change_record(grant.field, grant_text(grant))
-    if grant.is_spent then revived[#revived + 1] = grant.field end
+-- Gives up to `amount` back to valid grants, the last to expire first. Answers how much they took,
+-- and the fields of the spent grants among them.
+local function give_back(amount)
+  local rest, revived = amount, {}
+  sort_grants()
+  for i = #grants, 1, -1 do
+    local grant = grants[i]
+    local given = grant.expires > now and math.min(rest, subtract(grant.amount, grant.left)) or 0
+    if given > 0 then
+      grant.left, rest = add(grant.left, given), rest - given
+      change_record(grant.field, grant_text(grant))
+      if grant.is_spent then revived[#revived + 1] = grant.field end
+    end
   end
+  return amount - rest, revived
 end
-if returned < before then
-  book.drawn = less(book.drawn, before - returned)
-  note_drawn(book.period, less(drawn_by[book.period] or 0, before - returned))
+
+local function refund(ends, id, amount, reason)
+  local field = REFUND .. id
+  local found = read('HMGET', KEYS[3], TOTAL, TERMS, field, MOVED_TO, MOVED_FROM)
+  local settled, count = settled_by_leases(), read('HLEN', KEYS[3])
+  if wrong then return malformed() end
+  if found[3] then return 0 end
+  local book, spent = open_book(KEYS[3], found, {}), read_spent_grants()
+  if wrong then return malformed() end
+  local period = book.period
+  if period <= closed and now >= ends then
+    return refused(period .. ' is closed: refund in a later month, or grant credits')
+  end
+  if amount == 0 then return refused('a refund of nothing: refund some amount') end
+  local missing = missing_in(book, settled)
+  local cost = add(net(book), missing)
+  if amount > cost then
+    return refused(string.format(
+      'a refund of %.0f nano-dollars is more than %s costs: refund at most %.0f, or grant credits',
+      amount, period, cost))
+  end
+  local refunds = count - book.line_count
+  for _, other in ipairs({ 1, 2, 4, 5 }) do refunds = refunds - (found[other] and 1 or 0) end
+  if refunds >= MAX_REFUNDS then
+    return refused(string.format('%s has %d refunds already: grant credits', period, MAX_REFUNDS))
+  end
+
+  -- What was missing is not taken from spent grants.
+  repair(book, missing)
+  for _, grant in ipairs(spent) do grants[#grants + 1] = grant end
+  local given, revived =
+    give_back(math.min(subtract(amount, pay_as_you_go(book)), book.purchased_used))
+  book.charged, book.refunded = subtract(book.charged, amount), add(book.refunded, amount)
+  if given > 0 then
+    book.purchased_used = subtract(book.purchased_used, given)
+    note_purchased_used(period, subtract(purchased_used_by[period] or 0, given))
+  end
+  -- The record first: if the write is torn after it, the next renewal uses again what was given
+  -- back, and the refund can be sent again.
+  write_record()
+  in_chunks('HDEL', KEYS[2], revived)
+  write_book(book, ends, false, { field, text(amount) .. ' ' .. reason })
+  return 1
 end
--- The record first: of a write that is torn between them, the next renewal draws again what was given back, and the refund can be sent again.
-write_record()
-in_chunks('HDEL', KEYS[2], revived)
-write_book(book, ends, false, { field, text(amount) .. ' ' .. reason })
-return 1
+
+if action == 'grant' then return grant(ARGV[2], ARGV[3]) end
+if action == 'close' then return close(ARGV[2], tonumber(ARGV[3])) end
+if action == 'claim' then return claim(ARGV[2], ARGV[3], tonumber(ARGV[4])) end
+return refund(tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5])

@@ -1,8 +1,15 @@
--- Reads what an account's statement is made of, in one step: the server's clock in seconds and microseconds; the fields and values of KEYS[1], the record,
--- of KEYS[2], the period's book, and of KEYS[3], its holds; and of KEYS[4], its leases, their sum. A transaction would be refused by a server whose
--- memory is full.
+-- Reads what an account's statement is made of, in one step. A transaction would be refused by a
+-- server whose memory is full.
+--
+-- KEYS[1]  the account's record
+-- KEYS[2]  the period's book
+-- KEYS[3]  the period's holds
+-- KEYS[4]  the period's leases
+--
+-- Answers the server's clock in seconds and microseconds; all fields and values of the record, of
+-- the book and of the holds; and of the leases their sums alone.
 local found = { redis.call('TIME') }
 for i = 1, 3 do found[i + 1] = redis.call('HGETALL', KEYS[i]) end
-local sum = redis.call('HGET', KEYS[4], 'sum')
-found[5] = sum and { 'sum', sum } or {}
+local sums = redis.call('HGET', KEYS[4], SUM)
+found[5] = sums and { SUM, sums } or {}
 return found

@@ -6,7 +6,8 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    num::NonZeroUsize,
+    time::Duration,
 };
 
 use fastrand::Rng;
@@ -14,14 +15,17 @@ use redis::{Script, Value};
 
 use super::{
     super::{
-        Amendment, Book, LeaseId, LedgerError, LineKey, Record, Refund, Renewal, Terms, Usage,
-        UsageLine, memory::Kept,
+        AccountState, Amendment, Book, LeaseId, LedgerError, LineKey, Record, Refund, Renewal,
+        Terms, Usage, UsageLine,
     },
-    ACCOUNT, AMEND, RENEW, codec,
-    codec::{Hashes, Keys},
+    call,
+    codec::{Hash, Hashes},
+    schema::Keys,
+    script,
 };
 use crate::{
     Account, Credits, Name, Period,
+    clock::UnixTime,
     redis_server::{Fault, tests::redis_server::RedisServer},
 };
 
@@ -35,18 +39,18 @@ enum Step {
     Renew {
         period: Period,
         renewal: Renewal,
-        not_after: Duration,
-        now: Duration,
+        not_after: UnixTime,
+        now: UnixTime,
     },
     Amend {
         amendment: Amendment,
-        now: Duration,
+        now: UnixTime,
     },
     Claim {
         period: Period,
         threshold: Name,
         by: LeaseId,
-        now: Duration,
+        now: UnixTime,
     },
     /// A copy of everything is made.
     Save,
@@ -57,7 +61,7 @@ enum Step {
     },
 }
 
-/// What one key holds.
+/// The content of one key.
 #[derive(Clone, Copy, Debug)]
 enum Part {
     Record,
@@ -78,19 +82,21 @@ impl Part {
         }
     }
 
-    /// The same loss of what the ledger in memory keeps.
-    fn replace(&self, kept: &mut Kept, with: &Kept) {
-        let empty = |month: usize| Book::new(months()[month]).with_max_lines(MOST);
+    /// The same loss in a state in memory.
+    fn replace(&self, state: &mut AccountState, with: &AccountState) {
+        let empty = |month: usize| Book::new(months()[month]).with_max_lines(MAX_LINES);
         match *self {
             Self::Record => {
-                kept.record =
-                    Record { spent: std::mem::take(&mut kept.record.spent), ..with.record.clone() };
+                state.record = Record {
+                    spent: std::mem::take(&mut state.record.spent),
+                    ..with.record.clone()
+                };
             }
-            Self::Spent => kept.record.spent.clone_from(&with.record.spent),
+            Self::Spent => state.record.spent.clone_from(&with.record.spent),
             Self::Book(month) | Self::Leases(month) | Self::Holds(month) => {
                 let from =
                     with.books.get(&months()[month]).cloned().unwrap_or_else(|| empty(month));
-                let book = kept.books.entry(months()[month]).or_insert_with(|| empty(month));
+                let book = state.books.entry(months()[month]).or_insert_with(|| empty(month));
                 match self {
                     Self::Book(_) => {
                         *book = Book {
@@ -108,11 +114,15 @@ impl Part {
     }
 }
 
-/// Few lines are kept apart, so that there are more.
-const MOST: usize = 5;
+/// Few lines are stored one by one, so that there are more.
+const MAX_LINES: usize = 5;
 
-/// What both sides say after a step, and what they keep then.
-type Said = (String, Record, Vec<Book>);
+/// The answer to a step, and the state after it.
+type Seen = (String, Record, Vec<Book>);
+
+fn empty_state() -> AccountState {
+    AccountState::default().with_max_lines(NonZeroUsize::new(MAX_LINES).unwrap())
+}
 
 fn nanos(n: i64) -> Credits {
     Credits::from_nano_usd(n).unwrap()
@@ -121,7 +131,7 @@ fn nanos(n: i64) -> Credits {
 /// This month and those after, while this one still takes what is settled: keys expire by the
 /// server's own clock.
 fn months() -> [Period; 4] {
-    let this = Period::containing(SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
+    let this = Period::containing(UnixTime::now());
     [this, this.next(), this.next().next(), this.next().next().next()]
 }
 
@@ -154,14 +164,15 @@ fn history(rng: &mut Rng) -> Vec<Step> {
     let mut totals: HashMap<(Period, u128), (u64, u64, Credits)> = HashMap::new();
     let mut steps = Vec::new();
     for _ in 0..rng.usize(5..40) {
-        now += Duration::from_millis(match rng.u8(0..8) {
+        let pause = match rng.u8(0..8) {
             0 => rng.u64(0..700_000),
             1..4 => rng.u64(0..2_000),
             _ => 0,
-        });
+        };
+        now = now + Duration::from_millis(pause);
         // The clock was ahead.
         if rng.u8(0..60) == 0 {
-            now -= Duration::from_millis(rng.u64(0..1_000_000));
+            now = now - Duration::from_millis(rng.u64(0..1_000_000));
         }
         let month = months[usize::from(rng.u8(0..4) == 0)];
         let amendment = match rng.u8(0..20) {
@@ -232,7 +243,7 @@ fn history(rng: &mut Rng) -> Vec<Step> {
                     });
                     lines.push(line(rng, cost));
                 }
-                // What a failover forgot: more is settled than itemised.
+                // What a failover forgot: more is settled than is in lines.
                 if rng.u8(0..6) == 0 {
                     *settled = before
                         .saturating_add(settled.saturating_sub(before))
@@ -253,7 +264,7 @@ fn history(rng: &mut Rng) -> Vec<Step> {
                 extra: want(rng),
                 terms,
                 // Sometimes by a clock that is ahead.
-                said: Duration::from_secs(
+                terms_at: UnixTime::from_secs(
                     (now.as_secs() + 86_400)
                         .saturating_sub([0, 86_400, 86_401, 86_402, 86_420][rng.usize(0..5)]),
                 ),
@@ -289,54 +300,59 @@ fn line(rng: &mut Rng, cost: Credits) -> UsageLine {
     UsageLine { key, usage: Usage { requests: rng.u64(0..3), compute_micros: count, cost } }
 }
 
-/// What [`Book`] says, as the ledger in memory keeps it.
-fn by_book(steps: &[Step]) -> Vec<Said> {
-    let (mut kept, mut saved) = (Kept::default(), Kept::default());
-    let mut said = Vec::new();
+/// Plays a history with the functions in Rust.
+fn by_book(steps: &[Step]) -> Vec<Seen> {
+    let (mut state, mut saved) = (empty_state(), empty_state());
+    let mut seen = Vec::new();
     for step in steps {
         let answer = match step.clone() {
-            Step::Amend { amendment, now } => said_of(kept.amend(amendment, now)),
+            Step::Amend { amendment, now } => shown(state.amend(amendment, now)),
             Step::Claim { period, threshold, by, now } => {
-                said_of(kept.claim(period, threshold, by, now))
+                shown(state.claim(period, threshold, by, now))
             }
             Step::Renew { period, renewal, not_after, now } => {
-                said_of(kept.renew(period, &renewal, MOST, not_after, now))
+                shown(state.renew(period, &renewal, not_after, now))
             }
             Step::Save => {
-                saved = kept.clone();
+                saved = state.clone();
                 String::new()
             }
             Step::Lose { part, restore } => {
-                let nothing = Kept::default();
-                part.replace(&mut kept, if restore { &saved } else { &nothing });
+                let nothing = empty_state();
+                part.replace(&mut state, if restore { &saved } else { &nothing });
                 String::new()
             }
         };
         let books = months().map(|month| {
-            kept.books.get(&month).cloned().unwrap_or_else(|| Book::new(month)).with_max_lines(MOST)
+            state
+                .books
+                .get(&month)
+                .cloned()
+                .unwrap_or_else(|| Book::new(month))
+                .with_max_lines(MAX_LINES)
         });
-        said.push((answer, kept.record.clone(), books.into()));
+        seen.push((answer, state.record.clone(), books.into()));
     }
-    said
+    seen
 }
 
-fn said_of(answer: Result<impl std::fmt::Debug, LedgerError>) -> String {
+fn shown(answer: Result<impl std::fmt::Debug, LedgerError>) -> String {
     answer.map_or_else(|error| kind(&error), |answer| format!("{answer:?}"))
 }
 
-/// What the server says, in one round trip.
+/// Plays a history on the server, in one round trip.
 async fn by_script(
     server: &mut redis::aio::MultiplexedConnection,
     scripts: &[Script; 2],
     account: &Account,
     steps: &[Step],
-) -> Vec<Said> {
+) -> Vec<Seen> {
     let keys = months().map(|period| Keys::new("tc", account, period));
     let of = |period| &keys[months().iter().position(|month| month == period).unwrap()];
     let all = || {
         let months = keys
             .iter()
-            .flat_map(|Keys { book, leases, holds, notes, .. }| [book, leases, holds, notes]);
+            .flat_map(|Keys { book, leases, holds, claims, .. }| [book, leases, holds, claims]);
         [&keys[0].record, &keys[0].spent].into_iter().chain(months)
     };
     let [renew, amend] = scripts.each_ref().map(Script::get_hash);
@@ -349,7 +365,7 @@ async fn by_script(
         }
         match step {
             Step::Amend { amendment, now } => {
-                pipe.add_command(codec::amendment(
+                pipe.add_command(call::amendment(
                     ("EVALSHA", amend),
                     "tc",
                     account,
@@ -358,14 +374,14 @@ async fn by_script(
                 ));
             }
             Step::Claim { period, threshold, by, .. } => {
-                pipe.add_command(codec::claim(("EVALSHA", amend), of(period), threshold, *by));
+                pipe.add_command(call::claim(("EVALSHA", amend), of(period), threshold, *by));
             }
             Step::Renew { period, renewal, not_after, now } => {
-                pipe.add_command(codec::renewal(
+                pipe.add_command(call::renewal(
                     ("EVALSHA", renew),
                     of(period),
                     renewal,
-                    MOST,
+                    MAX_LINES,
                     *now,
                     *not_after,
                 ));
@@ -391,26 +407,25 @@ async fn by_script(
     }
     let answers: Vec<Value> = server.send_packed_commands(&pipe, 0, pipe.len()).await.unwrap();
     let mut answers = answers.into_iter();
-    let mut said = Vec::new();
+    let mut seen = Vec::new();
     for (step, commands) in steps.iter().zip(commands) {
         let last = answers.by_ref().take(commands).last();
         let mut next = || answers.next().unwrap();
         let refused = |error| LedgerError::from(Fault::from(error));
-        let flag = |answer| said_of(Ok(redis::from_redis_value::<bool>(answer).unwrap()));
+        let flag = |answer| shown(Ok(redis::from_redis_value::<bool>(answer).unwrap()));
         let answer = match (step, last.unwrap_or(Value::Nil).extract_error().map_err(refused)) {
             (Step::Save | Step::Lose { .. }, _) => String::new(),
-            (_, Err(error)) => said_of(Err::<(), _>(error)),
-            (Step::Amend { amendment, .. }, Ok(answer)) => said_of(Ok(codec::read_amended(
-                amendment,
-                redis::from_redis_value(answer).unwrap(),
-            ))),
+            (_, Err(error)) => shown(Err::<(), _>(error)),
+            (Step::Amend { amendment, .. }, Ok(answer)) => {
+                shown(Ok(call::read_amended(amendment, redis::from_redis_value(answer).unwrap())))
+            }
             (Step::Claim { .. }, Ok(answer)) => flag(answer),
             (Step::Renew { .. }, Ok(answer)) => {
                 let answer: String = redis::from_redis_value(answer).unwrap();
-                said_of(codec::read_answer(&answer))
+                shown(call::read_answer(&answer))
             }
         };
-        let mut hash = || -> codec::Hash { redis::from_redis_value(next()).unwrap() };
+        let mut hash = || -> Hash { redis::from_redis_value(next()).unwrap() };
         let (record, spent) = (hash(), hash());
         let mut hashes = Hashes {
             keys: &keys[0],
@@ -419,29 +434,29 @@ async fn by_script(
             book: hash(),
             leases: hash(),
             holds: hash(),
-            notes: hash(),
+            claims: hash(),
         };
         let record = hashes.record().unwrap();
-        let mut books = vec![hashes.book().unwrap().with_max_lines(MOST)];
+        let mut books = vec![hashes.book().unwrap().with_max_lines(MAX_LINES)];
         for keys in &keys[1..] {
             hashes = Hashes {
                 keys,
                 book: hash(),
                 leases: hash(),
                 holds: hash(),
-                notes: hash(),
+                claims: hash(),
                 ..hashes
             };
-            books.push(hashes.book().unwrap().with_max_lines(MOST));
+            books.push(hashes.book().unwrap().with_max_lines(MAX_LINES));
         }
-        said.push((answer, record, books));
+        seen.push((answer, record, books));
     }
-    said
+    seen
 }
 
 async fn scripts(link: &mut redis::aio::MultiplexedConnection) -> [Script; 2] {
-    let scripts =
-        [RENEW, AMEND].map(|script| Script::new(&format!("{TEST_CLOCK}{ACCOUNT}{script}")));
+    let scripts = [script::renew_text(TEST_CLOCK), script::amend_text(TEST_CLOCK)]
+        .map(|text| Script::new(&text));
     for script in &scripts {
         script.load_async(link).await.unwrap();
     }
@@ -468,7 +483,7 @@ async fn the_script_and_the_book_agree_state_for_state() {
         .unwrap();
     let scripts = scripts(&mut link).await;
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
-    let (mut debited_late, mut given_back, mut healed, mut put_aside) = (0, 0, 0, 0);
+    let (mut debited_late, mut given_back, mut repaired, mut set_aside) = (0, 0, 0, 0);
     for seed in 0..histories {
         let steps = history(&mut Rng::with_seed(seed));
         let account = Account::user(&format!("u{seed}")).unwrap();
@@ -502,16 +517,16 @@ async fn the_script_and_the_book_agree_state_for_state() {
             *outcomes.entry(format!("{step} {outcome}")).or_default() += 1;
             debited_late +=
                 usize::from(books.iter().any(|book| book.lines.contains_key(&LineKey::Late)));
-            healed += usize::from(lossy && books.iter().any(|book| !book.recovered.is_zero()));
-            put_aside += usize::from(!record.spent.is_empty());
+            repaired += usize::from(lossy && books.iter().any(|book| !book.recovered.is_zero()));
+            set_aside += usize::from(!record.spent.is_empty());
             given_back += usize::from(
-                books.iter().any(|book| !book.refunded.is_zero() && !book.drawn.is_zero()),
+                books.iter().any(|book| !book.refunded.is_zero() && !book.purchased_used.is_zero()),
             );
             // What was used stands in the lines, whatever happened.
             let adds_up = |book: &Book| {
-                book.itemised() == book.used
+                book.lines_cost() == book.used
                     && book.refunded <= book.used
-                    && (lossy || book.drawn <= book.used)
+                    && (lossy || book.purchased_used <= book.used)
             };
             assert!(books.iter().all(adds_up), "history {seed}: {books:?}");
         }
@@ -520,7 +535,8 @@ async fn the_script_and_the_book_agree_state_for_state() {
         }
     }
     eprintln!(
-        "{histories} histories agree; answers: {outcomes:?}; debited late {debited_late}, refunded beside purchases {given_back}, healed {healed}, grants put aside {put_aside}"
+        "{histories} histories agree; answers: {outcomes:?}; debited late {debited_late}, refunded \
+         with purchases {given_back}, repaired {repaired}, grants set aside {set_aside}"
     );
     let kinds =
         ["Renewed", "Superseded", "Forgotten", "Late", "NotBegun", "Closed", "Erased", "refused"]
@@ -539,14 +555,14 @@ async fn the_script_and_the_book_agree_state_for_state() {
     let all =
         kinds.iter().map(String::as_str).chain(corrections).all(|kind| outcomes.contains_key(kind));
     assert!(
-        (all && given_back > 0 && debited_late > 0 && healed > 0 && put_aside > 0)
+        (all && given_back > 0 && debited_late > 0 && repaired > 0 && set_aside > 0)
             || histories < 1_000,
         "every kind of answer came up: {outcomes:?}"
     );
 }
 
 #[tokio::test]
-async fn what_is_more_lines_than_are_kept_goes_to_one() {
+async fn usage_beyond_the_most_lines_goes_to_one_line() {
     let server = RedisServer::start_with(&["--appendonly", "no"]);
     let mut link = redis::Client::open(server.url())
         .unwrap()
@@ -580,7 +596,7 @@ async fn what_is_more_lines_than_are_kept_goes_to_one() {
                 need: Credits::ZERO,
                 extra: Credits::ZERO,
                 terms: Terms::nothing(),
-                said: Duration::from_secs(now.as_secs()),
+                terms_at: now,
                 ttl: Duration::from_secs(600),
                 forget: false,
             };
@@ -593,6 +609,6 @@ async fn what_is_more_lines_than_are_kept_goes_to_one() {
     );
     assert!(expected == found, "both sides agree");
     let book = &expected[2].2[0];
-    assert_eq!((book.lines.len(), book.lines[&LineKey::Other].requests), (MOST + 1, 4));
-    assert_eq!(book.itemised(), book.used());
+    assert_eq!((book.lines.len(), book.lines[&LineKey::Other].requests), (MAX_LINES + 1, 4));
+    assert_eq!(book.lines_cost(), book.used());
 }

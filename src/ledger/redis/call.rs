@@ -1,0 +1,224 @@
+//! Calls of the scripts, and their answers.
+//!
+//! `how` is `EVALSHA` and a script's hash, or `EVAL` and the script itself. `renew.lua` and
+//! `amend.lua` describe their arguments in their heads.
+
+use std::{array, fmt};
+
+use redis::{Cmd, ToRedisArgs};
+
+use super::{
+    super::{Amendment, Answer, LeaseId, LedgerError, LineKey, Outcome, Renewal, Standing},
+    schema::{
+        self, ACCOUNT_ERASED, FORGOTTEN, Keys, LATE_LINE, LATE_RENEWAL, LIMIT, NEVER, NOT_BEGUN,
+        OTHER_LINE, PERIOD_CLOSED, RENEWED, SEATS, SEPARATOR, STORED_MONTHS, SUPERSEDED,
+    },
+};
+use crate::{Account, Credits, Name, Period, clock::UnixTime};
+
+/// The number of arguments of a renewal before its lines.
+pub(super) const RENEWAL_ARGUMENTS: usize = 21;
+
+/// A call that renews a lease, at about `now` by the ledger's clock.
+pub(super) fn renewal(
+    how: (&str, &str),
+    keys: &Keys,
+    renewal: &Renewal,
+    max_lines: usize,
+    now: UnixTime,
+    not_after: UnixTime,
+) -> Cmd {
+    let (period, today) = (keys.period, Period::containing(now));
+    let current = (today != period).then(|| keys.book_of(today));
+    let nanos = |amount: Credits| amount.as_nano_usd().unsigned_abs();
+    // The lease comes before them.
+    let numbers: [u64; RENEWAL_ARGUMENTS - 1] = [
+        renewal.seq,
+        renewal.batch,
+        nanos(renewal.settled),
+        nanos(renewal.reported),
+        nanos(renewal.keep),
+        nanos(renewal.refill),
+        nanos(renewal.need),
+        nanos(renewal.extra),
+        nanos(renewal.terms.included),
+        u64::from(renewal.terms.per_seat),
+        nanos(renewal.terms.pay_as_you_go),
+        renewal.terms_at.as_secs(),
+        (UnixTime::EPOCH + renewal.ttl).as_millis(),
+        u64::from(renewal.forget),
+        not_after.as_millis(),
+        period.begins().as_millis(),
+        period.ends().as_millis(),
+        today.begins().as_millis(),
+        today.ends().as_millis(),
+        max_lines as u64,
+    ];
+    let mut call = redis::cmd(how.0);
+    call.arg(how.1).arg(if current.is_some() { 6 } else { 5 });
+    call.arg(&keys.record).arg(&keys.spent).arg(&keys.book).arg(&keys.leases).arg(&keys.holds);
+    call.arg(current).arg(renewal.lease.to_string()).arg(&numbers);
+    for line in renewal.lines.iter() {
+        call.arg(LineField(&line.key))
+            .arg(line.usage.requests)
+            .arg(line.usage.compute_micros)
+            .arg(nanos(line.usage.cost));
+    }
+    call
+}
+
+/// Reads the answer to a renewal.
+pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
+    let unreadable = || LedgerError::Failed {
+        reason: format!("an answer to a renewal cannot be read: {answer:?}"),
+        source: None,
+    };
+    let mut words = answer.split(' ');
+    let outcome = words.next().unwrap_or_default();
+    let numbers: [Option<i64>; 9] =
+        array::from_fn(|_| words.next().and_then(|word| word.parse().ok()));
+    let number = |at: usize| numbers[at].ok_or_else(unreadable);
+    let amount = |at| number(at).and_then(|nanos| Ok(Credits::from_nano_usd(nanos)?));
+    let outcome = match outcome {
+        RENEWED => {
+            let standing = Standing {
+                used: amount(2)?,
+                held: amount(3)?,
+                limit: amount(4)?,
+                included: amount(5)?,
+                limited_by_owner: number(6)? == 1,
+                early: number(7)? == 1,
+                ended: number(8)? == 1,
+            };
+            Outcome::Renewed { hold: amount(1)?, standing }
+        }
+        SUPERSEDED => Outcome::Superseded,
+        FORGOTTEN => Outcome::Forgotten,
+        LATE_RENEWAL => Outcome::Late,
+        NOT_BEGUN => Outcome::NotBegun,
+        PERIOD_CLOSED => Outcome::Closed,
+        ACCOUNT_ERASED => Outcome::Erased,
+        _ => return Err(unreadable()),
+    };
+    Ok(Answer { outcome, now: UnixTime::from_millis(number(0)?.unsigned_abs()) })
+}
+
+/// A call that amends an account, at about `now` by the ledger's clock.
+pub(super) fn amendment(
+    how: (&str, &str),
+    prefix: &str,
+    account: &Account,
+    amendment: &Amendment,
+    now: UnixTime,
+) -> Cmd {
+    let keys = |period| Keys::new(prefix, account, period);
+    let today = Period::containing(now);
+    let of_record = |action: &str| amending(how, &keys(today), &[], action);
+    let of_month = |period, action: &str| {
+        let keys = keys(period);
+        amending(how, &keys, &[&keys.book, &keys.leases], action)
+    };
+    match amendment {
+        Amendment::Grant { id, amount, expires } => {
+            let expires = expires.map_or_else(|| NEVER.to_owned(), |at| at.as_millis().to_string());
+            let grant = format!("{amount} {amount} {expires}", amount = amount.as_nano_usd());
+            of_record("grant").arg(id.as_str()).arg(grant).to_owned()
+        }
+        Amendment::Seats(seats) => of_record("set").arg(SEATS).arg(seats.get()).to_owned(),
+        Amendment::SpendingLimit(Some(limit)) => {
+            of_record("set").arg(LIMIT).arg(limit.as_nano_usd()).to_owned()
+        }
+        Amendment::SpendingLimit(None) => of_record("unset").arg(LIMIT).to_owned(),
+        Amendment::Refund { period, id, refund } => of_month(*period, "refund")
+            .arg(period.ends().as_millis())
+            .arg(id.as_str())
+            .arg(refund.amount.as_nano_usd())
+            .arg(refund.reason.as_str())
+            .to_owned(),
+        Amendment::Close(period) => of_month(*period, "close")
+            .arg(period.to_string())
+            .arg(period.ends().as_millis())
+            .to_owned(),
+        Amendment::Erase => {
+            let previous = |month: &Period| Some(month.previous());
+            let all: Vec<_> = std::iter::successors(Some(today.next().next()), previous)
+                .take(STORED_MONTHS)
+                .map(keys)
+                .flat_map(|Keys { book, leases, holds, claims, .. }| [book, leases, holds, claims])
+                .collect();
+            let all: Vec<_> = all.iter().map(String::as_str).collect();
+            amending(how, &keys(today), &all, "erase")
+        }
+    }
+}
+
+/// A call of `amend.lua` without further arguments.
+fn amending(how: (&str, &str), keys: &Keys, further_keys: &[&str], action: &str) -> Cmd {
+    let mut call = redis::cmd(how.0);
+    call.arg(how.1)
+        .arg(2 + further_keys.len())
+        .arg(&keys.record)
+        .arg(&keys.spent)
+        .arg(further_keys)
+        .arg(action);
+    call
+}
+
+/// Reads the answer to an amendment. Only one with an id can have been made before.
+pub(super) fn read_amended(amendment: &Amendment, written: bool) -> bool {
+    written || matches!(amendment, Amendment::Seats(_) | Amendment::SpendingLimit(_))
+}
+
+/// A call that claims a threshold.
+pub(super) fn claim(how: (&str, &str), keys: &Keys, threshold: &Name, by: LeaseId) -> Cmd {
+    let mut call = amending(how, keys, &[&keys.claims], "claim");
+    call.arg(threshold.as_str()).arg(by.to_string()).arg(keys.period.ends().as_millis());
+    call
+}
+
+/// A call that reads what a statement is made of.
+pub(super) fn statement(how: (&str, &str), keys: &Keys) -> Cmd {
+    let mut call = redis::cmd(how.0);
+    call.arg(how.1).arg(4);
+    call.arg(&keys.record).arg(&keys.book).arg(&keys.holds).arg(&keys.leases);
+    call
+}
+
+/// Adds to a pipeline what the list shows of an account: as many values as [`SUMMARY_FIELDS`].
+pub(super) fn summary(pipe: &mut redis::Pipeline, keys: &Keys) {
+    let fields: [(&str, &str); SUMMARY_FIELDS] = [
+        (&keys.book, schema::TOTAL),
+        (&keys.record, schema::CLOSED),
+        (&keys.holds, schema::SUM),
+        (&keys.leases, schema::SUM),
+        (&keys.book, schema::TERMS),
+    ];
+    for (key, field) in fields {
+        pipe.cmd("HGET").arg(key).arg(field);
+    }
+}
+
+/// The number of values of a [`summary`].
+pub(super) const SUMMARY_FIELDS: usize = 5;
+
+/// The name of a usage line in a book.
+struct LineField<'a>(&'a LineKey);
+
+impl fmt::Display for LineField<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            LineKey::Of { day, model, hardware, feature, subject } => {
+                let s = SEPARATOR;
+                write!(f, "{day}{s}{model}{s}{hardware}{s}{feature}{s}{subject}")
+            }
+            LineKey::Late => f.write_str(LATE_LINE),
+            LineKey::Other => f.write_str(OTHER_LINE),
+        }
+    }
+}
+
+impl ToRedisArgs for LineField<'_> {
+    fn write_redis_args<W: ?Sized + redis::RedisWrite>(&self, out: &mut W) {
+        out.write_arg_fmt(self);
+    }
+}
