@@ -15,6 +15,7 @@ pub mod ledger;
 mod limit;
 pub mod meter;
 mod money;
+mod names;
 mod observe;
 mod period;
 pub mod plan;
@@ -26,12 +27,13 @@ mod terms;
 mod threshold;
 
 pub use self::{
-    account::{Account, Name, NameError},
+    account::Account,
     identify::{BearerTokens, Identity},
     lease::HoldAhead,
     ledger::{Accounts, MemoryLedger},
     meter::{ComputeClock, ComputeTime, CreditMeter, CreditMeterBuilder},
     money::{Credits, MoneyError, Price},
+    names::{Name, NameError},
     period::{Period, PeriodError},
     plan::{Feature, Plan, PlanFile},
     rejection::{DenialFormat, Rejection},

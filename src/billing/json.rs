@@ -6,7 +6,7 @@ use axum::{Json, extract::Request, response::Response};
 use serde::Serialize;
 
 use super::{Bill, Meter, no_store, shown};
-use crate::{Credits, Name, ledger::Usage};
+use crate::{Credits, Name, identify::Subject, ledger::Usage};
 
 /// Amounts are whole nano-dollars. The lines' costs add up to what was used, always.
 #[derive(Serialize)]
@@ -62,7 +62,7 @@ struct Refund {
 #[derive(Serialize)]
 struct Member {
     /// Null for what is not known of.
-    subject: Option<Name>,
+    subject: Option<Subject>,
     requests: u64,
     compute_seconds: f64,
     cost_nano_usd: i64,

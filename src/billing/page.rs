@@ -22,7 +22,7 @@ use serde::Deserialize;
 use super::{Bill, Denied, Meter, chart::Chart, no_store};
 use crate::{
     CreditMeter, Credits, Period,
-    identify::{RequestHead, is_meant},
+    identify::{RequestHead, is_csrf_safe},
     ledger::{Amendment, StatementRefund, Usage},
     meter::LEAST,
     plan::WhenUsedUp,
@@ -245,7 +245,7 @@ pub(super) async fn set_spending_limit(State(meter): Meter, request: Request) ->
 
 /// The bill whose limit a request may set.
 async fn bill_to_limit(meter: &CreditMeter, parts: &Parts) -> Result<Bill, Denied> {
-    if !is_meant(RequestHead::from(parts)) {
+    if !is_csrf_safe(RequestHead::from(parts)) {
         return Err(Rejection::CrossOrigin.into());
     }
     let bill = Bill::read(meter, parts).await?;

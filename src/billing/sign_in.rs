@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     CreditMeter, Name,
-    identify::{IdentifyError, RequestHead, is_meant},
+    identify::{IdentifyError, RequestHead, is_csrf_safe},
     rejection::Rejection,
 };
 
@@ -78,7 +78,7 @@ fn cookie<'a>(meter: &'a CreditMeter, parts: &Parts) -> Result<&'a Name, Denied>
     let cookie = meter.cookie().ok_or_else(|| {
         because(StatusCode::NOT_FOUND, "This server takes no token from a cookie.")
     })?;
-    if !is_meant(RequestHead::from(parts)) {
+    if !is_csrf_safe(RequestHead::from(parts)) {
         return Err(Rejection::CrossOrigin.into());
     }
     // A token of RFC 9110, section 5.6.2.

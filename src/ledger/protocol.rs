@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use crate::{Credits, Name, ledger::Terms};
+use crate::{Credits, Name, identify::Subject, ledger::Terms};
 
 /// The most usage lines of a month that a ledger keeps apart unless it is set; what would be more
 /// is added to one line, [`LineKey::Other`].
@@ -114,7 +114,7 @@ pub enum LineKey {
         /// The feature it was used through.
         feature: Name,
         /// Who asked.
-        subject: Name,
+        subject: Subject,
     },
     /// What was settled of another month: of one that was closed, or of one that has not begun,
     /// into which a clock had gone for a while.

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use super::{Book, LineKey, Record, Refund, Terms, Usage};
-use crate::{Account, Credits, Name, Period};
+use crate::{Account, Credits, Name, Period, identify::Subject};
 
 /// What an account used in a period. Its lines add up to `used`, always.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub struct StatementLine {
     /// The feature, or the same word.
     pub feature: Name,
     /// Who asked; `None` where that is not known.
-    pub subject: Option<Name>,
+    pub subject: Option<Subject>,
     /// How much.
     pub usage: Usage,
 }

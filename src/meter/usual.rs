@@ -11,8 +11,9 @@ use std::{
 
 use super::{charge::Kept, layer::CreditMeter, read_ahead::ReadAhead, reporting::Reporting};
 use crate::{
-    Account, Credits, Identity, Name, Period, Plan,
+    Account, Credits, Identity, Period, Plan,
     clock::Clock,
+    identify::Subject,
     lease::{Seat, SeatTaken, Want},
     ledger::Terms,
     plan::{RequestCap, Tier, Workload},
@@ -34,7 +35,7 @@ pub(crate) struct Usual {
     meter: u64,
     plan: u64,
     pub(crate) account: Account,
-    pub(crate) subject: Name,
+    pub(crate) subject: Subject,
     pub(crate) tier: Arc<Tier>,
     pub(super) terms: Terms,
     pub(crate) workload: Arc<Workload>,
@@ -70,7 +71,7 @@ impl Usual {
                 && usual.meter == meter.inner.id
                 && usual.is_of(identity)
         };
-        let found = identity.home.look();
+        let found = identity.cache.load();
         let kin = found.as_ref().and_then(|found| found.downcast_ref::<Kin>());
         if let Some(usual) = kin.and_then(|kin| kin.iter().find(is_it))
             && let Some(seat) = meter.inner.desk.seat_again(&usual.seat)
@@ -92,7 +93,7 @@ impl Usual {
             kin.into_iter().flatten().filter(is_kept).rev().take(MOST - 1).cloned().collect();
         kin.reverse();
         kin.push(Arc::clone(&usual));
-        identity.home.put(Box::new(kin));
+        identity.cache.store(Box::new(kin));
         Ok((usual, seat))
     }
 
@@ -114,7 +115,7 @@ impl Usual {
         workload: Arc<Workload>,
         period: Period,
     ) -> Result<(Arc<Self>, Seat<Kept>), Rejection> {
-        let Some(tier) = plan.tier(identity.tier.as_str()).cloned() else {
+        let Some(tier) = plan.tier(&identity.tier).cloned() else {
             tracing::error!(target: "tower_credits", account = %identity.account, tier = %identity.tier,
                 "an identity's tier is not in the plan: add [tiers.{}]", identity.tier);
             return Err(Rejection::UnknownTier);

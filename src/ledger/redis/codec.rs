@@ -490,7 +490,7 @@ fn read_line(key: &str, value: &str) -> Option<(LineKey, Usage)> {
         model: name(model)?,
         hardware: name(hardware)?,
         feature: name(feature)?,
-        subject: name(subject)?,
+        subject: subject.parse().ok()?,
     };
     Some((key, usage))
 }
