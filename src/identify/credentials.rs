@@ -35,9 +35,9 @@ pub(super) fn token_of<'a>(
     Ok(token)
 }
 
-/// `true` if another site's page cannot have forged a request (CSRF). Such a page can make a browser
-/// send forms, cookies and passwords that the browser has, but neither a bearer token nor fields
-/// that state this origin.
+/// `true` if another site's page cannot have forged a request (CSRF). Such a page can make a
+/// browser send forms, cookies and passwords that the browser has, but neither a bearer token nor
+/// fields that state this origin.
 #[cfg(feature = "axum")]
 pub(crate) fn is_csrf_safe(head: RequestHead<'_>) -> bool {
     bearer(head.headers).is_ok() || origin::is_same_origin(head)
@@ -61,8 +61,8 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], IdentifyError> {
     }
 }
 
-/// Returns the value of a cookie (RFC 6265, section 5.4: pairs, each after a semicolon and a space).
-/// It is empty if the cookie is there twice.
+/// Returns the value of a cookie (RFC 6265, section 5.4: pairs, each after a semicolon and a
+/// space). It is empty if the cookie is there twice.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let pairs = headers
         .get_all(COOKIE)

@@ -20,9 +20,11 @@ use crate::Name;
 ///
 /// impl Identify for SingleCustomer {
 ///     fn identify(&self, head: RequestHead<'_>) -> Identifying {
-///         let has_key = head.headers.contains_key("x-key");
-///         let answer = if has_key { Ok(Arc::clone(&self.0)) } else { Err(IdentifyError::Missing) };
-///         Identifying::Ready(answer)
+///         Identifying::Ready(if head.headers.contains_key("x-key") {
+///             Ok(Arc::clone(&self.0))
+///         } else {
+///             Err(IdentifyError::Missing)
+///         })
 ///     }
 /// }
 /// ```

@@ -1,13 +1,13 @@
 //! Identification: who asks, who pays, and which tier applies.
 //!
-//! Before each metered call the meter asks an [`Identify`] for the request's [`Identity`]. There are
-//! four ways to have one:
+//! Before each metered call the meter asks an [`Identify`] for the request's [`Identity`]. There
+//! are four ways to have one:
 //!
 //! | | take it if |
 //! |---|---|
 //! | [`BearerTokens`] | the server has no authentication of its own, and the tokens fit in a file |
 //! | `RedisTokens` | the server has none, and tokens are issued and revoked while many nodes run |
-//! | [`IdentityFromExtensions`] | the server's own authentication handles requests before the meter |
+//! | [`IdentityFromExtensions`] | the server's own authentication runs before the meter |
 //! | [`IdentifyWith`] | an async function of yours knows the caller: a session store, a database |
 //!
 //! For all else, implement [`Identify`] yourself.

@@ -169,7 +169,8 @@ impl Draft {
         let mut parameters = model.parameters();
         if let Some(name) = parameters.find(|name| !pattern::has_parameter(pattern, name)) {
             return Err(format!(
-                "route `{pattern}`: its path has no `{{{name}}}`: name a part of the path, or a model"
+                "route `{pattern}`: its path has no `{{{name}}}`: name a part of the \
+                 path, or a model"
             ));
         }
         match model.fixed() {

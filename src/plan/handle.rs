@@ -12,7 +12,11 @@ use super::policy::Plan;
 /// ```
 /// use tower_credits::{Plan, plan::PlanHandle};
 ///
-/// # let plan = |included| Plan::from_toml(&format!("[tiers.free]\nincluded = \"{included}\"\nwhen_used_up = \"block\""));
+/// # use tower_credits::plan::{Tier, WhenUsedUp};
+/// # fn plan(included: &str) -> Result<Plan, Box<dyn std::error::Error>> {
+/// #     let tier = Tier::new("free".parse()?, included.parse()?, WhenUsedUp::Block);
+/// #     Ok(Plan::builder().tier(tier).build()?)
+/// # }
 /// let handle = PlanHandle::from(plan("0.10")?);
 /// handle.replace(plan("0.20")?);
 /// assert_eq!(handle.current().tier(&"free".parse()?).unwrap().included, "0.20".parse()?);

@@ -1,9 +1,10 @@
 //! The plan: hardware prices, models, routes and tiers, as data.
 //!
 //! * [`Plan`] is all of it, and is valid once it exists: every route leads to a known model, every
-//!   model runs on hardware with a price, every tier has its rules. It is read from TOML or built in
-//!   code ([`Plan::builder`]). A wrong plan is refused with a [`PlanError`].
-//! * [`PlanFile`] follows a plan's file, and [`PlanHandle`] replaces the plan while the server runs.
+//!   model runs on hardware with a price, every tier has its rules. It is read from TOML or built
+//!   in code ([`Plan::builder`]). A wrong plan is refused with a [`PlanError`].
+//! * [`PlanFile`] follows a plan's file, and [`PlanHandle`] replaces the plan while the server
+//!   runs.
 //! * [`Tier`] is what an account may use, and what happens when it has used it: [`WhenUsedUp`],
 //!   [`Midway`], [`RequestQuota`], [`RequestCap`], [`DuringOutage`].
 //! * [`Route`] is what the requests to a path run. [`Plan::classify`] answers with a

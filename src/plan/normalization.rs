@@ -9,11 +9,11 @@
 //!    control character.
 //! 2. Otherwise every reading is classified: the path with its escapes decoded, without parameters
 //!    (`;...`), without empty segments, and with all of that in any order, repeatedly. The path is
-//!    refused if readings lead to different workloads. It is also refused if the path itself is free
-//!    or metered, and a reading leads to a route that is metered otherwise or refused.
+//!    refused if readings lead to different workloads. It is also refused if the path itself is
+//!    free or metered, and a reading leads to a route that is metered otherwise or refused.
 //! 3. A free path, canonical or not, is refused if it is the path of a metered or refused route but
-//!    for case and a slash at its end. A metered path is refused if that route is metered otherwise.
-//!    A path that a route writes out belongs to that route.
+//!    for case and a slash at its end. A metered path is refused if that route is metered
+//!    otherwise. A path that a route writes out belongs to that route.
 //!
 //! A path is canonical if its segments consist of letters, digits and `-._~!$&'()*+,=:@` alone (RFC
 //! 3986, section 3.3, without `;` and escapes).

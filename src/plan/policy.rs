@@ -22,8 +22,8 @@ use crate::Name;
 /// Hardware prices, models, routes and tiers. A plan is valid once it exists.
 ///
 /// Read one from a file ([`Plan::from_file`]; [`PlanFile`](crate::PlanFile) also follows its
-/// changes), or build one in code ([`Plan::builder`]). The [module](crate::plan) has an example, and
-/// `docs/plan.md` explains the file.
+/// changes), or build one in code ([`Plan::builder`]). The [module](crate::plan) has an example,
+/// and `docs/plan.md` explains the file.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Differs from the number of every other plan that this process built.

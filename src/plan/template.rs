@@ -28,8 +28,8 @@ pub(super) enum TemplateError {
     #[error("`{{}}` names nothing: write `{{name}}` for a part of the path")]
     Unnamed,
     #[error(
-        "`{{{0}}}` is unknown: write `{{name}}` for a part of the path, or `{{header:x-model}}` for \
-         a header field"
+        "`{{{0}}}` is unknown: write `{{name}}` for a part of the path, or `{{header:x-model}}` \
+         for a header field"
     )]
     Source(String),
     #[error("`{0}` is no header field's name: write one like `{{header:x-model}}`")]

@@ -143,9 +143,8 @@ fn routes_lead_to_models() {
             .map(|value| ("x-model".parse().unwrap(), HeaderValue::from_bytes(value).unwrap()));
         Plan::from_toml(&text).unwrap().classify("/v1/chat", &headers.collect())
     };
-    assert!(
-        matches!(by_header(&[b"whisper"]), Classification::Workload(workload) if workload.model.as_str() == "acme/whisper")
-    );
+    assert!(matches!(by_header(&[b"whisper"]), Classification::Workload(workload)
+            if workload.model.as_str() == "acme/whisper"));
     for values in [&[] as &[&'static [u8]], &[b"unheard-of"], &[b"whisper", b"whisper"], &[b"\xff"]]
     {
         assert_eq!(by_header(values), Classification::Unknown, "{values:?}");
@@ -198,9 +197,14 @@ fn what_nearly_is_a_metered_route_is_not_free() {
     // dear route.
     let text = GOOD.replace(
         "[routes]",
-        "[hardware.dear]\nprice_per_second = \"1\"\n[models.dear]\nhardware = \"dear\"\n[routes]\notherwise = \"free\"",
+        "[hardware.dear]\nprice_per_second = \"1\"\n[models.dear]\nhardware = \"dear\"\n\
+         [routes]\notherwise = \"free\"",
     );
-    let text = text.replace("\"/health\" = \"free\"", "\"/health\" = \"free\"\n\"/admin/{*x}\" = \"refuse\"\n\"/v1/{*rest}\" = { model = \"rnnoise\" }\n\"/v1/dear\" = { model = \"dear\" }");
+    let text = text.replace(
+        "\"/health\" = \"free\"",
+        "\"/health\" = \"free\"\n\"/admin/{*x}\" = \"refuse\"\n\
+         \"/v1/{*rest}\" = { model = \"rnnoise\" }\n\"/v1/dear\" = { model = \"dear\" }",
+    );
     let strict = Plan::from_toml(&text).unwrap();
     for path in [
         "//admin/x",
@@ -279,7 +283,8 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
             "hardware = \"gpu-small\"",
             "hardware = \"gpu-large\"",
             6,
-            "model `rnnoise` runs on hardware `gpu-large`, which has no price: add [hardware.gpu-large]",
+            "model `rnnoise` runs on hardware `gpu-large`, which has no price: \
+             add [hardware.gpu-large]",
         ),
         ("hardware = \"gpu-small\"", "", 5, "model `rnnoise` has no hardware"),
         (

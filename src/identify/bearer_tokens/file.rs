@@ -17,7 +17,8 @@ impl BearerTokens {
     ///
     /// # Errors
     ///
-    /// [`TokensError`] if the file cannot be read, or with its wrong line and what to write instead.
+    /// [`TokensError`] if the file cannot be read, or with its wrong line and what to write
+    /// instead.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, TokensError> {
         let path = path.as_ref();
         parse(path, reload::read(path)).map(Self::from_table)

@@ -1,9 +1,9 @@
 //! A cache of tokens, which finds them without a cryptographic hash.
 //!
-//! A token is keyed by 128 bits of SipHash under a secret key of 128 random bits. Nobody outside can
-//! compute or guess them (Aumasson and Bernstein, "SipHash: a fast short-input PRF"). Neither the
-//! token nor anything that leads back to it is kept. The key chooses one of a fixed number of slots,
-//! and a token replaces the one that has its slot, so memory is bounded.
+//! A token is keyed by 128 bits of SipHash under a secret key of 128 random bits. Nobody outside
+//! can compute or guess them (Aumasson and Bernstein, "SipHash: a fast short-input PRF"). Neither
+//! the token nor anything that leads back to it is kept. The key chooses one of a fixed number of
+//! slots, and a token replaces the one that has its slot, so memory is bounded.
 
 use std::{
     fmt,

@@ -61,8 +61,8 @@ impl BearerTokens {
     ///
     /// A cookie pays only for requests of pages of the same origin (`Sec-Fetch-Site`, `Origin`);
     /// others are denied with 403. The billing page's sign-in sets the cookie. If you set it
-    /// yourself, set it `HttpOnly`, `Secure` and `SameSite=Strict` all the same. Begin its name with
-    /// `__Host-`: other hosts of your domain cannot set such a cookie.
+    /// yourself, set it `HttpOnly`, `Secure` and `SameSite=Strict` all the same. Begin its name
+    /// with `__Host-`: other hosts of your domain cannot set such a cookie.
     #[must_use]
     pub fn or_cookie(self, name: Name) -> Self {
         Self { cookie: Some(name), ..self }

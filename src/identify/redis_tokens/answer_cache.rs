@@ -129,8 +129,8 @@ impl AnswerCache {
         self.unknown.insert(query.digest, ());
     }
 
-    /// Returns the stale answer if it counts while the server does not answer. It is fresh again for
-    /// a moment, so that an outage does not cost each request a timeout.
+    /// Returns the stale answer if it counts while the server does not answer. It is fresh again
+    /// for a moment, so that an outage does not cost each request a timeout.
     pub(super) fn stale_if_error(&self, query: &Query) -> Option<Arc<Identity>> {
         let now = Instant::now();
         let stale = query.stale.as_ref()?;

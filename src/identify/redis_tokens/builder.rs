@@ -126,8 +126,9 @@ impl RedisTokensBuilder {
     /// # Errors
     ///
     /// * [`RedisTokensError::Server`] if the server cannot be reached within five seconds.
-    /// * [`RedisTokensError::Unfit`] if the server evicts keys or has keys of another schema version,
-    ///   if its URL or another of its settings cannot be used, or if the prefix has a brace.
+    /// * [`RedisTokensError::Unfit`] if the server evicts keys or has keys of another schema
+    ///   version, if its URL or another of its settings cannot be used, or if the prefix has a
+    ///   brace.
     pub async fn connect(self) -> Result<RedisTokens, RedisTokensError> {
         let connection = Connection::new(self.server, &self.prefix)?;
         let ping = |mut link| async move { redis::cmd("PING").query_async(&mut link).await };

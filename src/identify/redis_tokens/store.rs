@@ -181,7 +181,9 @@ impl Store {
         asked.cmd("HGETALL").arg(&list);
         let (listed,): (HashMap<String, String>,) = self.run(asked).await?;
         let left_out = |id: &str, fault: &Fault| {
-            tracing::warn!(target: "tower_credits", %account, token = id, %fault, "a token is left out");
+            tracing::warn!(
+                target: "tower_credits", %account, token = id, %fault, "a token is left out"
+            );
         };
         let mut entries = Vec::with_capacity(listed.len());
         let mut asked = redis::pipe();

@@ -35,7 +35,8 @@ const MAX_TOKENS_PER_ACCOUNT: usize = 1_000;
 ///
 /// # async fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
 /// let tokens = RedisTokens::connect("redis://127.0.0.1/").await?;
-/// let meter = CreditMeter::new(plan, RedisLedger::connect("redis://127.0.0.1/").await?, tokens.clone());
+/// let ledger = RedisLedger::connect("redis://127.0.0.1/").await?;
+/// let meter = CreditMeter::new(plan, ledger, tokens.clone());
 ///
 /// let alice = Identity::new("alice".parse()?, Account::user("alice")?, "free".parse()?);
 /// let issued = tokens.issue(&alice, "laptop", None).await?;
