@@ -29,6 +29,7 @@ mod limit;
 pub mod meter;
 mod metering;
 mod money;
+mod names;
 mod observe;
 mod period;
 pub mod plan;
@@ -41,12 +42,13 @@ mod threshold;
 mod unix_time;
 
 pub use self::{
-    account::{Account, Name, NameError},
+    account::Account,
     identify::{BearerTokens, Identity},
     lease::HoldAhead,
     ledger::{Accounts, MemoryLedger},
     meter::{ComputeClock, ComputeTime, CreditMeter, CreditMeterBuilder},
     money::{Credits, MoneyError, Price},
+    names::{Name, NameError},
     period::{Period, PeriodError},
     plan::{Feature, Plan, PlanFile},
     rejection::{DenialFormat, Rejection},

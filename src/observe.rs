@@ -7,7 +7,10 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{Account, Credits, Name};
+use crate::{
+    Account, Credits, Name,
+    names::{Subject, TierName},
+};
 
 /// Metrics for the host's recorder. Their names have the prefix `tower_credits_`, and the unit if
 /// there is one.
@@ -76,8 +79,8 @@ pub(crate) fn describe() {
 /// A metered request that ended and was billed.
 pub(crate) struct MeteredRequest<'a> {
     pub(crate) account: &'a Account,
-    pub(crate) subject: &'a Name,
-    pub(crate) tier: &'a Name,
+    pub(crate) subject: &'a Subject,
+    pub(crate) tier: &'a TierName,
     pub(crate) model: &'a Name,
     pub(crate) hardware: &'a Name,
     pub(crate) feature: &'a Name,

@@ -63,7 +63,7 @@ impl Bill {
             .map(str::parse::<Period>)
             .transpose()
             .map_err(|_| Rejection::NoSuchPeriod)?;
-        let Some(tier) = meter.plan().current().tier(identity.tier.as_str()).cloned() else {
+        let Some(tier) = meter.plan().current().tier(&identity.tier).cloned() else {
             return Err(Rejection::UnknownTier.into());
         };
         let statement = meter.statement(&identity, period).await.map_err(|error| {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     CreditMeter, Credits, Name,
+    identify::Subject,
     ledger::{Reason, RefundId, StatementRefund, Usage},
 };
 
@@ -74,7 +75,7 @@ struct Refund {
 #[derive(Serialize)]
 struct Member {
     /// Null if it is not known.
-    subject: Option<Name>,
+    subject: Option<Subject>,
     requests: u64,
     compute_seconds: f64,
     cost_nano_usd: i64,

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use super::{denied::Denied, html};
 use crate::{
     CreditMeter, Name,
-    identify::{IdentifyError, RequestHead, is_meant},
+    identify::{IdentifyError, RequestHead, is_csrf_safe},
     rejection::Rejection,
 };
 
@@ -80,7 +80,7 @@ fn cookie<'a>(meter: &'a CreditMeter, parts: &Parts) -> Result<&'a Name, Denied>
             request: `Authorization: Bearer <token>`.";
         unavailable(StatusCode::NOT_FOUND, detail)
     })?;
-    if !is_meant(RequestHead::from(parts)) {
+    if !is_csrf_safe(RequestHead::from(parts)) {
         return Err(Rejection::CrossOrigin.into());
     }
     // A `token` (RFC 9110, section 5.6.2).

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     CreditMeter, Credits,
-    identify::{RequestHead, is_meant},
+    identify::{RequestHead, is_csrf_safe},
     rejection::Rejection,
 };
 
@@ -80,7 +80,7 @@ pub(super) async fn set(State(meter): State<CreditMeter>, request: Request) -> R
 
 /// Returns the bill whose limit a request may set.
 async fn bill_to_limit(meter: &CreditMeter, parts: &Parts) -> Result<Bill, Denied> {
-    if !is_meant(RequestHead::from(parts)) {
+    if !is_csrf_safe(RequestHead::from(parts)) {
         return Err(Rejection::CrossOrigin.into());
     }
     let bill = Bill::read(meter, parts).await?;

@@ -1,4 +1,4 @@
-//! The one token that a request carries.
+//! The token that a request carries.
 
 use http::{
     HeaderMap,
@@ -9,12 +9,12 @@ use sha2::{Digest, Sha256};
 use super::{IdentifyError, RequestHead, origin};
 use crate::Name;
 
-/// The longest token that is looked at, in bytes.
-const LONGEST: usize = 4096;
+/// The longest token that is hashed, in bytes.
+const MAX_TOKEN_BYTES: usize = 4096;
 
 pub(super) type Sha256Digest = [u8; 32];
 
-/// The one token of a request: the bearer token of its `Authorization` field or, where there is no
+/// Returns the token of a request: the bearer token of its `Authorization` field or, if there is no
 /// such field and a cookie is named, that cookie's value.
 pub(super) fn token_of<'a>(
     head: RequestHead<'a>,
@@ -24,31 +24,31 @@ pub(super) fn token_of<'a>(
     let token = match bearer(head.headers) {
         Err(IdentifyError::Missing) => match in_cookie() {
             None => return Err(IdentifyError::Missing),
-            Some(_) if !origin::is_own(head) => return Err(IdentifyError::CrossOrigin),
+            Some(_) if !origin::is_same_origin(head) => return Err(IdentifyError::CrossOrigin),
             Some(token) => token,
         },
         answer => answer?,
     };
-    if token.is_empty() || token.len() > LONGEST {
+    if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
         return Err(IdentifyError::Invalid);
     }
     Ok(token)
 }
 
-/// `true` if a request that changes something was meant: pages of other sites can make a browser
-/// send forms, cookies and passwords that it knows, but neither a bearer token nor a word of being
-/// from here.
+/// `true` if another site's page cannot have forged a request (CSRF). Such a page can make a
+/// browser send forms, cookies and passwords that the browser has, but neither a bearer token nor
+/// fields that state this origin.
 #[cfg(feature = "axum")]
-pub(crate) fn is_meant(head: RequestHead<'_>) -> bool {
-    bearer(head.headers).is_ok() || origin::is_own(head)
+pub(crate) fn is_csrf_safe(head: RequestHead<'_>) -> bool {
+    bearer(head.headers).is_ok() || origin::is_same_origin(head)
 }
 
 pub(super) fn digest(token: &[u8]) -> Sha256Digest {
     Sha256::digest(token).into()
 }
 
-/// The one bearer token of a request. The scheme's name is compared without case (RFC 9110, section
-/// 11.1).
+/// Returns the bearer token of a request that has a single `Authorization` field. The scheme's name
+/// is compared without case (RFC 9110, section 11.1).
 fn bearer(headers: &HeaderMap) -> Result<&[u8], IdentifyError> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let value = values.next().ok_or(IdentifyError::Missing)?.as_bytes();
@@ -61,7 +61,8 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], IdentifyError> {
     }
 }
 
-/// The value of a cookie (RFC 6265, section 5.4: pairs, each after a semicolon and a space).
+/// Returns the value of a cookie (RFC 6265, section 5.4: pairs, each after a semicolon and a
+/// space). It is empty if the cookie is there twice.
 fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let pairs = headers
         .get_all(COOKIE)
@@ -70,12 +71,12 @@ fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
     let mut values = pairs
         .filter_map(|pair| pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"="));
     let value = values.next()?;
-    // Which of two would count is anybody's guess: none is known.
+    // Nobody knows which of two the service would take.
     let only = if values.next().is_none() { value } else { b"" };
     Some(only.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(only))
 }
 
-/// A digest from its 64 hexadecimal digits.
+/// Reads a digest from its 64 hexadecimal digits.
 pub(super) fn parse_digest(hex: &str) -> Option<Sha256Digest> {
     let mut digest = [0; 32];
     if hex.len() != 64 || !hex.bytes().all(|byte| byte.is_ascii_hexdigit()) {

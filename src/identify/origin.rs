@@ -1,7 +1,7 @@
-//! Whether a browser sent a request for a page of the same origin.
+//! The origin of browsers' requests.
 //!
-//! A browser sends cookies along with requests that any page makes, so a cookie alone does not say
-//! that its owner wanted the request. Browsers say where a request comes from in `Sec-Fetch-Site`
+//! A browser sends cookies along with requests that any page makes, so a cookie alone does not mean
+//! that its owner wanted the request. Browsers state where a request comes from in `Sec-Fetch-Site`
 //! (Fetch Metadata), older ones in `Origin` (RFC 6454), and pages cannot change either.
 
 use http::{
@@ -13,16 +13,16 @@ use super::RequestHead;
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// `true` if a cookie may pay for this request: only where the browser says that it comes from a
-/// page of the same origin. The scheme is not compared, since a server behind a proxy does not know
-/// its own.
-pub(super) fn is_own(head: RequestHead<'_>) -> bool {
+/// `true` if the browser states that a request comes from a page of the same origin, or from the
+/// user. Only then may a cookie pay for it. The scheme is not compared, since a server behind a
+/// proxy does not know its own.
+pub(super) fn is_same_origin(head: RequestHead<'_>) -> bool {
     let text = |name: &HeaderName| {
         let mut values = head.headers.get_all(name).iter();
         values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
     };
     if head.headers.contains_key(SEC_FETCH_SITE) {
-        // `none` is the user's own doing: typed, or from a bookmark.
+        // `none` means that the user typed the address, or followed a bookmark.
         return matches!(text(&SEC_FETCH_SITE), Some("same-origin" | "none"));
     }
     if head.headers.contains_key(ORIGIN) {
@@ -32,7 +32,7 @@ pub(super) fn is_own(head: RequestHead<'_>) -> bool {
         return from
             .is_some_and(|from| to.is_some_and(|to| from.as_str().eq_ignore_ascii_case(to)));
     }
-    // Browsers say nothing over plain http, or where they are old; a page of another site can make
+    // Over plain http, and if they are old, browsers state nothing. A page of another site can make
     // them send such a request.
     false
 }
@@ -45,7 +45,7 @@ mod tests {
 
     #[test]
     fn only_the_same_origin_pays_with_a_cookie() {
-        let is_own_with = |method: &str, headers: &[(&str, &str)]| {
+        let check = |method: &str, headers: &[(&str, &str)]| {
             let request = Request::builder()
                 .method(method)
                 .uri("/models/echo")
@@ -53,7 +53,7 @@ mod tests {
             let request = headers
                 .iter()
                 .fold(request, |request, (name, value)| request.header(*name, *value));
-            is_own(RequestHead::from(&request.body(()).unwrap()))
+            is_same_origin(RequestHead::from(&request.body(()).unwrap()))
         };
         for (method, headers, own) in [
             ("POST", &[("sec-fetch-site", "same-origin")] as &[_], true),
@@ -83,7 +83,7 @@ mod tests {
             ("GET", &[], false),
             ("GET", &[("sec-fetch-site", "same-origin")], true),
         ] {
-            assert_eq!(is_own_with(method, headers), own, "{method} {headers:?}");
+            assert_eq!(check(method, headers), own, "{method} {headers:?}");
         }
     }
 }

@@ -89,7 +89,7 @@ mod tests {
             model: name(&format!("model-{model}")),
             hardware: name("gpu"),
             feature: name("api"),
-            subject: name("alice"),
+            subject: "alice".parse().unwrap(),
         }
     }
 

@@ -5,10 +5,8 @@ use std::{
     sync::Arc,
 };
 
-use super::{
-    AccountsPage, Amendment, Cursor, Ledger, LedgerError, Refund, Statement,
-    names::{GrantId, Reason, RefundId},
-};
+use super::{AccountsPage, Amendment, Cursor, Ledger, LedgerError, Refund, Statement};
+use crate::names::{GrantId, Reason, RefundId};
 use crate::{Account, Credits, Period, clock::UnixTime};
 
 /// The operator's handle: statements, the list of accounts, and every change of an account except

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU32;
 
-use super::names::{GrantId, Reason, RefundId};
+use crate::names::{GrantId, Reason, RefundId};
 use crate::{Credits, Period, clock::UnixTime};
 
 /// A change of an account's record, or a correction of one of its months.

@@ -14,10 +14,10 @@ use super::{
     CLOCK_SKEW, LeaseId, LineKey, MAX_LINES, Refund, Standing, Usage, UsageLine,
     holds::Holds,
     leases::{Leases, SettledSums},
-    names::RefundId,
     record::Record,
     terms_in_force::TermsInForce,
 };
+use crate::names::RefundId;
 use crate::{Credits, Name, Period, clock::UnixTime, ledger::Terms};
 
 /// The interval at which it is noted that unchanged terms were stated again.

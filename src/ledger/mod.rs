@@ -56,7 +56,6 @@ mod interface;
 mod leases;
 mod list;
 mod memory;
-mod names;
 mod protocol;
 mod record;
 #[cfg(feature = "redis")]
@@ -77,9 +76,11 @@ pub use self::{
     interface::{Ledger, LedgerFuture},
     list::{AccountSummary, AccountsPage, Cursor},
     memory::MemoryLedger,
-    names::{GrantId, Reason, RefundId},
     protocol::{Answer, LeaseId, LineKey, MAX_LINES, Outcome, Renewal, Standing, Usage, UsageLine},
     record::{Grant, Record},
     statement::{Statement, StatementLine, StatementRefund},
 };
-pub use crate::terms::Terms;
+pub use crate::{
+    names::{GrantId, Reason, RefundId},
+    terms::Terms,
+};

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Credits, Name, clock::UnixTime, ledger::Terms};
+use crate::{Credits, Name, clock::UnixTime, ledger::Terms, names::Subject};
 
 /// The default for how many usage lines of a month a ledger stores one by one; further usage is
 /// added to one line, [`LineKey::Other`].
@@ -121,7 +121,7 @@ pub enum LineKey {
         /// The feature that it was used through.
         feature: Name,
         /// The subject that asked.
-        subject: Name,
+        subject: Subject,
     },
     /// Usage of another month that was debited in this one: of a month that is closed, or of one
     /// that has not begun, which a clock was in for a while.

@@ -5,7 +5,8 @@ use std::{cmp::Reverse, collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{SETTLEMENT_WINDOW, holds::is_live, names::GrantId, terms_in_force::TermsInForce};
+use super::{SETTLEMENT_WINDOW, holds::is_live, terms_in_force::TermsInForce};
+use crate::names::GrantId;
 use crate::{Credits, Period, clock::UnixTime};
 
 /// The number of periods of which is known what they used of purchased credits.

@@ -2,11 +2,12 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::{
-    Book, LineKey, Record, Refund, Terms, Usage, UsageLine,
-    names::{Reason, RefundId},
+use super::{Book, LineKey, Record, Refund, Terms, Usage, UsageLine};
+use crate::{
+    Account, Credits, Name, Period,
+    clock::UnixTime,
+    names::{Reason, RefundId, Subject},
 };
-use crate::{Account, Credits, Name, Period, clock::UnixTime};
 
 /// A period of an account. The costs of its lines add up to `used`, always.
 ///
@@ -67,7 +68,7 @@ pub struct StatementLine {
     /// The feature, or the same word.
     pub feature: Name,
     /// The subject that asked; `None` for usage without details.
-    pub subject: Option<Name>,
+    pub subject: Option<Subject>,
     /// The usage.
     pub usage: Usage,
 }

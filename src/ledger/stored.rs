@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use super::{
-    names::{GrantId, Reason, RefundId},
-    protocol::{LeaseId, LineKey, Usage},
+use super::protocol::{LeaseId, LineKey, Usage};
+use crate::{
+    Account, Credits, Name, Period,
+    names::{GrantId, Reason, RefundId, Subject},
 };
-use crate::{Account, Credits, Name, Period};
 
 macro_rules! deserialize_from_text {
     ($($type:ty),+) => {$(
@@ -32,7 +32,7 @@ macro_rules! serialize_as_text {
 }
 
 serialize_as_text!(Account, Period, LeaseId);
-deserialize_from_text!(Account, Name, Period, LeaseId, GrantId, RefundId, Reason);
+deserialize_from_text!(Account, Name, Period, LeaseId, GrantId, RefundId, Reason, Subject);
 
 /// Whole nano-dollars.
 impl Serialize for Credits {

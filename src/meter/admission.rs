@@ -63,7 +63,7 @@ struct CreditRequest {
 impl CreditMeter {
     /// Decides on a request by its head.
     pub(super) fn decide(&self, head: RequestHead<'_>, body_is_empty: bool) -> Decision {
-        let plan = self.inner.plan.look();
+        let plan = self.inner.plan.load();
         let classification = match &self.inner.classify {
             Some(classify) => match contained("the classifier", || classify(head, &plan)) {
                 Ok(classification) => classification,
@@ -76,13 +76,13 @@ impl CreditMeter {
             // A browser's preflight has no credentials, and a CORS layer inside of this one answers
             // it. A request that could carry a model's input is no preflight.
             Classification::Workload(_)
-                if plan.lets_preflights_pass() && body_is_empty && head.is_preflight() =>
+                if plan.has_free_preflights() && body_is_empty && head.is_preflight() =>
             {
                 return Decision::Now(Ok(None));
             }
             Classification::Workload(workload) => Ok(match head.extensions.get() {
                 Some(Feature(feature)) if *feature != workload.feature => {
-                    plan.through(&workload, feature)
+                    plan.with_feature(&workload, feature)
                 }
                 _ => workload,
             }),
@@ -284,7 +284,7 @@ impl CreditMeter {
 
     fn unknown_path(&self, head: RequestHead<'_>, plan: &Plan) -> UnknownPath {
         let path = observe::shortened(head.uri.path());
-        let advice = self.inner.may_log(path).then(|| plan.advice(path, head.headers));
+        let advice = self.inner.may_log(path).then(|| plan.explain_unknown(path, head.headers));
         UnknownPath { path: path.to_owned(), advice }
     }
 }

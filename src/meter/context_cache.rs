@@ -36,7 +36,7 @@ pub(super) fn find_context(
     period: Period,
 ) -> Result<(Arc<BillingContext>, AccountHandle), Rejection> {
     let number = meter.inner.number;
-    let stored = identity.home.look();
+    let stored = identity.cache.load();
     let stored = stored.as_ref().and_then(|stored| stored.downcast_ref::<Contexts>());
     let is_it = |cached: &&CachedContext| {
         cached.meter == number && cached.context.is_for(plan, identity, &workload, period)
@@ -67,7 +67,7 @@ pub(super) fn find_context(
         context: Arc::clone(&context),
         handle: handle.downgrade(),
     });
-    identity.home.put(Box::new(contexts));
+    identity.cache.store(Box::new(contexts));
     Ok((context, handle))
 }
 

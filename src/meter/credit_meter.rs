@@ -177,7 +177,7 @@ impl CreditMeter {
         period: Option<Period>,
     ) -> Result<Statement, LedgerError> {
         let period = period.unwrap_or_else(|| Period::containing(self.inner.time.unix_time()));
-        let tier = self.inner.plan.current().tier(identity.tier.as_str()).cloned();
+        let tier = self.inner.plan.current().tier(&identity.tier).cloned();
         let tier = tier.ok_or_else(|| {
             LedgerError::Refused(format!("tier `{}` is not in the plan", identity.tier))
         })?;

@@ -14,8 +14,9 @@ use super::{
     report_history::{ReportHistories, ReportHistory},
 };
 use crate::{
-    Account, Credits, Identity, Name, Period, Plan,
+    Account, Credits, Identity, Period, Plan,
     clock::Clock,
+    identify::Subject,
     lease::SliceRequest,
     plan::{RequestCap, Tier, Workload},
     terms::Terms,
@@ -47,7 +48,7 @@ pub(crate) struct BillingContext {
     /// [Number](Plan::number) of the plan by which it was made.
     plan: u64,
     pub(crate) account: Account,
-    pub(crate) subject: Name,
+    pub(crate) subject: Subject,
     pub(crate) tier: Arc<Tier>,
     pub(crate) terms: Terms,
     pub(crate) workload: Arc<Workload>,
@@ -69,7 +70,7 @@ impl BillingContext {
         workload: Arc<Workload>,
         period: Period,
     ) -> Result<Self, UnknownTier> {
-        let tier = plan.tier(identity.tier.as_str()).cloned().ok_or(UnknownTier)?;
+        let tier = plan.tier(&identity.tier).cloned().ok_or(UnknownTier)?;
         let price = workload.price;
         let cap = tier.most_per_request.map(|cap| match cap {
             RequestCap::Compute(time) => time,

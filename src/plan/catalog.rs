@@ -4,23 +4,26 @@ use std::{collections::HashMap, sync::Arc};
 
 use crate::{Name, Price};
 
-/// What is run, and what a second of it costs.
+/// What a request runs, and the price of a second of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Workload {
     /// The model.
     pub model: Name,
-    /// The hardware it runs on.
+    /// The hardware that the model runs on.
     pub hardware: Name,
     /// The price of a second on that hardware.
     pub price: Price,
-    /// The feature that it is used through: `api`, unless the route says otherwise.
+    /// The feature that the model is used through: `api` unless the route or the request's
+    /// [`Feature`] names another.
     pub feature: Name,
 }
 
-/// The feature that a request is used through, in its extensions: the host sets it, before the
-/// layer sees the request, and it stands in place of the route's. Usage stands apart by feature on
-/// the bill; all features draw on the same credits.
+/// Request extension that names the feature through which a request uses a model. It replaces the
+/// route's feature.
+///
+/// Insert it before the request reaches the layer. Each feature has usage lines of its own on the
+/// bill; all features draw on the same credits.
 ///
 /// ```
 /// use tower_credits::Feature;
@@ -32,41 +35,76 @@ pub struct Workload {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Feature(pub Name);
 
-/// Models, the hardware that each runs on, and what that costs.
+/// Models, the hardware that each runs on, and the prices of that hardware.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Catalog {
-    pub(super) hardware: HashMap<Name, Price>,
-    pub(super) models: HashMap<Name, Name>,
-    /// What the routes lead to, by model: one for each feature.
+    hardware: HashMap<Name, Price>,
+    models: HashMap<Name, Name>,
+    /// By model, one workload for each feature of the plan's routes.
     workloads: HashMap<Name, Vec<Arc<Workload>>>,
 }
 
 impl Catalog {
-    /// Running a model, through a feature.
+    /// Adds hardware. `false` if there is hardware of that name already.
+    pub(super) fn add_hardware(&mut self, name: Name, price: Price) -> bool {
+        self.hardware.insert(name, price).is_none()
+    }
+
+    /// Adds a model. `false` if there is a model of that name already.
+    pub(super) fn add_model(&mut self, name: Name, hardware: Name) -> bool {
+        self.models.insert(name, hardware).is_none()
+    }
+
+    pub(super) fn has_hardware(&self, name: &str) -> bool {
+        self.hardware.contains_key(name)
+    }
+
+    pub(super) fn has_model(&self, name: &str) -> bool {
+        self.models.contains_key(name)
+    }
+
+    pub(super) fn models(&self) -> impl Iterator<Item = &Name> {
+        self.models.keys()
+    }
+
+    /// Makes the workloads of all models for these features, so that requests share them.
+    pub(super) fn index_workloads(&mut self, features: impl IntoIterator<Item = Name>) {
+        for feature in features {
+            for (model, hardware) in &self.models {
+                if let Some(workload) = self.on_hardware(model, hardware, &feature) {
+                    self.workloads.entry(model.clone()).or_default().push(workload);
+                }
+            }
+        }
+    }
+
+    /// Returns the workload of a model that is used through a feature. `None` if the model is
+    /// unknown.
     pub(super) fn workload(&self, model: &str, feature: &Name) -> Option<Arc<Workload>> {
-        let known = self
+        let indexed = self
             .workloads
             .get(model)
-            .and_then(|known| known.iter().find(|workload| workload.feature == *feature));
-        known.cloned().or_else(|| {
+            .and_then(|indexed| indexed.iter().find(|workload| workload.feature == *feature));
+        indexed.cloned().or_else(|| {
             let (model, hardware) = self.models.get_key_value(model)?;
             self.on_hardware(model, hardware, feature)
         })
     }
 
-    /// The same, through another feature.
-    pub(super) fn through(&self, workload: &Arc<Workload>, feature: &Name) -> Arc<Workload> {
-        let is_it = |known: &&Arc<Workload>| {
-            Workload { feature: workload.feature.clone(), ..Workload::clone(known) } == **workload
-                && known.feature == *feature
+    /// Returns the same workload, used through another feature.
+    pub(super) fn with_feature(&self, workload: &Arc<Workload>, feature: &Name) -> Arc<Workload> {
+        let is_same = |indexed: &&Arc<Workload>| {
+            Workload { feature: workload.feature.clone(), ..Workload::clone(indexed) } == **workload
+                && indexed.feature == *feature
         };
-        let known = self.workloads.get(&workload.model).and_then(|known| known.iter().find(is_it));
-        known.cloned().unwrap_or_else(|| {
+        let indexed =
+            self.workloads.get(&workload.model).and_then(|indexed| indexed.iter().find(is_same));
+        indexed.cloned().unwrap_or_else(|| {
             Arc::new(Workload { feature: feature.clone(), ..Workload::clone(workload) })
         })
     }
 
-    /// Running a model on some hardware.
+    /// Makes the workload of a model on some hardware. `None` if the hardware is unknown.
     pub(super) fn on_hardware(
         &self,
         model: &Name,
@@ -82,7 +120,7 @@ impl Catalog {
         }))
     }
 
-    /// The lowest price of a second that is not nothing.
+    /// Returns the lowest price of a second that is above zero.
     #[cfg(feature = "axum")]
     pub(super) fn lowest_price(&self) -> Option<Price> {
         self.hardware
@@ -90,16 +128,5 @@ impl Catalog {
             .copied()
             .filter(|price| !price.a_second().is_zero())
             .min_by_key(|price| price.a_second())
-    }
-
-    /// Makes workloads for each model and these features.
-    pub(super) fn prepare(&mut self, features: impl IntoIterator<Item = Name>) {
-        for feature in features {
-            for (model, hardware) in &self.models {
-                if let Some(workload) = self.on_hardware(model, hardware, &feature) {
-                    self.workloads.entry(model.clone()).or_default().push(workload);
-                }
-            }
-        }
     }
 }

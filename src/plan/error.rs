@@ -1,10 +1,13 @@
-//! Why a plan was refused.
+//! Reasons why a plan was refused.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-/// Why a plan was refused: where, and what to write instead.
+/// Reason why a plan was refused: which entry is wrong, and what to write instead.
+///
+/// A plan from a file or from TOML is refused with the place. `to_string()` gives, for example,
+/// `plan.toml:18: tier `free`, included: amounts are not negative: write 0 or more`.
 #[derive(Debug, thiserror::Error)]
-#[error("{}{reason}", place(.file.as_ref(), *.line))]
+#[error("{}{reason}", location(.file.as_deref(), *.line))]
 pub struct PlanError {
     pub(super) file: Option<PathBuf>,
     pub(super) line: Option<usize>,
@@ -14,13 +17,14 @@ pub struct PlanError {
 }
 
 impl PlanError {
-    /// The line of the file, counted from 1, where it is one line that is wrong.
+    /// Returns the line of the file or of the TOML text, counted from 1. `None` if no single line
+    /// is wrong, or if the plan was built in code.
     pub fn line(&self) -> Option<usize> {
         self.line
     }
 }
 
-fn place(file: Option<&PathBuf>, line: Option<usize>) -> String {
+fn location(file: Option<&Path>, line: Option<usize>) -> String {
     match (file, line) {
         (Some(file), Some(line)) => format!("{}:{line}: ", file.display()),
         (Some(file), None) => format!("{}: ", file.display()),

@@ -1,8 +1,17 @@
-//! All policy as data: hardware prices, models, routes and tiers.
+//! The plan: hardware prices, models, routes and tiers, as data.
 //!
-//! A [`Plan`] is read from TOML ([`Plan::from_file`]) and is valid once it exists: every route
-//! leads to a known model, every model runs on priced hardware, every tier has its rules. What
-//! would not be is refused with the file's line and what to write instead.
+//! * [`Plan`] is all of it, and is valid once it exists: every route leads to a known model, every
+//!   model runs on hardware with a price, every tier has its rules. It is read from TOML or built
+//!   in code ([`Plan::builder`]). A wrong plan is refused with a [`PlanError`].
+//! * [`PlanFile`] follows a plan's file, and [`PlanHandle`] replaces the plan while the server
+//!   runs.
+//! * [`Tier`] is what an account may use, and what happens when it has used it: [`WhenUsedUp`],
+//!   [`Midway`], [`RequestQuota`], [`RequestCap`], [`DuringOutage`].
+//! * [`Route`] is what the requests to a path run. [`Plan::classify`] answers with a
+//!   [`Classification`]: a [`Workload`] and its price, free, or unknown.
+//! * [`Feature`] names the feature through which a single request uses a model.
+//!
+//! The keys of the file are explained in `docs/plan.md`.
 //!
 //! ```
 //! use tower_credits::Plan;
@@ -23,29 +32,42 @@
 //!     when_used_up = "block"
 //! "#)?;
 //!
-//! let error = Plan::from_toml("[tiers.free]\nincluded = \"-1\"\nwhen_used_up = \"block\"").unwrap_err();
-//! assert_eq!(error.to_string(), "line 2: tier `free`, included: the amount is negative: write 0 or more");
+//! let wrong = "[tiers.free]\nincluded = \"-1\"\nwhen_used_up = \"block\"";
+//! let error = Plan::from_toml(wrong).unwrap_err();
+//! assert_eq!(
+//!     error.to_string(),
+//!     "line 2: tier `free`, included: the amount is negative: write 0 or more",
+//! );
 //! # Ok::<(), tower_credits::plan::PlanError>(())
 //! ```
 
+mod builder;
 mod catalog;
+mod document;
+mod draft;
 mod error;
-mod exact;
 mod file;
+mod handle;
+mod normalization;
+mod pattern;
 mod policy;
+mod precomputed;
+mod route;
 mod routes;
-mod spelling;
+mod template;
 #[cfg(test)]
 mod tests;
 mod tier;
 
 pub use self::{
+    builder::PlanBuilder,
     catalog::{Feature, Workload},
     error::PlanError,
-    policy::{Plan, PlanHandle},
-};
-pub use self::{
     file::PlanFile,
+    handle::PlanHandle,
+    policy::Plan,
+    route::Route,
     routes::Classification,
     tier::{DuringOutage, Midway, RequestCap, RequestQuota, Tier, WhenUsedUp},
 };
+pub use crate::names::TierName;

@@ -1,134 +1,100 @@
-//! The plan itself, and the handle that replaces it.
+//! The plan itself.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use arc_swap::ArcSwap;
 use http::HeaderMap;
 
 use super::{
+    TierName,
     catalog::{Catalog, Workload},
-    exact::ExactPaths,
+    precomputed::PrecomputedPaths,
     routes::{Classification, Routes},
     tier::Tier,
 };
 use crate::Name;
 
-/// All policy as data. See the [module's](crate::plan) example, and `docs/plan.md` for the file explained.
+/// Hardware prices, models, routes and tiers. A plan is valid once it exists.
+///
+/// Read one from a file ([`Plan::from_file`]; [`PlanFile`](crate::PlanFile) also follows its
+/// changes), or build one in code ([`Plan::builder`]). The [module](crate::plan) has an example,
+/// and `docs/plan.md` explains the file.
 #[derive(Clone, Debug)]
 pub struct Plan {
-    /// No other plan of this process that was read has it.
+    /// Differs from the number of every other plan that this process built.
     number: u64,
-    pub(super) catalog: Catalog,
-    pub(super) tiers: HashMap<Name, Arc<Tier>>,
-    pub(super) routes: Routes,
-    exact: ExactPaths,
+    catalog: Catalog,
+    tiers: HashMap<TierName, Arc<Tier>>,
+    routes: Routes,
+    precomputed: PrecomputedPaths,
 }
 
 impl Plan {
-    /// A plan of nothing.
-    pub(super) fn empty() -> Self {
+    /// Makes a plan of parts that were checked, with the workloads that requests share. It
+    /// classifies the paths that can be classified in advance.
+    pub(super) fn new(
+        mut catalog: Catalog,
+        tiers: HashMap<TierName, Arc<Tier>>,
+        routes: Routes,
+    ) -> Self {
+        static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
+        catalog.index_workloads(routes.features());
         Self {
-            number: 0,
-            catalog: Catalog::default(),
-            tiers: HashMap::new(),
-            routes: Routes::new(),
-            exact: ExactPaths::default(),
+            number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
+            precomputed: PrecomputedPaths::new(&catalog, &routes),
+            catalog,
+            tiers,
+            routes,
         }
     }
 
-    /// Running a model, through a feature.
+    /// Returns the tier of this name.
+    pub fn tier(&self, name: &TierName) -> Option<&Arc<Tier>> {
+        self.tiers.get(name)
+    }
+
+    /// Returns the workload of a model that is used through a feature. `None` if the plan does not
+    /// have the model.
     pub fn workload(&self, model: &str, feature: &Name) -> Option<Arc<Workload>> {
         self.catalog.workload(model, feature)
     }
 
-    /// The same, through another feature.
-    pub(crate) fn through(&self, workload: &Arc<Workload>, feature: &Name) -> Arc<Workload> {
-        self.catalog.through(workload, feature)
+    /// Classifies a request by its path and header fields.
+    pub fn classify(&self, path: &str, headers: &HeaderMap) -> Classification {
+        self.precomputed
+            .get(path)
+            .unwrap_or_else(|| self.routes.classify(&self.catalog, path, headers))
     }
 
-    /// The lowest price of a second that is not nothing.
+    /// Explains to the operator why a path is [unknown](Classification::Unknown), and what to add
+    /// to the plan.
+    pub(crate) fn explain_unknown(&self, path: &str, headers: &HeaderMap) -> String {
+        self.routes.explain_unknown(&self.catalog, path, headers)
+    }
+
+    /// Returns the same workload, used through another feature.
+    pub(crate) fn with_feature(&self, workload: &Arc<Workload>, feature: &Name) -> Arc<Workload> {
+        self.catalog.with_feature(workload, feature)
+    }
+
+    /// Returns the lowest price of a second that is above zero.
     #[cfg(feature = "axum")]
     pub(crate) fn lowest_price(&self) -> Option<crate::Price> {
         self.catalog.lowest_price()
     }
 
-    /// The tier of this name.
-    pub fn tier(&self, name: &str) -> Option<&Arc<Tier>> {
-        self.tiers.get(name)
+    /// `true` if browsers' preflights to paths that the plan has pass without credentials.
+    pub(crate) const fn has_free_preflights(&self) -> bool {
+        self.routes.free_preflights()
     }
 
-    /// What a request to a path, with these header fields, runs by the plan's routes.
-    pub fn classify(&self, path: &str, headers: &HeaderMap) -> Classification {
-        self.exact.find(path).unwrap_or_else(|| self.routes.classify(&self.catalog, path, headers))
-    }
-
-    /// What to do about a path that leads nowhere, for the operator.
-    pub(crate) fn advice(&self, path: &str, headers: &HeaderMap) -> String {
-        self.routes.advice(&self.catalog, path, headers)
-    }
-
-    /// Says if a browser's preflight to what the plan knows passes without credentials.
-    pub(crate) const fn lets_preflights_pass(&self) -> bool {
-        self.routes.free_preflights
-    }
-
-    /// No other plan of this process that was read has it.
-    pub(crate) fn number(&self) -> u64 {
+    /// Returns a number that no other plan of this process has, except for clones.
+    pub(crate) const fn number(&self) -> u64 {
         self.number
-    }
-
-    /// Makes workloads for each model and the features that routes have, and finds out once where
-    /// the paths lead that can be told in advance.
-    pub(super) fn prepare(&mut self) {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        self.number = NEXT.fetch_add(1, Ordering::Relaxed);
-        self.catalog.prepare(self.routes.features());
-        self.exact = ExactPaths::of(&self.catalog, &self.routes);
-    }
-}
-
-/// The plan in force. Clones share it; requests keep the plan under which they were admitted.
-#[derive(Clone, Debug)]
-pub struct PlanHandle(Arc<ArcSwap<Plan>>);
-
-impl PlanHandle {
-    /// The plan in force now.
-    pub fn current(&self) -> Arc<Plan> {
-        self.0.load_full()
-    }
-
-    /// The same, for as long as it is looked at.
-    pub(crate) fn look(&self) -> arc_swap::Guard<Arc<Plan>> {
-        self.0.load()
-    }
-
-    pub(crate) fn downgrade(&self) -> WeakPlan {
-        WeakPlan(Arc::downgrade(&self.0))
-    }
-
-    /// Puts another plan in force, for requests that come from now on.
-    pub fn replace(&self, plan: Plan) {
-        self.0.store(Arc::new(plan));
-    }
-}
-
-/// A handle that keeps nothing alive.
-pub(crate) struct WeakPlan(Weak<ArcSwap<Plan>>);
-
-impl WeakPlan {
-    pub(crate) fn upgrade(&self) -> Option<PlanHandle> {
-        self.0.upgrade().map(PlanHandle)
-    }
-}
-
-impl From<Plan> for PlanHandle {
-    fn from(plan: Plan) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(plan)))
     }
 }

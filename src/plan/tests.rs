@@ -1,11 +1,9 @@
-use std::time::Duration;
+use std::{num::NonZeroU32, time::Duration};
 
-use http::HeaderValue;
-
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 
 use super::*;
-use crate::Credits;
+use crate::{Credits, Price};
 
 const GOOD: &str = r#"
 [hardware.gpu-small]
@@ -37,6 +35,10 @@ most_per_request = "10m"
 most_running = 8
 "#;
 
+fn tier<'a>(plan: &'a Plan, name: &str) -> &'a Tier {
+    plan.tier(&name.parse().unwrap()).unwrap()
+}
+
 fn refused(change: impl FnOnce(&str) -> String) -> (Option<usize>, String) {
     let error = Plan::from_toml(&change(GOOD)).unwrap_err();
     (error.line(), error.to_string())
@@ -45,7 +47,7 @@ fn refused(change: impl FnOnce(&str) -> String) -> (Option<usize>, String) {
 #[test]
 fn a_plan_says_what_its_file_says() {
     let plan = Plan::from_toml(GOOD).unwrap();
-    let (free, pro) = (plan.tier("free").unwrap(), plan.tier("pro").unwrap());
+    let (free, pro) = (tier(&plan, "free"), tier(&plan, "pro"));
     assert_eq!(free.included.to_string(), "$0.10");
     assert_eq!(
         (free.when_used_up, free.midway, free.during_outage),
@@ -65,7 +67,7 @@ fn a_plan_says_what_its_file_says() {
 }
 
 #[test]
-fn what_is_the_default_may_be_said_too() {
+fn defaults_may_be_written_out() {
     let said = GOOD.replacen(
         "when_used_up = \"block\"",
         "when_used_up = \"block\"\nmidway = \"stop\"\nduring_outage = \"deny\"",
@@ -73,14 +75,14 @@ fn what_is_the_default_may_be_said_too() {
     );
     let said =
         Plan::from_toml(&said.replace("[routes]", "[routes]\notherwise = \"refuse\"")).unwrap();
-    assert_eq!(said.tier("free"), Plan::from_toml(GOOD).unwrap().tier("free"));
+    assert_eq!(tier(&said, "free"), tier(&Plan::from_toml(GOOD).unwrap(), "free"));
     assert_eq!(said.classify("/elsewhere", &HeaderMap::new()), Classification::Unknown);
     let finish = GOOD.replacen(
         "when_used_up = \"block\"",
         "when_used_up = \"block\"\nmidway = \"finish\"",
         1,
     );
-    assert_eq!(Plan::from_toml(&finish).unwrap().tier("free").unwrap().midway, Midway::Finish);
+    assert_eq!(tier(&Plan::from_toml(&finish).unwrap(), "free").midway, Midway::Finish);
 }
 
 #[test]
@@ -141,9 +143,8 @@ fn routes_lead_to_models() {
             .map(|value| ("x-model".parse().unwrap(), HeaderValue::from_bytes(value).unwrap()));
         Plan::from_toml(&text).unwrap().classify("/v1/chat", &headers.collect())
     };
-    assert!(
-        matches!(by_header(&[b"whisper"]), Classification::Workload(workload) if workload.model.as_str() == "acme/whisper")
-    );
+    assert!(matches!(by_header(&[b"whisper"]), Classification::Workload(workload)
+            if workload.model.as_str() == "acme/whisper"));
     for values in [&[] as &[&'static [u8]], &[b"unheard-of"], &[b"whisper", b"whisper"], &[b"\xff"]]
     {
         assert_eq!(by_header(values), Classification::Unknown, "{values:?}");
@@ -196,9 +197,14 @@ fn what_nearly_is_a_metered_route_is_not_free() {
     // dear route.
     let text = GOOD.replace(
         "[routes]",
-        "[hardware.dear]\nprice_per_second = \"1\"\n[models.dear]\nhardware = \"dear\"\n[routes]\notherwise = \"free\"",
+        "[hardware.dear]\nprice_per_second = \"1\"\n[models.dear]\nhardware = \"dear\"\n\
+         [routes]\notherwise = \"free\"",
     );
-    let text = text.replace("\"/health\" = \"free\"", "\"/health\" = \"free\"\n\"/admin/{*x}\" = \"refuse\"\n\"/v1/{*rest}\" = { model = \"rnnoise\" }\n\"/v1/dear\" = { model = \"dear\" }");
+    let text = text.replace(
+        "\"/health\" = \"free\"",
+        "\"/health\" = \"free\"\n\"/admin/{*x}\" = \"refuse\"\n\
+         \"/v1/{*rest}\" = { model = \"rnnoise\" }\n\"/v1/dear\" = { model = \"dear\" }",
+    );
     let strict = Plan::from_toml(&text).unwrap();
     for path in [
         "//admin/x",
@@ -219,21 +225,21 @@ fn what_nearly_is_a_metered_route_is_not_free() {
             "{path}"
         );
     }
-    let advice = |path: &str| plan.advice(path, &HeaderMap::new());
+    let explain = |path: &str| plan.explain_unknown(path, &HeaderMap::new());
     assert!(
-        advice("/models/none").contains("[models.\"none\"]")
-            && !advice("/models/none").contains("free"),
+        explain("/models/none").contains("[models.\"none\"]")
+            && !explain("/models/none").contains("free"),
         "{}",
-        advice("/models/none")
+        explain("/models/none")
     );
     assert!(
-        advice("/MODELS/rnnoise").contains("metered route \"/models/{model}\"")
-            && !advice("/MODELS/rnnoise").contains("free")
+        explain("/MODELS/rnnoise").contains("metered route \"/models/{model}\"")
+            && !explain("/MODELS/rnnoise").contains("free")
     );
     assert!(
         Plan::from_toml(GOOD)
             .unwrap()
-            .advice("/elsewhere", &HeaderMap::new())
+            .explain_unknown("/elsewhere", &HeaderMap::new())
             .contains("\"/elsewhere\" = \"free\"")
     );
 }
@@ -277,7 +283,8 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
             "hardware = \"gpu-small\"",
             "hardware = \"gpu-large\"",
             6,
-            "model `rnnoise` runs on hardware `gpu-large`, which has no price: add [hardware.gpu-large]",
+            "model `rnnoise` runs on hardware `gpu-large`, which has no price: \
+             add [hardware.gpu-large]",
         ),
         ("hardware = \"gpu-small\"", "", 5, "model `rnnoise` has no hardware"),
         (
@@ -294,19 +301,19 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
             "leads to model `gone`, which the plan does not have: add [models.gone]",
         ),
         ("{ model = \"{model}\" }", "{ model = \"{modle}\" }", 12, "its path has no `{modle}`"),
-        (
-            "{ model = \"{model}\" }",
-            "{ model = \"{model\" }",
-            12,
-            "write a name, or in braces a part of the path",
-        ),
+        ("{ model = \"{model}\" }", "{ model = \"{model\" }", 12, "a brace without its partner"),
         (
             "{ model = \"{model}\" }",
             "{ model = \"{query:model}\" }",
             12,
-            "or a header field, `{header:x-model}`: there is nothing else",
+            "`{query:model}` is unknown: write `{name}` for a part of the path",
         ),
-        ("{ model = \"{model}\" }", "{ model = \"{body:model}\" }", 12, "there is nothing else"),
+        (
+            "{ model = \"{model}\" }",
+            "{ model = \"{body:model}\" }",
+            12,
+            "`{body:model}` is unknown",
+        ),
         ("\"/models/{model}\"", "\"/models/:model\"", 12, "write `{model}` in place of `:model`"),
         (
             "\"/denoise.v1.Denoise/{*method}\"",
@@ -314,17 +321,27 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
             14,
             "write `{*method}` in place of `*method`",
         ),
-        ("\"/health\"", "\"//health\"", 15, "an empty part: write the path plainly"),
-        ("\"/health\"", "\"/a/../health\"", 15, "no path that is let through has `..` in it"),
+        ("\"/health\"", "\"//health\"", 15, "an empty part, `//`, in its path is refused"),
+        ("\"/health\"", "\"/a/../health\"", 15, "every request with `..` in its path is refused"),
         (
             "[routes]\n",
             "[routes]\npreflight = \"yes\"\n",
             12,
             "route `preflight`: write \"refuse\", or \"free\"",
         ),
-        ("\"free\"\n", "\"gratis\"\n", 15, "route `/health` leads nowhere: write \"free\""),
-        ("\"/health\"", "\"health\"", 15, "write a path that begins with `/`"),
-        ("\"/health\"", "\"/models/{other}\"", 0, "route `/models/{"),
+        (
+            "\"free\"\n",
+            "\"gratis\"\n",
+            15,
+            "route `/health`: \"gratis\" is not a route: write \"free\"",
+        ),
+        (
+            "\"/health\"",
+            "\"health\"",
+            15,
+            "route `health`: the path does not begin with `/`: write one that does, or `otherwise`",
+        ),
+        ("\"/health\"", "\"/models/{other}\"", 0, "it takes the same paths as route `/models/{"),
         ("feature = \"widget\"", "features = \"widget\"", 13, "unknown key `features`"),
         (
             "feature = \"widget\"",
@@ -332,19 +349,34 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
             13,
             "feature `{model}`: write a name without braces",
         ),
-        ("hold = \"500ms\"", "hold = \"soon\"", 26, "tier `pro`, hold: write a time"),
+        (
+            "hold = \"500ms\"",
+            "hold = \"soon\"",
+            26,
+            "tier `pro`, hold: \"soon\" is not a time: write one",
+        ),
         ("count = 600", "count = 0", 20, "tier `free`, requests.count: write a whole number"),
         ("{ allow = \"0.05\" }", "\"perhaps\"", 25, "during_outage: write \"deny\""),
-        ("{ model = \"{model}\" }", "{ model = \"\" }", 12, "write a name"),
-        ("{ model = \"{model}\" }", "{ model = \"{}\" }", 12, "write a name"),
-        ("{ model = \"{model}\" }", "{ model = \"{a{model}\" }", 12, "write a name"),
-        ("{ model = \"{model}\" }", "{ model = \"a}b{model}\" }", 12, "write a name"),
+        (
+            "{ model = \"{model}\" }",
+            "{ model = \"\" }",
+            12,
+            "model ``: empty: write a model's name",
+        ),
+        ("{ model = \"{model}\" }", "{ model = \"{}\" }", 12, "`{}` names nothing"),
+        ("{ model = \"{model}\" }", "{ model = \"{a{model}\" }", 12, "a brace without its partner"),
+        (
+            "{ model = \"{model}\" }",
+            "{ model = \"a}b{model}\" }",
+            12,
+            "a brace without its partner",
+        ),
         ("\"/models/{model}\"", "\"/models/{{model}}\"", 12, "its path has no `{model}`"),
         (
             "count = 600, per = \"1m\", burst = 100",
             "count = 1, per = \"24h\", burst = 300000",
             20,
-            "more than 31 days to fill again",
+            "more than 31 days to be full again",
         ),
         (
             "count = 600, per = \"1m\"",
@@ -356,7 +388,7 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
             "count = 600, per = \"1m\", burst = 100",
             "count = 600, per = \"48h\"",
             20,
-            "write a time from",
+            "tier `free`, requests.per: longer than 24 hours: write a shorter time",
         ),
         (
             "most_per_request = \"10m\"",
@@ -380,6 +412,26 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
         if line > 0 {
             assert_eq!(found, Some(line), "{to}: {message}");
         }
+    }
+}
+
+#[test]
+fn a_problem_of_a_route_is_named_by_its_cause() {
+    for (route, reason) in [
+        ("{ model = \"rnnoise\", hardware = \"gpu-small\" }", "has a model and hardware"),
+        ("{ feature = \"api\" }", "has no model and no hardware: write \"free\""),
+        ("{ model = 1 }", "route `/x`, model: 1 is not a text: write it in quotes"),
+        ("{ model = \"{header:x y}\" }", "`x y` is no header field's name"),
+        (
+            "{ hardware = \"gone\" }",
+            "runs on hardware `gone`, which has no price: add [hardware.gone]",
+        ),
+        ("{ hardware = \"\" }", "route `/x`, hardware ``: empty: write at least one character"),
+    ] {
+        let (line, message) =
+            refused(|plan| plan.replace("[routes]", &format!("[routes]\n\"/x\" = {route}")));
+        assert!(message.contains(reason), "{route}: {message}");
+        assert_eq!(line, Some(12), "{route}: {message}");
     }
 }
 
@@ -415,6 +467,175 @@ fn the_plan_in_the_docs_can_be_read() {
     let text = include_str!("../../docs/plan.md");
     let blocks: Vec<_> = text.split("```toml\n").skip(1).collect();
     let plan = Plan::from_toml(blocks[0].split("```").next().unwrap()).unwrap();
-    assert!(plan.tier("free").is_some() && plan.tier("pro").is_some());
+    assert_eq!(
+        (tier(&plan, "free").midway, tier(&plan, "pro").midway),
+        (Midway::Stop, Midway::Finish)
+    );
     assert_eq!(plan.classify("/health", &HeaderMap::new()), Classification::Free);
+}
+
+/// The plan of `GOOD`, in code.
+fn good() -> PlanBuilder {
+    let name = |text: &str| text.parse().unwrap();
+    let (free, pro) = ("free".parse().unwrap(), "pro".parse().unwrap());
+    let quota = RequestQuota::new(number(600), Duration::from_secs(60)).burst(number(100));
+    Plan::builder()
+        .tier(Tier::new(free, dollars("0.10"), WhenUsedUp::Block).requests(quota))
+        .tier(
+            Tier::new(pro, dollars("2.00"), WhenUsedUp::PayAsYouGo(dollars("100")))
+                .during_outage(DuringOutage::Allow(dollars("0.05")))
+                .hold(Duration::from_millis(500))
+                .most_per_request(RequestCap::Compute(Duration::from_secs(600)))
+                .most_running(number(8)),
+        )
+        .route("/models/{model}", Route::model("{model}"))
+        .route("/hub/{org}/{name}", Route::model("{org}/{name}").feature(name("widget")))
+        .route("/denoise.v1.Denoise/{*method}", Route::model("rnnoise"))
+        .route("/health", Route::free())
+        .model(name("rnnoise"), name("gpu-small"))
+        .model(name("acme/whisper"), name("gpu-small"))
+        .hardware(name("gpu-small"), Price::per_second(dollars("0.00012")))
+}
+
+fn number(n: u32) -> NonZeroU32 {
+    n.try_into().unwrap()
+}
+
+fn dollars(text: &str) -> Credits {
+    text.parse().unwrap()
+}
+
+#[test]
+fn a_plan_built_in_code_is_the_plan_of_the_file() {
+    let (built, read) = (good().build().unwrap(), Plan::from_toml(GOOD).unwrap());
+    for name in ["free", "pro"] {
+        assert_eq!(tier(&built, name), tier(&read, name));
+    }
+    let unknown = "other".parse().unwrap();
+    assert!(built.tier(&unknown).is_none() && read.tier(&unknown).is_none());
+    for path in [
+        "/models/rnnoise",
+        "/models/acme%2Fwhisper",
+        "/models/none",
+        "/MODELS/rnnoise",
+        "/hub/acme/whisper",
+        "/denoise.v1.Denoise/Stream",
+        "/denoise.v1.Denoise/..",
+        "/health",
+        "/elsewhere",
+    ] {
+        let headers = HeaderMap::new();
+        assert_eq!(built.classify(path, &headers), read.classify(path, &headers), "{path}");
+        assert_eq!(
+            built.explain_unknown(path, &headers),
+            read.explain_unknown(path, &headers),
+            "{path}"
+        );
+    }
+    let feature = "playground".parse().unwrap();
+    assert_eq!(built.workload("rnnoise", &feature), read.workload("rnnoise", &feature));
+
+    let otherwise = "[routes]\notherwise = { hardware = \"gpu-small\", feature = \"rest\" }\n\
+         preflight = \"free\"";
+    let read = Plan::from_toml(&GOOD.replace("[routes]", otherwise)).unwrap();
+    let route = Route::hardware("gpu-small".parse().unwrap()).feature("rest".parse().unwrap());
+    let built = good().otherwise(route).free_preflights(true).build().unwrap();
+    let elsewhere = |plan: &Plan| plan.classify("/elsewhere", &HeaderMap::new());
+    assert!(matches!(elsewhere(&built), Classification::Workload(_)));
+    assert_eq!(elsewhere(&built), elsewhere(&read));
+    assert!(built.has_free_preflights() && read.has_free_preflights());
+}
+
+#[test]
+fn routes_in_any_order_are_the_same_plan() {
+    let plan = |routes: [(&str, Route); 3]| {
+        let plan = routes
+            .into_iter()
+            .fold(good().otherwise(Route::free()), |plan, (path, route)| plan.route(path, route));
+        plan.build().unwrap()
+    };
+    let metered = || Route::hardware("gpu-small".parse().unwrap());
+    let routes =
+        || [("/A/{x}", Route::free()), ("/a/{x}", metered()), ("/b/{x}", Route::model("{x}"))];
+    let mut reversed = routes();
+    reversed.reverse();
+    let (one, other) = (plan(routes()), plan(reversed));
+    for path in ["/A/x", "/a/x", "/a/x/", "/b/rnnoise", "/B/rnnoise", "/c"] {
+        let headers = HeaderMap::new();
+        assert_eq!(one.classify(path, &headers), other.classify(path, &headers), "{path}");
+    }
+}
+
+#[test]
+fn a_plan_that_is_wrong_cannot_be_built_and_the_remedy_is_code() {
+    let name = |text: &str| text.parse().unwrap();
+    let tier = |name: &str| Tier::new(name.parse().unwrap(), dollars("1"), WhenUsedUp::Block);
+    let free = || Price::per_second(Credits::ZERO);
+    let cases: [(PlanBuilder, &str); 18] = [
+        (Plan::builder(), "no tiers: add one with PlanBuilder::tier"),
+        (good().hardware(name("gpu-small"), free()), "hardware `gpu-small` is in the plan twice"),
+        (good().model(name("rnnoise"), name("gpu-small")), "model `rnnoise` is in the plan twice"),
+        (good().tier(tier("free")), "tier `free` is in the plan twice: remove one of the two"),
+        (
+            good().model(name("large"), name("gpu-large")),
+            "model `large` runs on hardware `gpu-large`, which has no price: add hardware \
+             `gpu-large` with PlanBuilder::hardware, or name another",
+        ),
+        (
+            good().route("/x", Route::hardware(name("gpu-large"))),
+            "route `/x` runs on hardware `gpu-large`, which has no price",
+        ),
+        (
+            good().route("/x", Route::model("gone")),
+            "route `/x` leads to model `gone`, which the plan does not have: add model `gone` \
+             with PlanBuilder::model, or name another",
+        ),
+        (good().otherwise(Route::model("{x}")), "route `otherwise`: its path has no `{x}`"),
+        (good().route("/health", Route::free()), "it takes the same paths as route `/health`"),
+        (
+            good().route("otherwise", Route::free()),
+            "the path does not begin with `/`: write one that does, or call PlanBuilder::otherwise",
+        ),
+        (
+            good().route("/x", Route::free().feature(name("api"))),
+            "route `/x`: feature `api` is set, and the route is not metered: leave the feature out",
+        ),
+        (
+            good().route("/x", Route::model("rnnoise").feature(name("{x}"))),
+            "route `/x`, feature `{x}`: a feature is not taken from the request",
+        ),
+        (
+            good().tier(tier("x").hold(Duration::ZERO)),
+            "tier `x`, hold: shorter than 1 ms: write a longer time",
+        ),
+        (
+            good().tier(tier("x").most_per_request(RequestCap::Compute(Duration::MAX))),
+            "tier `x`, most_per_request: longer than 24 hours: write a shorter time",
+        ),
+        (
+            good().tier(tier("x").most_per_request(RequestCap::Cost(Credits::ZERO))),
+            "tier `x`, most_per_request: no request runs for nothing: write more than 0",
+        ),
+        (
+            good().tier(tier("x").requests(RequestQuota::new(number(1), Duration::ZERO))),
+            "tier `x`, requests.per: shorter than 1 ms",
+        ),
+        (
+            good().tier(
+                tier("x").requests(RequestQuota::new(NonZeroU32::MAX, Duration::from_secs(1))),
+            ),
+            "tier `x`, requests.count: more than one in a microsecond",
+        ),
+        (
+            good().tier(tier("x").requests(
+                RequestQuota::new(number(1), Duration::from_secs(24 * 60 * 60)).burst(number(32)),
+            )),
+            "tier `x`, requests.burst: a used-up burst takes more than 31 days",
+        ),
+    ];
+    for (plan, reason) in cases {
+        let error = plan.build().unwrap_err();
+        assert!(error.to_string().contains(reason), "{error}");
+        assert_eq!(error.line(), None);
+    }
 }

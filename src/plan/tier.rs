@@ -1,41 +1,156 @@
-//! What an account of a tier may use, and what happens when it has.
+//! Tiers: what an account may use, and what happens when it has used it.
 
 use std::{num::NonZeroU32, time::Duration};
 
-use crate::{Credits, Name, ledger::Terms};
+use super::TierName;
+use crate::{Credits, ledger::Terms};
 
-/// What an account of a tier may use, and what happens when it has.
+/// The hold of a tier that does not set one.
+const DEFAULT_HOLD: Duration = Duration::from_secs(1);
+
+/// What an account may use, and what happens when it has used it.
+///
+/// In the plan's file a tier is a table, `[tiers.<name>]`, whose keys are the fields below. In
+/// code, [`Tier::new`] sets what the file requires, and a method for each other field replaces its
+/// default:
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_credits::plan::{RequestQuota, Tier, WhenUsedUp};
+///
+/// let free = Tier::new("free".parse()?, "0.10".parse()?, WhenUsedUp::Block)
+///     .requests(RequestQuota::new(600_u32.try_into()?, Duration::from_secs(60)))
+///     .hint("Upgrade to PRO.");
+///
+/// let pro = Tier::new("pro".parse()?, "2.00".parse()?, WhenUsedUp::PayAsYouGo("100".parse()?))
+///     .most_running(8_u32.try_into()?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Tier {
-    /// Its name in the plan.
-    pub name: Name,
+    /// The tier's name in the plan, and in [`Identity::tier`](crate::Identity::tier).
+    pub name: TierName,
     /// Credits included each month.
     pub included: Credits,
-    /// `true` if `included` counts once for each of the account's seats.
+    /// `true` if `included` counts once for each of the account's seats. Default: `false`.
     pub per_seat: bool,
     /// What happens when the included and purchased credits are used up.
     pub when_used_up: WhenUsedUp,
-    /// What happens to a running request when nothing more is to be had. Default: [`Midway::Stop`]
-    /// where usage is blocked, [`Midway::Finish`] where it is charged on top.
+    /// What happens to a running request when no credits are left. Default: [`Midway::Stop`] with
+    /// [`WhenUsedUp::Block`], [`Midway::Finish`] with [`WhenUsedUp::PayAsYouGo`].
     pub midway: Midway,
-    /// The compute time that a request puts on hold at its admission, and is refilled to while it
-    /// runs. Default 1 s; it is never shorter than four of the meter's
-    /// [deadlines](crate::CreditMeterBuilder::ledger_timeout), nor longer than `most_per_request`.
+    /// The compute time that a request puts on hold at its admission; while it runs, its hold is
+    /// refilled to this. Default: 1 s. A request's hold is never shorter than four times the
+    /// meter's [ledger timeout](crate::CreditMeterBuilder::ledger_timeout), nor longer than
+    /// `most_per_request`.
     pub hold: Duration,
-    /// How many requests an account may make, on each node; more are denied with 429. Default: any
-    /// number.
+    /// Request rate of an account, on each node. Requests beyond it are denied with 429. Default:
+    /// `None`, no limit.
     pub requests: Option<RequestQuota>,
-    /// The most that one request may use; where it reaches that it is cut off (403). Default: no
-    /// bound, also where it runs on as debt.
+    /// The most that one request may use. A request that reaches it is cut off (403). Default:
+    /// `None`, no limit, even if the request runs on as debt.
     pub most_per_request: Option<RequestCap>,
-    /// How many requests of an account may run, or wait for the ledger, at once, on each node; more
-    /// are denied with 429. Default: any number.
+    /// The most requests of an account that run, or wait for the ledger, at the same time, on each
+    /// node. Requests beyond it are denied with 429. Default: `None`, no limit.
     pub most_running: Option<NonZeroU32>,
     /// What happens while the ledger does not answer. Default: [`DuringOutage::Deny`].
     pub during_outage: DuringOutage,
-    /// What a denied caller is told to do: an upgrade link, say.
+    /// Text for denied callers, such as an upgrade link. Default: `None`.
     pub hint: Option<String>,
+}
+
+impl Tier {
+    /// Returns a tier with this name that includes these credits each month. All else has the
+    /// default that its field states.
+    pub fn new(name: TierName, included: Credits, when_used_up: WhenUsedUp) -> Self {
+        Self {
+            name,
+            included,
+            per_seat: false,
+            when_used_up,
+            midway: match when_used_up {
+                WhenUsedUp::Block => Midway::Stop,
+                WhenUsedUp::PayAsYouGo(_) => Midway::Finish,
+            },
+            hold: DEFAULT_HOLD,
+            requests: None,
+            most_per_request: None,
+            most_running: None,
+            during_outage: DuringOutage::Deny,
+            hint: None,
+        }
+    }
+
+    /// Counts the included credits once for each of the account's seats; see
+    /// [`per_seat`](Self#structfield.per_seat).
+    #[must_use]
+    pub const fn per_seat(mut self, on: bool) -> Self {
+        self.per_seat = on;
+        self
+    }
+
+    /// Sets what happens to a running request when no credits are left; see
+    /// [`midway`](Self#structfield.midway).
+    #[must_use]
+    pub const fn midway(mut self, midway: Midway) -> Self {
+        self.midway = midway;
+        self
+    }
+
+    /// Sets the compute time that a request puts on hold, 1 ms to 24 h; see
+    /// [`hold`](Self#structfield.hold).
+    #[must_use]
+    pub const fn hold(mut self, compute: Duration) -> Self {
+        self.hold = compute;
+        self
+    }
+
+    /// Limits the request rate; see [`requests`](Self#structfield.requests).
+    #[must_use]
+    pub const fn requests(mut self, quota: RequestQuota) -> Self {
+        self.requests = Some(quota);
+        self
+    }
+
+    /// Limits what one request may use; see
+    /// [`most_per_request`](Self#structfield.most_per_request).
+    #[must_use]
+    pub const fn most_per_request(mut self, cap: RequestCap) -> Self {
+        self.most_per_request = Some(cap);
+        self
+    }
+
+    /// Limits concurrent requests; see [`most_running`](Self#structfield.most_running).
+    #[must_use]
+    pub const fn most_running(mut self, requests: NonZeroU32) -> Self {
+        self.most_running = Some(requests);
+        self
+    }
+
+    /// Sets what happens while the ledger does not answer; see
+    /// [`during_outage`](Self#structfield.during_outage).
+    #[must_use]
+    pub const fn during_outage(mut self, policy: DuringOutage) -> Self {
+        self.during_outage = policy;
+        self
+    }
+
+    /// Adds a text for denied callers; see [`hint`](Self#structfield.hint).
+    #[must_use]
+    pub fn hint(mut self, text: impl Into<String>) -> Self {
+        self.hint = Some(text.into());
+        self
+    }
+
+    /// Returns what the tier allows an account.
+    pub fn terms(&self) -> Terms {
+        let pay_as_you_go = match self.when_used_up {
+            WhenUsedUp::Block => Credits::ZERO,
+            WhenUsedUp::PayAsYouGo(limit) => limit,
+        };
+        Terms { included: self.included, per_seat: self.per_seat, pay_as_you_go }
+    }
 }
 
 /// What happens when the included and purchased credits are used up.
@@ -44,19 +159,20 @@ pub struct Tier {
 pub enum WhenUsedUp {
     /// Requests are denied.
     Block,
-    /// Requests go on and are charged on top, up to this much each month ([`Credits::MAX`]: without
-    /// limit).
+    /// Requests go on and are charged on top, up to this much each month. [`Credits::MAX`] means no
+    /// limit.
     PayAsYouGo(Credits),
 }
 
-/// What happens to a running request when nothing more is to be had.
+/// What happens to a running request when no credits are left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Midway {
-    /// It ends there, and costs no more than was on hold for it.
+    /// The request is cut off. It costs no more than was on hold for it.
     Stop,
-    /// It runs on, and what it uses beyond its hold is debited all the same, also where that passes
-    /// the account's limit. Only [`Tier::most_per_request`] bounds it.
+    /// The request runs on. What it uses beyond its hold is debited even if that exceeds the
+    /// account's limit. Only [`Tier::most_per_request`](Tier#structfield.most_per_request) bounds
+    /// it.
     Finish,
 }
 
@@ -64,23 +180,47 @@ pub enum Midway {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RequestCap {
-    /// This much compute time.
+    /// This much compute time, 1 ms to 24 h.
     Compute(Duration),
-    /// This much money.
+    /// This much money, more than 0.
     Cost(Credits),
 }
 
-/// A request rate, as a token bucket: `burst` at once, refilled at `count` a `per`.
+/// Request rate, as a token bucket: `burst` requests at once, refilled with `count` in each `per`.
+///
+/// ```
+/// use std::time::Duration;
+/// use tower_credits::plan::RequestQuota;
+///
+/// // 600 a minute, at most 100 at once.
+/// let quota = RequestQuota::new(600_u32.try_into()?, Duration::from_secs(60))
+///     .burst(100_u32.try_into()?);
+/// # Ok::<(), std::num::TryFromIntError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RequestQuota {
-    /// Requests in each `per`.
+    /// Requests in each `per`, at most one in a microsecond.
     pub count: NonZeroU32,
-    /// The window: a bucket of `burst` must be full again within 31 days, at a microsecond or more
-    /// for each request.
+    /// The time in which `count` requests are refilled, 1 ms to 24 h. A used-up `burst` must be
+    /// full again within 31 days.
     pub per: Duration,
     /// Requests that may come at once. Default: `count`.
     pub burst: NonZeroU32,
+}
+
+impl RequestQuota {
+    /// Returns a quota of `count` requests in each `per`, all of which may come at once.
+    pub const fn new(count: NonZeroU32, per: Duration) -> Self {
+        Self { count, per, burst: count }
+    }
+
+    /// Sets how many requests may come at once.
+    #[must_use]
+    pub const fn burst(mut self, requests: NonZeroU32) -> Self {
+        self.burst = requests;
+        self
+    }
 }
 
 /// What happens while the ledger does not answer.
@@ -89,18 +229,7 @@ pub struct RequestQuota {
 pub enum DuringOutage {
     /// Requests that need the ledger are denied.
     Deny,
-    /// Requests go on, as long as what they put on hold stays within this much per account, node
-    /// and month; debited when the ledger is back.
+    /// Requests go on as long as their holds stay within this much per account, node and month.
+    /// They are debited when the ledger answers again.
     Allow(Credits),
-}
-
-impl Tier {
-    /// What the tier allows an account.
-    pub fn terms(&self) -> Terms {
-        let pay_as_you_go = match self.when_used_up {
-            WhenUsedUp::Block => Credits::ZERO,
-            WhenUsedUp::PayAsYouGo(limit) => limit,
-        };
-        Terms { included: self.included, per_seat: self.per_seat, pay_as_you_go }
-    }
 }

@@ -320,7 +320,7 @@ async fn accounts_of_an_outage_or_of_shadow_mode_do_not_fill_a_node_for_a_month(
         let meter = if shadow { builder.shadow(true) } else { builder }.build().unwrap();
         meter.plan().replace(tower_credits::Plan::from_toml(&allowing).unwrap());
         assert!(matches!(
-            meter.plan().current().tier("free").unwrap().during_outage,
+            meter.plan().current().tier(&"free".parse().unwrap()).unwrap().during_outage,
             DuringOutage::Allow(_)
         ));
         ledger.off(true);

@@ -90,7 +90,8 @@ async fn what_ends_after_the_meter_was_dropped_is_settled_at_once() {
     tokio::time::sleep(seconds(5)).await;
     let began = Instant::now();
     drop(response);
-    let (account, terms) = (identity("alice", "pro").account, plan().tier("pro").unwrap().terms());
+    let (account, terms) =
+        (identity("alice", "pro").account, plan().tier(&"pro".parse().unwrap()).unwrap().terms());
     let month = tower_credits::Period::containing(tower_credits::clock::Clock::unix_time(
         &tower_credits::clock::SystemClock,
     ));

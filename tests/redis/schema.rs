@@ -67,7 +67,7 @@ async fn plays_the_example(ledger: RedisLedger, alice: &Account, month: Period) 
             model: name("rnnoise"),
             hardware: name("gpu-small"),
             feature: name("api"),
-            subject: name("alice"),
+            subject: "alice".parse().unwrap(),
         },
         usage: Usage { requests: 1, compute_micros: 10_000_000, cost: nanos(1_200_000) },
     };

@@ -1,9 +1,9 @@
-//! Settings, and the first connection.
+//! Settings of tokens in Redis, and the first connection.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    cache::Cache,
+    answer_cache::AnswerCache,
     error::RedisTokensError,
     store::Store,
     tokens::{Inner, RedisTokens},
@@ -18,19 +18,32 @@ impl RedisTokens {
     ///
     /// # Errors
     ///
-    /// [`RedisTokensError::Server`] where the server cannot be reached within five seconds, evicts
-    /// keys, or holds keys of another schema version.
+    /// As [`RedisTokensBuilder::connect`].
     pub async fn connect(server: impl Into<RedisServer>) -> Result<Self, RedisTokensError> {
         Self::builder(server).connect().await
     }
 
-    /// Settings before connecting.
+    /// Returns a builder, to change settings before connecting.
     pub fn builder(server: impl Into<RedisServer>) -> RedisTokensBuilder {
         RedisTokensBuilder::new(server.into())
     }
 }
 
-/// Settings of [`RedisTokens`].
+/// Builder of [`RedisTokens`].
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use tower_credits::RedisTokens;
+///
+/// # async fn example() -> Result<(), tower_credits::identify::RedisTokensError> {
+/// let tokens = RedisTokens::builder("redis://127.0.0.1/")
+///     .cache_for(Duration::from_secs(10))
+///     .stale_if_error(Duration::from_secs(300))
+///     .connect()
+///     .await?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Debug)]
 pub struct RedisTokensBuilder {
     server: RedisServer,
@@ -38,65 +51,70 @@ pub struct RedisTokensBuilder {
     timeout: Duration,
     cache_for: Duration,
     stale_if_error: Duration,
-    max_cached: u64,
+    max_cached_tokens: u64,
     cookie: Option<Name>,
 }
 
 impl RedisTokensBuilder {
-    pub(super) fn new(server: RedisServer) -> Self {
+    fn new(server: RedisServer) -> Self {
         Self {
             server,
             prefix: DEFAULT_PREFIX.into(),
             timeout: Duration::from_millis(250),
             cache_for: Duration::from_secs(30),
             stale_if_error: Duration::ZERO,
-            max_cached: 100_000,
+            max_cached_tokens: 100_000,
             cookie: None,
         }
     }
 
-    /// What every key begins with; default `tc`.
+    /// Sets what every key begins with, without braces. Default: `tc`.
     #[must_use]
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How long one call of the server may take; default 250 ms.
+    /// Sets how long one call of the server may take. Default: 250 ms.
     #[must_use]
     pub const fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How long the server's answer about a token counts without asking again, which is also how
-    /// long a token that was revoked elsewhere may go on working here; default 30 s. Unknown tokens
-    /// are remembered for 5 s.
+    /// Sets how long the server's answer about a token counts without asking again. Default: 30 s;
+    /// at most 366 days.
+    ///
+    /// A token that is revoked on another node may go on working here for this long. Unknown tokens
+    /// are cached for 5 s, whatever is set here.
     #[must_use]
     pub const fn cache_for(mut self, time: Duration) -> Self {
         self.cache_for = time;
         self
     }
 
-    /// For how much longer an answer counts while the server does not answer (as RFC 5861's
-    /// `stale-if-error`); default not at all. Without it, a tier's outage allowance ends when
-    /// tokens leave the cache.
+    /// Sets how much longer than [`cache_for`](Self::cache_for) an answer counts while the server
+    /// does not answer, as `stale-if-error` of RFC 5861 does. Default: zero; at most 366 days.
+    ///
+    /// Without it, no request is identified during an outage once its token left the cache, even if
+    /// its tier [allows](crate::plan::DuringOutage::Allow) requests during outages.
     #[must_use]
     pub const fn stale_if_error(mut self, time: Duration) -> Self {
         self.stale_if_error = time;
         self
     }
 
-    /// The most tokens whose answers are kept, each about half a KiB; default 100 000. As many
-    /// unknown ones are remembered, at most 10 000.
+    /// Sets the most known tokens in the cache. Each takes about 512 bytes. Default: 100 000.
+    ///
+    /// The cache has room for as many unknown tokens, but at most 10 000.
     #[must_use]
-    pub const fn max_cached(mut self, tokens: u64) -> Self {
-        self.max_cached = tokens;
+    pub const fn max_cached_tokens(mut self, tokens: u64) -> Self {
+        self.max_cached_tokens = tokens;
         self
     }
 
-    /// Takes a token also from this cookie; see
-    /// [`BearerTokens::or_cookie`](crate::BearerTokens::or_cookie).
+    /// Also takes the token from the cookie of this name; see
+    /// [`BearerTokens::or_cookie`](crate::BearerTokens::or_cookie). Default: no cookie is accepted.
     #[must_use]
     pub fn or_cookie(mut self, name: Name) -> Self {
         self.cookie = Some(name);
@@ -107,14 +125,16 @@ impl RedisTokensBuilder {
     ///
     /// # Errors
     ///
-    /// As [`RedisTokens::connect`]; also where the prefix holds a brace, and where the URL or what
-    /// was said beside it cannot be used.
+    /// * [`RedisTokensError::Server`] if the server cannot be reached within five seconds.
+    /// * [`RedisTokensError::Unfit`] if the server evicts keys or has keys of another schema
+    ///   version, if its URL or another of its settings cannot be used, or if the prefix has a
+    ///   brace.
     pub async fn connect(self) -> Result<RedisTokens, RedisTokensError> {
         let connection = Connection::new(self.server, &self.prefix)?;
         let ping = |mut link| async move { redis::cmd("PING").query_async(&mut link).await };
         let _: String = connection.run(CONNECT_TIMEOUT, ping).await?;
-        let store = Store { connection, prefix: self.prefix, deadline: self.timeout };
-        let cache = Cache::new(self.max_cached, self.cache_for, self.stale_if_error);
+        let store = Store::new(connection, self.prefix, self.timeout);
+        let cache = AnswerCache::new(self.max_cached_tokens, self.cache_for, self.stale_if_error);
         Ok(RedisTokens { inner: Arc::new(Inner { store, cache, cookie: self.cookie }) })
     }
 }

@@ -1,14 +1,15 @@
-//! Bearer tokens kept in Redis: issued, listed and revoked while any number of servers run.
+//! Bearer tokens in Redis: issued, listed and revoked while any number of servers run.
 
+mod answer_cache;
 mod builder;
-mod cache;
 mod error;
 mod secret;
 mod store;
 mod tokens;
 
-pub use self::{builder::RedisTokensBuilder, store::TokenSummary};
 pub use self::{
+    builder::RedisTokensBuilder,
     error::RedisTokensError,
+    store::TokenSummary,
     tokens::{IssuedToken, RedisTokens},
 };

@@ -1,11 +1,11 @@
-//! Tokens as Redis keeps them.
+//! Tokens in Redis.
 //!
-//! | key | what |
+//! | key | value |
 //! |---|---|
-//! | `tc:token:<SHA-256 of the token>` | whose it is; expires with the token |
-//! | `tc:{user:alice}:tokens` | the account's tokens by id, for the list; without secrets |
+//! | `tc:token:<SHA-256 of the token>` | the token's id and identity; expires with the token |
+//! | `tc:{user:alice}:tokens` | the account's tokens by id, without secrets, for the list |
 //!
-//! The first is what counts: a token that is listed and has no record is none.
+//! The first is what counts: a listed token without it does not work.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -17,26 +17,27 @@ use serde::{Deserialize, Serialize};
 
 use super::secret::hex;
 use crate::{
-    Account, Name,
+    Account,
     identify::{
-        Identity,
+        Identity, Subject,
         credentials::{self, Sha256Digest},
     },
+    plan::TierName,
     redis_server::{Connection, Fault},
 };
 
-/// The longest lifetime, in milliseconds: a thousand years.
-const LONGEST_LIFE: u64 = 1_000 * 366 * 24 * 60 * 60 * 1_000;
+/// The longest lifetime of a token, in milliseconds: a thousand years.
+const MAX_LIFETIME_MILLIS: u64 = 1_000 * 366 * 24 * 60 * 60 * 1_000;
 
-/// A server, and where on it tokens are.
+/// Tokens on a server, under keys with this prefix.
 #[derive(Debug)]
 pub(super) struct Store {
-    pub(super) connection: Connection,
-    pub(super) prefix: String,
-    pub(super) deadline: Duration,
+    connection: Connection,
+    prefix: String,
+    timeout: Duration,
 }
 
-/// A token that is listed, and works.
+/// A listed token that works.
 pub(super) struct Listed {
     pub(super) id: String,
     pub(super) digest: Sha256Digest,
@@ -45,8 +46,12 @@ pub(super) struct Listed {
 }
 
 impl Store {
-    /// Keeps a token under an id.
-    pub(super) async fn put(
+    pub(super) const fn new(connection: Connection, prefix: String, timeout: Duration) -> Self {
+        Self { connection, prefix, timeout }
+    }
+
+    /// Stores a token under an id.
+    pub(super) async fn insert(
         &self,
         digest: &Sha256Digest,
         id: &str,
@@ -55,7 +60,7 @@ impl Store {
         lifetime: Option<Duration>,
     ) -> Result<(), Fault> {
         let lifetime = lifetime.map(|lifetime| {
-            u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_LIFE)
+            u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX).clamp(1, MAX_LIFETIME_MILLIS)
         });
         let issued_at = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -81,7 +86,7 @@ impl Store {
         self.run(pipe).await
     }
 
-    /// Whose a token is, under which id, and how much longer it lasts where it ends.
+    /// Returns the identity of a token, its id, and how much longer it lasts if it expires.
     pub(super) async fn look_up(
         &self,
         digest: &Sha256Digest,
@@ -93,8 +98,8 @@ impl Store {
             self.run(asked)
         };
         let answered: Result<(Option<String>, i64), Fault> = match ask().await {
-            // A connection that was idle for long may be found dead; a new one is there in a
-            // moment.
+            // A connection that was idle for long may turn out to be dead; the next call uses a new
+            // one.
             Err(fault) if fault.is_disconnect() => ask().await,
             answered => answered,
         };
@@ -108,7 +113,7 @@ impl Store {
         )))
     }
 
-    /// The digest of the token that an account has under an id.
+    /// Returns the digest of the token that an account has under an id.
     pub(super) async fn digest_of(
         &self,
         account: &Account,
@@ -120,7 +125,7 @@ impl Store {
         entry.map(|entry| read::<Entry>(&entry)?.digest()).transpose()
     }
 
-    /// Removes a token; answers whether it was there.
+    /// Removes a token; `true` if it worked until now.
     pub(super) async fn remove(
         &self,
         account: &Account,
@@ -139,13 +144,17 @@ impl Store {
         Ok(removed > 0)
     }
 
-    /// Gives tokens another tier; answers how many of them there still were.
-    pub(super) async fn set_tier(&self, tokens: Vec<Listed>, tier: &Name) -> Result<usize, Fault> {
+    /// Changes the tier of tokens. Returns how many of them still worked.
+    pub(super) async fn set_tier(
+        &self,
+        tokens: Vec<Listed>,
+        tier: &TierName,
+    ) -> Result<usize, Fault> {
         let mut pipe = redis::pipe();
         pipe.atomic();
         for Listed { id, digest, mut identity, .. } in tokens {
             identity.tier = tier.clone();
-            // What was revoked meanwhile is not brought back.
+            // A token that was revoked meanwhile stays revoked.
             pipe.cmd("SET")
                 .arg(self.record_key(&digest))
                 .arg(json(&Record::of(&id, &identity)))
@@ -156,22 +165,26 @@ impl Store {
         Ok(changed.into_iter().flatten().count())
     }
 
-    /// How long an account's list is, with what no longer works.
-    pub(super) async fn most_listed(&self, account: &Account) -> Result<usize, Fault> {
+    /// Returns the length of an account's list, including tokens that no longer work.
+    pub(super) async fn list_length(&self, account: &Account) -> Result<usize, Fault> {
         let mut asked = redis::pipe();
         asked.cmd("HLEN").arg(self.list_key(account));
         let (listed,): (usize,) = self.run(asked).await?;
         Ok(listed)
     }
 
-    /// The account's tokens that work. What no longer does is taken off the list; what cannot be
-    /// read is left out.
+    /// Returns the account's tokens that work. Those that no longer work are removed from the list;
+    /// those that cannot be read are left out.
     pub(super) async fn list(&self, account: &Account) -> Result<Vec<Listed>, Fault> {
         let list = self.list_key(account);
         let mut asked = redis::pipe();
         asked.cmd("HGETALL").arg(&list);
         let (listed,): (HashMap<String, String>,) = self.run(asked).await?;
-        let left_out = |id: &str, fault: &Fault| tracing::warn!(target: "tower_credits", %account, token = id, %fault, "a token is left out");
+        let left_out = |id: &str, fault: &Fault| {
+            tracing::warn!(
+                target: "tower_credits", %account, token = id, %fault, "a token is left out"
+            );
+        };
         let mut entries = Vec::with_capacity(listed.len());
         let mut asked = redis::pipe();
         for (id, text) in listed {
@@ -205,7 +218,7 @@ impl Store {
 
     async fn run<T: FromRedisValue>(&self, pipe: Pipeline) -> Result<T, Fault> {
         self.connection
-            .run(self.deadline, |mut link| async move { pipe.query_async(&mut link).await })
+            .run(self.timeout, |mut link| async move { pipe.query_async(&mut link).await })
             .await
     }
 
@@ -222,17 +235,18 @@ impl Store {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TokenSummary {
-    /// 16 hexadecimal digits.
+    /// The token's id: 16 hexadecimal digits. [`RedisTokens::revoke`](super::RedisTokens::revoke)
+    /// takes it.
     pub id: String,
-    /// What it was called when it was issued.
+    /// The label that the token was issued with.
     pub label: String,
-    /// Who asks with it.
-    pub subject: Name,
-    /// The tier that applies to it.
-    pub tier: Name,
-    /// When it was issued, by the clock of the node that did.
+    /// The caller that the token identifies.
+    pub subject: Subject,
+    /// The tier that applies to the token's requests.
+    pub tier: TierName,
+    /// When the token was issued, by the clock of the node that issued it.
     pub issued_at: SystemTime,
-    /// When it stops working by itself; `None`: never.
+    /// When the token expires; `None` if it does not.
     pub expires_at: Option<SystemTime>,
 }
 
@@ -252,7 +266,7 @@ impl From<Listed> for TokenSummary {
     }
 }
 
-/// Whose a token is, as Redis keeps it.
+/// A token's id and identity, as stored.
 #[derive(Serialize, Deserialize)]
 struct Record {
     id: String,
@@ -264,7 +278,7 @@ struct Record {
     organisations: BTreeMap<String, String>,
 }
 
-/// What the list says of a token.
+/// A token on the list, as stored.
 #[derive(Serialize, Deserialize)]
 struct Entry {
     digest: String,

@@ -1,9 +1,9 @@
-//! The tokens themselves: checked, issued, listed, moved and revoked.
+//! Tokens in Redis: checked, issued, listed, moved to another tier and revoked.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    cache::{Asking, Cache, Looked},
+    answer_cache::{AnswerCache, Lookup, Query},
     error::RedisTokensError,
     secret,
     secret::hex,
@@ -12,31 +12,31 @@ use super::{
 use crate::{
     Account, Name,
     identify::{Identify, IdentifyError, Identifying, Identity, RequestHead, credentials},
+    plan::TierName,
 };
 
 /// The most tokens of one account.
-const MOST_TOKENS: usize = 1_000;
+const MAX_TOKENS_PER_ACCOUNT: usize = 1_000;
 
-/// Bearer tokens (RFC 6750) kept in Redis, for hosts without authentication of their own. Redis and
-/// this process know their SHA-256 only.
+/// Bearer tokens (RFC 6750) in Redis, for servers without authentication of their own. Redis and
+/// this process keep their SHA-256 digests only. Clones share the connection and the cache.
 ///
-/// Answers are cached: a token that was revoked on another node stops working here within
-/// [`cache_for`](super::RedisTokensBuilder::cache_for), 30 seconds by default (and
-/// [`stale_if_error`](super::RedisTokensBuilder::stale_if_error), while the server does not answer).
-/// Requests that run go on. Clones share the connection and the cache.
-///
-/// The organisations that a token's owner may bill, and their tiers, are the token's: to change
-/// them, revoke it and issue another.
-///
-/// A failover of Redis that forgets acknowledged writes forgets tokens that were just issued, and
-/// brings back those just revoked: revoke them again.
+/// * Answers are cached: a token that was revoked on another node stops working here within
+///   [`cache_for`](super::RedisTokensBuilder::cache_for), 30 seconds by default (plus
+///   [`stale_if_error`](super::RedisTokensBuilder::stale_if_error) while the server does not
+///   answer). Its running requests go on.
+/// * The organisations that a token's subject may bill, and their tiers, are stored with the token.
+///   To change them, revoke the token and issue another.
+/// * A failover of Redis that loses acknowledged writes loses tokens that were just issued, and
+///   brings back those that were just revoked: revoke them again.
 ///
 /// ```no_run
 /// use tower_credits::{Account, CreditMeter, Identity, Plan, RedisLedger, RedisTokens};
 ///
 /// # async fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
 /// let tokens = RedisTokens::connect("redis://127.0.0.1/").await?;
-/// let meter = CreditMeter::new(plan, RedisLedger::connect("redis://127.0.0.1/").await?, tokens.clone());
+/// let ledger = RedisLedger::connect("redis://127.0.0.1/").await?;
+/// let meter = CreditMeter::new(plan, ledger, tokens.clone());
 ///
 /// let alice = Identity::new("alice".parse()?, Account::user("alice")?, "free".parse()?);
 /// let issued = tokens.issue(&alice, "laptop", None).await?;
@@ -57,19 +57,21 @@ pub struct RedisTokens {
 
 pub(super) struct Inner {
     pub(super) store: Store,
-    pub(super) cache: Cache,
+    pub(super) cache: AnswerCache,
     pub(super) cookie: Option<Name>,
 }
 
 impl RedisTokens {
-    /// Issues a token that works for this identity, for good or for `lifetime` (whole
-    /// milliseconds). The label is for the list: at most 128 bytes without control characters.
+    /// Issues a token for this identity. It expires after `lifetime` (in whole milliseconds), or
+    /// never with `None`. The label is for the list: at most 128 bytes, no control characters.
     ///
     /// # Errors
     ///
-    /// [`RedisTokensError::Label`], [`RedisTokensError::Full`] where the account has 1 000 tokens,
-    /// or [`RedisTokensError::Server`]: where no answer came, a token that nobody was given may
-    /// stand on the list; revoke it.
+    /// * [`RedisTokensError::Label`] if the label is too long or has a control character.
+    /// * [`RedisTokensError::Full`] if the account has 1 000 tokens.
+    /// * [`RedisTokensError::Random`] if the system has no random bytes.
+    /// * [`RedisTokensError::Server`] if the server did not answer. A token whose secret nobody has
+    ///   may then be on the list: revoke it.
     pub async fn issue(
         &self,
         identity: &Identity,
@@ -80,24 +82,23 @@ impl RedisTokens {
             return Err(RedisTokensError::Label);
         }
         let Inner { store, .. } = &*self.inner;
-        if store.most_listed(&identity.account).await? >= MOST_TOKENS
-            && store.list(&identity.account).await?.len() >= MOST_TOKENS
+        if store.list_length(&identity.account).await? >= MAX_TOKENS_PER_ACCOUNT
+            && store.list(&identity.account).await?.len() >= MAX_TOKENS_PER_ACCOUNT
         {
             return Err(RedisTokensError::Full(identity.account.clone()));
         }
         let secret = secret::new()?;
         let digest = credentials::digest(secret.as_bytes());
         let id = hex(&digest[..8]);
-        store.put(&digest, &id, identity, label, lifetime).await?;
+        store.insert(&digest, &id, identity, label, lifetime).await?;
         Ok(IssuedToken { id, secret })
     }
 
-    /// Lists the tokens of an account that still work, the oldest first. Secrets are not known
-    /// here.
+    /// Lists the tokens of an account that work, the oldest first. Their secrets are not stored.
     ///
     /// # Errors
     ///
-    /// [`RedisTokensError::Server`] where there was no answer.
+    /// [`RedisTokensError::Server`] if the server did not answer.
     pub async fn list(&self, account: &Account) -> Result<Vec<TokenSummary>, RedisTokensError> {
         let listed = self.inner.store.list(account).await?;
         let mut tokens: Vec<_> = listed.into_iter().map(TokenSummary::from).collect();
@@ -105,74 +106,77 @@ impl RedisTokens {
         Ok(tokens)
     }
 
-    /// Revokes a token by the id that the list shows. Here it stops working at once, on other nodes
-    /// within [`cache_for`](super::RedisTokensBuilder::cache_for). Answers whether the account had such a
-    /// token.
+    /// Revokes the account's token with this id; `true` if the account had it.
+    ///
+    /// It stops working here at once, and on other nodes within
+    /// [`cache_for`](super::RedisTokensBuilder::cache_for).
     ///
     /// # Errors
     ///
-    /// [`RedisTokensError::Server`] where there was no answer.
+    /// [`RedisTokensError::Server`] if the server did not answer.
     pub async fn revoke(&self, account: &Account, id: &str) -> Result<bool, RedisTokensError> {
         let Inner { store, cache, .. } = &*self.inner;
         let Some(digest) = store.digest_of(account, id).await? else { return Ok(false) };
-        let _changing = cache.changing(vec![digest]);
+        let _change = cache.change(vec![digest]);
         Ok(store.remove(account, id, &digest).await?)
     }
 
-    /// Revokes the token with this secret, which leaked, whoever's it is; answers whether it worked
-    /// until now. As [`revoke`](Self::revoke).
+    /// Revokes the token with this secret, of any account; `true` if it worked until now. For
+    /// secrets that leaked. It stops working as with [`revoke`](Self::revoke).
     ///
     /// # Errors
     ///
-    /// [`RedisTokensError::Server`] where there was no answer.
+    /// [`RedisTokensError::Server`] if the server did not answer.
     pub async fn revoke_secret(&self, secret: &str) -> Result<bool, RedisTokensError> {
         let Inner { store, cache, .. } = &*self.inner;
         let digest = credentials::digest(secret.as_bytes());
-        let _changing = cache.changing(vec![digest]);
+        let _change = cache.change(vec![digest]);
         match store.look_up(&digest).await? {
             None => Ok(false),
             Some((identity, id, _)) => Ok(store.remove(&identity.account, &id, &digest).await?),
         }
     }
 
-    /// Changes the tier of all of an account's tokens; answers how many. Nodes learn of it within
-    /// [`cache_for`](super::RedisTokensBuilder::cache_for), this one at once. A token that is issued at
-    /// the same time has the tier that it is issued with.
+    /// Changes the tier of all of an account's tokens. Returns how many were changed.
+    ///
+    /// The tier counts here at once, and on other nodes within
+    /// [`cache_for`](super::RedisTokensBuilder::cache_for). A token that is issued at the same time
+    /// keeps the tier that it is issued with.
     ///
     /// # Errors
     ///
-    /// [`RedisTokensError::Server`] where there was no answer; some may then have been changed: ask
-    /// again.
+    /// [`RedisTokensError::Server`] if the server did not answer. Some tokens may then have been
+    /// changed: call this again.
     pub async fn set_tier(
         &self,
         account: &Account,
-        tier: &Name,
+        tier: &TierName,
     ) -> Result<usize, RedisTokensError> {
         let Inner { store, cache, .. } = &*self.inner;
         let tokens = store.list(account).await?;
         if tokens.is_empty() {
             return Ok(0);
         }
-        let _changing = cache.changing(tokens.iter().map(|token| token.digest).collect());
+        let _change = cache.change(tokens.iter().map(|token| token.digest).collect());
         Ok(store.set_tier(tokens, tier).await?)
     }
 }
 
 impl Inner {
-    async fn ask(&self, asking: Asking) -> Result<Arc<Identity>, IdentifyError> {
-        match self.store.look_up(asking.digest()).await {
-            Ok(Some((identity, _, lasts))) => {
+    async fn ask(&self, query: Query) -> Result<Arc<Identity>, IdentifyError> {
+        match self.store.look_up(query.digest()).await {
+            Ok(Some((identity, _, lifetime))) => {
                 let identity = Arc::new(identity);
-                self.cache.found(&asking, &identity, lasts);
+                self.cache.insert_known(&query, &identity, lifetime);
                 Ok(identity)
             }
             Ok(None) => {
-                self.cache.not_found(&asking);
+                self.cache.insert_unknown(&query);
                 Err(IdentifyError::Invalid)
             }
             Err(fault) => {
-                let before = self.cache.unanswered(asking);
-                before.ok_or_else(|| {
+                let stale = self.cache.stale_if_error(&query);
+                stale.ok_or_else(|| {
                     IdentifyError::Unavailable(Arc::new(RedisTokensError::from(fault)))
                 })
             }
@@ -183,15 +187,15 @@ impl Inner {
 impl Identify for RedisTokens {
     fn identify(&self, head: RequestHead<'_>) -> Identifying {
         let digest = match credentials::token_of(head, self.inner.cookie.as_ref()) {
-            Ok(token) if secret::was_issued(token) => credentials::digest(token),
+            Ok(token) if secret::is_well_formed(token) => credentials::digest(token),
             Ok(_) => return Identifying::Ready(Err(IdentifyError::Invalid)),
             Err(error) => return Identifying::Ready(Err(error)),
         };
-        match self.inner.cache.look(digest) {
-            Looked::Up(answer) => Identifying::Ready(answer),
-            Looked::Ask(asking) => {
+        match self.inner.cache.get(digest) {
+            Lookup::Fresh(answer) => Identifying::Ready(answer),
+            Lookup::Miss(query) => {
                 let inner = Arc::clone(&self.inner);
-                Identifying::Later(Box::pin(async move { inner.ask(asking).await }))
+                Identifying::Later(Box::pin(async move { inner.ask(query).await }))
             }
         }
     }
@@ -211,18 +215,19 @@ impl fmt::Debug for RedisTokens {
     }
 }
 
-/// A token as it was issued. Its secret is known here and to nobody else: show it once.
+/// Token that was just issued. Only this value has its secret: show it once.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct IssuedToken {
-    /// What the list shows and [`RedisTokens::revoke`] takes: 16 hexadecimal digits.
+    /// The token's id: 16 hexadecimal digits. The list shows it, and [`RedisTokens::revoke`] takes
+    /// it.
     pub id: String,
     secret: String,
 }
 
 impl IssuedToken {
-    /// What the caller sends as `Authorization: Bearer <secret>`: `tc_` and 56 hexadecimal digits,
-    /// 192 bits of them random.
+    /// Returns the secret, which the caller sends as `Authorization: Bearer <secret>`. It is `tc_`
+    /// and 56 hexadecimal digits, 192 bits of them random.
     pub fn secret(&self) -> &str {
         &self.secret
     }

@@ -3,7 +3,8 @@
 use crate::{
     Credits,
     clock::UnixTime,
-    ledger::{Book, LedgerError, Record, Refund, names::RefundId},
+    ledger::{Book, LedgerError, Record, Refund},
+    names::RefundId,
 };
 
 /// The most refunds of a month.

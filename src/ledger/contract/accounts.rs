@@ -15,7 +15,7 @@ use crate::{
 };
 
 pub(super) fn grant(id: &'static str, amount: i64, expires: Option<UnixTime>) -> Amendment {
-    Amendment::Grant { id: GrantId::from(Name::known(id)), amount: nanos(amount), expires }
+    Amendment::Grant { id: GrantId::known(id), amount: nanos(amount), expires }
 }
 
 pub(super) async fn grants(ledger: &dyn Ledger) -> Result<(), ContractError> {

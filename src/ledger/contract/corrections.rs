@@ -6,14 +6,14 @@ use super::{
     probe::{Probe, TERMS, nanos},
 };
 use crate::{
-    Name, Period,
-    ledger::{Amendment, Ledger, Refund, Renewal, Terms},
+    Period,
+    ledger::{Amendment, Ledger, Reason, Refund, RefundId, Renewal, Terms},
 };
 
 fn refund(period: Period, id: &'static str, amount: i64) -> Amendment {
-    let reason = Name::known("the contract's check").into();
+    let reason = Reason::known("the contract's check");
     let refund = Refund { amount: nanos(amount), reason };
-    Amendment::Refund { period, id: Name::known(id).into(), refund }
+    Amendment::Refund { period, id: RefundId::known(id), refund }
 }
 
 pub(super) async fn refunded(ledger: &dyn Ledger) -> Result<(), ContractError> {

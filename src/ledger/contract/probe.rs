@@ -6,6 +6,7 @@ use super::error::ContractError;
 use crate::{
     Account, Credits, Name, Period,
     clock::{ManualClock, UnixTime},
+    identify::Subject,
     ledger::{
         Amendment, Answer, LeaseId, Ledger, LedgerError, LineKey, Outcome, Renewal, Standing,
         Statement, Terms, Usage, UsageLine,
@@ -208,7 +209,7 @@ pub(super) fn line(cost: i64) -> UsageLine {
             model: name.clone(),
             hardware: name.clone(),
             feature: name.clone(),
-            subject: name,
+            subject: Subject::known("contract"),
         },
         usage: Usage { requests: 2, compute_micros: 5, cost: nanos(cost) },
     }

@@ -10,7 +10,6 @@ use super::{
         Book, Grant, LeaseId, LedgerError, LineKey, Record, Refund, Terms, Usage,
         holds::{Hold, Holds},
         leases::{Entry, LeaseSums, Leases, SettledSums},
-        names::GrantId,
         record::Reservation,
         terms_in_force::TermsInForce,
     },
@@ -20,6 +19,7 @@ use super::{
         UNLIMITED,
     },
 };
+use crate::names::GrantId;
 use crate::{Credits, Name, Period, clock::UnixTime};
 
 /// The fields and values of a hash.
@@ -227,7 +227,7 @@ fn read_line_key(field: &str) -> Option<LineKey> {
         model: name(model)?,
         hardware: name(hardware)?,
         feature: name(feature)?,
-        subject: name(subject)?,
+        subject: subject.parse().ok()?,
     })
 }
 

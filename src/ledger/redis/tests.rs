@@ -293,7 +293,7 @@ fn line(rng: &mut Rng, cost: Credits) -> UsageLine {
             model: name(&["rnnoise", "a b", "ü/{x}"], rng),
             hardware: name(&["gpu"], rng),
             feature: name(&["api", "widget"], rng),
-            subject: name(&["alice", "other"], rng),
+            subject: name(&["alice", "other"], rng).as_str().parse().unwrap(),
         },
     };
     let count = if rng.u8(0..30) == 0 { (1 << 53) - 1 } else { rng.u64(0..1000) };

@@ -1,0 +1,362 @@
+//! The plan as TOML: read into a [`Draft`], or refused with the place in the text.
+
+use std::{
+    collections::BTreeMap, fmt::Display, num::NonZeroU32, ops::Range, str::FromStr, time::Duration,
+};
+
+use jiff::SignedDuration;
+use serde::Deserialize;
+use toml::{Spanned, Value};
+
+use super::{
+    DuringOutage, Midway, Plan, RequestCap, RequestQuota, Route, Tier, WhenUsedUp,
+    draft::{Draft, Field, Language, Problem},
+};
+use crate::{Credits, Name, NameError, Price};
+
+/// What a route can be, for its errors.
+const ROUTE_REMEDY: &str = "write \"free\", \"refuse\", { model = \"<name>\" } or \
+     { hardware = \"<name>\" }, with feature = \"<name>\" if it is not `api`";
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPlan {
+    #[serde(default)]
+    hardware: BTreeMap<Spanned<String>, RawHardware>,
+    #[serde(default)]
+    models: BTreeMap<Spanned<String>, RawModel>,
+    #[serde(default)]
+    routes: BTreeMap<Spanned<String>, Spanned<Value>>,
+    #[serde(default)]
+    tiers: BTreeMap<Spanned<String>, RawTier>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawHardware {
+    price_per_second: Option<Spanned<Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawModel {
+    hardware: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTier {
+    included: Option<Spanned<Value>>,
+    #[serde(default)]
+    per_seat: bool,
+    when_used_up: Option<Spanned<Value>>,
+    midway: Option<Spanned<Value>>,
+    hold: Option<Spanned<Value>>,
+    requests: Option<RawQuota>,
+    most_per_request: Option<Spanned<Value>>,
+    most_running: Option<Spanned<Value>>,
+    during_outage: Option<Spanned<Value>>,
+    hint: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawQuota {
+    count: Spanned<Value>,
+    per: Spanned<Value>,
+    burst: Option<Spanned<Value>>,
+}
+
+/// Reason why a text is not a plan.
+pub(super) struct DocumentError {
+    /// The line, counted from 1, if one is wrong.
+    pub(super) line: Option<usize>,
+    pub(super) reason: String,
+}
+
+/// A wrong part of the text.
+struct Wrong {
+    span: Option<Range<usize>>,
+    reason: String,
+}
+
+/// Reads a plan from TOML.
+pub(super) fn read(text: &str) -> Result<Plan, DocumentError> {
+    let raw = toml::from_str::<RawPlan>(text)
+        .map_err(|error| Wrong { span: error.span(), reason: error.message().to_owned() });
+    raw.and_then(plan).map_err(|Wrong { span, reason }| {
+        let before = span.and_then(|span| text.get(..span.start));
+        DocumentError { line: before.map(|before| before.matches('\n').count() + 1), reason }
+    })
+}
+
+fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
+    let mut draft = Draft::new(Language::Toml);
+    for (key, hardware) in raw.hardware {
+        add_hardware(&mut draft, &key, &hardware)?;
+    }
+    for (key, model) in raw.models {
+        add_model(&mut draft, &key, &model)?;
+    }
+    for (pattern, value) in raw.routes {
+        add_route(&mut draft, &pattern, &value)?;
+    }
+    for (key, raw) in raw.tiers {
+        let tier = tier(&key, &raw)?;
+        draft.add_tier(tier).map_err(|problem| tier_problem(&key, &raw, problem))?;
+    }
+    draft.finish().map_err(|problem| Wrong { span: None, reason: problem.reason })
+}
+
+fn add_hardware(draft: &mut Draft, key: &Spanned<String>, raw: &RawHardware) -> Result<(), Wrong> {
+    let entry = format!("hardware `{}`", key.as_ref());
+    let price = raw.price_per_second.as_ref().ok_or_else(|| {
+        let reason = format!("{entry} has no price: write price_per_second = \"0.00012\"");
+        wrong(key.span(), reason)
+    })?;
+    let price = Price::per_second(amount(price, &format!("{entry}, price_per_second"))?);
+    draft
+        .add_hardware(name(key, "hardware")?, price)
+        .map_err(|problem| wrong(key.span(), problem.reason))
+}
+
+fn add_model(draft: &mut Draft, key: &Spanned<String>, raw: &RawModel) -> Result<(), Wrong> {
+    let entry = format!("model `{}`", key.as_ref());
+    let hardware = raw.hardware.as_ref().ok_or_else(|| {
+        wrong(key.span(), format!("{entry} has no hardware: write hardware = \"<name>\""))
+    })?;
+    let (name, hardware_name) =
+        (name(key, "model")?, name(hardware, &format!("{entry}, hardware"))?);
+    draft.add_model(name, hardware_name).map_err(|Problem { field, reason }| match field {
+        Field::ModelHardware => wrong(hardware.span(), reason),
+        _ => wrong(key.span(), reason),
+    })
+}
+
+fn add_route(
+    draft: &mut Draft,
+    pattern: &Spanned<String>,
+    value: &Spanned<Value>,
+) -> Result<(), Wrong> {
+    let located = |Problem { field, reason }| match field {
+        Field::RouteTarget => wrong(value.span(), reason),
+        _ => wrong(pattern.span(), reason),
+    };
+    match pattern.as_ref().as_str() {
+        "preflight" => {
+            draft.set_free_preflights(match value.as_ref().as_str() {
+                Some("free") => true,
+                Some("refuse") => false,
+                _ => {
+                    let reason = "route `preflight`: write \"refuse\", or \"free\" if your CORS \
+                         layer is inside of the meter";
+                    return Err(wrong(value.span(), reason.to_owned()));
+                }
+            });
+            Ok(())
+        }
+        "otherwise" => draft.set_otherwise(route(pattern, value)?).map_err(located),
+        path => draft.add_route(path, route(pattern, value)?).map_err(located),
+    }
+}
+
+fn route(pattern: &Spanned<String>, value: &Spanned<Value>) -> Result<Route, Wrong> {
+    let entry = format!("route `{}`", pattern.as_ref());
+    let refused = |reason: String| wrong(value.span(), reason);
+    let table = match value.as_ref() {
+        Value::String(word) if word == "free" => return Ok(Route::free()),
+        Value::String(word) if word == "refuse" => return Ok(Route::refuse()),
+        Value::Table(table) => table,
+        other => return Err(refused(format!("{entry}: {other} is not a route: {ROUTE_REMEDY}"))),
+    };
+    if let Some(unknown) =
+        table.keys().find(|key| !["model", "hardware", "feature"].contains(&key.as_str()))
+    {
+        return Err(refused(format!("{entry}: unknown key `{unknown}`: {ROUTE_REMEDY}")));
+    }
+    let text = |key: &str| {
+        let text = table.get(key).map(|value| {
+            let reason = || format!("{entry}, {key}: {value} is not a text: write it in quotes");
+            value.as_str().ok_or_else(|| refused(reason()))
+        });
+        text.transpose()
+    };
+    let parsed = |key: &str, text: &str| {
+        text.parse::<Name>().map_err(|error| refused(format!("{entry}, {key} `{text}`: {error}")))
+    };
+    let route = match (text("model")?, text("hardware")?) {
+        (Some(model), None) => Route::model(model),
+        (None, Some(hardware)) => Route::hardware(parsed("hardware", hardware)?),
+        (Some(_), Some(_)) => {
+            let reason = "has a model and hardware: a model runs on its own hardware: remove one";
+            return Err(refused(format!("{entry} {reason} of the two")));
+        }
+        (None, None) => {
+            return Err(refused(format!("{entry} has no model and no hardware: {ROUTE_REMEDY}")));
+        }
+    };
+    Ok(match text("feature")? {
+        Some(feature) => route.feature(parsed("feature", feature)?),
+        None => route,
+    })
+}
+
+fn tier(key: &Spanned<String>, raw: &RawTier) -> Result<Tier, Wrong> {
+    let entry = format!("tier `{}`", key.as_ref());
+    let included = raw.included.as_ref().ok_or_else(|| {
+        let reason = "does not say what is included: write included = \"0.10\", dollars a month";
+        wrong(key.span(), format!("{entry} {reason}"))
+    })?;
+    let when_used_up = when_used_up(key, raw.when_used_up.as_ref(), &entry)?;
+    let included = amount(included, &format!("{entry}, included"))?;
+    let mut tier = Tier::new(name(key, "tier")?, included, when_used_up).per_seat(raw.per_seat);
+    if let Some(value) = &raw.midway {
+        tier = tier.midway(midway(value, &format!("{entry}, midway"))?);
+    }
+    if let Some(value) = &raw.hold {
+        tier = tier.hold(duration(value, &format!("{entry}, hold"))?);
+    }
+    if let Some(value) = &raw.most_per_request {
+        tier = tier.most_per_request(request_cap(value, &format!("{entry}, most_per_request"))?);
+    }
+    if let Some(value) = &raw.most_running {
+        tier = tier.most_running(whole(value, &format!("{entry}, most_running"))?);
+    }
+    if let Some(raw) = &raw.requests {
+        tier = tier.requests(request_quota(raw, &format!("{entry}, requests"))?);
+    }
+    if let Some(value) = &raw.during_outage {
+        tier = tier.during_outage(during_outage(value, &format!("{entry}, during_outage"))?);
+    }
+    Ok(match &raw.hint {
+        Some(hint) => tier.hint(hint),
+        None => tier,
+    })
+}
+
+/// Finds the place of a tier's problem.
+fn tier_problem(key: &Spanned<String>, raw: &RawTier, problem: Problem) -> Wrong {
+    let quota = raw.requests.as_ref();
+    let value = match problem.field {
+        Field::Hold => raw.hold.as_ref(),
+        Field::MostPerRequest => raw.most_per_request.as_ref(),
+        Field::RequestCount => quota.map(|quota| &quota.count),
+        Field::RequestPer => quota.map(|quota| &quota.per),
+        Field::RequestBurst => quota.map(|quota| quota.burst.as_ref().unwrap_or(&quota.count)),
+        Field::Key | Field::ModelHardware | Field::RouteTarget => None,
+    };
+    wrong(value.map_or_else(|| key.span(), Spanned::span), problem.reason)
+}
+
+fn when_used_up(
+    key: &Spanned<String>,
+    value: Option<&Spanned<Value>>,
+    entry: &str,
+) -> Result<WhenUsedUp, Wrong> {
+    let remedy = "write when_used_up = \"block\", \"pay-as-you-go\" or \
+         { pay_as_you_go_up_to = \"100.00\" }";
+    let Some(value) = value else {
+        let reason = format!("{entry} has no rule for used-up credits: {remedy}");
+        return Err(wrong(key.span(), reason));
+    };
+    match (value.as_ref(), only_value(value.as_ref(), "pay_as_you_go_up_to")) {
+        (Value::String(word), _) if word == "block" => Ok(WhenUsedUp::Block),
+        (Value::String(word), _) if word == "pay-as-you-go" => {
+            Ok(WhenUsedUp::PayAsYouGo(Credits::MAX))
+        }
+        (_, Some(limit)) => {
+            let entry = format!("{entry}, pay_as_you_go_up_to");
+            amount_of(limit, value.span(), &entry).map(WhenUsedUp::PayAsYouGo)
+        }
+        (other, None) => {
+            Err(wrong(value.span(), format!("{entry}, when_used_up: unknown {other}: {remedy}")))
+        }
+    }
+}
+
+fn midway(value: &Spanned<Value>, entry: &str) -> Result<Midway, Wrong> {
+    match value.as_ref().as_str() {
+        Some("stop") => Ok(Midway::Stop),
+        Some("finish") => Ok(Midway::Finish),
+        _ => Err(wrong(value.span(), format!("{entry}: write \"stop\" or \"finish\""))),
+    }
+}
+
+fn during_outage(value: &Spanned<Value>, entry: &str) -> Result<DuringOutage, Wrong> {
+    match (value.as_ref(), only_value(value.as_ref(), "allow")) {
+        (Value::String(word), _) if word == "deny" => Ok(DuringOutage::Deny),
+        (_, Some(limit)) => amount_of(limit, value.span(), entry).map(DuringOutage::Allow),
+        _ => {
+            let reason = format!("{entry}: write \"deny\" or {{ allow = \"0.05\" }}");
+            Err(wrong(value.span(), reason))
+        }
+    }
+}
+
+fn request_cap(value: &Spanned<Value>, entry: &str) -> Result<RequestCap, Wrong> {
+    match only_value(value.as_ref(), "cost") {
+        Some(cost) => amount_of(cost, value.span(), entry).map(RequestCap::Cost),
+        None if value.as_ref().is_str() => duration(value, entry).map(RequestCap::Compute),
+        None => {
+            let reason = format!("{entry}: write a time like \"10m\", or {{ cost = \"0.05\" }}");
+            Err(wrong(value.span(), reason))
+        }
+    }
+}
+
+fn request_quota(raw: &RawQuota, entry: &str) -> Result<RequestQuota, Wrong> {
+    let count = whole(&raw.count, &format!("{entry}.count"))?;
+    let per = duration(&raw.per, &format!("{entry}.per"))?;
+    let quota = RequestQuota::new(count, per);
+    Ok(match &raw.burst {
+        Some(burst) => quota.burst(whole(burst, &format!("{entry}.burst"))?),
+        None => quota,
+    })
+}
+
+/// Returns the value of a table that has this key and no other.
+fn only_value<'a>(value: &'a Value, key: &str) -> Option<&'a Value> {
+    value.as_table().filter(|table| table.len() == 1)?.get(key)
+}
+
+fn amount(value: &Spanned<Value>, entry: &str) -> Result<Credits, Wrong> {
+    amount_of(value.as_ref(), value.span(), entry)
+}
+
+fn amount_of(value: &Value, span: Range<usize>, entry: &str) -> Result<Credits, Wrong> {
+    let refused = |reason: &dyn Display| wrong(span.clone(), format!("{entry}: {reason}"));
+    let text = value
+        .as_str()
+        .ok_or_else(|| refused(&"amounts are exact: write dollars as a string, like \"0.10\""))?;
+    text.parse().map_err(|error| refused(&error))
+}
+
+fn duration(value: &Spanned<Value>, entry: &str) -> Result<Duration, Wrong> {
+    let parsed = value.as_ref().as_str().and_then(|text| text.parse::<SignedDuration>().ok());
+    parsed.and_then(|time| Duration::try_from(time).ok()).ok_or_else(|| {
+        let reason = format!(
+            "{entry}: {} is not a time: write one from \"1ms\" to \"24h\", like \"500ms\", \"1s\" \
+             or \"1m\"",
+            value.as_ref()
+        );
+        wrong(value.span(), reason)
+    })
+}
+
+fn whole(value: &Spanned<Value>, entry: &str) -> Result<NonZeroU32, Wrong> {
+    let number = value.as_ref().as_integer().and_then(|number| u32::try_from(number).ok());
+    number.and_then(NonZeroU32::new).ok_or_else(|| {
+        let reason = format!("{entry}: write a whole number from 1 to {}", u32::MAX);
+        wrong(value.span(), reason)
+    })
+}
+
+fn name<T: FromStr<Err = NameError>>(text: &Spanned<String>, entry: &str) -> Result<T, Wrong> {
+    text.as_ref()
+        .parse()
+        .map_err(|error| wrong(text.span(), format!("{entry} `{}`: {error}", text.as_ref())))
+}
+
+fn wrong(span: Range<usize>, reason: String) -> Wrong {
+    Wrong { span: Some(span), reason }
+}

@@ -1,0 +1,62 @@
+//! The plan in force, which can be replaced.
+
+use std::sync::{Arc, Weak};
+
+use arc_swap::ArcSwap;
+
+use super::policy::Plan;
+
+/// Handle to the plan in force. Clones share the plan. A request keeps the plan under which it was
+/// admitted.
+///
+/// ```
+/// use tower_credits::{Plan, plan::PlanHandle};
+///
+/// # use tower_credits::plan::{Tier, WhenUsedUp};
+/// # fn plan(included: &str) -> Result<Plan, Box<dyn std::error::Error>> {
+/// #     let tier = Tier::new("free".parse()?, included.parse()?, WhenUsedUp::Block);
+/// #     Ok(Plan::builder().tier(tier).build()?)
+/// # }
+/// let handle = PlanHandle::from(plan("0.10")?);
+/// handle.replace(plan("0.20")?);
+/// assert_eq!(handle.current().tier(&"free".parse()?).unwrap().included, "0.20".parse()?);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PlanHandle(Arc<ArcSwap<Plan>>);
+
+impl PlanHandle {
+    /// Returns the plan in force now.
+    pub fn current(&self) -> Arc<Plan> {
+        self.0.load_full()
+    }
+
+    /// Puts another plan in force, for requests that come from now on.
+    pub fn replace(&self, plan: Plan) {
+        self.0.store(Arc::new(plan));
+    }
+
+    /// Returns the plan in force now, without counting a reference. Meant for short use.
+    pub(crate) fn load(&self) -> arc_swap::Guard<Arc<Plan>> {
+        self.0.load()
+    }
+
+    pub(super) fn downgrade(&self) -> WeakPlanHandle {
+        WeakPlanHandle(Arc::downgrade(&self.0))
+    }
+}
+
+impl From<Plan> for PlanHandle {
+    fn from(plan: Plan) -> Self {
+        Self(Arc::new(ArcSwap::from_pointee(plan)))
+    }
+}
+
+/// Weak handle to the plan in force.
+pub(super) struct WeakPlanHandle(Weak<ArcSwap<Plan>>);
+
+impl WeakPlanHandle {
+    pub(super) fn upgrade(&self) -> Option<PlanHandle> {
+        self.0.upgrade().map(PlanHandle)
+    }
+}

@@ -1,0 +1,141 @@
+//! The model of a route: a name, or a template that a request fills.
+
+use std::borrow::Cow;
+
+use http::{HeaderMap, HeaderName};
+use matchit::Params;
+use percent_encoding::percent_decode_str;
+
+/// A model's name, or one with parts from the path, `{org}/{name}`, or from a header field,
+/// `{header:x-model}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Template(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Parameter(String),
+    Header(HeaderName),
+}
+
+/// Reason why a text is not a template.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum TemplateError {
+    #[error("empty: write a model's name, or a part of the path in braces, `{{name}}`")]
+    Empty,
+    #[error("has a brace without its partner: write `{{name}}` for a part of the path")]
+    Unbalanced,
+    #[error("`{{}}` names nothing: write `{{name}}` for a part of the path")]
+    Unnamed,
+    #[error(
+        "`{{{0}}}` is unknown: write `{{name}}` for a part of the path, or `{{header:x-model}}` \
+         for a header field"
+    )]
+    Source(String),
+    #[error("`{0}` is no header field's name: write one like `{{header:x-model}}`")]
+    Header(String),
+}
+
+impl Template {
+    pub(super) fn parse(text: &str) -> Result<Self, TemplateError> {
+        let (mut parts, mut rest) = (Vec::new(), text);
+        while let Some((before, after)) = rest.split_once('{') {
+            let (name, after) = after.split_once('}').ok_or(TemplateError::Unbalanced)?;
+            parts.extend(text_part(before)?);
+            parts.push(placeholder(name)?);
+            rest = after;
+        }
+        parts.extend(text_part(rest)?);
+        if parts.is_empty() { Err(TemplateError::Empty) } else { Ok(Self(parts)) }
+    }
+
+    /// Returns the model's name if it is the same for every request.
+    pub(super) fn fixed(&self) -> Option<&str> {
+        match self.0.as_slice() {
+            [Part::Text(text)] => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Returns the names of the path's parts that the model is made of.
+    pub(super) fn parameters(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|part| match part {
+            Part::Parameter(name) => Some(name.as_str()),
+            Part::Text(_) | Part::Header(_) => None,
+        })
+    }
+
+    /// Returns the model's name for a request. `None` if the request lacks a part of it, or has one
+    /// that is not UTF-8.
+    pub(super) fn fill(
+        &self,
+        parameters: Option<&Params<'_, '_>>,
+        headers: &HeaderMap,
+    ) -> Option<String> {
+        self.0
+            .iter()
+            .map(|part| match part {
+                Part::Text(text) => Some(Cow::Borrowed(text.as_str())),
+                Part::Parameter(name) => {
+                    percent_decode_str(parameters?.get(name)?).decode_utf8().ok()
+                }
+                Part::Header(name) => single_value(headers, name).map(Cow::Borrowed),
+            })
+            .collect()
+    }
+}
+
+/// Returns the value of a field that is there once. Nobody knows which of two values the service
+/// would take.
+fn single_value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none())?.to_str().ok()
+}
+
+fn text_part(text: &str) -> Result<Option<Part>, TemplateError> {
+    match text {
+        "" => Ok(None),
+        _ if text.contains('}') => Err(TemplateError::Unbalanced),
+        _ => Ok(Some(Part::Text(text.to_owned()))),
+    }
+}
+
+fn placeholder(name: &str) -> Result<Part, TemplateError> {
+    if name.contains('{') {
+        return Err(TemplateError::Unbalanced);
+    }
+    match name.split_once(':') {
+        Some(("header", field)) => {
+            field.parse().map(Part::Header).map_err(|_| TemplateError::Header(field.to_owned()))
+        }
+        Some(_) => Err(TemplateError::Source(name.to_owned())),
+        None if name.is_empty() => Err(TemplateError::Unnamed),
+        None => Ok(Part::Parameter(name.to_owned())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_that_is_no_template_is_refused_with_its_own_reason() {
+        for (text, reason) in [
+            ("", TemplateError::Empty),
+            ("{model", TemplateError::Unbalanced),
+            ("{a{model}", TemplateError::Unbalanced),
+            ("a}b{model}", TemplateError::Unbalanced),
+            ("{model}}", TemplateError::Unbalanced),
+            ("{}", TemplateError::Unnamed),
+            ("{query:model}", TemplateError::Source("query:model".to_owned())),
+            ("{:model}", TemplateError::Source(":model".to_owned())),
+            ("{header:}", TemplateError::Header(String::new())),
+            ("{header:x y}", TemplateError::Header("x y".to_owned())),
+        ] {
+            assert_eq!(Template::parse(text), Err(reason), "{text}");
+        }
+        assert_eq!(Template::parse("rnnoise").unwrap().fixed(), Some("rnnoise"));
+        let parsed = Template::parse("{org}/{name}-{header:x-size}").unwrap();
+        assert_eq!(parsed.parameters().collect::<Vec<_>>(), ["org", "name"]);
+    }
+}
