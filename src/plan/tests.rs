@@ -347,7 +347,7 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
             "feature = \"widget\"",
             "feature = \"{model}\"",
             13,
-            "feature `{model}`: write a name without braces",
+            "feature `{model}`: a feature is not taken from the request: write a name",
         ),
         (
             "hold = \"500ms\"",
