@@ -67,11 +67,10 @@ impl Page {
 
     /// The anchors of its headings, as GitHub and rustdoc make them.
     fn anchors(&self) -> BTreeSet<String> {
-        let headings = self.lines.iter().filter_map(|(_, line)| {
-            line.starts_with('#').then(|| line.trim_start_matches('#').trim())
-        });
+        let headings = self.lines.iter().filter(|(_, line)| line.starts_with('#'));
         headings
-            .map(|heading| {
+            .map(|(_, heading)| {
+                let heading = heading.trim_start_matches('#').trim();
                 let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
                 kept.collect::<String>().to_lowercase().replace(' ', "-")
             })
