@@ -79,15 +79,14 @@ fn monotonic() -> Duration {
 /// Tokio's time as compute time, and the system's calendar: for tests on paused time.
 ///
 /// ```
-/// use std::time::Duration;
-/// use tower_credits::clock::{Clock, TokioClock};
+/// use tower_credits::{CreditMeter, MemoryLedger, clock::TokioClock};
+/// # use tower_credits::{BearerTokens, Plan, meter::ConfigError};
 ///
-/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
-/// # async fn main() {
-/// // In a `#[tokio::test(start_paused = true)]`:
-/// let before = TokioClock.monotonic();
-/// tokio::time::sleep(Duration::from_secs(10)).await; // takes no time
-/// assert!(TokioClock.monotonic() - before >= Duration::from_secs(10));
+/// # fn example(plan: Plan, tokens: BearerTokens) -> Result<(), ConfigError> {
+/// // In a `#[tokio::test(start_paused = true)]`, a service that sleeps for ten seconds of tokio's
+/// // time is billed for ten seconds.
+/// let meter = CreditMeter::builder(plan, MemoryLedger::new(), tokens).clock(TokioClock).build()?;
+/// # Ok(())
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, Default)]

@@ -55,13 +55,12 @@ impl Chart {
         let day_of_highest = (1..=days).find(|day| cost(*day) == highest).filter(|_| highest > 0);
         let summary = match day_of_highest.and_then(|day| u8::try_from(day).ok()) {
             Some(day) => {
-                let days = if bars.len() == 1 {
-                    "1 day".to_owned()
-                } else {
-                    format!("{} days", bars.len())
-                };
                 let cost = by_day.get(&Some(day)).map_or(Credits::ZERO, |usage| usage.cost);
-                format!("{days} with costs. The highest: {cost} on {}.", bill.date(day))
+                let date = bill.date(day);
+                match bars.len() {
+                    1 => format!("1 day with costs: {cost} on {date}."),
+                    days => format!("{days} days with costs. The highest: {cost} on {date}."),
+                }
             }
             None => format!("No costs in {}.", period.name()),
         };

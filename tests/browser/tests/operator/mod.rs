@@ -122,7 +122,7 @@ async fn what_operators_did_shows_on_the_bill() {
         ("requests", "54"),
         ("compute", "126.630000 s"),
         ("tier-limit", "$0.001"),
-        ("chart-words", "6 days with costs; most on 2026-11-10: $0.013085127."),
+        ("chart-words", "6 days with costs. The highest: $0.013085127 on 2026-11-10."),
     ];
     for (id, figure) in figures {
         assert_eq!(browser.says(&format!("#{id}")).await, figure, "{id}");
