@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use benches::{Asked, Echo, identity, plan};
@@ -43,7 +43,7 @@ impl Ledger for Generous {
         _: Duration,
     ) -> LedgerFuture<'a, Answer> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let now = tower_credits::clock::UnixTime::now();
         let hold = [renewal.refill, renewal.need, renewal.extra]
             .into_iter()
             .try_fold(renewal.keep, Credits::checked_add)

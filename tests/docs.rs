@@ -219,7 +219,7 @@ fn every_page_is_in_the_guide_and_on_its_front() {
 fn paths(page: &Page) -> Vec<(usize, String)> {
     let folders = ["src/", "tests/", "docs/", "benches/", "examples/", "scripts/"];
     let mut paths = Vec::new();
-    for (number, line) in page.lines.iter() {
+    for (number, line) in &page.lines {
         for code in line.split('`').skip(1).step_by(2) {
             if folders.iter().any(|folder| code.starts_with(folder)) && !code.contains(['*', ' ']) {
                 paths.push((*number, code.to_owned()));

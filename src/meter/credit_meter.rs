@@ -26,7 +26,6 @@ use crate::{
     metering::Instruments,
     observe,
     plan::PlanHandle,
-    rejection::DenialStyle,
 };
 
 /// The most paths that are logged because they are not in the plan, once each.
@@ -209,7 +208,7 @@ impl CreditMeter {
     }
 
     #[cfg(feature = "axum")]
-    pub(crate) fn denial_style(&self) -> DenialStyle {
+    pub(crate) fn denial_style(&self) -> crate::rejection::DenialStyle {
         self.inner.settings.denials
     }
 

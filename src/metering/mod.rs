@@ -19,9 +19,11 @@ mod refill;
 mod report_history;
 mod running;
 
+#[cfg(feature = "axum")]
+pub(crate) use self::context::MIN_ADMITTED_TIME;
 pub use self::end::{End, FinishedRequest};
 pub(crate) use self::{
-    context::{BillingContext, Instruments, MIN_ADMITTED_TIME},
+    context::{BillingContext, Instruments},
     pace::Pace,
     read_ahead::{ReadAheadBudget, ReadAheadLimits},
     report_history::ReportHistories,

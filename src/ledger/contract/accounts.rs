@@ -71,7 +71,7 @@ pub(super) async fn thresholds(ledger: &dyn Ledger) -> Result<(), ContractError>
         let (threshold, by) = (Name::known("included 80"), LeaseId::from_bits(by));
         match ledger.claim(&probe.account, probe.period, threshold, by).await {
             Ok(claimed) => {
-                probe.equal("one claims, another, the first again", &claimed, &expected)?
+                probe.equal("one claims, another, the first again", &claimed, &expected)?;
             }
             // The ledger has no thresholds.
             Err(LedgerError::Refused(_)) => return Ok(()),
