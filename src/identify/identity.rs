@@ -7,7 +7,7 @@ use arc_swap::ArcSwapOption;
 use super::Subject;
 use crate::{Account, NameError, plan::TierName};
 
-/// Who asks, who pays, and which tier applies.
+/// The caller of a request, the account that pays, and its tier.
 ///
 /// ```
 /// use tower_credits::{Account, Identity};
@@ -109,7 +109,7 @@ impl fmt::Debug for Identity {
     }
 }
 
-/// What a meter found out about an identity, shared by the identity's clones.
+/// Results that a meter stores with an identity, shared by the identity's clones.
 ///
 /// The fields of an identity may be changed after it was cached, so a reader checks that what it
 /// loads is about the identity that it has.

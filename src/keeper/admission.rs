@@ -99,15 +99,15 @@ pub(crate) fn admit(
                 } else {
                     state.lease.due_of(id, want, now)
                 };
-                let is_asleep = state.timer.is_none_or(|timer| timer > due);
+                let is_examined_late = state.timer.is_none_or(|timer| timer > due);
                 drop(state);
-                if is_asleep {
+                if is_examined_late {
                     table.attend_by(entry, due);
                 }
                 Admission::Admitted(HeldSlice::new(handle, id))
             }
             Err(_) if table.ledger_is_away.load(Ordering::Acquire) || state.lease.is_failing() => {
-                // A denial has the ledger asked, so that its return is noticed.
+                // The ledger is asked all the same, so that the end of its outage is noticed.
                 state.lease.probe();
                 drop(state);
                 table.attend(entry);

@@ -292,7 +292,7 @@ impl Worker {
         if let Some(ending) = &mut self.ending
             && state.leases().all(|lease| match ending.step {
                 Step::Drain | Step::Settle => lease.owes_nothing() && !lease.is_running(),
-                Step::CloseLeases => lease.has_left(),
+                Step::CloseLeases => lease.is_closed(),
             })
         {
             ending.open.remove(&entry.id);

@@ -1,30 +1,31 @@
-//! What a lease may spend.
+//! The credits that a lease may spend.
 
 use std::time::Duration;
 
 use super::{rules::LeaseRules, run::SliceRequest};
 use crate::Credits;
 
-/// What the ledger has on hold for a lease, as far as the node may use it.
+/// The credits that the ledger has on hold for a lease, as far as the node may use them.
 ///
-/// Always `spent + slices <= budget`, but for debt: what `finish` requests use beyond their slices,
-/// and what is [trusted](Self::trust) while the ledger does not answer.
+/// Always `spent + slices <= budget`, except for debt: usage of `finish` requests beyond their
+/// slices, and slices that are [granted without the ledger](Self::grant_unbacked) while it does not
+/// answer.
 #[derive(Debug)]
 pub(super) struct Hold {
-    /// What may be spent and sliced in all under this name of the lease.
+    /// The credits that may be spent and sliced in all under this name of the lease.
     budget: Credits,
     /// (3) Requests are admitted until then.
     admit_until: Duration,
-    /// What was granted without the ledger, in all: bounded by an allowance.
-    trusted: Credits,
+    /// The credits that were granted without the ledger, in all: bounded by an allowance.
+    unbacked: Credits,
 }
 
 impl Hold {
     pub(super) fn new() -> Self {
-        Self { budget: Credits::ZERO, admit_until: Duration::ZERO, trusted: Credits::ZERO }
+        Self { budget: Credits::ZERO, admit_until: Duration::ZERO, unbacked: Credits::ZERO }
     }
 
-    /// Returns what can still be sliced.
+    /// Returns the credits that can still be sliced.
     pub(super) fn spare(&self, spent: Credits, slices: Credits) -> Credits {
         self.budget.saturating_sub(spent).saturating_sub(slices)
     }
@@ -69,22 +70,22 @@ impl Hold {
 
     /// Grants `hold` without the ledger, if all such grants stay within `allowance`.
     pub(super) fn grant_unbacked(&mut self, hold: Credits, allowance: Credits) -> bool {
-        let trusted = self.trusted.saturating_add(hold);
-        let is_within = trusted <= allowance;
+        let unbacked = self.unbacked.saturating_add(hold);
+        let is_within = unbacked <= allowance;
         if is_within && allowance < Credits::MAX {
-            self.trusted = trusted;
+            self.unbacked = unbacked;
         }
         is_within
     }
 
     /// Returns `true` if part of an allowance was granted.
     pub(super) fn has_granted_unbacked(&self) -> bool {
-        !self.trusted.is_zero()
+        !self.unbacked.is_zero()
     }
 
     /// Counts the allowance that the lease before this one granted.
-    pub(super) fn continue_trust(&mut self, before: &Self) {
-        self.trusted = before.trusted;
+    pub(super) fn continue_allowance(&mut self, before: &Self) {
+        self.unbacked = before.unbacked;
     }
 }
 

@@ -1,4 +1,4 @@
-//! How much leases hold beyond what their requests own.
+//! The setting of how much leases hold beyond the slices of their requests.
 
 use std::num::NonZeroU32;
 

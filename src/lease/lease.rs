@@ -34,11 +34,11 @@ pub(crate) struct Lease<W, R> {
     /// `true` if a request was denied while the ledger was known to be away: it is asked for that
     /// reason alone, so that the next one need not be denied.
     probes: bool,
-    /// How the account stood when the ledger last answered.
+    /// Standing of the account when the ledger last answered.
     standing: Standing,
 }
 
-/// What a lease wants to do next.
+/// Next step of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// Send a renewal now.
@@ -114,7 +114,7 @@ impl<W, R: Run> Lease<W, R> {
     /// Returns `true` if there is something to report since `now`, and its owner has yet to learn
     /// that.
     pub(crate) fn has_news(&self, now: Duration) -> bool {
-        !self.exchange.is_in_flight() && self.pool.outbox().is_dirty_since(now)
+        !self.exchange.is_in_flight() && self.pool.outbox().became_dirty_at(now)
     }
 
     /// Admits no request on what was granted before the process was suspended, until `woke_at`: the
@@ -226,14 +226,14 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Gives what is free to running requests that need more, then to waiting ones. Those whose
-    /// handles satisfy `has_left` get nothing.
+    /// handles satisfy `is_gone` get nothing.
     pub(crate) fn grant_spare(
         &mut self,
-        has_left: impl Fn(&W) -> bool,
+        is_gone: impl Fn(&W) -> bool,
         now: Duration,
     ) -> Served<W, R> {
         let mut served = Served::none();
-        self.pool.serve_free(&mut served, has_left, now);
+        self.pool.serve_free(&mut served, is_gone, now);
         served
     }
 
@@ -301,7 +301,7 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Returns `true` if it is settled and has said goodbye, or could not.
-    pub(crate) fn has_left(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         let needs_no_goodbye = !self.exchange.has_spoken() || self.exchange.has_failed();
         self.life.is_gone() || (self.is_settled() && needs_no_goodbye)
     }
@@ -352,13 +352,13 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Takes the answer to the renewal numbered `seq`. Waiting requests whose handles
-    /// satisfy `has_left` get nothing.
+    /// satisfy `is_gone` get nothing.
     pub(crate) fn answered(
         &mut self,
         rules: &LeaseRules,
         seq: u64,
         answer: &Answer,
-        has_left: impl Fn(&W) -> bool,
+        is_gone: impl Fn(&W) -> bool,
         now: Duration,
     ) -> Served<W, R> {
         let Some(flight) = self.exchange.land(seq) else { return Served::none() };
@@ -371,7 +371,7 @@ impl<W, R: Run> Lease<W, R> {
                 self.life.reopen();
                 self.standing = standing;
                 self.take_hold(rules, &flight, hold);
-                self.pool.serve_answered(rules, flight.sent_at, has_left, now)
+                self.pool.serve_answered(rules, flight.sent_at, is_gone, now)
             }
             Outcome::Forgotten => {
                 self.acknowledge(rules, &flight, now);
@@ -411,7 +411,7 @@ impl<W, R: Run> Lease<W, R> {
         } else {
             flight.sent_at + rules.admit_for
         };
-        self.pool.renew(flight.settled, hold, self.standing.available(), admit_until);
+        self.pool.take_hold(flight.settled, hold, self.standing.available(), admit_until);
     }
 
     /// Notes that no answer came to the renewal numbered `seq`, or none that counts.
@@ -438,7 +438,7 @@ impl<W, R: Run> Lease<W, R> {
     }
 }
 
-/// What only tests see and do.
+/// Access for tests.
 #[cfg(test)]
 impl<W, R: Run> Lease<W, R> {
     /// Returns requests that are not billed yet, and what of each is settled.

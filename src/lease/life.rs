@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::rules::LeaseRules;
 
-/// How far a lease is in its life, and when it speaks though it has nothing to say.
+/// Stage of a lease in its life, and the time of its heartbeats.
 ///
 /// * (5) An open lease speaks at least every third of the `ttl`. If a failover forgot what it had
 ///   settled, that repairs it.
@@ -47,7 +47,7 @@ impl Life {
         self.stage == Stage::Leaving
     }
 
-    pub(super) fn is_gone(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.stage == Stage::Gone
     }
 

@@ -17,8 +17,8 @@
 //! | `surplus.rs`: `Surplus` | the credits held ahead of requests |
 //! | `outbox.rs`: `Outbox` | the credits that are spent, and those that the ledger has acknowledged |
 //!
-//! Always `spent + slices <= budget`, except for debt: what `finish` requests use beyond their slices,
-//! and what is granted without the ledger while it does not answer.
+//! Always `spent + slices <= budget`, except for debt: what `finish` requests use beyond their
+//! slices, and what is granted without the ledger while it does not answer.
 //!
 //! Numbers in parentheses, as in "(3)", are the rules of `docs/lease-protocol.md`. They stand in
 //! the code where it keeps them.

@@ -1,4 +1,4 @@
-//! What a lease spent, and what of it the ledger has acknowledged.
+//! The credits that a lease has spent, and the part of them that the ledger has acknowledged.
 
 use std::time::Duration;
 
@@ -23,11 +23,11 @@ use crate::{
 pub(super) struct Outbox {
     /// The cost of all that was used and is settled on the node's side.
     spent: Credits,
-    /// How much of `spent` the ledger has acknowledged.
+    /// Part of `spent` that the ledger has acknowledged.
     acknowledged: Credits,
     /// Usage that is in no batch yet.
     tally: Tally,
-    /// How many batches there were under this name of the lease.
+    /// Number of batches under this name of the lease.
     batches: u64,
     /// The batch that is not acknowledged yet.
     frozen: Option<Batch>,
@@ -76,8 +76,8 @@ impl Outbox {
         self.dirty_since.get_or_insert(now);
     }
 
-    /// Returns `true` if there was nothing to report before `now`.
-    pub(super) fn is_dirty_since(&self, now: Duration) -> bool {
+    /// Returns `true` if there has been something to report since `now`, and nothing before.
+    pub(super) fn became_dirty_at(&self, now: Duration) -> bool {
         self.dirty_since == Some(now)
     }
 

@@ -29,11 +29,11 @@ pub(super) struct Pool<W, R> {
     surplus: Surplus,
 }
 
-/// What a renewal says of the pool.
+/// The pool's part of a renewal.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) batch: Batch,
-    /// What must stay on hold.
+    /// Credits that must stay on hold.
     pub(super) keep: Credits,
     /// More for running requests.
     pub(super) refill: Credits,
@@ -164,7 +164,7 @@ impl<W, R: Run> Pool<W, R> {
     /// Goes on counting what counts beyond the lease that this one replaces: granted allowances and
     /// requests' names.
     pub(super) fn inherit(&mut self, old: &Self) {
-        self.hold.continue_trust(&old.hold);
+        self.hold.continue_allowance(&old.hold);
         self.slices.continue_serials(&old.slices);
     }
 
@@ -241,9 +241,9 @@ impl<W, R: Run> Pool<W, R> {
         Report { batch, keep, refill, need, extra: surplus.saturating_sub(ahead) }
     }
 
-    /// Takes what the ledger has on hold beyond the total that was `settled`, and `left` to the
-    /// account.
-    pub(super) fn renew(
+    /// Takes the hold that the ledger's answer grants, beyond the total that was `settled`. `left`
+    /// is what the account has left.
+    pub(super) fn take_hold(
         &mut self,
         settled: Credits,
         hold: Credits,
@@ -261,15 +261,15 @@ impl<W, R: Run> Pool<W, R> {
         &mut self,
         rules: &LeaseRules,
         requested_at: Duration,
-        has_left: impl Fn(&W) -> bool,
+        is_gone: impl Fn(&W) -> bool,
         now: Duration,
     ) -> Served<W, R> {
         let mut served = Served::none();
         let spare = self.spare();
         served.settled =
             self.slices.serve_requested(spare, &mut self.outbox, rules, requested_at, now);
-        self.serve_waiting(true, &mut served, &has_left, now);
-        self.serve_free(&mut served, has_left, now);
+        self.serve_waiting(true, &mut served, &is_gone, now);
+        self.serve_free(&mut served, is_gone, now);
         let target = self.surplus_target(rules, now);
         self.surplus.renewed(self.spare(), target);
         if is_twice(self.spare(), target) || self.outbox.has_unsent_usage() {
@@ -282,12 +282,12 @@ impl<W, R: Run> Pool<W, R> {
     pub(super) fn serve_free(
         &mut self,
         served: &mut Served<W, R>,
-        has_left: impl Fn(&W) -> bool,
+        is_gone: impl Fn(&W) -> bool,
         now: Duration,
     ) {
         let spare = self.spare();
         served.settled.extend(self.slices.serve_due(spare, &mut self.outbox, now));
-        self.serve_waiting(false, served, has_left, now);
+        self.serve_waiting(false, served, is_gone, now);
     }
 
     /// Admits waiting requests, first come, first served. (10) With `requested`, only those that
@@ -297,10 +297,10 @@ impl<W, R: Run> Pool<W, R> {
         &mut self,
         requested: bool,
         served: &mut Served<W, R>,
-        has_left: impl Fn(&W) -> bool,
+        is_gone: impl Fn(&W) -> bool,
         now: Duration,
     ) {
-        while let Some(want) = self.queue.first(requested, &has_left) {
+        while let Some(want) = self.queue.first(requested, &is_gone) {
             let slice = self.slice_for(want, now);
             if slice.is_none() && !requested {
                 break;

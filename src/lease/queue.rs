@@ -68,9 +68,9 @@ impl<W, R> Queue<W, R> {
     pub(super) fn first(
         &mut self,
         requested: bool,
-        has_left: impl Fn(&W) -> bool,
+        is_gone: impl Fn(&W) -> bool,
     ) -> Option<SliceRequest> {
-        while self.waiting.front().is_some_and(|waiting| has_left(&waiting.handle)) {
+        while self.waiting.front().is_some_and(|waiting| is_gone(&waiting.handle)) {
             self.waiting.pop_front();
         }
         let first = self.waiting.front().filter(|waiting| waiting.is_requested || !requested)?;
@@ -87,8 +87,8 @@ impl<W, R> Queue<W, R> {
     }
 
     /// Removes requests that have left.
-    pub(super) fn forget(&mut self, has_left: impl Fn(&W) -> bool) {
-        self.waiting.retain(|waiting| !has_left(&waiting.handle));
+    pub(super) fn forget(&mut self, is_gone: impl Fn(&W) -> bool) {
+        self.waiting.retain(|waiting| !is_gone(&waiting.handle));
     }
 
     /// Frees the memory of requests that waited; does nothing if one still waits.

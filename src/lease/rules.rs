@@ -10,15 +10,15 @@ pub(crate) const MAX_RENEWAL_DELAY: Duration = Duration::from_millis(100);
 /// The times of the lease protocol. The defaults fit a ledger in the same data centre.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeaseRules {
-    /// How long a call to the ledger may take, and how long a request waits for its admission,
+    /// Time that a call to the ledger may take, and that a request waits for its admission,
     /// counted from its arrival. Default 250 ms.
     pub(crate) deadline: Duration,
-    /// How long spending may stay unreported. Default 100 ms.
+    /// Time for which spending may stay unreported. Default 100 ms.
     pub(crate) flush: Duration,
     /// (3) How long after sending a renewal requests are admitted on its answer. Default 10 s, or
     /// twice `flush` if that is longer.
     pub(crate) admit_for: Duration,
-    /// How long the ledger keeps a hold without hearing of the lease. Default 10 min.
+    /// Time for which the ledger keeps a hold without a renewal of the lease. Default 10 min.
     pub(crate) ttl: Duration,
     /// The surplus that leases hold beyond what running requests own. Default none.
     pub(crate) ahead: Option<HoldAhead>,

@@ -1,4 +1,4 @@
-//! What a lease and the requests that run on it know of each other.
+//! The interface between a lease and the requests that run on it.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -45,7 +45,7 @@ pub(crate) struct RefillDenial {
     pub(crate) answered: bool,
 }
 
-/// What a request wants from its lease.
+/// Size of the slice that a request asks its lease for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SliceRequest {
     /// The slice that it takes at its admission if there is enough, and is refilled to while it
@@ -53,7 +53,7 @@ pub(crate) struct SliceRequest {
     pub(crate) hold: Credits,
     /// The smallest slice that it can begin with.
     pub(crate) min_slice: Credits,
-    /// How long a request that took all of `hold` needs no refill, at the least.
+    /// The least time for which a request that took all of `hold` needs no refill.
     pub(crate) first_refill_after: Duration,
     /// The most of the account's requests that may run or wait on this node, this one included.
     pub(crate) max_concurrent: Option<NonZeroU32>,
@@ -88,7 +88,7 @@ impl<W, R> Served<W, R> {
     }
 }
 
-/// What became of a request that its owner ended.
+/// Result of ending a request.
 #[derive(Debug)]
 pub(crate) enum Closing<R> {
     /// It was billed this; `None` if it never began or is not billed.

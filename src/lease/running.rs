@@ -16,13 +16,13 @@ pub(super) struct Running<R> {
     serial: u64,
     state: State,
     slice: Credits,
-    /// What of its usage is settled already, all of it within the slice.
+    /// Part of its usage that is settled already, all of it within the slice.
     settled: Usage,
-    /// What it is refilled to beyond its use; zero once it needs nothing more.
+    /// Credits to which it is refilled beyond its use; zero once it needs nothing more.
     hold: Credits,
     /// The earliest next refill: later than now after a short grant.
     refill_from: Duration,
-    /// How much more the renewal in flight asks for.
+    /// Credits that the renewal in flight asks for.
     requested: Credits,
 }
 
@@ -50,7 +50,7 @@ impl<R: Run> Running<R> {
     ) -> Self {
         run.granted(slice, now);
         let is_short = slice < hold;
-        // If there was not enough just now, there will not be at once.
+        // The ledger had less than was asked for, so it is not asked again at once.
         let refill_from = if is_short {
             now.saturating_add(run.time_until(slice.half(), now))
         } else {
@@ -216,8 +216,8 @@ impl<R: Run> Running<R> {
         std::mem::take(&mut self.requested)
     }
 
-    /// (10) Tells it that the ledger had less than it was asked for at `requested_at`, and lets it ask
-    /// again after a pause: half of what its slice still lasts, if that is longer.
+    /// (10) Tells it that the ledger had less than it was asked for at `requested_at`, and lets it
+    /// ask again after a pause: half of what its slice still lasts, if that is longer.
     pub(super) fn refuse_refill(&mut self, requested_at: Duration, pause: Duration, now: Duration) {
         self.run.denied(RefillDenial { requested_at, answered: true });
         let runway = self.run.time_until(self.slice, now);

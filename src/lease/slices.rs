@@ -20,12 +20,12 @@ use crate::{Credits, ledger::Usage};
 ///   it may be *pending*: it used more than its slice, and the ledger is asked for the rest.
 /// * No serial number is used twice, so a name never means another request.
 ///
-/// What can be granted is passed in as `spare`: the budget is not this part's.
+/// The credits that can be granted are passed in as `spare`: this part does not know the budget.
 #[derive(Debug)]
 pub(super) struct Slices<R> {
     running: Slab<Running<R>>,
     total: Credits,
-    /// How many have ended and are not handed back yet, pending ones included.
+    /// Number of requests that have ended and are not handed back yet, pending ones included.
     ended: usize,
     pending: usize,
     /// The last serial number that was given.
@@ -240,8 +240,8 @@ impl<R: Run> Slices<R> {
         })
     }
 
-    /// (10) Gives requests what the renewal that was sent at `requested_at` asked for them, or tells
-    /// them that the ledger had less. Returns requests that are billed now.
+    /// (10) Gives requests what the renewal that was sent at `requested_at` asked for them, or
+    /// tells them that the ledger had less. Returns requests that are billed now.
     pub(super) fn serve_requested(
         &mut self,
         mut spare: Credits,

@@ -1,4 +1,4 @@
-//! What a lease holds beyond what its requests own.
+//! The credits that a lease holds beyond the slices of its requests.
 
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ pub(super) struct Surplus {
     low: Credits,
     /// When a request last began or ended.
     used_at: Duration,
-    /// What the account had left when the ledger last answered under this name of the lease.
+    /// Credits that the account had left when the ledger last answered under this name of the
+    /// lease.
     left: Option<Credits>,
 }
 
@@ -108,7 +109,8 @@ pub(super) fn is_twice(spare: Credits, target: Credits) -> bool {
     spare > target.saturating_add(target)
 }
 
-/// What an account's requests lately held at once: what they burn while a slice lasts.
+/// The credits that an account's requests lately held at once, which they burn while a slice
+/// lasts.
 #[derive(Debug)]
 struct Burn {
     /// The most since `since`.

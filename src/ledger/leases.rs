@@ -1,4 +1,4 @@
-//! How far each lease has settled, and the sums of that.
+//! The running total of each lease, and the sums of these.
 //!
 //! The sums are stored twice, in the book and with the leases, because a server may lose one of the
 //! two or tear a write between them. They agree after every renewal. If they differ at the next
@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::{LeaseId, holds::is_live};
 use crate::{Credits, clock::UnixTime};
 
-/// The time that leases whose entries were lost have to report again what they had settled. Live leases
-/// do so within minutes.
+/// The time that leases whose entries were lost have to report again what they had settled. Live
+/// leases do so within minutes.
 pub(super) const REPORT_AGAIN_WITHIN: Duration = Duration::from_secs(60 * 60);
 
 /// The last renewal of a lease that took effect.

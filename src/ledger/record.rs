@@ -12,8 +12,8 @@ use crate::{Credits, Period, clock::UnixTime};
 /// The number of periods of which is known what they used of purchased credits.
 pub(super) const MAX_PURCHASED_USED_PERIODS: usize = 14;
 
-/// The time that an account stays erased: longer than any node may still report of it. A month has 31
-/// days at most, and is settled for 62 more.
+/// The time that an account stays erased: longer than any node may still report of it. A month has
+/// 31 days at most, and is settled for 62 more.
 pub(super) const ERASED_FOR: Duration =
     Duration::from_secs(31 * 24 * 60 * 60).saturating_add(SETTLEMENT_WINDOW);
 

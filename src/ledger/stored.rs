@@ -1,4 +1,4 @@
-//! How the types of an account's state look when they are stored with serde: texts as they are
+//! The form in which serde stores the types of an account's state: texts as they are
 //! shown, amounts as whole nano-dollars, moments as milliseconds since 1970.
 
 use std::collections::BTreeMap;

@@ -19,6 +19,7 @@ use super::{
     compute_clock::ComputeClock,
     credit_meter::CreditMeter,
     drain::Drain,
+    response::respond,
     usage_headers,
 };
 use crate::{BoxError, metering::End, observe};
@@ -101,7 +102,7 @@ where
                 }
                 StateProj::Calling { future, call } => {
                     let response = match future.poll(cx) {
-                        Poll::Ready(Ok(response)) => call.respond(response, cx),
+                        Poll::Ready(Ok(response)) => respond(call, response, cx),
                         Poll::Ready(Err(error)) => {
                             if let Some(charge) = &mut call.charge {
                                 charge.close(End::Failed);

@@ -16,62 +16,60 @@ use super::{
 };
 use crate::{BoxError, metering::End, observe, rejection::Rejection};
 
-impl Call {
-    /// Turns the service's response into the client's.
-    pub(super) fn respond<R>(
-        &mut self,
-        response: Response<R>,
-        cx: &mut Context<'_>,
-    ) -> Response<MeterBody<R>>
-    where
-        R: Body<Data = Bytes> + Send + 'static,
-        R::Error: Into<BoxError>,
-    {
-        let Some(mut charge) = self.charge.take() else { return response.map(MeterBody::free) };
-        let (mut parts, body) = response.into_parts();
-        charge.set_head(&parts);
-        let reported = parts.extensions.remove();
-        if let Some(ComputeTime(total)) = reported {
-            ComputeClock::new(&charge).report(total);
-        }
-        if self.compute_until_head {
-            charge.end_compute(charge.now());
-        }
-        let response = if self.switches_protocols(parts.status) {
-            self.switch(Response::from_parts(parts, body), charge)
-        } else {
-            let has_usage_headers = self.has_usage_headers();
-            let left = if has_usage_headers { charge.credits_left() } else { None };
-            let is_known = reported.is_some() || self.compute_until_head;
-            let metered = Head { call: self, parts: &mut parts, charge, is_known }.meter(body, cx);
-            if has_usage_headers {
-                usage_headers::add_to_head(&mut parts.headers, left, metered.compute);
-            }
-            Response::from_parts(parts, metered.body)
-        };
-        add_headers(response, self.rate.take(), self.settings)
+/// Turns the service's response into the client's.
+pub(super) fn respond<R>(
+    call: &mut Call,
+    response: Response<R>,
+    cx: &mut Context<'_>,
+) -> Response<MeterBody<R>>
+where
+    R: Body<Data = Bytes> + Send + 'static,
+    R::Error: Into<BoxError>,
+{
+    let Some(mut charge) = call.charge.take() else { return response.map(MeterBody::free) };
+    let (mut parts, body) = response.into_parts();
+    charge.set_head(&parts);
+    let reported = parts.extensions.remove();
+    if let Some(ComputeTime(total)) = reported {
+        ComputeClock::new(&charge).report(total);
     }
+    if call.compute_until_head {
+        charge.end_compute(charge.now());
+    }
+    let response = if call.switches_protocols(parts.status) {
+        switch(call, Response::from_parts(parts, body), charge)
+    } else {
+        let has_usage_headers = call.has_usage_headers();
+        let left = if has_usage_headers { charge.credits_left() } else { None };
+        let is_known = reported.is_some() || call.compute_until_head;
+        let metered = Head { call, parts: &mut parts, charge, is_known }.meter(body, cx);
+        if has_usage_headers {
+            usage_headers::add_to_head(&mut parts.headers, left, metered.compute);
+        }
+        Response::from_parts(parts, metered.body)
+    };
+    add_headers(response, call.rate.take(), call.settings)
+}
 
-    /// Leaves the charge with the handler's clock: only the handler knows when the new protocol has
-    /// ended.
-    fn switch<R>(&mut self, response: Response<R>, charge: Charge) -> Response<MeterBody<R>> {
-        // Without request extensions no handler has a clock.
-        let unparked = match self.clock.take() {
-            Some(clock) => clock.park(charge),
-            None => Some(charge),
-        };
-        let Some(mut charge) = unparked else { return response.map(MeterBody::free) };
-        if self.is_shadow {
-            charge.close(End::Complete);
-            observe::would_deny(Rejection::UnmeteredUpgrade.reason());
-            return response.map(MeterBody::free);
-        }
-        charge.close(End::Failed);
-        tracing::error!(
-            target: "tower_credits",
-            "a handler switched protocols and kept no ComputeClock: keep a clone for as long as \
-             the connection is to be charged"
-        );
-        Rejection::UnmeteredUpgrade.into_styled_response(self.style).map(MeterBody::text)
+/// Leaves the charge with the handler's clock: only the handler knows when the new protocol has
+/// ended.
+fn switch<R>(call: &mut Call, response: Response<R>, charge: Charge) -> Response<MeterBody<R>> {
+    // Without request extensions no handler has a clock.
+    let unparked = match call.clock.take() {
+        Some(clock) => clock.park(charge),
+        None => Some(charge),
+    };
+    let Some(mut charge) = unparked else { return response.map(MeterBody::free) };
+    if call.is_shadow {
+        charge.close(End::Complete);
+        observe::would_deny(Rejection::UnmeteredUpgrade.reason());
+        return response.map(MeterBody::free);
     }
+    charge.close(End::Failed);
+    tracing::error!(
+        target: "tower_credits",
+        "a handler switched protocols and kept no ComputeClock: keep a clone for as long as \
+         the connection is to be charged"
+    );
+    Rejection::UnmeteredUpgrade.into_styled_response(call.style).map(MeterBody::text)
 }

@@ -1,4 +1,4 @@
-//! How a metered request ended.
+//! The end of a metered request.
 
 use http::StatusCode;
 

@@ -215,8 +215,8 @@ impl RunningRequest {
         self.context.workload.price.runway(self.slice)
     }
 
-    /// Returns the time for which it may go on. `waker` is woken when that has changed. A denial
-    /// counts for as long as `fresh`, if the request was polled in time.
+    /// Returns the time for which it may go on. `waker` is woken when that has changed. A refill
+    /// that was denied at most `fresh` ago counts as an answer, if the request was polled in time.
     pub(crate) fn remaining(&mut self, now: Now, fresh: Duration, waker: &Waker) -> RemainingTime {
         let so_far = self.compute.so_far(now.compute);
         let capped = self.cap().map(|cap| cap.saturating_sub(so_far));

@@ -1,10 +1,10 @@
-//! What can be run, and what it costs.
+//! The models, the hardware that they run on, and its prices.
 
 use std::{collections::HashMap, sync::Arc};
 
 use crate::{Name, Price};
 
-/// What a request runs, and the price of a second of it.
+/// Model that a request runs, and the price of a second of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Workload {

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{Credits, Name, NameError, Price};
 
-/// What a route can be, for its errors.
+/// Forms of a route, for error messages.
 const ROUTE_REMEDY: &str = "write \"free\", \"refuse\", { model = \"<name>\" } or \
      { hardware = \"<name>\" }, with feature = \"<name>\" if it is not `api`";
 

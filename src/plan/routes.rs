@@ -46,7 +46,7 @@ struct ListedRoute {
     target: Target,
 }
 
-/// What a route leads to.
+/// Target of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Free,

@@ -8,7 +8,7 @@ use crate::{Credits, ledger::Terms};
 /// The hold of a tier that does not set one.
 const DEFAULT_HOLD: Duration = Duration::from_secs(1);
 
-/// What an account may use, and what happens when it has used it.
+/// Terms of an account: its credits, its limits, and the policy at each of them.
 ///
 /// In the plan's file a tier is a table, `[tiers.<name>]`, whose keys are the fields below. In
 /// code, [`Tier::new`] sets what the file requires, and a method for each other field replaces its
@@ -35,9 +35,9 @@ pub struct Tier {
     pub included: Credits,
     /// `true` if `included` counts once for each of the account's seats. Default: `false`.
     pub per_seat: bool,
-    /// What happens when the included and purchased credits are used up.
+    /// Policy for when the included and purchased credits are used up.
     pub when_used_up: WhenUsedUp,
-    /// What happens to a running request when no credits are left. Default: [`Midway::Stop`] with
+    /// Policy for running requests when no credits are left. Default: [`Midway::Stop`] with
     /// [`WhenUsedUp::Block`], [`Midway::Finish`] with [`WhenUsedUp::PayAsYouGo`].
     pub midway: Midway,
     /// The compute time that a request puts on hold at its admission; while it runs, its hold is
@@ -54,7 +54,7 @@ pub struct Tier {
     /// The most requests of an account that run, or wait for the ledger, at the same time, on each
     /// node. Requests beyond it are denied with 429. Default: `None`, no limit.
     pub most_running: Option<NonZeroU32>,
-    /// What happens while the ledger does not answer. Default: [`DuringOutage::Deny`].
+    /// Policy for while the ledger does not answer. Default: [`DuringOutage::Deny`].
     pub during_outage: DuringOutage,
     /// Text for denied callers, such as an upgrade link. Default: `None`.
     pub hint: Option<String>,
@@ -153,7 +153,7 @@ impl Tier {
     }
 }
 
-/// What happens when the included and purchased credits are used up.
+/// Policy for when the included and purchased credits are used up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhenUsedUp {
@@ -164,7 +164,7 @@ pub enum WhenUsedUp {
     PayAsYouGo(Credits),
 }
 
-/// What happens to a running request when no credits are left.
+/// Policy for running requests when no credits are left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Midway {
@@ -223,7 +223,7 @@ impl RequestQuota {
     }
 }
 
-/// What happens while the ledger does not answer.
+/// Policy for while the ledger does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DuringOutage {

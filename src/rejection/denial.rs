@@ -50,7 +50,7 @@ pub enum Rejection {
     CrossOrigin,
     /// The plan has no route for the path, or does not have the model. 404.
     NotInPlan,
-    /// What is left of the period's credits does not pay for 50 ms of compute. 402: the caller can
+    /// The rest of the period's credits does not pay for 50 ms of compute. 402: the caller can
     /// wait for the next month, or get more credits.
     CreditsUsedUp {
         /// Period whose credits are used up.

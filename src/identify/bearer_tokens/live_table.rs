@@ -14,8 +14,8 @@ use crate::identify::credentials::Sha256Digest;
 #[derive(Default)]
 pub(super) struct LiveTable {
     table: ArcSwap<TokenTable>,
-    /// What was revoked while this process runs stays revoked, even if a file that is read again
-    /// has it.
+    /// A token that was revoked while this process runs stays revoked, even if a file that is read
+    /// again has it.
     revoked: Mutex<HashSet<Sha256Digest>>,
 }
 

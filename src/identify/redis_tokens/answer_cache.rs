@@ -13,10 +13,11 @@ use tokio::time::Instant;
 
 use crate::identify::{IdentifyError, Identity, credentials::Sha256Digest};
 
-/// How often the server is asked about a token whose stale answer counts while it does not answer.
+/// Interval at which the server is asked about a token whose stale answer counts while it does not
+/// answer.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long an unknown token is known to be unknown.
+/// Time for which an unknown token is remembered as unknown.
 const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 
 /// The most unknown tokens in the cache.
@@ -46,7 +47,7 @@ struct Answer {
     fresh_until: Instant,
 }
 
-/// What is known of a token without asking the server.
+/// State of a token as far as it is known without the server.
 pub(super) enum Lookup {
     /// A fresh answer.
     Fresh(Result<Arc<Identity>, IdentifyError>),

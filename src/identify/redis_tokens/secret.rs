@@ -7,7 +7,7 @@ use std::fmt::Write;
 use super::error::RedisTokensError;
 use crate::identify::credentials;
 
-/// What every secret begins with, so that scanners find leaked ones: `tc_[0-9a-f]{56}`.
+/// Prefix of every secret, so that scanners find leaked ones: `tc_[0-9a-f]{56}`.
 const SECRET_PREFIX: &str = "tc_";
 
 /// Random bytes of a secret.

@@ -75,7 +75,7 @@ fn if_its_node_ends_a_lease_says_goodbye_once_nothing_older_can_act() {
             pair.lease.unanswered(&RULES, given_up.seq, s(2));
         }
         pair.renew(s(2));
-        assert!(pair.lease.is_settled() && !pair.lease.has_left());
+        assert!(pair.lease.is_settled() && !pair.lease.is_closed());
         let acts_until = Next::Wait(s(2) + RULES.deadline + Duration::from_millis(100));
         assert_eq!(pair.lease.next(&RULES, true, s(2)), acts_until);
         assert_eq!(pair.lease.next(&RULES, true, s(3)), Next::Renew);
@@ -84,7 +84,7 @@ fn if_its_node_ends_a_lease_says_goodbye_once_nothing_older_can_act() {
         let clock = Pair::ledger_clock(s(2));
         let answer = pair.book.renew(&mut pair.record, &goodbye, None, clock, clock).unwrap();
         pair.lease.answered(&RULES, goodbye.seq, &answer, |()| false, s(2));
-        assert!(pair.lease.has_left() && pair.lease.next(&RULES, true, s(2)) == Next::Gone);
+        assert!(pair.lease.is_closed() && pair.lease.next(&RULES, true, s(2)) == Next::Gone);
         assert_eq!((pair.book.leases(), pair.book.used()), (0, nanos(7)));
     }
 }

@@ -13,10 +13,10 @@ use crate::{
     },
 };
 
-/// How long a call may take.
+/// Time that a call may take.
 const WITHIN: Duration = Duration::from_secs(5);
 
-/// How long holds last, unless a rule waits for their end.
+/// Lifetime of holds, unless a rule waits for their end.
 pub(super) const TTL: Duration = Duration::from_secs(600);
 
 /// A handle that moves the clock of a ledger under test.
