@@ -71,7 +71,10 @@ fn store(file: &Path, states: &States) -> Result<(), BoxError> {
     let new = file.with_extension("new");
     fs::write(&new, serde_json::to_vec(states)?)?;
     fs::File::open(&new)?.sync_all()?;
-    Ok(fs::rename(&new, file)?)
+    fs::rename(&new, file)?;
+    // The name is durable once its folder is.
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    Ok(fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()?)
 }
 
 impl<C: Clock> Ledger for FileLedger<C> {

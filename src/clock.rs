@@ -33,7 +33,7 @@ use std::{
     future::Future,
     pin::pin,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::Duration,
@@ -117,33 +117,46 @@ impl Clock for TokioClock {
 /// # Ok::<(), tower_credits::PeriodError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct ManualClock(Arc<Mutex<(Duration, UnixTime)>>);
+pub struct ManualClock(Arc<Mutex<ManualTime>>);
+
+#[derive(Debug)]
+struct ManualTime {
+    monotonic: Duration,
+    /// Since the Unix epoch, with parts of milliseconds.
+    calendar: Duration,
+}
 
 impl ManualClock {
     /// Returns a clock that is at the first moment of a month. Its monotonic time is zero.
     pub fn at(period: crate::Period) -> Self {
-        Self(Arc::new(Mutex::new((Duration::ZERO, period.begins()))))
+        let calendar = period.begins().since_epoch();
+        Self(Arc::new(Mutex::new(ManualTime { monotonic: Duration::ZERO, calendar })))
     }
 
     /// Moves both times forward.
     pub fn advance(&self, by: Duration) {
-        let mut time = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        *time = (time.0.saturating_add(by), time.1 + by);
+        let mut time = self.lock();
+        time.monotonic = time.monotonic.saturating_add(by);
+        time.calendar = time.calendar.saturating_add(by);
     }
 
     /// Sets the calendar's time only, as an operator or NTP would.
     pub fn set_unix_time(&self, unix_time: UnixTime) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1 = unix_time;
+        self.lock().calendar = unix_time.since_epoch();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ManualTime> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Clock for ManualClock {
     fn monotonic(&self) -> Duration {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0
+        self.lock().monotonic
     }
 
     fn unix_time(&self) -> UnixTime {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1
+        UnixTime::EPOCH + self.lock().calendar
     }
 }
 

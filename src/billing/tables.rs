@@ -65,7 +65,10 @@ const FOOTNOTES: [Footnote; 3] = [
         name: "other",
         text: "usage beyond the number of lines that are recorded separately for a month",
     },
-    Footnote { name: "late", text: "usage of an earlier month that was reported after its close" },
+    Footnote {
+        name: "late",
+        text: "usage of another month, which was closed or had not begun when it was reported",
+    },
     Footnote {
         name: "recovered",
         text: "usage whose details were lost in a failure; its cost is exact",

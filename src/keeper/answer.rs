@@ -29,6 +29,8 @@ pub(super) struct Effect {
     pub(super) settled: Credits,
     /// The account's standing, if the ledger said it.
     pub(super) standing: Option<Standing>,
+    /// The month has just become full.
+    is_newly_full: bool,
 }
 
 /// Hands an answer to its lease. `None` if that lease is gone. `outage_logged_at` is when an outage
@@ -47,8 +49,13 @@ pub(super) fn apply(
     if let Some(woke_at) = table.time.notice() {
         lease.mark_suspended(&table.rules, woke_at);
     }
-    let mut effect =
-        Effect { served: Served::none(), month: None, settled: Credits::ZERO, standing: None };
+    let mut effect = Effect {
+        served: Served::none(),
+        month: None,
+        settled: Credits::ZERO,
+        standing: None,
+        is_newly_full: false,
+    };
     match &landed.answer {
         Err(error) => {
             lease.unanswered(&table.rules, landed.seq, now);
@@ -78,9 +85,8 @@ pub(super) fn apply(
     effect.settled = lease.acknowledged().saturating_sub(acknowledged);
     state.failure_logged_at = failure_logged_at;
     let is_full = effect.standing.is_some_and(|standing| standing.used == Credits::MAX);
-    if !std::mem::replace(&mut state.is_full_logged, is_full) && is_full {
-        log_full(entry);
-    }
+    effect.is_newly_full = is_full && !std::mem::replace(&mut state.is_full_logged, is_full);
+    state.is_full_logged = is_full;
     Some(effect)
 }
 
@@ -139,11 +145,17 @@ fn log_failure(entry: &Arc<AccountEntry>, error: &LedgerError) {
     );
 }
 
-fn log_full(entry: &AccountEntry) {
-    let AccountEntry { account, period, .. } = entry;
-    tracing::error!(
-        target: "tower_credits", %account, %period, most = %Credits::MAX,
-        "the account's month has reached the largest amount that can be stored: usage beyond it is \
-         not billed"
-    );
+impl Effect {
+    /// Logs that the account's month has just become full. The caller has released its lock.
+    pub(super) fn log_full(&self, entry: &AccountEntry) {
+        if !self.is_newly_full {
+            return;
+        }
+        let AccountEntry { account, period, .. } = entry;
+        tracing::error!(
+            target: "tower_credits", %account, %period, most = %Credits::MAX,
+            "the account's month has reached the largest amount that can be stored: usage beyond \
+             it is not billed"
+        );
+    }
 }

@@ -120,11 +120,13 @@ impl AccountTable {
             return Err(AdmissionError::TooManyAccounts);
         }
         let lease = Lease::new(new_lease_id()?, self.now());
-        let entry = self.entries.entry(key).or_insert_with(|| {
+        let make = || {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             Arc::new(AccountEntry::new(id, account.clone(), period, lease))
-        });
-        let entry = Arc::clone(&entry);
+        };
+        // The map's shard is unlocked before the clock is read and the worker is woken, which may
+        // run the host's code.
+        let entry = Arc::clone(&*self.entries.entry(key).or_insert_with(make));
         // So that an entry that is never used is removed in time.
         self.attend_by(&entry, self.now() + self.rules.quiet_after());
         Ok(entry)
@@ -140,8 +142,8 @@ impl AccountTable {
         self.inbox.add(entry, due);
     }
 
-    /// Removes an entry that is marked as removed. The caller has released the entry's lock: a
-    /// thread that makes room takes it while it holds the map's.
+    /// Removes an entry that is marked as removed. The caller has released the entry's lock: nobody
+    /// waits for a lock of the map while it holds an entry's.
     pub(super) fn remove(&self, entry: &AccountEntry) {
         let key = (entry.account.clone(), entry.period);
         self.entries.remove_if(&key, |_, known| known.id == entry.id);

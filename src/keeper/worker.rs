@@ -310,7 +310,7 @@ impl Worker {
         } else {
             drop(guard);
         }
-        // After the account's lock, which a thread that makes room takes under this one.
+        // Without the account's lock: a thread that makes room takes that while it holds the list.
         if becomes_dormant {
             table.add_dormant(entry);
         }
@@ -372,7 +372,8 @@ impl Worker {
         let Some(effect) = apply(&self.table, &landed, &mut self.outage_logged_at, now) else {
             return;
         };
-        let Effect { served, month, settled, standing } = effect;
+        effect.log_full(&landed.entry);
+        let Effect { served, month, settled, standing, .. } = effect;
         let entry = landed.entry;
         if let (Some(notifier), Some(standing)) = (&mut self.notifier, standing) {
             let mut state = entry.lock();

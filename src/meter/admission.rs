@@ -201,12 +201,13 @@ impl CreditMeter {
                 TicketAnswer::WorkerGone => request.context.period,
             };
             self.inner.time.notice();
-            request.context = Arc::new(request.context.in_period(period));
             let table = self.inner.keeper.table();
             let handle = match AccountHandle::open(table, &request.context.account, period) {
                 Ok(handle) => handle,
+                // In shadow mode it is metered in the month that has an entry.
                 Err(error) => return self.deny_metered(error.into(), request, rate),
             };
+            request.context = Arc::new(request.context.in_period(period));
             match self.take_slice(&request, handle, self.inner.time.now()) {
                 Err(rejection) => return self.deny_metered(rejection, request, rate),
                 Ok(Admission::Admitted(slice)) => {

@@ -206,8 +206,6 @@ mod tests {
         assert_eq!(compute.so_far(s(200)), s(7), "nor is the time before its end");
     }
 
-    /// What came of a batch before the service was held back is paid for, and so is the rest of it.
-    /// A prelude that comes at once is no pace.
     #[test]
     fn the_services_own_stopwatch_counts_once_it_was_started() {
         let mut compute = begun();

@@ -162,11 +162,12 @@ const URL_FORMS: &str = "`redis://[user:password@]host[:port][/database]`, `redi
 /// Reads a URL. Errors do not show it: it may have a password.
 fn connection_info(url: &str) -> Result<ConnectionInfo, Fault> {
     let unfit = |what: &str| Err(Fault::Unfit(format!("the Redis URL {what}: write {URL_FORMS}")));
+    let url = url.trim();
     if url.is_empty() {
         return unfit("is empty");
     }
-    let Some((scheme, _)) = url.split_once("://") else { return unfit("has no scheme") };
-    match scheme {
+    let Some((scheme, _)) = url.split_once(':') else { return unfit("has no scheme") };
+    match scheme.to_ascii_lowercase().as_str() {
         "rediss" | "valkeys" if cfg!(not(feature = "tls")) => {
             let remedy = "enable the feature `tls` of tower-credits, or write `redis://`";
             return Err(Fault::Unfit(format!("the Redis URL asks for TLS: {remedy}")));

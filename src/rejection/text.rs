@@ -65,7 +65,7 @@ impl fmt::Display for Rejection {
             }
             Self::LargestAmount { period } => write!(
                 f,
-                "Your usage in {} has reached ${}, the largest amount that can be recorded for one \
+                "Your usage in {} has reached {}, the largest amount that can be recorded for one \
                  month. You can send requests again from {}.",
                 period.name(),
                 Credits::MAX,

@@ -34,9 +34,3 @@ impl From<NameError> for ContractError {
         Self::Unnamed(error.into())
     }
 }
-
-impl From<getrandom::Error> for ContractError {
-    fn from(error: getrandom::Error) -> Self {
-        Self::Unnamed(error.into())
-    }
-}

@@ -49,7 +49,11 @@ impl<'a> Probe<'a> {
         rule: &'static str,
     ) -> Result<Self, ContractError> {
         // Any text that may be in an account's name must be all right.
-        let id = format!("contract: ü/{}", LeaseId::random()?);
+        let random = LeaseId::random();
+        let id = format!(
+            "contract: ü/{}",
+            random.map_err(|error| ContractError::Unnamed(error.into()))?
+        );
         let account = Account::user(&id)?;
         let now = UnixTime::now();
         let mut probe = Self { ledger, rule, account, period: Period::containing(now), now };
