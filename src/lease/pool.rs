@@ -123,7 +123,7 @@ impl<W, R: Run> Pool<W, R> {
             .min(fill_at)
     }
 
-    /// Admits a request here and now, without asking the ledger, or gives it back. It does not
+    /// Admits a request at once, without the ledger, or returns it. It does not
     /// pass one that waits.
     pub(super) fn admit(
         &mut self,
