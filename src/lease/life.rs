@@ -47,7 +47,7 @@ impl Life {
         self.stage == Stage::Leaving
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(super) fn is_gone(&self) -> bool {
         self.stage == Stage::Gone
     }
 
