@@ -96,7 +96,9 @@ impl Clock for TokioClock {
     fn monotonic(&self) -> Duration {
         // From the standard clock: tokio's may be paused and far ahead in the runtime of one test.
         static ORIGIN: OnceLock<Instant> = OnceLock::new();
-        let origin = ORIGIN.get_or_init(|| std::time::Instant::now().into());
+        // Or from tokio's, if that was paused before.
+        let origin = || Instant::from_std(std::time::Instant::now()).min(Instant::now());
+        let origin = ORIGIN.get_or_init(origin);
         Instant::now().saturating_duration_since(*origin)
     }
 

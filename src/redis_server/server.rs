@@ -166,14 +166,15 @@ fn connection_info(url: &str) -> Result<ConnectionInfo, Fault> {
     if url.is_empty() {
         return unfit("is empty");
     }
-    let Some((scheme, _)) = url.split_once(':') else { return unfit("has no scheme") };
+    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
     match scheme.to_ascii_lowercase().as_str() {
         "rediss" | "valkeys" if cfg!(not(feature = "tls")) => {
             let remedy = "enable the feature `tls` of tower-credits, or write `redis://`";
             return Err(Fault::Unfit(format!("the Redis URL asks for TLS: {remedy}")));
         }
         "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" => {}
-        _ => return unfit("has a scheme that is not supported"),
+        _ if url.contains("://") => return unfit("has a scheme that is not supported"),
+        _ => return unfit("has no scheme"),
     }
     url.into_connection_info().or_else(|error| unfit(&format!("cannot be read ({error})")))
 }
