@@ -1,4 +1,4 @@
-//! The middleware: [`CreditMeter`](crate::CreditMeter) is the layer, [`CreditService`] the service,
+//! The middleware: [`CreditMeter`] is the layer, [`CreditService`] the service,
 //! [`ResponseFuture`] and [`MeterBody`] are what it returns.
 //!
 //! A request passes through it in these steps:
