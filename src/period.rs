@@ -24,8 +24,8 @@ pub struct Period {
 }
 
 impl Period {
-    /// Returns the month of a moment. A moment after the year 9998 belongs to the last month of that
-    /// year.
+    /// Returns the month of a moment. A moment after the year 9998 belongs to the last month of
+    /// that year.
     pub fn containing(moment: UnixTime) -> Self {
         let date = date(moment);
         Self { year: date.year(), month: date.month() }

@@ -38,9 +38,9 @@ pub(super) struct EntryState {
     /// Leases that are being closed while a newer one is in use.
     pub(super) retired: Vec<AccountLease>,
     pub(super) terms: Terms,
-    /// When a request last brought the terms.
+    /// Moment at which a request last brought the terms.
     pub(super) terms_at: Duration,
-    /// When the worker examines the entry next.
+    /// Next examination by the worker.
     pub(super) timer: Option<Duration>,
     /// It waits in the worker's backlog.
     pub(super) is_in_backlog: bool,
@@ -49,7 +49,7 @@ pub(super) struct EntryState {
     /// It has no lease any more, only a request rate or an outage allowance that is used up. It may
     /// make room for others.
     pub(super) is_dormant: bool,
-    /// When it was last logged that its lease could not be renewed.
+    /// Last log line that says that its lease could not be renewed.
     pub(super) failure_logged_at: Option<Duration>,
     /// It was logged that its month can take no more.
     pub(super) is_full_logged: bool,

@@ -17,7 +17,7 @@ use super::entry::AccountEntry;
 pub(super) struct Inbox {
     entries: Mutex<Vec<Arc<AccountEntry>>>,
     wake: Notify,
-    /// When the worker reads the inbox on its own, in nanoseconds of the leases' time.
+    /// Moment at which the worker reads the inbox on its own, in nanoseconds of the leases' time.
     next_read: AtomicU64,
 }
 

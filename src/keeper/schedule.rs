@@ -1,5 +1,5 @@
-//! When the worker examines which entry. Each entry has at most one timer and is in the backlog at
-//! most once, so memory is bounded by the number of accounts.
+//! The order in which the worker examines entries. Each entry has at most one timer and is in the
+//! backlog at most once, so memory is bounded by the number of accounts.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -37,7 +37,7 @@ use crate::{
     observe,
 };
 
-/// When to examine an entry again that cannot be removed yet.
+/// Interval at which an entry that cannot be removed yet is examined.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The least time that closing all leases takes at a shutdown: a call's time passes before their
@@ -54,7 +54,7 @@ pub(crate) struct Worker {
     calls: Calls,
     /// If the host has a hook for thresholds.
     notifier: Option<ThresholdNotifier>,
-    /// When an outage of the ledger was last logged.
+    /// Last log line about an outage of the ledger.
     outage_logged_at: Option<Duration>,
     ending: Option<Ending>,
     permit: WorkerPermit,
@@ -65,7 +65,7 @@ struct Ending {
     /// Entries that have yet to finish this step.
     open: HashSet<u64>,
     step: Step,
-    /// When to stop, whatever is open.
+    /// Moment at which it stops, whatever is open.
     gives_up_at: Option<Instant>,
 }
 

@@ -18,9 +18,10 @@ use super::rules::LeaseRules;
 #[derive(Debug)]
 pub(super) struct Life {
     stage: Stage,
-    /// When the ledger last answered under this name of the lease.
+    /// Last answer of the ledger under this name of the lease.
     answered_at: Option<Duration>,
-    /// When the ledger last acknowledged what it may not have known, or may have forgotten since.
+    /// Last acknowledgement of something that the ledger may not have known, or may have forgotten
+    /// since.
     news_at: Duration,
 }
 

@@ -39,7 +39,7 @@ pub(crate) trait Run {
 /// A request came to need more, the ledger was asked for it after that, and did not grant it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RefillDenial {
-    /// When the renewal that asked was sent.
+    /// Sending of the renewal that asked.
     pub(crate) requested_at: Duration,
     /// `true` if the ledger answered; `false` if the renewal's deadline has passed.
     pub(crate) answered: bool,

@@ -14,7 +14,7 @@ pub(super) struct Surplus {
     burn: Burn,
     /// With less than this to spare, more is asked for before anybody has to wait.
     low: Credits,
-    /// When a request last began or ended.
+    /// Last moment at which a request began or ended.
     used_at: Duration,
     /// Credits that the account had left when the ledger last answered under this name of the
     /// lease.

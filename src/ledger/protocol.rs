@@ -77,7 +77,7 @@ pub struct Renewal {
     /// before.
     pub lines: Arc<[UsageLine]>,
     /// Must stay on hold: the slices of running requests, and what is spent but not in this batch.
-    /// What of it is on hold already stays so by right.
+    /// The part of it that is on hold already stays so by right.
     pub keep: Credits,
     /// More for running requests, as far as there is any.
     pub refill: Credits,
@@ -89,8 +89,8 @@ pub struct Renewal {
     pub extra: Credits,
     /// The terms of the account's tier.
     pub terms: Terms,
-    /// When a request last stated these terms, by the node's clock. Of the terms that nodes state
-    /// for a month, the newest count, to the second.
+    /// Moment at which a request last stated these terms, by the node's clock. Of the terms that
+    /// nodes state for a month, the newest count, to the second.
     pub terms_at: UnixTime,
     /// The lifetime of the hold, unless the lease is renewed again.
     pub ttl: Duration,

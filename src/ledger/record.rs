@@ -37,7 +37,7 @@ pub struct Record {
     /// Used of the grants by each period, as its book has it too. If the two differ, one was lost
     /// or torn.
     pub(super) purchased_used: BTreeMap<Period, Credits>,
-    /// When the account was erased.
+    /// Moment at which the account was erased.
     pub(super) erased: Option<UnixTime>,
 }
 

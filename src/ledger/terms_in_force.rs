@@ -9,7 +9,7 @@ use crate::{Credits, clock::UnixTime, ledger::Terms};
 pub(super) struct TermsInForce {
     pub(super) terms: Terms,
     pub(super) seats: NonZeroU32,
-    /// When a request last stated them: [`Renewal::terms_at`](super::Renewal::terms_at).
+    /// Moment at which a request last stated them: [`Renewal::terms_at`](super::Renewal::terms_at).
     pub(super) stated_at: UnixTime,
 }
 

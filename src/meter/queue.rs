@@ -57,11 +57,11 @@ struct State {
     /// Comes after the frames.
     error: Option<BoxError>,
     ended: Option<EndOfFrames>,
-    /// When a frame was last taken while the writer waited for room.
+    /// Last moment at which a frame was taken while the writer waited for room.
     taken_at: Option<Instant>,
     /// Bytes of the frame that was taken last.
     last_taken: usize,
-    /// When the reader was dropped.
+    /// Moment at which the reader was dropped.
     gone: Option<Now>,
     reader: Option<Waker>,
     writer: Option<Waker>,

@@ -13,8 +13,8 @@ const POLLED_LATE: Duration = Duration::from_millis(50);
 pub(super) struct Refill {
     /// The ledger had less than the request needed.
     denial: Option<RefillDenial>,
-    /// When the need arose at once: by a report, or after the process stood still. An answer to an
-    /// older renewal does not count.
+    /// Moment at which the need arose at once: by a report, or after the process stood still. An
+    /// answer to an older renewal does not count.
     needed_at: Duration,
     /// The slice is used up, and the ledger was asked for more since.
     is_requested: bool,

@@ -1,6 +1,6 @@
 //! The knowledge of which services report their compute time themselves.
 //!
-//! What a request has used is settled while it runs, and what is settled is not taken back. So as
+//! The usage of a request is settled while it runs, and settled usage is not taken back. So as
 //! long as a service may still report less than we measure, nothing of its request is settled in
 //! advance. Before a response has its head, any service might report; earlier requests for the same
 //! model tell if this one will.

@@ -69,7 +69,7 @@ struct Open {
     link: Link,
     /// Calls in a row without an answer.
     unanswered: Arc<AtomicU32>,
-    /// When the server was last checked.
+    /// Last check of the server.
     checked: Arc<Mutex<Instant>>,
 }
 

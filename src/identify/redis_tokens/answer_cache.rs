@@ -41,7 +41,7 @@ pub(super) struct AnswerCache {
 struct Answer {
     identity: Arc<Identity>,
     asked_at: Instant,
-    /// When the token expires.
+    /// Moment of the token's expiry.
     expires_at: Option<Instant>,
     /// Until then the answer counts without asking again.
     fresh_until: Instant,

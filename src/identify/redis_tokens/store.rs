@@ -244,9 +244,9 @@ pub struct TokenSummary {
     pub subject: Subject,
     /// The tier that applies to the token's requests.
     pub tier: TierName,
-    /// When the token was issued, by the clock of the node that issued it.
+    /// Moment at which the token was issued, by the clock of the node that issued it.
     pub issued_at: SystemTime,
-    /// When the token expires; `None` if it does not.
+    /// Moment of the token's expiry; `None` if it does not.
     pub expires_at: Option<SystemTime>,
 }
 
