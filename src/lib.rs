@@ -17,8 +17,10 @@
 mod account;
 #[cfg(feature = "axum")]
 pub mod billing;
+mod body_fields;
 pub mod clock;
 mod contained;
+mod denial_format;
 #[cfg(any(doc, doctest))]
 pub mod guide;
 pub mod identify;
@@ -43,6 +45,7 @@ mod unix_time;
 
 pub use self::{
     account::Account,
+    denial_format::DenialFormat,
     identify::{BearerTokens, Identity},
     lease::HoldAhead,
     ledger::{Accounts, MemoryLedger},
@@ -51,7 +54,7 @@ pub use self::{
     names::{Name, NameError},
     period::{Period, PeriodError},
     plan::{Feature, Plan, PlanFile},
-    rejection::{DenialFormat, Rejection},
+    rejection::Rejection,
     threshold::{Threshold, ThresholdReached},
 };
 #[cfg(feature = "redis")]

@@ -113,6 +113,6 @@ pub(super) async fn answer(
     let (parts, _) = request.into_parts();
     match Bill::read(meter, &parts).await {
         Ok(bill) => show(&bill),
-        Err(denied) => denied.into_response(meter),
+        Err(denied) => denied.into_response(meter, &parts),
     }
 }

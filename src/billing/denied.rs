@@ -7,11 +7,16 @@ use axum::{
     http::{
         HeaderValue, StatusCode,
         header::{CACHE_CONTROL, CONTENT_TYPE},
+        request::Parts,
     },
     response::{IntoResponse, Response},
 };
 
-use crate::{CreditMeter, identify::IdentifyError, rejection::Rejection};
+use crate::{
+    CreditMeter,
+    identify::IdentifyError,
+    rejection::{DenialStyle, Rejection},
+};
 
 /// The reason why a billing route shows or does nothing.
 pub(super) enum Denied {
@@ -49,11 +54,10 @@ impl Denied {
 
     /// Returns the response for programs: a problem (RFC 9457), or the denial that the meter would
     /// send.
-    pub(super) fn into_response(self, meter: &CreditMeter) -> Response {
+    pub(super) fn into_response(self, meter: &CreditMeter, asked: &Parts) -> Response {
+        let style = DenialStyle { grpc: false, ..meter.denial_style(asked.into()) };
         match self {
-            Self::Rejected(rejection) => {
-                rejection.into_styled_response(meter.denial_style()).map(Body::from)
-            }
+            Self::Rejected(rejection) => rejection.into_styled_response(style).map(Body::from),
             Self::Other { status, title, detail } => {
                 let problem = serde_json::json!({
                     "title": title,
@@ -64,7 +68,7 @@ impl Denied {
                 let mut response = no_store((status, Json(problem)));
                 response
                     .headers_mut()
-                    .insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+                    .insert(CONTENT_TYPE, HeaderValue::from_static(style.format.content_type()));
                 response
             }
         }
@@ -74,7 +78,7 @@ impl Denied {
     pub(super) fn texts(&self, meter: &CreditMeter) -> (StatusCode, String, String) {
         match self {
             Self::Rejected(rejection) => (
-                rejection.status_or(meter.denial_style().unavailable),
+                rejection.status_or(meter.unavailable_status()),
                 rejection.title().to_owned(),
                 rejection.to_string(),
             ),

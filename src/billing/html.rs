@@ -76,10 +76,10 @@ pub(super) fn denial(meter: &CreditMeter, parts: &Parts, denied: Denied) -> Resp
         .and_then(|accept| accept.to_str().ok())
         .is_some_and(|accept| accept.contains("text/html"));
     if !accepts_html {
-        return denied.into_response(meter);
+        return denied.into_response(meter, parts);
     }
     let (status, title, detail) = denied.texts(meter);
-    let for_programs = denied.into_response(meter);
+    let for_programs = denied.into_response(meter, parts);
     let mut response = page(status, Problem { title, detail }.render());
     for name in [RETRY_AFTER, WWW_AUTHENTICATE] {
         if let Some(value) = for_programs.headers().get(&name) {

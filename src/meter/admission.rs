@@ -8,6 +8,7 @@ use super::{
     charge::Charge,
     context_cache::find_context,
     credit_meter::{CreditMeter, Inner},
+    upload::Unread,
 };
 use crate::{
     Credits, Feature, Identity, Period, Plan,
@@ -20,7 +21,7 @@ use crate::{
     limit::RateState,
     metering::{BillingContext, RunningRequest},
     observe,
-    plan::{Classification, DuringOutage, RequestQuota, Workload},
+    plan::{BodyProblem, Classification, DuringOutage, ModelInBody, RequestQuota, Workload},
     rejection::Rejection,
 };
 
@@ -40,13 +41,32 @@ pub(super) type Decided = Result<Option<Admitted>, Rejection>;
 /// The decision on a request.
 pub(super) enum Decision {
     /// It is known without waiting.
-    Now(Decided),
+    Now(Known),
     /// It waits for the ledger, or for the host's code that identifies the caller.
-    Later(Deciding),
+    Later(Pin<Box<dyn Future<Output = Known> + Send>>),
 }
 
-/// The future of a decision.
-pub(super) type Deciding = Pin<Box<dyn Future<Output = Decided> + Send>>;
+/// What is known of a request.
+pub(super) enum Known {
+    Decided(Decided),
+    /// Its body says what it runs.
+    NeedsBody(Box<NeedsBody>),
+}
+
+/// A request whose caller is known, and whose body says what it runs.
+pub(super) struct NeedsBody {
+    payer: Arc<Identity>,
+    plan: Arc<Plan>,
+    model: Arc<ModelInBody>,
+}
+
+/// A request that is not free, before its caller is known.
+enum Target {
+    Workload(Arc<Workload>),
+    InBody(Arc<ModelInBody>),
+    Authenticated,
+    Unlisted(Unlisted),
+}
 
 /// The state of the account's request rate, if its tier has one.
 pub(super) type Rate = Option<Box<RateState>>;
@@ -67,33 +87,37 @@ impl CreditMeter {
         let classification = match &self.inner.classify {
             Some(classify) => match contained("the classifier", || classify(head, &plan)) {
                 Ok(classification) => classification,
-                Err(_) => return Decision::Now(self.deny(Rejection::Unclassified)),
+                Err(_) => return Decision::now(self.deny(Rejection::Unclassified)),
             },
-            None => plan.classify(head.uri.path(), head.headers),
+            None => plan.classify_parts(head.uri.path(), head.uri.query(), head.headers),
         };
-        let workload = match classification {
-            Classification::Free => return Decision::Now(Ok(None)),
+        let target = match classification {
+            Classification::Free => return Decision::now(Ok(None)),
             // A browser's preflight has no credentials, and a CORS layer inside of this one answers
             // it. A request that could carry a model's input is no preflight.
             Classification::Workload(_)
+            | Classification::InBody(_)
+            | Classification::Authenticated
                 if plan.has_free_preflights() && body_is_empty && head.is_preflight() =>
             {
-                return Decision::Now(Ok(None));
+                return Decision::now(Ok(None));
             }
-            Classification::Workload(workload) => Ok(match head.extensions.get() {
-                Some(Feature(feature)) if *feature != workload.feature => {
-                    plan.with_feature(&workload, feature)
-                }
-                _ => workload,
-            }),
-            Classification::Unknown => Err(self.unknown_path(head, &plan)),
+            Classification::Workload(workload) => {
+                Target::Workload(with_feature(head, &plan, workload))
+            }
+            Classification::InBody(model) => Target::InBody(model),
+            Classification::Authenticated => Target::Authenticated,
+            Classification::UnknownModel(model) => {
+                Target::Unlisted(self.unlisted(head, &plan, Some(model)))
+            }
+            Classification::Unknown => Target::Unlisted(self.unlisted(head, &plan, None)),
         };
         self.ensure_worker();
         let bill_to = self.bill_to(head);
         match self.identifying(head) {
             Identifying::Ready(identity) => {
                 let payer = identity.and_then(|identity| self.payer(identity, bill_to));
-                self.decide_for(&plan, payer, workload)
+                self.decide_for(&plan, payer, target)
             }
             Identifying::Later(identity) => {
                 let (meter, plan) = (self.clone(), Arc::clone(&plan));
@@ -101,8 +125,8 @@ impl CreditMeter {
                 Decision::Later(Box::pin(async move {
                     let identity = meter.in_time(identity).await;
                     let payer = identity.and_then(|identity| meter.payer(identity, bill_to));
-                    match meter.decide_for(&plan, payer, workload) {
-                        Decision::Now(decided) => decided,
+                    match meter.decide_for(&plan, payer, target) {
+                        Decision::Now(known) => known,
                         Decision::Later(deciding) => deciding.await,
                     }
                 }))
@@ -114,15 +138,64 @@ impl CreditMeter {
     /// which paths there are.
     fn decide_for(
         &self,
-        plan: &Plan,
+        plan: &Arc<Plan>,
         payer: Result<Arc<Identity>, IdentifyError>,
-        workload: Result<Arc<Workload>, UnknownPath>,
+        target: Target,
     ) -> Decision {
-        match (payer, workload) {
-            (Err(error), _) => Decision::Now(self.deny(error.into())),
-            (Ok(_), Err(path)) => Decision::Now(self.deny(self.inner.not_in_plan(&path))),
-            (Ok(identity), Ok(workload)) => self.ask(plan, &identity, workload),
+        let payer = match payer {
+            Ok(payer) => payer,
+            Err(error) => return Decision::now(self.deny(error.into())),
+        };
+        match target {
+            Target::Workload(workload) => self.ask(plan, &payer, workload),
+            Target::InBody(model) => Decision::Now(Known::NeedsBody(Box::new(NeedsBody {
+                payer,
+                plan: Arc::clone(plan),
+                model,
+            }))),
+            Target::Authenticated => Decision::now(Ok(None)),
+            Target::Unlisted(unlisted) => {
+                Decision::now(self.deny(self.inner.not_in_plan(plan, unlisted)))
+            }
         }
+    }
+
+    /// Decides on a request by its body.
+    pub(super) fn decide_by_body(
+        &self,
+        needs: NeedsBody,
+        head: RequestHead<'_>,
+        body: Result<&[u8], &Unread>,
+    ) -> Decision {
+        let classification = match body {
+            Ok(body) => needs.plan.classify_body(&needs.model, head.headers, body),
+            Err(Unread::Problem(problem)) => Err(problem.clone()),
+            Err(Unread::NoMemory) => return Decision::now(self.deny(Rejection::Busy)),
+        };
+        let NeedsBody { payer, plan, .. } = &needs;
+        match classification {
+            Ok(Classification::Workload(workload)) => {
+                self.ask(plan, payer, with_feature(head, plan, workload))
+            }
+            Ok(Classification::UnknownModel(model)) => {
+                let unlisted = self.unlisted(head, plan, Some(model));
+                Decision::now(self.deny(self.inner.not_in_plan(plan, unlisted)))
+            }
+            // A body names a model, or is refused.
+            Ok(_) => Decision::now(self.deny(Rejection::Unclassified)),
+            Err(problem) => Decision::now(self.deny(needs.reject(problem))),
+        }
+    }
+
+    /// Decides on a request whose body would have to be read, by a layer that reads none.
+    pub(super) fn no_body(&self, path: &str) -> Decided {
+        let path = observe::shortened(path);
+        if self.inner.may_log(path) {
+            let advice = "its route takes the model from the body, which this layer does not read: \
+                          put `meter.buffer_requests()` around the service in place of the meter";
+            self.inner.log_unknown(path, advice);
+        }
+        self.deny(Rejection::Unclassified)
     }
 
     /// Counts a request against its account's rate, and asks for a slice.
@@ -131,7 +204,7 @@ impl CreditMeter {
         let today = self.inner.time.date(now);
         let (context, handle) = match find_context(self, plan, identity, workload, today.0) {
             Ok(found) => found,
-            Err(rejection) => return Decision::Now(self.deny(rejection)),
+            Err(rejection) => return Decision::now(self.deny(rejection)),
         };
         let identity = self.inner.settings.request_extensions.then(|| Arc::clone(identity));
         let request = CreditRequest { context, identity, today };
@@ -143,21 +216,22 @@ impl CreditMeter {
             .transpose();
         let rate = match counted {
             Ok(rate) => rate.map(Box::new),
-            Err(rejection) => return Decision::Now(self.deny_metered(rejection, request, None)),
+            Err(rejection) => return Decision::now(self.deny_metered(rejection, request, None)),
         };
         match self.take_slice(&request, handle, now) {
-            Err(rejection) => Decision::Now(self.deny_metered(rejection, request, rate)),
+            Err(rejection) => Decision::now(self.deny_metered(rejection, request, rate)),
             // A request that is admitted at once begins at once.
-            Ok(Admission::Admitted(slice)) => Decision::Now(Ok(Some(Admitted {
+            Ok(Admission::Admitted(slice)) => Decision::now(Ok(Some(Admitted {
                 has_begun: true,
                 ..self.admitted(slice, request.identity, rate)
             }))),
-            Ok(Admission::LedgerAway) => Decision::Now(self.without_ledger(request, rate)),
+            Ok(Admission::LedgerAway) => Decision::now(self.without_ledger(request, rate)),
             Ok(Admission::Waiting(ticket)) => {
                 // Again: the worker may have ended before this request began to wait.
                 self.ensure_worker();
                 let deadline = Instant::now() + self.inner.settings.rules.deadline;
-                Decision::Later(Box::pin(self.clone().wait(request, ticket, rate, deadline)))
+                let waiting = self.clone().wait(request, ticket, rate, deadline);
+                Decision::Later(Box::pin(async { Known::Decided(waiting.await) }))
             }
         }
     }
@@ -283,10 +357,47 @@ impl CreditMeter {
         Admitted { charge, identity, has_begun: false, rate }
     }
 
-    fn unknown_path(&self, head: RequestHead<'_>, plan: &Plan) -> UnknownPath {
+    /// A path that the plan does not have or, if `model` is `Some`, a path whose model it does not
+    /// have.
+    fn unlisted(
+        &self,
+        head: RequestHead<'_>,
+        plan: &Plan,
+        model: Option<Option<Arc<str>>>,
+    ) -> Unlisted {
         let path = observe::shortened(head.uri.path());
-        let advice = self.inner.may_log(path).then(|| plan.explain_unknown(path, head.headers));
-        UnknownPath { path: path.to_owned(), advice }
+        let advice = self.inner.may_log(path).then(|| match &model {
+            Some(Some(model)) => format!(
+                "a request is for the model {:?}, which the plan does not have; [models.{0:?}] with \
+                 hardware = \"<name>\" adds it",
+                observe::shortened(model)
+            ),
+            _ => plan.explain_unknown(path, head.uri.query(), head.headers),
+        });
+        Unlisted { path: path.to_owned(), model, advice }
+    }
+}
+
+impl Decision {
+    const fn now(decided: Decided) -> Self {
+        Self::Now(Known::Decided(decided))
+    }
+}
+
+impl NeedsBody {
+    /// Returns the denial of a request whose body cannot be read.
+    pub(super) fn reject(&self, problem: BodyProblem) -> Rejection {
+        Rejection::InvalidBody { problem, offered: Arc::clone(self.plan.models()) }
+    }
+}
+
+/// Returns the workload under the feature that the host has named for the request.
+fn with_feature(head: RequestHead<'_>, plan: &Plan, workload: Arc<Workload>) -> Arc<Workload> {
+    match head.extensions.get() {
+        Some(Feature(feature)) if *feature != workload.feature => {
+            plan.with_feature(&workload, feature)
+        }
+        _ => workload,
     }
 }
 
@@ -305,22 +416,29 @@ fn count(
     })
 }
 
-/// A path that is not in the plan.
-struct UnknownPath {
+/// A path that is not in the plan, or whose model is not.
+struct Unlisted {
     /// Its beginning.
     path: String,
+    /// `Some` if the path has a route to models: the model, if the request names one.
+    model: Option<Option<Arc<str>>>,
     /// Advice to the operator, unless that was logged before.
     advice: Option<String>,
 }
 
 impl Inner {
-    /// Logs once how the path can be put into the plan: only for the operator, and only paths that
-    /// known callers asked for.
-    fn not_in_plan(&self, unknown: &UnknownPath) -> Rejection {
-        if let Some(advice) = &unknown.advice {
-            self.log_unknown(&unknown.path, advice);
+    /// Logs once how the path or the model can be put into the plan: only for the operator, and
+    /// only what known callers asked for.
+    fn not_in_plan(&self, plan: &Plan, unlisted: Unlisted) -> Rejection {
+        if let Some(advice) = &unlisted.advice {
+            self.log_unknown(&unlisted.path, advice);
         }
-        Rejection::NotInPlan
+        let offered = || Arc::clone(plan.models());
+        match unlisted.model {
+            None => Rejection::NotInPlan,
+            Some(None) => Rejection::ModelNotNamed { offered: offered() },
+            Some(Some(model)) => Rejection::UnknownModel { model, offered: offered() },
+        }
     }
 }
 

@@ -16,10 +16,13 @@ use http::{HeaderName, StatusCode, response::Parts};
 use super::{
     bill_policy::BillPolicy,
     credit_meter::{CreditMeter, Inner},
-    settings::{Classify, ResponseSettings, Settings},
+    denials::FormatChoice,
+    drain::MAX_LONG_DRAINS,
+    settings::{Classify, ResponseSettings, Settings, UploadSettings},
+    upload_budget::UploadBudget,
 };
 use crate::{
-    HoldAhead, Plan, Threshold, ThresholdReached,
+    DenialFormat, HoldAhead, Plan, Threshold, ThresholdReached,
     clock::{Clock, Time},
     identify::{Identify, RequestHead},
     keeper::{Keeper, Worker},
@@ -28,12 +31,16 @@ use crate::{
     metering::{FinishedRequest, Instruments, ReadAheadBudget, ReadAheadLimits, ReportHistories},
     observe,
     plan::{Classification, PlanHandle},
-    rejection::{DenialFormat, DenialStyle},
+    rejection::DenialStyle,
     threshold::{MAX_THRESHOLDS, ThresholdHook},
 };
 
 /// The most accounts that a node keeps leases of, by default.
 const MAX_ACCOUNTS: usize = 1 << 18;
+
+/// The most bytes of a request's body that are read to find out what it runs, and of all together.
+const MAX_REQUEST_BODY: usize = 8 << 20;
+const MAX_REQUEST_BODIES_TOTAL: usize = 256 << 20;
 
 /// The field in which a request names the organisation that pays, as Hugging Face's clients send
 /// it.
@@ -83,6 +90,7 @@ pub struct CreditMeterBuilder {
     bill_policy: Option<BillPolicy>,
     bill_to_header: Option<HeaderName>,
     hook: Option<ThresholdHook>,
+    format_choice: FormatChoice,
 }
 
 impl CreditMeterBuilder {
@@ -107,10 +115,16 @@ impl CreditMeterBuilder {
                 response: ResponseSettings { inference_id: true, usage_headers: false },
                 identify_timeout: Duration::from_secs(5),
                 read_ahead: ReadAheadLimits::default(),
+                uploads: UploadSettings {
+                    max_bytes: MAX_REQUEST_BODY,
+                    stall_timeout: Duration::from_secs(60),
+                },
+                upload_memory: MAX_REQUEST_BODIES_TOTAL,
             },
             bill_policy: None,
             bill_to_header: Some(BILL_TO),
             hook: None,
+            format_choice: FormatChoice::default(),
         }
     }
 
@@ -469,7 +483,8 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Sets the format of a denial's body. Default: [`DenialFormat::Problem`].
+    /// Sets the format of a denial's body, whoever asks. Default: the one that the plan's route
+    /// names or, if it names none, the one that the client reads ([`DenialFormat::of_client`]).
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
@@ -481,7 +496,68 @@ impl CreditMeterBuilder {
     /// ```
     #[must_use]
     pub fn denial_format(mut self, format: DenialFormat) -> Self {
-        self.settings.denials.format = format;
+        self.format_choice = FormatChoice::Always(format);
+        self
+    }
+
+    /// Sets the function that chooses the format of a denial's body by the request.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// use tower_credits::DenialFormat;
+    ///
+    /// let meter = builder
+    ///     .denial_format_by(|head| match head.uri.path().starts_with("/openai/") {
+    ///         true => DenialFormat::OpenAi,
+    ///         false => DenialFormat::of_client(head.headers),
+    ///     })
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn denial_format_by(
+        mut self,
+        choose: impl Fn(RequestHead<'_>) -> DenialFormat + Send + Sync + 'static,
+    ) -> Self {
+        self.format_choice = FormatChoice::By(Arc::new(choose));
+        self
+    }
+
+    /// Sets the most bytes of a request's body that [`buffer_requests`](CreditMeter::buffer_requests)
+    /// reads to find out what the request runs. A larger one is denied with 413. Default: 8 MiB.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.max_request_body(32 << 20).build()?; // recordings
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn max_request_body(mut self, bytes: usize) -> Self {
+        self.settings.uploads.max_bytes = bytes;
+        self
+    }
+
+    /// Sets the most bytes that the request bodies of this node, as far as they were read and not
+    /// handed on, take together. Beyond it, requests whose body has to be read are denied with 503.
+    /// Default: 256 MiB.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.max_request_bodies_total(1 << 30).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn max_request_bodies_total(mut self, bytes: usize) -> Self {
+        self.settings.upload_memory = bytes;
         self
     }
 
@@ -593,6 +669,10 @@ impl CreditMeterBuilder {
         if self.hook.as_ref().is_some_and(|hook| hook.thresholds.len() > MAX_THRESHOLDS) {
             return Err(ConfigError::new("thresholds", "set at most 32"));
         }
+        if self.settings.uploads.max_bytes > self.settings.upload_memory {
+            let remedy = "set at most max_request_bodies_total, or set that to more";
+            return Err(ConfigError::new("max_request_body", remedy));
+        }
         if self.settings.read_ahead.stall_timeout < shortest {
             return Err(ConfigError::new("stall_timeout", "set 1 ms or more"));
         }
@@ -616,6 +696,7 @@ impl CreditMeterBuilder {
             bill_policy,
             bill_to_header,
             hook,
+            format_choice,
         } = self;
         let keeper = Keeper::new(
             Arc::clone(&ledger),
@@ -644,6 +725,9 @@ impl CreditMeterBuilder {
             bill_to_header,
             logged_paths: Mutex::default(),
             instruments,
+            format_choice,
+            upload_memory: UploadBudget::new(settings.upload_memory),
+            long_drains: UploadBudget::new(MAX_LONG_DRAINS),
         };
         CreditMeter { inner: Arc::new(inner) }
     }

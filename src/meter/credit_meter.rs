@@ -14,7 +14,9 @@ use tokio::{runtime::Handle, time::timeout};
 
 use super::{
     bill_policy::BillPolicy,
+    denials::FormatChoice,
     settings::{Classify, Settings},
+    upload_budget::UploadBudget,
 };
 use crate::{
     Accounts, Identity, Period, Rejection,
@@ -58,6 +60,11 @@ pub(super) struct Inner {
     pub(super) bill_to_header: Option<HeaderName>,
     pub(super) logged_paths: Mutex<HashSet<String>>,
     pub(super) instruments: Instruments,
+    pub(super) format_choice: FormatChoice,
+    /// Bytes of request bodies in memory.
+    pub(super) upload_memory: Arc<UploadBudget>,
+    /// Long uploads of denied requests that are read on.
+    pub(super) long_drains: Arc<UploadBudget>,
 }
 
 impl CreditMeter {
@@ -207,9 +214,10 @@ impl CreditMeter {
         settlement
     }
 
+    /// Returns the status of denials for which this server is the reason.
     #[cfg(feature = "axum")]
-    pub(crate) fn denial_style(&self) -> crate::rejection::DenialStyle {
-        self.inner.settings.denials
+    pub(crate) fn unavailable_status(&self) -> http::StatusCode {
+        self.inner.settings.denials.unavailable
     }
 
     /// Spawns the worker if none runs: at the first request, or if its runtime has ended.

@@ -7,57 +7,82 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, Version, header::EXPECT};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::{
-    admission::{Admitted, Decided, Deciding, Decision},
+    admission::{Admitted, Decided, Decision, Known, NeedsBody},
     body::MeterBody,
+    buffered_body::{AsIs, BodyMode},
     call::{Call, add_headers},
     compute_clock::ComputeClock,
     credit_meter::CreditMeter,
     drain::Drain,
     response::respond,
+    upload::{Unread, Upload},
     usage_headers,
 };
-use crate::{BoxError, metering::End, observe};
+use crate::{
+    BoxError, Rejection, identify::RequestHead, metering::End, observe, plan::BodyProblem,
+    rejection::DenialStyle,
+};
 
 pin_project! {
     /// Future of a [`CreditService`](super::CreditService)'s response.
-    pub struct ResponseFuture<S, B>
+    pub struct ResponseFuture<S, B, M = AsIs>
     where
-        S: Service<Request<B>>,
+        M: BodyMode<B>,
+        S: Service<Request<M::Body>>,
     {
         #[pin]
-        state: State<S, B, S::Future>,
+        state: State<Waiting<S, B, M::Body>, B, S::Future>,
     }
 }
 
 pin_project! {
     #[project = StateProj]
     #[project_replace = StateOwned]
-    enum State<S, B, F> {
-        Deciding { deciding: Deciding, call: Box<(S, Request<B>, CreditMeter)> },
+    enum State<W, B, F> {
+        Deciding { deciding: Deciding, waiting: Box<W> },
+        Reading { upload: Box<Upload<B>>, needs: Box<NeedsBody>, waiting: Box<W> },
         Calling { #[pin] future: F, call: Call },
-        Denying { denying: Pin<Box<Denying<B>>> },
+        Denying { denying: Box<Denying<B>> },
         Done,
     }
 }
 
-pin_project! {
-    /// A denial that waits until its client can read it.
-    struct Denying<B> {
-        #[pin]
-        drain: Drain<B>,
-        response: Option<Response<Bytes>>,
-    }
+/// The future of a decision.
+type Deciding = Pin<Box<dyn Future<Output = Known> + Send>>;
+
+/// A call that waits for a decision.
+struct Waiting<S, B, T> {
+    service: S,
+    request: Request<RequestBody<B, T>>,
+    meter: CreditMeter,
 }
 
-impl<S, B> ResponseFuture<S, B>
+/// The body of a request that has not been handed on.
+enum RequestBody<B, T> {
+    /// As it came.
+    Unread(B),
+    /// As the service gets it.
+    Read(T),
+    /// It is read now, or what is left of it is drained.
+    Taken(Option<Pin<Box<B>>>),
+}
+
+/// A denial that waits until its client can read it.
+struct Denying<B> {
+    drain: Drain<B>,
+    response: Option<Response<Bytes>>,
+}
+
+impl<S, B, M> ResponseFuture<S, B, M>
 where
-    S: Service<Request<B>>,
+    M: BodyMode<B>,
+    S: Service<Request<M::Body>>,
     B: Body,
 {
     // Inlined, so that the request is moved once and not at each step.
@@ -69,18 +94,34 @@ where
         meter: &CreditMeter,
     ) -> Self {
         let state = match decision {
-            Decision::Later(deciding) => {
-                State::Deciding { deciding, call: Box::new((service, request, meter.clone())) }
+            Decision::Now(Known::Decided(decided)) => {
+                decided_state::<S, B, M>(decided, service, request.map(RequestBody::Unread), meter)
             }
-            Decision::Now(decided) => decided_state(decided, service, request, meter),
+            Decision::Now(Known::NeedsBody(needs)) => read_state::<S, B, M>(
+                needs,
+                Box::new(Waiting {
+                    service,
+                    request: request.map(RequestBody::Unread),
+                    meter: meter.clone(),
+                }),
+            ),
+            Decision::Later(deciding) => State::Deciding {
+                deciding,
+                waiting: Box::new(Waiting {
+                    service,
+                    request: request.map(RequestBody::Unread),
+                    meter: meter.clone(),
+                }),
+            },
         };
         Self { state }
     }
 }
 
-impl<S, B, R> Future for ResponseFuture<S, B>
+impl<S, B, M, R> Future for ResponseFuture<S, B, M>
 where
-    S: Service<Request<B>, Response = Response<R>>,
+    M: BodyMode<B>,
+    S: Service<Request<M::Body>, Response = Response<R>>,
     B: Body,
     R: Body<Data = Bytes> + Send + 'static,
     R::Error: Into<BoxError>,
@@ -92,12 +133,19 @@ where
         loop {
             match this.state.as_mut().project() {
                 StateProj::Deciding { deciding, .. } => {
-                    let decided = ready!(deciding.as_mut().poll(cx));
-                    if let StateOwned::Deciding { call, .. } =
+                    let known = ready!(deciding.as_mut().poll(cx));
+                    if let StateOwned::Deciding { waiting, .. } =
                         this.state.as_mut().project_replace(State::Done)
                     {
-                        let (service, request, meter) = *call;
-                        this.state.set(decided_state(decided, service, request, &meter));
+                        this.state.set(known_state::<S, B, M>(known, waiting));
+                    }
+                }
+                StateProj::Reading { upload, .. } => {
+                    let read = ready!(upload.poll(cx));
+                    if let StateOwned::Reading { upload, needs, waiting } =
+                        this.state.as_mut().project_replace(State::Done)
+                    {
+                        this.state.set(after_read::<S, B, M>(read, *upload, *needs, waiting));
                     }
                 }
                 StateProj::Calling { future, call } => {
@@ -122,14 +170,13 @@ where
                                     charge.billed(),
                                 );
                             }
-                            add_headers(response, call.rate.take(), call.settings)
+                            add_headers(response, None, call.settings)
                         }
                     };
                     this.state.set(State::Done);
                     return Poll::Ready(Ok(response));
                 }
                 StateProj::Denying { denying } => {
-                    let denying = denying.as_mut().project();
                     ready!(denying.drain.poll(cx));
                     let response = denying.response.take();
                     this.state.set(State::Done);
@@ -144,18 +191,113 @@ where
     }
 }
 
+/// Goes on once a decision is there.
+fn known_state<S, B, M>(
+    known: Known,
+    waiting: Box<Waiting<S, B, M::Body>>,
+) -> State<Waiting<S, B, M::Body>, B, S::Future>
+where
+    M: BodyMode<B>,
+    S: Service<Request<M::Body>>,
+    B: Body,
+{
+    match known {
+        Known::NeedsBody(needs) => read_state::<S, B, M>(needs, waiting),
+        Known::Decided(decided) => {
+            let Waiting { service, request, meter } = *waiting;
+            decided_state::<S, B, M>(decided, service, request, &meter)
+        }
+    }
+}
+
+/// Begins to read a body that says what its request runs.
+fn read_state<S, B, M>(
+    needs: Box<NeedsBody>,
+    mut waiting: Box<Waiting<S, B, M::Body>>,
+) -> State<Waiting<S, B, M::Body>, B, S::Future>
+where
+    M: BodyMode<B>,
+    S: Service<Request<M::Body>>,
+    B: Body,
+{
+    if M::READS_BODIES {
+        let body = std::mem::replace(waiting.request.body_mut(), RequestBody::Taken(None));
+        if let RequestBody::Unread(body) = body {
+            let inner = &waiting.meter.inner;
+            let headers = waiting.request.headers();
+            let upload = Upload::new(body, headers, inner.settings.uploads, &inner.upload_memory);
+            return State::Reading { upload: Box::new(upload), needs, waiting };
+        }
+        // It is read once.
+        *waiting.request.body_mut() = body;
+    }
+    let Waiting { service, request, meter } = *waiting;
+    let decided = meter.no_body(request.uri().path());
+    decided_state::<S, B, M>(decided, service, request, &meter)
+}
+
+/// Goes on with a body that was read.
+fn after_read<S, B, M>(
+    read: Result<Bytes, Unread>,
+    upload: Upload<B>,
+    needs: NeedsBody,
+    mut waiting: Box<Waiting<S, B, M::Body>>,
+) -> State<Waiting<S, B, M::Body>, B, S::Future>
+where
+    M: BodyMode<B>,
+    S: Service<Request<M::Body>>,
+    B: Body,
+{
+    let Waiting { request, meter, .. } = &mut *waiting;
+    let is_gone = read == Err(Unread::Problem(BodyProblem::Incomplete));
+    let decision = match &read {
+        Err(_) if is_gone => {
+            Decision::Now(Known::Decided(Err(needs.reject(BodyProblem::Incomplete))))
+        }
+        read => meter.decide_by_body(needs, RequestHead::from(&*request), read.as_deref()),
+    };
+    // If it is denied, the rest is read before the answer is sent. In shadow mode the service gets
+    // all of it.
+    let is_denied = matches!(decision, Decision::Now(Known::Decided(Err(_))));
+    *request.body_mut() = if is_denied {
+        RequestBody::Taken(upload.into_rest())
+    } else {
+        M::read(upload.into_body()).map_or(RequestBody::Taken(None), RequestBody::Read)
+    };
+    match decision {
+        Decision::Now(known) => known_state::<S, B, M>(known, waiting),
+        Decision::Later(deciding) => State::Deciding { deciding, waiting },
+    }
+}
+
 #[inline(always)]
-fn decided_state<S, B>(
+fn decided_state<S, B, M>(
     decided: Decided,
     mut service: S,
-    mut request: Request<B>,
+    request: Request<RequestBody<B, M::Body>>,
     meter: &CreditMeter,
-) -> State<S, B, S::Future>
+) -> State<Waiting<S, B, M::Body>, B, S::Future>
 where
-    S: Service<Request<B>>,
+    M: BodyMode<B>,
+    S: Service<Request<M::Body>>,
     B: Body,
 {
     let settings = &meter.inner.settings;
+    let admitted = match decided {
+        Ok(admitted) => admitted,
+        Err(rejection) => return denied_state(rejection, request, meter),
+    };
+    let (parts, body) = request.into_parts();
+    let body = match body {
+        RequestBody::Unread(body) => M::unread(body),
+        RequestBody::Read(body) => body,
+        // What a mode that reads no bodies has read.
+        RequestBody::Taken(rest) => {
+            let request = Request::from_parts(parts, RequestBody::Taken(rest));
+            return denied_state::<_, B, M::Body, _>(Rejection::Unclassified, request, meter);
+        }
+    };
+    let mut request = Request::from_parts(parts, body);
     let mut call = Call {
         charge: None,
         clock: None,
@@ -168,41 +310,65 @@ where
         settings: settings.response,
         rate: None,
     };
-    match decided {
+    match admitted {
         // A free request keeps its extensions as they are.
-        Ok(None) if !call.is_shadow => State::Calling { future: service.call(request), call },
-        Ok(admitted) => {
-            call.style = call.style.for_caller(request.headers());
-            match admitted {
-                Some(Admitted { charge, identity, has_begun, rate }) => {
-                    if let Some(identity) = identity {
-                        let clock = ComputeClock::new(&charge);
-                        call.clock = Some(clock.attach(&charge));
-                        request.extensions_mut().insert(clock);
-                        request.extensions_mut().insert(identity);
-                    }
-                    if !has_begun {
-                        charge.begin();
-                    }
-                    (call.charge, call.rate) = (Some(charge), rate);
-                }
-                // In shadow mode a handler that expects a clock finds one, so that it does not fail
-                // a request that nothing else denies.
-                None => drop(request.extensions_mut().insert(ComputeClock::detached())),
+        None if !call.is_shadow => {
+            return State::Calling { future: service.call(request), call };
+        }
+        Some(Admitted { charge, identity, has_begun, rate }) => {
+            call.style = meter.denial_style(RequestHead::from(&request));
+            if let Some(identity) = identity {
+                let clock = ComputeClock::new(&charge);
+                call.clock = Some(clock.attach(&charge));
+                request.extensions_mut().insert(clock);
+                request.extensions_mut().insert(identity);
             }
-            call.accepts_trailers =
-                call.has_usage_headers() && usage_headers::accepts_trailers(&request);
-            call.is_head = request.method() == Method::HEAD;
-            call.is_connect = request.method() == Method::CONNECT;
-            State::Calling { future: service.call(request), call }
+            if !has_begun {
+                charge.begin();
+            }
+            (call.charge, call.rate) = (Some(charge), rate);
         }
-        Err(rejection) => {
-            observe::denied(rejection.reason(), request.uri().path());
-            let style = call.style.for_caller(request.headers());
-            let response = add_headers(rejection.into_styled_response(style), None, call.settings);
-            // A gRPC stream may have no end before its answer, and its protocol needs none.
-            let drain = if style.grpc { Drain::nothing() } else { Drain::new(request) };
-            State::Denying { denying: Box::pin(Denying { drain, response: Some(response) }) }
-        }
+        // In shadow mode a handler that expects a clock finds one, so that it does not fail a
+        // request that nothing else denies.
+        None => drop(request.extensions_mut().insert(ComputeClock::detached())),
     }
+    call.accepts_trailers = call.has_usage_headers() && usage_headers::accepts_trailers(&request);
+    call.is_head = request.method() == Method::HEAD;
+    call.is_connect = request.method() == Method::CONNECT;
+    State::Calling { future: service.call(request), call }
+}
+
+/// Denies a request, once its client can read the answer.
+fn denied_state<W, B, T, F>(
+    rejection: Rejection,
+    request: Request<RequestBody<B, T>>,
+    meter: &CreditMeter,
+) -> State<W, B, F>
+where
+    B: Body,
+{
+    observe::denied(rejection.reason(), request.uri().path());
+    let style = meter.denial_style(RequestHead::from(&request));
+    let response =
+        add_headers(rejection.into_styled_response(style), None, meter.inner.settings.response);
+    let needs_no_drain = needs_no_drain(&request, style);
+    let rest = match request.into_body() {
+        RequestBody::Unread(body) => Some(Box::pin(body)),
+        RequestBody::Taken(rest) => rest,
+        RequestBody::Read(_) => None,
+    };
+    let drain = Drain::new(rest.filter(|_| !needs_no_drain), &meter.inner.long_drains);
+    State::Denying { denying: Box::new(Denying { drain, response: Some(response) }) }
+}
+
+/// `true` if the client reads the answer while it sends.
+fn needs_no_drain<B>(request: &Request<B>, style: DenialStyle) -> bool {
+    // A client that expects 100-continue reads the answer first, unless its body is polled.
+    let expects_continue = request
+        .headers()
+        .get(EXPECT)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    // A gRPC stream may have no end before its answer, and on HTTP/2 its protocol needs none. What
+    // gRPC-Web sends over HTTP/1.1 has one, and the connection would be closed.
+    expects_continue || (style.grpc && request.version() >= Version::HTTP_2)
 }

@@ -38,6 +38,7 @@
 mod admission;
 mod bill_policy;
 mod body;
+mod buffered_body;
 mod builder;
 mod call;
 mod charge;
@@ -46,6 +47,7 @@ mod context_cache;
 mod credit_meter;
 mod cut_off;
 mod cut_off_watch;
+mod denials;
 mod drain;
 mod future;
 mod head;
@@ -54,16 +56,19 @@ mod queue;
 mod response;
 mod service;
 mod settings;
+mod upload;
+mod upload_budget;
 mod usage_headers;
 
 pub use self::{
     body::MeterBody,
+    buffered_body::{AsIs, BodyMode, Buffered, BufferedBody},
     builder::{ConfigError, CreditMeterBuilder, CreditWorker},
     compute_clock::{ComputeClock, ComputeTime},
     credit_meter::CreditMeter,
     cut_off::{CutOff, Stalled},
     future::ResponseFuture,
-    service::CreditService,
+    service::{BufferRequests, CreditService},
 };
 pub use crate::{
     keeper::{Settlement, Unsettled},

@@ -22,6 +22,16 @@ pub(super) struct Settings {
     pub(super) response: ResponseSettings,
     pub(super) identify_timeout: Duration,
     pub(super) read_ahead: ReadAheadLimits,
+    pub(super) uploads: UploadSettings,
+    /// The most bytes of request bodies in memory.
+    pub(super) upload_memory: usize,
+}
+
+/// The bounds of a request body that is read before the service is called.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct UploadSettings {
+    pub(super) max_bytes: usize,
+    pub(super) stall_timeout: Duration,
 }
 
 /// The settings by which the layer adds to responses.

@@ -12,11 +12,19 @@ use super::{
     DuringOutage, Midway, Plan, RequestCap, RequestQuota, Route, Tier, WhenUsedUp,
     draft::{Draft, Field, Language, Problem},
 };
-use crate::{Credits, Name, NameError, Price};
+use crate::{Credits, DenialFormat, Name, NameError, Price};
 
 /// Forms of a route, for error messages.
-const ROUTE_REMEDY: &str = "write \"free\", \"refuse\", { model = \"<name>\" } or \
-     { hardware = \"<name>\" }, with feature = \"<name>\" if it is not `api`";
+const ROUTE_REMEDY: &str = "write \"free\", \"authenticated\", \"refuse\", \
+     { model = \"<name>\" } or { hardware = \"<name>\" }, with feature = \"<name>\" if it is not \
+     `api`";
+
+/// The names of the formats of denials.
+const DENIAL_FORMATS: [(&str, DenialFormat); 3] = [
+    ("problem", DenialFormat::Problem),
+    ("hugging-face", DenialFormat::HuggingFace),
+    ("openai", DenialFormat::OpenAi),
+];
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -165,12 +173,14 @@ fn route(pattern: &Spanned<String>, value: &Spanned<Value>) -> Result<Route, Wro
     let refused = |reason: String| wrong(value.span(), reason);
     let table = match value.as_ref() {
         Value::String(word) if word == "free" => return Ok(Route::free()),
+        Value::String(word) if word == "authenticated" => return Ok(Route::authenticated()),
         Value::String(word) if word == "refuse" => return Ok(Route::refuse()),
         Value::Table(table) => table,
         other => return Err(refused(format!("{entry}: {other} is not a route: {ROUTE_REMEDY}"))),
     };
-    if let Some(unknown) =
-        table.keys().find(|key| !["model", "hardware", "feature"].contains(&key.as_str()))
+    if let Some(unknown) = table
+        .keys()
+        .find(|key| !["model", "hardware", "feature", "denials"].contains(&key.as_str()))
     {
         return Err(refused(format!("{entry}: unknown key `{unknown}`: {ROUTE_REMEDY}")));
     }
@@ -194,6 +204,19 @@ fn route(pattern: &Spanned<String>, value: &Spanned<Value>) -> Result<Route, Wro
         (None, None) => {
             return Err(refused(format!("{entry} has no model and no hardware: {ROUTE_REMEDY}")));
         }
+    };
+    let route = match text("denials")? {
+        Some(word) => {
+            let format = DENIAL_FORMATS.iter().find(|(name, _)| *name == word);
+            let (_, format) = format.ok_or_else(|| {
+                refused(format!(
+                    "{entry}, denials: {word:?} is not a format: write \"openai\", \
+                     \"hugging-face\" or \"problem\""
+                ))
+            })?;
+            route.denials(*format)
+        }
+        None => route,
     };
     Ok(match text("feature")? {
         Some(feature) => route.feature(parsed("feature", feature)?),

@@ -82,13 +82,15 @@ impl Draft {
 
     pub(super) fn add_route(&mut self, pattern: &str, route: Route) -> Result<(), Problem> {
         pattern::check(pattern).map_err(|error| self.bad_pattern(pattern, &error))?;
+        let denials = route.denials;
         let target = self.target(pattern, route)?;
-        self.routes.add(pattern, target).map_err(|error| self.bad_pattern(pattern, &error))
+        self.routes.add(pattern, target, denials).map_err(|error| self.bad_pattern(pattern, &error))
     }
 
     pub(super) fn set_otherwise(&mut self, route: Route) -> Result<(), Problem> {
+        let denials = route.denials;
         let target = self.target("otherwise", route)?;
-        self.routes.set_otherwise(target);
+        self.routes.set_otherwise(target, denials);
         Ok(())
     }
 
@@ -134,7 +136,7 @@ impl Draft {
         let entry = format!("route `{pattern}`");
         let problem = |reason| Problem { field: Field::RouteTarget, reason };
         let feature = match (&route.kind, route.feature) {
-            (RouteKind::Free | RouteKind::Refuse, Some(feature)) => {
+            (RouteKind::Free | RouteKind::Authenticated | RouteKind::Refuse, Some(feature)) => {
                 return Err(problem(format!(
                     "{entry}: feature `{feature}` is set, and the route is not metered: leave the \
                      feature out"
@@ -150,6 +152,7 @@ impl Draft {
         };
         match route.kind {
             RouteKind::Free => Ok(Target::Free),
+            RouteKind::Authenticated => Ok(Target::Authenticated),
             RouteKind::Refuse => Ok(Target::Refuse),
             RouteKind::Hardware(hardware) => {
                 self.check_hardware(&hardware, &entry, Field::RouteTarget)?;

@@ -41,6 +41,7 @@
 //! # Ok::<(), tower_credits::plan::PlanError>(())
 //! ```
 
+mod body_template;
 mod builder;
 mod catalog;
 mod document;
@@ -52,6 +53,7 @@ mod normalization;
 mod pattern;
 mod policy;
 mod precomputed;
+mod query;
 mod route;
 mod routes;
 mod template;
@@ -67,7 +69,7 @@ pub use self::{
     handle::PlanHandle,
     policy::Plan,
     route::Route,
-    routes::Classification,
+    routes::{Classification, ModelInBody},
     tier::{DuringOutage, Midway, RequestCap, RequestQuota, Tier, WhenUsedUp},
 };
-pub use crate::names::TierName;
+pub use crate::{body_fields::BodyProblem, names::TierName};

@@ -14,10 +14,13 @@ use super::{
     TierName,
     catalog::{Catalog, Workload},
     precomputed::PrecomputedPaths,
-    routes::{Classification, Routes},
+    routes::{Classification, ModelInBody, Routes},
     tier::Tier,
 };
-use crate::Name;
+use crate::{
+    DenialFormat, Name,
+    body_fields::{self, BodyProblem},
+};
 
 /// Hardware prices, models, routes and tiers. A plan is valid once it exists.
 ///
@@ -29,6 +32,7 @@ pub struct Plan {
     /// Differs from the number of every other plan that this process built.
     number: u64,
     catalog: Catalog,
+    models: Arc<[Name]>,
     tiers: HashMap<TierName, Arc<Tier>>,
     routes: Routes,
     precomputed: PrecomputedPaths,
@@ -44,7 +48,10 @@ impl Plan {
     ) -> Self {
         static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
         catalog.index_workloads(routes.features());
+        let mut models: Vec<_> = catalog.models().cloned().collect();
+        models.sort();
         Self {
+            models: models.into(),
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             precomputed: PrecomputedPaths::new(&catalog, &routes),
             catalog,
@@ -64,17 +71,75 @@ impl Plan {
         self.catalog.workload(model, feature)
     }
 
-    /// Classifies a request by its path and header fields.
-    pub fn classify(&self, path: &str, headers: &HeaderMap) -> Classification {
-        self.precomputed
-            .get(path)
-            .unwrap_or_else(|| self.routes.classify(&self.catalog, path, headers))
+    /// Classifies a request by its target, which is a path and its query, if it has one, and by its
+    /// header fields.
+    ///
+    /// ```
+    /// use tower_credits::{Plan, plan::Classification};
+    ///
+    /// # fn example(plan: Plan) {
+    /// if let Classification::Workload(workload) = plan.classify("/models/rnnoise", &Default::default()) {
+    ///     println!("{} on {}, {} a second", workload.model, workload.hardware, workload.price.a_second());
+    /// }
+    /// # }
+    /// ```
+    pub fn classify(&self, target: &str, headers: &HeaderMap) -> Classification {
+        match target.split_once('?') {
+            Some((path, query)) => self.classify_parts(path, Some(query), headers),
+            None => self.classify_parts(target, None, headers),
+        }
     }
 
-    /// Explains to the operator why a path is [unknown](Classification::Unknown), and what to add
-    /// to the plan.
-    pub(crate) fn explain_unknown(&self, path: &str, headers: &HeaderMap) -> String {
-        self.routes.explain_unknown(&self.catalog, path, headers)
+    /// Classifies a request by the path and the query of its target, and by its header fields.
+    pub(crate) fn classify_parts(
+        &self,
+        path: &str,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> Classification {
+        self.precomputed
+            .get(path)
+            .unwrap_or_else(|| self.routes.classify(&self.catalog, path, query, headers))
+    }
+
+    /// Classifies a request whose body says what it runs, by that body.
+    ///
+    /// # Errors
+    ///
+    /// [`BodyProblem`] if the body does not say it in one way only.
+    pub(crate) fn classify_body(
+        &self,
+        model: &ModelInBody,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Classification, BodyProblem> {
+        let values = body_fields::read(headers, body, &model.fields())?;
+        let name = model.fill(&values);
+        let workload = self.catalog.workload(&name, model.feature());
+        Ok(workload.map_or_else(
+            || Classification::UnknownModel(Some(name.into())),
+            Classification::Workload,
+        ))
+    }
+
+    /// Explains to the operator why a path or its model is unknown, and what to add to the plan.
+    pub(crate) fn explain_unknown(
+        &self,
+        path: &str,
+        query: Option<&str>,
+        headers: &HeaderMap,
+    ) -> String {
+        self.routes.explain_unknown(&self.catalog, path, query, headers)
+    }
+
+    /// Returns the format of denials that the route of a path has.
+    pub(crate) fn denial_format(&self, path: &str) -> Option<DenialFormat> {
+        self.routes.denial_format(path)
+    }
+
+    /// Returns the models of the plan, in the order of their names.
+    pub fn models(&self) -> &Arc<[Name]> {
+        &self.models
     }
 
     /// Returns the same workload, used through another feature.

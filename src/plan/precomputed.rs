@@ -22,10 +22,10 @@ pub(super) struct PrecomputedPaths(HashMap<Box<str>, Classification, foldhash::f
 impl PrecomputedPaths {
     pub(super) fn new(catalog: &Catalog, routes: &Routes) -> Self {
         let paths = routes.patterns().flat_map(|pattern| paths(catalog, pattern));
-        // A path whose model is named by a header field is unknown without that field.
+        // A path whose model is named elsewhere in the head is unknown without that.
         let classified = paths.take(MAX_PRECOMPUTED_PATHS).filter_map(|path| {
-            match routes.classify(catalog, &path, &HeaderMap::new()) {
-                Classification::Unknown => None,
+            match routes.classify(catalog, &path, None, &HeaderMap::new()) {
+                Classification::Unknown | Classification::UnknownModel(_) => None,
                 found => Some((path.into(), found)),
             }
         });

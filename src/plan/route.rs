@@ -1,6 +1,6 @@
 //! Routes as they are written: which model or hardware the requests to a path pay for.
 
-use crate::Name;
+use crate::{DenialFormat, Name};
 
 /// Meaning of the requests to a path: free, refused, or metered as a model or as hardware.
 ///
@@ -18,11 +18,13 @@ use crate::Name;
 pub struct Route {
     pub(super) kind: RouteKind,
     pub(super) feature: Option<Name>,
+    pub(super) denials: Option<DenialFormat>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum RouteKind {
     Free,
+    Authenticated,
     Refuse,
     /// A [`Template`](super::template::Template), not parsed yet.
     Model(String),
@@ -35,6 +37,12 @@ impl Route {
         Self::new(RouteKind::Free)
     }
 
+    /// Returns a route whose requests reach the service without metering, if their callers have
+    /// valid credentials: a list of models, for example.
+    pub const fn authenticated() -> Self {
+        Self::new(RouteKind::Authenticated)
+    }
+
     /// Returns a route whose requests are denied with 404, or with 401 if the caller has no valid
     /// credentials.
     pub const fn refuse() -> Self {
@@ -43,9 +51,13 @@ impl Route {
 
     /// Returns a route whose requests run this model of the plan.
     ///
-    /// The model is a name, or a template: `{name}` stands for a part of the path, and
-    /// `{header:x-model}` for a header field of the request or for gRPC metadata. A request whose
-    /// model is not in the plan is denied with 404.
+    /// The model is a name, or a template: `{name}` stands for a part of the path,
+    /// `{header:x-model}` for a header field of the request or for gRPC metadata, `{query:model}`
+    /// for a part of the query, and `{body:model}` for a field of a JSON or multipart body. A
+    /// request whose model is not in the plan is denied with 404.
+    ///
+    /// The layer reads bodies only where a route asks for it and
+    /// [`CreditMeter::buffer_requests`](crate::CreditMeter::buffer_requests) made it.
     pub fn model(template: impl Into<String>) -> Self {
         Self::new(RouteKind::Model(template.into()))
     }
@@ -66,7 +78,15 @@ impl Route {
         self
     }
 
+    /// Sets the format of denials on this route, whatever client asks. Default: the one that the
+    /// client reads ([`DenialFormat::of_client`]).
+    #[must_use]
+    pub const fn denials(mut self, format: DenialFormat) -> Self {
+        self.denials = Some(format);
+        self
+    }
+
     const fn new(kind: RouteKind) -> Self {
-        Self { kind, feature: None }
+        Self { kind, feature: None, denials: None }
     }
 }

@@ -6,12 +6,13 @@ use http::HeaderMap;
 use matchit::Router;
 
 use super::{
+    body_template::BodyTemplate,
     catalog::{Catalog, Workload},
     normalization::{Normalization, fold_case_and_end_slash},
     pattern::{self, PatternError},
-    template::Template,
+    template::{Filled, Source, Template},
 };
-use crate::Name;
+use crate::{DenialFormat, Name};
 
 /// The model on the bill of what runs on a route to hardware.
 const UNLISTED_MODEL: &str = "unlisted";
@@ -24,8 +25,22 @@ pub enum Classification {
     Workload(Arc<Workload>),
     /// The request is not metered.
     Free,
-    /// The plan refuses the path, does not have it, or does not have its model.
+    /// The request is not metered either, and only callers with valid credentials may make it.
+    Authenticated,
+    /// The request's body says what it runs.
+    InBody(Arc<ModelInBody>),
+    /// The plan does not have the model, or the request does not name one that can be read.
+    UnknownModel(Option<Arc<str>>),
+    /// The plan refuses the path, or does not have it.
     Unknown,
+}
+
+/// A model that is named in the body of its request. [`Plan::classify_body`](super::Plan) goes on
+/// when the body is there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelInBody {
+    template: BodyTemplate,
+    feature: Name,
 }
 
 /// The plan's routes, in axum's path patterns.
@@ -37,6 +52,7 @@ pub(super) struct Routes {
     /// Index into `routes` by path, without regard to case and to a slash at the end.
     by_folded_path: Router<usize>,
     otherwise: Target,
+    otherwise_denials: Option<DenialFormat>,
     free_preflights: bool,
 }
 
@@ -44,12 +60,14 @@ pub(super) struct Routes {
 struct ListedRoute {
     pattern: String,
     target: Target,
+    denials: Option<DenialFormat>,
 }
 
 /// Target of a route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     Free,
+    Authenticated,
     Refuse,
     Model { model: Template, feature: Name },
     Hardware { hardware: Name, feature: Name },
@@ -74,12 +92,18 @@ impl Routes {
             by_path: Router::new(),
             by_folded_path: Router::new(),
             otherwise: Target::Refuse,
+            otherwise_denials: None,
             free_preflights: false,
         }
     }
 
     /// Adds a route.
-    pub(super) fn add(&mut self, pattern: &str, target: Target) -> Result<(), PatternError> {
+    pub(super) fn add(
+        &mut self,
+        pattern: &str,
+        target: Target,
+        denials: Option<DenialFormat>,
+    ) -> Result<(), PatternError> {
         let index = self.routes.len();
         self.by_path.insert(pattern, index)?;
         // Of two routes that differ in case alone, the one that is not free counts.
@@ -89,13 +113,13 @@ impl Routes {
         {
             *other.value = index;
         }
-        self.routes.push(ListedRoute { pattern: pattern.to_owned(), target });
+        self.routes.push(ListedRoute { pattern: pattern.to_owned(), target, denials });
         Ok(())
     }
 
     /// Sets what the paths lead to that no route has.
-    pub(super) fn set_otherwise(&mut self, target: Target) {
-        self.otherwise = target;
+    pub(super) fn set_otherwise(&mut self, target: Target, denials: Option<DenialFormat>) {
+        (self.otherwise, self.otherwise_denials) = (target, denials);
     }
 
     /// Lets browsers' preflights pass without credentials, or not.
@@ -120,7 +144,7 @@ impl Routes {
     pub(super) fn features(&self) -> BTreeSet<Name> {
         let feature = |target: &Target| match target {
             Target::Model { feature, .. } => Some(feature.clone()),
-            Target::Free | Target::Refuse | Target::Hardware { .. } => None,
+            Target::Free | Target::Authenticated | Target::Refuse | Target::Hardware { .. } => None,
         };
         let listed = self.routes.iter().map(|route| &route.target);
         listed.chain([&self.otherwise]).filter_map(feature).collect()
@@ -130,9 +154,21 @@ impl Routes {
         &self,
         catalog: &Catalog,
         path: &str,
+        query: Option<&str>,
         headers: &HeaderMap,
     ) -> Classification {
-        self.try_classify(catalog, path, headers).unwrap_or(Classification::Unknown)
+        match self.try_classify(catalog, path, query, headers) {
+            Ok(found) => found,
+            Err(Unlisted::Model { model, .. }) => {
+                Classification::UnknownModel(model.map(Into::into))
+            }
+            Err(Unlisted::Route | Unlisted::Ambiguous(_)) => Classification::Unknown,
+        }
+    }
+
+    /// Returns the format of denials that the route of a path has.
+    pub(super) fn denial_format(&self, path: &str) -> Option<DenialFormat> {
+        self.route(path).map_or(self.otherwise_denials, |route| route.denials)
     }
 
     /// Classifies a path if it leads to the same however a service reads it.
@@ -140,6 +176,7 @@ impl Routes {
         &self,
         catalog: &Catalog,
         path: &str,
+        query: Option<&str>,
         headers: &HeaderMap,
     ) -> Result<Classification, Unlisted<'_>> {
         let readings = match Normalization::of(path) {
@@ -149,18 +186,26 @@ impl Routes {
             Normalization::Canonical => Vec::new(),
             Normalization::Ambiguous(readings) => readings,
         };
-        let found = self.classify_as_written(catalog, path, headers)?;
+        let found = self.classify_as_written(catalog, path, query, headers)?;
         for reading in &readings {
-            let is_other = match (&found, self.classify_as_written(catalog, reading, headers)) {
+            let other = self.classify_as_written(catalog, reading, query, headers);
+            let is_other = match (&found, other) {
+                // Only a route that refuses counts, not `otherwise`.
+                (_, Err(Unlisted::Route)) => self.route(reading).is_some(),
                 (Classification::Workload(one), Ok(Classification::Workload(other))) => {
                     *one != other
                 }
+                (Classification::InBody(one), Ok(Classification::InBody(other))) => *one != other,
                 (
-                    Classification::Free,
-                    Ok(Classification::Workload(_)) | Err(Unlisted::Model { .. }),
+                    Classification::Workload(_) | Classification::InBody(_),
+                    Ok(Classification::Workload(_) | Classification::InBody(_)),
                 ) => true,
-                // Only a route that refuses counts, not `otherwise`.
-                (_, Err(Unlisted::Route)) => self.route(reading).is_some(),
+                (
+                    Classification::Free | Classification::Authenticated,
+                    Ok(Classification::Workload(_) | Classification::InBody(_))
+                    | Err(Unlisted::Model { .. }),
+                )
+                | (Classification::Free, Ok(Classification::Authenticated)) => true,
                 _ => false,
             };
             if is_other {
@@ -179,6 +224,7 @@ impl Routes {
         &self,
         catalog: &Catalog,
         path: &str,
+        query: Option<&str>,
         headers: &HeaderMap,
     ) -> Result<Classification, Unlisted<'_>> {
         let matched = self
@@ -192,15 +238,22 @@ impl Routes {
         };
         match target {
             Target::Free => Ok(Classification::Free),
+            Target::Authenticated => Ok(Classification::Authenticated),
             Target::Refuse => Err(Unlisted::Route),
             Target::Hardware { hardware, feature } => {
                 let workload = catalog.on_hardware(&Name::known(UNLISTED_MODEL), hardware, feature);
                 workload.map(Classification::Workload).ok_or(Unlisted::Route)
             }
             Target::Model { model, feature } => {
-                let name = model
-                    .fill(parameters, headers)
-                    .ok_or(Unlisted::Model { pattern, model: None })?;
+                let source = Source { parameters, query, headers };
+                let name = match model.fill(source) {
+                    Filled::Model(name) => name,
+                    Filled::InBody(template) => {
+                        let model = ModelInBody { template, feature: feature.clone() };
+                        return Ok(Classification::InBody(Arc::new(model)));
+                    }
+                    Filled::Missing => return Err(Unlisted::Model { pattern, model: None }),
+                };
                 let workload = catalog.workload(&name, feature);
                 workload
                     .map(Classification::Workload)
@@ -234,9 +287,10 @@ impl Routes {
         &self,
         catalog: &Catalog,
         path: &str,
+        query: Option<&str>,
         headers: &HeaderMap,
     ) -> String {
-        match self.try_classify(catalog, path, headers) {
+        match self.try_classify(catalog, path, query, headers) {
             Ok(_) | Err(Unlisted::Route) => format!(
                 "the plan has no route for this path; under [routes], \
                  {path:?} = {{ model = \"<name>\" }} meters it, and {path:?} = \"free\" lets it \
@@ -247,8 +301,8 @@ impl Routes {
                  [models.{model:?}] with hardware = \"<name>\" adds it"
             ),
             Err(Unlisted::Model { pattern, model: None }) => format!(
-                "route {pattern:?} takes its model from the path or from a header field, and this \
-                 request does not name a model there that can be read"
+                "route {pattern:?} takes its model from the path, the query or a header field, and \
+                 this request does not name a model there that can be read in one way only"
             ),
             Err(Unlisted::Ambiguous(Some(pattern))) => format!(
                 "a service that decodes, resolves or case-folds the path may take it for the \
@@ -258,6 +312,23 @@ impl Routes {
                  which leave its route: send it without escapes, dots and empty parts"
                 .to_owned(),
         }
+    }
+}
+
+impl ModelInBody {
+    /// Returns the names of the body's fields, in the order in which [`fill`](Self::fill) takes
+    /// their values.
+    pub(crate) fn fields(&self) -> Vec<&str> {
+        self.template.fields().collect()
+    }
+
+    /// Returns the name of the model.
+    pub(crate) fn fill(&self, values: &[String]) -> String {
+        self.template.fill(values)
+    }
+
+    pub(crate) const fn feature(&self) -> &Name {
+        &self.feature
     }
 }
 

@@ -6,8 +6,10 @@ use http::{HeaderMap, HeaderName};
 use matchit::Params;
 use percent_encoding::percent_decode_str;
 
-/// A model's name, or one with parts from the path, `{org}/{name}`, or from a header field,
-/// `{header:x-model}`.
+use super::{body_template::BodyTemplate, query};
+
+/// A model's name, or one with parts from the path, `{org}/{name}`, from a header field,
+/// `{header:x-model}`, from the query, `{query:model}`, or from the body, `{body:model}`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Template(Vec<Part>);
 
@@ -16,6 +18,27 @@ enum Part {
     Text(String),
     Parameter(String),
     Header(HeaderName),
+    Query(String),
+    Body(String),
+}
+
+/// The parts of a request that a template can be filled from.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a> {
+    pub(super) parameters: Option<&'a Params<'a, 'a>>,
+    pub(super) query: Option<&'a str>,
+    pub(super) headers: &'a HeaderMap,
+}
+
+/// A template that a request's head has filled.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Filled {
+    /// The model's name.
+    Model(String),
+    /// The rest is in the body.
+    InBody(BodyTemplate),
+    /// The request lacks a part, or has one that cannot be read in one way only.
+    Missing,
 }
 
 /// Reason why a text is not a template.
@@ -28,8 +51,9 @@ pub(super) enum TemplateError {
     #[error("`{{}}` names nothing: write `{{name}}` for a part of the path")]
     Unnamed,
     #[error(
-        "`{{{0}}}` is unknown: write `{{name}}` for a part of the path, or `{{header:x-model}}` \
-         for a header field"
+        "`{{{0}}}` is unknown: write `{{name}}` for a part of the path, `{{header:x-model}}` for a \
+         header field, `{{query:model}}` for a part of the query, or `{{body:model}}` for a field \
+         of the body"
     )]
     Source(String),
     #[error("`{0}` is no header field's name: write one like `{{header:x-model}}`")]
@@ -61,27 +85,45 @@ impl Template {
     pub(super) fn parameters(&self) -> impl Iterator<Item = &str> {
         self.0.iter().filter_map(|part| match part {
             Part::Parameter(name) => Some(name.as_str()),
-            Part::Text(_) | Part::Header(_) => None,
+            Part::Text(_) | Part::Header(_) | Part::Query(_) | Part::Body(_) => None,
         })
     }
 
-    /// Returns the model's name for a request. `None` if the request lacks a part of it, or has one
-    /// that is not UTF-8.
-    pub(super) fn fill(
-        &self,
-        parameters: Option<&Params<'_, '_>>,
-        headers: &HeaderMap,
-    ) -> Option<String> {
-        self.0
-            .iter()
-            .map(|part| match part {
-                Part::Text(text) => Some(Cow::Borrowed(text.as_str())),
-                Part::Parameter(name) => {
-                    percent_decode_str(parameters?.get(name)?).decode_utf8().ok()
-                }
-                Part::Header(name) => single_value(headers, name).map(Cow::Borrowed),
-            })
-            .collect()
+    /// Fills the template from a request's head.
+    pub(super) fn fill(&self, source: Source<'_>) -> Filled {
+        if self.0.iter().any(|part| matches!(part, Part::Body(_))) {
+            return self.begin(source).map_or(Filled::Missing, Filled::InBody);
+        }
+        let name = self.0.iter().map(|part| part.value(source)).collect::<Option<String>>();
+        name.map_or(Filled::Missing, Filled::Model)
+    }
+
+    /// Fills all parts but those of the body.
+    fn begin(&self, source: Source<'_>) -> Option<BodyTemplate> {
+        let mut template = BodyTemplate::default();
+        for part in &self.0 {
+            match part {
+                Part::Body(field) => template.push_field(field),
+                part => template.push_text(&part.value(source)?),
+            }
+        }
+        Some(template)
+    }
+}
+
+impl Part {
+    /// Returns the value of a part that the head has. `None` if the request lacks it, or has it in
+    /// a way that can be read differently.
+    fn value<'a>(&'a self, source: Source<'a>) -> Option<Cow<'a, str>> {
+        match self {
+            Self::Text(text) => Some(Cow::Borrowed(text)),
+            Self::Parameter(name) => {
+                percent_decode_str(source.parameters?.get(name)?).decode_utf8().ok()
+            }
+            Self::Header(name) => single_value(source.headers, name).map(Cow::Borrowed),
+            Self::Query(name) => query::value(source.query?, name).map(Cow::Owned),
+            Self::Body(_) => None,
+        }
     }
 }
 
@@ -108,10 +150,18 @@ fn placeholder(name: &str) -> Result<Part, TemplateError> {
         Some(("header", field)) => {
             field.parse().map(Part::Header).map_err(|_| TemplateError::Header(field.to_owned()))
         }
+        Some(("query", part)) if is_field_name(part) => Ok(Part::Query(part.to_owned())),
+        Some(("body", field)) if is_field_name(field) => Ok(Part::Body(field.to_owned())),
         Some(_) => Err(TemplateError::Source(name.to_owned())),
         None if name.is_empty() => Err(TemplateError::Unnamed),
         None => Ok(Part::Parameter(name.to_owned())),
     }
+}
+
+/// `true` for names that all parsers write in one way.
+fn is_field_name(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
 
 #[cfg(test)]
@@ -127,7 +177,9 @@ mod tests {
             ("a}b{model}", TemplateError::Unbalanced),
             ("{model}}", TemplateError::Unbalanced),
             ("{}", TemplateError::Unnamed),
-            ("{query:model}", TemplateError::Source("query:model".to_owned())),
+            ("{cookie:model}", TemplateError::Source("cookie:model".to_owned())),
+            ("{body:}", TemplateError::Source("body:".to_owned())),
+            ("{body:a.b}", TemplateError::Source("body:a.b".to_owned())),
             ("{:model}", TemplateError::Source(":model".to_owned())),
             ("{header:}", TemplateError::Header(String::new())),
             ("{header:x y}", TemplateError::Header("x y".to_owned())),

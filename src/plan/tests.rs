@@ -3,7 +3,7 @@ use std::{num::NonZeroU32, time::Duration};
 use http::{HeaderMap, HeaderValue};
 
 use super::*;
-use crate::{Credits, Price};
+use crate::{Credits, DenialFormat, Price};
 
 const GOOD: &str = r#"
 [hardware.gpu-small]
@@ -109,7 +109,7 @@ fn routes_lead_to_models() {
     assert_eq!(model("/hub/acme/whisper"), "acme/whisper gpu-small widget");
     assert_eq!(model("/denoise.v1.Denoise/Stream"), "rnnoise gpu-small api");
     assert_eq!(model("/health"), "Free");
-    assert_eq!(model("/models/unheard-of"), "Unknown");
+    assert_eq!(model("/models/unheard-of"), "UnknownModel(Some(\"unheard-of\"))");
     assert_eq!(model("/models/%FF"), "Unknown");
     assert_eq!(model("/elsewhere"), "Unknown");
     // A route that takes whatever follows takes no dots, which the service behind may resolve.
@@ -145,9 +145,35 @@ fn routes_lead_to_models() {
     };
     assert!(matches!(by_header(&[b"whisper"]), Classification::Workload(workload)
             if workload.model.as_str() == "acme/whisper"));
-    for values in [&[] as &[&'static [u8]], &[b"unheard-of"], &[b"whisper", b"whisper"], &[b"\xff"]]
-    {
-        assert_eq!(by_header(values), Classification::Unknown, "{values:?}");
+    let unheard_of = Some("acme/unheard-of".into());
+    assert_eq!(by_header(&[b"unheard-of"]), Classification::UnknownModel(unheard_of));
+    for values in [&[] as &[&'static [u8]], &[b"whisper", b"whisper"], &[b"\xff"]] {
+        assert_eq!(by_header(values), Classification::UnknownModel(None), "{values:?}");
+    }
+
+    let elsewhere = GOOD.replace(
+        "[routes]",
+        "[routes]\n\"/v1/query\" = { model = \"{cookie:model}\" }\n\
+         \"/v1/body\" = { model = \"acme/{body:model}\", denials = \"openai\" }\n\
+         \"/v1/models\" = \"authenticated\"",
+    );
+    let plan = Plan::from_toml(&elsewhere).unwrap();
+    let classify = |target: &str| plan.classify(target, &HeaderMap::new());
+    assert!(matches!(classify("/v1/query?a=b&model=rnnoise"), Classification::Workload(_)));
+    assert!(matches!(classify("/v1/query"), Classification::UnknownModel(None)));
+    assert!(matches!(classify("/v1/query?model=a&model=b"), Classification::UnknownModel(None)));
+    assert_eq!(classify("/v1/models"), Classification::Authenticated);
+    let Classification::InBody(model) = classify("/v1/body?model=rnnoise") else { panic!() };
+    let by_body = |body: &str| plan.classify_body(&model, &HeaderMap::new(), body.as_bytes());
+    assert!(matches!(by_body(r#"{"model":"whisper"}"#), Ok(Classification::Workload(_))));
+    let unheard_of = Some("acme/rnnoise".into());
+    assert_eq!(by_body(r#"{"model":"rnnoise"}"#), Ok(Classification::UnknownModel(unheard_of)));
+    assert_eq!(by_body("{}"), Err(BodyProblem::Missing("model".to_owned())));
+    assert_eq!(plan.denial_format("/v1/body"), Some(DenialFormat::OpenAi));
+    assert_eq!(plan.denial_format("/v1/query"), None);
+    // A path that another reading makes the body's is neither free nor another model's.
+    for path in ["/v1//body", "/V1/body", "/v1/%62ody", "/v1/models;x/../body", "/v1/MODELS/"] {
+        assert_eq!(classify(path), Classification::Unknown, "{path}");
     }
 
     let priced = Plan::from_toml(
@@ -174,11 +200,11 @@ fn what_nearly_is_a_metered_route_is_not_free() {
         "/models/rnnoise/",
         "/%6dodels/rnnoise",
         "/models;x/rnnoise",
-        "/models/none",
         "/Health/../models/x",
     ] {
         assert_eq!(classify(path), Classification::Unknown, "{path}");
     }
+    assert_eq!(classify("/models/none"), Classification::UnknownModel(Some("none".into())));
     for path in [
         "/files/models/rnnoise",
         "/files/a%2Fb",
@@ -225,7 +251,7 @@ fn what_nearly_is_a_metered_route_is_not_free() {
             "{path}"
         );
     }
-    let explain = |path: &str| plan.explain_unknown(path, &HeaderMap::new());
+    let explain = |path: &str| plan.explain_unknown(path, None, &HeaderMap::new());
     assert!(
         explain("/models/none").contains("[models.\"none\"]")
             && !explain("/models/none").contains("free"),
@@ -239,7 +265,7 @@ fn what_nearly_is_a_metered_route_is_not_free() {
     assert!(
         Plan::from_toml(GOOD)
             .unwrap()
-            .explain_unknown("/elsewhere", &HeaderMap::new())
+            .explain_unknown("/elsewhere", None, &HeaderMap::new())
             .contains("\"/elsewhere\" = \"free\"")
     );
 }
@@ -306,7 +332,7 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
             "{ model = \"{model}\" }",
             "{ model = \"{query:model}\" }",
             12,
-            "`{query:model}` is unknown: write `{name}` for a part of the path",
+            "`{cookie:model}` is unknown: write `{name}` for a part of the path",
         ),
         (
             "{ model = \"{model}\" }",
@@ -527,8 +553,8 @@ fn a_plan_built_in_code_is_the_plan_of_the_file() {
         let headers = HeaderMap::new();
         assert_eq!(built.classify(path, &headers), read.classify(path, &headers), "{path}");
         assert_eq!(
-            built.explain_unknown(path, &headers),
-            read.explain_unknown(path, &headers),
+            built.explain_unknown(path, None, &headers),
+            read.explain_unknown(path, None, &headers),
             "{path}"
         );
     }

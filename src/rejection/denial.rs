@@ -5,8 +5,16 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use ::http::StatusCode;
 
 use crate::{
-    Credits, Period, keeper::AdmissionError, ledger::Standing, limit::RateState, plan::RequestQuota,
+    Credits, Name, Period,
+    keeper::AdmissionError,
+    ledger::Standing,
+    limit::RateState,
+    plan::{BodyProblem, RequestQuota},
 };
+
+/// The longest wait after which clients should retry by themselves. Some SDKs sleep for as long as
+/// they are told to, in silence.
+const MAX_AUTOMATIC_RETRY_SECONDS: u64 = 60;
 
 /// Reason why a request was denied.
 ///
@@ -48,8 +56,29 @@ pub enum Rejection {
     NotAMember,
     /// The request is authenticated by a cookie, and another site's page may have made it. 403.
     CrossOrigin,
-    /// The plan has no route for the path, or does not have the model. 404.
+    /// The plan has no route for the path. 404.
     NotInPlan,
+    /// The plan does not have the model that the request names. 404.
+    UnknownModel {
+        /// The model that the request names.
+        model: Arc<str>,
+        /// The plan's models.
+        offered: Arc<[Name]>,
+    },
+    /// The path, the query or the header field in which the request has to name a model does not
+    /// name one that can be read in one way only. 400.
+    ModelNotNamed {
+        /// The plan's models.
+        offered: Arc<[Name]>,
+    },
+    /// The request's body has to say what it runs, and does not. 400, 408, 413 or 415, as its
+    /// problem says.
+    InvalidBody {
+        /// What is wrong with it.
+        problem: BodyProblem,
+        /// The plan's models.
+        offered: Arc<[Name]>,
+    },
     /// The rest of the period's credits does not pay for 50 ms of compute. 402: the caller can
     /// wait for the next month, or get more credits.
     CreditsUsedUp {
@@ -150,6 +179,14 @@ impl Rejection {
             Self::NotAMember => "NOT_A_MEMBER",
             Self::CrossOrigin => "CROSS_ORIGIN",
             Self::NotInPlan => "NOT_IN_PLAN",
+            Self::UnknownModel { .. } => "MODEL_NOT_FOUND",
+            Self::ModelNotNamed { .. } => "MODEL_NOT_NAMED",
+            Self::InvalidBody { problem, .. } => match problem {
+                BodyProblem::TooLarge(_) => "BODY_TOO_LARGE",
+                BodyProblem::Stalled => "BODY_STALLED",
+                BodyProblem::ContentType | BodyProblem::Encoded => "BODY_NOT_READABLE",
+                _ => "INVALID_BODY",
+            },
             Self::CreditsUsedUp { .. } => "CREDITS_USED_UP",
             Self::LargestAmount { .. } => "LARGEST_AMOUNT",
             Self::AccountErased => "ACCOUNT_ERASED",
@@ -185,8 +222,16 @@ impl Rejection {
             | Self::SpendingLimit { .. }
             | Self::AccountErased
             | Self::RequestCap => StatusCode::FORBIDDEN,
-            Self::NotInPlan => StatusCode::NOT_FOUND,
-            Self::NoSuchPeriod => StatusCode::BAD_REQUEST,
+            Self::NotInPlan | Self::UnknownModel { .. } => StatusCode::NOT_FOUND,
+            Self::NoSuchPeriod | Self::ModelNotNamed { .. } => StatusCode::BAD_REQUEST,
+            Self::InvalidBody { problem, .. } => match problem {
+                BodyProblem::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+                BodyProblem::Stalled => StatusCode::REQUEST_TIMEOUT,
+                BodyProblem::ContentType | BodyProblem::Encoded => {
+                    StatusCode::UNSUPPORTED_MEDIA_TYPE
+                }
+                _ => StatusCode::BAD_REQUEST,
+            },
             Self::CreditsUsedUp { .. } | Self::LargestAmount { .. } => StatusCode::PAYMENT_REQUIRED,
             Self::CreditsOnHold { .. } | Self::RequestRate { .. } | Self::TooManyRunning { .. } => {
                 StatusCode::TOO_MANY_REQUESTS
@@ -215,6 +260,11 @@ impl Rejection {
         }
     }
 
+    /// `true` if a client that retries by itself should do so: trying again helps, and soon.
+    pub(crate) fn is_worth_an_automatic_retry(&self) -> bool {
+        self.retry_after().is_some_and(|seconds| seconds <= MAX_AUTOMATIC_RETRY_SECONDS)
+    }
+
     /// Returns the state of the request rate, if that is the reason.
     pub(crate) fn rate_state(&self) -> Option<RateState> {
         match self {
@@ -231,6 +281,21 @@ impl Rejection {
             Self::CreditsUsedUp { period, .. }
             | Self::LargestAmount { period }
             | Self::SpendingLimit { period } => Some(period.resets_at()),
+            _ => None,
+        }
+    }
+
+    /// Returns the member of the request that is wrong, if it is one.
+    pub(crate) fn parameter(&self) -> Option<&str> {
+        match self {
+            Self::UnknownModel { .. } | Self::ModelNotNamed { .. } => Some("model"),
+            Self::InvalidBody { problem, .. } => match problem {
+                BodyProblem::Missing(field)
+                | BodyProblem::NotText(field)
+                | BodyProblem::Repeated(field)
+                | BodyProblem::Similar(field) => Some(field),
+                _ => None,
+            },
             _ => None,
         }
     }

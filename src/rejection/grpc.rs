@@ -79,12 +79,11 @@ impl Rejection {
         {
             trailers.insert(MESSAGE, message);
         }
-        let pushback = self
-            .retry_after()
-            .map(|seconds| i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX));
-        if pushback.is_some() || matches!(self.code(), Code::ResourceExhausted) {
-            trailers.insert(PUSHBACK, HeaderValue::from(pushback.unwrap_or(-1)));
-        }
+        let wait = self.retry_after().filter(|_| self.is_worth_an_automatic_retry());
+        let pushback = wait
+            .map(|seconds| i64::try_from(seconds.saturating_mul(1000)).unwrap_or(i64::MAX))
+            .unwrap_or(-1);
+        trailers.insert(PUSHBACK, HeaderValue::from(pushback));
         #[cfg(feature = "grpc-details")]
         self.add_details(&message, &mut trailers);
         trailers
@@ -94,8 +93,10 @@ impl Rejection {
         match self {
             Self::Unauthenticated { .. } => Code::Unauthenticated,
             Self::NotAMember | Self::CrossOrigin | Self::AccountErased => Code::PermissionDenied,
-            Self::NotInPlan => Code::NotFound,
-            Self::NoSuchPeriod => Code::InvalidArgument,
+            Self::NotInPlan | Self::UnknownModel { .. } => Code::NotFound,
+            Self::NoSuchPeriod | Self::ModelNotNamed { .. } | Self::InvalidBody { .. } => {
+                Code::InvalidArgument
+            }
             Self::CreditsUsedUp { .. }
             | Self::LargestAmount { .. }
             | Self::CreditsOnHold { .. }

@@ -1,5 +1,5 @@
-//! Denials in HTTP. The body is a problem (RFC 9457) with `reason`, for programs, and `error` as a
-//! string, which Hugging Face's clients print; or the error object that OpenAI's clients read.
+//! Denials in HTTP. The body is a problem (RFC 9457) with `reason`, for programs, and `error`: a
+//! string, which Hugging Face's clients print, or the object that OpenAI's clients read.
 
 use bytes::Bytes;
 use http::{
@@ -9,33 +9,13 @@ use http::{
 use serde::Serialize;
 
 use super::{Rejection, is_grpc_message};
-use crate::Credits;
+use crate::{Credits, DenialFormat};
 
-/// Tells OpenAI's clients, which retry some statuses on their own, not to do so.
+/// Tells the SDKs of OpenAI and Anthropic, which retry some statuses on their own, not to do so.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
-/// Format of a denial's body. gRPC calls are always denied with a gRPC status.
-///
-/// ```
-/// use tower_credits::{CreditMeter, DenialFormat};
-/// # use tower_credits::{BearerTokens, MemoryLedger, Plan, meter::ConfigError as Error};
-/// # fn example(plan: Plan, ledger: MemoryLedger, tokens: BearerTokens) -> Result<(), Error> {
-/// let meter = CreditMeter::builder(plan, ledger, tokens)
-///     .denial_format(DenialFormat::OpenAi) // for OpenAI's client libraries
-///     .build()?;
-/// # Ok(())
-/// # }
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum DenialFormat {
-    /// Problem details (RFC 9457) with two more members: `reason`, for programs, and `error`, the
-    /// `detail` as a string, which Hugging Face's clients print. The default.
-    #[default]
-    Problem,
-    /// `{"error": {"message", "type", "param", "code"}}`, which OpenAI's clients read.
-    OpenAi,
-}
+/// The text that Hugging Face's Python client prints first.
+const ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
 
 /// A meter's settings for its denials, and the protocol of the caller.
 #[derive(Clone, Copy, Debug)]
@@ -48,43 +28,42 @@ pub(crate) struct DenialStyle {
 }
 
 impl DenialStyle {
-    /// Returns the style for a caller with these header fields.
-    pub(crate) fn for_caller(self, headers: &HeaderMap) -> Self {
-        Self { grpc: is_grpc_message(headers), ..self }
+    /// Returns the style for a caller with these header fields, who reads this format.
+    pub(crate) fn for_caller(self, headers: &HeaderMap, format: DenialFormat) -> Self {
+        Self { grpc: is_grpc_message(headers), format, ..self }
     }
 }
 
+/// Problem details, and members for clients that read other names.
 #[derive(Serialize)]
-struct OpenAi<'a> {
-    error: OpenAiError<'a>,
-}
-
-#[derive(Serialize)]
-struct OpenAiError<'a> {
-    message: &'a str,
-    r#type: &'a str,
-    param: Option<&'a str>,
-    code: String,
-}
-
-#[derive(Serialize)]
-struct Problem<'a> {
+struct Body<'a> {
     r#type: String,
     title: &'a str,
     status: u16,
     detail: &'a str,
+    /// For clients that print this member of any JSON.
+    message: &'a str,
     reason: &'a str,
-    error: &'a str,
+    error: ErrorMember<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     resets_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     left_nano_usd: Option<i64>,
 }
 
+/// The member of which one family of clients wants a string, and the other an object.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum ErrorMember<'a> {
+    Text(&'a str),
+    Object { message: &'a str, r#type: &'static str, param: Option<&'a str>, code: String },
+}
+
 impl Rejection {
     /// Returns the HTTP response of this denial, as the layer sends it: with its status, its header
-    /// fields (`WWW-Authenticate`, `Retry-After`, `RateLimit`, `Cache-Control: no-store`), a JSON
-    /// body in this format, and this `Rejection` in its extensions.
+    /// fields (`WWW-Authenticate`, `Retry-After`, `RateLimit`, `Cache-Control: no-store`,
+    /// `X-Should-Retry`, `X-Error-Message`), a JSON body in this format, and this `Rejection` in its
+    /// extensions.
     ///
     /// The layer's own responses can differ in two points: 503 is replaced by the meter's
     /// [`unavailable_status`](crate::CreditMeterBuilder::unavailable_status), and an
@@ -102,11 +81,7 @@ impl Rejection {
         let mut response = Response::new(self.body(style));
         *response.status_mut() = self.status_or(style.unavailable);
         let headers = response.headers_mut();
-        let content_type = match style.format {
-            DenialFormat::Problem => "application/problem+json",
-            DenialFormat::OpenAi => "application/json",
-        };
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(style.format.content_type()));
         // A denial is for one caller at one moment.
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if let Some(seconds) = self.retry_after() {
@@ -115,15 +90,15 @@ impl Rejection {
         if let Some(rate) = self.rate_state() {
             rate.write(headers);
         }
-        match &self {
-            Self::Unauthenticated { invalid } => {
-                let challenge = if *invalid { r#"Bearer error="invalid_token""# } else { "Bearer" };
-                headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
-            }
-            Self::CreditsUsedUp { .. } | Self::RequestCap => {
-                headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
-            }
-            _ => {}
+        if !self.is_worth_an_automatic_retry() {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        if let Ok(text) = HeaderValue::from_str(&in_ascii(&self.to_string())) {
+            headers.insert(ERROR_MESSAGE, text);
+        }
+        if let Self::Unauthenticated { invalid } = &self {
+            let challenge = if *invalid { r#"Bearer error="invalid_token""# } else { "Bearer" };
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         response.extensions_mut().insert(self);
         response
@@ -133,36 +108,53 @@ impl Rejection {
     pub(crate) fn body(&self, style: DenialStyle) -> Bytes {
         let (reason, detail) = (self.reason(), self.to_string());
         let status = self.status_or(style.unavailable);
-        if style.format == DenialFormat::OpenAi {
-            let r#type = match status.as_u16() {
-                401 => "authentication_error",
-                402 => "insufficient_quota",
-                403 => "permission_error",
-                404 => "not_found_error",
-                429 => "rate_limit_error",
-                500.. => "server_error",
-                _ => "invalid_request_error",
-            };
-            let error = OpenAiError {
+        let error = match style.format {
+            DenialFormat::Problem | DenialFormat::HuggingFace => ErrorMember::Text(&detail),
+            DenialFormat::OpenAi => ErrorMember::Object {
                 message: &detail,
-                r#type,
-                param: None,
+                r#type: openai_type(status),
+                param: self.parameter(),
                 code: reason.to_ascii_lowercase(),
-            };
-            return serde_json::to_vec(&OpenAi { error }).unwrap_or_default().into();
-        }
-        let problem = Problem {
-            r#type: format!("urn:tower-credits:{}", reason.to_ascii_lowercase().replace('_', "-")),
+            },
+        };
+        let r#type = match style.format {
+            // Anthropic's clients read this type.
+            DenialFormat::OpenAi => "error".to_owned(),
+            DenialFormat::Problem | DenialFormat::HuggingFace => {
+                format!("urn:tower-credits:{}", reason.to_ascii_lowercase().replace('_', "-"))
+            }
+        };
+        let body = Body {
+            r#type,
             title: self.title(),
             status: status.as_u16(),
             detail: &detail,
+            message: &detail,
             reason,
-            error: &detail,
+            error,
             resets_at: self.resets_at(),
             left_nano_usd: self.left().map(Credits::as_nano_usd),
         };
-        serde_json::to_vec(&problem).unwrap_or_default().into()
+        serde_json::to_vec(&body).unwrap_or_default().into()
     }
+}
+
+/// Returns the kind of error that OpenAI's API names for a status.
+const fn openai_type(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "authentication_error",
+        402 => "insufficient_quota",
+        403 => "permission_error",
+        404 => "not_found_error",
+        429 => "rate_limit_error",
+        500.. => "server_error",
+        _ => "invalid_request_error",
+    }
+}
+
+/// Returns the text with `?` for what a header field cannot carry.
+fn in_ascii(text: &str) -> String {
+    text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect()
 }
 
 /// The response of [`into_http_response`](Rejection::into_http_response) with

@@ -11,7 +11,6 @@ mod tests;
 mod text;
 
 pub use self::denial::Rejection;
-pub use self::http::DenialFormat;
 pub(crate) use self::{
     grpc::{is_message as is_grpc_message, status_of as grpc_status_of},
     http::DenialStyle,

@@ -1,13 +1,16 @@
 //! Every denial, in every format.
 
-use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
+use std::{collections::HashSet, num::NonZeroU32, sync::Arc, time::Duration};
 
 use ::http::StatusCode;
 use percent_encoding::percent_decode;
 use serde_json::{Value, json};
 
-use super::{DenialFormat, DenialStyle, Rejection};
-use crate::{Credits, plan::RequestQuota};
+use super::{DenialStyle, Rejection};
+use crate::{
+    Credits, DenialFormat, Name,
+    plan::{BodyProblem, RequestQuota},
+};
 
 /// One of each kind.
 fn all() -> Vec<Rejection> {
@@ -20,6 +23,15 @@ fn all() -> Vec<Rejection> {
         Rejection::NotAMember,
         Rejection::CrossOrigin,
         Rejection::NotInPlan,
+        Rejection::UnknownModel { model: "gpt-5\n".into(), offered: models(2) },
+        Rejection::ModelNotNamed { offered: models(30) },
+        Rejection::InvalidBody {
+            problem: BodyProblem::Missing("model".to_owned()),
+            offered: models(1),
+        },
+        Rejection::InvalidBody { problem: BodyProblem::TooLarge(8 << 20), offered: models(1) },
+        Rejection::InvalidBody { problem: BodyProblem::Stalled, offered: models(1) },
+        Rejection::InvalidBody { problem: BodyProblem::Encoded, offered: models(1) },
         Rejection::CreditsUsedUp { period, left: Credits::SMALLEST, hint: hint.clone() },
         Rejection::LargestAmount { period },
         Rejection::AccountErased,
@@ -45,9 +57,14 @@ fn all() -> Vec<Rejection> {
         Rejection::NoSuchPeriod,
         Rejection::UnmeteredUpgrade,
     ];
-    let reasons: BTreeSet<_> = all.iter().map(Rejection::reason).collect();
-    assert_eq!(reasons.len(), kinds(&all[0]), "the list has each");
+    let kinds_listed: HashSet<_> = all.iter().map(std::mem::discriminant).collect();
+    assert_eq!(kinds_listed.len(), kinds(&all[0]), "the list has each");
     all
+}
+
+/// The models of a plan.
+fn models(count: usize) -> Arc<[Name]> {
+    (0..count).map(|number| format!("model-{number}").parse().unwrap()).collect()
 }
 
 /// How many kinds there are. A new one does not compile before it is counted here.
@@ -57,6 +74,9 @@ const fn kinds(rejection: &Rejection) -> usize {
         | Rejection::NotAMember
         | Rejection::CrossOrigin
         | Rejection::NotInPlan
+        | Rejection::UnknownModel { .. }
+        | Rejection::ModelNotNamed { .. }
+        | Rejection::InvalidBody { .. }
         | Rejection::CreditsUsedUp { .. }
         | Rejection::LargestAmount { .. }
         | Rejection::AccountErased
@@ -72,7 +92,7 @@ const fn kinds(rejection: &Rejection) -> usize {
         | Rejection::Unclassified
         | Rejection::UnknownTier
         | Rejection::NoSuchPeriod
-        | Rejection::UnmeteredUpgrade => 20,
+        | Rejection::UnmeteredUpgrade => 23,
     }
 }
 
@@ -82,11 +102,17 @@ fn parsed(body: &[u8]) -> Value {
 
 #[test]
 fn a_problem_says_what_display_and_status_say() {
-    for rejection in all() {
+    let formats = [
+        (DenialFormat::Problem, "application/problem+json"),
+        (DenialFormat::HuggingFace, "application/json"),
+    ];
+    for (rejection, (format, content_type)) in
+        all().iter().flat_map(|rejection| formats.map(|format| (rejection.clone(), format)))
+    {
         let (status, text) = (rejection.status(), rejection.to_string());
-        let response = rejection.clone().into_http_response(DenialFormat::Problem);
+        let response = rejection.clone().into_http_response(format);
         assert_eq!(response.status(), status, "{rejection:?}");
-        assert_eq!(response.headers()["content-type"], "application/problem+json");
+        assert_eq!(response.headers()["content-type"], content_type);
         assert_eq!(response.extensions().get(), Some(&rejection));
         let problem = parsed(response.body());
         assert_eq!(problem["status"], status.as_u16(), "{problem}");
@@ -102,7 +128,9 @@ fn an_openai_error_and_a_grpc_status_have_the_same_text() {
         let text = rejection.to_string();
         let response = rejection.clone().into_http_response(DenialFormat::OpenAi);
         assert_eq!(response.status(), rejection.status(), "{rejection:?}");
-        let error = &parsed(response.body())["error"];
+        let body = parsed(response.body());
+        assert_eq!((&body["detail"], &body["type"]), (&json!(text), &json!("error")));
+        let error = &body["error"];
         assert_eq!(error["message"], text);
         assert_eq!(error["code"], rejection.reason().to_ascii_lowercase());
 
@@ -112,6 +140,48 @@ fn an_openai_error_and_a_grpc_status_have_the_same_text() {
         let message = percent_decode(response.headers()["grpc-message"].as_bytes());
         assert_eq!(message.decode_utf8().unwrap(), text);
     }
+}
+
+/// Clients that retry by themselves do so if it helps, and soon; others stop at once.
+#[test]
+fn automatic_retries_are_asked_for_where_they_help() {
+    let number = |n| NonZeroU32::new(n).unwrap();
+    let rate = |wait| Rejection::RequestRate {
+        retry_after: Duration::from_secs(wait),
+        quota: RequestQuota { count: number(1), per: Duration::from_secs(3600), burst: number(1) },
+        hint: None,
+    };
+    for (rejection, retry_after, pushback) in [
+        (rate(60), Some("60"), "60000"),
+        (rate(61), Some("61"), "-1"),
+        (rate(3600), Some("3600"), "-1"),
+        (Rejection::LedgerUnreachable, Some("1"), "1000"),
+        (Rejection::RequestCap, None, "-1"),
+        (Rejection::UnknownTier, None, "-1"),
+    ] {
+        let response = rejection.clone().into_http_response(DenialFormat::OpenAi);
+        let header = |name: &str| response.headers().get(name).map(|value| value.to_str().unwrap());
+        assert_eq!(header("retry-after"), retry_after, "{rejection:?}");
+        let should_retry = (pushback == "-1").then_some("false");
+        assert_eq!(header("x-should-retry"), should_retry, "{rejection:?}");
+        let grpc = rejection.clone().into_grpc_response();
+        assert_eq!(grpc.headers()["grpc-retry-pushback-ms"], pushback, "{rejection:?}");
+    }
+}
+
+#[test]
+fn a_text_lists_the_models_that_there_are() {
+    let named = Rejection::UnknownModel { model: "gpt-5\n".into(), offered: models(2) };
+    let text = "This server does not offer the model \"gpt-5\\n\". You can use: model-0, model-1.";
+    assert_eq!(named.to_string(), text);
+    let response = named.into_http_response(DenialFormat::OpenAi);
+    assert_eq!(response.headers()["x-error-message"], text);
+    let error = &parsed(response.body())["error"];
+    assert_eq!((&error["param"], &error["code"]), (&json!("model"), &json!("model_not_found")));
+    let many = Rejection::ModelNotNamed { offered: models(21) }.to_string();
+    assert!(many.ends_with("model-19, and 1 more."), "{many}");
+    let none = Rejection::ModelNotNamed { offered: models(0) }.to_string();
+    assert!(none.ends_with("in one way only."), "{none}");
 }
 
 #[test]

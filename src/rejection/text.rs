@@ -4,7 +4,13 @@
 use std::{fmt, num::NonZeroU32, time::Duration};
 
 use super::Rejection;
-use crate::Credits;
+use crate::{Credits, Name};
+
+/// The most models that a text lists.
+const MAX_SHOWN_MODELS: usize = 20;
+
+/// The most characters of a client's own text that are repeated.
+const MAX_SHOWN_CHARACTERS: usize = 100;
 
 impl Rejection {
     /// Returns the title: the same for each denial of one kind.
@@ -14,6 +20,9 @@ impl Rejection {
             Self::NotAMember => "Not a member of the organisation",
             Self::CrossOrigin => "Cross-origin request",
             Self::NotInPlan => "Not found",
+            Self::UnknownModel { .. } => "Model not found",
+            Self::ModelNotNamed { .. } => "Model not named",
+            Self::InvalidBody { .. } => "Invalid request body",
             Self::NoSuchPeriod => "Invalid month",
             Self::CreditsUsedUp { .. } => "Credits used up",
             Self::LargestAmount { .. } => "Largest amount reached",
@@ -54,10 +63,20 @@ impl fmt::Display for Rejection {
                 "A cookie authenticates only requests that come from this site's own pages. Send \
                  your token instead: `Authorization: Bearer <token>`.",
             ),
-            Self::NotInPlan => f.write_str(
-                "This server does not offer this model or path. Check the URL and the name of the \
-                 model.",
+            Self::NotInPlan => f.write_str("This server does not offer this path. Check the URL."),
+            Self::UnknownModel { model, offered } => {
+                let model: String = model.chars().take(MAX_SHOWN_CHARACTERS).collect();
+                write!(f, "This server does not offer the model {model:?}.{}", Offered(offered))
+            }
+            Self::ModelNotNamed { offered } => write!(
+                f,
+                "The request does not name a model that can be read in one way only.{}",
+                Offered(offered)
             ),
+            Self::InvalidBody { problem, offered } => {
+                write!(f, "{problem}")?;
+                if self.parameter().is_some() { write!(f, "{}", Offered(offered)) } else { Ok(()) }
+            }
             Self::CreditsUsedUp { period, hint, .. } => {
                 let (month, resets_at) = (period.name(), period.resets_at());
                 write!(f, "Your credits for {month} are used up. They reset at {resets_at}.")?;
@@ -141,6 +160,24 @@ impl std::error::Error for Rejection {}
 
 fn write_hint(f: &mut fmt::Formatter<'_>, hint: Option<&str>) -> fmt::Result {
     hint.map_or(Ok(()), |hint| write!(f, " {hint}"))
+}
+
+/// ` You can use: a, b, c.`
+struct Offered<'a>(&'a [Name]);
+
+impl fmt::Display for Offered<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (shown, more) = self.0.split_at(self.0.len().min(MAX_SHOWN_MODELS));
+        if shown.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<_> = shown.iter().map(Name::as_str).collect();
+        write!(f, " You can use: {}", names.join(", "))?;
+        if !more.is_empty() {
+            write!(f, ", and {} more", more.len())?;
+        }
+        f.write_str(".")
+    }
 }
 
 /// `1 request`, `8 concurrent requests`.

@@ -109,7 +109,7 @@ async fn credentials() {
     let (response, problem) = ask(&meter, asked("/models/secret", None)).await;
     check(&response, &problem, 401, "UNAUTHENTICATED");
     let (response, problem) = ask(&meter, asked("/models/secret", Some("s3cret"))).await;
-    check(&response, &problem, 404, "NOT_IN_PLAN");
+    check(&response, &problem, 404, "MODEL_NOT_FOUND");
     assert_eq!(ask(&meter, asked("/models/echo", Some("s3cret"))).await.0.status(), StatusCode::OK);
     assert_eq!(ask(&meter, asked("/health", None)).await.0.status(), StatusCode::OK);
 }
@@ -302,7 +302,7 @@ async fn identities_may_come_later() {
         (None, "/models/echo", 401, "UNAUTHENTICATED"),
         (Some("outsider"), "/models/echo", 403, "NOT_A_MEMBER"),
         (Some("unlucky"), "/models/echo", 503, "CREDENTIALS_UNCHECKED"),
-        (Some("alice"), "/models/none", 404, "NOT_IN_PLAN"),
+        (Some("alice"), "/models/none", 404, "MODEL_NOT_FOUND"),
         (None, "/models/none", 401, "UNAUTHENTICATED"),
     ] {
         let (response, problem) = ask(&meter, asked(user, path)).await;

@@ -17,6 +17,7 @@ mod agreement;
 mod bill;
 #[cfg(feature = "axum")]
 mod billing;
+mod bodies;
 mod compute;
 mod context_cache;
 mod contract;

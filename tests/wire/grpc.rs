@@ -128,7 +128,7 @@ async fn the_model_may_come_from_metadata() {
             .unwrap(),
     );
     for (model, code, reason) in
-        [("echo", Code::Unimplemented, None), ("other", Code::NotFound, Some("NOT_IN_PLAN"))]
+        [("echo", Code::Unimplemented, None), ("other", Code::NotFound, Some("MODEL_NOT_FOUND"))]
     {
         client.ready().await.unwrap();
         let mut request = asking("free", audio("a"));
