@@ -58,8 +58,8 @@ def parameters(port):
     params.ui = False
     # No web page of another origin may call it from a browser on this machine.
     params.cors_origins = ""
-    # Errors and warnings.
-    params.verbosity = 2
+    # Errors only: a prompt that is cached is a warning.
+    params.verbosity = 1
     if key := os.environ.get("API_KEY"):
         params.api_keys = [key]
     return params

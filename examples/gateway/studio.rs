@@ -47,7 +47,7 @@ pub(crate) enum StudioError {
     Line { line: u64, problem: String },
     #[error("The file is larger than 1 MiB. Upload a part of it.")]
     LargeFile,
-    #[error("SQLite does not understand this: {0}.")]
+    #[error("SQLite says: {0}.")]
     Sql(String),
     #[error("Only one SELECT that reads the table may run here: {0}.")]
     Forbidden(String),
@@ -57,6 +57,8 @@ pub(crate) enum StudioError {
     LargeQuery,
     #[error("Another query of yours is still running. Try again in a second.")]
     Busy,
+    #[error("There is no room for more tables at the moment. Try again later.")]
+    Full,
     #[error("The database failed.")]
     Database(#[source] rusqlite::Error),
 }
@@ -69,6 +71,7 @@ impl StudioError {
             Self::LargeFile => 413,
             Self::Forbidden(_) => 403,
             Self::Busy => 429,
+            Self::Full => 503,
             Self::Database(_) => 500,
         }
     }

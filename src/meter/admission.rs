@@ -21,7 +21,10 @@ use crate::{
     limit::RateState,
     metering::{BillingContext, RunningRequest},
     observe,
-    plan::{BodyProblem, Classification, DuringOutage, ModelInBody, RequestQuota, Workload},
+    plan::{
+        BodyProblem, Classification, DuringOutage, ModelInBody, RequestQuota, UpstreamTime,
+        Workload,
+    },
     rejection::Rejection,
 };
 
@@ -33,6 +36,8 @@ pub(super) struct Admitted {
     /// `true` if its compute time has begun.
     pub(super) has_begun: bool,
     pub(super) rate: Rate,
+    /// The place where the service's answer says its compute time.
+    pub(super) upstream_time: Option<Arc<UpstreamTime>>,
 }
 
 /// A request that goes on, or its denial; `None` if it is free.
@@ -223,7 +228,7 @@ impl CreditMeter {
             // A request that is admitted at once begins at once.
             Ok(Admission::Admitted(slice)) => Decision::now(Ok(Some(Admitted {
                 has_begun: true,
-                ..self.admitted(slice, request.identity, rate)
+                ..self.admitted(slice, request, rate)
             }))),
             Ok(Admission::LedgerAway) => Decision::now(self.without_ledger(request, rate)),
             Ok(Admission::Waiting(ticket)) => {
@@ -252,7 +257,7 @@ impl CreditMeter {
             };
             let period = match answer {
                 TicketAnswer::Admitted(slice) => {
-                    return Ok(Some(self.admitted(slice, request.identity, rate)));
+                    return Ok(Some(self.admitted(slice, request, rate)));
                 }
                 TicketAnswer::NotEnough(standing) => {
                     let BillingContext { want, period, tier, .. } = &*request.context;
@@ -285,7 +290,7 @@ impl CreditMeter {
             match self.take_slice(&request, handle, self.inner.time.now()) {
                 Err(rejection) => return self.deny_metered(rejection, request, rate),
                 Ok(Admission::Admitted(slice)) => {
-                    return Ok(Some(self.admitted(slice, request.identity, rate)));
+                    return Ok(Some(self.admitted(slice, request, rate)));
                 }
                 Ok(Admission::LedgerAway) => return self.without_ledger(request, rate),
                 Ok(Admission::Waiting(next)) => {
@@ -303,7 +308,7 @@ impl CreditMeter {
             DuringOutage::Allow(allowance) => self.take_unheld_slice(&request, allowance),
         };
         match slice {
-            Some(slice) => Ok(Some(self.admitted(slice, request.identity, rate))),
+            Some(slice) => Ok(Some(self.admitted(slice, request, rate))),
             None => self.deny_metered(Rejection::LedgerUnreachable, request, rate),
         }
     }
@@ -322,7 +327,7 @@ impl CreditMeter {
     fn deny_metered(&self, rejection: Rejection, request: CreditRequest, rate: Rate) -> Decided {
         self.deny(rejection)?;
         let slice = self.take_unheld_slice(&request, Credits::MAX);
-        Ok(slice.map(|slice| self.admitted(slice, request.identity, rate)))
+        Ok(slice.map(|slice| self.admitted(slice, request, rate)))
     }
 
     /// Asks for a slice of the account's lease.
@@ -352,9 +357,11 @@ impl CreditMeter {
         )
     }
 
-    fn admitted(&self, slice: HeldSlice, identity: Option<Arc<Identity>>, rate: Rate) -> Admitted {
+    fn admitted(&self, slice: HeldSlice, request: CreditRequest, rate: Rate) -> Admitted {
         let charge = Charge::new(slice, self.inner.bill_policy.as_ref());
-        Admitted { charge, identity, has_begun: false, rate }
+        let CreditRequest { context, identity, .. } = request;
+        let upstream_time = context.workload.upstream_time.clone();
+        Admitted { charge, identity, has_begun: false, rate, upstream_time }
     }
 
     /// A path that the plan does not have or, if `model` is `Some`, a path whose model it does not

@@ -28,7 +28,10 @@ use crate::{
     keeper::{Keeper, Worker},
     lease::LeaseRules,
     ledger::Ledger,
-    metering::{FinishedRequest, Instruments, ReadAheadBudget, ReadAheadLimits, ReportHistories},
+    metering::{
+        FinishedRequest, Instruments, ReadAheadBudget, ReadAheadLimits, ReportHistories,
+        SharedClocks,
+    },
     observe,
     plan::{Classification, PlanHandle},
     rejection::DenialStyle,
@@ -708,6 +711,7 @@ impl CreditMeterBuilder {
         let instruments = Instruments {
             clock: time.other().cloned(),
             histories: ReportHistories::default(),
+            shared_clocks: SharedClocks::default(),
             read_ahead: Arc::new(ReadAheadBudget::new(settings.read_ahead)),
             min_hold: settings.rules.deadline * TIMEOUTS_PER_SLICE,
         };

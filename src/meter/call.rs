@@ -1,15 +1,21 @@
 //! A call that goes on: everything that its response is treated by.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use uuid::Uuid;
 
 use super::{
     admission::Rate, charge::Charge, compute_clock::WeakComputeClock, settings::ResponseSettings,
 };
-use crate::rejection::DenialStyle;
+use crate::{plan::UpstreamTime, rejection::DenialStyle};
 
 /// The field that names a response, for questions about its bill.
 const INFERENCE_ID: HeaderName = HeaderName::from_static("inference-id");
+
+/// The same, as the SDKs of OpenAI and Anthropic read it.
+const REQUEST_IDS: [HeaderName; 2] =
+    [HeaderName::from_static("x-request-id"), HeaderName::from_static("request-id")];
 
 /// A call that goes on.
 pub(super) struct Call {
@@ -28,6 +34,8 @@ pub(super) struct Call {
     pub(super) style: DenialStyle,
     pub(super) settings: ResponseSettings,
     pub(super) rate: Rate,
+    /// The place where the service's answer says its compute time.
+    pub(super) upstream_time: Option<Arc<UpstreamTime>>,
 }
 
 impl Call {
@@ -56,7 +64,11 @@ pub(super) fn add_headers<B>(
     if settings.inference_id
         && let Ok(id) = HeaderValue::try_from(Uuid::now_v7().to_string())
     {
-        response.headers_mut().entry(INFERENCE_ID).or_insert(id);
+        let headers = response.headers_mut();
+        for name in REQUEST_IDS {
+            headers.entry(name).or_insert_with(|| id.clone());
+        }
+        headers.entry(INFERENCE_ID).or_insert(id);
     }
     response
 }

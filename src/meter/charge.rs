@@ -13,6 +13,7 @@ use http::{StatusCode, response::Parts};
 use super::{
     bill_policy::{BillPolicy, is_billed},
     cut_off_watch::CutOffWatch,
+    upstream_time::UpstreamTimeReader,
 };
 use crate::{
     Credits,
@@ -176,6 +177,17 @@ impl Charge {
     pub(super) fn poll_payable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let watch = self.watch.poll_payable(self.slice.as_ref(), cx);
         watch.map(|is_final| self.is_final |= is_final)
+    }
+
+    /// Reports the compute time that the service's answer said, now that it is complete.
+    pub(super) fn report_upstream(&self, reader: &mut Option<UpstreamTimeReader>) {
+        if let Some(total) = reader.take().and_then(UpstreamTimeReader::finish)
+            && let Some(run) = self.run_ref()
+        {
+            let now = self.now();
+            run.with(|request| request.report(total, now));
+            run.attend();
+        }
     }
 
     /// Ends compute time: nothing after this moment is billed.

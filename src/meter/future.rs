@@ -309,13 +309,14 @@ where
         style: settings.denials,
         settings: settings.response,
         rate: None,
+        upstream_time: None,
     };
     match admitted {
         // A free request keeps its extensions as they are.
         None if !call.is_shadow => {
             return State::Calling { future: service.call(request), call };
         }
-        Some(Admitted { charge, identity, has_begun, rate }) => {
+        Some(Admitted { charge, identity, has_begun, rate, upstream_time }) => {
             call.style = meter.denial_style(RequestHead::from(&request));
             if let Some(identity) = identity {
                 let clock = ComputeClock::new(&charge);
@@ -326,7 +327,7 @@ where
             if !has_begun {
                 charge.begin();
             }
-            (call.charge, call.rate) = (Some(charge), rate);
+            (call.charge, call.rate, call.upstream_time) = (Some(charge), rate, upstream_time);
         }
         // In shadow mode a handler that expects a clock finds one, so that it does not fail a
         // request that nothing else denies.

@@ -26,6 +26,7 @@ use super::{
     cut_off::{CutOffFrame, EventBoundary, UsageTrailers},
     pump::{Pump, Rest, passes_last},
     queue::{EndOfFrames, Reader, Writer, queue},
+    upstream_time::UpstreamTimeReader,
     usage_headers,
 };
 use crate::{
@@ -42,6 +43,8 @@ pub(super) struct Head<'a> {
     pub(super) charge: Charge,
     /// `true` if its compute time is known already.
     pub(super) is_known: bool,
+    /// Reads the compute time that the body says.
+    pub(super) upstream: Option<UpstreamTimeReader>,
 }
 
 /// A response that is metered.
@@ -113,6 +116,12 @@ impl Head<'_> {
         if let Some(fields) = first.trailers.as_ref().filter(|_| is_grpc) {
             self.charge.set_grpc_status(grpc_status_of(fields));
         }
+        if let Some(reader) = &mut self.upstream {
+            first.data.iter().chain(&first.more).for_each(|data| reader.pass(data));
+        }
+        if (first.end.is_some() && first.error.is_none()) || first.is_past_length {
+            self.charge.report_upstream(&mut self.upstream);
+        }
         let now = self.charge.now();
         let is_whole = (first.end.is_some() && first.more.is_none()) || first.is_past_length;
         // If it used more than its slice, the ledger is asked before it is billed.
@@ -174,7 +183,7 @@ impl Head<'_> {
         let pump = Pump::new(
             self.charge,
             writer,
-            Rest { pace, cut_off, trailers, announced, has_room, ended },
+            Rest { pace, cut_off, trailers, announced, has_room, ended, upstream: self.upstream },
         );
         runtime.spawn(pump.run(body).in_current_span());
         Metered { body: MeterBody::queued(reader, hint), compute }

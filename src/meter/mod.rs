@@ -58,6 +58,7 @@ mod service;
 mod settings;
 mod upload;
 mod upload_budget;
+mod upstream_time;
 mod usage_headers;
 
 pub use self::{

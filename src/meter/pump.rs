@@ -21,6 +21,7 @@ use super::{
     charge::Charge,
     cut_off::{CutOffFrame, Stalled, UsageTrailers},
     queue::{EndOfFrames, ReaderGone, Writer},
+    upstream_time::UpstreamTimeReader,
     usage_headers,
 };
 use crate::{
@@ -55,6 +56,8 @@ pub(super) struct Rest {
     pub(super) has_room: bool,
     /// `Some` if the body had ended when its head was there: with this frame, if there is one.
     pub(super) ended: Option<(Option<Frame<Bytes>>, EndOfFrames)>,
+    /// Reads the compute time that the body says.
+    pub(super) upstream: Option<UpstreamTimeReader>,
 }
 
 /// The result of polling the body.
@@ -94,6 +97,9 @@ impl Pump {
             Some((last, end)) => Stop::Complete(last, end),
             None => self.read(body.as_mut()).await,
         };
+        if matches!(stop, Stop::Complete(..)) {
+            self.charge.report_upstream(&mut self.rest.upstream);
+        }
         let at = if let Stop::ReaderGone(ReaderGone(at)) = &stop { *at } else { self.charge.now() };
         self.charge.end_compute(at);
         // The service must not compute on for nothing.
@@ -145,6 +151,9 @@ impl Pump {
             if frame.is_trailers() {
                 let end = if is_last { EndOfFrames::WithLast } else { EndOfFrames::AfterLast };
                 return Stop::Complete(Some(frame), end);
+            }
+            if let (Some(reader), Some(data)) = (&mut self.rest.upstream, frame.data_ref()) {
+                reader.pass(data);
             }
             let now = self.charge.now();
             let computed = self.rest.pace.frame(now.compute);
@@ -254,6 +263,7 @@ impl Pump {
 
     /// Closes the charge once the announced length has passed: servers do not poll on for the end.
     async fn pass_length(&mut self) {
+        self.charge.report_upstream(&mut self.rest.upstream);
         self.charge.end_compute(self.charge.now());
         self.pay().await;
         self.charge.close(End::Complete);

@@ -12,9 +12,15 @@ use super::{
     charge::Charge,
     compute_clock::{ComputeClock, ComputeTime},
     head::Head,
+    upstream_time::{self, UpstreamTimeReader},
     usage_headers,
 };
-use crate::{BoxError, metering::End, observe, rejection::Rejection};
+use crate::{
+    BoxError,
+    metering::{End, RunningRequest},
+    observe,
+    rejection::Rejection,
+};
 
 /// Turns the service's response into the client's.
 pub(super) fn respond<R>(
@@ -33,6 +39,17 @@ where
     if let Some(ComputeTime(total)) = reported {
         ComputeClock::new(&charge).report(total);
     }
+    let (mut in_head, mut in_body) = (None, None);
+    if let Some(place) = call.upstream_time.take() {
+        in_head = upstream_time::in_head(&place, &parts.headers);
+        in_body = UpstreamTimeReader::new(&place, &parts.headers);
+        if let Some(total) = in_head {
+            ComputeClock::new(&charge).report(total);
+        }
+        if in_body.is_none() {
+            charge.with_request(RunningRequest::await_no_report);
+        }
+    }
     if call.compute_until_head {
         charge.end_compute(charge.now());
     }
@@ -41,8 +58,9 @@ where
     } else {
         let has_usage_headers = call.has_usage_headers();
         let left = if has_usage_headers { charge.credits_left() } else { None };
-        let is_known = reported.is_some() || call.compute_until_head;
-        let metered = Head { call, parts: &mut parts, charge, is_known }.meter(body, cx);
+        let is_known = reported.is_some() || in_head.is_some() || call.compute_until_head;
+        let metered =
+            Head { call, parts: &mut parts, charge, is_known, upstream: in_body }.meter(body, cx);
         if has_usage_headers {
             usage_headers::add_to_head(&mut parts.headers, left, metered.compute);
         }
@@ -66,6 +84,8 @@ fn switch<R>(call: &mut Call, response: Response<R>, charge: Charge) -> Response
         return response.map(MeterBody::free);
     }
     charge.close(End::Failed);
+    // Only a denial for the rate says what is left of it.
+    call.rate = None;
     tracing::error!(
         target: "tower_credits",
         "a handler switched protocols and kept no ComputeClock: keep a clone for as long as \

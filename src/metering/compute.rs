@@ -62,6 +62,14 @@ impl Compute {
         self.held_back != NEVER && self.own.is_none()
     }
 
+    /// `true` if the service computes, as far as that can be seen.
+    pub(crate) fn is_running(&self) -> bool {
+        let stopwatch = self.own.as_ref().and_then(|own| own.stopwatch);
+        self.has_begun()
+            && !self.has_ended()
+            && stopwatch.map_or(self.held_back == NEVER, |stopwatch| stopwatch.since.is_some())
+    }
+
     pub(crate) const fn has_begun(&self) -> bool {
         self.began != NEVER
     }

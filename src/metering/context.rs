@@ -12,6 +12,7 @@ use std::{
 use super::{
     read_ahead::ReadAheadBudget,
     report_history::{ReportHistories, ReportHistory},
+    shared_clock::{SharedClock, SharedClocks},
 };
 use crate::{
     Account, Credits, Identity, Period, Plan,
@@ -31,6 +32,7 @@ pub(crate) struct Instruments {
     /// The clock of compute time, if it is not the leases' clock.
     pub(crate) clock: Option<Arc<dyn Clock>>,
     pub(crate) histories: ReportHistories,
+    pub(crate) shared_clocks: SharedClocks,
     pub(crate) read_ahead: Arc<ReadAheadBudget>,
     /// The shortest slice: long enough to be refilled in time.
     pub(crate) min_hold: Duration,
@@ -58,6 +60,8 @@ pub(crate) struct BillingContext {
     pub(super) cap: Option<Duration>,
     /// The clock of compute time, if it is not the leases' clock.
     pub(super) clock: Option<Arc<dyn Clock>>,
+    /// The clock of the hardware, if requests share it.
+    pub(super) shared_clock: Option<Arc<SharedClock>>,
     pub(super) history: Arc<ReportHistory>,
     pub(crate) read_ahead: Arc<ReadAheadBudget>,
 }
@@ -94,6 +98,7 @@ impl BillingContext {
             subject: identity.subject.clone(),
             terms: tier.terms(),
             tier,
+            shared_clock: workload.shared.then(|| instruments.shared_clocks.of(&workload.hardware)),
             history: instruments.histories.of(&workload),
             workload,
             period,

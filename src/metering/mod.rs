@@ -5,6 +5,8 @@
 //!   account, tier, price, slice size.
 //! * [`Compute`] is the compute time of one request; [`Pace`] estimates the part of it that cannot
 //!   be seen.
+//! * [`SharedClock`](shared_clock::SharedClock) is the time of hardware that runs several requests at
+//!   once.
 //! * [`RunningRequest`] is one request while it runs. It implements [`Run`](crate::lease::Run): the
 //!   lease asks it what it has used, and tells it what it may use.
 //! * [`FinishedRequest`] says how a request ended.
@@ -18,6 +20,7 @@ mod read_ahead;
 mod refill;
 mod report_history;
 mod running;
+mod shared_clock;
 
 #[cfg(feature = "axum")]
 pub(crate) use self::context::MIN_ADMITTED_TIME;
@@ -28,4 +31,5 @@ pub(crate) use self::{
     read_ahead::{ReadAheadBudget, ReadAheadLimits},
     report_history::ReportHistories,
     running::{RemainingTime, RunningRequest},
+    shared_clock::SharedClocks,
 };

@@ -12,6 +12,7 @@ use super::{
     context::BillingContext,
     end::{End, FinishedRequest},
     refill::{Overdue, Refill},
+    shared_clock::SharedTime,
 };
 use crate::{
     Credits, Period,
@@ -26,6 +27,8 @@ use crate::{
 pub(crate) struct RunningRequest {
     pub(crate) context: Arc<BillingContext>,
     compute: Compute,
+    /// Its time on hardware that requests share. Compute time is measured in that time then.
+    shared: Option<Box<SharedTime>>,
     slice: Credits,
     refill: Refill,
     /// The task to wake when the slice has changed, or is not going to.
@@ -44,6 +47,8 @@ pub(crate) struct RunningRequest {
     /// Nothing stops it, and its `ComputeClock` says so.
     is_shadow: bool,
     finished: Option<FinishedRequest>,
+    /// The service's answer may report compute time, at its head or at its end.
+    awaits_report: bool,
 }
 
 /// The time for which a request may go on.
@@ -78,9 +83,12 @@ impl RunningRequest {
             (period, _) if period < context.period => 1,
             _ => Period::day(context.period.ends() - Duration::from_millis(1)),
         };
+        let shared = context.shared_clock.as_ref().map(|clock| Box::new(SharedTime::new(clock)));
         Self {
+            awaits_report: context.workload.upstream_time.is_some(),
             context,
             compute: Compute::default(),
+            shared,
             slice: Credits::ZERO,
             refill: Refill::default(),
             waker: None,
@@ -95,45 +103,71 @@ impl RunningRequest {
         }
     }
 
+    /// Returns a moment in the time that compute time is measured in.
+    fn time(&self, now: Duration) -> Duration {
+        self.shared.as_ref().map_or(now, |shared| shared.at(now))
+    }
+
+    /// Changes its compute time at a moment. On shared hardware, others share the time with it from
+    /// then on, or do no longer.
+    fn change<T>(&mut self, now: Duration, change: impl FnOnce(&mut Compute, Duration) -> T) -> T {
+        let time = self.time(now);
+        let changed = change(&mut self.compute, time);
+        if let Some(shared) = &mut self.shared {
+            shared.set_running(self.compute.is_running(), now);
+        }
+        changed
+    }
+
     /// Begins its compute time: the service is called now.
     pub(crate) fn begin(&mut self, now: Duration) {
-        self.compute.begin(now);
+        self.change(now, Compute::begin);
     }
 
     /// Ends its compute time.
     pub(crate) fn end_compute(&mut self, now: Duration) {
-        self.compute.end(now);
+        self.change(now, Compute::end);
     }
 
     /// Returns its compute time so far.
     pub(crate) fn compute_so_far(&self, now: Duration) -> Duration {
-        self.compute.so_far(now)
+        self.compute.so_far(self.time(now))
     }
 
     /// Holds its service back.
     pub(crate) fn hold_back(&mut self, now: Duration) {
-        self.compute.hold_back(now);
+        self.change(now, Compute::hold_back);
+        if let Some(shared) = &mut self.shared {
+            shared.hold_back(now);
+        }
     }
 
     /// Lets its service go on. Returns how long it was held back.
     pub(crate) fn resume(&mut self, now: Duration) -> Duration {
-        self.compute.resume(now)
+        let held_back = self.change(now, Compute::resume);
+        self.shared.as_mut().map_or(held_back, |shared| shared.resume(now))
     }
 
     /// Bills this much of the time in which its service was held back.
     pub(crate) fn bill_held_back(&mut self, computed: Duration) {
-        self.compute.bill_held_back(computed);
+        let share = self.shared.as_ref().map_or(computed, |shared| shared.share_of(computed));
+        self.compute.bill_held_back(share);
     }
 
     /// Starts the service's own stopwatch, which also counts while the service is held back.
     pub(crate) fn start_stopwatch(&mut self, now: Duration) {
-        self.compute.start(now);
+        self.change(now, Compute::start);
         self.wake();
     }
 
     /// Stops the service's own stopwatch.
     pub(crate) fn pause_stopwatch(&mut self, now: Duration) {
-        self.compute.pause(now);
+        self.change(now, Compute::pause);
+    }
+
+    /// Notes that its answer will not report compute time any more.
+    pub(crate) fn await_no_report(&mut self) {
+        self.awaits_report = false;
     }
 
     /// Sets the total that the service reports. Returns `false` if that is not plausible.
@@ -169,7 +203,7 @@ impl RunningRequest {
 
     /// Ends it. It is not billed if `is_billed` is `false` here or was at its head.
     pub(crate) fn finish(&mut self, finished: FinishedRequest, is_billed: bool, now: Duration) {
-        self.compute.end(now);
+        self.end_compute(now);
         self.forgiven |= !is_billed;
         self.finished = Some(finished);
         let history = &self.context.history;
@@ -197,7 +231,7 @@ impl RunningRequest {
 
     /// `true` if it has used the most that one request may.
     pub(crate) fn is_capped(&self, now: Duration) -> bool {
-        self.cap().is_some_and(|cap| self.compute.so_far(now) >= cap)
+        self.cap().is_some_and(|cap| self.compute_so_far(now) >= cap)
     }
 
     /// `true` if it ends at its slice, and has used more.
@@ -207,7 +241,7 @@ impl RunningRequest {
 
     /// Returns the compute time that is left of its slice, as that is now.
     pub(crate) fn left(&self, now: Duration) -> Duration {
-        self.runway_of_slice().saturating_sub(self.compute.so_far(now))
+        self.runway_of_slice().saturating_sub(self.compute_so_far(now))
     }
 
     /// Returns the compute time that its slice pays for.
@@ -215,10 +249,11 @@ impl RunningRequest {
         self.context.workload.price.runway(self.slice)
     }
 
-    /// Returns the time for which it may go on. `waker` is woken when that has changed. A refill
+    /// Returns the time for which it may go on: at least this long, and on shared hardware longer if
+    /// others run. `waker` is woken when that has changed. A refill
     /// that was denied at most `fresh` ago counts as an answer, if the request was polled in time.
     pub(crate) fn remaining(&mut self, now: Now, fresh: Duration, waker: &Waker) -> RemainingTime {
-        let so_far = self.compute.so_far(now.compute);
+        let so_far = self.compute_so_far(now.compute);
         let capped = self.cap().map(|cap| cap.saturating_sub(so_far));
         if self.compute.has_ended() {
             if !self.stops_at_slice()
@@ -282,7 +317,7 @@ impl RunningRequest {
         if !self.compute.has_begun() || self.forgiven {
             return None;
         }
-        let compute = self.compute.so_far(now);
+        let compute = self.compute_so_far(now);
         let price = self.context.workload.price;
         let cost = price.cost_or_max(compute);
         let cost = self.cap().map_or(cost, |cap| cost.min(price.cost_or_max(cap)));
@@ -304,12 +339,12 @@ impl Run for RunningRequest {
         if self.forgiven {
             Credits::ZERO
         } else {
-            self.context.workload.price.cost_or_max(self.compute.so_far(self.now(now)))
+            self.context.workload.price.cost_or_max(self.compute_so_far(self.now(now)))
         }
     }
 
     fn time_until(&self, cost: Credits, now: Duration) -> Duration {
-        let so_far = self.compute.so_far(self.now(now));
+        let so_far = self.compute_so_far(self.now(now));
         self.context.workload.price.runway(cost).saturating_sub(so_far)
     }
 
@@ -329,7 +364,7 @@ impl Run for RunningRequest {
     }
 
     fn admitted_at_once(&mut self, now: Duration) {
-        self.compute.begin(self.now(now));
+        self.begin(self.now(now));
     }
 
     fn stops_at_slice(&self) -> bool {
@@ -340,12 +375,16 @@ impl Run for RunningRequest {
         let can_report = || self.clock.as_ref().is_some_and(|clock| clock.strong_count() > 0);
         let is_certain = self.compute.is_reported()
             || (!can_report() && (self.is_streaming || self.context.history.never_reports()));
-        if self.is_undecided || !is_certain { None } else { self.used(self.now(now)) }
+        if self.is_undecided || self.awaits_report || !is_certain {
+            None
+        } else {
+            self.used(self.now(now))
+        }
     }
 
     fn end(&mut self, now: Duration) -> Option<Usage> {
         let now = self.now(now);
-        self.compute.end(now);
+        self.end_compute(now);
         self.used(now)
     }
 

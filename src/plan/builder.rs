@@ -1,7 +1,7 @@
 //! Plans built in code.
 
 use super::{
-    Plan, PlanError, Route, Tier,
+    Plan, PlanError, Route, Tier, UpstreamTime,
     draft::{Draft, Language, Problem},
 };
 use crate::{Name, Price};
@@ -38,8 +38,8 @@ impl Plan {
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct PlanBuilder {
-    hardware: Vec<(Name, Price)>,
-    models: Vec<(Name, Name)>,
+    hardware: Vec<(Name, Price, bool)>,
+    models: Vec<(Name, Name, Option<UpstreamTime>)>,
     routes: Vec<(String, Route)>,
     otherwise: Option<Route>,
     free_preflights: bool,
@@ -49,13 +49,28 @@ pub struct PlanBuilder {
 impl PlanBuilder {
     /// Adds hardware and its price.
     pub fn hardware(mut self, name: Name, price: Price) -> Self {
-        self.hardware.push((name, price));
+        self.hardware.push((name, price, false));
+        self
+    }
+
+    /// Adds hardware that runs several requests at a time, in batches, and its price. Requests that
+    /// run on it at the same time, on this node, share its second: together they are billed the time
+    /// in which the hardware was busy.
+    pub fn shared_hardware(mut self, name: Name, price: Price) -> Self {
+        self.hardware.push((name, price, true));
         self
     }
 
     /// Adds a model, and the hardware that it runs on.
     pub fn model(mut self, name: Name, hardware: Name) -> Self {
-        self.models.push((name, hardware));
+        self.models.push((name, hardware, None));
+        self
+    }
+
+    /// Adds a model whose service says in its answers how long it computed, and the hardware that it
+    /// runs on.
+    pub fn reporting_model(mut self, name: Name, hardware: Name, time: UpstreamTime) -> Self {
+        self.models.push((name, hardware, Some(time)));
         self
     }
 
@@ -108,11 +123,11 @@ impl PlanBuilder {
 
     fn draft(mut self) -> Result<Draft, Problem> {
         let mut draft = Draft::new(Language::Rust);
-        for (name, price) in self.hardware {
-            draft.add_hardware(name, price)?;
+        for (name, price, shared) in self.hardware {
+            draft.add_hardware(name, price, shared)?;
         }
-        for (name, hardware) in self.models {
-            draft.add_model(name, hardware)?;
+        for (name, hardware, time) in self.models {
+            draft.add_model(name, hardware, time)?;
         }
         // In a file, too, their order does not matter.
         self.routes.sort_by(|(one, _), (other, _)| one.cmp(other));

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use super::upstream_time::UpstreamTime;
 use crate::{Name, Price};
 
 /// Model that a request runs, and the price of a second of it.
@@ -14,6 +15,10 @@ pub struct Workload {
     pub hardware: Name,
     /// The price of a second on that hardware.
     pub price: Price,
+    /// `true` if requests that run on that hardware at the same time share its second.
+    pub shared: bool,
+    /// The place where the service's answer says its compute time.
+    pub upstream_time: Option<Arc<UpstreamTime>>,
     /// The feature that the model is used through: `api` unless the route or the request's
     /// [`Feature`] names another.
     pub feature: Name,
@@ -38,21 +43,40 @@ pub struct Feature(pub Name);
 /// Models, the hardware that each runs on, and the prices of that hardware.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Catalog {
-    hardware: HashMap<Name, Price>,
-    models: HashMap<Name, Name>,
+    hardware: HashMap<Name, Hardware>,
+    models: HashMap<Name, Model>,
     /// By model, one workload for each feature of the plan's routes.
     workloads: HashMap<Name, Vec<Arc<Workload>>>,
 }
 
+/// Hardware, and the rules by which its time is billed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hardware {
+    pub(super) price: Price,
+    pub(super) shared: bool,
+}
+
+/// A model.
+#[derive(Clone, Debug)]
+pub(super) struct Model {
+    pub(super) hardware: Name,
+    pub(super) upstream_time: Option<Arc<UpstreamTime>>,
+}
+
 impl Catalog {
     /// Adds hardware. `false` if there is hardware of that name already.
-    pub(super) fn add_hardware(&mut self, name: Name, price: Price) -> bool {
-        self.hardware.insert(name, price).is_none()
+    pub(super) fn add_hardware(&mut self, name: Name, hardware: Hardware) -> bool {
+        self.hardware.insert(name, hardware).is_none()
     }
 
     /// Adds a model. `false` if there is a model of that name already.
-    pub(super) fn add_model(&mut self, name: Name, hardware: Name) -> bool {
-        self.models.insert(name, hardware).is_none()
+    pub(super) fn add_model(&mut self, name: Name, model: Model) -> bool {
+        self.models.insert(name, model).is_none()
+    }
+
+    /// `true` if requests share the hardware's second.
+    pub(super) fn is_shared(&self, hardware: &Name) -> bool {
+        self.hardware.get(hardware).is_some_and(|hardware| hardware.shared)
     }
 
     pub(super) fn has_hardware(&self, name: &str) -> bool {
@@ -70,9 +94,9 @@ impl Catalog {
     /// Makes the workloads of all models for these features, so that requests share them.
     pub(super) fn index_workloads(&mut self, features: impl IntoIterator<Item = Name>) {
         for feature in features {
-            for (model, hardware) in &self.models {
-                if let Some(workload) = self.on_hardware(model, hardware, &feature) {
-                    self.workloads.entry(model.clone()).or_default().push(workload);
+            for (name, model) in &self.models {
+                if let Some(workload) = self.workload_of(name, model, &feature) {
+                    self.workloads.entry(name.clone()).or_default().push(workload);
                 }
             }
         }
@@ -86,8 +110,8 @@ impl Catalog {
             .get(model)
             .and_then(|indexed| indexed.iter().find(|workload| workload.feature == *feature));
         indexed.cloned().or_else(|| {
-            let (model, hardware) = self.models.get_key_value(model)?;
-            self.on_hardware(model, hardware, feature)
+            let (name, model) = self.models.get_key_value(model)?;
+            self.workload_of(name, model, feature)
         })
     }
 
@@ -104,6 +128,12 @@ impl Catalog {
         })
     }
 
+    fn workload_of(&self, name: &Name, model: &Model, feature: &Name) -> Option<Arc<Workload>> {
+        let mut workload = self.on_hardware(name, &model.hardware, feature)?;
+        Arc::make_mut(&mut workload).upstream_time.clone_from(&model.upstream_time);
+        Some(workload)
+    }
+
     /// Makes the workload of a model on some hardware. `None` if the hardware is unknown.
     pub(super) fn on_hardware(
         &self,
@@ -111,11 +141,13 @@ impl Catalog {
         hardware: &Name,
         feature: &Name,
     ) -> Option<Arc<Workload>> {
-        let price = *self.hardware.get(hardware)?;
+        let Hardware { price, shared } = *self.hardware.get(hardware)?;
         Some(Arc::new(Workload {
             model: model.clone(),
             hardware: hardware.clone(),
             price,
+            shared,
+            upstream_time: None,
             feature: feature.clone(),
         }))
     }
@@ -125,7 +157,7 @@ impl Catalog {
     pub(super) fn lowest_price(&self) -> Option<Price> {
         self.hardware
             .values()
-            .copied()
+            .map(|hardware| hardware.price)
             .filter(|price| !price.a_second().is_zero())
             .min_by_key(|price| price.a_second())
     }

@@ -9,7 +9,8 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use super::{
-    DuringOutage, Midway, Plan, RequestCap, RequestQuota, Route, Tier, WhenUsedUp,
+    DuringOutage, Midway, Plan, RequestCap, RequestQuota, Route, Tier, TimeUnit, UpstreamTime,
+    WhenUsedUp,
     draft::{Draft, Field, Language, Problem},
 };
 use crate::{Credits, DenialFormat, Name, NameError, Price};
@@ -43,12 +44,15 @@ struct RawPlan {
 #[serde(deny_unknown_fields)]
 struct RawHardware {
     price_per_second: Option<Spanned<Value>>,
+    #[serde(default)]
+    shared: bool,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawModel {
     hardware: Option<Spanned<String>>,
+    compute_time: Option<Spanned<Value>>,
 }
 
 #[derive(Deserialize)]
@@ -124,7 +128,7 @@ fn add_hardware(draft: &mut Draft, key: &Spanned<String>, raw: &RawHardware) -> 
     })?;
     let price = Price::per_second(amount(price, &format!("{entry}, price_per_second"))?);
     draft
-        .add_hardware(name(key, "hardware")?, price)
+        .add_hardware(name(key, "hardware")?, price, raw.shared)
         .map_err(|problem| wrong(key.span(), problem.reason))
 }
 
@@ -135,10 +139,43 @@ fn add_model(draft: &mut Draft, key: &Spanned<String>, raw: &RawModel) -> Result
     })?;
     let (name, hardware_name) =
         (name(key, "model")?, name(hardware, &format!("{entry}, hardware"))?);
-    draft.add_model(name, hardware_name).map_err(|Problem { field, reason }| match field {
+    let time = raw.compute_time.as_ref();
+    let upstream_time =
+        time.map(|time| upstream_time(time, &format!("{entry}, compute_time"))).transpose()?;
+    let added = draft.add_model(name, hardware_name, upstream_time);
+    added.map_err(|Problem { field, reason }| match field {
         Field::ModelHardware => wrong(hardware.span(), reason),
+        Field::ModelTime => wrong(time.map_or_else(|| key.span(), Spanned::span), reason),
         _ => wrong(key.span(), reason),
     })
+}
+
+fn upstream_time(value: &Spanned<Value>, entry: &str) -> Result<UpstreamTime, Wrong> {
+    let refused = || {
+        let remedy = "write { header = \"x-inference-time\", unit = \"ms\" } or \
+             { fields = [\"usage.total_time_sec\"], unit = \"s\" }; units are s, ms, us and ns";
+        wrong(value.span(), format!("{entry}: {} is not a place: {remedy}", value.as_ref()))
+    };
+    let table = value.as_ref().as_table().filter(|table| table.len() == 2).ok_or_else(refused)?;
+    let unit = match table.get("unit").and_then(Value::as_str) {
+        Some("s") => TimeUnit::Seconds,
+        Some("ms") => TimeUnit::Milliseconds,
+        Some("us") => TimeUnit::Microseconds,
+        Some("ns") => TimeUnit::Nanoseconds,
+        _ => return Err(refused()),
+    };
+    match (table.get("header"), table.get("fields")) {
+        (Some(header), None) => {
+            let name = header.as_str().and_then(|name| name.parse().ok()).ok_or_else(refused)?;
+            Ok(UpstreamTime::header(name, unit))
+        }
+        (None, Some(fields)) => {
+            let paths = fields.as_array().ok_or_else(refused)?.iter().map(Value::as_str);
+            let paths = paths.collect::<Option<Vec<_>>>().ok_or_else(refused)?;
+            Ok(UpstreamTime::fields(paths, unit))
+        }
+        _ => Err(refused()),
+    }
 }
 
 fn add_route(
@@ -266,7 +303,7 @@ fn tier_problem(key: &Spanned<String>, raw: &RawTier, problem: Problem) -> Wrong
         Field::RequestCount => quota.map(|quota| &quota.count),
         Field::RequestPer => quota.map(|quota| &quota.per),
         Field::RequestBurst => quota.map(|quota| quota.burst.as_ref().unwrap_or(&quota.count)),
-        Field::Key | Field::ModelHardware | Field::RouteTarget => None,
+        Field::Key | Field::ModelHardware | Field::ModelTime | Field::RouteTarget => None,
     };
     wrong(value.map_or_else(|| key.span(), Spanned::span), problem.reason)
 }

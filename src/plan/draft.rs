@@ -5,12 +5,13 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
     RequestCap, RequestQuota, Tier, TierName,
-    catalog::Catalog,
+    catalog::{Catalog, Hardware, Model},
     pattern::{self, PatternError},
     policy::Plan,
     route::{Route, RouteKind},
     routes::{Routes, Target},
     template::Template,
+    upstream_time::UpstreamTime,
 };
 use crate::{Name, Price};
 
@@ -48,6 +49,7 @@ pub(super) enum Field {
     /// The entry's name, or a route's pattern.
     Key,
     ModelHardware,
+    ModelTime,
     RouteTarget,
     Hold,
     MostPerRequest,
@@ -69,15 +71,54 @@ impl Draft {
         Self { language, catalog: Catalog::default(), routes: Routes::new(), tiers: HashMap::new() }
     }
 
-    pub(super) fn add_hardware(&mut self, name: Name, price: Price) -> Result<(), Problem> {
+    pub(super) fn add_hardware(
+        &mut self,
+        name: Name,
+        price: Price,
+        shared: bool,
+    ) -> Result<(), Problem> {
         let entry = format!("hardware `{name}`");
-        if self.catalog.add_hardware(name, price) { Ok(()) } else { Err(duplicate(&entry)) }
+        if self.catalog.add_hardware(name, Hardware { price, shared }) {
+            Ok(())
+        } else {
+            Err(duplicate(&entry))
+        }
     }
 
-    pub(super) fn add_model(&mut self, name: Name, hardware: Name) -> Result<(), Problem> {
+    pub(super) fn add_model(
+        &mut self,
+        name: Name,
+        hardware: Name,
+        upstream_time: Option<UpstreamTime>,
+    ) -> Result<(), Problem> {
         let entry = format!("model `{name}`");
         self.check_hardware(&hardware, &entry, Field::ModelHardware)?;
-        if self.catalog.add_model(name, hardware) { Ok(()) } else { Err(duplicate(&entry)) }
+        if upstream_time.is_some() && self.catalog.is_shared(&hardware) {
+            let reason = format!(
+                "{entry} takes its compute time from its service's answers, and its hardware \
+                 `{hardware}` is shared: each of several requests would report the time of all of \
+                 them: remove one of the two"
+            );
+            return Err(Problem { field: Field::ModelTime, reason });
+        }
+        let is_empty = |time: &UpstreamTime| {
+            time.paths().is_some_and(|paths| {
+                paths.is_empty() || paths.iter().any(|path| path.split('.').any(str::is_empty))
+            })
+        };
+        if upstream_time.as_ref().is_some_and(is_empty) {
+            let reason = format!(
+                "{entry}, compute_time: a field has no name: write a path like \
+                 \"usage.total_time_sec\""
+            );
+            return Err(Problem { field: Field::ModelTime, reason });
+        }
+        let upstream_time = upstream_time.map(Arc::new);
+        if self.catalog.add_model(name, Model { hardware, upstream_time }) {
+            Ok(())
+        } else {
+            Err(duplicate(&entry))
+        }
     }
 
     pub(super) fn add_route(&mut self, pattern: &str, route: Route) -> Result<(), Problem> {

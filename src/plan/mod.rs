@@ -60,6 +60,7 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod tier;
+mod upstream_time;
 
 pub use self::{
     builder::PlanBuilder,
@@ -71,5 +72,6 @@ pub use self::{
     route::Route,
     routes::{Classification, ModelInBody},
     tier::{DuringOutage, Midway, RequestCap, RequestQuota, Tier, WhenUsedUp},
+    upstream_time::{TimeUnit, UpstreamTime},
 };
 pub use crate::{body_fields::BodyProblem, names::TierName};

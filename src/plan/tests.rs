@@ -153,7 +153,7 @@ fn routes_lead_to_models() {
 
     let elsewhere = GOOD.replace(
         "[routes]",
-        "[routes]\n\"/v1/query\" = { model = \"{cookie:model}\" }\n\
+        "[routes]\n\"/v1/query\" = { model = \"{query:model}\" }\n\
          \"/v1/body\" = { model = \"acme/{body:model}\", denials = \"openai\" }\n\
          \"/v1/models\" = \"authenticated\"",
     );
@@ -330,15 +330,15 @@ fn what_is_wrong_is_refused_with_its_line_and_remedy() {
         ("{ model = \"{model}\" }", "{ model = \"{model\" }", 12, "a brace without its partner"),
         (
             "{ model = \"{model}\" }",
-            "{ model = \"{query:model}\" }",
+            "{ model = \"{cookie:model}\" }",
             12,
             "`{cookie:model}` is unknown: write `{name}` for a part of the path",
         ),
         (
             "{ model = \"{model}\" }",
-            "{ model = \"{body:model}\" }",
+            "{ model = \"{form:model}\" }",
             12,
-            "`{body:model}` is unknown",
+            "`{form:model}` is unknown",
         ),
         ("\"/models/{model}\"", "\"/models/:model\"", 12, "write `{model}` in place of `:model`"),
         (

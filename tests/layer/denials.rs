@@ -510,6 +510,7 @@ async fn a_denied_grpc_call_is_answered_while_its_caller_goes_on_sending() {
     let asked_at = tokio::time::Instant::now();
     let (_never_ends, body) = Fed::new();
     let mut call = request("alice", "none", body);
+    *call.version_mut() = http::Version::HTTP_2;
     call.headers_mut()
         .insert("content-type", http::HeaderValue::from_static("application/grpc+proto"));
     let service =

@@ -34,7 +34,9 @@ mod order;
 mod paths;
 mod read_ahead;
 mod reload;
+mod shared_hardware;
 mod shutdown;
 #[cfg(feature = "axum")]
 mod sockets;
 mod thresholds;
+mod upstream_time;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
-use rusqlite::{Connection, params_from_iter, types::Value as Cell};
+use rusqlite::{Connection, ErrorCode, params_from_iter, types::Value as Cell};
 use serde::Serialize;
 
 use super::{Sheet, StudioError, Table, query};
@@ -109,12 +109,12 @@ pub(super) fn import(name: &str, csv: &[u8]) -> Result<Sheet, StudioError> {
     let rows: Vec<Row> = rows.collect();
     check(&header, &rows)?;
 
-    let mut connection = Connection::open_in_memory().map_err(StudioError::Database)?;
-    query::bound_memory(&connection).map_err(StudioError::Database)?;
+    let mut connection = Connection::open_in_memory().map_err(failure)?;
+    query::bound_memory(&connection).map_err(failure)?;
     let name = usable(&connection, &sanitised(name, "data"));
     let columns = columns(&connection, &header.record, &rows);
     fill(&mut connection, &name, &columns, &rows)?;
-    query::confine(&mut connection, &name).map_err(StudioError::Database)?;
+    query::confine(&mut connection, &name).map_err(failure)?;
 
     let shown = rows.iter().take(SHOWN_ROWS).map(|row| {
         let cells = columns.iter().zip(&row.record).map(|(column, text)| column.kind.cell(text));
@@ -243,27 +243,34 @@ fn fill(
     columns: &[Column],
     rows: &[Row],
 ) -> Result<(), StudioError> {
-    let transaction = connection.transaction().map_err(StudioError::Database)?;
+    let transaction = connection.transaction().map_err(failure)?;
     let list: Vec<_> =
         columns.iter().map(|it| format!("\"{}\" {}", it.name, it.kind.sql())).collect();
     let create = format!("CREATE TABLE \"{name}\" ({})", list.join(", "));
-    transaction.execute(&create, []).map_err(StudioError::Database)?;
+    transaction.execute(&create, []).map_err(failure)?;
     let marks = vec!["?"; columns.len()].join(", ");
     {
         let insert = format!("INSERT INTO \"{name}\" VALUES ({marks})");
-        let mut insert = transaction.prepare(&insert).map_err(StudioError::Database)?;
+        let mut insert = transaction.prepare(&insert).map_err(failure)?;
         for row in rows {
             let cells = columns.iter().zip(&row.record).map(|(it, text)| it.kind.cell(text));
             insert.execute(params_from_iter(cells)).map_err(|error| {
                 match error.sqlite_error_code() {
-                    Some(rusqlite::ErrorCode::TooBig) => StudioError::Line {
+                    Some(ErrorCode::TooBig) => StudioError::Line {
                         line: row.line,
                         problem: "the row has more than 128 KiB. Shorten its texts.".into(),
                     },
-                    _ => StudioError::Database(error),
+                    _ => failure(error),
                 }
             })?;
         }
     }
-    transaction.commit().map_err(StudioError::Database)
+    transaction.commit().map_err(failure)
+}
+
+fn failure(error: rusqlite::Error) -> StudioError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::OutOfMemory) => StudioError::Full,
+        _ => StudioError::Database(error),
+    }
 }

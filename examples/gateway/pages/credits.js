@@ -1,0 +1,165 @@
+// Shared by the pages: what a request costs, what credits are left, and why the server refused.
+
+const NANO = 1_000_000_000n;
+const POLL_MS = 250;
+const POLL_FOR_MS = 5_000;
+
+export const at = (id) => document.getElementById(id);
+
+/** Exact dollars of whole nano-dollars. */
+function dollars(nanos) {
+  const part = (nanos % NANO).toString().padStart(9, "0").replace(/0+$/, "").padEnd(2, "0");
+  return `$${nanos / NANO}.${part}`;
+}
+
+const pause = (milliseconds) => new Promise((resolve) => { setTimeout(resolve, milliseconds); });
+
+/** What the server said instead of an answer. */
+export class Denied extends Error {
+  constructor(detail, status, retryAfter) {
+    super(detail);
+    this.status = status;
+    this.retryAfter = retryAfter;
+  }
+}
+
+/** The words of a problem, of this server's or of the model's server behind it. */
+export function detailOf(problem) {
+  const detail = problem?.detail ?? problem?.error?.message ?? problem?.title;
+  return typeof detail === "string" && detail.trim() ? detail : undefined;
+}
+
+async function denied(response) {
+  const problem = await response.json().catch(() => undefined);
+  const detail = detailOf(problem) ?? `The server answered ${response.status} ${response.statusText}`.trim();
+  return new Denied(detail, response.status, response.headers.get("retry-after"));
+}
+
+/** An answer of the server. Throws if there is none, or if it is a refusal. */
+export async function call(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, { cache: "no-store", ...options });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The server cannot be reached. Check your connection, and try again.");
+  }
+  if (!response.ok) throw await denied(response);
+  return response;
+}
+
+export const post = (path, body, options = {}) => call(path, {
+  method: "POST",
+  headers: { "content-type": "application/json" },
+  body: JSON.stringify(body),
+  ...options,
+});
+
+/** When to try again, of a Retry-After: seconds, or a date. */
+function retry(after) {
+  const seconds = /^\d+$/.test(after) ? Number(after) : Math.ceil((Date.parse(after) - Date.now()) / 1_000);
+  if (!Number.isFinite(seconds)) return "";
+  return seconds <= 1 ? "Try again in a second." : `Try again in ${seconds} seconds.`;
+}
+
+/** Shows why something did not work, and where to go from there. */
+export function showProblem(error) {
+  const problem = at("problem");
+  const words = [error.message.replace(/([^.!?…])$/, "$1.")];
+  if (error.retryAfter) words.push(retry(error.retryAfter));
+  problem.textContent = words.filter(Boolean).join(" ");
+  const links = { 401: "Sign in on the billing page", 402: "Go to the billing page" };
+  if (links[error.status]) {
+    problem.append(" ", Object.assign(document.createElement("a"), { href: "/billing", textContent: links[error.status] }));
+  }
+  problem.hidden = false;
+  problem.scrollIntoView({ block: "nearest" });
+}
+
+export function hideProblem() {
+  at("problem").hidden = true;
+  at("problem").textContent = "";
+}
+
+/** Shows what is left of the included credits. */
+export async function showCredits() {
+  const bill = await (await call("/billing.json")).json();
+  const [included, used] = [BigInt(bill.included_nano_usd), BigInt(bill.used_nano_usd)];
+  const left = included > used ? included - used : 0n;
+  at("left").textContent = `${dollars(left)} of ${dollars(included)}`;
+}
+
+/** Fills the choice of models, and says what each costs. */
+export async function loadModels() {
+  // Prices are known if the models are not, and the other way around.
+  const [models, prices] = await Promise.allSettled([call("/v1/models"), call("/playground/prices")]);
+  if (models.status === "rejected") throw models.reason;
+  const { data } = await models.value.json();
+  const priced = prices.status === "fulfilled" ? (await prices.value.json()).models : [];
+  const choice = at("model");
+  choice.replaceChildren(...data.map(({ id }) => new Option(id, id)));
+  choice.disabled = data.length === 0;
+  if (data.length === 0) throw new Error("The server has no models at the moment.");
+  const price = () => priced.find(({ model }) => model === choice.value);
+  const say = () => {
+    const found = price();
+    at("price").textContent = found ? `${dollars(BigInt(found.price_per_second_nano_usd))} per second on ${found.hardware}` : "";
+  };
+  choice.addEventListener("change", say);
+  say();
+  return { price };
+}
+
+/** The figures of one request: an estimate while it runs, and then what it cost. */
+export class Cost {
+  #started = performance.now();
+  #timer;
+  #price;
+
+  constructor(price) {
+    this.#price = price?.price_per_second_nano_usd;
+    this.#show();
+    at("cost-note").textContent = "Estimated from the time that you wait.";
+    this.#timer = setInterval(() => this.#show(), 100);
+  }
+
+  #show() {
+    const seconds = (performance.now() - this.#started) / 1_000;
+    const cost = this.#price === undefined ? "–" : `≈ $${(seconds * this.#price / 1e9).toFixed(7)}`;
+    this.#say(cost, `≈ ${seconds.toFixed(1)} s`, true);
+  }
+
+  #say(cost, compute, isEstimate) {
+    for (const [id, text] of [["cost", cost], ["compute", compute]]) {
+      at(id).textContent = text;
+      at(id).classList.toggle("estimate", isEstimate);
+    }
+  }
+
+  /** The request was refused, so it cost nothing. */
+  refused() {
+    clearInterval(this.#timer);
+    this.#say("–", "–", false);
+    at("cost-note").textContent = "";
+  }
+
+  /** The request has ended: replaces the estimate as soon as the exact cost is known. */
+  async ended(request) {
+    clearInterval(this.#timer);
+    this.#show();
+    const until = performance.now() + POLL_FOR_MS;
+    while (request && performance.now() < until) {
+      try {
+        const exact = await (await post("/playground/cost", { request_id: request })).json();
+        this.#say(dollars(BigInt(exact.cost_nano_usd)), `${exact.compute_seconds.toFixed(6)} s`, false);
+        at("cost-note").textContent = "The exact cost, as on your bill.";
+        return;
+      } catch (error) {
+        // It is charged a moment after it ended. Any other answer will not change.
+        if (error.status !== 404) break;
+        await pause(POLL_MS);
+      }
+    }
+    at("cost-note").textContent = "This is an estimate: the exact cost is not known yet. Your bill will have it.";
+  }
+}
