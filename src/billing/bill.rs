@@ -41,7 +41,7 @@ impl Bill {
     /// Reads the bill that a request asks for.
     pub(super) async fn read(meter: &CreditMeter, parts: &Parts) -> Result<Self, Denied> {
         let head = RequestHead::from(parts);
-        let caller = meter.caller(head).await?;
+        let caller = meter.caller(head).await.map_err(|error| meter.not_identified(error))?;
         let Ok(Query(query)) = Query::<BillQuery>::try_from_uri(&parts.uri) else {
             let detail = "The query cannot be read. Write `period=YYYY-MM` and \
                 `organisation=<id>`, each at most once.";

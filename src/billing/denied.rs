@@ -55,7 +55,8 @@ impl Denied {
     /// Returns the response for programs: a problem (RFC 9457), or the denial that the meter would
     /// send.
     pub(super) fn into_response(self, meter: &CreditMeter, asked: &Parts) -> Response {
-        let style = DenialStyle { grpc: false, ..meter.denial_style(asked.into()) };
+        let style =
+            DenialStyle { grpc: false, grpc_web: false, ..meter.denial_style(asked.into()) };
         match self {
             Self::Rejected(rejection) => rejection.into_styled_response(style).map(Body::from),
             Self::Other { status, title, detail } => {

@@ -62,7 +62,7 @@ pub(super) fn sign_in_form(error: Option<&str>) -> Response {
 /// Returns a denial: the sign-in form if the caller has to sign in, a page if the caller accepts
 /// HTML, otherwise the response for programs.
 pub(super) fn denial(meter: &CreditMeter, parts: &Parts, denied: Denied) -> Response {
-    if let (Denied::Rejected(Rejection::Unauthenticated { invalid }), Some(_)) =
+    if let (Denied::Rejected(Rejection::Unauthenticated { invalid, .. }), Some(_)) =
         (&denied, meter.cookie())
     {
         return sign_in_form(invalid.then_some(

@@ -1,7 +1,7 @@
 //! The token that a request carries.
 
 use http::{
-    HeaderMap,
+    HeaderMap, HeaderName,
     header::{AUTHORIZATION, COOKIE},
 };
 use sha2::{Digest, Sha256};
@@ -14,20 +14,34 @@ const MAX_TOKEN_BYTES: usize = 4096;
 
 pub(super) type Sha256Digest = [u8; 32];
 
-/// Returns the token of a request: the bearer token of its `Authorization` field or, if there is no
-/// such field and a cookie is named, that cookie's value.
+/// The places of a request where a token may be, beside its `Authorization` field.
+#[derive(Clone, Debug)]
+pub(super) struct TokenPlaces {
+    pub(super) api_key_header: HeaderName,
+    pub(super) cookie: Option<Name>,
+}
+
+impl Default for TokenPlaces {
+    fn default() -> Self {
+        Self { api_key_header: HeaderName::from_static("x-api-key"), cookie: None }
+    }
+}
+
+/// Returns the token of a request: the bearer token of its `Authorization` field or, if it has none,
+/// the value of the field for API keys or, if there is neither field, that of the cookie.
 pub(super) fn token_of<'a>(
     head: RequestHead<'a>,
-    cookie_name: Option<&Name>,
+    places: &TokenPlaces,
 ) -> Result<&'a [u8], IdentifyError> {
-    let in_cookie = || cookie_name.and_then(|name| cookie(head.headers, name.as_str()));
-    let token = match bearer(head.headers) {
-        Err(IdentifyError::Missing) => match in_cookie() {
+    let in_cookie = || places.cookie.as_ref().and_then(|name| cookie(head.headers, name.as_str()));
+    let token = match (bearer(head.headers), api_key(head.headers, &places.api_key_header)) {
+        (Ok(token), _) | (Err(_), Ok(token)) => token,
+        (Err(IdentifyError::Missing), Err(IdentifyError::Missing)) => match in_cookie() {
             None => return Err(IdentifyError::Missing),
             Some(_) if !origin::is_same_origin(head) => return Err(IdentifyError::CrossOrigin),
             Some(token) => token,
         },
-        answer => answer?,
+        _ => return Err(IdentifyError::Invalid),
     };
     if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
         return Err(IdentifyError::Invalid);
@@ -59,6 +73,13 @@ fn bearer(headers: &HeaderMap) -> Result<&[u8], IdentifyError> {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => Ok(token.trim_ascii()),
         _ => Err(IdentifyError::Invalid),
     }
+}
+
+/// Returns the token of a request that has a single field of this name.
+fn api_key<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<&'a [u8], IdentifyError> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next().ok_or(IdentifyError::Missing)?;
+    if values.next().is_some() { Err(IdentifyError::Invalid) } else { Ok(value.as_bytes()) }
 }
 
 /// Returns the value of a cookie (RFC 6265, section 5.4: pairs, each after a semicolon and a

@@ -2,6 +2,8 @@
 
 use std::{error::Error, fmt, future::Future, pin::Pin, sync::Arc};
 
+use http::HeaderName;
+
 use super::{Identity, RequestHead};
 use crate::Name;
 
@@ -36,6 +38,12 @@ pub trait Identify: fmt::Debug + Send + Sync + 'static {
     /// Returns the name of the cookie that callers' browsers keep their token in. The billing
     /// page's sign-in sets it. Default: `None`, no cookie is accepted.
     fn cookie(&self) -> Option<&Name> {
+        None
+    }
+
+    /// Returns the name of a header field in which callers may send their token instead of
+    /// `Authorization: Bearer`. Denials with 401 name it. Default: `None`.
+    fn api_key_header(&self) -> Option<&HeaderName> {
         None
     }
 }

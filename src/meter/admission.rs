@@ -149,7 +149,7 @@ impl CreditMeter {
     ) -> Decision {
         let payer = match payer {
             Ok(payer) => payer,
-            Err(error) => return Decision::now(self.deny(error.into())),
+            Err(error) => return Decision::now(self.deny(self.not_identified(error))),
         };
         match target {
             Target::Workload(workload) => self.ask(plan, &payer, workload),
@@ -449,11 +449,27 @@ impl Inner {
     }
 }
 
+impl CreditMeter {
+    /// Returns the denial of a request whose caller was not identified. It says where a token can be
+    /// sent.
+    pub(crate) fn not_identified(&self, error: IdentifyError) -> Rejection {
+        match error.into() {
+            Rejection::Unauthenticated { invalid, .. } => Rejection::Unauthenticated {
+                invalid,
+                api_key_header: self.inner.identify.api_key_header().cloned(),
+            },
+            other => other,
+        }
+    }
+}
+
 impl From<IdentifyError> for Rejection {
     fn from(error: IdentifyError) -> Self {
         match error {
-            IdentifyError::Missing => Self::Unauthenticated { invalid: false },
-            IdentifyError::Invalid => Self::Unauthenticated { invalid: true },
+            IdentifyError::Missing => {
+                Self::Unauthenticated { invalid: false, api_key_header: None }
+            }
+            IdentifyError::Invalid => Self::Unauthenticated { invalid: true, api_key_header: None },
             IdentifyError::NotAMember => Self::NotAMember,
             IdentifyError::CrossOrigin => Self::CrossOrigin,
             IdentifyError::Unavailable(error) => {

@@ -114,6 +114,7 @@ impl CreditMeterBuilder {
                     unavailable: StatusCode::SERVICE_UNAVAILABLE,
                     format: DenialFormat::Problem,
                     grpc: false,
+                    grpc_web: false,
                 },
                 response: ResponseSettings { inference_id: true, usage_headers: false },
                 identify_timeout: Duration::from_secs(5),

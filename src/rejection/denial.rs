@@ -2,7 +2,7 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use ::http::StatusCode;
+use ::http::{HeaderName, StatusCode};
 
 use crate::{
     Credits, Name, Period,
@@ -28,7 +28,7 @@ const MAX_AUTOMATIC_RETRY_SECONDS: u64 = 60;
 /// use http::{Response, StatusCode};
 /// use tower_credits::{DenialFormat, Rejection};
 ///
-/// let denied = Rejection::Unauthenticated { invalid: false };
+/// let denied = Rejection::Unauthenticated { invalid: false, api_key_header: None };
 /// assert_eq!(denied.reason(), "UNAUTHENTICATED");
 /// assert_eq!(denied.status(), StatusCode::UNAUTHORIZED);
 ///
@@ -50,6 +50,8 @@ pub enum Rejection {
     Unauthenticated {
         /// `true` if credentials were sent.
         invalid: bool,
+        /// The field in which a token may be sent, beside `Authorization`.
+        api_key_header: Option<HeaderName>,
     },
     /// The subject may not bill the organisation, or there is no organisation of that name. The two
     /// are not told apart, so that nobody can find out which organisations exist. 403.

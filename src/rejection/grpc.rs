@@ -34,13 +34,21 @@ enum Code {
 }
 
 /// `true` if a request is a gRPC call, or a response answers one: its content type is
-/// `application/grpc`, alone or with `+` and an encoding or `;` and parameters. gRPC-Web is not.
+/// `application/grpc`, alone or with `+` and an encoding or `;` and parameters.
 pub(crate) fn is_message(headers: &HeaderMap) -> bool {
     let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
     let rest = content_type
         .split_at_checked(16)
         .filter(|(essence, _)| essence.eq_ignore_ascii_case(b"application/grpc"));
     rest.is_some_and(|(_, rest)| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// `true` if a request is a gRPC-Web call that has not been translated to gRPC.
+pub(crate) fn is_web_message(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    content_type
+        .split_at_checked(20)
+        .is_some_and(|(start, _)| start.eq_ignore_ascii_case(b"application/grpc-web"))
 }
 
 /// Returns the status code in a response's head or trailers, if they have one.
@@ -66,6 +74,15 @@ impl Rejection {
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response.extensions_mut().insert(self);
+        response
+    }
+
+    /// Returns the response of this denial to a gRPC-Web call: the status is in the head, as in
+    /// gRPC, and there is no message.
+    pub(crate) fn into_grpc_web_response(self) -> Response<Bytes> {
+        let mut response = self.into_grpc_response();
+        let content_type = HeaderValue::from_static("application/grpc-web+proto");
+        response.headers_mut().insert(CONTENT_TYPE, content_type);
         response
     }
 

@@ -4,11 +4,11 @@
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, USER_AGENT, WWW_AUTHENTICATE},
 };
 use serde::Serialize;
 
-use super::{Rejection, is_grpc_message};
+use super::{Rejection, is_grpc_message, is_grpc_web_message};
 use crate::{Credits, DenialFormat};
 
 /// Tells the SDKs of OpenAI and Anthropic, which retry some statuses on their own, not to do so.
@@ -25,12 +25,22 @@ pub(crate) struct DenialStyle {
     pub(crate) format: DenialFormat,
     /// `true` if the caller speaks gRPC.
     pub(crate) grpc: bool,
+    /// `true` if the caller speaks gRPC-Web, which no layer outside of this one has translated.
+    pub(crate) grpc_web: bool,
 }
 
 impl DenialStyle {
     /// Returns the style for a caller with these header fields, who reads this format.
     pub(crate) fn for_caller(self, headers: &HeaderMap, format: DenialFormat) -> Self {
-        Self { grpc: is_grpc_message(headers), format, ..self }
+        let unavailable = match self.unavailable {
+            // This client tries again at once and without end (seen: 400 times a second).
+            StatusCode::SERVICE_UNAVAILABLE if is_huggingface_js(headers) => {
+                StatusCode::GATEWAY_TIMEOUT
+            }
+            status => status,
+        };
+        let (grpc, grpc_web) = (is_grpc_message(headers), is_grpc_web_message(headers));
+        Self { grpc, grpc_web, format, unavailable }
     }
 }
 
@@ -42,7 +52,8 @@ struct Body<'a> {
     status: u16,
     detail: &'a str,
     /// For clients that print this member of any JSON.
-    message: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
     reason: &'a str,
     error: ErrorMember<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,13 +81,16 @@ impl Rejection {
     /// `Inference-Id` is added.
     pub fn into_http_response(self, format: DenialFormat) -> Response<Bytes> {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
-        self.into_styled_response(DenialStyle { unavailable, format, grpc: false })
+        self.into_styled_response(DenialStyle { unavailable, format, grpc: false, grpc_web: false })
     }
 
     /// Returns the response of this denial by a meter with this style.
     pub(crate) fn into_styled_response(self, style: DenialStyle) -> Response<Bytes> {
         if style.grpc {
             return self.into_grpc_response();
+        }
+        if style.grpc_web {
+            return self.into_grpc_web_response();
         }
         let mut response = Response::new(self.body(style));
         *response.status_mut() = self.status_or(style.unavailable);
@@ -96,9 +110,14 @@ impl Rejection {
         if let Ok(text) = HeaderValue::from_str(&in_ascii(&self.to_string())) {
             headers.insert(ERROR_MESSAGE, text);
         }
-        if let Self::Unauthenticated { invalid } = &self {
+        if let Self::Unauthenticated { invalid, api_key_header } = &self {
             let challenge = if *invalid { r#"Bearer error="invalid_token""# } else { "Bearer" };
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+            // No scheme is registered for API keys; each field is a challenge of its own.
+            let other = api_key_header.as_ref().map(|name| format!("ApiKey header=\"{name}\""));
+            if let Some(Ok(other)) = other.map(HeaderValue::try_from) {
+                headers.append(WWW_AUTHENTICATE, other);
+            }
         }
         response.extensions_mut().insert(self);
         response
@@ -129,7 +148,7 @@ impl Rejection {
             title: self.title(),
             status: status.as_u16(),
             detail: &detail,
-            message: &detail,
+            message: matches!(error, ErrorMember::Text(_)).then_some(&*detail),
             reason,
             error,
             resets_at: self.resets_at(),
@@ -137,6 +156,11 @@ impl Rejection {
         };
         serde_json::to_vec(&body).unwrap_or_default().into()
     }
+}
+
+fn is_huggingface_js(headers: &HeaderMap) -> bool {
+    let agent = headers.get(USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
+    agent.starts_with(b"@huggingface/inference")
 }
 
 /// Returns the kind of error that OpenAI's API names for a status.

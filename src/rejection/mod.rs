@@ -12,6 +12,9 @@ mod text;
 
 pub use self::denial::Rejection;
 pub(crate) use self::{
-    grpc::{is_message as is_grpc_message, status_of as grpc_status_of},
+    grpc::{
+        is_message as is_grpc_message, is_web_message as is_grpc_web_message,
+        status_of as grpc_status_of,
+    },
     http::DenialStyle,
 };

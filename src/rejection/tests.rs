@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, num::NonZeroU32, sync::Arc, time::Duration};
 
-use ::http::StatusCode;
+use ::http::{HeaderName, StatusCode};
 use percent_encoding::percent_decode;
 use serde_json::{Value, json};
 
@@ -17,9 +17,11 @@ fn all() -> Vec<Rejection> {
     let period = "2026-11".parse().unwrap();
     let hint = Some("Upgrade to PRO: 100 % more.".into());
     let number = |n| NonZeroU32::new(n).unwrap();
+    let api_key = HeaderName::from_static("x-api-key");
     let all = vec![
-        Rejection::Unauthenticated { invalid: false },
-        Rejection::Unauthenticated { invalid: true },
+        Rejection::Unauthenticated { invalid: false, api_key_header: None },
+        Rejection::Unauthenticated { invalid: false, api_key_header: Some(api_key.clone()) },
+        Rejection::Unauthenticated { invalid: true, api_key_header: Some(api_key) },
         Rejection::NotAMember,
         Rejection::CrossOrigin,
         Rejection::NotInPlan,
@@ -190,6 +192,7 @@ fn a_meters_own_status_replaces_503_and_nothing_else() {
         unavailable: StatusCode::TOO_MANY_REQUESTS,
         format: DenialFormat::Problem,
         grpc: false,
+        grpc_web: false,
     };
     for rejection in all() {
         let default = rejection.clone().into_http_response(style.format);

@@ -48,10 +48,17 @@ impl Rejection {
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unauthenticated { invalid: false } => f.write_str(
-                "The request has no credentials. Send your token: `Authorization: Bearer <token>`.",
-            ),
-            Self::Unauthenticated { invalid: true } => f.write_str(
+            Self::Unauthenticated { invalid: false, api_key_header } => {
+                f.write_str(
+                    "The request has no credentials. Send your token: `Authorization: Bearer \
+                     <token>`",
+                )?;
+                if let Some(name) = api_key_header {
+                    write!(f, " or `{name}: <token>`")?;
+                }
+                f.write_str(".")
+            }
+            Self::Unauthenticated { invalid: true, .. } => f.write_str(
                 "The credentials are not valid. Check that your token is complete and has not been \
                  revoked.",
             ),

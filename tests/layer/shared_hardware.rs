@@ -118,8 +118,7 @@ async fn a_share_is_cut_off_exactly_where_the_credits_end() {
 async fn who_leaves_shares_no_longer() {
     let meter = shared_meter();
     let gap = Duration::from_millis(100);
-    let long =
-        tokio::spawn(run(meter.clone(), "long".to_owned(), "pro", Duration::ZERO, 100, gap));
+    let long = tokio::spawn(run(meter.clone(), "long".to_owned(), "pro", Duration::ZERO, 100, gap));
     let short = run(meter.clone(), "short".to_owned(), "pro", Duration::ZERO, 1_000, gap);
     assert!(tokio::time::timeout(seconds(4), short).await.is_err());
     long.await.unwrap().unwrap();

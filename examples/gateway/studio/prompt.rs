@@ -26,8 +26,8 @@ const SYNONYMS: [(&str, &str); 8] = [
 const FILLERS: &str =
     "the a an all is are was there what how of in with and for to have has do did we which than";
 
-/// Returns a prompt for `/v1/completions`. The model's answer, at temperature 0 and with the table's
-/// [`grammar`], is SQL and a line break.
+/// Returns a prompt for `/v1/completions`. The model's answer, at temperature 0 and with the
+/// table's [`grammar`], is SQL and a line break.
 pub(crate) fn prompt(table: &Table, question: &str) -> String {
     let question: String = question
         .chars()

@@ -1,7 +1,7 @@
 //! Bounds of a query: what it may do, and how much time, memory and answer it may use.
 //!
-//! * An authorizer allows SELECT, reads of the table, and the functions in [`FUNCTIONS`]. Everything
-//!   else is refused before it runs: writes, ATTACH, PRAGMA, recursion, other tables.
+//! * An authorizer allows SELECT, reads of the table, and the functions in [`FUNCTIONS`].
+//!   Everything else is refused before it runs: writes, ATTACH, PRAGMA, recursion, other tables.
 //! * A progress handler stops the query after a second. It runs between the steps of SQLite's
 //!   machine, so no single step may be long: hence short texts, and no function whose time grows
 //!   faster than its input, like `replace`.

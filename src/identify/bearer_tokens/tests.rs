@@ -143,3 +143,43 @@ fn a_file_of_digests_is_read_and_no_secret_is_shown() {
         "BearerTokens { tokens: 0 }"
     );
 }
+
+#[test]
+fn a_token_may_be_an_api_key() {
+    let ask = |tokens: &BearerTokens, fields: &[(&str, &str)]| {
+        let mut request = http::Request::builder();
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(()).unwrap();
+        match tokens.identify(RequestHead::from(&request)) {
+            Identifying::Ready(answer) => answer.map(drop).map_err(|error| error.to_string()),
+            Identifying::Later(_) => unreachable!(),
+        }
+    };
+    let alice = || {
+        Identity::new(
+            "alice".parse().unwrap(),
+            crate::Account::user("alice").unwrap(),
+            "free".parse().unwrap(),
+        )
+    };
+    let tokens = BearerTokens::new().with("s3cret", alice());
+    let (key, bearer) = (("x-api-key", "s3cret"), ("authorization", "Bearer s3cret"));
+    let unknown = Err("unknown credentials".to_owned());
+    assert_eq!(ask(&tokens, &[key]), Ok(()));
+    assert_eq!(ask(&tokens, &[bearer, ("x-api-key", "other")]), Ok(()), "the bearer token counts");
+    assert_eq!(ask(&tokens, &[("authorization", "Basic proxy"), key]), Ok(()));
+    for fields in [
+        &[("x-api-key", "wrong")][..],
+        &[("x-api-key", "")],
+        &[key, key],
+        &[("authorization", "Bearer wrong"), ("x-api-key", "wrong")],
+    ] {
+        assert_eq!(ask(&tokens, fields), unknown, "{fields:?}");
+    }
+    let other = tokens.or_header("api-key".parse().unwrap());
+    assert_eq!(ask(&other, &[key]), Err("no credentials".to_owned()));
+    assert_eq!(ask(&other, &[("api-key", "s3cret")]), Ok(()));
+    assert_eq!(other.api_key_header().unwrap(), "api-key");
+}

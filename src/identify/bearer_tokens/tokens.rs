@@ -1,11 +1,16 @@
-//! Tokens that callers send as `Authorization: Bearer <token>`.
+//! Tokens that callers send as `Authorization: Bearer <token>`, or as an API key.
 
 use std::{fmt, sync::Arc};
+
+use http::HeaderName;
 
 use super::{live_table::LiveTable, table::TokenTable};
 use crate::{
     Name,
-    identify::{Identify, IdentifyError, Identifying, Identity, RequestHead, credentials},
+    identify::{
+        Identify, IdentifyError, Identifying, Identity, RequestHead,
+        credentials::{self, TokenPlaces},
+    },
 };
 
 /// Bearer tokens (RFC 6750) in memory or in a file. This process keeps their SHA-256 digests only.
@@ -33,7 +38,7 @@ use crate::{
 #[derive(Clone, Default)]
 pub struct BearerTokens {
     live: Arc<LiveTable>,
-    cookie: Option<Name>,
+    places: TokenPlaces,
 }
 
 impl BearerTokens {
@@ -53,7 +58,7 @@ impl BearerTokens {
             Err(live) => TokenTable::clone(&live.load()),
         };
         table.add(credentials::digest(token.as_bytes()), identity);
-        Self { cookie: self.cookie, ..Self::from_table(table) }
+        Self { places: self.places, ..Self::from_table(table) }
     }
 
     /// Also takes the token from the cookie of this name, for browsers, if a request has no
@@ -65,7 +70,21 @@ impl BearerTokens {
     /// with `__Host-`: other hosts of your domain cannot set such a cookie.
     #[must_use]
     pub fn or_cookie(self, name: Name) -> Self {
-        Self { cookie: Some(name), ..self }
+        Self { places: TokenPlaces { cookie: Some(name), ..self.places }, ..self }
+    }
+
+    /// Sets the header field that a token is also taken from, if a request has no bearer token.
+    /// Default: `x-api-key`, which the SDKs of Anthropic send.
+    ///
+    /// ```
+    /// use tower_credits::BearerTokens;
+    ///
+    /// let tokens = BearerTokens::new().or_header("api-key".parse()?);
+    /// # Ok::<(), http::header::InvalidHeaderName>(())
+    /// ```
+    #[must_use]
+    pub fn or_header(self, name: HeaderName) -> Self {
+        Self { places: TokenPlaces { api_key_header: name, ..self.places }, ..self }
     }
 
     /// Revokes a token in this list and its clones, at once; `true` if they had it.
@@ -77,7 +96,7 @@ impl BearerTokens {
     }
 
     pub(super) fn from_table(table: TokenTable) -> Self {
-        Self { live: Arc::new(LiveTable::new(table)), cookie: None }
+        Self { live: Arc::new(LiveTable::new(table)), places: TokenPlaces::default() }
     }
 
     pub(super) const fn live(&self) -> &Arc<LiveTable> {
@@ -88,11 +107,15 @@ impl BearerTokens {
 impl Identify for BearerTokens {
     fn identify(&self, head: RequestHead<'_>) -> Identifying {
         let find = |token| self.live.load().find(token).ok_or(IdentifyError::Invalid);
-        Identifying::Ready(credentials::token_of(head, self.cookie.as_ref()).and_then(find))
+        Identifying::Ready(credentials::token_of(head, &self.places).and_then(find))
     }
 
     fn cookie(&self) -> Option<&Name> {
-        self.cookie.as_ref()
+        self.places.cookie.as_ref()
+    }
+
+    fn api_key_header(&self) -> Option<&HeaderName> {
+        Some(&self.places.api_key_header)
     }
 }
 

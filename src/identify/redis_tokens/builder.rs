@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use http::HeaderName;
+
 use super::{
     answer_cache::AnswerCache,
     error::RedisTokensError,
@@ -10,6 +12,7 @@ use super::{
 };
 use crate::{
     Name,
+    identify::credentials::TokenPlaces,
     redis_server::{CONNECT_TIMEOUT, Connection, DEFAULT_PREFIX, RedisServer},
 };
 
@@ -52,7 +55,7 @@ pub struct RedisTokensBuilder {
     cache_for: Duration,
     stale_if_error: Duration,
     max_cached_tokens: u64,
-    cookie: Option<Name>,
+    places: TokenPlaces,
 }
 
 impl RedisTokensBuilder {
@@ -64,7 +67,7 @@ impl RedisTokensBuilder {
             cache_for: Duration::from_secs(30),
             stale_if_error: Duration::ZERO,
             max_cached_tokens: 100_000,
-            cookie: None,
+            places: TokenPlaces::default(),
         }
     }
 
@@ -117,7 +120,15 @@ impl RedisTokensBuilder {
     /// [`BearerTokens::or_cookie`](crate::BearerTokens::or_cookie). Default: no cookie is accepted.
     #[must_use]
     pub fn or_cookie(mut self, name: Name) -> Self {
-        self.cookie = Some(name);
+        self.places.cookie = Some(name);
+        self
+    }
+
+    /// Sets the header field that a token is also taken from; see
+    /// [`BearerTokens::or_header`](crate::BearerTokens::or_header). Default: `x-api-key`.
+    #[must_use]
+    pub fn or_header(mut self, name: HeaderName) -> Self {
+        self.places.api_key_header = name;
         self
     }
 
@@ -135,6 +146,6 @@ impl RedisTokensBuilder {
         let _: String = connection.run(CONNECT_TIMEOUT, ping).await?;
         let store = Store::new(connection, self.prefix, self.timeout);
         let cache = AnswerCache::new(self.max_cached_tokens, self.cache_for, self.stale_if_error);
-        Ok(RedisTokens { inner: Arc::new(Inner { store, cache, cookie: self.cookie }) })
+        Ok(RedisTokens { inner: Arc::new(Inner { store, cache, places: self.places }) })
     }
 }

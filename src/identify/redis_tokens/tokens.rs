@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use http::HeaderName;
+
 use super::{
     answer_cache::{AnswerCache, Lookup, Query},
     error::RedisTokensError,
@@ -11,7 +13,10 @@ use super::{
 };
 use crate::{
     Account, Name,
-    identify::{Identify, IdentifyError, Identifying, Identity, RequestHead, credentials},
+    identify::{
+        Identify, IdentifyError, Identifying, Identity, RequestHead,
+        credentials::{self, TokenPlaces},
+    },
     plan::TierName,
 };
 
@@ -58,7 +63,7 @@ pub struct RedisTokens {
 pub(super) struct Inner {
     pub(super) store: Store,
     pub(super) cache: AnswerCache,
-    pub(super) cookie: Option<Name>,
+    pub(super) places: TokenPlaces,
 }
 
 impl RedisTokens {
@@ -186,7 +191,7 @@ impl Inner {
 
 impl Identify for RedisTokens {
     fn identify(&self, head: RequestHead<'_>) -> Identifying {
-        let digest = match credentials::token_of(head, self.inner.cookie.as_ref()) {
+        let digest = match credentials::token_of(head, &self.inner.places) {
             Ok(token) if secret::is_well_formed(token) => credentials::digest(token),
             Ok(_) => return Identifying::Ready(Err(IdentifyError::Invalid)),
             Err(error) => return Identifying::Ready(Err(error)),
@@ -201,7 +206,11 @@ impl Identify for RedisTokens {
     }
 
     fn cookie(&self) -> Option<&Name> {
-        self.inner.cookie.as_ref()
+        self.inner.places.cookie.as_ref()
+    }
+
+    fn api_key_header(&self) -> Option<&HeaderName> {
+        Some(&self.inner.places.api_key_header)
     }
 }
 
