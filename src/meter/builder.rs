@@ -566,9 +566,9 @@ impl CreditMeterBuilder {
     }
 
     /// Sets if the heads of metered responses say what is known of their cost:
-    /// `x-credits-remaining` (dollars; of the included credits if there is no limit) and, if the
-    /// compute time has ended or was reported by then, `x-compute-time` (seconds) and
-    /// `Server-Timing` (milliseconds). Default: they do not.
+    /// `x-credits-remaining` (dollars; of the included credits if there is no limit); if the compute
+    /// time has ended or was reported by then, `x-compute-time` (seconds) and `Server-Timing`
+    /// (milliseconds); and if the response has ended, `x-cost-nano-usd`. Default: they do not.
     ///
     /// With it, a client that asks for trailers (`TE: trailers`, RFC 9110, section 6.5.1) gets the
     /// compute time of a stream and its cost (`x-cost-nano-usd`) in trailers, on HTTP/2 and chunked

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::charge::Charge;
-use crate::{clock::Now, keeper::RunRef, metering::RunningRequest};
+use crate::{clock::Now, keeper::RunRef, metering::RunningRequest, plan::Workload};
 
 /// A stopwatch with which a service measures its own compute time, for services that know when
 /// their hardware was busy. It is in the request's extensions.
@@ -129,6 +129,15 @@ impl ComputeClock {
                 },
             );
         left.unwrap_or_default()
+    }
+
+    /// Returns what the request is billed as. `None` if nothing is metered, and once the request has
+    /// ended.
+    ///
+    /// A service that runs several models runs this one: a second reading of the request could
+    /// lead to another.
+    pub fn workload(&self) -> Option<Arc<Workload>> {
+        self.0.run.as_ref()?.with(|request| Arc::clone(&request.context.workload))
     }
 
     /// Returns the compute time so far, as it would be billed now; zero once the request has ended.

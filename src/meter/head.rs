@@ -30,7 +30,7 @@ use super::{
     usage_headers,
 };
 use crate::{
-    BoxError,
+    BoxError, Credits,
     clock::Now,
     metering::{End, Pace},
     rejection::{grpc_status_of, is_grpc_message},
@@ -52,6 +52,8 @@ pub(super) struct Metered<B> {
     pub(super) body: MeterBody<B>,
     /// Its compute time, if that is known and the head says it.
     pub(super) compute: Option<Duration>,
+    /// Its cost, if it was billed already.
+    pub(super) cost: Option<Credits>,
 }
 
 /// A body that goes on, and its first frames.
@@ -97,7 +99,7 @@ impl Head<'_> {
                 // A trailers-only response.
                 usage_headers::add_to_trailers(&mut self.parts.headers, self.charge.billed());
             }
-            return Metered { body: MeterBody::free(body), compute };
+            return Metered { body: MeterBody::free(body), compute, cost: self.cost() };
         }
         if is_grpc {
             // A stream that is cut off gets its trailers early.
@@ -144,14 +146,16 @@ impl Head<'_> {
             first.data = Some(Bytes::from([&data[..], &more[..]].concat()));
         }
         if first.end.is_none() {
-            return Metered { body: MeterBody::rest(first.data.map(Frame::data), body), compute };
+            let body = MeterBody::rest(first.data.map(Frame::data), body);
+            return Metered { body, compute, cost: self.cost() };
         }
         if is_grpc && let Some(fields) = &mut first.trailers {
             usage_headers::add_to_trailers(fields, self.charge.billed());
         }
         let First { data, trailers, error, end, .. } = first;
         let says_end = end == Some(EndOfFrames::WithLast);
-        Metered { body: MeterBody::whole(Whole { data, trailers, error, hint, says_end }), compute }
+        let body = MeterBody::whole(Whole { data, trailers, error, hint, says_end });
+        Metered { body, compute, cost: self.cost() }
     }
 
     fn read_ahead<B>(
@@ -186,7 +190,7 @@ impl Head<'_> {
             Rest { pace, cut_off, trailers, announced, has_room, ended, upstream: self.upstream },
         );
         runtime.spawn(pump.run(body).in_current_span());
-        Metered { body: MeterBody::queued(reader, hint), compute }
+        Metered { body: MeterBody::queued(reader, hint), compute, cost: None }
     }
 
     /// Returns how the body says that it was cut off, and where it says what it cost.
@@ -225,6 +229,11 @@ impl Head<'_> {
         let compute = self.compute(now);
         self.charge.close_at(end, now);
         compute
+    }
+
+    /// Returns the cost, once the charge is closed: zero if the host's policy forgave it.
+    fn cost(&self) -> Option<Credits> {
+        self.charge.is_closed().then(|| self.charge.billed().unwrap_or_default().cost)
     }
 
     /// Returns the compute time so far, if the head says it.

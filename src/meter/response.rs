@@ -62,7 +62,7 @@ where
         let metered =
             Head { call, parts: &mut parts, charge, is_known, upstream: in_body }.meter(body, cx);
         if has_usage_headers {
-            usage_headers::add_to_head(&mut parts.headers, left, metered.compute);
+            usage_headers::add_to_head(&mut parts.headers, left, metered.compute, metered.cost);
         }
         Response::from_parts(parts, metered.body)
     };

@@ -12,15 +12,17 @@ pub(super) const COMPUTE_TIME: HeaderName = HeaderName::from_static("x-compute-t
 pub(super) const COST: HeaderName = HeaderName::from_static("x-cost-nano-usd");
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
-/// Adds the credits that are left, and the compute time, as far as they are known.
+/// Adds the credits that are left, the compute time and the cost, as far as they are known.
 pub(super) fn add_to_head(
     headers: &mut HeaderMap,
     left: Option<Credits>,
     compute: Option<Duration>,
+    cost: Option<Credits>,
 ) {
     let fields = [
         (CREDITS_REMAINING, left.map(|left| left.to_string().trim_start_matches('$').to_owned())),
         (COMPUTE_TIME, compute.map(in_seconds)),
+        (COST, cost.map(|cost| cost.as_nano_usd().to_string())),
     ];
     if let Some(timing) =
         compute.and_then(|compute| HeaderValue::try_from(server_timing(compute)).ok())

@@ -1,0 +1,122 @@
+//! A gateway that puts credits in front of any OpenAI-compatible server: vLLM, SGLang, llama.cpp,
+//! TGI, TEI, Ollama.
+//!
+//! * `/v1/…` is the server's own API. The caller's token pays, and never reaches the server.
+//! * `GET /v1/models` lists the models of the plan, for who has a token.
+//! * `/playground` and `/data-studio` are pages that use the models; `/billing` is the bill.
+//!
+//! Settings are environment variables:
+//!
+//! * `ADDR`, `REDIS_URL` (without it, balances are kept in memory), `PLAN` and `TOKENS`;
+//! * `UPSTREAM`, the server, default `http://127.0.0.1:8080`, and `UPSTREAM_KEY`, its API key;
+//! * `UPSTREAMS`, other servers for some models: `whisper=http://127.0.0.1:8081,…`.
+
+mod costs;
+mod pages;
+#[path = "../process/mod.rs"]
+mod process;
+mod proxy;
+mod studio;
+
+use std::{env, error::Error, sync::Arc};
+
+use axum::{
+    Extension, Json, Router,
+    extract::{Request, State},
+    middleware,
+    response::{IntoResponse, Response},
+    routing::{any, get},
+    serve::ListenerExt,
+};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tower_credits::{
+    BearerTokens, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger, billing,
+    plan::PlanHandle,
+};
+
+use self::{
+    costs::Costs,
+    process::setting,
+    proxy::{Proxy, Upstreams},
+};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    process::log();
+    let plan = PlanFile::watch(setting("PLAN", "examples/gateway/plan.toml"))?;
+    let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?
+        .or_cookie("tower-credits-token".parse()?);
+    let builder = match env::var("REDIS_URL") {
+        Ok(url) => CreditMeter::builder(plan, RedisLedger::connect(&*url).await?, tokens),
+        Err(_) => CreditMeter::builder(plan, MemoryLedger::new(), tokens),
+    };
+    let meter = builder
+        .usage_headers(true)
+        // A server that refuses or fails has computed nothing. A caller who does not wait for the
+        // head pays.
+        .bill_if_head(|head| head.is_none_or(|head| head.status.is_success()))
+        .max_request_body(32 << 20) // recordings and images
+        .build()?;
+    let upstreams = Upstreams::from_settings(
+        &setting("UPSTREAM", "http://127.0.0.1:8080"),
+        env::var("UPSTREAMS").ok().as_deref(),
+        env::var("UPSTREAM_KEY").ok().as_deref(),
+    )?;
+    let proxy = Arc::new(Proxy::new(upstreams)?);
+    let app = router(&meter, proxy)?;
+
+    let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:3000")).await?;
+    tracing::info!("listening on http://{}", listener.local_addr()?);
+    // Small chunks of a stream must not wait until the client has acknowledged earlier ones.
+    let listener = listener.tap_io(|connection| drop(connection.set_nodelay(true)));
+    process::within_grace(
+        axum::serve(listener, app).with_graceful_shutdown(process::stopped()).into_future(),
+    )
+    .await?;
+
+    let settlement = meter.shutdown().await;
+    tracing::info!(
+        settled = %settlement.settled,
+        unsettled = settlement.unsettled.len(),
+        "shut down"
+    );
+    Ok(())
+}
+
+fn router(meter: &CreditMeter, proxy: Arc<Proxy>) -> Result<Router, Box<dyn Error>> {
+    let costs = Arc::new(Costs::default());
+    let metered = Router::new()
+        .route("/v1/models", get(models))
+        .route("/v1/{*rest}", any(forward))
+        .route("/health", get(async || "ok\n"))
+        .with_state((Arc::clone(&proxy), meter.plan().clone()))
+        .merge(pages::metered(meter, proxy, Arc::clone(&costs))?)
+        .layer(meter.buffer_requests())
+        .layer(middleware::from_fn_with_state(costs, costs::note));
+    // The last router's answer to unknown paths counts: the meter's.
+    Ok(pages::public().merge(billing::router(meter)).merge(metered))
+}
+
+type Gateway = (Arc<Proxy>, PlanHandle);
+
+/// Sends a request to the server of its model.
+async fn forward(
+    State((proxy, _)): State<Gateway>,
+    Extension(clock): Extension<ComputeClock>,
+    request: Request,
+) -> Response {
+    let workload = clock.workload();
+    // The clock would let the meter wait for a report.
+    drop(clock);
+    let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    proxy.send(workload.as_deref(), &path, request).await
+}
+
+/// Lists the plan's models as OpenAI's API does.
+async fn models(State((_, plan)): State<Gateway>) -> Response {
+    let plan = plan.current();
+    let model = |name: &tower_credits::Name| json!({ "id": name.as_str(), "object": "model", "created": 0, "owned_by": "upstream" });
+    let data: Vec<_> = plan.models().iter().map(model).collect();
+    Json(json!({ "object": "list", "data": data })).into_response()
+}
