@@ -40,13 +40,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         Err(_) => CreditMeter::new(plan, MemoryLedger::new(), tokens),
     };
 
-    let app = Router::new()
+    let metered = Router::new()
         .route("/models/rnnoise", post(rnnoise))
         .route("/widget/rnnoise", post(rnnoise))
         .route("/health", get(|| async { "ok\n" }))
-        .layer(meter.clone())
-        .merge(billing::router(&meter))
-        .merge(widget::router());
+        .layer(meter.clone());
+    // The last router answers unknown paths.
+    let app = billing::router(&meter).merge(widget::router()).merge(metered);
     let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:3000")).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
     // Small chunks of a stream must not wait until the client has acknowledged earlier ones.

@@ -43,12 +43,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     // tonic's fallback would answer all unknown paths, also those of HTTP.
     let grpc =
         Routes::new(DenoiseServer::new(Rnnoise)).prepare().into_axum_router().reset_fallback();
-    let app = Router::new()
+    let metered = Router::new()
         .route("/models/rnnoise", post(rnnoise))
         .route("/health", get(|| async { "ok\n" }))
         .merge(grpc)
-        .layer(meter.clone())
-        .merge(billing::router(&meter));
+        .layer(meter.clone());
+    // The last router answers unknown paths.
+    let app = billing::router(&meter).merge(metered);
     let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:3000")).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
     // Small chunks of a stream must not wait until the client has acknowledged earlier ones.

@@ -38,17 +38,20 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<DenoiseServer<Rnnoise>>().await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:50051")).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
     let serving = Server::builder()
         .layer(meter.clone())
         .add_service(DenoiseServer::new(Rnnoise))
         .add_service(health_service)
-        .add_service(reflection)
+        .add_service(reflection().build_v1()?)
+        // Older clients know this one only.
+        .add_service(reflection().build_v1alpha()?)
         .serve_with_incoming_shutdown(
             TcpIncoming::from(listener).with_nodelay(Some(true)),
             process::stopped(),

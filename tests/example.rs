@@ -41,9 +41,12 @@ use tonic::{Code, Request, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
-use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+use tonic_reflection::pb::{
+    v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    },
+    v1alpha,
 };
 
 struct Example {
@@ -202,6 +205,13 @@ async fn denoises_and_bills(redis: Option<&str>) {
     ] {
         assert!(logged.contains(field), "{field}: {logged}");
     }
+    // A path that no route has is denied by the meter, and not by axum's empty answer.
+    let unknown = client.post(format!("{}/models", example.url)).bearer_auth("demo-free");
+    let unknown = unknown.send().await.unwrap();
+    assert_eq!(unknown.status(), 404);
+    let unknown: Value = serde_json::from_slice(&unknown.bytes().await.unwrap()).unwrap();
+    assert_eq!(unknown["reason"], "NOT_IN_PLAN", "{unknown}");
+
     // A client that sends half a sample gets the whole ones back, one that sends nothing nothing.
     for (odd, whole) in [(vec![0; 4801], 4800), (Vec::new(), 0)] {
         let response = client
@@ -333,7 +343,7 @@ async fn over_grpc() {
         message_request: Some(MessageRequest::ListServices(String::new())),
         ..Default::default()
     };
-    let mut answers = ServerReflectionClient::new(channel)
+    let mut answers = ServerReflectionClient::new(channel.clone())
         .server_reflection_info(stream::iter([asked]))
         .await
         .unwrap()
@@ -347,6 +357,18 @@ async fn over_grpc() {
         services.service.iter().any(|service| service.name == "denoise.v1.Denoise"),
         "{services:?}"
     );
+    let asked = v1alpha::ServerReflectionRequest {
+        message_request: Some(v1alpha::server_reflection_request::MessageRequest::ListServices(
+            String::new(),
+        )),
+        ..Default::default()
+    };
+    let mut answers = v1alpha::server_reflection_client::ServerReflectionClient::new(channel)
+        .server_reflection_info(stream::iter([asked]))
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(answers.message().await.unwrap().unwrap().message_response.is_some(), "older clients");
     example.stops_settled();
 }
 

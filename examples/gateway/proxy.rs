@@ -155,6 +155,8 @@ impl Proxy {
         for name in CREDENTIALS.iter().chain(&[HOST]) {
             parts.headers.remove(name);
         }
+        // Trailers pass.
+        parts.headers.insert(TE, HeaderValue::from_static("trailers"));
         // A compressed stream has no place for the event that says that credits ran out.
         parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(key) = &self.upstreams.key {

@@ -68,7 +68,7 @@ impl Server {
             });
             std::future::ready(Body::from_stream(chunks))
         };
-        let app = Router::new()
+        let metered = Router::new()
             .route(
                 "/models/echo",
                 any(move |body: Bytes| {
@@ -78,8 +78,8 @@ impl Server {
             )
             .route("/endless", get(endless))
             .route("/health", post(|| async { "ok" }))
-            .layer(meter.clone())
-            .merge(billing::router(&meter));
+            .layer(meter.clone());
+        let app = billing::router(&meter).merge(metered);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, app).await });
@@ -239,4 +239,20 @@ async fn the_bill_as_json() {
     assert_eq!(bill("?period=november", "free").await.0, 400);
     assert_eq!(bill("", "guess").await.0, 401);
     assert_eq!(bill("", "none").await.1["used_nano_usd"], 0, "everybody sees their own");
+}
+
+/// An unknown path is denied by the meter, and not by axum's empty answer.
+#[tokio::test]
+async fn an_unknown_path_is_denied_in_words() {
+    let server = Server::start().await;
+    for (token, path, status, reason) in [
+        ("free", "/nowhere", 404, "NOT_IN_PLAN"),
+        ("free", "/models/none", 404, "MODEL_NOT_FOUND"),
+        ("guess", "/nowhere", 401, "UNAUTHENTICATED"),
+    ] {
+        let asked = Client::new().post(server.url(path)).bearer_auth(token).send().await.unwrap();
+        assert_eq!(asked.status().as_u16(), status, "{path}");
+        let problem: Value = serde_json::from_slice(&asked.bytes().await.unwrap()).unwrap();
+        assert_eq!(problem["reason"], reason, "{path}");
+    }
 }

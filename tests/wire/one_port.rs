@@ -20,7 +20,7 @@ async fn http_and_grpc_stand_on_one_bill() {
         .prepare()
         .into_axum_router()
         .reset_fallback();
-    let app = router(work).merge(grpc).layer(meter.clone()).merge(billing::router(&meter));
+    let app = billing::router(&meter).merge(router(work).merge(grpc).layer(meter.clone()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move { axum::serve(listener, app).await });
