@@ -16,9 +16,8 @@ use http::{HeaderName, StatusCode, response::Parts};
 use super::{
     bill_policy::BillPolicy,
     credit_meter::{CreditMeter, Inner},
-    denials::FormatChoice,
     drain::MAX_LONG_DRAINS,
-    settings::{Classify, ResponseSettings, Settings, UploadSettings},
+    settings::{Classify, FormatChoice, ResponseSettings, Settings, UploadSettings},
     upload_budget::UploadBudget,
 };
 use crate::{

@@ -14,8 +14,7 @@ use tokio::{runtime::Handle, time::timeout};
 
 use super::{
     bill_policy::BillPolicy,
-    denials::FormatChoice,
-    settings::{Classify, Settings},
+    settings::{Classify, FormatChoice, Settings},
     upload_budget::UploadBudget,
 };
 use crate::{

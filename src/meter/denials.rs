@@ -1,22 +1,7 @@
 //! The format in which a meter denies a request.
 
-use std::{fmt, sync::Arc};
-
-use super::credit_meter::CreditMeter;
+use super::{credit_meter::CreditMeter, settings::FormatChoice};
 use crate::{DenialFormat, contained::contained, identify::RequestHead, rejection::DenialStyle};
-
-/// The host's function that chooses the format of a denial.
-pub(super) type ChooseFormat = dyn Fn(RequestHead<'_>) -> DenialFormat + Send + Sync;
-
-/// The way in which a meter chooses the format of a denial.
-#[derive(Clone, Default)]
-pub(super) enum FormatChoice {
-    /// The one of the plan's route, or else the one that the client reads.
-    #[default]
-    ByRouteAndClient,
-    Always(DenialFormat),
-    By(Arc<ChooseFormat>),
-}
 
 impl CreditMeter {
     /// Returns the style in which this request is denied.
@@ -33,15 +18,5 @@ impl CreditMeter {
             }
         };
         self.inner.settings.denials.for_caller(head.headers, format)
-    }
-}
-
-impl fmt::Debug for FormatChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::ByRouteAndClient => f.write_str("ByRouteAndClient"),
-            Self::Always(format) => f.debug_tuple("Always").field(format).finish(),
-            Self::By(_) => f.write_str("By"),
-        }
     }
 }

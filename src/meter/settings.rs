@@ -1,9 +1,9 @@
 //! The settings of a meter.
 
-use std::time::Duration;
+use std::{fmt, sync::Arc, time::Duration};
 
 use crate::{
-    Plan, identify::RequestHead, lease::LeaseRules, metering::ReadAheadLimits,
+    DenialFormat, Plan, identify::RequestHead, lease::LeaseRules, metering::ReadAheadLimits,
     plan::Classification, rejection::DenialStyle,
 };
 
@@ -39,4 +39,27 @@ pub(super) struct UploadSettings {
 pub(super) struct ResponseSettings {
     pub(super) inference_id: bool,
     pub(super) usage_headers: bool,
+}
+
+/// The host's function that chooses the format of a denial.
+pub(super) type ChooseFormat = dyn Fn(RequestHead<'_>) -> DenialFormat + Send + Sync;
+
+/// The way in which a meter chooses the format of a denial.
+#[derive(Clone, Default)]
+pub(super) enum FormatChoice {
+    /// The one of the plan's route, or else the one that the client reads.
+    #[default]
+    ByRouteAndClient,
+    Always(DenialFormat),
+    By(Arc<ChooseFormat>),
+}
+
+impl fmt::Debug for FormatChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ByRouteAndClient => f.write_str("ByRouteAndClient"),
+            Self::Always(format) => f.debug_tuple("Always").field(format).finish(),
+            Self::By(_) => f.write_str("By"),
+        }
+    }
 }

@@ -11,11 +11,11 @@ use std::{
 };
 
 use axum::body::Body;
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_credits::{
     Account, CreditMeter, Credits, Identity, MemoryLedger, Period, Plan,
-    identify::{IdentifyError, IdentifyWith},
+    identify::{IdentifyError, IdentifyWith, RequestHead},
     ledger::{Amendment, Answer, Ledger, LedgerFuture, Renewal, Statement, Terms},
 };
 
@@ -92,8 +92,8 @@ pub(crate) struct Meters {
 }
 
 impl Meters {
-    /// Builds the meters, and prepares the accounts: `limited` gets its owner's limit, and a request
-    /// of `on-hold` begins that runs on.
+    /// Builds the meters, and prepares the accounts: `limited` gets its owner's limit, and a
+    /// request of `on-hold` begins that runs on.
     pub(crate) async fn start() -> Self {
         let ledger = MemoryLedger::new();
         let limited = Account::user("limited").unwrap();
@@ -103,11 +103,10 @@ impl Meters {
         let runs_on = meters
             .usual
             .layer(service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>()));
-        tokio::spawn(runs_on.oneshot(request_of("on-hold")));
-        let on_hold = identity("on-hold");
+        let on_hold = caller_of("on-hold");
+        tokio::spawn(runs_on.oneshot(other_request(&on_hold)));
         loop {
-            let statement = meters.usual.statement(&on_hold, None).await.unwrap();
-            if statement.held == statement.included {
+            if !meters.usual.statement(&on_hold, None).await.unwrap().held.is_zero() {
                 return meters;
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -122,18 +121,18 @@ impl Meters {
 }
 
 fn meter(ledger: impl Ledger) -> CreditMeter {
-    let identify = IdentifyWith::new(|head| ready(identify(head.headers)));
+    let identify = IdentifyWith::new(|head| ready(identify(head)));
     CreditMeter::builder(Plan::from_toml(PLAN).unwrap(), ledger, identify)
         .max_request_body(MAX_REQUEST_BODY)
         .build()
         .unwrap()
 }
 
-fn identify(headers: &HeaderMap) -> Result<Identity, IdentifyError> {
-    if !headers.contains_key("authorization") {
+fn identify(head: RequestHead<'_>) -> Result<Identity, IdentifyError> {
+    if !head.headers.contains_key(AUTHORIZATION) {
         return Err(IdentifyError::Missing);
     }
-    case_of(headers).map(identity).ok_or(IdentifyError::Invalid)
+    head.extensions.get::<Identity>().cloned().ok_or(IdentifyError::Invalid)
 }
 
 fn case_of(headers: &HeaderMap) -> Option<&'static str> {
@@ -141,22 +140,23 @@ fn case_of(headers: &HeaderMap) -> Option<&'static str> {
     CASES.into_iter().find(|case| *case == name)
 }
 
-/// Returns the identity of a case. What is cut off uses up its credits, so that each request has an
-/// account of its own.
-fn identity(case: &str) -> Identity {
+/// Returns the caller of a request. Cases that change their account have one for each request.
+fn caller_of(case: &str) -> Identity {
     static NEXT: AtomicU64 = AtomicU64::new(1);
     let account = match case {
-        "cut" | "torn" => format!("{case}-{}", NEXT.fetch_add(1, Ordering::Relaxed)),
+        "rate-short" | "rate-long" | "cut" | "torn" => {
+            format!("{case}-{}", NEXT.fetch_add(1, Ordering::Relaxed))
+        }
         _ => case.to_owned(),
     };
     let account = Account::user(&account).unwrap();
     Identity::new(case.parse().unwrap(), account, case.parse().unwrap())
 }
 
-/// Returns a request that is not a client's.
-fn request_of(case: &str) -> Request<Body> {
-    let token = format!("Bearer {case}.other");
-    Request::post("/upload").header("authorization", token).body(Body::empty()).unwrap()
+/// Returns a request of this account that is not a client's.
+fn other_request(caller: &Identity) -> Request<Body> {
+    let request = Request::post("/upload").header(AUTHORIZATION, "Bearer other");
+    request.extension(caller.clone()).body(Body::empty()).unwrap()
 }
 
 /// Layer that meters each request with the layer of its case.
@@ -190,19 +190,23 @@ where
         self.away.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
         let case = case_of(request.headers());
+        let caller = case.map(caller_of);
+        if let Some(caller) = &caller {
+            request.extensions_mut().insert(caller.clone());
+        }
         let chosen = if case == Some("away") { &mut self.away } else { &mut self.usual };
         let clone = chosen.clone();
         let mut service = mem::replace(chosen, clone);
         let meter = self.meter.clone();
         Box::pin(async move {
-            // One request is allowed, and somebody else's always comes first. So every try is
-            // denied, until the whole time of the quota has passed.
-            if let Some(case) = case.filter(|case| case.starts_with("rate-")) {
+            // The quota is one request, which somebody else has made just before.
+            if let Some(caller) = caller.filter(|caller| caller.tier.as_str().starts_with("rate-"))
+            {
                 let other =
                     service_fn(|_| ready(Ok::<_, Infallible>(Response::new(Body::empty()))));
-                drop(meter.layer(other).oneshot(request_of(case)).await);
+                drop(meter.layer(other).oneshot(other_request(&caller)).await);
             }
             service.call(request).await
         })
