@@ -168,7 +168,7 @@ impl CreditMeter {
     /// Decides on a request by its body.
     pub(super) fn decide_by_body(
         &self,
-        needs: NeedsBody,
+        needs: &NeedsBody,
         head: RequestHead<'_>,
         body: Result<&[u8], &Unread>,
     ) -> Decision {
@@ -177,7 +177,7 @@ impl CreditMeter {
             Err(Unread::Problem(problem)) => Err(problem.clone()),
             Err(Unread::NoMemory) => return Decision::now(self.deny(Rejection::Busy)),
         };
-        let NeedsBody { payer, plan, .. } = &needs;
+        let NeedsBody { payer, plan, .. } = needs;
         match classification {
             Ok(Classification::Workload(workload)) => {
                 self.ask(plan, payer, with_feature(head, plan, workload))

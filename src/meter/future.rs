@@ -145,7 +145,7 @@ where
                     if let StateOwned::Reading { upload, needs, waiting } =
                         this.state.as_mut().project_replace(State::Done)
                     {
-                        this.state.set(after_read::<S, B, M>(read, *upload, *needs, waiting));
+                        this.state.set(after_read::<S, B, M>(&read, *upload, &needs, waiting));
                     }
                 }
                 StateProj::Calling { future, call } => {
@@ -238,9 +238,9 @@ where
 
 /// Goes on with a body that was read.
 fn after_read<S, B, M>(
-    read: Result<Bytes, Unread>,
+    read: &Result<Bytes, Unread>,
     upload: Upload<B>,
-    needs: NeedsBody,
+    needs: &NeedsBody,
     mut waiting: Box<Waiting<S, B, M::Body>>,
 ) -> State<Waiting<S, B, M::Body>, B, S::Future>
 where
@@ -249,8 +249,8 @@ where
     B: Body,
 {
     let Waiting { request, meter, .. } = &mut *waiting;
-    let is_gone = read == Err(Unread::Problem(BodyProblem::Incomplete));
-    let decision = match &read {
+    let is_gone = *read == Err(Unread::Problem(BodyProblem::Incomplete));
+    let decision = match read {
         Err(_) if is_gone => {
             Decision::Now(Known::Decided(Err(needs.reject(BodyProblem::Incomplete))))
         }

@@ -196,14 +196,10 @@ impl Routes {
                     *one != other
                 }
                 (Classification::InBody(one), Ok(Classification::InBody(other))) => *one != other,
-                (
-                    Classification::Workload(_) | Classification::InBody(_),
-                    Ok(Classification::Workload(_) | Classification::InBody(_)),
-                ) => true,
-                (
+                (_, Ok(Classification::Workload(_) | Classification::InBody(_)))
+                | (
                     Classification::Free | Classification::Authenticated,
-                    Ok(Classification::Workload(_) | Classification::InBody(_))
-                    | Err(Unlisted::Model { .. }),
+                    Err(Unlisted::Model { .. }),
                 )
                 | (Classification::Free, Ok(Classification::Authenticated)) => true,
                 _ => false,

@@ -291,13 +291,14 @@ impl Rejection {
     pub(crate) fn parameter(&self) -> Option<&str> {
         match self {
             Self::UnknownModel { .. } | Self::ModelNotNamed { .. } => Some("model"),
-            Self::InvalidBody { problem, .. } => match problem {
-                BodyProblem::Missing(field)
-                | BodyProblem::NotText(field)
-                | BodyProblem::Repeated(field)
-                | BodyProblem::Similar(field) => Some(field),
-                _ => None,
-            },
+            Self::InvalidBody {
+                problem:
+                    BodyProblem::Missing(field)
+                    | BodyProblem::NotText(field)
+                    | BodyProblem::Repeated(field)
+                    | BodyProblem::Similar(field),
+                ..
+            } => Some(field),
             _ => None,
         }
     }

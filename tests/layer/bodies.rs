@@ -400,11 +400,11 @@ async fn readings_of_form(content_type: &str, body: &[u8]) -> Vec<Option<String>
     };
     let whole = [format!("Content-Type: {content_type}\r\n\r\n").as_bytes(), body].concat();
     let lenient = mailparse::parse_mail(&whole).ok().and_then(|mail| {
-        let named = mail.subparts.iter().filter(|part| {
+        let mut named = mail.subparts.iter().filter(|part| {
             let disposition = part.get_content_disposition();
             disposition.params.get("name").is_some_and(|name| name.eq_ignore_ascii_case("model"))
         });
-        let content = named.last()?.get_body_raw().ok()?;
+        let content = named.next_back()?.get_body_raw().ok()?;
         let content = String::from_utf8(content).ok()?;
         Some(content.strip_suffix("\r\n").map_or(content.clone(), str::to_owned))
     });
