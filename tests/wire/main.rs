@@ -19,6 +19,7 @@ mod ends;
 mod grpc;
 mod http;
 mod one_port;
+mod other_servers;
 mod readers;
 mod same;
 mod stacks;

@@ -1,7 +1,7 @@
 // Shared by the pages: what a request costs, what credits are left, and why the server refused.
 
 const NANO = 1_000_000_000n;
-const POLL_MS = 250;
+const POLL_MS = 100;
 const POLL_FOR_MS = 5_000;
 
 export const at = (id) => document.getElementById(id);
@@ -65,10 +65,11 @@ function retry(after) {
 /** Shows why something did not work, and where to go from there. */
 export function showProblem(error) {
   const problem = at("problem");
-  const words = [error.message.replace(/([^.!?…])$/, "$1.")];
-  if (error.retryAfter) words.push(retry(error.retryAfter));
+  // The server's own sentence is about tokens, which pages do not send.
+  const words = [error.status === 401 ? "Sign in first:" : error.message.replace(/([^.!?…])$/, "$1.")];
+  if (error.retryAfter && !/try again/i.test(error.message)) words.push(retry(error.retryAfter));
   problem.textContent = words.filter(Boolean).join(" ");
-  const links = { 401: "Sign in on the billing page", 402: "Go to the billing page" };
+  const links = { 401: "to the billing page", 402: "Go to the billing page" };
   if (links[error.status]) {
     problem.append(" ", Object.assign(document.createElement("a"), { href: "/billing", textContent: links[error.status] }));
   }
@@ -81,12 +82,51 @@ export function hideProblem() {
   at("problem").textContent = "";
 }
 
-/** Shows what is left of the included credits. */
+/** The latest bill that was read while nothing was on hold: all of it is settled. */
+let settled;
+let latestReading = 0;
+
+/** Shows what is left of the included credits, and reads on until the bill is settled. Returns it then. */
 export async function showCredits() {
-  const bill = await (await call("/billing.json")).json();
-  const [included, used] = [BigInt(bill.included_nano_usd), BigInt(bill.used_nano_usd)];
-  const left = included > used ? included - used : 0n;
-  at("left").textContent = `${dollars(left)} of ${dollars(included)}`;
+  const reading = ++latestReading;
+  const until = performance.now() + POLL_FOR_MS;
+  for (;;) {
+    const bill = await (await call("/billing.json")).json();
+    // A later call shows newer figures.
+    if (reading !== latestReading) return undefined;
+    const [included, used] = [BigInt(bill.included_nano_usd), BigInt(bill.used_nano_usd)];
+    const left = included > used ? included - used : 0n;
+    at("left").textContent = `${dollars(left)} of ${dollars(included)}`;
+    if (bill.held_nano_usd === 0) {
+      settled = bill;
+      return bill;
+    }
+    if (performance.now() > until) return undefined;
+    await pause(POLL_MS);
+  }
+}
+
+/** What the bill's lines of a feature add up to. */
+function usage({ lines }, feature) {
+  const sum = (name) => lines.filter((line) => line.feature === feature).reduce((all, line) => all + line[name], 0);
+  return { requests: sum("requests"), cost: sum("cost_nano_usd"), seconds: sum("compute_seconds") };
+}
+
+/** The cost of the only request of a feature between two settled bills; undefined if it was not the only one. */
+function costBetween(earlier, later, feature) {
+  if (earlier?.period !== later?.period || !later) return undefined;
+  const [before, after] = [usage(earlier, feature), usage(later, feature)];
+  if (after.requests !== before.requests + 1) return undefined;
+  return { cost_nano_usd: after.cost - before.cost, compute_seconds: after.seconds - before.seconds };
+}
+
+/** The cost of a request whose answer was whole, as the server was told it at the end. */
+async function costTold(request) {
+  try {
+    return await (await post("/playground/cost", { request_id: request })).json();
+  } catch {
+    return undefined;
+  }
 }
 
 /** Fills the choice of models, and says what each costs. */
@@ -112,14 +152,20 @@ export async function loadModels() {
 
 /** The figures of one request: an estimate while it runs, and then what it cost. */
 export class Cost {
+  /** The one whose figures are shown. */
+  static #latest;
   #started = performance.now();
+  #before = settled;
   #timer;
   #price;
+  #feature;
 
-  constructor(price) {
+  constructor(price, feature) {
     this.#price = price?.price_per_second_nano_usd;
+    this.#feature = feature;
+    Cost.#latest = this;
     this.#show();
-    at("cost-note").textContent = "Estimated from the time that you wait.";
+    this.#note("Estimated from the time that you wait.");
     this.#timer = setInterval(() => this.#show(), 100);
   }
 
@@ -130,36 +176,42 @@ export class Cost {
   }
 
   #say(cost, compute, isEstimate) {
+    if (Cost.#latest !== this) return;
     for (const [id, text] of [["cost", cost], ["compute", compute]]) {
       at(id).textContent = text;
       at(id).classList.toggle("estimate", isEstimate);
     }
   }
 
+  #note(text) {
+    if (Cost.#latest === this) at("cost-note").textContent = text;
+  }
+
   /** The request was refused, so it cost nothing. */
   refused() {
     clearInterval(this.#timer);
     this.#say("–", "–", false);
-    at("cost-note").textContent = "";
+    this.#note("");
   }
 
-  /** The request has ended: replaces the estimate as soon as the exact cost is known. */
+  /**
+   * The request has ended: replaces the estimate as soon as the exact cost is known, which the server
+   * is told of answers that were whole. Of others the bill says it. Then shows the credits that are left.
+   */
   async ended(request) {
     clearInterval(this.#timer);
     this.#show();
-    const until = performance.now() + POLL_FOR_MS;
-    while (request && performance.now() < until) {
-      try {
-        const exact = await (await post("/playground/cost", { request_id: request })).json();
-        this.#say(dollars(BigInt(exact.cost_nano_usd)), `${exact.compute_seconds.toFixed(6)} s`, false);
-        at("cost-note").textContent = "The exact cost, as on your bill.";
-        return;
-      } catch (error) {
-        // It is charged a moment after it ended. Any other answer will not change.
-        if (error.status !== 404) break;
-        await pause(POLL_MS);
-      }
-    }
-    at("cost-note").textContent = "This is an estimate: the exact cost is not known yet. Your bill will have it.";
+    const told = request && await costTold(request);
+    if (told) this.#exact(told);
+    else this.#note("Estimated from the time that you waited. The exact cost will be on your bill.");
+    // A bill that cannot be read is no reason to hide what was answered.
+    const bill = await showCredits().catch(() => {});
+    const billed = told ? undefined : costBetween(this.#before, bill, this.#feature);
+    if (billed) this.#exact(billed);
+  }
+
+  #exact({ cost_nano_usd: cost, compute_seconds: seconds }) {
+    this.#say(dollars(BigInt(cost)), `${seconds.toFixed(6)} s`, false);
+    this.#note("The exact cost, as on your bill.");
   }
 }

@@ -92,27 +92,25 @@ async function query() {
 }
 
 async function ask() {
-  const cost = new Cost(models.price());
+  const cost = new Cost(models.price(), "data-studio");
   say("The model is writing SQL.");
   running = new AbortController();
   at("stop").hidden = false;
   at("result").hidden = true;
-  let costs = Promise.resolve();
   try {
     const body = { question: at("question").value, model: at("model").value };
     const response = await post("/data-studio/sql", body, { signal: running.signal });
     const { sql } = await response.json();
-    costs = cost.ended(response.headers.get("inference-id"));
+    // Rows need not wait for the cost.
+    cost.ended(response.headers.get("inference-id"));
     at("sql").value = sql;
   } catch (error) {
-    if (error.name === "AbortError") costs = cost.ended();
+    if (error.name === "AbortError") cost.ended();
     else cost.refused();
     throw error;
   } finally {
     running = undefined;
     at("stop").hidden = true;
-    // Rows need not wait for the cost.
-    costs.then(showCredits).catch(() => {});
   }
   await query();
 }

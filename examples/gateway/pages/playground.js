@@ -87,7 +87,7 @@ async function read(response, words) {
 async function answer(question) {
   const asked = bubble("you", "You", question);
   const model = at("model").value;
-  const cost = new Cost(models.price());
+  const cost = new Cost(models.price(), "playground");
   say("The model is thinking.");
   let response;
   try {
@@ -95,9 +95,8 @@ async function answer(question) {
     response = await post("/playground/chat/completions", body, { signal: running.signal });
   } catch (error) {
     if (error.name === "AbortError") {
-      // It may have run, but nobody has been told its number.
       say("Stopped.");
-      await cost.ended();
+      cost.ended();
     } else {
       say("");
       cost.refused();
@@ -113,8 +112,10 @@ async function answer(question) {
   at("conversation").setAttribute("aria-busy", "true");
   say("The model is answering.");
   let problem;
+  let isWhole = false;
   try {
     const note = await read(response, words);
+    isWhole = true;
     say(note ?? "Done.");
   } catch (error) {
     const stopped = error.name === "AbortError";
@@ -129,7 +130,8 @@ async function answer(question) {
   if (words.textContent) messages.push({ role: "assistant", content: words.textContent });
   else messages.pop();
   if (problem) showProblem(problem);
-  return cost.ended(response.headers.get("inference-id"));
+  // The next question need not wait for the cost of this one.
+  cost.ended(isWhole ? response.headers.get("inference-id") : undefined);
 }
 
 async function send() {
@@ -153,8 +155,6 @@ async function send() {
     at("stop").hidden = true;
     if (focused) at("message").focus();
   }
-  // A bill that cannot be read is no reason to hide what was answered.
-  await showCredits().catch(() => {});
 }
 
 at("ask").addEventListener("submit", (event) => {
