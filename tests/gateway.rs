@@ -100,6 +100,7 @@ async fn upstream(
             });
             Body::from_stream(frames).into_response()
         }
+        "locked" => StatusCode::UNAUTHORIZED.into_response(),
         "refused" => {
             let body = r#"{"error":{"message":"context length exceeded","code":"too_long"}}"#;
             let fields = [("content-type", "application/json"), ("x-own", "kept")];
@@ -219,6 +220,8 @@ async fn callers_get_the_upstreams_bytes_and_the_upstream_gets_the_callers() {
     let body = "{ \"model\" :\t\"smollm2-135m\",\n \"prompt\": \"\\u00e9\\ud83d\\ude00\" }";
     let sent = gateway.post("/v1/completions?beta=true&x=%20", body);
     let sent = sent.header("x-api-key", "demo-free").header("cookie", "a=b").header("x-own", "1");
+    // A server that has computed could answer that it has nothing to send.
+    let sent = sent.header("range", "bytes=999999999-").header("if-none-match", "*");
     let answer = sent.send().await.unwrap();
     assert_eq!(answer.status(), 200);
     assert!(!answer.headers().contains_key("x-hop"), "{:?}", answer.headers());
@@ -227,6 +230,7 @@ async fn callers_get_the_upstreams_bytes_and_the_upstream_gets_the_callers() {
     assert_eq!((target.as_str(), &*got), ("/v1/completions?beta=true&x=%20", body.as_bytes()));
     let field = |name: &str| headers.get(name).map(|value| value.to_str().unwrap());
     assert_eq!(field("authorization"), Some("Bearer upstream-key"));
+    assert_eq!((field("range"), field("if-none-match")), (None, None));
     assert_eq!((field("x-own"), field("x-api-key"), field("cookie")), (Some("1"), None, None));
     assert!(url.ends_with(field("host").unwrap()), "the upstream's own name");
 
@@ -244,6 +248,8 @@ async fn callers_get_the_upstreams_bytes_and_the_upstream_gets_the_callers() {
     );
     assert!(answer.text().await.unwrap().contains("context length exceeded"));
     assert_eq!(gateway.settled().await["used_nano_usd"], used, "a refusal costs nothing");
+    let answer = gateway.post("/v1/chat/completions", asked("locked")).send().await.unwrap();
+    assert_eq!(answer.status(), 502, "the caller's own token is good");
     let answer = gateway.post("/v1/chat/completions", asked("broken")).send().await.unwrap();
     assert!(answer.bytes().await.is_err(), "a broken answer does not end cleanly");
 
@@ -318,14 +324,17 @@ async fn each_model_has_its_server_and_what_is_not_in_the_plan_goes_nowhere() {
     let gateway = Gateway::start(&[
         ("UPSTREAM", &default),
         ("UPSTREAMS", &format!("large={other}/v1")),
+        ("UPSTREAM_KEY", "the-default-servers"),
         ("PLAN", path.to_str().unwrap()),
     ]);
     let large = asked("echo").replace("smollm2-135m", "large");
     for body in [asked("echo"), large] {
         assert_eq!(gateway.post("/v1/embeddings", body).send().await.unwrap().status(), 200);
     }
-    for seen in [&at_default, &at_other] {
-        assert_eq!(seen.requests.lock().unwrap().len(), 1);
+    for (seen, has_key) in [(&at_default, true), (&at_other, false)] {
+        let requests = seen.requests.lock().unwrap();
+        let [(_, headers, _)] = &requests[..] else { panic!("{requests:?}") };
+        assert_eq!(headers.contains_key("authorization"), has_key, "the key is one server's");
     }
     let list = Client::new().get(format!("{}/v1/models", gateway.url));
     assert_eq!(list.try_clone().unwrap().send().await.unwrap().status(), 401);

@@ -66,12 +66,16 @@ impl Costs {
     }
 }
 
-/// Notes the cost of each answer that says one, and asks for it.
+/// Notes the cost of each answer to a page, and asks for it.
 pub(crate) async fn note(
     State(costs): State<Arc<Costs>>,
     mut request: Request,
     next: Next,
 ) -> Response {
+    let path = request.uri().path();
+    if !["/playground/", "/data-studio/"].iter().any(|page| path.starts_with(page)) {
+        return next.run(request).await;
+    }
     request.headers_mut().insert(TE, HeaderValue::from_static("trailers"));
     let response = next.run(request).await;
     let id = response.headers().get("inference-id").and_then(|id| id.to_str().ok());

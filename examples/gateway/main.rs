@@ -22,23 +22,24 @@ use std::{env, error::Error, sync::Arc};
 
 use axum::{
     Extension, Json, Router,
-    extract::{Request, State},
+    extract::{Path, Request, State},
     middleware,
     response::{IntoResponse, Response},
     routing::{any, get},
     serve::ListenerExt,
 };
-use serde_json::json;
+use http::StatusCode;
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_credits::{
-    BearerTokens, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger, billing,
-    plan::PlanHandle,
+    BearerTokens, ComputeClock, CreditMeter, MemoryLedger, Name, PlanFile, RedisLedger, billing,
+    plan::{PlanHandle, Workload},
 };
 
 use self::{
     costs::Costs,
     process::setting,
-    proxy::{Proxy, Upstreams},
+    proxy::{Proxy, Upstreams, problem},
 };
 
 #[tokio::main]
@@ -88,6 +89,7 @@ fn router(meter: &CreditMeter, proxy: Arc<Proxy>) -> Result<Router, Box<dyn Erro
     let costs = Arc::new(Costs::default());
     let metered = Router::new()
         .route("/v1/models", get(models))
+        .route("/v1/models/{*id}", get(model))
         .route("/v1/{*rest}", any(forward))
         .route("/health", get(async || "ok\n"))
         .with_state((Arc::clone(&proxy), meter.plan().clone()))
@@ -103,20 +105,35 @@ type Gateway = (Arc<Proxy>, PlanHandle);
 /// Sends a request to the server of its model.
 async fn forward(
     State((proxy, _)): State<Gateway>,
-    Extension(clock): Extension<ComputeClock>,
+    clock: Option<Extension<ComputeClock>>,
     request: Request,
 ) -> Response {
-    let workload = clock.workload();
-    // The clock would let the meter wait for a report.
-    drop(clock);
+    let workload = workload(clock);
     let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
     proxy.send(workload.as_deref(), &path, request).await
+}
+
+/// Returns what a request is billed as; `None` on a path that the plan does not meter. The clock is
+/// dropped: while it lives, the meter waits for a report.
+fn workload(clock: Option<Extension<ComputeClock>>) -> Option<Arc<Workload>> {
+    clock.and_then(|Extension(clock)| clock.workload())
+}
+
+/// Says that there is a model, as OpenAI's API does.
+async fn model(State((_, plan)): State<Gateway>, Path(id): Path<String>) -> Response {
+    match plan.current().models().iter().find(|model| model.as_str() == id) {
+        Some(name) => Json(described(name)).into_response(),
+        None => problem(StatusCode::NOT_FOUND, "This server does not offer this model."),
+    }
+}
+
+fn described(model: &Name) -> Value {
+    json!({ "id": model.as_str(), "object": "model", "created": 0, "owned_by": "upstream" })
 }
 
 /// Lists the plan's models as OpenAI's API does.
 async fn models(State((_, plan)): State<Gateway>) -> Response {
     let plan = plan.current();
-    let model = |name: &tower_credits::Name| json!({ "id": name.as_str(), "object": "model", "created": 0, "owned_by": "upstream" });
-    let data: Vec<_> = plan.models().iter().map(model).collect();
+    let data: Vec<_> = plan.models().iter().map(described).collect();
     Json(json!({ "object": "list", "data": data })).into_response()
 }

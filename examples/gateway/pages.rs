@@ -23,6 +23,7 @@ use crate::{
     costs::Costs,
     proxy::{Proxy, problem},
     studio::{Studio, StudioError, Table, grammar, prompt},
+    workload,
 };
 
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -81,11 +82,10 @@ pub(crate) fn metered(
 
 async fn chat(
     State(pages): State<Pages>,
-    Extension(clock): Extension<ComputeClock>,
+    clock: Option<Extension<ComputeClock>>,
     request: Request,
 ) -> Response {
-    let workload = clock.workload();
-    drop(clock);
+    let workload = workload(clock);
     pages.proxy.send(workload.as_deref(), "/v1/chat/completions", request).await
 }
 
@@ -127,12 +127,11 @@ struct Question {
 /// Lets the model write SQL.
 async fn sql(
     State(pages): State<Pages>,
-    Extension(clock): Extension<ComputeClock>,
+    clock: Option<Extension<ComputeClock>>,
     Extension(identity): Extension<Arc<Identity>>,
     Json(Question { question, model }): Json<Question>,
 ) -> Response {
-    let workload = clock.workload();
-    drop(clock);
+    let workload = workload(clock);
     let table = pages.studio.table(&identity.account.to_string());
     match ask_for_sql(&pages, workload.as_deref(), &table, &question, &model).await {
         Ok(sql) => Json(json!({ "sql": sql })).into_response(),

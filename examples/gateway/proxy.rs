@@ -13,8 +13,10 @@ use axum::{
 use http::{
     HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, Version,
     header::{
-        ACCEPT_ENCODING, AUTHORIZATION, CONNECTION, CONTENT_TYPE, COOKIE, HOST, PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION, SET_COOKIE, TE, TRANSFER_ENCODING, UPGRADE,
+        ACCEPT_ENCODING, ACCESS_CONTROL_ALLOW_ORIGIN, AUTHORIZATION, CONNECTION, CONTENT_LENGTH,
+        CONTENT_TYPE, COOKIE, EXPECT, HOST, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH,
+        IF_UNMODIFIED_SINCE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, RANGE, SET_COOKIE, TE,
+        TRANSFER_ENCODING, UPGRADE,
     },
 };
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -38,12 +40,32 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Fields of the caller that are no business of the server's.
-const CREDENTIALS: [HeaderName; 4] = [
+/// Fields of the caller that are no business of the server's: credentials, the accounts of other
+/// services, and conditions, by which a server that has computed could answer that it has not.
+const NOT_SENT_ON: [HeaderName; 13] = [
     AUTHORIZATION,
     COOKIE,
+    HOST,
+    EXPECT,
+    RANGE,
+    IF_MATCH,
+    IF_NONE_MATCH,
+    IF_MODIFIED_SINCE,
+    IF_UNMODIFIED_SINCE,
     HeaderName::from_static("x-api-key"),
     HeaderName::from_static("x-hf-bill-to"),
+    HeaderName::from_static("openai-organization"),
+    HeaderName::from_static("openai-project"),
+];
+
+/// Fields of the server that are about the gateway's callers.
+const NOT_SENT_BACK: [HeaderName; 6] = [
+    SET_COOKIE,
+    ACCESS_CONTROL_ALLOW_ORIGIN,
+    HeaderName::from_static("access-control-allow-credentials"),
+    HeaderName::from_static("inference-id"),
+    HeaderName::from_static("x-cost-nano-usd"),
+    HeaderName::from_static("x-credits-remaining"),
 ];
 
 /// The servers behind the gateway.
@@ -107,6 +129,7 @@ impl Upstream {
             matches!(uri.scheme_str(), Some("http" | "https"))
                 && uri.host().is_some()
                 && uri.query().is_none()
+                && !base.contains(['#', '@'])
         });
         parsed.map(|_| Self(base.to_owned())).ok_or_else(|| {
             format!("{setting}: {url:?} is not a server: write http://<host>:<port>")
@@ -152,20 +175,37 @@ impl Proxy {
         (parts.uri, parts.version) = (uri, Version::default());
         parts.extensions.clear();
         remove_hop_by_hop(&mut parts.headers);
-        for name in CREDENTIALS.iter().chain(&[HOST]) {
+        for name in &NOT_SENT_ON {
             parts.headers.remove(name);
         }
         // Trailers pass.
         parts.headers.insert(TE, HeaderValue::from_static("trailers"));
         // A compressed stream has no place for the event that says that credits ran out.
         parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        if let Some(key) = &self.upstreams.key {
+        // The key is the default server's.
+        if let Some(key) = &self.upstreams.key
+            && std::ptr::eq(upstream, &raw const self.upstreams.default)
+        {
             parts.headers.insert(AUTHORIZATION, key.clone());
         }
         match self.client.request(Request::from_parts(parts, body)).await {
+            // The caller's own token is good.
+            Ok(response) if response.status() == StatusCode::UNAUTHORIZED => {
+                tracing::warn!(upstream = upstream.0, "refuses the key: check UPSTREAM_KEY");
+                let detail = "The model's server does not accept this gateway. You were not \
+                              charged. Report this to the operator of this service.";
+                problem(StatusCode::BAD_GATEWAY, detail)
+            }
             Ok(mut response) => {
-                remove_hop_by_hop(response.headers_mut());
-                response.headers_mut().remove(SET_COOKIE);
+                let headers = response.headers_mut();
+                // A chunked answer has no length, whatever its head says (RFC 9112, section 6.3).
+                if headers.contains_key(TRANSFER_ENCODING) {
+                    headers.remove(CONTENT_LENGTH);
+                }
+                remove_hop_by_hop(headers);
+                for name in &NOT_SENT_BACK {
+                    headers.remove(name);
+                }
                 response.map(Body::new)
             }
             Err(error) => {
@@ -218,7 +258,9 @@ mod tests {
             assert_eq!(Upstream::parse("U", url).unwrap().0, "http://127.0.0.1:8080", "{url}");
         }
         assert_eq!(Upstream::parse("U", "https://x.test/api/v1").unwrap().0, "https://x.test/api");
-        for url in ["", "127.0.0.1:8080", "ftp://x", "http://", "http://x?y=1", "unix:/x"] {
+        for url in
+            ["", "127.0.0.1:8080", "ftp://x", "http://", "http://x?y=1", "unix:/x", "http://u:p@x"]
+        {
             assert!(Upstream::parse("U", url).unwrap_err().contains("http://<host>"), "{url}");
         }
         let some = Some("whisper=http://a:1, small=http://b:2/v1,");

@@ -25,16 +25,20 @@ impl ContentType {
         let (essence, rest) = text.split_at_checked(text.find(';').unwrap_or(text.len()))?;
         let parameters = parameters::parse(rest)?;
         let essence = essence.trim().to_ascii_lowercase();
+        // JSON is UTF-8 (RFC 8259, section 8.1), and some servers believe another charset.
+        let is_utf8 = parameters::get(&parameters, "charset")
+            .is_none_or(|charset| charset.eq_ignore_ascii_case("utf-8"));
         if essence == "multipart/form-data" {
+            // Servers give other parameters a meaning: `boundary*0`, for example.
+            if !is_utf8 || !parameters::are_only(&parameters, &["boundary", "charset"]) {
+                return None;
+            }
             let boundary = parameters::get(&parameters, "boundary")?;
             return is_boundary(boundary)
                 .then(|| Self::Multipart { boundary: boundary.to_owned() });
         }
         let is_json = essence == "application/json"
             || (essence.starts_with("application/") && essence.ends_with("+json"));
-        // JSON is UTF-8 (RFC 8259, section 8.1), and some servers believe another charset.
-        let is_utf8 = parameters::get(&parameters, "charset")
-            .is_none_or(|charset| charset.eq_ignore_ascii_case("utf-8"));
         (is_json && is_utf8).then_some(Self::Json)
     }
 }

@@ -2,12 +2,15 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::{BodyProblem, Found};
 
 pub(super) fn read(body: &[u8], names: &[&str]) -> Result<Vec<String>, BodyProblem> {
-    let mut json = serde_json::Deserializer::from_slice(body);
+    // What is passed over is not checked.
+    let text = std::str::from_utf8(body)
+        .map_err(|error| BodyProblem::Json(format!("it is not UTF-8: {error}")))?;
+    let mut json = serde_json::Deserializer::from_str(text);
     let mut object = Object { found: Found::new(names), problem: None };
     let read = json.deserialize_map(&mut object).and_then(|()| json.end());
     match (object.problem, read) {
@@ -38,9 +41,9 @@ impl<'de> Visitor<'de> for &mut Object<'_> {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
-            let added = match map.next_value::<serde_json::Value>()? {
-                serde_json::Value::String(value) => self.found.add(at, &name, is_plain, value),
-                _ => Err(BodyProblem::NotText(name)),
+            let added = match map.next_value_seed(TextSeed)? {
+                Some(value) => self.found.add(at, &name, is_plain, value),
+                None => Err(self.found.not_text(at)),
             };
             if let Err(problem) = added {
                 self.problem.get_or_insert(problem);
@@ -81,5 +84,58 @@ impl<'de> Visitor<'de> for KeySeed {
     /// A key with escapes cannot be borrowed.
     fn visit_str<E: Error>(self, name: &str) -> Result<Key, E> {
         Ok(Key { name: name.to_owned(), is_plain: false })
+    }
+}
+
+/// Reads a string; `None` for anything else, which is passed over and not kept.
+struct TextSeed;
+
+impl<'de> DeserializeSeed<'de> for TextSeed {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<Self::Value, D::Error> {
+        value.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for TextSeed {
+    type Value = Option<String>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Some(text.to_owned()))
+    }
+
+    fn visit_bool<E: Error>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_i64<E: Error>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_u64<E: Error>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_f64<E: Error>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Self::Value, A::Error> {
+        while values.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
+        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
     }
 }

@@ -53,6 +53,11 @@ impl<'a> Found<'a> {
         self.names.iter().position(|known| fold(known) == folded)
     }
 
+    /// The problem of a field that is no text.
+    fn not_text(&self, at: usize) -> BodyProblem {
+        BodyProblem::NotText(self.names.get(at).copied().unwrap_or_default().to_owned())
+    }
+
     /// Adds a field. `is_plain` if its name is written without escapes.
     fn add(
         &mut self,
@@ -82,8 +87,9 @@ impl<'a> Found<'a> {
 }
 
 /// Returns the form in which names are the same that some parser takes for each other: those that
-/// ignore case, that end a string at a zero byte, or that take `name[]` for a list.
+/// ignore case, that end a string at a zero byte, or that take `name[]` or `[name]` for a list.
 fn fold(name: &str) -> Cow<'_, str> {
+    let name = name.trim_start_matches('[').trim_end_matches(']');
     let name = name.split(['\0', '[']).next().unwrap_or_default();
     if name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
         return Cow::Borrowed(name);

@@ -1,11 +1,13 @@
 //! Fields of a multipart form (RFC 7578), as browsers and HTTP clients write them.
 
 use memchr::memmem;
-use percent_encoding::percent_decode_str;
 
-use super::{BodyProblem, Found, fold, parameters};
+use super::{BodyProblem, Found, parameters};
 
 const LINE_END: &[u8] = b"\r\n";
+
+/// The most parts of a form.
+const MAX_PARTS: usize = 1_000;
 
 pub(super) fn read(
     body: &[u8],
@@ -13,48 +15,37 @@ pub(super) fn read(
     names: &[&str],
 ) -> Result<Vec<String>, BodyProblem> {
     let mut found = Found::new(names);
-    for part in parts(body, boundary)? {
-        let part = Part::parse(part?)?;
-        let Some(at) = found.position(&part.name) else { continue };
-        let value =
-            part.text().ok_or_else(|| BodyProblem::NotText(fold(&part.name).into_owned()))?;
-        found.add(at, &part.name, part.is_plain, value.to_owned())?;
+    let delimiter = format!("--{boundary}");
+    let mut starts = memmem::find_iter(body, delimiter.as_bytes());
+    let Some(mut start) = starts.next().filter(|start| *start == 0) else {
+        return Err(BodyProblem::Multipart("it does not begin with its boundary"));
+    };
+    for (number, end) in starts.enumerate() {
+        if number >= MAX_PARTS {
+            return Err(BodyProblem::Multipart("it has more than 1 000 parts"));
+        }
+        // The boundary may stand nowhere else: parsers differ in what they take for one.
+        let part = body.get(start + delimiter.len()..end).unwrap_or_default();
+        let inner = part.strip_prefix(LINE_END).and_then(|part| part.strip_suffix(LINE_END));
+        let part = Part::parse(inner.ok_or(BodyProblem::Multipart(
+            "its boundary stands within a line, or a line does not end with CRLF",
+        ))?)?;
+        if let Some(at) = found.position(part.name) {
+            let value = part.text().ok_or_else(|| found.not_text(at))?;
+            found.add(at, part.name, true, value.to_owned())?;
+        }
+        start = end;
+    }
+    let after = body.get(start + delimiter.len()..).unwrap_or_default();
+    if !matches!(after, b"--" | b"--\r\n") {
+        return Err(BodyProblem::Multipart("it does not end with its boundary and `--`"));
     }
     found.finish()
 }
 
-/// Splits a form at its boundary. The boundary may stand nowhere else: parsers differ in what they
-/// take for one.
-fn parts<'a>(
-    body: &'a [u8],
-    boundary: &str,
-) -> Result<impl Iterator<Item = Result<&'a [u8], BodyProblem>>, BodyProblem> {
-    let delimiter = format!("--{boundary}");
-    let starts: Vec<_> = memmem::find_iter(body, delimiter.as_bytes()).collect();
-    let after = |start: usize| body.get(start + delimiter.len()..).unwrap_or_default();
-    let (Some(0), Some(last)) = (starts.first(), starts.last()) else {
-        return Err(BodyProblem::Multipart("it does not begin with its boundary"));
-    };
-    if !matches!(after(*last), b"--" | b"--\r\n") {
-        return Err(BodyProblem::Multipart("it does not end with its boundary and `--`"));
-    }
-    let ends = starts.clone().into_iter().skip(1);
-    let ranges = starts.clone().into_iter().zip(ends);
-    let length = delimiter.len();
-    Ok(ranges.map(move |(start, end)| {
-        let part = body.get(start + length..end).unwrap_or_default();
-        let inner = part.strip_prefix(LINE_END).and_then(|part| part.strip_suffix(LINE_END));
-        inner.ok_or(BodyProblem::Multipart(
-            "its boundary stands within a line, or a line does not end with CRLF",
-        ))
-    }))
-}
-
 /// A part of a form.
 struct Part<'a> {
-    name: String,
-    /// The name is written without escapes.
-    is_plain: bool,
+    name: &'a str,
     /// It is a file, or is encoded.
     is_file: bool,
     content: &'a [u8],
@@ -91,29 +82,34 @@ impl<'a> Part<'a> {
         let parameters = disposition
             .and_then(|value| value.split_at_checked("form-data".len()))
             .filter(|(kind, _)| kind.eq_ignore_ascii_case("form-data"))
-            .and_then(|(_, rest)| parameters::parse(rest));
-        let name = parameters.as_ref().and_then(|parameters| {
-            // The extended form of a name is forbidden (RFC 7578, section 5.1), and some read it.
-            let has_other = parameters::get(parameters, "name*").is_some();
-            parameters::get(parameters, "name").filter(|_| !has_other)
-        });
-        let (Some(parameters), Some(name)) = (&parameters, name) else {
+            .and_then(|(_, rest)| parameters::parse(rest))
+            // Servers give others a meaning: `name*0`, for example.
+            .filter(|found| parameters::are_only(found, &["name", "filename", "filename*"]));
+        let name = parameters.as_ref().and_then(|found| parameters::get(found, "name"));
+        let (Some(parameters), Some(name)) = (&parameters, name.filter(|name| is_plain(name)))
+        else {
             return Err(BodyProblem::Multipart(
-                "a part's `Content-Disposition` is not `form-data; name=\"<name>\"`",
+                "a part's `Content-Disposition` is not `form-data; name=\"<name>\"`, with a plain \
+                 name and, for a file, a `filename`",
             ));
         };
         is_file |= ["filename", "filename*"]
             .iter()
             .any(|filename| parameters::get(parameters, filename).is_some());
-        let decoded = percent_decode_str(&name.replace('\\', "")).decode_utf8_lossy().into_owned();
-        let is_plain = decoded == name;
-        Ok(Self { name: decoded, is_plain, is_file, content: content.unwrap_or_default() })
+        Ok(Self { name, is_file, content: content.unwrap_or_default() })
     }
 
     /// Returns its content, if it is a text.
     fn text(&self) -> Option<&'a str> {
         std::str::from_utf8(self.content).ok().filter(|_| !self.is_file)
     }
+}
+
+/// `true` for a name that every server reads as it is written: without escapes, encoded words and
+/// spaces.
+fn is_plain(name: &str) -> bool {
+    !name.is_empty()
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.[]".contains(&byte))
 }
 
 /// `true` for a text in UTF-8, or one whose charset is not stated.

@@ -17,8 +17,9 @@ pub(super) fn parse(mut text: &str) -> Option<Vec<(String, &str)>> {
         let value;
         (value, text) = if let Some(quoted) = rest.strip_prefix('"') {
             let (value, rest) = quoted.split_once('"')?;
-            // Parsers differ in what a backslash before a quote means.
-            if value.ends_with('\\') {
+            // Parsers differ in what a backslash before a quote means, and some split at every
+            // semicolon.
+            if value.ends_with('\\') || value.contains(';') {
                 return None;
             }
             (value, rest)
@@ -36,6 +37,11 @@ pub(super) fn parse(mut text: &str) -> Option<Vec<(String, &str)>> {
         }
         parameters.push((name, value));
     }
+}
+
+/// `true` if there are no parameters but these.
+pub(super) fn are_only(parameters: &[(String, &str)], names: &[&str]) -> bool {
+    parameters.iter().all(|(name, _)| names.contains(&name.as_str()))
 }
 
 /// Returns the value of a parameter.

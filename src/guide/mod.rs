@@ -6,6 +6,7 @@
 //! * [Authentication](authentication): who calls, who pays; tokens, cookies, organisations.
 //! * [Billing](billing): what a request costs, and the billing page.
 //! * [Denials](denials): what a denied caller is told, and what happens when credits run out.
+//! * [Clients](clients): what well-known clients print of a denial.
 //! * [Gateway](gateway): credits in front of vLLM, llama.cpp and any other server.
 //! * [Settings](settings): the methods of the builder, and the keys of a tier that need a choice.
 //! * [Stacks](stacks): axum, tonic, hyper, other layers, gateways.
@@ -44,6 +45,10 @@ pub mod billing {}
 #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
 #[doc = include_str!("../../docs/denials.md")]
 pub mod denials {}
+
+#[cfg_attr(not(doctest), doc = include_str!("links.md"))]
+#[doc = include_str!("../../docs/clients.md")]
+pub mod clients {}
 
 #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
 #[doc = include_str!("../../docs/gateway.md")]

@@ -22,7 +22,7 @@ use crate::{
     metering::{BillingContext, RunningRequest},
     observe,
     plan::{
-        BodyProblem, Classification, DuringOutage, ModelInBody, RequestQuota, UpstreamTime,
+        BodyProblem, Classification, DuringOutage, Midway, ModelInBody, RequestQuota, UpstreamTime,
         Workload,
     },
     rejection::Rejection,
@@ -35,6 +35,8 @@ pub(super) struct Admitted {
     pub(super) identity: Option<Arc<Identity>>,
     /// `true` if its compute time has begun.
     pub(super) has_begun: bool,
+    /// `true` if it may be stopped before its service has ended.
+    pub(super) may_be_cut: bool,
     pub(super) rate: Rate,
     /// The place where the service's answer says its compute time.
     pub(super) upstream_time: Option<Arc<UpstreamTime>>,
@@ -60,7 +62,7 @@ pub(super) enum Known {
 
 /// A request whose caller is known, and whose body says what it runs.
 pub(super) struct NeedsBody {
-    payer: Arc<Identity>,
+    pub(super) payer: Arc<Identity>,
     plan: Arc<Plan>,
     model: Arc<ModelInBody>,
 }
@@ -361,7 +363,9 @@ impl CreditMeter {
         let charge = Charge::new(slice, self.inner.bill_policy.as_ref());
         let CreditRequest { context, identity, .. } = request;
         let upstream_time = context.workload.upstream_time.clone();
-        Admitted { charge, identity, has_begun: false, rate, upstream_time }
+        let may_be_cut =
+            context.tier.midway == Midway::Stop || context.tier.most_per_request.is_some();
+        Admitted { charge, identity, has_begun: false, may_be_cut, rate, upstream_time }
     }
 
     /// A path that the plan does not have or, if `model` is `Some`, a path whose model it does not

@@ -6,7 +6,6 @@
 //! as a layer hands bodies on as they are, whatever their type.
 
 use std::{
-    collections::VecDeque,
     fmt,
     pin::Pin,
     task::{Context, Poll},
@@ -17,7 +16,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
-use super::upload_budget::Reserved;
+use super::upload_budget::Share;
 
 /// The way in which a service gets its requests' bodies: [`AsIs`] or [`Buffered`].
 pub trait BodyMode<B>: sealed::Sealed {
@@ -104,12 +103,12 @@ pin_project! {
 }
 
 /// The part of a body that was read.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct ReadPart {
-    pub(super) frames: VecDeque<Bytes>,
+    pub(super) data: Option<Bytes>,
     pub(super) trailers: Option<HeaderMap>,
     /// Its share of the node's memory for bodies.
-    pub(super) reserved: Option<Reserved>,
+    pub(super) _reserved: Option<Share>,
 }
 
 pin_project! {
@@ -130,21 +129,6 @@ impl<B> BufferedBody<B> {
     }
 }
 
-impl ReadPart {
-    /// Joins all frames to one, and returns it.
-    pub(super) fn joined(&mut self) -> Bytes {
-        if self.frames.len() > 1 {
-            let all: Vec<u8> = self.frames.iter().flatten().copied().collect();
-            self.frames = VecDeque::from([all.into()]);
-        }
-        self.frames.front().cloned().unwrap_or_default()
-    }
-
-    fn bytes(&self) -> u64 {
-        self.frames.iter().map(|frame| frame.len() as u64).sum()
-    }
-}
-
 impl<B: Body<Data = Bytes>> Body for BufferedBody<B> {
     type Data = Bytes;
     type Error = B::Error;
@@ -155,7 +139,7 @@ impl<B: Body<Data = Bytes>> Body for BufferedBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
         if let Some(read) = this.read {
-            if let Some(data) = read.frames.pop_front() {
+            if let Some(data) = read.data.take() {
                 return Poll::Ready(Some(Ok(Frame::data(data))));
             }
             if let Some(trailers) = read.trailers.take() {
@@ -172,7 +156,7 @@ impl<B: Body<Data = Bytes>> Body for BufferedBody<B> {
 
     fn is_end_stream(&self) -> bool {
         let is_taken =
-            self.read.as_ref().is_none_or(|read| read.frames.is_empty() && read.trailers.is_none());
+            self.read.as_ref().is_none_or(|read| read.data.is_none() && read.trailers.is_none());
         is_taken
             && match &self.rest {
                 Rest::Unread { body } => body.is_end_stream(),
@@ -187,7 +171,8 @@ impl<B: Body<Data = Bytes>> Body for BufferedBody<B> {
             Rest::Boxed { body } => body.size_hint(),
             Rest::None => SizeHint::with_exact(0),
         };
-        let read = self.read.as_ref().map_or(0, |read| read.bytes());
+        let data = self.read.as_ref().and_then(|read| read.data.as_ref());
+        let read = data.map_or(0, |data| data.len() as u64);
         let mut hint = SizeHint::new();
         hint.set_lower(rest.lower().saturating_add(read));
         if let Some(upper) = rest.upper().and_then(|upper| upper.checked_add(read)) {

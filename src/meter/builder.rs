@@ -18,7 +18,7 @@ use super::{
     credit_meter::{CreditMeter, Inner},
     drain::MAX_LONG_DRAINS,
     settings::{Classify, FormatChoice, ResponseSettings, Settings, UploadSettings},
-    upload_budget::UploadBudget,
+    upload_budget::{UploadBudget, UploadMemory},
 };
 use crate::{
     DenialFormat, HoldAhead, Plan, Threshold, ThresholdReached,
@@ -730,7 +730,7 @@ impl CreditMeterBuilder {
             logged_paths: Mutex::default(),
             instruments,
             format_choice,
-            upload_memory: UploadBudget::new(settings.upload_memory),
+            upload_memory: UploadMemory::new(settings.upload_memory, settings.uploads.max_bytes),
             long_drains: UploadBudget::new(MAX_LONG_DRAINS),
         };
         CreditMeter { inner: Arc::new(inner) }

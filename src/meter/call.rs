@@ -61,10 +61,13 @@ pub(super) fn add_headers<B>(
     if let Some(rate) = rate {
         rate.write(response.headers_mut());
     }
+    let headers = response.headers_mut();
+    // The service's own id is the response's.
+    let own = headers.get(INFERENCE_ID).cloned();
+    let made = || HeaderValue::try_from(Uuid::now_v7().to_string()).ok();
     if settings.inference_id
-        && let Ok(id) = HeaderValue::try_from(Uuid::now_v7().to_string())
+        && let Some(id) = own.or_else(made)
     {
-        let headers = response.headers_mut();
         for name in REQUEST_IDS {
             headers.entry(name).or_insert_with(|| id.clone());
         }

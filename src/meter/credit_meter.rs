@@ -15,7 +15,7 @@ use tokio::{runtime::Handle, time::timeout};
 use super::{
     bill_policy::BillPolicy,
     settings::{Classify, FormatChoice, Settings},
-    upload_budget::UploadBudget,
+    upload_budget::{UploadBudget, UploadMemory},
 };
 use crate::{
     Accounts, Identity, Period, Rejection,
@@ -61,7 +61,7 @@ pub(super) struct Inner {
     pub(super) instruments: Instruments,
     pub(super) format_choice: FormatChoice,
     /// Bytes of request bodies in memory.
-    pub(super) upload_memory: Arc<UploadBudget>,
+    pub(super) upload_memory: UploadMemory,
     /// Long uploads of denied requests that are read on.
     pub(super) long_drains: Arc<UploadBudget>,
 }

@@ -1,6 +1,7 @@
 //! The way in which a response body says that it was cut off, and what it cost.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use http::HeaderMap;
 use http_body::Frame;
 
 use super::usage_headers;
@@ -14,6 +15,9 @@ pub(super) enum CutOffFrame {
     Event(EventBoundary, DenialStyle),
     /// The trailers of a gRPC stream.
     Trailers,
+    /// The trailers of a gRPC-Web stream, which are a frame of its body, if it is cut off between two
+    /// messages.
+    WebTrailers(MessageBoundary),
 }
 
 /// The trailers in which a body says what it cost.
@@ -30,8 +34,10 @@ pub(super) enum UsageTrailers {
 impl CutOffFrame {
     /// Takes note of a frame that is handed over.
     pub(super) fn pass(&mut self, frame: &Frame<Bytes>) {
-        if let (Self::Event(boundary, _), Some(data)) = (self, frame.data_ref()) {
-            boundary.pass(data);
+        match (self, frame.data_ref()) {
+            (Self::Event(boundary, _), Some(data)) => boundary.pass(data),
+            (Self::WebTrailers(boundary), Some(data)) => boundary.pass(data),
+            _ => {}
         }
     }
 
@@ -49,6 +55,11 @@ impl CutOffFrame {
                 let mut fields = rejection.trailers();
                 usage_headers::add_to_trailers(&mut fields, billed);
                 Ok(Frame::trailers(fields))
+            }
+            Self::WebTrailers(boundary) if boundary.is_at() => {
+                let mut fields = rejection.trailers();
+                usage_headers::add_to_trailers(&mut fields, billed);
+                Ok(Frame::data(web_trailers(&fields)))
             }
             _ => Err(CutOff { rejection: rejection.clone() }.into()),
         }
@@ -113,6 +124,53 @@ impl EventBoundary {
     }
 }
 
+/// Finds out if the bytes that passed end between two messages of gRPC-Web: each has a byte of flags
+/// and four of its length before it.
+#[derive(Default)]
+pub(super) struct MessageBoundary {
+    /// The bytes before the current message, as far as they have passed.
+    prefix: Vec<u8>,
+    /// Bytes of the current message that are still to come.
+    left: usize,
+}
+
+impl MessageBoundary {
+    fn pass(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            let skipped = self.left.min(data.len());
+            self.left -= skipped;
+            data = data.get(skipped..).unwrap_or_default();
+            let wanted = (5 - self.prefix.len()).min(data.len());
+            if let Some((prefix, rest)) = data.split_at_checked(wanted)
+                && self.left == 0
+            {
+                self.prefix.extend_from_slice(prefix);
+                data = rest;
+            }
+            if let [_, a, b, c, d] = *self.prefix {
+                self.left = u32::from_be_bytes([a, b, c, d]) as usize;
+                self.prefix.clear();
+            }
+        }
+    }
+
+    fn is_at(&self) -> bool {
+        self.left == 0 && self.prefix.is_empty()
+    }
+}
+
+/// Returns the last frame of a gRPC-Web stream: trailers as the text of HTTP/1 header fields.
+fn web_trailers(fields: &HeaderMap) -> Bytes {
+    let lines = fields.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+    let text: Vec<u8> =
+        lines.flat_map(|(name, value)| [name, b":", value, b"\r\n"].concat()).collect();
+    let mut frame = BytesMut::with_capacity(text.len() + 5);
+    frame.put_u8(0x80);
+    frame.put_u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
+    frame.put_slice(&text);
+    frame.freeze()
+}
+
 fn error_event(rejection: &Rejection, style: DenialStyle) -> Bytes {
     let problem = rejection.body(style);
     let mut event = BytesMut::with_capacity(problem.len() + 32);
@@ -125,6 +183,28 @@ fn error_event(rejection: &Rejection, style: DenialStyle) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_web_message_ends_where_its_length_says_however_it_is_cut() {
+        let message =
+            |length: u8| [&[0, 0, 0, 0, length][..], &vec![7; usize::from(length)]].concat();
+        let stream = [message(3), message(0), message(9), message(0)].concat();
+        let ends = [0, 8, 13, 27, 32];
+        for end in 0..=stream.len() {
+            for cut in 0..=end {
+                let mut boundary = MessageBoundary::default();
+                boundary.pass(&stream[..cut]);
+                boundary.pass(&stream[cut..end]);
+                assert_eq!(boundary.is_at(), ends.contains(&end), "{end} cut at {cut}");
+            }
+        }
+        let fields = HeaderMap::from_iter([
+            ("grpc-status".parse().unwrap(), "8".parse().unwrap()),
+            ("x".parse().unwrap(), "y".parse().unwrap()),
+        ]);
+        let frame = web_trailers(&fields);
+        assert_eq!(&frame[..], b"\x80\0\0\0\x14grpc-status:8\r\nx:y\r\n");
+    }
 
     #[test]
     fn an_event_ends_with_a_blank_line_of_any_kind() {

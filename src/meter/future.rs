@@ -225,7 +225,13 @@ where
         if let RequestBody::Unread(body) = body {
             let inner = &waiting.meter.inner;
             let headers = waiting.request.headers();
-            let upload = Upload::new(body, headers, inner.settings.uploads, &inner.upload_memory);
+            let upload = Upload::new(
+                body,
+                headers,
+                inner.settings.uploads,
+                &inner.upload_memory,
+                &needs.payer.account,
+            );
             return State::Reading { upload: Box::new(upload), needs, waiting };
         }
         // It is read once.
@@ -238,7 +244,7 @@ where
 
 /// Goes on with a body that was read.
 fn after_read<S, B, M>(
-    read: &Result<Bytes, Unread>,
+    read: &Result<(), Unread>,
     upload: Upload<B>,
     needs: &NeedsBody,
     mut waiting: Box<Waiting<S, B, M::Body>>,
@@ -254,7 +260,10 @@ where
         Err(_) if is_gone => {
             Decision::Now(Known::Decided(Err(needs.reject(BodyProblem::Incomplete))))
         }
-        read => meter.decide_by_body(needs, RequestHead::from(&*request), read.as_deref()),
+        read => {
+            let body = read.as_ref().map(|()| upload.data());
+            meter.decide_by_body(needs, RequestHead::from(&*request), body)
+        }
     };
     // If it is denied, the rest is read before the answer is sent. In shadow mode the service gets
     // all of it.
@@ -316,8 +325,14 @@ where
         None if !call.is_shadow => {
             return State::Calling { future: service.call(request), call };
         }
-        Some(Admitted { charge, identity, has_begun, rate, upstream_time }) => {
-            call.style = meter.denial_style(RequestHead::from(&request));
+        Some(Admitted { charge, identity, has_begun, may_be_cut, rate, upstream_time }) => {
+            let head = RequestHead::from(&request);
+            // The host and the plan are asked for a format only if a denial can follow.
+            call.style = if may_be_cut {
+                meter.denial_style(head)
+            } else {
+                call.style.for_caller(head.headers, call.style.format)
+            };
             if let Some(identity) = identity {
                 let clock = ComputeClock::new(&charge);
                 call.clock = Some(clock.attach(&charge));
@@ -362,13 +377,14 @@ where
     State::Denying { denying: Box::new(Denying { drain, response: Some(response) }) }
 }
 
-/// `true` if the client reads the answer while it sends.
-fn needs_no_drain<B>(request: &Request<B>, style: DenialStyle) -> bool {
-    // A client that expects 100-continue reads the answer first, unless its body is polled.
-    let expects_continue = request
-        .headers()
-        .get(EXPECT)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+/// `true` if the client reads the answer while it sends, or before.
+fn needs_no_drain<B, T>(request: &Request<RequestBody<B, T>>, style: DenialStyle) -> bool {
+    // A client that expects 100-continue reads the answer first, unless its body was polled.
+    let expects_continue = matches!(request.body(), RequestBody::Unread(_))
+        && request
+            .headers()
+            .get(EXPECT)
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     // A gRPC stream may have no end before its answer, and on HTTP/2 its protocol needs none. What
     // gRPC-Web sends over HTTP/1.1 has one, and the connection would be closed.
     expects_continue || (style.grpc && request.version() >= Version::HTTP_2)

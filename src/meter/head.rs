@@ -23,7 +23,7 @@ use super::{
     body::{MeterBody, Polled, Whole},
     call::Call,
     charge::Charge,
-    cut_off::{CutOffFrame, EventBoundary, UsageTrailers},
+    cut_off::{CutOffFrame, EventBoundary, MessageBoundary, UsageTrailers},
     pump::{Pump, Rest, passes_last},
     queue::{EndOfFrames, Reader, Writer, queue},
     upstream_time::UpstreamTimeReader,
@@ -195,16 +195,20 @@ impl Head<'_> {
 
     /// Returns how the body says that it was cut off, and where it says what it cost.
     fn body_ends(&mut self, hint: &SizeHint, is_grpc: bool) -> (CutOffFrame, UsageTrailers) {
-        let is_event_stream = self.header(CONTENT_TYPE).is_some_and(|value| {
-            let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-            essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
-        });
+        let content_type = self.header(CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+        let essence = content_type.split(|byte| *byte == b';').next().unwrap_or_default();
+        let essence = essence.trim_ascii().to_ascii_lowercase();
+        let is_event_stream = essence == b"text/event-stream";
+        // Its other form, text, has messages in Base64.
+        let is_grpc_web =
+            matches!(&*essence, b"application/grpc-web" | b"application/grpc-web+proto");
         let has_length = self.header(CONTENT_LENGTH).is_some() || hint.exact().is_some();
         let is_plain = self.header(CONTENT_ENCODING).is_none() && !has_length;
-        let cut_off = match is_event_stream && is_plain {
+        let cut_off = match (is_event_stream, is_grpc_web) {
             _ if is_grpc => CutOffFrame::Trailers,
-            true => CutOffFrame::Event(EventBoundary::default(), self.call.style),
-            false => CutOffFrame::Error,
+            (true, _) if is_plain => CutOffFrame::Event(EventBoundary::default(), self.call.style),
+            (_, true) if is_plain => CutOffFrame::WebTrailers(MessageBoundary::default()),
+            _ => CutOffFrame::Error,
         };
         let trailers = if is_grpc {
             UsageTrailers::Amended

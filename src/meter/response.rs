@@ -42,7 +42,10 @@ where
     let (mut in_head, mut in_body) = (None, None);
     if let Some(place) = call.upstream_time.take() {
         in_head = upstream_time::in_head(&place, &parts.headers);
-        in_body = UpstreamTimeReader::new(&place, &parts.headers);
+        // Nothing that comes after the head is billed then.
+        if !call.compute_until_head {
+            in_body = UpstreamTimeReader::new(&place, &parts.headers);
+        }
         if let Some(total) = in_head {
             ComputeClock::new(&charge).report(total);
         }

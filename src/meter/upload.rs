@@ -4,12 +4,11 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, BufMut, BytesMut};
 use http::{HeaderMap, header::CONTENT_LENGTH};
 use http_body::Body;
 use tokio::time::{Instant, Sleep};
@@ -17,9 +16,9 @@ use tokio::time::{Instant, Sleep};
 use super::{
     buffered_body::{BufferedBody, ReadPart},
     settings::UploadSettings,
-    upload_budget::{Reserved, UploadBudget},
+    upload_budget::{Share, UploadMemory},
 };
-use crate::plan::BodyProblem;
+use crate::{Account, plan::BodyProblem};
 
 /// The slowest client that is waited for, in bytes a second: so large bodies get a longer timeout.
 const MIN_CLIENT_RATE: usize = 16 << 10;
@@ -28,12 +27,15 @@ const MIN_CLIENT_RATE: usize = 16 << 10;
 pub(super) struct Upload<B> {
     /// `None` once it has ended.
     body: Option<Pin<Box<B>>>,
-    read: ReadPart,
-    bytes: usize,
+    /// All that was read, in memory of its own: a small frame may keep a large buffer alive.
+    data: BytesMut,
+    trailers: Option<HeaderMap>,
+    /// Its shares of the node's memory for bodies: the account's, and the node's.
+    reserved: Option<Share>,
     settings: UploadSettings,
     began: Instant,
     timer: Pin<Box<Sleep>>,
-    /// The body is longer than it may be, by its own announcement.
+    /// The body is longer than it may be.
     is_too_large: bool,
 }
 
@@ -50,33 +52,34 @@ impl<B: Body> Upload<B> {
         body: B,
         headers: &HeaderMap,
         settings: UploadSettings,
-        budget: &Arc<UploadBudget>,
+        memory: &UploadMemory,
+        account: &Account,
     ) -> Self {
         let announced = headers
             .get(CONTENT_LENGTH)
             .and_then(|value| value.to_str().ok()?.parse::<usize>().ok())
             .or_else(|| usize::try_from(body.size_hint().lower()).ok())
             .unwrap_or_default();
-        let began = Instant::now();
         Self {
             body: Some(Box::pin(body)),
-            read: ReadPart { reserved: budget.reserve(0), ..ReadPart::default() },
-            bytes: 0,
+            data: BytesMut::new(),
+            trailers: None,
+            reserved: memory.share_of(account),
             settings,
-            began,
+            began: Instant::now(),
             timer: Box::pin(tokio::time::sleep(settings.stall_timeout)),
             is_too_large: announced > settings.max_bytes,
         }
     }
 
     /// Ready once the body has ended or cannot be read on.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Unread>> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unread>> {
         loop {
             if self.is_too_large {
                 let limit = self.settings.max_bytes;
                 return Poll::Ready(Err(Unread::Problem(BodyProblem::TooLarge(limit))));
             }
-            let Some(body) = &mut self.body else { return Poll::Ready(Ok(self.read.joined())) };
+            let Some(body) = &mut self.body else { return Poll::Ready(Ok(())) };
             match body.as_mut().poll_frame(cx) {
                 Poll::Ready(None) => self.body = None,
                 Poll::Ready(Some(Err(_))) => {
@@ -86,8 +89,8 @@ impl<B: Body> Upload<B> {
                 Poll::Ready(Some(Ok(frame))) => {
                     let is_last = body.is_end_stream();
                     match frame.into_data() {
-                        Ok(mut data) => self.push(data.copy_to_bytes(data.remaining()))?,
-                        Err(frame) => self.read.trailers = frame.into_trailers().ok(),
+                        Ok(data) => self.push(data)?,
+                        Err(frame) => self.trailers = frame.into_trailers().ok(),
                     }
                     if is_last {
                         self.body = None;
@@ -102,25 +105,35 @@ impl<B: Body> Upload<B> {
     }
 
     /// Takes a frame, even if it is too much: in shadow mode it is handed on.
-    fn push(&mut self, data: Bytes) -> Result<(), Unread> {
-        let length = data.len();
-        self.bytes = self.bytes.saturating_add(length);
-        self.is_too_large = self.bytes > self.settings.max_bytes;
-        self.read.frames.push_back(data);
-        let by_rate = Duration::from_secs((self.bytes / MIN_CLIENT_RATE) as u64);
-        self.timer.as_mut().reset(self.began + self.settings.stall_timeout + by_rate);
-        // A frame's own memory counts, too: there could be endlessly many empty ones.
-        let has_memory = |reserved: &mut Reserved| reserved.grow(length + size_of::<Bytes>());
-        if self.read.reserved.as_mut().is_some_and(has_memory) {
-            Ok(())
-        } else {
-            Err(Unread::NoMemory)
+    fn push(&mut self, data: impl Buf) -> Result<(), Unread> {
+        let before = self.data.capacity();
+        self.data.put(data);
+        self.is_too_large = self.data.len() > self.settings.max_bytes;
+        let by_rate = Duration::from_secs((self.data.len() / MIN_CLIENT_RATE) as u64);
+        let deadline = self.began + self.settings.stall_timeout + by_rate;
+        if Instant::now() >= deadline {
+            // Frames without a byte may come without end.
+            return Err(Unread::Problem(BodyProblem::Stalled));
         }
+        self.timer.as_mut().reset(deadline);
+        let more = self.data.capacity() - before;
+        let has_room = self.reserved.as_mut().is_some_and(|share| share.grow(more));
+        if has_room { Ok(()) } else { Err(Unread::NoMemory) }
+    }
+
+    /// Returns the bytes that were read.
+    pub(super) fn data(&self) -> &[u8] {
+        &self.data
     }
 
     /// Returns the body, with all that was read.
     pub(super) fn into_body(self) -> BufferedBody<B> {
-        BufferedBody::new(self.read, self.body)
+        let read = ReadPart {
+            data: Some(self.data.freeze()).filter(|data| !data.is_empty()),
+            trailers: self.trailers,
+            _reserved: self.reserved,
+        };
+        BufferedBody::new(read, self.body)
     }
 
     /// Returns the rest of the body.

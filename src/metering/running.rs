@@ -111,12 +111,14 @@ impl RunningRequest {
     /// Changes its compute time at a moment. On shared hardware, others share the time with it from
     /// then on, or do no longer.
     fn change<T>(&mut self, now: Duration, change: impl FnOnce(&mut Compute, Duration) -> T) -> T {
-        let time = self.time(now);
-        let changed = change(&mut self.compute, time);
-        if let Some(shared) = &mut self.shared {
-            shared.set_running(self.compute.is_running(), now);
+        let compute = &mut self.compute;
+        match &mut self.shared {
+            None => change(compute, now),
+            Some(shared) => shared.change(now, |time| {
+                let changed = change(compute, time);
+                (changed, compute.is_running())
+            }),
         }
-        changed
     }
 
     /// Begins its compute time: the service is called now.

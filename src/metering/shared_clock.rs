@@ -73,14 +73,6 @@ impl SharedClock {
         Duration::from_nanos(self.lock().advanced(moment(now)).0)
     }
 
-    fn enter(self: &Arc<Self>, now: Duration) -> Counted {
-        let mut state = self.lock();
-        state.advance(moment(now));
-        state.running += 1;
-        drop(state);
-        Counted(Arc::clone(self))
-    }
-
     fn running(&self) -> u64 {
         self.lock().running
     }
@@ -123,14 +115,28 @@ impl SharedTime {
         self.clock.at(now)
     }
 
-    /// Counts the request among those that run, or does not.
-    pub(super) fn set_running(&mut self, is_running: bool, now: Duration) {
-        if is_running && self.counted.is_none() {
-            self.counted = Some(self.clock.enter(now));
-        } else if !is_running && self.counted.is_some() {
-            self.clock.lock().advance(moment(now));
-            self.counted = None;
+    /// Changes the request at a moment of virtual time, and counts it from then on among those that
+    /// run, or no longer. `change` says if it runs.
+    pub(super) fn change<T>(
+        &mut self,
+        now: Duration,
+        change: impl FnOnce(Duration) -> (T, bool),
+    ) -> T {
+        let mut state = self.clock.lock();
+        state.advance(moment(now));
+        let (changed, is_running) = change(Duration::from_nanos(state.time));
+        match (is_running, &self.counted) {
+            (true, None) => {
+                state.running += 1;
+                self.counted = Some(Counted(Arc::clone(&self.clock)));
+            }
+            (false, Some(_)) => {
+                drop(state);
+                self.counted = None;
+            }
+            _ => {}
         }
+        changed
     }
 
     /// Notes that the service is held back.
@@ -164,16 +170,19 @@ mod tests {
         let clock = Arc::new(SharedClock::default());
         let mut one = SharedTime::new(&clock);
         let mut two = SharedTime::new(&clock);
+        let set = |request: &mut SharedTime, is_running: bool, at: Duration| {
+            request.change(at, |_| ((), is_running));
+        };
         assert_eq!(one.at(s(5)), s(0), "nobody runs");
-        one.set_running(true, s(10));
+        set(&mut one, true, s(10));
         assert_eq!(one.at(s(12)), s(2));
-        two.set_running(true, s(12));
+        set(&mut two, true, s(12));
         assert_eq!((one.at(s(16)), two.at(s(16))), (s(4), s(4)));
-        one.set_running(false, s(16));
-        one.set_running(false, s(17));
+        set(&mut one, false, s(16));
+        set(&mut one, false, s(17));
         assert_eq!(two.at(s(18)), s(6));
         drop(two);
-        assert_eq!(one.at(s(30)), s(4), "what was dropped without a moment ended at the last one");
+        assert_eq!(one.at(s(30)), s(5), "what was dropped without a moment ended at the last one");
     }
 
     proptest! {
@@ -195,20 +204,17 @@ mod tests {
                 let (request, since) = &mut requests[which];
                 match since.take() {
                     None => {
-                        request.set_running(true, now);
-                        *since = Some(request.at(now));
+                        *since = Some(request.change(now, |time| (time, true)));
                     }
                     Some(since) => {
-                        request.set_running(false, now);
-                        billed += request.at(now) - since;
+                        billed += request.change(now, |time| (time, false)) - since;
                         ends += 1;
                     }
                 }
             }
             for (request, since) in &mut requests {
                 if let Some(since) = since.take() {
-                    request.set_running(false, now);
-                    billed += request.at(now) - since;
+                    billed += request.change(now, |time| (time, false)) - since;
                     ends += 1;
                 }
             }

@@ -13,8 +13,9 @@ pub(super) fn value(query: &str, name: &str) -> Option<String> {
     for pair in query.split('&') {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let decoded = percent_decode_str(key).decode_utf8_lossy();
-        let similar = decoded.split(['\0', '[', '.']).next().unwrap_or_default();
-        if !similar.trim_matches(['+', ' ']).eq_ignore_ascii_case(name) {
+        let similar = decoded.trim_start_matches(['[', '+', ' ']);
+        let similar = similar.split(['\0', '[', ']', '.']).next().unwrap_or_default();
+        if !similar.trim_end_matches(['+', ' ']).eq_ignore_ascii_case(name) {
             continue;
         }
         // A plus sign stands for itself or for a space.
@@ -45,6 +46,9 @@ mod tests {
             ("model=a&model%5B%5D=b", None),
             ("model=a&model%00=b", None),
             ("model=a;model=b", None),
+            ("model=a&[model]=b", None),
+            ("model=a&%5Bmodel%5D=b", None),
+            ("model=a&+model=b", None),
             ("model=a+b", None),
             ("model=%ff", None),
         ] {

@@ -137,11 +137,12 @@ pub enum Rejection {
     LedgerUnreachable,
     /// The credentials cannot be checked at the moment. 503.
     CredentialsUnchecked,
-    /// This node serves as many accounts as it can. 503.
+    /// This node serves as many accounts as it can, or has no memory left for request bodies. 503.
     Busy,
     /// This node is shutting down. 503.
     ShuttingDown,
-    /// The host's classifier panicked. 500.
+    /// The host's classifier panicked, or the plan takes the model from the body and the layer reads
+    /// none ([`CreditMeter::buffer_requests`](crate::CreditMeter::buffer_requests)). 500.
     Unclassified,
     /// The identity has a tier that is not in the plan: the operator has to add it. 500.
     UnknownTier,

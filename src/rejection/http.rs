@@ -14,6 +14,9 @@ use crate::{Credits, DenialFormat};
 /// Tells the SDKs of OpenAI and Anthropic, which retry some statuses on their own, not to do so.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
+/// The most characters of a text in a header field.
+const MAX_ERROR_MESSAGE: usize = 1_024;
+
 /// The text that Hugging Face's Python client prints first.
 const ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
 
@@ -77,8 +80,9 @@ impl Rejection {
     /// extensions.
     ///
     /// The layer's own responses can differ in two points: 503 is replaced by the meter's
-    /// [`unavailable_status`](crate::CreditMeterBuilder::unavailable_status), and an
-    /// `Inference-Id` is added.
+    /// [`unavailable_status`](crate::CreditMeterBuilder::unavailable_status), and for Hugging Face's
+    /// JavaScript client by 504; and the ids are added (`Inference-Id`, `x-request-id`,
+    /// `request-id`).
     pub fn into_http_response(self, format: DenialFormat) -> Response<Bytes> {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;
         self.into_styled_response(DenialStyle { unavailable, format, grpc: false, grpc_web: false })
@@ -176,9 +180,10 @@ const fn openai_type(status: StatusCode) -> &'static str {
     }
 }
 
-/// Returns the text with `?` for what a header field cannot carry.
+/// Returns the beginning of a text, with `?` for what a header field cannot carry.
 fn in_ascii(text: &str) -> String {
-    text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect()
+    let text = text.chars().take(MAX_ERROR_MESSAGE);
+    text.map(|c| if matches!(c, ' '..='~') { c } else { '?' }).collect()
 }
 
 /// The response of [`into_http_response`](Rejection::into_http_response) with

@@ -3,6 +3,8 @@
 
 use std::{fmt, num::NonZeroU32, time::Duration};
 
+use ::http::StatusCode;
+
 use super::Rejection;
 use crate::{Credits, Name};
 
@@ -82,7 +84,9 @@ impl fmt::Display for Rejection {
             ),
             Self::InvalidBody { problem, offered } => {
                 write!(f, "{problem}")?;
-                if self.parameter().is_some() { write!(f, "{}", Offered(offered)) } else { Ok(()) }
+                // A smaller body, or one of another type, may name the same model.
+                let is_wrong = self.status() == StatusCode::BAD_REQUEST;
+                if is_wrong { write!(f, "{}", Offered(offered)) } else { Ok(()) }
             }
             Self::CreditsUsedUp { period, hint, .. } => {
                 let (month, resets_at) = (period.name(), period.resets_at());
@@ -138,9 +142,7 @@ impl fmt::Display for Rejection {
             Self::CredentialsUnchecked => {
                 f.write_str("Your credentials cannot be checked at the moment. Try again soon.")
             }
-            Self::Busy => f.write_str(
-                "This server is serving too many accounts at the moment. Try again soon.",
-            ),
+            Self::Busy => f.write_str("This server is too busy at the moment. Try again soon."),
             Self::ShuttingDown => {
                 f.write_str("This server is shutting down. Try again: another server may answer.")
             }

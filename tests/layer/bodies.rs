@@ -311,6 +311,23 @@ async fn a_caller_who_leaves_while_the_body_is_read_leaves_nothing() {
     assert!(statement.used.is_zero() && statement.held.is_zero() && statement.requests() == 0);
 }
 
+/// A client that expects 100-continue has been told to go on once its body was read.
+#[tokio::test(start_paused = true)]
+async fn the_rest_of_a_body_that_is_too_large_is_read_on() {
+    let meter = builder().max_request_body(100).build().unwrap();
+    let (feed, body) = Fed::new();
+    let mut upload = asked("application/json", body);
+    upload.headers_mut().insert("expect", http::HeaderValue::from_static("100-continue"));
+    let feeding = tokio::spawn(async move {
+        for _ in 0..20 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            feed.send(Bytes::from(vec![b' '; 90])).await.expect("it is read on");
+        }
+    });
+    assert_eq!(reason(&send(&meter, upload).await.0), "BODY_TOO_LARGE");
+    feeding.await.unwrap();
+}
+
 /// In shadow mode nothing is denied: what cannot be read is handed on, with all that was read.
 #[tokio::test]
 async fn in_shadow_mode_the_whole_body_is_handed_on() {
@@ -463,6 +480,11 @@ fn form_body() -> impl Strategy<Value = String> {
         1 => Just("name=\"a\\\"; name=\"model\""),
         1 => Just("name=\"a\"; name=\"model\""),
         1 => Just("name*=utf-8''model"),
+        1 => Just("name=\"x\"; name*0=\"model\""),
+        1 => Just("foo=\"; name=model;\"; name=\"x\""),
+        1 => Just("name=\" model\""),
+        1 => Just("name=\"[model]\""),
+        1 => Just("name=\"=?UTF-8?Q?model?=\""),
         3 => Just("name=\"file\"; filename=\"model\""),
         1 => Just("name=\"model\"; filename=\"x\""),
         2 => Just("name=\"prompt\""),

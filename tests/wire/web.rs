@@ -97,10 +97,9 @@ async fn outside_of_the_meter_it_is_grpc_with_everything() {
     );
 }
 
-/// It is billed all the same, but denied as a plain HTTP request would be: the docs say which order
-/// to take.
+/// It is billed and denied all the same, and cut off between messages.
 #[tokio::test]
-async fn inside_of_the_meter_it_is_billed_and_denied_in_http() {
+async fn inside_of_the_meter_it_is_billed_and_denied_too() {
     let meter = metered(&november());
     let address = serve(&meter, false).await;
     let mut client = browser!(address);
@@ -121,6 +120,23 @@ async fn inside_of_the_meter_it_is_billed_and_denied_in_http() {
     let denied = client.request(request).await.unwrap();
     assert_eq!(
         (denied.status().as_u16(), &denied.headers()["content-type"]),
-        (402, &http::HeaderValue::from_static("application/problem+json"))
+        (200, &http::HeaderValue::from_static("application/grpc-web+proto"))
+    );
+    let mut client = browser!(address);
+    let denied = client.whole(asking("none", audio("a"))).await.unwrap_err();
+    assert_eq!(denied.code(), Code::ResourceExhausted);
+    assert!(denied.message().contains("used up"), "{denied:?}");
+
+    let mut cut = client.split(asking("capped", audio("a"))).await.unwrap().into_inner();
+    let error = loop {
+        match cut.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it was not cut off"),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(
+        (error.code(), error.get_details_error_info().unwrap().reason.as_str()),
+        (Code::ResourceExhausted, "REQUEST_CAP")
     );
 }

@@ -62,11 +62,18 @@ function retry(after) {
   return seconds <= 1 ? "Try again in a second." : `Try again in ${seconds} seconds.`;
 }
 
+/** Moments in a text, as the billing page writes them. */
+function readable(text) {
+  const date = new Intl.DateTimeFormat("en-GB", { dateStyle: "long", timeZone: "UTC" });
+  const moment = /(\d{4}-\d\d-\d\d)T(\d\d:\d\d):00Z/g;
+  return text.replace(moment, (_, day, time) => `${date.format(new Date(day))}, ${time} UTC`);
+}
+
 /** Shows why something did not work, and where to go from there. */
 export function showProblem(error) {
   const problem = at("problem");
   // The server's own sentence is about tokens, which pages do not send.
-  const words = [error.status === 401 ? "Sign in first:" : error.message.replace(/([^.!?…])$/, "$1.")];
+  const words = [error.status === 401 ? "Sign in first:" : readable(error.message).replace(/([^.!?…])$/, "$1.")];
   if (error.retryAfter && !/try again/i.test(error.message)) words.push(retry(error.retryAfter));
   problem.textContent = words.filter(Boolean).join(" ");
   const links = { 401: "to the billing page", 402: "Go to the billing page" };
@@ -187,11 +194,12 @@ export class Cost {
     if (Cost.#latest === this) at("cost-note").textContent = text;
   }
 
-  /** The request was refused, so it cost nothing. */
-  refused() {
+  /** The request was refused, so it cost nothing: unless credits ran out before there was an answer. */
+  async refused() {
     clearInterval(this.#timer);
     this.#say("–", "–", false);
     this.#note("");
+    await this.#readBill();
   }
 
   /**
@@ -204,6 +212,11 @@ export class Cost {
     const told = request && await costTold(request);
     if (told) this.#exact(told);
     else this.#note("Estimated from the time that you waited. The exact cost will be on your bill.");
+    await this.#readBill(told);
+  }
+
+  /** Shows the credits that are left and, if it was not told, the cost that the bill says. */
+  async #readBill(told) {
     // A bill that cannot be read is no reason to hide what was answered.
     const bill = await showCredits().catch(() => {});
     const billed = told ? undefined : costBetween(this.#before, bill, this.#feature);

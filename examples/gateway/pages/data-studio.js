@@ -131,7 +131,10 @@ async function upload() {
 for (const [id, task] of [["ask", ask], ["query", query], ["upload", upload]]) {
   at(id).addEventListener("submit", (event) => {
     event.preventDefault();
-    if (!at("run").disabled) work(task);
+    if (at("run").disabled) return;
+    // What is said of a form stands below it.
+    at(id).after(at("problem"), at("status"));
+    work(task);
   });
 }
 at("stop").addEventListener("click", () => running?.abort());

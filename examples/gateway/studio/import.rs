@@ -162,12 +162,17 @@ fn check(header: &Row, rows: &[Row]) -> Result<(), StudioError> {
         Some(row) => Err(StudioError::Line {
             line: row.line,
             problem: format!(
-                "{} values, but the first line names {count} columns. Quote values that have \
-                 commas in them.",
-                row.record.len()
+                "{}, but the first line names {}. Quote values that have commas in them.",
+                counted(row.record.len(), "value"),
+                counted(count, "column")
             ),
         }),
     }
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
 }
 
 /// Returns a name of `[a-z_][a-z0-9_]*`.

@@ -94,14 +94,19 @@ fn shut_down(port: u16) -> std::io::Result<()> {
 
 /// The example's server, with a plan of little money.
 pub fn example(plan: &Path) -> (Process, String) {
+    serve("axum", &[("PLAN", plan.to_str().expect("UTF-8"))])
+}
+
+/// An example's server, with balances in memory.
+pub fn serve(example: &str, settings: &[(&str, &str)]) -> (Process, String) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let mut command = Command::new(env!("CARGO"));
-    command.args(["run", "--quiet", "--example", "axum"]).current_dir(root);
-    command
-        .env("ADDR", "127.0.0.1:0")
-        .env("PLAN", plan)
-        .env_remove("REDIS_URL")
-        .env_remove("TOKENS");
+    // With all features, because the other tests have built the examples with them.
+    command.args(["run", "--quiet", "--all-features", "--example", example]).current_dir(root);
+    for name in ["REDIS_URL", "TOKENS", "UPSTREAM_KEY", "UPSTREAMS"] {
+        command.env_remove(name);
+    }
+    command.env("ADDR", "127.0.0.1:0").envs(settings.iter().copied());
     // What cargo told this test of its own package would have dependencies built anew.
     for (name, _) in std::env::vars()
         .filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
@@ -139,10 +144,10 @@ impl WebDriverCompatibleCommand for Chrome {
 
 /// Browsers are narrow and wide, their users' eyes used to light and dark.
 const LOOKS: [(&str, u32, &str); 4] = [
-    ("wide", 1280, "light"),
-    ("wide", 1280, "dark"),
-    ("narrow", 390, "light"),
-    ("narrow", 390, "dark"),
+    ("wide", 1400, "light"),
+    ("wide", 1400, "dark"),
+    ("narrow", 360, "light"),
+    ("narrow", 360, "dark"),
 ];
 
 impl Browser {
@@ -224,6 +229,19 @@ impl Browser {
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Types into a field, in place of what is there.
+    pub async fn fill(&self, css: &str, text: &str) {
+        let field = self.client.find(Locator::Css(css)).await.unwrap();
+        field.clear().await.unwrap();
+        field.send_keys(text).await.unwrap();
+    }
+
+    /// The bill of who is signed in, as the page's own scripts read it.
+    pub async fn bill(&self) -> Value {
+        let read = "fetch('/billing.json').then((bill) => bill.json()).then(arguments[0])";
+        self.client.execute_async(read, vec![]).await.unwrap()
     }
 
     /// What a script answers in the page.
@@ -310,8 +328,8 @@ impl Browser {
             .unwrap()
             .iter()
             .map(|entry| entry["message"].as_str().unwrap_or_default().to_owned());
-        // Denials, and the answer that ends where credits do.
-        let denials = ["400", "401", "402", "403", "422"]
+        // Denials, an upstream that is away, and the answer that ends where credits do.
+        let denials = ["400", "401", "402", "403", "422", "429", "502"]
             .map(|status| format!("the server responded with a status of {status}"));
         let expected =
             [&denials[..], &["net::ERR_INCOMPLETE_CHUNKED_ENCODING".to_owned()]].concat();
