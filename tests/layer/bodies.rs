@@ -532,7 +532,7 @@ async fn model_billed(content_type: &str, body: &str) -> Option<String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 250, ..ProptestConfig::default() })]
 
     /// What is billed is what every parser runs.
     #[test]

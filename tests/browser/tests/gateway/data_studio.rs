@@ -71,6 +71,25 @@ async fn a_question_becomes_sql_and_rows_and_is_billed_to_the_data_studio() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credits_that_run_out_before_there_is_sql_are_said_with_what_the_question_cost() {
+    let upstream = Upstream::start().await;
+    let few = [("included = \"0.10\"", "included = \"0.0001\"")];
+    let (_server, url) = gateway("data-studio-few", &upstream.url, &few);
+    let browser = Browser::open("data-studio-few", &url).await;
+    open(&browser, "demo-free", "/data-studio").await;
+    browser.fill("#question", "How many sales are there?").await;
+    browser.click("#write").await;
+    let said = problem(&browser).await;
+    assert!(said.contains(" are used up. ") && said.ends_with("Go to the billing page"), "{said}");
+    eventually(async || (upstream.open_answers() == 0).then_some(())).await;
+    assert_eq!(exact_cost(&browser, "data-studio", 0).await.0, 100_000, "it ends at the limit");
+    browser.look("used-up").await;
+    run(&browser, "SELECT COUNT(*) FROM sales").await;
+    browser.until("#rows tbody", |rows| rows == "60").await;
+    browser.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hostile_sql_and_wrong_files_are_refused_in_a_sentence_and_a_file_replaces_the_table() {
     let upstream = Upstream::start().await;
     let (_server, url) = gateway("data-studio-files", &upstream.url, &[]);

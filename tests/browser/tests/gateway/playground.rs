@@ -1,5 +1,6 @@
 //! A conversation, what it costs, and every way in which an answer ends.
 
+use fantoccini::key::Key;
 use serde_json::json;
 use tokio::net::TcpListener;
 
@@ -7,7 +8,7 @@ use super::{
     exact_cost, gateway, open, settled,
     upstream::{ANSWER, Upstream},
 };
-use crate::{driver::Browser, eventually, is_read_aloud};
+use crate::{driver::Browser, eventually, is_read_aloud, keys};
 
 /// The words of the last answer.
 const LAST_ANSWER: &str = "#conversation li:last-child .words";
@@ -54,7 +55,8 @@ async fn a_visitor_signs_in_talks_to_a_model_and_sees_what_it_costs() {
     is_read_aloud(&browser, &["This answer cost", "Compute time", "Included credits left"]).await;
 
     // An answer without an end, which is stopped.
-    ask(&browser, "Count, please.").await;
+    browser.fill("#message", "Count, please.").await;
+    keys(&browser, [char::from(Key::Enter)]).await;
     upstream.let_say(2);
     browser.until(LAST_ANSWER, |text| text.trim_end() == "1 2").await;
     let asked = upstream.latest().0;
