@@ -113,6 +113,14 @@ impl Pump {
             }
             Stop::CutOff => {
                 match self.rest.cut_off.make(&self.charge.cut_off(), self.charge.billed()) {
+                    Ok(frame)
+                        if frame.is_data()
+                            && matches!(self.rest.trailers, UsageTrailers::Added) =>
+                    {
+                        if self.writer.push(frame, true).is_ok() {
+                            self.writer.end(Some(self.usage()), EndOfFrames::WithLast);
+                        }
+                    }
                     Ok(frame) => self.writer.end(Some(frame), EndOfFrames::WithLast),
                     Err(error) => self.writer.fail(error, EndOfFrames::WithLast),
                 }
@@ -269,6 +277,13 @@ impl Pump {
         self.charge.close(End::Complete);
     }
 
+    /// Returns the trailers that say what was billed.
+    fn usage(&self) -> Frame<Bytes> {
+        let mut fields = HeaderMap::with_capacity(2);
+        usage_headers::add_to_trailers(&mut fields, self.charge.billed());
+        Frame::trailers(fields)
+    }
+
     async fn complete(mut self, last: Option<Frame<Bytes>>, end: EndOfFrames) {
         if matches!(self.rest.trailers, UsageTrailers::Amended)
             && let Some(trailers) = last.as_ref().and_then(Frame::trailers_ref)
@@ -277,11 +292,6 @@ impl Pump {
         }
         self.pay().await;
         self.charge.close(End::Complete);
-        let usage = || {
-            let mut fields = HeaderMap::with_capacity(2);
-            usage_headers::add_to_trailers(&mut fields, self.charge.billed());
-            Frame::trailers(fields)
-        };
         match last.map(Frame::into_trailers) {
             Some(Ok(mut fields)) => {
                 if !matches!(self.rest.trailers, UsageTrailers::None) {
@@ -291,12 +301,12 @@ impl Pump {
             }
             Some(Err(frame)) if matches!(self.rest.trailers, UsageTrailers::Added) => {
                 if self.writer.push(frame, true).is_ok() {
-                    self.writer.end(Some(usage()), EndOfFrames::WithLast);
+                    self.writer.end(Some(self.usage()), EndOfFrames::WithLast);
                 }
             }
             Some(Err(frame)) => self.writer.end(Some(frame), end),
             None if matches!(self.rest.trailers, UsageTrailers::Added) => {
-                self.writer.end(Some(usage()), EndOfFrames::WithLast);
+                self.writer.end(Some(self.usage()), EndOfFrames::WithLast);
             }
             None => self.writer.end(None, end),
         }

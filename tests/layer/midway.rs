@@ -442,3 +442,34 @@ async fn the_first_frame_after_the_slice_is_the_end() {
         assert_eq!(settled(&meter, "alice", "ten", 1).await.used, nanos(SLICE));
     }
 }
+
+/// Who asked for trailers reads there what a stream cost that was cut off.
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_cut_off_says_what_it_cost() {
+    use http_body_util::BodyExt;
+    let meter = meter(MemoryLedger::new()).usage_headers(true).build().unwrap();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        async |_: Request<Empty<Bytes>>| {
+            let (feed, body) = crate::support::bodies::Fed::new();
+            tokio::spawn(async move {
+                while feed.send(Bytes::from_static(b"data: {}\n\n")).await.is_ok() {
+                    tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                }
+            });
+            let mut response = Response::new(body);
+            response
+                .headers_mut()
+                .insert("content-type", http::HeaderValue::from_static("text/event-stream"));
+            Ok::<_, Infallible>(response)
+        },
+    ));
+    let mut asked = request("alice", "quick", Empty::new());
+    asked.headers_mut().insert("te", http::HeaderValue::from_static("trailers"));
+    let response = service.oneshot(asked).await.unwrap();
+    let body = response.into_body().collect().await.unwrap();
+    let trailers = body.trailers().cloned().unwrap();
+    let text = String::from_utf8(body.to_bytes().to_vec()).unwrap();
+    assert!(text.contains("event: error\ndata: {"), "{text}");
+    assert_eq!(trailers["x-cost-nano-usd"], "36000", "all that there was");
+    assert_eq!(settled(&meter, "alice", "quick", 1).await.used, nanos(36_000));
+}
