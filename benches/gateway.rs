@@ -150,7 +150,7 @@ async fn main() {
     let bare = serve(router()).await;
     let tokens_file = BearerTokens::new().with("token", benches::identity("alice", "pro"));
     let meter = CreditMeter::new(Plan::from_toml(PLAN).unwrap(), MemoryLedger::new(), tokens_file);
-    let metered = serve(router().layer(meter.buffer_requests())).await;
+    let metered = serve(router().layer(meter.buffer_bodies())).await;
     let client: HttpClient = Client::builder(TokioExecutor::new()).build_http();
 
     let small = Bytes::from_static(br#"{"model":"m","messages":[{"role":"user","content":"Hi"}]}"#);

@@ -31,7 +31,7 @@ const HUGGING_FACE_AGENTS: [&[u8]; 2] = [b"huggingface", b"hf_hub"];
 /// # use tower_credits::{BearerTokens, MemoryLedger, Plan, meter::ConfigError as Error};
 /// # fn example(plan: Plan, ledger: MemoryLedger, tokens: BearerTokens) -> Result<(), Error> {
 /// let meter = CreditMeter::builder(plan, ledger, tokens)
-///     .denial_format(DenialFormat::OpenAi) // whoever asks
+///     .denial_format(DenialFormat::OpenAi) // for every client
 ///     .build()?;
 /// # Ok(())
 /// # }
@@ -51,13 +51,16 @@ pub enum DenialFormat {
 }
 
 impl DenialFormat {
-    /// Returns the format that a client reads, as far as its request says what it is:
+    /// Returns the format that a client reads, as far as its request says what it is. The first row
+    /// that matches counts:
     ///
-    /// | format | for requests with |
+    /// | for requests with | format |
     /// |---|---|
-    /// | `OpenAi` | `x-stainless-lang` or `anthropic-version`, or a `User-Agent` that names OpenAI, Anthropic, LiteLLM, LangChain or the AI SDK |
-    /// | `HuggingFace` | a `User-Agent` that names Hugging Face; `Accept` with `application/json` or `text/event-stream`; a browser's `Sec-Fetch-Mode` |
-    /// | `Problem` | `Accept` with `application/problem+json`, and all else |
+    /// | `x-stainless-lang` or `anthropic-version`, or a `User-Agent` that names OpenAI, Anthropic, LiteLLM, LangChain or the AI SDK | `OpenAi` |
+    /// | a `User-Agent` that names Hugging Face | `HuggingFace` |
+    /// | `Accept` with `application/problem+json` | `Problem` |
+    /// | `Accept` with `application/json` or `text/event-stream`, or a browser's `Sec-Fetch-Mode` | `HuggingFace` |
+    /// | all else | `Problem` |
     ///
     /// ```
     /// use http::{HeaderMap, HeaderValue};

@@ -50,8 +50,8 @@ impl Drop for SetWhileAlive {
 }
 
 const EVENTS: [&str; 4] = [
-    "data: {\"choices\":[{\"delta\":{\"content\":\"Hel\"}}]}\n\n",
-    "data: {\"choices\":[{\"delta\":{\"content\":\"lo\"}}]}\n\n",
+    "data: {\"choices\":[{\"delta\":{\"content\":\"Good \"}}]}\n\n",
+    "data: {\"choices\":[{\"delta\":{\"content\":\"day\"}}]}\n\n",
     "data: {\"choices\":[],\"timings\":{\"prompt_ms\":1}}\n\n",
     "data: [DONE]\n\n",
 ];
@@ -319,8 +319,9 @@ async fn each_model_has_its_server_and_what_is_not_in_the_plan_goes_nowhere() {
         std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/examples/gateway/plan.toml"))
             .unwrap();
     let path = folder.join("plan.toml");
-    std::fs::write(&path, plan.replace("[routes]", "[models.large]\nhardware = \"cpu\"\n[routes]"))
-        .unwrap();
+    let more = "[models.large]\nhardware = \"cpu\"\n[routes]\n\
+                \"/api/chat\" = { model = \"{body:model}\" }";
+    std::fs::write(&path, plan.replace("[routes]", more)).unwrap();
     let gateway = Gateway::start(&[
         ("UPSTREAM", &default),
         ("UPSTREAMS", &format!("large={other}/v1")),
@@ -328,8 +329,9 @@ async fn each_model_has_its_server_and_what_is_not_in_the_plan_goes_nowhere() {
         ("PLAN", path.to_str().unwrap()),
     ]);
     let large = asked("echo").replace("smollm2-135m", "large");
-    for body in [asked("echo"), large] {
-        assert_eq!(gateway.post("/v1/embeddings", body).send().await.unwrap().status(), 200);
+    // A path of the server's own, which the plan has.
+    for (path, body) in [("/api/chat", asked("echo")), ("/v1/embeddings", large)] {
+        assert_eq!(gateway.post(path, body).send().await.unwrap().status(), 200, "{path}");
     }
     for (seen, has_key) in [(&at_default, true), (&at_other, false)] {
         let requests = seen.requests.lock().unwrap();

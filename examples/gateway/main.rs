@@ -1,7 +1,8 @@
 //! A gateway that puts credits in front of any OpenAI-compatible server: vLLM, SGLang, llama.cpp,
 //! TGI, TEI, Ollama.
 //!
-//! * `/v1/…` is the server's own API. The caller's token pays, and never reaches the server.
+//! * `/v1/…`, and every other path that the plan has, is the server's own API. The caller's token
+//!   pays, and never reaches the server.
 //! * `GET /v1/models` lists the models of the plan, for who has a token.
 //! * `/playground` and `/data-studio` are pages that use the models; `/billing` is the bill.
 //!
@@ -25,7 +26,7 @@ use axum::{
     extract::{Path, Request, State},
     middleware,
     response::{IntoResponse, Response},
-    routing::{any, get},
+    routing::get,
     serve::ListenerExt,
 };
 use http::StatusCode;
@@ -90,11 +91,12 @@ fn router(meter: &CreditMeter, proxy: Arc<Proxy>) -> Result<Router, Box<dyn Erro
     let metered = Router::new()
         .route("/v1/models", get(models))
         .route("/v1/models/{*id}", get(model))
-        .route("/v1/{*rest}", any(forward))
         .route("/health", get(async || "ok\n"))
+        // The plan says which other paths there are.
+        .fallback(forward)
         .with_state((Arc::clone(&proxy), meter.plan().clone()))
         .merge(pages::metered(meter, proxy, Arc::clone(&costs))?)
-        .layer(meter.buffer_requests())
+        .layer(meter.buffer_bodies())
         .layer(middleware::from_fn_with_state(costs, costs::note));
     // The last router's answer to unknown paths counts: the meter's.
     Ok(pages::public().merge(billing::router(meter)).merge(metered))

@@ -28,7 +28,7 @@ pub enum BodyProblem {
     Missing(String),
     /// The field is not a text. 400.
     #[error("The body's field `{0}` is not a string. Send it as one.")]
-    NotText(String),
+    NotAString(String),
     /// The field is there more than once. 400.
     #[error(
         "The body has the field `{0}` more than once, and servers differ in which one they use. \

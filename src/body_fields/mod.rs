@@ -55,7 +55,7 @@ impl<'a> Found<'a> {
 
     /// The problem of a field that is no text.
     fn not_text(&self, at: usize) -> BodyProblem {
-        BodyProblem::NotText(self.names.get(at).copied().unwrap_or_default().to_owned())
+        BodyProblem::NotAString(self.names.get(at).copied().unwrap_or_default().to_owned())
     }
 
     /// Adds a field. `is_plain` if its name is written without escapes.

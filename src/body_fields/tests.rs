@@ -50,13 +50,13 @@ fn json_that_parsers_read_differently_is_refused() {
         (r#"{"Model":"a","model":"b"}"#, &similar),
         (r#"{"x":1}"#, &BodyProblem::Missing("model".to_owned())),
         ("{}", &BodyProblem::Missing("model".to_owned())),
-        (r#"{"model":null}"#, &BodyProblem::NotText("model".to_owned())),
-        (r#"{"model":["a",{"b":[1.5,true]}]}"#, &BodyProblem::NotText("model".to_owned())),
-        (r#"{"MODEL":-1}"#, &BodyProblem::NotText("model".to_owned())),
-        (r#"{"model[xxxxx":{"a":1}}"#, &BodyProblem::NotText("model".to_owned())),
+        (r#"{"model":null}"#, &BodyProblem::NotAString("model".to_owned())),
+        (r#"{"model":["a",{"b":[1.5,true]}]}"#, &BodyProblem::NotAString("model".to_owned())),
+        (r#"{"MODEL":-1}"#, &BodyProblem::NotAString("model".to_owned())),
+        (r#"{"model[xxxxx":{"a":1}}"#, &BodyProblem::NotAString("model".to_owned())),
         (
             r#"{"model":{"$serde_json::private::RawValue":"\"a\""}}"#,
-            &BodyProblem::NotText("model".to_owned()),
+            &BodyProblem::NotAString("model".to_owned()),
         ),
         (r#"[{"model":"a"}]"#, &BodyProblem::NotAnObject),
         (r#""model""#, &BodyProblem::NotAnObject),
@@ -141,7 +141,7 @@ fn a_form_that_parsers_read_differently_is_refused() {
     let (repeated, similar, not_text) = (
         BodyProblem::Repeated("model".to_owned()),
         BodyProblem::Similar("model".to_owned()),
-        BodyProblem::NotText("model".to_owned()),
+        BodyProblem::NotAString("model".to_owned()),
     );
     for (more, problem) in [
         (field("model", "b"), &repeated),

@@ -5,9 +5,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    charge::Charge,
-    context_cache::find_context,
-    credit_meter::{CreditMeter, Inner},
+    charge::Charge, context_cache::find_context, credit_meter::CreditMeter, unknown::Unlisted,
     upload::Unread,
 };
 use crate::{
@@ -199,7 +197,7 @@ impl CreditMeter {
         let path = observe::shortened(path);
         if self.inner.may_log(path) {
             let advice = "its route takes the model from the body, which this layer does not read: \
-                          put `meter.buffer_requests()` around the service in place of the meter";
+                          put `meter.buffer_bodies()` around the service in place of the meter";
             self.inner.log_unknown(path, advice);
         }
         self.deny(Rejection::Unclassified)
@@ -367,26 +365,6 @@ impl CreditMeter {
             context.tier.midway == Midway::Stop || context.tier.most_per_request.is_some();
         Admitted { charge, identity, has_begun: false, may_be_cut, rate, upstream_time }
     }
-
-    /// A path that the plan does not have or, if `model` is `Some`, a path whose model it does not
-    /// have.
-    fn unlisted(
-        &self,
-        head: RequestHead<'_>,
-        plan: &Plan,
-        model: Option<Option<Arc<str>>>,
-    ) -> Unlisted {
-        let path = observe::shortened(head.uri.path());
-        let advice = self.inner.may_log(path).then(|| match &model {
-            Some(Some(model)) => format!(
-                "a request is for the model {:?}, which the plan does not have; [models.{0:?}] with \
-                 hardware = \"<name>\" adds it",
-                observe::shortened(model)
-            ),
-            _ => plan.explain_unknown(path, head.uri.query(), head.headers),
-        });
-        Unlisted { path: path.to_owned(), model, advice }
-    }
 }
 
 impl Decision {
@@ -425,61 +403,4 @@ fn count(
         quota: state.quota,
         hint: hint(),
     })
-}
-
-/// A path that is not in the plan, or whose model is not.
-struct Unlisted {
-    /// Its beginning.
-    path: String,
-    /// `Some` if the path has a route to models: the model, if the request names one.
-    model: Option<Option<Arc<str>>>,
-    /// Advice to the operator, unless that was logged before.
-    advice: Option<String>,
-}
-
-impl Inner {
-    /// Logs once how the path or the model can be put into the plan: only for the operator, and
-    /// only what known callers asked for.
-    fn not_in_plan(&self, plan: &Plan, unlisted: Unlisted) -> Rejection {
-        if let Some(advice) = &unlisted.advice {
-            self.log_unknown(&unlisted.path, advice);
-        }
-        let offered = || Arc::clone(plan.models());
-        match unlisted.model {
-            None => Rejection::NotInPlan,
-            Some(None) => Rejection::ModelNotNamed { offered: offered() },
-            Some(Some(model)) => Rejection::UnknownModel { model, offered: offered() },
-        }
-    }
-}
-
-impl CreditMeter {
-    /// Returns the denial of a request whose caller was not identified. It says where a token can be
-    /// sent.
-    pub(crate) fn not_identified(&self, error: IdentifyError) -> Rejection {
-        match error.into() {
-            Rejection::Unauthenticated { invalid, .. } => Rejection::Unauthenticated {
-                invalid,
-                api_key_header: self.inner.identify.api_key_header().cloned(),
-            },
-            other => other,
-        }
-    }
-}
-
-impl From<IdentifyError> for Rejection {
-    fn from(error: IdentifyError) -> Self {
-        match error {
-            IdentifyError::Missing => {
-                Self::Unauthenticated { invalid: false, api_key_header: None }
-            }
-            IdentifyError::Invalid => Self::Unauthenticated { invalid: true, api_key_header: None },
-            IdentifyError::NotAMember => Self::NotAMember,
-            IdentifyError::CrossOrigin => Self::CrossOrigin,
-            IdentifyError::Unavailable(error) => {
-                tracing::warn!(target: "tower_credits", %error, "credentials cannot be checked");
-                Self::CredentialsUnchecked
-            }
-        }
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! If a plan's route takes its model from the body, the layer has to read it before it can decide.
 //! The service then gets a [`BufferedBody`]: the bytes that came. Because this is another type of
-//! body, only [`BufferRequests`](super::BufferRequests) does it. [`CreditMeter`](crate::CreditMeter)
+//! body, only [`BufferBodies`](super::BufferBodies) does it. [`CreditMeter`](crate::CreditMeter)
 //! as a layer hands bodies on as they are, whatever their type.
 
 use std::{
@@ -77,7 +77,7 @@ impl<B> BodyMode<B> for Buffered {
 }
 
 pin_project! {
-    /// Body of a request that passed [`BufferRequests`](super::BufferRequests): the bytes that came,
+    /// Body of a request that passed [`BufferBodies`](super::BufferBodies): the bytes that came,
     /// read already or not.
     ///
     /// Services that take any body, as axum's and tonic's do, take this one as they are. A service

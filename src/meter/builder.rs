@@ -529,7 +529,7 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Sets the most bytes of a request's body that [`buffer_requests`](CreditMeter::buffer_requests)
+    /// Sets the most bytes of a request's body that [`buffer_bodies`](CreditMeter::buffer_bodies)
     /// reads to find out what the request runs. A larger one is denied with 413. Default: 8 MiB.
     ///
     /// ```

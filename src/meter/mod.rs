@@ -56,6 +56,7 @@ mod queue;
 mod response;
 mod service;
 mod settings;
+mod unknown;
 mod upload;
 mod upload_budget;
 mod upstream_time;
@@ -69,7 +70,7 @@ pub use self::{
     credit_meter::CreditMeter,
     cut_off::{CutOff, Stalled},
     future::ResponseFuture,
-    service::{BufferRequests, CreditService},
+    service::{BufferBodies, CreditService},
 };
 pub use crate::{
     keeper::{Settlement, Unsettled},

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{BoxError, identify::RequestHead};
 
-/// Service whose calls are paid for. Made by [`CreditMeter`] and [`BufferRequests`], which are its
+/// Service whose calls are paid for. Made by [`CreditMeter`] and [`BufferBodies`], which are its
 /// layers.
 #[derive(Clone, Debug)]
 pub struct CreditService<S, M = AsIs> {
@@ -30,9 +30,9 @@ pub struct CreditService<S, M = AsIs> {
 }
 
 /// Layer that meters as its [`CreditMeter`] does, and reads a request's body first if the plan takes
-/// the model from there (`{body:model}`). Made by [`CreditMeter::buffer_requests`].
+/// the model from there (`{body:model}`). Made by [`CreditMeter::buffer_bodies`].
 #[derive(Clone, Debug)]
-pub struct BufferRequests(CreditMeter);
+pub struct BufferBodies(CreditMeter);
 
 impl CreditMeter {
     /// Returns a layer that also reads request bodies, where a route of the plan takes its model
@@ -50,15 +50,15 @@ impl CreditMeter {
     /// # fn example(meter: CreditMeter) {
     /// let app: Router = Router::new()
     ///     .route("/v1/chat/completions", post(complete))
-    ///     .layer(meter.buffer_requests());
+    ///     .layer(meter.buffer_bodies());
     /// # }
     ///
     /// async fn complete(prompt: Bytes) -> Bytes {
     ///     prompt // and compute
     /// }
     /// ```
-    pub fn buffer_requests(&self) -> BufferRequests {
-        BufferRequests(self.clone())
+    pub fn buffer_bodies(&self) -> BufferBodies {
+        BufferBodies(self.clone())
     }
 }
 
@@ -70,7 +70,7 @@ impl<S> Layer<S> for CreditMeter {
     }
 }
 
-impl<S> Layer<S> for BufferRequests {
+impl<S> Layer<S> for BufferBodies {
     type Service = CreditService<S, Buffered>;
 
     fn layer(&self, inner: S) -> Self::Service {

@@ -109,6 +109,8 @@ impl PlanBuilder {
     ///
     /// * There are no tiers, or two entries have the same name or match the same paths.
     /// * A model or a route names hardware or a model that the plan does not have.
+    /// * A model that reports its time runs on shared hardware, or names a field without a name.
+    /// * A route that is not metered has a feature.
     /// * A route's pattern matches no path that a request can have, or its model's template takes
     ///   a part that the pattern does not have.
     /// * A tier's setting is out of the range that its field states.

@@ -56,8 +56,9 @@ impl Route {
     /// for a part of the query, and `{body:model}` for a field of a JSON or multipart body. A
     /// request whose model is not in the plan is denied with 404.
     ///
-    /// The layer reads bodies only where a route asks for it and
-    /// [`CreditMeter::buffer_requests`](crate::CreditMeter::buffer_requests) made it.
+    /// `{body:model}` needs the layer of
+    /// [`CreditMeter::buffer_bodies`](crate::CreditMeter::buffer_bodies). With another layer, such
+    /// requests are denied with 500.
     pub fn model(template: impl Into<String>) -> Self {
         Self::new(RouteKind::Model(template.into()))
     }
@@ -71,7 +72,7 @@ impl Route {
     /// A request's [`Feature`](super::Feature) extension replaces it.
     ///
     /// Only metered routes have a feature: [`PlanBuilder::build`](super::PlanBuilder::build)
-    /// refuses one on a route that is free or refused.
+    /// refuses one on a route that is not metered.
     #[must_use]
     pub fn feature(mut self, name: Name) -> Self {
         self.feature = Some(name);

@@ -9,13 +9,17 @@ use serde_json::Value;
 /// then, in place of the time that the layer measures; if an answer does not say it, the measured
 /// time is.
 ///
+/// Use it only if the service runs one request at a time: one that batches reports the same second
+/// for each of its requests ([shared hardware](super::PlanBuilder::shared_hardware) is for that).
+///
 /// | service | place |
 /// |---|---|
 /// | Text Embeddings Inference | header field `x-inference-time`, milliseconds |
 /// | Text Generation Inference | header field `x-compute-time`, seconds |
-/// | llama.cpp | fields `timings.prompt_ms` and `timings.predicted_ms`, milliseconds |
+/// | llama.cpp, with one slot | fields `timings.prompt_ms` and `timings.predicted_ms`, milliseconds |
 /// | mistral.rs | field `usage.total_time_sec`, seconds |
-/// | Ollama | field `total_duration`, nanoseconds |
+/// | Dynamo | a field of `nvext.timing` |
+/// | Ollama | field `total_duration`, nanoseconds; loading the model included |
 ///
 /// ```
 /// use tower_credits::plan::{TimeUnit, UpstreamTime};

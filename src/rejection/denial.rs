@@ -142,7 +142,7 @@ pub enum Rejection {
     /// This node is shutting down. 503.
     ShuttingDown,
     /// The host's classifier panicked, or the plan takes the model from the body and the layer reads
-    /// none ([`CreditMeter::buffer_requests`](crate::CreditMeter::buffer_requests)). 500.
+    /// none ([`CreditMeter::buffer_bodies`](crate::CreditMeter::buffer_bodies)). 500.
     Unclassified,
     /// The identity has a tier that is not in the plan: the operator has to add it. 500.
     UnknownTier,
@@ -295,7 +295,7 @@ impl Rejection {
             Self::InvalidBody {
                 problem:
                     BodyProblem::Missing(field)
-                    | BodyProblem::NotText(field)
+                    | BodyProblem::NotAString(field)
                     | BodyProblem::Repeated(field)
                     | BodyProblem::Similar(field),
                 ..

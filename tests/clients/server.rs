@@ -67,7 +67,7 @@ fn one_port(meters: &Meters, seen: &Seen) -> Router {
     let counted = seen.clone();
     answers::router()
         .merge(grpc.layer(GrpcWebLayer::new()))
-        .layer(meters.layer(CreditMeter::buffer_requests))
+        .layer(meters.layer(CreditMeter::buffer_bodies))
         .layer(MapRequestLayer::new(move |request: Request<_>| counted.count(request)))
         .merge(seen.router())
 }

@@ -66,7 +66,7 @@ where
     let got = Arc::new(Mutex::new(None));
     let seen = Arc::clone(&got);
     let service =
-        meter.buffer_requests().layer(service_fn(move |request: Request<BufferedBody<B>>| {
+        meter.buffer_bodies().layer(service_fn(move |request: Request<BufferedBody<B>>| {
             let seen = Arc::clone(&seen);
             async move {
                 let hint = request.body().size_hint();
@@ -141,7 +141,7 @@ async fn what_is_wrong_with_a_body_is_said_with_the_models_that_there_are() {
         ),
         (
             "application/json",
-            r#"{"modell":"large"}"#,
+            r#"{"models":"large"}"#,
             400,
             "INVALID_BODY",
             "no field `model`. Add it. You can use: echo",

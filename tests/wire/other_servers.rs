@@ -48,7 +48,7 @@ async fn axum_0_7() {
     let meter = metered();
     let app = axum_07::Router::new()
         .route("/v1/chat", axum_07::routing::post(async |body: axum_07::body::Bytes| body))
-        .layer(meter.buffer_requests());
+        .layer(meter.buffer_bodies());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move { axum_07::serve(listener, app).await });
@@ -60,7 +60,7 @@ async fn hyper_with_a_body_whose_type_is_spelled_out() {
     let meter = metered();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let layer = meter.buffer_requests();
+    let layer = meter.buffer_bodies();
     tokio::spawn(async move {
         loop {
             let (connection, _) = listener.accept().await.unwrap();

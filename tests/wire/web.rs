@@ -83,18 +83,23 @@ async fn outside_of_the_meter_it_is_grpc_with_everything() {
     );
 
     // Twenty milliseconds are all that one call may use: the third message finds that it ended.
-    let mut cut = client.split(asking("capped", audio("a"))).await.unwrap().into_inner();
-    let error = loop {
-        match cut.message().await {
-            Ok(Some(_)) => {}
-            Ok(None) => panic!("it was not cut off"),
-            Err(error) => break error,
-        }
-    };
+    let cut = client.split(asking("capped", audio("a"))).await.unwrap().into_inner();
+    let error = error_of(cut).await;
     assert_eq!(
         (error.code(), error.get_details_error_info().unwrap().reason.as_str()),
         (Code::ResourceExhausted, "REQUEST_CAP")
     );
+}
+
+/// The error that ends a stream.
+async fn error_of(mut cut: tonic::Streaming<super::proto::Audio>) -> tonic::Status {
+    loop {
+        match cut.message().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("it was not cut off"),
+            Err(error) => return error,
+        }
+    }
 }
 
 /// It is billed and denied all the same, and cut off between messages.
@@ -127,14 +132,8 @@ async fn inside_of_the_meter_it_is_billed_and_denied_too() {
     assert_eq!(denied.code(), Code::ResourceExhausted);
     assert!(denied.message().contains("used up"), "{denied:?}");
 
-    let mut cut = client.split(asking("capped", audio("a"))).await.unwrap().into_inner();
-    let error = loop {
-        match cut.message().await {
-            Ok(Some(_)) => {}
-            Ok(None) => panic!("it was not cut off"),
-            Err(error) => break error,
-        }
-    };
+    let cut = client.split(asking("capped", audio("a"))).await.unwrap().into_inner();
+    let error = error_of(cut).await;
     assert_eq!(
         (error.code(), error.get_details_error_info().unwrap().reason.as_str()),
         (Code::ResourceExhausted, "REQUEST_CAP")

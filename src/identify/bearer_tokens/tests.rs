@@ -178,7 +178,7 @@ fn a_token_may_be_an_api_key() {
     ] {
         assert_eq!(ask(&tokens, fields), unknown, "{fields:?}");
     }
-    let other = tokens.or_header("api-key".parse().unwrap());
+    let other = tokens.api_key_in("api-key".parse().unwrap());
     assert_eq!(ask(&other, &[key]), Err("no credentials".to_owned()));
     assert_eq!(ask(&other, &[("api-key", "s3cret")]), Ok(()));
     assert_eq!(other.api_key_header().unwrap(), "api-key");

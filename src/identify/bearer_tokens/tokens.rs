@@ -49,8 +49,8 @@ impl BearerTokens {
 
     /// Adds a token, of which only the digest is kept.
     ///
-    /// The list that is returned is independent of this one and its clones: it follows no file, and
-    /// no [`revoke`](Self::revoke) of theirs.
+    /// The list that is returned is independent of this one and its clones: it does not follow a
+    /// file, and [`revoke`](Self::revoke) on the others does not affect it.
     #[must_use]
     pub fn with(self, token: &str, identity: Identity) -> Self {
         let mut table = match Arc::try_unwrap(self.live) {
@@ -79,15 +79,15 @@ impl BearerTokens {
     /// ```
     /// use tower_credits::BearerTokens;
     ///
-    /// let tokens = BearerTokens::new().or_header("api-key".parse()?);
+    /// let tokens = BearerTokens::new().api_key_in("api-key".parse()?);
     /// # Ok::<(), http::header::InvalidHeaderName>(())
     /// ```
     #[must_use]
-    pub fn or_header(self, name: HeaderName) -> Self {
+    pub fn api_key_in(self, name: HeaderName) -> Self {
         Self { places: TokenPlaces { api_key_header: name, ..self.places }, ..self }
     }
 
-    /// Revokes a token in this list and its clones, at once; `true` if they had it.
+    /// Revokes a token in this list and its clones, at once. Returns `true` if they had it.
     ///
     /// While this process runs the token stays revoked, even if a [watched](Self::watch) file still
     /// has it. Remove it from the file, too.

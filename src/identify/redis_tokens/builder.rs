@@ -125,9 +125,9 @@ impl RedisTokensBuilder {
     }
 
     /// Sets the header field that a token is also taken from; see
-    /// [`BearerTokens::or_header`](crate::BearerTokens::or_header). Default: `x-api-key`.
+    /// [`BearerTokens::api_key_in`](crate::BearerTokens::api_key_in). Default: `x-api-key`.
     #[must_use]
-    pub fn or_header(mut self, name: HeaderName) -> Self {
+    pub fn api_key_in(mut self, name: HeaderName) -> Self {
         self.places.api_key_header = name;
         self
     }
