@@ -185,7 +185,7 @@ fn nothing_but_one_select_runs() {
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
         "SELECT ?1",
         "SELECT x FROM sales",
-        "SELEC 1",
+        "CHOOSE 1",
         "SELECT 'unfinished",
         "SELECT \u{0} 1",
         "",
