@@ -217,9 +217,7 @@ async fn of_a_server_that_cannot() {
         .unwrap();
     let mut client = connect(serve(&meter).await).await;
     let running = client.stream(asking("free", endless("a"))).await.unwrap();
-    Told::new(Code::Unavailable, "BUSY", "too busy")
-        .retry(1)
-        .check(&denied(&meter, "pro").await);
+    Told::new(Code::Unavailable, "BUSY", "too busy").retry(1).check(&denied(&meter, "pro").await);
     drop(running);
 
     let meter = metered(&clock);
