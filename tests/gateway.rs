@@ -363,6 +363,65 @@ async fn each_model_has_its_server_and_what_is_not_in_the_plan_goes_nowhere() {
     assert_eq!(gateway.settled().await["requests"], 2);
 }
 
+/// Servers with paths and clocks of their own: Text Embeddings Inference names its time in a header
+/// field and its model nowhere; Ollama names both in JSON objects, one on each line.
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_that_say_their_own_time_are_billed_by_it() {
+    const CHAT: &str = "{\"message\":{\"content\":\"Hi\"},\"done\":false}\n\
+                        {\"done\":true,\"total_duration\":1500000000}\n";
+    let app = Router::new()
+        .route("/embed", any(async || ([("x-inference-time", "250")], "[[0.1,0.2]]")))
+        .route("/api/chat", any(async || ([("content-type", "application/x-ndjson")], CHAT)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    let plan = r#"
+        [hardware.cpu]
+        price_per_second = "0.00012"
+        [models.bge-small]
+        hardware = "cpu"
+        compute_time = { header = "x-inference-time", unit = "ms" }
+        [models."llama3.2:latest"]
+        hardware = "cpu"
+        compute_time = { fields = ["total_duration"], unit = "ns" }
+        [routes]
+        "/embed" = { model = "bge-small" }
+        "/api/chat" = { model = "{body:model}" }
+        [tiers.pro]
+        included = "2.00"
+        when_used_up = "pay-as-you-go"
+    "#;
+    let path = tempdir("gateway-own-time").join("plan.toml");
+    std::fs::write(&path, plan).unwrap();
+    let gateway = Gateway::start(&[("UPSTREAM", &url), ("PLAN", path.to_str().unwrap())]);
+    let embedded = gateway.post("/embed", r#"{"inputs":"a"}"#).send().await.unwrap();
+    assert_eq!(embedded.bytes().await.unwrap(), "[[0.1,0.2]]");
+    assert_eq!(gateway.settled().await["used_nano_usd"], 30_000);
+    let asked = r#"{"model":"llama3.2:latest","messages":[]}"#;
+    let chat = gateway.post("/api/chat", asked).send().await.unwrap();
+    assert_eq!(chat.bytes().await.unwrap(), CHAT);
+    assert_eq!(gateway.settled().await["used_nano_usd"], 30_000 + 180_000);
+}
+
+/// A chunked answer has no length, whatever its head says (RFC 9112, section 6.3).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chunked_answer_with_a_length_is_whole() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut request = vec![0; 4_096];
+        assert!(connection.read(&mut request).await.unwrap() > 0);
+        let answer = "HTTP/1.1 200 OK\r\ncontent-length: 3\r\ntransfer-encoding: chunked\r\n\r\n\
+                      4\r\nfour\r\n5\r\n five\r\n0\r\n\r\n";
+        connection.write_all(answer.as_bytes()).await.unwrap();
+    });
+    let gateway = Gateway::start(&[("UPSTREAM", &url)]);
+    let answer = gateway.post("/v1/completions", asked("whole")).send().await.unwrap();
+    assert_eq!(answer.text().await.unwrap(), "four five");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upstream_that_is_away_costs_nothing() {
     let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

@@ -188,7 +188,8 @@ fn a_form_that_parsers_read_differently_is_refused() {
         format!(
             "{}--xyz--\n",
             part(
-                "Content-Disposition: form-data; name=x\nContent-Disposition: form-data; name=model",
+                "Content-Disposition: form-data; name=x\n\
+                 Content-Disposition: form-data; name=model",
                 "a"
             )
         ),

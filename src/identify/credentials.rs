@@ -27,8 +27,8 @@ impl Default for TokenPlaces {
     }
 }
 
-/// Returns the token of a request: the bearer token of its `Authorization` field or, if it has none,
-/// the value of the field for API keys or, if there is neither field, that of the cookie.
+/// Returns the token of a request: the bearer token of its `Authorization` field or, if it has
+/// none, the value of the field for API keys or, if there is neither field, that of the cookie.
 pub(super) fn token_of<'a>(
     head: RequestHead<'a>,
     places: &TokenPlaces,

@@ -51,7 +51,7 @@ pub(super) enum Decision {
     Later(Pin<Box<dyn Future<Output = Known> + Send>>),
 }
 
-/// What is known of a request.
+/// The knowledge of a request, as far as it goes without its body.
 pub(super) enum Known {
     Decided(Decided),
     /// Its body says what it runs.
@@ -183,7 +183,7 @@ impl CreditMeter {
                 self.ask(plan, payer, with_feature(head, plan, workload))
             }
             Ok(Classification::UnknownModel(model)) => {
-                let unlisted = self.unlisted(head, plan, Some(model));
+                let unlisted = self.unlisted_in_body(head, model);
                 Decision::now(self.deny(self.inner.not_in_plan(plan, unlisted)))
             }
             // A body names a model, or is refused.

@@ -108,7 +108,7 @@ pub(super) struct ReadPart {
     pub(super) data: Option<Bytes>,
     pub(super) trailers: Option<HeaderMap>,
     /// Its share of the node's memory for bodies.
-    pub(super) _reserved: Option<Share>,
+    pub(super) _reserved: Share,
 }
 
 pin_project! {

@@ -500,6 +500,7 @@ impl CreditMeterBuilder {
     #[must_use]
     pub fn denial_format(mut self, format: DenialFormat) -> Self {
         self.format_choice = FormatChoice::Always(format);
+        self.settings.denials.format = format;
         self
     }
 
@@ -564,10 +565,10 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Sets if the heads of metered responses say what is known of their cost:
-    /// `x-credits-remaining` (dollars; of the included credits if there is no limit); if the compute
-    /// time has ended or was reported by then, `x-compute-time` (seconds) and `Server-Timing`
-    /// (milliseconds); and if the response has ended, `x-cost-nano-usd`. Default: they do not.
+    /// Sets if the heads of metered responses say what is known of their cost. Default: they do
+    /// not. The fields are `x-credits-remaining` (dollars; of the included credits if there is no
+    /// limit); `x-compute-time` (seconds) and `Server-Timing` (milliseconds), if the compute time
+    /// has ended or was reported by then; and `x-cost-nano-usd`, if the response has ended.
     ///
     /// With it, a client that asks for trailers (`TE: trailers`, RFC 9110, section 6.5.1) gets the
     /// compute time of a stream and its cost (`x-cost-nano-usd`) in trailers, on HTTP/2 and chunked

@@ -131,8 +131,8 @@ impl ComputeClock {
         left.unwrap_or_default()
     }
 
-    /// Returns what the request is billed as. `None` if nothing is metered, and once the request has
-    /// ended.
+    /// Returns what the request is billed as. `None` if nothing is metered, and once the request
+    /// has ended.
     ///
     /// A service that runs several models runs this one: a second reading of the request could
     /// lead to another.

@@ -15,8 +15,8 @@ pub(super) enum CutOffFrame {
     Event(EventBoundary, DenialStyle),
     /// The trailers of a gRPC stream.
     Trailers,
-    /// The trailers of a gRPC-Web stream, which are a frame of its body, if it is cut off between two
-    /// messages.
+    /// The trailers of a gRPC-Web stream, which are a frame of its body, if it is cut off between
+    /// two messages.
     WebTrailers(MessageBoundary),
 }
 
@@ -124,8 +124,8 @@ impl EventBoundary {
     }
 }
 
-/// Finds out if the bytes that passed end between two messages of gRPC-Web: each has a byte of flags
-/// and four of its length before it.
+/// Finds out if the bytes that passed end between two messages of gRPC-Web: each has a byte of
+/// flags and four of its length before it.
 #[derive(Default)]
 pub(super) struct MessageBoundary {
     /// The bytes before the current message, as far as they have passed.

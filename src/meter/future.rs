@@ -93,26 +93,23 @@ where
         decision: Decision,
         meter: &CreditMeter,
     ) -> Self {
+        let waiting = |service, request: Request<B>| {
+            let request = request.map(RequestBody::Unread);
+            Box::new(Waiting { service, request, meter: meter.clone() })
+        };
         let state = match decision {
-            Decision::Now(Known::Decided(decided)) => {
-                decided_state::<S, B, M>(decided, service, request.map(RequestBody::Unread), meter)
+            Decision::Now(Known::Decided(Ok(admitted))) => {
+                calling_state::<S, B, M>(admitted, service, request.map(M::unread), meter)
             }
-            Decision::Now(Known::NeedsBody(needs)) => read_state::<S, B, M>(
-                needs,
-                Box::new(Waiting {
-                    service,
-                    request: request.map(RequestBody::Unread),
-                    meter: meter.clone(),
-                }),
-            ),
-            Decision::Later(deciding) => State::Deciding {
-                deciding,
-                waiting: Box::new(Waiting {
-                    service,
-                    request: request.map(RequestBody::Unread),
-                    meter: meter.clone(),
-                }),
-            },
+            Decision::Now(Known::Decided(Err(rejection))) => {
+                denied_state(rejection, request.map(RequestBody::<_, M::Body>::Unread), meter)
+            }
+            Decision::Now(Known::NeedsBody(needs)) => {
+                read_state::<S, B, M>(needs, waiting(service, request))
+            }
+            Decision::Later(deciding) => {
+                State::Deciding { deciding, waiting: waiting(service, request) }
+            }
         };
         Self { state }
     }
@@ -279,10 +276,10 @@ where
     }
 }
 
-#[inline(always)]
+/// Goes on with a request that waited, once it is decided.
 fn decided_state<S, B, M>(
     decided: Decided,
-    mut service: S,
+    service: S,
     request: Request<RequestBody<B, M::Body>>,
     meter: &CreditMeter,
 ) -> State<Waiting<S, B, M::Body>, B, S::Future>
@@ -291,7 +288,6 @@ where
     S: Service<Request<M::Body>>,
     B: Body,
 {
-    let settings = &meter.inner.settings;
     let admitted = match decided {
         Ok(admitted) => admitted,
         Err(rejection) => return denied_state(rejection, request, meter),
@@ -306,7 +302,22 @@ where
             return denied_state::<_, B, M::Body, _>(Rejection::Unclassified, request, meter);
         }
     };
-    let mut request = Request::from_parts(parts, body);
+    calling_state::<S, B, M>(admitted, service, Request::from_parts(parts, body), meter)
+}
+
+/// Calls the inner service.
+#[inline(always)]
+fn calling_state<S, B, M>(
+    admitted: Option<Admitted>,
+    mut service: S,
+    mut request: Request<M::Body>,
+    meter: &CreditMeter,
+) -> State<Waiting<S, B, M::Body>, B, S::Future>
+where
+    M: BodyMode<B>,
+    S: Service<Request<M::Body>>,
+{
+    let settings = &meter.inner.settings;
     let mut call = Call {
         charge: None,
         clock: None,

@@ -29,8 +29,8 @@ pub struct CreditService<S, M = AsIs> {
     mode: PhantomData<M>,
 }
 
-/// Layer that meters as its [`CreditMeter`] does, and reads a request's body first if the plan takes
-/// the model from there (`{body:model}`). Made by [`CreditMeter::buffer_bodies`].
+/// Layer that meters as its [`CreditMeter`] does, and reads a request's body first if the plan
+/// takes the model from there (`{body:model}`). Made by [`CreditMeter::buffer_bodies`].
 #[derive(Clone, Debug)]
 pub struct BufferBodies(CreditMeter);
 
@@ -40,8 +40,8 @@ impl CreditMeter {
     ///
     /// The caller is identified first. Then the body is read, up to
     /// [`max_request_body`](crate::CreditMeterBuilder::max_request_body), and the service gets the
-    /// bytes that came, as a [`BufferedBody`](super::BufferedBody). Bodies of other routes are handed
-    /// on unread.
+    /// bytes that came, as a [`BufferedBody`](super::BufferedBody). Bodies of other routes are
+    /// handed on unread.
     ///
     /// ```
     /// use axum::{Router, body::Bytes, routing::post};

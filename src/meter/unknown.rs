@@ -11,8 +11,8 @@ use crate::{
 
 /// A path that is not in the plan, or whose model is not.
 pub(super) struct Unlisted {
-    /// Its beginning.
-    path: String,
+    /// The path's beginning, and the model if the body named it: each is logged once.
+    logged_as: String,
     /// `Some` if the path has a route to models: the model, if the request names one.
     model: Option<Option<Arc<str>>>,
     /// Advice to the operator, unless that was logged before.
@@ -24,7 +24,7 @@ impl Inner {
     /// only what known callers asked for.
     pub(super) fn not_in_plan(&self, plan: &Plan, unlisted: Unlisted) -> Rejection {
         if let Some(advice) = &unlisted.advice {
-            self.log_unknown(&unlisted.path, advice);
+            self.log_unknown(&unlisted.logged_as, advice);
         }
         let offered = || Arc::clone(plan.models());
         match unlisted.model {
@@ -36,8 +36,8 @@ impl Inner {
 }
 
 impl CreditMeter {
-    /// Returns the denial of a request whose caller was not identified. It says where a token can be
-    /// sent.
+    /// Returns the denial of a request whose caller was not identified. It says where a token can
+    /// be sent.
     pub(crate) fn not_identified(&self, error: IdentifyError) -> Rejection {
         match error.into() {
             Rejection::Unauthenticated { invalid, .. } => Rejection::Unauthenticated {
@@ -57,15 +57,23 @@ impl CreditMeter {
         model: Option<Option<Arc<str>>>,
     ) -> Unlisted {
         let path = observe::shortened(head.uri.path());
-        let advice = self.inner.may_log(path).then(|| match &model {
-            Some(Some(model)) => format!(
-                "a request is for the model {:?}, which the plan does not have; [models.{0:?}] with \
-                 hardware = \"<name>\" adds it",
-                observe::shortened(model)
-            ),
-            _ => plan.explain_unknown(path, head.uri.query(), head.headers),
-        });
-        Unlisted { path: path.to_owned(), model, advice }
+        let explain = || plan.explain_unknown(path, head.uri.query(), head.headers);
+        let advice = self.inner.may_log(path).then(explain);
+        Unlisted { logged_as: path.to_owned(), model, advice }
+    }
+
+    /// A model that the plan does not have, named in a body. Each is logged once.
+    pub(super) fn unlisted_in_body(
+        &self,
+        head: RequestHead<'_>,
+        model: Option<Arc<str>>,
+    ) -> Unlisted {
+        let path = observe::shortened(head.uri.path());
+        let name = observe::shortened(model.as_deref().unwrap_or_default());
+        let logged_as = format!("{path} {name}");
+        let explain = || Plan::explain_unknown_model(path, name);
+        let advice = self.inner.may_log(&logged_as).then(explain);
+        Unlisted { logged_as, model: Some(model), advice }
     }
 }
 

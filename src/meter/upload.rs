@@ -31,7 +31,7 @@ pub(super) struct Upload<B> {
     data: BytesMut,
     trailers: Option<HeaderMap>,
     /// Its shares of the node's memory for bodies: the account's, and the node's.
-    reserved: Option<Share>,
+    reserved: Share,
     settings: UploadSettings,
     began: Instant,
     timer: Pin<Box<Sleep>>,
@@ -117,8 +117,7 @@ impl<B: Body> Upload<B> {
         }
         self.timer.as_mut().reset(deadline);
         let more = self.data.capacity() - before;
-        let has_room = self.reserved.as_mut().is_some_and(|share| share.grow(more));
-        if has_room { Ok(()) } else { Err(Unread::NoMemory) }
+        if self.reserved.grow(more) { Ok(()) } else { Err(Unread::NoMemory) }
     }
 
     /// Returns the bytes that were read.

@@ -54,7 +54,7 @@ impl UploadMemory {
     }
 
     /// Returns an empty share for a body of this account.
-    pub(super) fn share_of(&self, account: &Account) -> Option<Share> {
+    pub(super) fn share_of(&self, account: &Account) -> Share {
         let mut accounts = self.accounts.lock().unwrap_or_else(PoisonError::into_inner);
         let known = accounts.get(account).and_then(Weak::upgrade);
         let budget = known.unwrap_or_else(|| {
@@ -66,7 +66,7 @@ impl UploadMemory {
             budget
         });
         drop(accounts);
-        Some(Share { account: budget.reserve(0)?, node: self.node.reserve(0)? })
+        Share { account: budget.nothing(), node: self.node.nothing() }
     }
 }
 
@@ -82,9 +82,14 @@ impl UploadBudget {
         Arc::new(Self { left: AtomicUsize::new(total) })
     }
 
+    /// Reserves nothing yet.
+    fn nothing(self: &Arc<Self>) -> Reserved {
+        Reserved { budget: Arc::clone(self), amount: 0 }
+    }
+
     /// Reserves so much; `None` if less is left.
     pub(super) fn reserve(self: &Arc<Self>, amount: usize) -> Option<Reserved> {
-        let mut reserved = Reserved { budget: Arc::clone(self), amount: 0 };
+        let mut reserved = self.nothing();
         reserved.grow(amount).then_some(reserved)
     }
 }
@@ -116,14 +121,14 @@ mod tests {
     fn no_account_takes_all() {
         let memory = UploadMemory::new(1_000, 10);
         let account = |name: &str| Account::user(name).unwrap();
-        let mut greedy = memory.share_of(&account("greedy")).unwrap();
+        let mut greedy = memory.share_of(&account("greedy"));
         assert!(greedy.grow(250) && !greedy.grow(1));
-        assert!(!memory.share_of(&account("greedy")).unwrap().grow(1), "nor by another body");
-        assert!(memory.share_of(&account("other")).unwrap().grow(250));
+        assert!(!memory.share_of(&account("greedy")).grow(1), "nor by another body");
+        assert!(memory.share_of(&account("other")).grow(250));
         drop(greedy);
-        assert!(memory.share_of(&account("greedy")).unwrap().grow(250));
+        assert!(memory.share_of(&account("greedy")).grow(250));
         for number in 0..10_000 {
-            memory.share_of(&account(&format!("user-{number}"))).unwrap();
+            memory.share_of(&account(&format!("user-{number}")));
         }
         let left = memory.accounts.lock().unwrap().len();
         assert!(left < 5_000, "{left} accounts without a body are remembered");

@@ -5,8 +5,8 @@
 //!   account, tier, price, slice size.
 //! * [`Compute`] is the compute time of one request; [`Pace`] estimates the part of it that cannot
 //!   be seen.
-//! * [`SharedClock`](shared_clock::SharedClock) is the time of hardware that runs several requests at
-//!   once.
+//! * [`SharedClock`](shared_clock::SharedClock) is the time of hardware that runs several requests
+//!   at once.
 //! * [`RunningRequest`] is one request while it runs. It implements [`Run`](crate::lease::Run): the
 //!   lease asks it what it has used, and tells it what it may use.
 //! * [`FinishedRequest`] says how a request ended.

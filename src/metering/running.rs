@@ -251,9 +251,9 @@ impl RunningRequest {
         self.context.workload.price.runway(self.slice)
     }
 
-    /// Returns the time for which it may go on: at least this long, and on shared hardware longer if
-    /// others run. `waker` is woken when that has changed. A refill
-    /// that was denied at most `fresh` ago counts as an answer, if the request was polled in time.
+    /// Returns the time for which it may go on: at least this long, and on shared hardware longer
+    /// if others run. `waker` is woken when that has changed. A refill that was denied at most
+    /// `fresh` ago counts as an answer, if the request was polled in time.
     pub(crate) fn remaining(&mut self, now: Now, fresh: Duration, waker: &Waker) -> RemainingTime {
         let so_far = self.compute_so_far(now.compute);
         let capped = self.cap().map(|cap| cap.saturating_sub(so_far));

@@ -54,8 +54,8 @@ impl PlanBuilder {
     }
 
     /// Adds hardware that runs several requests at a time, in batches, and its price. Requests that
-    /// run on it at the same time, on this node, share its second: together they are billed the time
-    /// in which the hardware was busy.
+    /// run on it at the same time, on this node, share its second: together they are billed the
+    /// time in which the hardware was busy.
     pub fn shared_hardware(mut self, name: Name, price: Price) -> Self {
         self.hardware.push((name, price, true));
         self
@@ -67,8 +67,8 @@ impl PlanBuilder {
         self
     }
 
-    /// Adds a model whose service says in its answers how long it computed, and the hardware that it
-    /// runs on.
+    /// Adds a model whose service says in its answers how long it computed, and the hardware that
+    /// it runs on.
     pub fn reporting_model(mut self, name: Name, hardware: Name, time: UpstreamTime) -> Self {
         self.models.push((name, hardware, Some(time)));
         self

@@ -14,7 +14,7 @@ use super::{
     TierName,
     catalog::{Catalog, Workload},
     precomputed::PrecomputedPaths,
-    routes::{Classification, ModelInBody, Routes},
+    routes::{Classification, ModelInBody, Routes, explain_unknown_model},
     tier::Tier,
 };
 use crate::{
@@ -78,8 +78,9 @@ impl Plan {
     /// use tower_credits::{Plan, plan::Classification};
     ///
     /// # fn example(plan: Plan) {
-    /// if let Classification::Workload(workload) = plan.classify("/models/rnnoise", &Default::default()) {
-    ///     println!("{} on {}, {} a second", workload.model, workload.hardware, workload.price.a_second());
+    /// let runs = plan.classify("/models/rnnoise", &http::HeaderMap::new());
+    /// if let Classification::Workload(workload) = runs {
+    ///     println!("{} on {}", workload.model, workload.hardware);
     /// }
     /// # }
     /// ```
@@ -130,6 +131,11 @@ impl Plan {
         headers: &HeaderMap,
     ) -> String {
         self.routes.explain_unknown(&self.catalog, path, query, headers)
+    }
+
+    /// Explains to the operator what to add for a model that a body named.
+    pub(crate) fn explain_unknown_model(route: &str, model: &str) -> String {
+        explain_unknown_model(route, model)
     }
 
     /// Returns the format of denials that the route of a path has.

@@ -292,10 +292,9 @@ impl Routes {
                  {path:?} = {{ model = \"<name>\" }} meters it, and {path:?} = \"free\" lets it \
                  pass unmetered"
             ),
-            Err(Unlisted::Model { pattern, model: Some(model) }) => format!(
-                "route {pattern:?} is asked for model {model:?}, which the plan does not have; \
-                 [models.{model:?}] with hardware = \"<name>\" adds it"
-            ),
+            Err(Unlisted::Model { pattern, model: Some(model) }) => {
+                explain_unknown_model(pattern, &model)
+            }
             Err(Unlisted::Model { pattern, model: None }) => format!(
                 "route {pattern:?} takes its model from the path, the query or a header field, and \
                  this request does not name a model there that can be read in one way only"
@@ -309,6 +308,14 @@ impl Routes {
                 .to_owned(),
         }
     }
+}
+
+/// Explains to the operator what to add to the plan for a model that it does not have.
+pub(super) fn explain_unknown_model(route: &str, model: &str) -> String {
+    format!(
+        "route {route:?} is asked for model {model:?}, which the plan does not have; \
+         [models.{model:?}] with hardware = \"<name>\" adds it"
+    )
 }
 
 impl ModelInBody {

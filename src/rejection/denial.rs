@@ -76,7 +76,7 @@ pub enum Rejection {
     /// The request's body has to say what it runs, and does not. 400, 408, 413 or 415, as its
     /// problem says.
     InvalidBody {
-        /// What is wrong with it.
+        /// The reason why it cannot be read.
         problem: BodyProblem,
         /// The plan's models.
         offered: Arc<[Name]>,
@@ -141,8 +141,8 @@ pub enum Rejection {
     Busy,
     /// This node is shutting down. 503.
     ShuttingDown,
-    /// The host's classifier panicked, or the plan takes the model from the body and the layer reads
-    /// none ([`CreditMeter::buffer_bodies`](crate::CreditMeter::buffer_bodies)). 500.
+    /// The host's classifier panicked, or the plan takes the model from the body and the layer
+    /// reads none ([`CreditMeter::buffer_bodies`](crate::CreditMeter::buffer_bodies)). 500.
     Unclassified,
     /// The identity has a tier that is not in the plan: the operator has to add it. 500.
     UnknownTier,

@@ -76,12 +76,12 @@ enum ErrorMember<'a> {
 impl Rejection {
     /// Returns the HTTP response of this denial, as the layer sends it: with its status, its header
     /// fields (`WWW-Authenticate`, `Retry-After`, `RateLimit`, `Cache-Control: no-store`,
-    /// `X-Should-Retry`, `X-Error-Message`), a JSON body in this format, and this `Rejection` in its
-    /// extensions.
+    /// `x-should-retry`, `x-error-message`), a JSON body in this format, and this `Rejection` in
+    /// its extensions.
     ///
     /// The layer's own responses can differ in two points: 503 is replaced by the meter's
-    /// [`unavailable_status`](crate::CreditMeterBuilder::unavailable_status), and for Hugging Face's
-    /// JavaScript client by 504; and the ids are added (`Inference-Id`, `x-request-id`,
+    /// [`unavailable_status`](crate::CreditMeterBuilder::unavailable_status), and for Hugging
+    /// Face's JavaScript client by 504; and the ids are added (`Inference-Id`, `x-request-id`,
     /// `request-id`).
     pub fn into_http_response(self, format: DenialFormat) -> Response<Bytes> {
         let unavailable = StatusCode::SERVICE_UNAVAILABLE;

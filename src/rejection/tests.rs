@@ -69,7 +69,7 @@ fn models(count: usize) -> Arc<[Name]> {
     (0..count).map(|number| format!("model-{number}").parse().unwrap()).collect()
 }
 
-/// How many kinds there are. A new one does not compile before it is counted here.
+/// The number of kinds. A new one does not compile before it is counted here.
 const fn kinds(rejection: &Rejection) -> usize {
     match rejection {
         Rejection::Unauthenticated { .. }
@@ -184,6 +184,18 @@ fn a_text_lists_the_models_that_there_are() {
     assert!(many.ends_with("model-19, and 1 more."), "{many}");
     let none = Rejection::ModelNotNamed { offered: models(0) }.to_string();
     assert!(none.ends_with("in one way only."), "{none}");
+}
+
+/// Proxies and clients refuse long header fields.
+#[test]
+fn a_long_text_is_cut_in_the_header_and_whole_in_the_body() {
+    let hint = "né".repeat(5_000);
+    let denied =
+        Rejection::CreditsOnHold { left: Credits::SMALLEST, hint: Some(hint.as_str().into()) };
+    let response = denied.into_http_response(DenialFormat::Problem);
+    let field = response.headers()["x-error-message"].to_str().unwrap();
+    assert!(field.len() == 1_024 && field.contains("n?n?n?"), "{field}");
+    assert!(parsed(response.body())["detail"].as_str().unwrap().ends_with(&hint));
 }
 
 #[test]

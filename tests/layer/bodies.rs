@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -309,6 +309,44 @@ async fn a_caller_who_leaves_while_the_body_is_read_leaves_nothing() {
     assert!(feed.is_closed());
     let statement = statement(&meter, "alice", "pro").await;
     assert!(statement.used.is_zero() && statement.held.is_zero() && statement.requests() == 0);
+}
+
+/// A buffer that tells when it is freed.
+struct Buffer(Arc<AtomicUsize>, [u8; 8 << 10]);
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.1
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// A byte that comes alone would keep the whole buffer alive that it was read into.
+#[tokio::test(start_paused = true)]
+async fn a_body_that_trickles_in_keeps_no_buffers() {
+    let meter = builder().build().unwrap();
+    let alive = counter();
+    let (feed, body) = Fed::new();
+    let feeding = async {
+        for byte in br#"{"model":"large"}"#.iter().chain(&[b' '; 1_000]) {
+            alive.fetch_add(1, Ordering::SeqCst);
+            let buffer = Bytes::from_owner(Buffer(Arc::clone(&alive), [*byte; 8 << 10]));
+            feed.send(buffer.slice(..1)).await.unwrap();
+            drop(buffer);
+            tokio::task::yield_now().await;
+            let kept = alive.load(Ordering::SeqCst);
+            assert!(kept <= feed.max_capacity(), "{kept} buffers are kept");
+        }
+        drop(feed);
+    };
+    let ((response, got), ()) =
+        tokio::join!(send(&meter, asked("application/json", body)), feeding);
+    assert_eq!((response.status(), got.is_some()), (StatusCode::OK, true));
 }
 
 /// A client that expects 100-continue has been told to go on once its body was read.

@@ -23,6 +23,7 @@ mod context_cache;
 mod contract;
 mod cut_offs;
 mod denials;
+mod denied_clients;
 mod ends;
 mod hostile;
 mod idle;

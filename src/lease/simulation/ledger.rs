@@ -20,13 +20,13 @@ pub(super) struct FaultyLedger {
     record: Record,
     /// An older state of the book, of which a part may come back.
     saved: Book,
-    /// Where messages are lost, too, the storage loses something once.
+    /// If messages are lost, too, the storage loses something once.
     has_lost: bool,
     /// `true` if what the storage lost is mended.
     is_whole: bool,
-    /// What was written lately, and when: a failover goes back to one of these.
+    /// The latest writes and their times: a failover goes back to one of these.
     history: VecDeque<(u64, (Book, Record))>,
-    /// What the clock adds to the tick: an hour where it is right.
+    /// Time that the clock adds to the tick: an hour if it is right.
     ahead: u64,
 }
 

@@ -22,7 +22,7 @@ use std::time::Duration;
 use self::{oracle::Outcomes, world::World};
 use crate::Credits;
 
-/// What a request wants on hold, and the least that it begins with.
+/// The hold that a request wants, and the least that it begins with.
 const HOLD: i64 = 20;
 const LEAST: i64 = 2;
 
@@ -33,7 +33,7 @@ struct Setting {
     stop: bool,
     /// `true` if leases hold a surplus.
     ahead: bool,
-    /// How long killed nodes stay down: one of these, in ticks. Empty if none is killed.
+    /// Times for which killed nodes stay down, in ticks. Empty if none is killed.
     down: &'static [u64],
     /// `true` if the ledger forgets its last writes now and then.
     failover: bool,

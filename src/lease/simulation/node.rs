@@ -19,10 +19,10 @@ use crate::{
     ledger::{Answer, LeaseId, Renewal, Terms},
 };
 
-/// How long a renewal may take, in ticks.
+/// The longest time of a renewal, in ticks.
 pub(super) const DEADLINE: u64 = 4;
 
-/// How long a request waits to be admitted, in ticks.
+/// The longest wait of a request for its admission, in ticks.
 const PATIENCE: u64 = 12;
 
 /// A request that waits, and since when.
@@ -132,7 +132,7 @@ impl Node {
         self.down_until = tick + down;
     }
 
-    /// What runs ends with what it used so far, and who waits is sent away.
+    /// Ends the requests that run with what they used so far, and sends those away that wait.
     pub(super) fn shut_down(&mut self, oracle: &mut Oracle, tick: u64) {
         self.is_closing = true;
         for lease in self.leases_mut() {

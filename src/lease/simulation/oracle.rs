@@ -1,4 +1,4 @@
-//! What must be true whatever is lost: counted beside the leases and the ledger, from the requests.
+//! Truths that hold whatever is lost: counted beside the leases and the ledger, from the requests.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use crate::{
     ledger::{Statement, StatementLine, Usage},
 };
 
-/// What the requests of a run were billed, and what they used.
+/// The sums of what the requests of a run were billed and used.
 #[derive(Default)]
 pub(super) struct Oracle {
     debited: i64,
@@ -74,26 +74,26 @@ impl Oracle {
     }
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// What the account used, as its statement says.
+    /// The account's usage, as its statement says.
     used: i64,
-    /// What the requests were billed.
+    /// The sum of the requests' bills.
     debited: i64,
     /// The sum of the statement's lines.
     itemised: i64,
-    /// What of that is in the line of amounts whose details a failover forgot.
+    /// The part of that whose details a failover forgot.
     recovered: i64,
     held: i64,
-    /// How many leases the ledger remembers.
+    /// The number of leases that the ledger remembers.
     leases: usize,
     overspent: i64,
     /// The most that one request lost with its node.
     lost: i64,
 }
 
-/// What came of all runs of a row.
+/// The results of all runs of a row.
 #[derive(Default)]
 pub(super) struct Outcomes {
     runs: u64,

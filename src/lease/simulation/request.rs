@@ -20,21 +20,21 @@ pub(super) struct Request {
     pub(super) settles: bool,
     start: Cell<Option<Duration>>,
     end: Cell<Option<Duration>>,
-    /// What its service reported on top of what is measured.
+    /// The time that its service reported on top of what is measured.
     reported: Cell<i64>,
     slice: Cell<i64>,
-    /// How much of its slice is debt.
+    /// The part of its slice that is debt.
     owed: Cell<i64>,
     denied: Cell<Option<RefillDenial>>,
     /// Its slice is used up, and the ledger was asked since.
     overdue: Cell<bool>,
-    /// When a report made it need more at once.
+    /// The tick at which a report made it need more at once.
     needed_at: Cell<Duration>,
     /// Since when it needs more.
     needs_since: Cell<Option<Duration>>,
 }
 
-/// How a request goes on at a tick.
+/// The way in which a request goes on at a tick.
 pub(super) enum Step {
     Runs,
     /// It runs no further before the ledger has been asked.

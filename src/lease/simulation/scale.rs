@@ -1,5 +1,5 @@
-//! How many renewals a thousand nodes send: the formula of `docs/scaling.md`, checked on the
-//! crate's own lease and book.
+//! The number of renewals that a thousand nodes send: the formula of `docs/scaling.md`, checked on
+//! the crate's own lease and book.
 //!
 //! One account's requests come to each node by chance, `rate` a second, and take 20 ms. Nothing is
 //! lost; a round trip takes 2 ms.

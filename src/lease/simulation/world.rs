@@ -20,7 +20,7 @@ const ARRIVALS_END: u64 = 700;
 const FAULTS_END: u64 = 900;
 const END: u64 = 3_000;
 
-/// How late a message may act, in ticks.
+/// The longest delay after which a message may act, in ticks.
 const MESSAGE_LIFE: u64 = DEADLINE + 2;
 
 struct Message {
@@ -39,7 +39,7 @@ pub(super) struct World {
     nodes: Vec<Node>,
     /// Renewals on their way to the ledger.
     messages: Vec<Message>,
-    /// How many leases there were.
+    /// The number of leases that there were.
     names: u128,
     oracle: Oracle,
 }

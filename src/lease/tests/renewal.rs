@@ -1,4 +1,4 @@
-//! When a lease speaks, what it says, and what it makes of the answers.
+//! The renewals of a lease: their times, their contents, and the effect of their answers.
 
 use super::*;
 

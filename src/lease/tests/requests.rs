@@ -1,4 +1,4 @@
-//! How requests are settled, refilled, denied and billed.
+//! Requests that are settled, refilled, denied and billed.
 
 use super::*;
 use crate::ledger::Renewal;

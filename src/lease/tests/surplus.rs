@@ -1,4 +1,4 @@
-//! What a lease holds ahead.
+//! The credits that a lease holds ahead.
 
 use super::{renewal::TERMS, *};
 use crate::HoldAhead;

@@ -82,8 +82,8 @@ fn settling(lease: u128, settled: i64) -> Renewal {
     }
 }
 
-/// What was admitted on a grant may be drawn from it for as long as that hold can last, and not a
-/// moment longer.
+/// Usage that was admitted on a grant may be drawn from it for as long as that hold can last, and
+/// not a moment longer.
 #[test]
 fn an_expired_grant_is_drawn_from_for_a_ttl_more() {
     let period: Period = "2026-11".parse().unwrap();
@@ -192,7 +192,7 @@ fn a_small_refund_gives_back_little() {
     assert_eq!((book.purchased_used, record.purchased_left(now)), (nanos(99), nanos(1)));
 }
 
-/// What only an expired grant could take back may be used again in the month.
+/// A refund that only an expired grant could take back may be used again in the month.
 #[test]
 fn nothing_is_given_back_to_an_expired_grant() {
     let period: Period = "2026-11".parse().unwrap();
@@ -223,7 +223,7 @@ fn what_was_refunded_may_be_used_again_that_month() {
     assert_eq!(asks(&mut book, &mut record, 3, now), (nanos(60), nanos(120), nanos(0)));
 }
 
-/// What is charged is what was when it was debited: a tier that was left later owes it all the
+/// The charge is fixed when it is debited: a tier that was left later owes it all the
 /// same.
 #[test]
 fn what_was_charged_stays_charged_and_what_is_beyond_the_limit_is_not() {
@@ -392,7 +392,7 @@ fn what_was_moved_to_another_month_is_there_once_whichever_book_is_lost() {
     assert_eq!((old.used(), new.used(), later.used()), (nanos(180), nanos(9), nanos(5)));
 }
 
-/// What is debited again because a book was lost was taken from the grants already.
+/// Usage that is debited again because a book was lost was taken from the grants already.
 #[test]
 fn what_was_used_of_grants_is_not_used_again_when_a_book_is_repaired() {
     let november: Period = "2026-11".parse().unwrap();
