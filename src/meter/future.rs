@@ -338,11 +338,11 @@ where
         }
         Some(Admitted { charge, identity, has_begun, may_be_cut, rate, upstream_time }) => {
             let head = RequestHead::from(&request);
-            // The host and the plan are asked for a format only if a denial can follow.
+            // What the caller reads is looked for only if a denial can follow.
             call.style = if may_be_cut {
                 meter.denial_style(head)
             } else {
-                call.style.for_caller(head.headers, call.style.format)
+                call.style.for_protocol(head.headers)
             };
             if let Some(identity) = identity {
                 let clock = ComputeClock::new(&charge);

@@ -33,6 +33,11 @@ pub(crate) struct DenialStyle {
 }
 
 impl DenialStyle {
+    /// Returns the style for a caller with these header fields, as far as the protocol goes.
+    pub(crate) fn for_protocol(self, headers: &HeaderMap) -> Self {
+        Self { grpc: is_grpc_message(headers), ..self }
+    }
+
     /// Returns the style for a caller with these header fields, who reads this format.
     pub(crate) fn for_caller(self, headers: &HeaderMap, format: DenialFormat) -> Self {
         let unavailable = match self.unavailable {
