@@ -4,7 +4,7 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -68,6 +68,7 @@ pub(crate) fn admit(
 ) -> Result<Admission, AdmissionError> {
     loop {
         let AccountHandle { table, entry } = &handle;
+        let is_away = table.is_away(&entry.account);
         let mut state = entry.lock();
         if table.phase.get() == Phase::Closing {
             return Err(AdmissionError::ShuttingDown);
@@ -106,7 +107,7 @@ pub(crate) fn admit(
                 }
                 Admission::Admitted(HeldSlice::new(handle, id))
             }
-            Err(_) if table.ledger_is_away.load(Ordering::Acquire) || state.lease.is_failing() => {
+            Err(_) if is_away || state.lease.is_failing() => {
                 // The ledger is asked all the same, so that the end of its outage is noticed.
                 state.lease.probe();
                 drop(state);

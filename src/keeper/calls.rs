@@ -1,5 +1,5 @@
-//! The calls of the ledger that are under way: at most one of a lease, and of all leases as many as
-//! the [`Breaker`] allows.
+//! The calls of the ledger that are under way: at most one of a lease, and of all leases of a server
+//! as many as its [`Breaker`](super::breaker::Breaker) allows.
 
 use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use futures_util::{
 };
 use tokio::time::Instant;
 
-use super::{breaker::Breaker, entry::AccountEntry};
+use super::{entry::AccountEntry, shards::Shards};
 use crate::{
     clock::until,
     ledger::{Answer, LeaseId, Ledger, LedgerError, Renewal},
@@ -19,7 +19,6 @@ use crate::{
 /// The calls that are under way.
 pub(super) struct Calls {
     in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Landed> + Send>>>,
-    breaker: Breaker,
     /// Number of calls that a request waits for.
     awaited: usize,
     /// The ledger was reported as away.
@@ -29,6 +28,8 @@ pub(super) struct Calls {
 /// A call that was answered, or given up.
 pub(super) struct Landed {
     pub(super) entry: Arc<AccountEntry>,
+    /// The server behind the ledger that had the account when the call was sent.
+    pub(super) shard: u64,
     pub(super) lease: LeaseId,
     pub(super) seq: u64,
     pub(super) answer: Result<Answer, LedgerError>,
@@ -38,12 +39,7 @@ pub(super) struct Landed {
 
 impl Calls {
     pub(super) fn new() -> Self {
-        Self {
-            in_flight: FuturesUnordered::new(),
-            breaker: Breaker::new(),
-            awaited: 0,
-            is_away: false,
-        }
+        Self { in_flight: FuturesUnordered::new(), awaited: 0, is_away: false }
     }
 
     /// Forgets the calls that are under way: nobody reads their answers.
@@ -61,28 +57,12 @@ impl Calls {
         self.awaited > 0
     }
 
-    /// `true` if another call may be made.
-    pub(super) fn are_allowed(&self, now: Duration) -> bool {
-        self.breaker.allows(self.in_flight.len(), now)
-    }
-
-    /// `true` if the ledger does not answer: no request needs to wait to learn that.
-    pub(super) const fn is_breaker_open(&self) -> bool {
-        self.breaker.is_open()
-    }
-
-    /// Returns the moment of the next try while the ledger does not answer and no call is under
-    /// way.
-    pub(super) fn next_try(&self) -> Option<Duration> {
-        self.breaker.next_try().filter(|_| self.in_flight.is_empty())
-    }
-
     /// Sends a renewal. `is_awaited` if a request waits for it.
     pub(super) fn send(
         &mut self,
         ledger: Arc<dyn Ledger>,
         timeout: Duration,
-        entry: Arc<AccountEntry>,
+        (entry, shard): (Arc<AccountEntry>, u64),
         renewal: Renewal,
         is_awaited: bool,
     ) {
@@ -103,6 +83,7 @@ impl Calls {
             };
             Landed {
                 entry,
+                shard,
                 lease: renewal.lease,
                 seq: renewal.seq,
                 answer,
@@ -123,18 +104,13 @@ impl Calls {
     }
 
     /// Takes note of a call that landed.
-    pub(super) fn count(&mut self, landed: &Landed, now: Duration) {
+    pub(super) fn count(&mut self, landed: &Landed, shards: &mut Shards, now: Duration) {
         self.awaited -= usize::from(landed.is_awaited);
         let outcome =
             landed.answer.as_ref().map_or_else(LedgerError::label, |answer| answer.outcome.label());
         observe::renewed(outcome, landed.took);
-        if landed.is_outage() {
-            self.breaker.failed(landed.entry.id, now);
-        } else {
-            // It answers, even if it cannot serve this account.
-            self.breaker.answered();
-        }
-        let is_silent = self.breaker.is_silent();
+        shards.get(landed.shard).landed(landed.entry.id, !landed.is_outage(), now);
+        let is_silent = shards.is_one_silent();
         if std::mem::replace(&mut self.is_away, is_silent) != is_silent {
             observe::ledger_away(is_silent);
         }

@@ -17,7 +17,8 @@
 //! | `handle.rs` | a handle to an entry; a request's slice |
 //! | `ended.rs` | what is known of a request that ended |
 //! | `admission.rs` | the way from a request to its slice |
-//! | `breaker.rs` | how many calls of the ledger may be under way |
+//! | `breaker.rs` | how many calls of a server may be under way |
+//! | `shards.rs` | the servers behind the ledger: breaker, backlog |
 //! | `calls.rs` | the calls of the ledger under way |
 //! | `schedule.rs` | when the worker examines which entry |
 //! | `answer.rs` | what an answer of the ledger brings |
@@ -36,6 +37,7 @@ mod inbox;
 mod notifier;
 mod phase;
 mod schedule;
+mod shards;
 mod shutdown;
 mod table;
 mod worker;

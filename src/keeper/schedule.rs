@@ -1,25 +1,19 @@
-//! The order in which the worker examines entries. Each entry has at most one timer and is in the
-//! backlog at most once, so memory is bounded by the number of accounts.
+//! The order in which the worker examines entries. Each entry has at most one timer, so memory is
+//! bounded by the number of accounts.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::entry::{AccountEntry, EntryState};
 
-/// The worker's timers, and the entries that wait for their turn to call the ledger.
+/// The worker's timers.
 #[derive(Default)]
 pub(super) struct Schedule {
     timers: BTreeMap<(Duration, u64), Arc<AccountEntry>>,
-    backlog: VecDeque<Arc<AccountEntry>>,
 }
 
 impl Schedule {
     pub(super) fn clear(&mut self) {
         self.timers.clear();
-        self.backlog.clear();
     }
 
     pub(super) fn timers(&self) -> usize {
@@ -48,24 +42,6 @@ impl Schedule {
         let first = self.timers.first_entry().filter(|first| first.key().0 <= due)?;
         let entry = first.remove();
         entry.lock().timer = None;
-        Some(entry)
-    }
-
-    /// Puts an entry at the end of the backlog, unless it is there.
-    pub(super) fn defer(&mut self, entry: &Arc<AccountEntry>, is_in_backlog: &mut bool) {
-        if !std::mem::replace(is_in_backlog, true) {
-            self.backlog.push_back(Arc::clone(entry));
-        }
-    }
-
-    pub(super) fn has_backlog(&self) -> bool {
-        !self.backlog.is_empty()
-    }
-
-    /// Takes the entry whose turn it is.
-    pub(super) fn pop_backlog(&mut self) -> Option<Arc<AccountEntry>> {
-        let entry = self.backlog.pop_front()?;
-        entry.lock().is_in_backlog = false;
         Some(entry)
     }
 }

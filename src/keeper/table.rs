@@ -5,7 +5,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError, Weak,
-        atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,6 +17,7 @@ use super::{
     entry::{AccountEntry, AdmissionError, EntryState, Verdict},
     inbox::Inbox,
     phase::{Phase, SharedPhase},
+    shards::AwayShards,
 };
 use crate::{
     Account, Period,
@@ -39,8 +40,8 @@ pub(crate) struct AccountTable {
     next_id: AtomicU64,
     pub(super) inbox: Inbox,
     pub(super) phase: SharedPhase,
-    /// The ledger does not answer: no request waits to learn that.
-    pub(super) ledger_is_away: AtomicBool,
+    /// The servers behind the ledger that do not answer: no request waits to learn that.
+    pub(super) away: AwayShards,
     /// Nano-dollars that were settled in all.
     pub(super) settled: AtomicI64,
     /// `true` once the worker has nothing more to do.
@@ -75,7 +76,7 @@ impl AccountTable {
             next_id: AtomicU64::new(0),
             inbox: Inbox::new(),
             phase: SharedPhase::open(),
-            ledger_is_away: AtomicBool::new(false),
+            away: AwayShards::default(),
             settled: AtomicI64::new(0),
             done: watch::Sender::new(false),
             hook,
@@ -92,6 +93,11 @@ impl AccountTable {
     /// Returns the moment of tokio's clock that is `at` of the leases' time.
     pub(super) fn instant(&self, at: Duration) -> Option<Instant> {
         Instant::now().checked_add(at.saturating_sub(self.now()))
+    }
+
+    /// `true` if the server that has an account does not answer.
+    pub(super) fn is_away(&self, account: &Account) -> bool {
+        self.away.is_any() && self.away.contains(self.ledger.shard(account))
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,7 +1,7 @@
 //! The background task that renews leases.
 //!
-//! Of each lease at most one renewal is under way at a time, and of all leases as many as the
-//! breaker allows; what is due beyond that waits for its turn in the order in which it came.
+//! Of each lease at most one renewal is under way at a time, and of all leases of a server as many
+//! as its breaker allows; what is due beyond that waits for its turn in the order in which it came.
 //! Reports wait a little while requests wait for answers, which would come behind theirs.
 //!
 //! All state that matters is in the account entries: if the task ends with its runtime, or panics,
@@ -29,6 +29,7 @@ use super::{
     notifier::{Answered, ThresholdNotifier},
     phase::{Phase, SHUTDOWN_TIMEOUT},
     schedule::Schedule,
+    shards::Shards,
     table::{AccountTable, WorkerPermit},
 };
 use crate::{
@@ -51,11 +52,10 @@ const PAUSE_AFTER_PANIC: Duration = Duration::from_millis(100);
 pub(crate) struct Worker {
     table: Arc<AccountTable>,
     schedule: Schedule,
+    shards: Shards,
     calls: Calls,
     /// If the host has a hook for thresholds.
     notifier: Option<ThresholdNotifier>,
-    /// Last log line about an outage of the ledger.
-    outage_logged_at: Option<Duration>,
     ending: Option<Ending>,
     permit: WorkerPermit,
 }
@@ -87,9 +87,9 @@ impl Worker {
         Some(Self {
             table,
             schedule: Schedule::default(),
+            shards: Shards::default(),
             calls: Calls::new(),
             notifier,
-            outage_logged_at: None,
             ending: None,
             permit,
         })
@@ -121,6 +121,8 @@ impl Worker {
     fn start(&mut self) {
         observe::ledger_expected();
         self.schedule.clear();
+        self.shards.clear_backlogs();
+        self.shards.abandon();
         self.calls.abandon();
         // What a panic left there, or in hand, is attended to below.
         drop(self.table.inbox.take());
@@ -161,8 +163,7 @@ impl Worker {
     /// Waits until there is something to do, and takes note of answers that have come.
     async fn wait(&mut self, next_claim: Option<Duration>) {
         let timer = self.schedule.next_timer().map(|at| at.saturating_add(self.report_delay()));
-        let next_try = self.calls.next_try().filter(|_| self.schedule.has_backlog());
-        let next = [timer, next_try, next_claim].into_iter().flatten().min();
+        let next = [timer, self.shards.next_try(), next_claim].into_iter().flatten().min();
         let has_mail = self.table.inbox.set_next_read(next);
         let gives_up_at = self.ending.as_ref().and_then(|ending| ending.gives_up_at);
         let next = next.and_then(|at| self.table.instant(at)).into_iter().chain(gives_up_at).min();
@@ -243,9 +244,7 @@ impl Worker {
         while let Some(entry) = self.schedule.pop_due(due) {
             self.examine(&entry);
         }
-        while self.calls.are_allowed(now)
-            && let Some(entry) = self.schedule.pop_backlog()
-        {
+        while let Some(entry) = self.shards.pop_backlog(now) {
             self.examine_in_turn(&entry, true);
         }
     }
@@ -260,8 +259,8 @@ impl Worker {
     }
 
     /// Renews an entry's leases if they are due, and notes when to examine it again. While others
-    /// wait for their turn to call the ledger, this one calls only if `is_its_turn`: so all are
-    /// tried in turn while the ledger is away.
+    /// wait for their turn to call its server, this one calls only if `is_its_turn`: so all are
+    /// tried in turn while the server is away.
     fn examine_in_turn(&mut self, entry: &Arc<AccountEntry>, is_its_turn: bool) {
         let table = Arc::clone(&self.table);
         let step = self.ending.as_ref().map(|ending| ending.step);
@@ -273,13 +272,14 @@ impl Worker {
             table.rules
         };
         let now = table.now();
+        let shard = table.ledger.shard(&entry.account);
         let mut guard = entry.lock();
         let state = &mut **guard;
         state.lease.remove_waiting(oneshot::Sender::is_closed);
-        if state.lease.only_probes() && !self.calls.is_breaker_open() {
+        if state.lease.only_probes() && !self.shards.get(shard).is_open() {
             state.lease.cancel_probe();
         }
-        let mut next = self.renew_due(entry, state, &rules, is_its_turn, now);
+        let mut next = self.renew_due((entry, shard), state, &rules, is_its_turn, now);
 
         state.retired.retain(|lease| lease.next(&rules, is_ending, now) != Next::Gone);
         let mut becomes_dormant = false;
@@ -320,7 +320,7 @@ impl Worker {
     /// Returns when to examine it again.
     fn renew_due(
         &mut self,
-        entry: &Arc<AccountEntry>,
+        (entry, shard): (&Arc<AccountEntry>, u64),
         state: &mut EntryState,
         rules: &LeaseRules,
         is_its_turn: bool,
@@ -332,14 +332,15 @@ impl Worker {
         for lease in std::iter::once(lease).chain(retired) {
             match lease.next(rules, is_ending, now) {
                 Next::Renew
-                    if (!is_its_turn && self.schedule.has_backlog())
-                        || !self.calls.are_allowed(now) =>
+                    if (!is_its_turn && self.shards.get(shard).has_backlog())
+                        || !self.shards.get(shard).allows(now) =>
                 {
-                    if self.calls.is_breaker_open() {
-                        // No request needs to wait to learn that the ledger is away.
+                    let shard = self.shards.get(shard);
+                    if shard.is_open() {
+                        // No request needs to wait to learn that its server is away.
                         lease.deny_unanswered(now);
                     }
-                    self.schedule.defer(entry, is_in_backlog);
+                    shard.defer(entry, is_in_backlog);
                     return Duration::MAX;
                 }
                 Next::Renew => {
@@ -347,10 +348,11 @@ impl Worker {
                     let terms_at = self.table.time.unix_time() - now.saturating_sub(*terms_at);
                     let renewal =
                         Renewal { terms_at, ..lease.renew(rules, *terms, is_ending, now) };
+                    self.shards.get(shard).sent();
                     self.calls.send(
                         Arc::clone(&self.table.ledger),
                         rules.deadline,
-                        Arc::clone(entry),
+                        (Arc::clone(entry), shard),
                         renewal,
                         is_awaited,
                     );
@@ -367,9 +369,10 @@ impl Worker {
     /// Hands an answer to its lease, and to the requests that wait for it.
     fn land(&mut self, landed: Landed) {
         let now = self.table.now();
-        self.calls.count(&landed, now);
-        self.table.ledger_is_away.store(self.calls.is_breaker_open(), Ordering::Release);
-        let Some(effect) = apply(&self.table, &landed, &mut self.outage_logged_at, now) else {
+        self.calls.count(&landed, &mut self.shards, now);
+        let shard = self.shards.get(landed.shard);
+        self.table.away.set(landed.shard, shard.is_open());
+        let Some(effect) = apply(&self.table, &landed, &mut shard.outage_logged_at, now) else {
             return;
         };
         effect.log_full(&landed.entry);

@@ -85,6 +85,18 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         Box::pin(ready(Err(LedgerError::Refused(refused.into()))))
     }
 
+    /// Returns which server behind this ledger has an account: a number, the same for accounts on
+    /// the same server. Accounts of one server fail together; while it does not answer, requests
+    /// for them are denied at once, and those of other servers are not. A ledger that wraps others
+    /// must keep their numbers apart. Default: 0, for one server.
+    ///
+    /// It is asked often, and must answer from memory. The answer may change, when an account moves
+    /// to another server.
+    fn shard(&self, account: &Account) -> u64 {
+        let _ = account;
+        0
+    }
+
     /// Lists the accounts that used something in a period, about `page_size` at a time. If a page
     /// has a `next`, there may be more, even if the page is empty. An account that exists during
     /// the whole listing is listed at least once.

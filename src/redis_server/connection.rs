@@ -7,7 +7,6 @@
 //! wait for it.
 
 use std::{
-    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -20,18 +19,17 @@ use futures_util::{
     future::{BoxFuture, FutureExt, Shared},
     stream::{FuturesUnordered, StreamExt},
 };
-use redis::{FromRedisValue, RedisError};
+use redis::RedisError;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    RedisServer,
-    fault::{Fault, is_lost, says},
-    server::{Connector, Link},
+    checks::{Mode, check_mode, check_schema, eviction_policy, must_not_evict},
+    connector::Connector,
+    fault::{Fault, is_lost},
+    link::Link,
+    server_clock::{ServerClock, server_time},
 };
 use crate::clock::until;
-
-/// Version of the schema of keys and values that this crate reads and writes.
-const SCHEMA_VERSION: &str = "4";
 
 /// Time in which a connection must be open. Callers wait no longer than their own deadline.
 pub(super) const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,8 +56,17 @@ const MAX_UNANSWERED: u32 = 2;
 /// A connection to one server.
 pub(crate) struct Connection {
     connector: Arc<Connector>,
-    schema_key: String,
+    role: Role,
     slot: Arc<Mutex<Slot>>,
+}
+
+/// What a server is to this node.
+#[derive(Clone, Debug)]
+pub(super) enum Role {
+    /// It has all data. This key says which schema its data has.
+    Whole { schema_key: String },
+    /// It is one server of a cluster.
+    NodeOfCluster,
 }
 
 type Opening = Shared<BoxFuture<'static, Result<Open, Fault>>>;
@@ -82,19 +89,14 @@ struct Slot {
 }
 
 impl Connection {
-    /// Returns a connection for keys that begin with `prefix`. The first call opens it.
-    pub(crate) fn new(server: RedisServer, prefix: &str) -> Result<Self, Fault> {
-        if prefix.contains(['{', '}']) {
-            return Err(Fault::Unfit(
-                "the key prefix has a brace, which would move keys to other slots: leave it out"
-                    .to_owned(),
-            ));
-        }
-        Ok(Self {
-            connector: Arc::new(server.resolve()?),
-            schema_key: format!("{prefix}:schema"),
-            slot: Arc::default(),
-        })
+    /// Returns a connection. The first call opens it.
+    pub(super) fn new(connector: Connector, role: Role) -> Self {
+        Self { connector: Arc::new(connector), role, slot: Arc::default() }
+    }
+
+    /// Opens the connection if there is none.
+    pub(super) async fn open(&self, within: Duration) -> Result<(), Fault> {
+        self.run(within, |_| std::future::ready(Ok(()))).await
     }
 
     /// Runs `call` on the connection, and opens one if there is none. It ends after `within`.
@@ -104,7 +106,6 @@ impl Connection {
         call: impl FnOnce(Link) -> F,
     ) -> Result<T, Fault>
     where
-        T: FromRedisValue,
         F: Future<Output = Result<T, RedisError>>,
     {
         let within = within.min(MAX_CALL_TIMEOUT);
@@ -155,7 +156,7 @@ impl Connection {
         {
             return Err(error.clone());
         }
-        let opening = open(Arc::clone(&self.connector), self.schema_key.clone()).boxed().shared();
+        let opening = open(Arc::clone(&self.connector), self.role.clone()).boxed().shared();
         let generation = slot.generation;
         slot.opening = Some(opening.clone());
         // On a task of its own, so that it continues when its callers have given up, and its
@@ -208,12 +209,12 @@ impl fmt::Debug for Connection {
 }
 
 /// Opens a connection to a server that is fit for storing balances.
-async fn open(connector: Arc<Connector>, schema_key: String) -> Result<Open, Fault> {
+async fn open(connector: Arc<Connector>, role: Role) -> Result<Open, Fault> {
     let mut tries = FuturesUnordered::new();
     let mut interval = FIRST_TRY_INTERVAL;
     let opened = timeout(OPEN_TIMEOUT, async {
         loop {
-            tries.push(open_once(&connector, &schema_key));
+            tries.push(open_once(&connector, &role));
             let next_try = Instant::now() + interval;
             interval = (interval * 2).min(MAX_TRY_INTERVAL);
             while let Ok(Some(opened)) = timeout_at(next_try, tries.next()).await {
@@ -226,9 +227,13 @@ async fn open(connector: Arc<Connector>, schema_key: String) -> Result<Open, Fau
     opened.await.map_err(|_| Fault::Deadline(OPEN_TIMEOUT))?
 }
 
-async fn open_once(connector: &Connector, schema_key: &str) -> Result<Open, Fault> {
+async fn open_once(connector: &Connector, role: &Role) -> Result<Open, Fault> {
     let mut link = connector.open().await?;
-    check_mode(&mut link).await?;
+    let expected = match role {
+        Role::Whole { .. } => Mode::Standalone,
+        Role::NodeOfCluster => Mode::Cluster,
+    };
+    check_mode(&mut link, expected).await?;
     if let Some(policy) = eviction_policy(&mut link).await? {
         must_not_evict(&policy)?;
     } else {
@@ -238,7 +243,11 @@ async fn open_once(connector: &Connector, schema_key: &str) -> Result<Open, Faul
              denied): make sure that it is `noeviction`, or the server may delete balances"
         );
     }
-    check_schema(&mut link, schema_key).await?;
+    if let Role::Whole { schema_key } = role {
+        check_schema(&mut link, schema_key).await?;
+    }
+    let time = redis::cmd("TIME").query_async(&mut link).await?;
+    let link = Link::new(link, Arc::new(ServerClock::new(server_time(time))));
     Ok(Open { link, unanswered: Arc::default(), checked: Arc::new(Mutex::new(Instant::now())) })
 }
 
@@ -260,94 +269,4 @@ impl Open {
             }
         });
     }
-}
-
-/// Refuses a node of a cluster, which has only some of the accounts, and a sentinel, which has
-/// none.
-async fn check_mode(link: &mut Link) -> Result<(), Fault> {
-    let info: Result<String, _> = redis::cmd("INFO").arg("server").query_async(link).await;
-    let mode = match &info {
-        Ok(info) => info.lines().find_map(|line| {
-            line.strip_prefix("redis_mode:")
-                .or_else(|| line.strip_prefix("server_mode:"))
-                .map(str::trim)
-        }),
-        Err(error) if error.is_io_error() || error.is_connection_dropped() => {
-            return Err(Fault::failed(error.to_string()));
-        }
-        // Denied, or not supported by a proxy in front of the server.
-        Err(_) => None,
-    };
-    let problem = match mode {
-        Some("cluster") => {
-            "a node of a Redis Cluster, which has only some of the accounts: use a single server"
-        }
-        Some("sentinel") => {
-            "a Redis Sentinel, which stores no data: use the address of the master that it watches"
-        }
-        _ => return Ok(()),
-    };
-    Err(Fault::Unfit(format!("the server is {problem}")))
-}
-
-/// Returns the policy by which the server deletes keys when its memory is full, if it can be read.
-async fn eviction_policy(link: &mut Link) -> Result<Option<String>, Fault> {
-    let config: Result<HashMap<String, String>, _> =
-        redis::cmd("CONFIG").arg("GET").arg("maxmemory-policy").query_async(link).await;
-    Ok(match config {
-        Ok(mut found) => found.remove("maxmemory-policy"),
-        // Only if CONFIG is denied or renamed, INFO is tried.
-        Err(error) if !says(&error, "NOPERM") && !says(&error, "unknown") => {
-            return Err(error.into());
-        }
-        Err(_) => {
-            let info: Result<String, _> = redis::cmd("INFO").arg("memory").query_async(link).await;
-            let line = |info: String| {
-                info.lines().find_map(|line| {
-                    line.strip_prefix("maxmemory_policy:").map(|policy| policy.trim().to_owned())
-                })
-            };
-            info.ok().and_then(line)
-        }
-    })
-}
-
-/// Refuses a policy under which the server would delete balances.
-fn must_not_evict(policy: &str) -> Result<(), Fault> {
-    if policy == "noeviction" {
-        return Ok(());
-    }
-    Err(Fault::Unfit(format!(
-        "the server's maxmemory-policy is `{policy}`, which deletes balances when memory is full: \
-         set `maxmemory-policy noeviction`"
-    )))
-}
-
-/// Refuses keys that were written with another schema version.
-async fn check_schema(link: &mut Link, key: &str) -> Result<(), Fault> {
-    // Read first, since a server whose memory is full refuses to write.
-    let stored: Option<String> = redis::cmd("GET").arg(key).query_async(link).await?;
-    let found = match stored {
-        Some(stored) => stored,
-        None => {
-            let (_, found): ((), String) = redis::pipe()
-                .cmd("SET")
-                .arg(key)
-                .arg(SCHEMA_VERSION)
-                .arg("NX")
-                .cmd("GET")
-                .arg(key)
-                .query_async(link)
-                .await?;
-            found
-        }
-    };
-    if found == SCHEMA_VERSION {
-        return Ok(());
-    }
-    Err(Fault::Unfit(format!(
-        "the server's keys have schema version {found}, and this version of tower-credits reads \
-         version {SCHEMA_VERSION}: use another key prefix, or the version of tower-credits that \
-         wrote them"
-    )))
 }

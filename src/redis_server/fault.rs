@@ -27,6 +27,12 @@ impl Fault {
         Self::Failed { reason, source: None }
     }
 
+    /// `true` if calls for other keys of the server would fail, too.
+    pub(super) fn is_about_the_server(&self) -> bool {
+        let Self::Failed { source: Some(error), .. } = self else { return true };
+        !concerns_one_account(error)
+    }
+
     /// `true` if the connection ended during the call: another one may answer at once.
     pub(crate) fn is_disconnect(&self) -> bool {
         let Self::Failed { source: Some(error), .. } = self else { return false };

@@ -1,12 +1,16 @@
-//! [`RedisServer`]: address and login of a server, and how a connection to it is opened.
+//! [`RedisServer`]: where the data is, and how to log in there.
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, IntoConnectionInfo, aio::ConnectionLike,
-};
+use redis::{Client, ConnectionInfo, aio::ConnectionLike};
 
-use super::fault::Fault;
+use super::{
+    connector::Connector,
+    fault::Fault,
+    link::HostConnection,
+    node::{Node, Password},
+    url::{self, Location},
+};
 
 /// Default prefix of all keys.
 pub(crate) const DEFAULT_PREFIX: &str = "tc";
@@ -14,21 +18,25 @@ pub(crate) const DEFAULT_PREFIX: &str = "tc";
 /// Time in which the first connection must be open.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Address and login of a Redis server (6.0 or newer) or a Valkey server.
+/// Address and login of a Redis server (6.0 or newer) or a Valkey server, of a cluster of them, or
+/// of the master that Sentinels watch.
 ///
 /// It is made from a URL, a [`redis::Client`], a [`redis::ConnectionInfo`], or
 /// [a connection](Self::from_connection) that the host provides. These types are those of version 1
 /// of the `redis` crate.
 ///
-/// | URL | connects by |
+/// | URL | connects to |
 /// |---|---|
-/// | `redis://[user:password@]host[:port][/database]` | TCP; default port 6379, database 0 |
-/// | `rediss://...` | TLS, with the feature `tls` and the system's certificates |
-/// | `unix:///path/to/socket[?db=..&user=..&pass=..]` | a Unix socket |
+/// | `redis://[user:password@]host[:port][/database]` | one server; default port 6379, database 0 |
+/// | `unix:///path/to/socket[?db=..&user=..&pass=..]` | one server, by a Unix socket |
+/// | `redis+cluster://[user:password@]host[:port],../` | a Redis Cluster, of which these are some nodes |
+/// | `redis+sentinel://[user:password@]host[:port],../master[/database]` | the master that these Sentinels name; default port 26379. `?sentinel_user=..&sentinel_pass=..` is the Sentinels' login |
 ///
-/// `valkey://` and `valkeys://` mean the same as `redis://` and `rediss://`. Special characters in
-/// a user name or a password are percent-encoded. For certificates of your own, build a
-/// [`redis::Client`] with them and pass that.
+/// `rediss` instead of `redis` connects by TLS, with the feature `tls` and the system's
+/// certificates. `valkey` and `valkeys` mean the same as `redis` and `rediss`. Special characters
+/// in a user name or a password are percent-encoded. For certificates of your own, build a
+/// [`redis::Client`] with them and pass that, also to [`cluster`](Self::cluster) and
+/// [`sentinel`](Self::sentinel).
 ///
 /// A URL is read when the ledger or the tokens connect. One that cannot be used is an error that
 /// says what to write; it never shows the password.
@@ -57,20 +65,63 @@ enum Address {
     Info(Box<ConnectionInfo>),
     /// A connection that the host provides.
     Host(Box<dyn HostConnection>),
+    Cluster(Vec<RedisServer>),
+    Sentinel {
+        sentinels: Vec<RedisServer>,
+        master: String,
+    },
 }
 
-#[derive(Clone)]
-pub(super) enum Password {
-    Text(String),
-    File(PathBuf),
+/// What settings stand for once they have been checked.
+pub(super) enum Target {
+    One(Connector),
+    /// Nodes of a cluster.
+    Cluster(Vec<Node>),
 }
 
 impl RedisServer {
+    /// Uses a Redis Cluster. These are some of its nodes, which are asked for the others.
+    ///
+    /// [`username`](Self::username), [`password`](Self::password) and
+    /// [`password_file`](Self::password_file) of the cluster replace those of each node; the nodes
+    /// that are not in the list get the login of the first one.
+    ///
+    /// ```
+    /// use tower_credits::RedisServer;
+    ///
+    /// let cluster = RedisServer::cluster(["redis://10.0.0.1:7000/", "redis://10.0.0.2:7000/"])
+    ///     .password_file("/run/secrets/redis");
+    /// ```
+    pub fn cluster(nodes: impl IntoIterator<Item = impl Into<Self>>) -> Self {
+        Self::new(Address::Cluster(nodes.into_iter().map(Into::into).collect()))
+    }
+
+    /// Uses the master of this name, which these Sentinels watch. Each new connection asks them
+    /// which server that is.
+    ///
+    /// [`username`](Self::username), [`password`](Self::password) and
+    /// [`password_file`](Self::password_file) are for the master. Those of the Sentinels are set on
+    /// each of them. The master is reached as the first Sentinel is: by TLS or not.
+    ///
+    /// ```
+    /// use tower_credits::RedisServer;
+    ///
+    /// let master = RedisServer::sentinel(["redis://10.0.0.1:26379/"], "mymaster")
+    ///     .password_file("/run/secrets/redis");
+    /// ```
+    pub fn sentinel(
+        sentinels: impl IntoIterator<Item = impl Into<Self>>,
+        master: impl Into<String>,
+    ) -> Self {
+        let sentinels = sentinels.into_iter().map(Into::into).collect();
+        Self::new(Address::Sentinel { sentinels, master: master.into() })
+    }
+
     /// Uses a connection that the host provides. It must reconnect by itself, as the `redis`
     /// crate's `ConnectionManager` does. A bare
     /// [`MultiplexedConnection`](redis::aio::MultiplexedConnection) cannot be used again once its
-    /// socket is closed: pass its [`Client`] instead. Connections to a Redis Cluster are not
-    /// supported.
+    /// socket is closed: pass its [`Client`] instead. A connection to a Redis Cluster cannot be
+    /// used: write its nodes ([`cluster`](Self::cluster)).
     ///
     /// Calls still end by their deadline, and the server is checked like any other. Prefer a URL or
     /// a client if you can: their connection is replaced when the server has silently gone, which a
@@ -113,11 +164,12 @@ impl RedisServer {
     }
 
     /// Checks the address and the login, as far as that needs no connection.
-    pub(super) fn resolve(self) -> Result<Connector, Fault> {
+    pub(super) fn resolve(self) -> Result<Target, Fault> {
         let Self { address, username, password } = self;
-        let info = match address {
+        let node = |info| Node::new(info, username.as_deref(), password.clone());
+        Ok(match address {
             Address::Host(connection) if username.is_none() && password.is_none() => {
-                return Ok(Connector::Host(connection));
+                Target::One(Connector::Host(connection))
             }
             Address::Host(_) => {
                 return Err(Fault::Unfit(
@@ -126,57 +178,54 @@ impl RedisServer {
                         .to_owned(),
                 ));
             }
-            Address::Info(info) => *info,
-            Address::Url(url) => connection_info(&url)?,
-        };
-        let mut login = info.redis_settings().clone();
-        if let Some(username) = username {
-            login = login.set_username(username);
-        }
-        if login.username().is_some() && login.password().is_none() && password.is_none() {
-            // Without a password the client would not log in, and go on as `default`.
-            return Err(Fault::Unfit(
-                "the Redis server has a username without a password: give `password` or \
-                 `password_file`, or leave the username out"
-                    .to_owned(),
-            ));
-        }
-        let tcp = info.tcp_settings().clone().set_nodelay(true);
-        let info = info.set_tcp_settings(tcp);
-        #[cfg(feature = "tls")]
-        if matches!(info.addr(), redis::ConnectionAddr::TcpTls { .. })
-            && rustls::crypto::CryptoProvider::get_default().is_none()
-        {
-            // rustls panics if a build has two providers and none is chosen. If another thread
-            // installs one first, that is as good.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        Ok(Connector::Own { info: Box::new(info.set_redis_settings(login)), password })
+            Address::Info(info) => Target::One(Connector::Own(Box::new(node(*info)?))),
+            Address::Url(url) => match url::read(&url)? {
+                Location::One(info) => Target::One(Connector::Own(Box::new(node(*info)?))),
+                Location::Cluster(nodes) => {
+                    Target::Cluster(nodes.into_iter().map(node).collect::<Result<_, _>>()?)
+                }
+                Location::Sentinel { sentinels, master, server } => {
+                    let login = |info| Node::new(info, None, None);
+                    let sentinels = sentinels.into_iter().map(login).collect::<Result<_, _>>()?;
+                    Target::One(Connector::sentinel(sentinels, master, node(*server)?))
+                }
+            },
+            Address::Cluster(nodes) => {
+                let own = |server: Self| {
+                    let server = Self {
+                        username: username.clone().or(server.username),
+                        password: password.clone().or(server.password),
+                        ..server
+                    };
+                    server.node("a node of a cluster")
+                };
+                let nodes = nodes.into_iter().map(own).collect::<Result<Vec<_>, _>>()?;
+                if nodes.is_empty() {
+                    return Err(Fault::Unfit("the cluster has no nodes: name one".to_owned()));
+                }
+                Target::Cluster(nodes)
+            }
+            Address::Sentinel { sentinels, master } => {
+                let own = |server: Self| server.node("a sentinel");
+                let sentinels: Vec<_> = sentinels.into_iter().map(own).collect::<Result<_, _>>()?;
+                let Some(first) = sentinels.first() else {
+                    return Err(Fault::Unfit("the master has no sentinels: name one".to_owned()));
+                };
+                let server = first.with_login(username.as_deref(), password)?;
+                Target::One(Connector::sentinel(sentinels, master, server))
+            }
+        })
     }
-}
 
-/// Forms of a URL, for errors.
-const URL_FORMS: &str = "`redis://[user:password@]host[:port][/database]`, `rediss://...` for TLS, \
-    or `unix:///path/to/socket`";
-
-/// Reads a URL. Errors do not show it: it may have a password.
-fn connection_info(url: &str) -> Result<ConnectionInfo, Fault> {
-    let unfit = |what: &str| Err(Fault::Unfit(format!("the Redis URL {what}: write {URL_FORMS}")));
-    let url = url.trim();
-    if url.is_empty() {
-        return unfit("is empty");
-    }
-    let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-    match scheme.to_ascii_lowercase().as_str() {
-        "rediss" | "valkeys" if cfg!(not(feature = "tls")) => {
-            let remedy = "enable the feature `tls` of tower-credits, or write `redis://`";
-            return Err(Fault::Unfit(format!("the Redis URL asks for TLS: {remedy}")));
+    /// Reads the settings of one server in a list.
+    fn node(self, what: &str) -> Result<Node, Fault> {
+        match self.resolve()? {
+            Target::One(Connector::Own(node)) if node.address().is_some() => Ok(*node),
+            _ => Err(Fault::Unfit(format!(
+                "{what} is not the address of one server: write `redis://host:port/`"
+            ))),
         }
-        "redis" | "rediss" | "valkey" | "valkeys" | "unix" | "redis+unix" | "valkey+unix" => {}
-        _ if url.contains("://") => return unfit("has a scheme that is not supported"),
-        _ => return unfit("has no scheme"),
     }
-    url.into_connection_info().or_else(|error| unfit(&format!("cannot be read ({error})")))
 }
 
 impl From<&str> for RedisServer {
@@ -219,125 +268,5 @@ impl fmt::Debug for RedisServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Each of the other fields may have a password.
         f.debug_struct("RedisServer").field("username", &self.username).finish_non_exhaustive()
-    }
-}
-
-/// Opens connections.
-pub(super) enum Connector {
-    Own {
-        info: Box<ConnectionInfo>,
-        password: Option<Password>,
-    },
-    /// Returns clones of the connection that the host provides.
-    Host(Box<dyn HostConnection>),
-}
-
-impl Connector {
-    pub(super) async fn open(&self) -> Result<Link, Fault> {
-        let (info, password) = match self {
-            Self::Host(connection) => return Ok(Link::Host(connection.clone())),
-            Self::Own { info, password } => (info, password),
-        };
-        let mut info = ConnectionInfo::clone(info);
-        if let Some(password) = password {
-            let login = info.redis_settings().clone().set_password(password.read().await?);
-            info = info.set_redis_settings(login);
-        }
-        let config =
-            AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-        let link =
-            Client::open(info)?.get_multiplexed_async_connection_with_config(&config).await?;
-        Ok(Link::Own(link))
-    }
-}
-
-impl fmt::Debug for Connector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Own { info, .. } => fmt::Display::fmt(info.addr(), f),
-            Self::Host(_) => f.write_str("the host's connection"),
-        }
-    }
-}
-
-impl Password {
-    async fn read(&self) -> Result<String, Fault> {
-        let file = match self {
-            Self::Text(password) => return Ok(password.clone()),
-            Self::File(file) => file.clone(),
-        };
-        let unreadable = |error: std::io::Error| {
-            format!("the password file {} cannot be read ({error})", file.display())
-        };
-        // A pipe without a writer or a file server that hangs must not block a thread of the
-        // runtime.
-        let read = tokio::task::spawn_blocking({
-            let file = file.clone();
-            move || crate::reload::read(&file)
-        });
-        let text = read.await.map_err(|error| Fault::failed(unreadable(error.into())))?;
-        let text = text.map_err(|error| Fault::failed(unreadable(error)))?;
-        match text.trim() {
-            "" => Err(Fault::failed(format!(
-                "the password file {} is empty: write the password into it",
-                file.display()
-            ))),
-            password => Ok(password.to_owned()),
-        }
-    }
-}
-
-/// An open connection. Clones share it.
-#[derive(Clone)]
-pub(crate) enum Link {
-    Own(redis::aio::MultiplexedConnection),
-    Host(Box<dyn HostConnection>),
-}
-
-impl ConnectionLike for Link {
-    fn req_packed_command<'a>(
-        &'a mut self,
-        command: &'a redis::Cmd,
-    ) -> redis::RedisFuture<'a, redis::Value> {
-        match self {
-            Self::Own(link) => link.req_packed_command(command),
-            Self::Host(link) => link.req_packed_command(command),
-        }
-    }
-
-    fn req_packed_commands<'a>(
-        &'a mut self,
-        pipeline: &'a redis::Pipeline,
-        offset: usize,
-        count: usize,
-    ) -> redis::RedisFuture<'a, Vec<redis::Value>> {
-        match self {
-            Self::Own(link) => link.req_packed_commands(pipeline, offset, count),
-            Self::Host(link) => link.req_packed_commands(pipeline, offset, count),
-        }
-    }
-
-    fn get_db(&self) -> i64 {
-        match self {
-            Self::Own(link) => link.get_db(),
-            Self::Host(link) => link.get_db(),
-        }
-    }
-}
-
-/// A connection that can be cloned in its box.
-pub(crate) trait HostConnection: ConnectionLike + Send + Sync {
-    fn boxed(&self) -> Box<dyn HostConnection>;
-}
-
-impl<C: ConnectionLike + Clone + Send + Sync + 'static> HostConnection for C {
-    fn boxed(&self) -> Box<dyn HostConnection> {
-        Box::new(self.clone())
-    }
-}
-
-impl Clone for Box<dyn HostConnection> {
-    fn clone(&self) -> Self {
-        (**self).boxed()
     }
 }

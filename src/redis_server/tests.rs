@@ -12,15 +12,22 @@ use std::{net::TcpListener, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    Connection, Fault, RedisServer,
+    Connection, Fault, RedisServer, Servers,
     connection::{CHECK_INTERVAL, OPEN_TIMEOUT, RETRY_PAUSE},
 };
+
+fn connection(server: RedisServer) -> Connection {
+    match Servers::new(server, "tc").unwrap() {
+        Servers::One(connection) => connection,
+        Servers::Cluster(_) => unreachable!("one server"),
+    }
+}
 
 #[tokio::test]
 async fn a_server_that_is_set_to_evict_is_noticed_within_a_minute() {
     let server = redis_server::RedisServer::start();
     let (log, _guard) = logs::Log::of_this_thread();
-    let connection = Connection::new(server.url().as_str().into(), "tc").unwrap();
+    let connection = connection(server.url().as_str().into());
     let asks = async || -> String {
         connection
             .run(Duration::from_secs(5), |mut link| async move {
@@ -50,7 +57,7 @@ async fn a_connection_that_could_not_be_opened_is_tried_again_even_if_nobody_wai
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.set_nonblocking(true).unwrap();
     let server = RedisServer::from(format!("redis://{}/", listener.local_addr().unwrap()));
-    let connection = Connection::new(server, "tc").unwrap();
+    let connection = connection(server);
     let ask = async || {
         let ping =
             |mut link| async move { redis::cmd("PING").query_async::<String>(&mut link).await };

@@ -12,6 +12,7 @@
 mod support;
 
 mod accounts;
+mod cluster;
 mod connections;
 mod contract;
 mod crowd;
@@ -21,5 +22,6 @@ mod nodes;
 mod outages;
 mod round_trips;
 mod schema;
+mod sentinel;
 mod thresholds;
 mod tokens;

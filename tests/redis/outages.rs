@@ -276,27 +276,49 @@ async fn a_request_that_is_stopped_because_the_ledger_is_away_is_told_so() {
 #[derive(Default)]
 pub struct Load {
     served: [AtomicU64; 8],
-    denied: AtomicU64,
+    denied: [AtomicU64; 8],
+    slowest_micros: [AtomicU64; 8],
 }
 
 impl Load {
-    fn served(&self) -> [u64; 8] {
+    /// How many requests of each user were served.
+    pub fn served(&self) -> [u64; 8] {
         std::array::from_fn(|user| self.served[user].load(Ordering::SeqCst))
     }
 
+    /// How many requests of each user were denied.
+    pub fn denied(&self) -> [u64; 8] {
+        std::array::from_fn(|user| self.denied[user].load(Ordering::SeqCst))
+    }
+
+    /// The slowest answer to each user since this was last asked.
+    pub fn take_slowest(&self) -> [Duration; 8] {
+        std::array::from_fn(|user| {
+            Duration::from_micros(self.slowest_micros[user].swap(0, Ordering::SeqCst))
+        })
+    }
+
     /// Waits until everybody was served a few more times.
-    async fn until_served(&self) {
+    pub async fn until_served(&self) {
+        self.until_these_are_served(|_| true).await;
+    }
+
+    /// Waits until these were served a few more times.
+    pub async fn until_these_are_served(&self, user: impl Fn(usize) -> bool) {
         let before = self.served();
         eventually(async || {
-            self.served().iter().zip(before).all(|(now, before)| *now > before + 5).then_some(())
+            let served = self.served().into_iter().zip(before).enumerate();
+            let mut these = served.filter(|(number, _)| user(*number));
+            these.all(|(_, (now, before))| now > before + 5).then_some(())
         })
         .await;
     }
 
     /// Waits until a few more were denied.
     pub async fn until_denied(&self) {
-        let before = self.denied.load(Ordering::SeqCst);
-        eventually(async || (self.denied.load(Ordering::SeqCst) > before + 50).then_some(())).await;
+        let denied = || self.denied().iter().sum::<u64>();
+        let before = denied();
+        eventually(async || (denied() > before + 50).then_some(())).await;
     }
 }
 
@@ -314,15 +336,14 @@ pub async fn under_load(meter: &CreditMeter, harm: impl AsyncFnOnce(&Load)) -> u
             tokio::spawn(async move {
                 while !*stopped.borrow() {
                     let user = format!("alice-{number}");
-                    match service
-                        .clone()
-                        .oneshot(request(&user, "free", Empty::new()))
-                        .await
-                        .unwrap()
-                        .status()
-                    {
+                    let began = Instant::now();
+                    let answer =
+                        service.clone().oneshot(request(&user, "free", Empty::new())).await;
+                    let took = u64::try_from(began.elapsed().as_micros()).unwrap();
+                    load.slowest_micros[number].fetch_max(took, Ordering::SeqCst);
+                    match answer.unwrap().status() {
                         StatusCode::OK => &load.served[number],
-                        StatusCode::SERVICE_UNAVAILABLE => &load.denied,
+                        StatusCode::SERVICE_UNAVAILABLE => &load.denied[number],
                         status => panic!("{status}"),
                     }
                     .fetch_add(1, Ordering::SeqCst);

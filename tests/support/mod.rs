@@ -9,6 +9,8 @@ pub mod logs;
 #[cfg(feature = "redis")]
 pub mod proxy;
 #[cfg(feature = "redis")]
+pub mod redis_cluster;
+#[cfg(feature = "redis")]
 pub mod redis_server;
 pub mod switched;
 

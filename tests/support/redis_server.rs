@@ -13,6 +13,7 @@ pub struct RedisServer {
     child: Child,
     pub port: u16,
     folder: PathBuf,
+    options: Vec<String>,
 }
 
 impl RedisServer {
@@ -27,20 +28,26 @@ impl RedisServer {
         let folder =
             std::env::temp_dir().join(format!("tower-credits-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder for the server");
-        let child = spawn(port, &folder, options);
-        let mut server = Self { child, port, folder };
+        let options: Vec<_> = options.iter().map(ToString::to_string).collect();
+        let child = spawn(port, &folder, &options);
+        let mut server = Self { child, port, folder, options };
         server.wait_until_ready();
         server
     }
 
     /// Starts a sentinel that watches nothing.
     pub fn start_sentinel() -> Self {
+        Self::start_sentinel_of(&[])
+    }
+
+    /// Starts a sentinel with these lines in its file.
+    pub fn start_sentinel_of(lines: &[String]) -> Self {
         let port = Self::free_port();
         let folder =
             std::env::temp_dir().join(format!("tower-credits-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder for the server");
-        std::fs::write(folder.join("sentinel.conf"), format!("port {port}\nbind 127.0.0.1\n"))
-            .expect("its file is written");
+        let file = format!("port {port}\nbind 127.0.0.1\n{}\n", lines.join("\n"));
+        std::fs::write(folder.join("sentinel.conf"), file).expect("its file is written");
         let child = Command::new("redis-server")
             .args(["sentinel.conf", "--sentinel"])
             .current_dir(&folder)
@@ -50,6 +57,7 @@ impl RedisServer {
             child: child.expect("redis-server is installed: apt-get install redis-server"),
             port,
             folder,
+            options: Vec::new(),
         };
         // It knows no QUIT, which ends a test's own commands.
         let limit = Instant::now() + Duration::from_secs(10);
@@ -126,7 +134,7 @@ impl RedisServer {
 
     /// Starts it again on its port, with what it had written.
     pub fn restart(&mut self) {
-        self.child = spawn(self.port, &self.folder, &[]);
+        self.child = spawn(self.port, &self.folder, &self.options);
         self.wait_until_ready();
     }
 
@@ -195,7 +203,7 @@ impl Drop for RedisServer {
     }
 }
 
-fn spawn(port: u16, folder: &std::path::Path, options: &[&str]) -> Child {
+fn spawn(port: u16, folder: &std::path::Path, options: &[String]) -> Child {
     Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "no"])
         .args(options)

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     Name,
     identify::credentials::TokenPlaces,
-    redis_server::{CONNECT_TIMEOUT, Connection, DEFAULT_PREFIX, RedisServer},
+    redis_server::{CONNECT_TIMEOUT, DEFAULT_PREFIX, RedisServer, Servers},
 };
 
 impl RedisTokens {
@@ -141,10 +141,22 @@ impl RedisTokensBuilder {
     ///   version, if its URL or another of its settings cannot be used, or if the prefix has a
     ///   brace.
     pub async fn connect(self) -> Result<RedisTokens, RedisTokensError> {
-        let connection = Connection::new(self.server, &self.prefix)?;
-        let ping = |mut link| async move { redis::cmd("PING").query_async(&mut link).await };
-        let _: String = connection.run(CONNECT_TIMEOUT, ping).await?;
-        let store = Store::new(connection, self.prefix, self.timeout);
+        let tokens = self.connect_lazily()?;
+        tokens.inner.store.open(CONNECT_TIMEOUT).await?;
+        Ok(tokens)
+    }
+
+    /// Returns the tokens without connecting: the first call of the server does. So a node starts
+    /// while Redis is away. Until Redis is there, requests with tokens are denied, as in any outage
+    /// with an empty cache.
+    ///
+    /// # Errors
+    ///
+    /// [`RedisTokensError::Unfit`] if the prefix has a brace, or if the server's URL or another of
+    /// its settings cannot be used.
+    pub fn connect_lazily(self) -> Result<RedisTokens, RedisTokensError> {
+        let servers = Servers::new(self.server, &self.prefix)?;
+        let store = Store::new(servers, self.prefix, self.timeout);
         let cache = AnswerCache::new(self.max_cached_tokens, self.cache_for, self.stale_if_error);
         Ok(RedisTokens { inner: Arc::new(Inner { store, cache, places: self.places }) })
     }

@@ -12,7 +12,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use redis::{FromRedisValue, Pipeline};
+use futures_util::future::try_join_all;
+use redis::{Cmd, FromRedisValue};
 use serde::{Deserialize, Serialize};
 
 use super::secret::hex;
@@ -23,16 +24,19 @@ use crate::{
         credentials::{self, Sha256Digest},
     },
     plan::TierName,
-    redis_server::{Connection, Fault},
+    redis_server::{Fault, Servers},
 };
 
 /// The longest lifetime of a token, in milliseconds: a thousand years.
 const MAX_LIFETIME_MILLIS: u64 = 1_000 * 366 * 24 * 60 * 60 * 1_000;
 
-/// Tokens on a server, under keys with this prefix.
+/// The answer to `PTTL` for a key that does not expire.
+const NEVER_EXPIRES: i64 = -1;
+
+/// Tokens on servers, under keys with this prefix.
 #[derive(Debug)]
 pub(super) struct Store {
-    connection: Connection,
+    servers: Servers,
     prefix: String,
     timeout: Duration,
 }
@@ -46,8 +50,13 @@ pub(super) struct Listed {
 }
 
 impl Store {
-    pub(super) const fn new(connection: Connection, prefix: String, timeout: Duration) -> Self {
-        Self { connection, prefix, timeout }
+    pub(super) const fn new(servers: Servers, prefix: String, timeout: Duration) -> Self {
+        Self { servers, prefix, timeout }
+    }
+
+    /// Opens the connections.
+    pub(super) async fn open(&self, within: Duration) -> Result<(), Fault> {
+        self.servers.open(within).await
     }
 
     /// Stores a token under an id.
@@ -67,23 +76,18 @@ impl Store {
             .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         let expires_at = lifetime.map(|lifetime| issued_at.saturating_add(lifetime));
         let entry = Entry { digest: hex(digest), label: label.to_owned(), issued_at, expires_at };
-        let mut pipe = redis::pipe();
-        let set = pipe
-            .atomic()
-            .cmd("SET")
-            .arg(self.record_key(digest))
-            .arg(json(&Record::of(id, identity)))
-            .arg("NX");
+        // The token first: nobody has its secret yet. A listed token that does not work is taken off
+        // the list.
+        let mut set = redis::cmd("SET");
+        set.arg(self.record_key(digest)).arg(json(&Record::of(id, identity))).arg("NX");
         if let Some(lifetime) = lifetime {
             set.arg("PX").arg(lifetime);
         }
-        pipe.ignore()
-            .cmd("HSET")
-            .arg(self.list_key(&identity.account))
-            .arg(id)
-            .arg(json(&entry))
-            .ignore();
-        self.run(pipe).await
+        let _: Option<String> = self.run(&self.record_key(digest), &set).await?;
+        let list = self.list_key(&identity.account);
+        let mut listed = redis::cmd("HSET");
+        listed.arg(&list).arg(id).arg(json(&entry));
+        self.run(&list, &listed).await
     }
 
     /// Returns the identity of a token, its id, and how much longer it lasts if it expires.
@@ -91,26 +95,28 @@ impl Store {
         &self,
         digest: &Sha256Digest,
     ) -> Result<Option<(Identity, String, Option<Duration>)>, Fault> {
-        let ask = || {
-            let mut asked = redis::pipe();
-            let key = self.record_key(digest);
-            asked.cmd("GET").arg(&key).cmd("PTTL").arg(&key);
-            self.run(asked)
-        };
+        let key = &self.record_key(digest);
+        let (mut get, mut lasts) = (redis::cmd("GET"), redis::cmd("PTTL"));
+        (get.arg(key), lasts.arg(key));
+        // Sent together.
+        let ask = async || tokio::try_join!(self.run(key, &get), self.run(key, &lasts));
         let answered: Result<(Option<String>, i64), Fault> = match ask().await {
             // A connection that was idle for long may turn out to be dead; the next call uses a new
             // one.
             Err(fault) if fault.is_disconnect() => ask().await,
             answered => answered,
         };
-        let (record, lasts) = answered?;
-        let Some(record) = record else { return Ok(None) };
+        let (Some(record), lasts) = answered? else { return Ok(None) };
+        let lifetime = match lasts {
+            NEVER_EXPIRES => None,
+            lasts => match u64::try_from(lasts) {
+                Ok(lasts) => Some(Duration::from_millis(lasts)),
+                // It expired between the two.
+                Err(_) => return Ok(None),
+            },
+        };
         let record: Record = read(&record)?;
-        Ok(Some((
-            record.identity()?,
-            record.id,
-            u64::try_from(lasts).ok().map(Duration::from_millis),
-        )))
+        Ok(Some((record.identity()?, record.id, lifetime)))
     }
 
     /// Returns the digest of the token that an account has under an id.
@@ -119,9 +125,10 @@ impl Store {
         account: &Account,
         id: &str,
     ) -> Result<Option<Sha256Digest>, Fault> {
-        let mut asked = redis::pipe();
-        asked.cmd("HGET").arg(self.list_key(account)).arg(id);
-        let (entry,): (Option<String>,) = self.run(asked).await?;
+        let list = self.list_key(account);
+        let mut get = redis::cmd("HGET");
+        get.arg(&list).arg(id);
+        let entry: Option<String> = self.run(&list, &get).await?;
         entry.map(|entry| read::<Entry>(&entry)?.digest()).transpose()
     }
 
@@ -132,15 +139,9 @@ impl Store {
         id: &str,
         digest: &Sha256Digest,
     ) -> Result<bool, Fault> {
-        let mut pipe = redis::pipe();
-        pipe.atomic()
-            .cmd("DEL")
-            .arg(self.record_key(digest))
-            .cmd("HDEL")
-            .arg(self.list_key(account))
-            .arg(id)
-            .ignore();
-        let (removed,): (u64,) = self.run(pipe).await?;
+        let (key, list) = (self.record_key(digest), self.list_key(account));
+        let removed: u64 = self.run(&key, redis::cmd("DEL").arg(&key)).await?;
+        let _: u64 = self.run(&list, redis::cmd("HDEL").arg(&list).arg(id)).await?;
         Ok(removed > 0)
     }
 
@@ -150,56 +151,47 @@ impl Store {
         tokens: Vec<Listed>,
         tier: &TierName,
     ) -> Result<usize, Fault> {
-        let mut pipe = redis::pipe();
-        pipe.atomic();
-        for Listed { id, digest, mut identity, .. } in tokens {
-            identity.tier = tier.clone();
-            // A token that was revoked meanwhile stays revoked.
-            pipe.cmd("SET")
-                .arg(self.record_key(&digest))
-                .arg(json(&Record::of(&id, &identity)))
-                .arg("XX")
-                .arg("KEEPTTL");
-        }
-        let changed: Vec<Option<String>> = self.run(pipe).await?;
-        Ok(changed.into_iter().flatten().count())
+        let changed =
+            tokens.into_iter().map(async |Listed { id, digest, mut identity, .. }| {
+                identity.tier = tier.clone();
+                let key = self.record_key(&digest);
+                let mut set = redis::cmd("SET");
+                // A token that was revoked meanwhile stays revoked.
+                set.arg(&key).arg(json(&Record::of(&id, &identity))).arg("XX").arg("KEEPTTL");
+                self.run::<Option<String>>(&key, &set).await
+            });
+        Ok(try_join_all(changed).await?.into_iter().flatten().count())
     }
 
     /// Returns the length of an account's list, including tokens that no longer work.
     pub(super) async fn list_length(&self, account: &Account) -> Result<usize, Fault> {
-        let mut asked = redis::pipe();
-        asked.cmd("HLEN").arg(self.list_key(account));
-        let (listed,): (usize,) = self.run(asked).await?;
-        Ok(listed)
+        let list = self.list_key(account);
+        self.run(&list, redis::cmd("HLEN").arg(&list)).await
     }
 
     /// Returns the account's tokens that work. Those that no longer work are removed from the list;
     /// those that cannot be read are left out.
     pub(super) async fn list(&self, account: &Account) -> Result<Vec<Listed>, Fault> {
         let list = self.list_key(account);
-        let mut asked = redis::pipe();
-        asked.cmd("HGETALL").arg(&list);
-        let (listed,): (HashMap<String, String>,) = self.run(asked).await?;
+        let listed: HashMap<String, String> =
+            self.run(&list, redis::cmd("HGETALL").arg(&list)).await?;
         let left_out = |id: &str, fault: &Fault| {
             tracing::warn!(
                 target: "tower_credits", %account, token = id, %fault, "a token is left out"
             );
         };
         let mut entries = Vec::with_capacity(listed.len());
-        let mut asked = redis::pipe();
         for (id, text) in listed {
             match read::<Entry>(&text).and_then(|entry| Ok((entry.digest()?, entry))) {
-                Ok((digest, entry)) => {
-                    asked.cmd("GET").arg(self.record_key(&digest));
-                    entries.push((id, digest, entry));
-                }
+                Ok((digest, entry)) => entries.push((id, digest, entry)),
                 Err(fault) => left_out(&id, &fault),
             }
         }
-        if entries.is_empty() {
-            return Ok(Vec::new());
-        }
-        let records: Vec<Option<String>> = self.run(asked).await?;
+        let records = entries.iter().map(async |(_, digest, _)| {
+            let key = self.record_key(digest);
+            self.run::<Option<String>>(&key, redis::cmd("GET").arg(&key)).await
+        });
+        let records = try_join_all(records).await?;
         let (mut tokens, mut gone) = (Vec::with_capacity(entries.len()), Vec::new());
         for ((id, digest, entry), record) in entries.into_iter().zip(records) {
             match record.as_deref().map(|record| read::<Record>(record)?.identity()) {
@@ -209,17 +201,15 @@ impl Store {
             }
         }
         if !gone.is_empty() {
-            let mut pipe = redis::pipe();
-            pipe.cmd("HDEL").arg(&list).arg(gone).ignore();
-            let () = self.run(pipe).await?;
+            let _: u64 = self.run(&list, redis::cmd("HDEL").arg(&list).arg(gone)).await?;
         }
         Ok(tokens)
     }
 
-    async fn run<T: FromRedisValue>(&self, pipe: Pipeline) -> Result<T, Fault> {
-        self.connection
-            .run(self.timeout, |mut link| async move { pipe.query_async(&mut link).await })
-            .await
+    /// Runs a command on the server that has `key`.
+    async fn run<T: FromRedisValue>(&self, key: &str, command: &Cmd) -> Result<T, Fault> {
+        let ask = |mut link| async move { command.query_async(&mut link).await };
+        self.servers.run(key, self.timeout, ask).await
     }
 
     fn record_key(&self, digest: &Sha256Digest) -> String {

@@ -6,7 +6,7 @@ use super::{
     super::{LedgerError, MAX_LINES},
     ledger::RedisLedger,
 };
-use crate::redis_server::{CONNECT_TIMEOUT, Connection, DEFAULT_PREFIX, RedisServer};
+use crate::redis_server::{CONNECT_TIMEOUT, DEFAULT_PREFIX, RedisServer, Servers};
 
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -76,9 +76,24 @@ impl RedisLedgerBuilder {
     /// As [`RedisLedger::connect`]; also if the prefix has a brace, which would move keys to other
     /// slots, or if the URL or the server's settings cannot be used.
     pub async fn connect(self) -> Result<RedisLedger, LedgerError> {
-        let connection = Connection::new(self.server, &self.prefix)?;
-        let ledger = RedisLedger::new(connection, self.prefix, self.timeout, self.max_lines);
-        ledger.read_clock(CONNECT_TIMEOUT).await?;
+        let ledger = self.connect_lazily()?;
+        ledger.open(CONNECT_TIMEOUT).await?;
         Ok(ledger)
+    }
+
+    /// Returns the ledger without connecting: the first call of it does. So a node starts while
+    /// Redis is away, and serves requests by each tier's
+    /// [`during_outage`](crate::plan::Tier::during_outage) until Redis is there.
+    ///
+    /// What [`connect`](Self::connect) would have refused, the first calls do:
+    /// [`CreditMeter::health`](crate::CreditMeter::health) says why.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Unfit`] if the prefix has a brace, or if the URL or another of the server's
+    /// settings cannot be used.
+    pub fn connect_lazily(self) -> Result<RedisLedger, LedgerError> {
+        let servers = Servers::new(self.server, &self.prefix)?;
+        Ok(RedisLedger::new(servers, self.prefix, self.timeout, self.max_lines))
     }
 }

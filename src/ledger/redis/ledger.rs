@@ -14,20 +14,19 @@ use super::{
     list::Listing,
     schema::{self, Keys},
     script::LoadedScript,
-    server_clock::{ServerClock, server_time},
 };
 use crate::{
     Account, Name, Period,
-    clock::UnixTime,
-    redis_server::{Connection, Fault, concerns_one_account, says},
+    redis_server::{Fault, Link, Servers, concerns_one_account, says, server_time},
 };
 
 /// The error that a node's copy of the server's clock may have, beyond a renewal's own deadline.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(50);
 
-/// A ledger in one Redis server (6.0 or newer). Clones share one connection.
+/// A ledger in Redis (6.0 or newer): on one server, on the master that Sentinels name, or in a
+/// cluster. [`RedisServer`](crate::RedisServer) says where. Clones share their connections.
 ///
-/// The server must not lose acknowledged writes: set `appendonly yes`. Its `maxmemory-policy` must
+/// A server must not lose acknowledged writes: set `appendonly yes`. Its `maxmemory-policy` must
 /// be `noeviction`, which is checked when you connect.
 #[derive(Clone, Debug)]
 pub struct RedisLedger {
@@ -35,51 +34,38 @@ pub struct RedisLedger {
 }
 
 struct Inner {
-    connection: Connection,
+    servers: Servers,
     prefix: String,
     timeout: Duration,
     max_lines: usize,
     renew: LoadedScript,
     amend: LoadedScript,
     read: LoadedScript,
-    clock: ServerClock,
 }
 
 impl RedisLedger {
     pub(super) fn new(
-        connection: Connection,
+        servers: Servers,
         prefix: String,
         timeout: Duration,
         max_lines: usize,
     ) -> Self {
         Self {
             inner: Arc::new(Inner {
-                connection,
+                servers,
                 prefix,
                 timeout,
                 max_lines,
                 renew: LoadedScript::renew(),
                 amend: LoadedScript::amend(),
                 read: LoadedScript::read(),
-                clock: ServerClock::default(),
             }),
         }
     }
 
-    /// Reads the server's clock, so that the first renewal can state until when it may act.
-    pub(super) async fn read_clock(&self, within: Duration) -> Result<UnixTime, LedgerError> {
-        let time = |mut link| async move { redis::cmd("TIME").query_async(&mut link).await };
-        let now = server_time(self.inner.connection.run(within, time).await?);
-        self.inner.clock.set(now);
-        Ok(now)
-    }
-
-    /// The server's clock, which is read if it is not known.
-    async fn now(&self, within: Duration) -> Result<UnixTime, LedgerError> {
-        match self.inner.clock.now() {
-            Some(now) => Ok(now),
-            None => self.read_clock(within).await,
-        }
+    /// Opens the connections.
+    pub(super) async fn open(&self, within: Duration) -> Result<(), LedgerError> {
+        Ok(self.inner.servers.open(within).await?)
     }
 
     async fn renew(
@@ -90,14 +76,13 @@ impl RedisLedger {
         within: Duration,
     ) -> Result<Answer, LedgerError> {
         let deadline = Instant::now() + within;
-        let left = || deadline.saturating_duration_since(Instant::now());
-        self.now(within).await?;
-        let answer = self.send(account, period, renewal, left()).await?;
+        let answer = self.send(account, period, renewal, within).await?;
         if !matches!(answer.outcome, Outcome::Late | Outcome::NotBegun) {
             return Ok(answer);
         }
         // The server's clock is another than it was, for example after a failover. Now it is known.
-        self.send(account, period, renewal, left()).await
+        let left = deadline.saturating_duration_since(Instant::now());
+        self.send(account, period, renewal, left).await
     }
 
     async fn send(
@@ -109,14 +94,22 @@ impl RedisLedger {
     ) -> Result<Answer, LedgerError> {
         let inner = &*self.inner;
         let keys = Keys::new(&inner.prefix, account, period);
-        let now = self.now(within).await?;
-        let not_after = now + (within + CLOCK_TOLERANCE);
-        let call =
-            |how: (&str, &str)| call::renewal(how, &keys, renewal, inner.max_lines, now, not_after);
-        let invoke = |link| inner.renew.call(link, call);
-        let answer: String = inner.connection.run(within, invoke).await?;
+        let deadline = Instant::now() + within;
+        let (keys, key) = (&keys, &*keys.record);
+        let invoke = |link: Link| async move {
+            let clock = Arc::clone(link.clock());
+            let now = clock.now();
+            let left = deadline.saturating_duration_since(Instant::now());
+            let not_after = now + (left + CLOCK_TOLERANCE);
+            let call = |how: (&str, &str)| {
+                call::renewal(how, keys, renewal, inner.max_lines, now, not_after)
+            };
+            let answer: String = inner.renew.call(link, call).await?;
+            Ok((answer, clock))
+        };
+        let (answer, clock) = inner.servers.run(key, within, invoke).await?;
         let answer = call::read_answer(&answer)?;
-        inner.clock.set(answer.now);
+        clock.set(answer.now);
         Ok(answer)
     }
 
@@ -131,7 +124,7 @@ impl RedisLedger {
         let call = |how: (&str, &str)| call::statement(how, keys);
         let read = |link| inner.read.call(link, call);
         let (time, record, book, holds, leases): (_, Hash, Hash, Hash, Hash) =
-            inner.connection.run(inner.timeout, read).await?;
+            inner.servers.run(&keys.record, inner.timeout, read).await?;
         let hashes =
             Hashes { keys, record, spent: Hash::new(), book, leases, holds, claims: Hash::new() };
         let (book, record) = (hashes.book()?, hashes.record()?);
@@ -140,12 +133,15 @@ impl RedisLedger {
 
     async fn change(&self, account: &Account, amendment: Amendment) -> Result<bool, LedgerError> {
         let inner = &*self.inner;
-        let now = self.now(inner.timeout).await?;
-        let call =
-            |how: (&str, &str)| call::amendment(how, &inner.prefix, account, &amendment, now);
-        let written: bool =
-            inner.connection.run(inner.timeout, |link| inner.amend.call(link, call)).await?;
-        Ok(call::read_amended(&amendment, written))
+        let (prefix, amendment) = (&*inner.prefix, &amendment);
+        let invoke = |link: Link| async move {
+            let now = link.clock().now();
+            let call = |how: (&str, &str)| call::amendment(how, prefix, account, amendment, now);
+            inner.amend.call(link, call).await
+        };
+        let key = schema::record_key(prefix, account);
+        let written: bool = inner.servers.run(&key, inner.timeout, invoke).await?;
+        Ok(call::read_amended(amendment, written))
     }
 
     async fn claim(
@@ -158,7 +154,8 @@ impl RedisLedger {
         let inner = &*self.inner;
         let keys = Keys::new(&inner.prefix, account, period);
         let call = |how: (&str, &str)| call::claim(how, &keys, threshold, by);
-        Ok(inner.connection.run(inner.timeout, |link| inner.amend.call(link, call)).await?)
+        let invoke = |link| inner.amend.call(link, call);
+        Ok(inner.servers.run(&keys.record, inner.timeout, invoke).await?)
     }
 
     async fn list(
@@ -167,17 +164,15 @@ impl RedisLedger {
         from: Option<&Cursor>,
         page_size: NonZeroUsize,
     ) -> Result<AccountsPage, LedgerError> {
-        let Inner { connection, prefix, timeout, .. } = &*self.inner;
-        let now = self.now(*timeout).await?;
-        let listing = Listing { connection, prefix, period, timeout: *timeout, now };
-        listing.page(from, page_size).await
+        let Inner { servers, prefix, timeout, .. } = &*self.inner;
+        Listing { servers, prefix, period, timeout: *timeout }.page(from, page_size).await
     }
 }
 
 impl fmt::Debug for Inner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Inner")
-            .field("connection", &self.connection)
+            .field("servers", &self.servers)
             .field("prefix", &self.prefix)
             .finish_non_exhaustive()
     }
@@ -224,6 +219,10 @@ impl Ledger for RedisLedger {
         page_size: NonZeroUsize,
     ) -> LedgerFuture<'a, AccountsPage> {
         Box::pin(self.list(period, from, page_size))
+    }
+
+    fn shard(&self, account: &Account) -> u64 {
+        self.inner.servers.shard(&schema::record_key(&self.inner.prefix, account))
     }
 }
 

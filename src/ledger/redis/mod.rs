@@ -24,7 +24,6 @@
 //! * `builder.rs`: settings.
 //! * `ledger.rs`: [`RedisLedger`], the implementation of [`Ledger`](super::Ledger).
 //! * `list.rs`: the list of a month's accounts.
-//! * `server_clock.rs`: the server's clock as nodes know it.
 //! * `script.rs`: the scripts; `call.rs`: their arguments and answers.
 //! * `schema.rs`: keys and fields; `codec.rs`: reads them.
 
@@ -35,7 +34,6 @@ mod ledger;
 mod list;
 mod schema;
 mod script;
-mod server_clock;
 #[cfg(test)]
 mod tests;
 

@@ -1,0 +1,80 @@
+//! [`Servers`]: one server, or a cluster of them.
+
+use std::{fmt, time::Duration};
+
+use redis::RedisError;
+
+use super::{
+    cluster::Cluster,
+    connection::{Connection, Role},
+    fault::Fault,
+    link::Link,
+    server::{RedisServer, Target},
+};
+
+/// The servers that have the data.
+pub(crate) enum Servers {
+    One(Connection),
+    Cluster(Cluster),
+}
+
+impl Servers {
+    /// Returns servers for keys that begin with `prefix`. The first call opens connections.
+    pub(crate) fn new(server: RedisServer, prefix: &str) -> Result<Self, Fault> {
+        if prefix.contains(['{', '}']) {
+            return Err(Fault::Unfit(
+                "the key prefix has a brace, which would move keys to other slots: leave it out"
+                    .to_owned(),
+            ));
+        }
+        let schema_key = format!("{prefix}:schema");
+        Ok(match server.resolve()? {
+            Target::One(connector) => {
+                Self::One(Connection::new(connector, Role::Whole { schema_key }))
+            }
+            Target::Cluster(seeds) => Self::Cluster(Cluster::new(seeds, schema_key)),
+        })
+    }
+
+    /// Opens the connections.
+    pub(crate) async fn open(&self, within: Duration) -> Result<(), Fault> {
+        match self {
+            Self::One(connection) => connection.open(within).await,
+            Self::Cluster(cluster) => cluster.open(within).await,
+        }
+    }
+
+    /// Runs `call` on the server that has `key`, and opens a connection if there is none. It ends
+    /// after `within`. `call` is run again only if the server did nothing but name another one.
+    pub(crate) async fn run<T, F>(
+        &self,
+        key: &str,
+        within: Duration,
+        call: impl Fn(Link) -> F,
+    ) -> Result<T, Fault>
+    where
+        F: Future<Output = Result<T, RedisError>>,
+    {
+        match self {
+            Self::One(connection) => connection.run(within, call).await,
+            Self::Cluster(cluster) => cluster.run(key, within, call).await,
+        }
+    }
+
+    /// Returns the server that has a key: a number, the same for keys on the same server.
+    pub(crate) fn shard(&self, key: &str) -> u64 {
+        match self {
+            Self::One(_) => 0,
+            Self::Cluster(cluster) => cluster.shard(key),
+        }
+    }
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(connection) => connection.fmt(f),
+            Self::Cluster(cluster) => cluster.fmt(f),
+        }
+    }
+}

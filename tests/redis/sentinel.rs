@@ -1,0 +1,120 @@
+//! The ledger on a master that real Sentinels watch: it is found again after a failover.
+
+use std::collections::HashMap;
+
+use redis::{FromRedisValue, RedisResult};
+use tokio::task::spawn_blocking;
+use tower_credits::{
+    CreditMeter, RedisLedger, RedisServer, RedisTokens, identify::IdentityFromExtensions,
+    ledger::contract,
+};
+
+use crate::{
+    outages::{Load, under_load},
+    support::{redis_cluster::until, redis_server::RedisServer as Server, *},
+};
+
+/// A master with a password, a replica of it, and three Sentinels with another password.
+struct Watched {
+    servers: [Server; 2],
+    sentinels: Vec<Server>,
+}
+
+const PASSWORD: &str = "s3cret";
+
+impl Watched {
+    fn start() -> Self {
+        let login = ["--requirepass", PASSWORD, "--masterauth", PASSWORD];
+        let master = Server::start_with(&login);
+        let port = master.port.to_string();
+        let of = ["--replicaof", &format!("127.0.0.1 {port}"), "--repl-diskless-sync-delay", "0"];
+        let replica = Server::start_with(&[&login[..], &of].concat());
+        let lines = [
+            format!("sentinel monitor mymaster 127.0.0.1 {port} 2"),
+            format!("sentinel auth-pass mymaster {PASSWORD}"),
+            "sentinel down-after-milliseconds mymaster 500".to_owned(),
+            "sentinel failover-timeout mymaster 3000".to_owned(),
+            "requirepass watch".to_owned(),
+            "sentinel sentinel-pass watch".to_owned(),
+        ];
+        let sentinels = (0..3).map(|_| Server::start_sentinel_of(&lines)).collect();
+        let watched = Self { servers: [master, replica], sentinels };
+        until("the replica follows", || watched.role(1).contains("master_link_status:up"));
+        until("the Sentinels know each other and the replica", || {
+            (0..3).all(|at| {
+                let state: HashMap<String, String> =
+                    watched.ask_sentinel(at, &["MASTER", "mymaster"]).unwrap_or_default();
+                state.get("num-other-sentinels").is_some_and(|number| number == "2")
+                    && state.get("num-slaves").is_some_and(|number| number == "1")
+            })
+        });
+        watched
+    }
+
+    fn ask_sentinel<T: FromRedisValue>(&self, at: usize, words: &[&str]) -> RedisResult<T> {
+        let url = format!("redis://:watch@127.0.0.1:{}/", self.sentinels[at].port);
+        let mut sentinel = redis::Client::open(url)?.get_connection()?;
+        redis::cmd("SENTINEL").arg(words).query(&mut sentinel)
+    }
+
+    fn role(&self, at: usize) -> String {
+        self.servers[at].command_as(PASSWORD, &["INFO", "replication"])
+    }
+
+    fn url(&self) -> String {
+        let hosts: Vec<_> =
+            self.sentinels.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
+        let hosts = hosts.join(",");
+        format!("redis+sentinel://:{PASSWORD}@{hosts}/mymaster?sentinel_pass=watch")
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_failover_the_new_master_is_found_and_the_total_is_exact() {
+    let mut watched = spawn_blocking(Watched::start).await.unwrap();
+    let ledger = RedisLedger::connect(watched.url()).await.unwrap();
+    contract::check(&ledger, None).await.unwrap();
+    let sentinels = watched.sentinels.iter().map(|server| {
+        RedisServer::from(format!("redis://127.0.0.1:{}/", server.port)).password("watch")
+    });
+    let by_builder = RedisServer::sentinel(sentinels, "mymaster").password(PASSWORD);
+    RedisTokens::connect(by_builder).await.unwrap();
+
+    let meter = CreditMeter::new(plan(), ledger, IdentityFromExtensions);
+    under_load(&meter, async |load: &Load| {
+        // A Sentinel that is away is not asked for long.
+        watched.sentinels[0].stop();
+        watched.servers[0].kill();
+        load.until_denied().await;
+        load.until_served().await;
+        assert!(watched.role(1).contains("role:master"));
+        watched.servers[0].restart();
+        until("the old master is a replica", || {
+            watched.role(0).contains("role:slave") && watched.role(0).contains("link_status:up")
+        });
+        load.until_served().await;
+        watched.sentinels[0].go_on();
+        // By an operator, back again.
+        until("an operator's failover begins", || {
+            watched.ask_sentinel::<()>(1, &["FAILOVER", "mymaster"]).is_ok()
+        });
+        until("the first is the master again", || watched.role(0).contains("role:master"));
+        load.until_served().await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_sentinels_cannot_say_is_named() {
+    let sentinel = Server::start_sentinel();
+    let url = format!("redis+sentinel://127.0.0.1:{}/mymaster", sentinel.port);
+    let error = RedisLedger::connect(&url).await.unwrap_err().to_string();
+    assert!(error.contains("does not know a master `mymaster`: check its name"), "{error}");
+    let server = Server::start();
+    let url = format!("redis+sentinel://127.0.0.1:{}/mymaster", server.port);
+    let error = RedisLedger::connect(&url).await.unwrap_err().to_string();
+    assert!(error.contains("is no Sentinel: name Sentinels, or write `redis://"), "{error}");
+    let by_redis = RedisLedger::connect(format!("redis://127.0.0.1:{}/", sentinel.port)).await;
+    let error = by_redis.unwrap_err().to_string();
+    assert!(error.contains("redis+sentinel://"), "{error}");
+}

@@ -1,0 +1,173 @@
+//! A real Redis Cluster of a test's own: masters, each with a replica if wanted, all `redis-server`
+//! processes on the loopback interface.
+
+use std::{
+    collections::HashMap,
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use redis::{Connection, FromRedisValue, Value};
+
+use super::redis_server::RedisServer;
+
+pub struct RedisCluster {
+    /// The masters at the start, then their replicas in the same order.
+    pub servers: Vec<RedisServer>,
+    masters: usize,
+}
+
+impl RedisCluster {
+    /// Starts `masters` masters that share the slots evenly, with a replica each if `replicas`.
+    pub fn start(masters: usize, replicas: bool) -> Self {
+        let number = if replicas { 2 * masters } else { masters };
+        let servers: Vec<_> = (0..number)
+            .map(|_| {
+                // The bus's default port is 10 000 higher, which may be none.
+                let bus = RedisServer::free_port().to_string();
+                RedisServer::start_with(&[
+                    "--cluster-enabled",
+                    "yes",
+                    "--cluster-port",
+                    &bus,
+                    "--cluster-node-timeout",
+                    "1000",
+                    "--cluster-require-full-coverage",
+                    "no",
+                    "--cluster-replica-validity-factor",
+                    "0",
+                    "--repl-diskless-sync-delay",
+                    "0",
+                ])
+            })
+            .collect();
+        let cluster = Self { servers, masters };
+        cluster.join();
+        cluster
+    }
+
+    fn join(&self) {
+        let number = self.servers.len();
+        for (at, server) in self.servers.iter().enumerate() {
+            let _: () = self.ask(at, &["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
+            if at < self.masters {
+                let slot = |at: usize| at * 16_384 / self.masters;
+                let (first, last) = (slot(at).to_string(), (slot(at + 1) - 1).to_string());
+                let _: () = self.ask(at, &["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
+            }
+            let (port, bus) = (server.port.to_string(), self.bus_port(at));
+            if at > 0 {
+                let _: () = self.ask(0, &["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
+            }
+        }
+        let count = |role: &str, nodes: &str| {
+            let is_one = |line: &&str| line.contains(role) && !line.contains("fail");
+            nodes.lines().filter(is_one).count()
+        };
+        until("all servers know each other", || {
+            (0..number).all(|at| {
+                let nodes: String = self.ask(at, &["CLUSTER", "NODES"]);
+                count("master", &nodes) == number && !nodes.contains("handshake")
+            })
+        });
+        for replica in self.masters..number {
+            let of = self.id(replica - self.masters);
+            let _: () = self.ask(replica, &["CLUSTER", "REPLICATE", &of]);
+        }
+        until("the cluster is well", || {
+            (0..number).all(|at| {
+                let info: String = self.ask(at, &["CLUSTER", "INFO"]);
+                let nodes: String = self.ask(at, &["CLUSTER", "NODES"]);
+                let role: String = self.ask(at, &["INFO", "replication"]);
+                info.contains("cluster_state:ok")
+                    && count("slave", &nodes) == number - self.masters
+                    && (at < self.masters || role.contains("master_link_status:up"))
+            })
+        });
+    }
+
+    fn bus_port(&self, at: usize) -> String {
+        let answer: HashMap<String, String> = self.ask(at, &["CONFIG", "GET", "cluster-port"]);
+        answer["cluster-port"].clone()
+    }
+
+    /// The URL of all servers.
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> =
+            self.servers.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
+        format!("redis+cluster://{}/", hosts.join(","))
+    }
+
+    fn connection(&self, at: usize) -> redis::RedisResult<Connection> {
+        let client = redis::Client::open(self.servers[at].url())?;
+        client.get_connection_with_timeout(Duration::from_secs(5))
+    }
+
+    /// Asks a server.
+    pub fn ask<T: FromRedisValue>(&self, at: usize, words: &[&str]) -> T {
+        self.try_ask(at, words).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    pub fn try_ask<T: FromRedisValue>(&self, at: usize, words: &[&str]) -> redis::RedisResult<T> {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query(&mut self.connection(at)?)
+    }
+
+    fn id(&self, at: usize) -> String {
+        self.ask(at, &["CLUSTER", "MYID"])
+    }
+
+    /// The slot of an account's keys.
+    pub fn slot_of(&self, account: &str) -> u16 {
+        self.ask(0, &["CLUSTER", "KEYSLOT", &format!("tc:{{user:{account}}}")])
+    }
+
+    /// Which of the servers says that it has a slot.
+    pub fn owner(&self, slot: u16) -> Option<usize> {
+        (0..self.servers.len()).find(|at| {
+            let Ok(nodes) = self.try_ask::<String>(*at, &["CLUSTER", "NODES"]) else {
+                return false;
+            };
+            let own = nodes.lines().find(|line| line.contains("myself")).unwrap_or_default();
+            own.contains("master")
+                && own.split(' ').skip(8).filter(|range| !range.starts_with('[')).any(|range| {
+                    let (first, last) = range.split_once('-').unwrap_or((range, range));
+                    let number = |text: &str| text.parse::<u16>().expect("a slot");
+                    (number(first)..=number(last)).contains(&slot)
+                })
+        })
+    }
+
+    /// Moves a slot to another server as `redis-cli --cluster reshard` does, key by key, with
+    /// `pause` after each.
+    pub fn move_slot(&self, slot: u16, to: usize, pause: Duration) {
+        let from = self.owner(slot).expect("a server has the slot");
+        if from == to {
+            return;
+        }
+        let text = slot.to_string();
+        let (from_id, to_id) = (self.id(from), self.id(to));
+        let _: () = self.ask(to, &["CLUSTER", "SETSLOT", &text, "IMPORTING", &from_id]);
+        let _: () = self.ask(from, &["CLUSTER", "SETSLOT", &text, "MIGRATING", &to_id]);
+        let port = self.servers[to].port.to_string();
+        loop {
+            let keys: Vec<String> = self.ask(from, &["CLUSTER", "GETKEYSINSLOT", &text, "1"]);
+            let Some(key) = keys.first() else { break };
+            let _: Value = self.ask(from, &["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+            sleep(pause);
+        }
+        for at in [to, from] {
+            let _: () = self.ask(at, &["CLUSTER", "SETSLOT", &text, "NODE", &to_id]);
+        }
+    }
+}
+
+/// Waits until a condition holds.
+pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let limit = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < limit, "not in time: {what}");
+        sleep(Duration::from_millis(20));
+    }
+}
