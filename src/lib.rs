@@ -19,6 +19,7 @@ mod account;
 pub mod billing;
 mod body_fields;
 pub mod clock;
+mod condition;
 mod contained;
 mod denial_format;
 #[cfg(any(doc, doctest))]
@@ -43,6 +44,8 @@ mod terms;
 mod threshold;
 mod unix_time;
 
+#[cfg(feature = "embedded")]
+pub use self::ledger::EmbeddedLedger;
 pub use self::{
     account::Account,
     denial_format::DenialFormat,

@@ -143,6 +143,14 @@ pub(crate) fn would_deny(reason: &'static str) {
     meters::counter!(meters::WOULD_DENY, "reason" => reason).increment(1);
 }
 
+/// A meter was built: what it runs on.
+pub(crate) fn starting(ledger: &str, callers: &str, models: usize) {
+    tracing::info!(
+        target: "tower_credits", ledger, callers, models,
+        "tower-credits {} starts", env!("CARGO_PKG_VERSION")
+    );
+}
+
 /// Reports that a changed file is in force. `entries` is its number of entries before and now.
 pub(crate) fn reloaded(
     what: &'static str,

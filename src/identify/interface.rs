@@ -5,7 +5,7 @@ use std::{error::Error, fmt, future::Future, pin::Pin, sync::Arc};
 use http::HeaderName;
 
 use super::{Identity, RequestHead};
-use crate::Name;
+use crate::{Name, condition::Condition};
 
 /// Identifies the caller of a request.
 ///
@@ -45,6 +45,18 @@ pub trait Identify: fmt::Debug + Send + Sync + 'static {
     /// `Authorization: Bearer`. Denials with 401 name it. Default: `None`.
     fn api_key_header(&self) -> Option<&HeaderName> {
         None
+    }
+
+    /// Says in a few words how callers are identified, for the log line of a node that starts.
+    /// Default: `code of the host`.
+    fn describe(&self) -> String {
+        "code of the host".to_owned()
+    }
+
+    /// Checks that callers can be identified: that a server behind this answers, for example.
+    /// [`CreditMeter::health`](crate::CreditMeter::health) calls it. Default: they can.
+    fn check(&self) -> Pin<Box<dyn Future<Output = Condition> + Send + '_>> {
+        Box::pin(std::future::ready(Condition::Well))
     }
 }
 

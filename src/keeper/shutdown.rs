@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Account, Credits, Period,
-    clock::Time,
+    clock::{Time, UnixTime},
     lease::{Lease, LeaseRules, Served},
     ledger::Ledger,
     threshold::ThresholdHook,
@@ -74,6 +74,20 @@ impl Keeper {
     /// `true` if a worker runs, or its work is done.
     pub(crate) fn has_worker(&self) -> bool {
         self.table.has_worker()
+    }
+
+    /// Returns when the ledger last answered a renewal; `None` before that.
+    pub(crate) fn last_answer(&self) -> Option<UnixTime> {
+        let millis = self.table.last_answer.load(Ordering::Acquire);
+        (millis > 0).then(|| UnixTime::from_millis(millis))
+    }
+
+    /// Returns what the ledger has not acknowledged yet: of requests that ended, and of those that
+    /// run.
+    pub(crate) fn unsettled(&self) -> Credits {
+        self.table.entries().iter().fold(Credits::ZERO, |sum, entry| {
+            entry.lock().leases().fold(sum, |sum, lease| sum.saturating_add(lease.unreported()))
+        })
     }
 
     /// Denies new requests, ends those that run at what they have used so far, and waits until

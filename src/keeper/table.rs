@@ -42,6 +42,8 @@ pub(crate) struct AccountTable {
     pub(super) phase: SharedPhase,
     /// The servers behind the ledger that do not answer: no request waits to learn that.
     pub(super) away: AwayShards,
+    /// Moment of the ledger's last answer, in milliseconds since the Unix epoch; 0 before the first.
+    pub(super) last_answer: AtomicU64,
     /// Nano-dollars that were settled in all.
     pub(super) settled: AtomicI64,
     /// `true` once the worker has nothing more to do.
@@ -77,6 +79,7 @@ impl AccountTable {
             inbox: Inbox::new(),
             phase: SharedPhase::open(),
             away: AwayShards::default(),
+            last_answer: AtomicU64::new(0),
             settled: AtomicI64::new(0),
             done: watch::Sender::new(false),
             hook,

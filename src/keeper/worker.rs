@@ -370,6 +370,10 @@ impl Worker {
     fn land(&mut self, landed: Landed) {
         let now = self.table.now();
         self.calls.count(&landed, &mut self.shards, now);
+        if !landed.is_outage() {
+            let answered_at = self.table.time.unix_time().as_millis();
+            self.table.last_answer.store(answered_at, Ordering::Release);
+        }
         let shard = self.shards.get(landed.shard);
         self.table.away.set(landed.shard, shard.is_open());
         let Some(effect) = apply(&self.table, &landed, &mut shard.outage_logged_at, now) else {

@@ -11,7 +11,7 @@ use super::{
 use crate::{Account, Name, Period, clock::UnixTime};
 
 /// The number of periods of an account that are stored. The oldest is removed first.
-const MAX_PERIODS: usize = 13;
+pub(super) const MAX_PERIODS: usize = 13;
 
 /// The state of one account: its [`Record`], and a [`Book`] for each period.
 ///

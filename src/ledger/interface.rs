@@ -97,6 +97,23 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         0
     }
 
+    /// Says in a few words where balances are, for the log line of a node that starts. Default:
+    /// `a ledger of the host`.
+    fn describe(&self) -> String {
+        "a ledger of the host".to_owned()
+    }
+
+    /// Checks that every server behind this ledger answers, within this time.
+    /// [`CreditMeter::health`](crate::CreditMeter::health) calls it. Default: they do.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError`] names a server that does not answer, or is not fit for balances.
+    fn check(&self, within: Duration) -> LedgerFuture<'_, ()> {
+        let _ = within;
+        Box::pin(ready(Ok(())))
+    }
+
     /// Lists the accounts that used something in a period, about `page_size` at a time. If a page
     /// has a `next`, there may be more, even if the page is empty. An account that exists during
     /// the whole listing is listed at least once.

@@ -75,6 +75,10 @@ impl Default for MemoryLedger {
 }
 
 impl Ledger for MemoryLedger {
+    fn describe(&self) -> String {
+        "this process's memory, with which they end".to_owned()
+    }
+
     fn renew<'a>(
         &'a self,
         account: &'a Account,

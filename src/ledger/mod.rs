@@ -32,7 +32,7 @@
 //!
 //! * [`Accounts`]: the operator's handle. It is the one way to change an account.
 //! * [`Statement`], [`AccountsPage`]: what it reads.
-//! * [`MemoryLedger`], [`RedisLedger`]: the ledgers of this crate.
+//! * [`MemoryLedger`], [`EmbeddedLedger`], [`RedisLedger`]: the ledgers of this crate.
 //! * [`Ledger`]: the interface of every ledger. Its messages are [`Renewal`] and [`Answer`], and
 //!   [`Amendment`] for changes.
 //! * [`AccountState`]: the rules as pure functions, on which to build a ledger of your own. It
@@ -50,7 +50,11 @@ mod accounts;
 mod amendment;
 mod book;
 pub mod contract;
+#[cfg(feature = "embedded")]
+mod embedded;
 mod error;
+#[cfg(test)]
+mod histories;
 mod holds;
 mod interface;
 mod leases;
@@ -64,6 +68,8 @@ mod statement;
 mod stored;
 mod terms_in_force;
 
+#[cfg(feature = "embedded")]
+pub use self::embedded::{EmbeddedLedger, EmbeddedLedgerBuilder};
 pub(crate) use self::protocol::{CLOCK_SKEW, SETTLEMENT_WINDOW, SURPLUS_DIVISOR};
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisLedger, RedisLedgerBuilder};

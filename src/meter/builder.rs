@@ -690,6 +690,11 @@ impl CreditMeterBuilder {
     fn assemble(self, spawns_worker: bool) -> CreditMeter {
         static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
         observe::describe();
+        observe::starting(
+            &self.ledger.describe(),
+            &self.identify.describe(),
+            self.plan.current().models().len(),
+        );
         let Self {
             plan,
             ledger,

@@ -51,6 +51,7 @@ mod denials;
 mod drain;
 mod future;
 mod head;
+mod health;
 mod pump;
 mod queue;
 mod response;
@@ -70,9 +71,11 @@ pub use self::{
     credit_meter::CreditMeter,
     cut_off::{CutOff, Stalled},
     future::ResponseFuture,
+    health::Health,
     service::{BufferBodies, CreditService},
 };
 pub use crate::{
+    condition::Condition,
     keeper::{Settlement, Unsettled},
     metering::{End, FinishedRequest},
 };

@@ -72,7 +72,10 @@ impl PlanFile {
                     handle.replace(plan);
                     observe::reloaded("plan", &file, None);
                 }
-                Err(error) => observe::not_reloaded("plan", &error),
+                Err(error) => {
+                    observe::not_reloaded("plan", &error);
+                    handle.set_refused(Some(error.to_string()));
+                }
             }
             Applied::Done
         };

@@ -1,6 +1,6 @@
 //! The plan in force, which can be replaced.
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
 
@@ -23,22 +23,39 @@ use super::policy::Plan;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct PlanHandle(Arc<ArcSwap<Plan>>);
+pub struct PlanHandle(Arc<InForce>);
+
+#[derive(Debug)]
+struct InForce {
+    plan: ArcSwap<Plan>,
+    /// Why the plan's file, as it is now, is not in force.
+    refused: Mutex<Option<String>>,
+}
 
 impl PlanHandle {
     /// Returns the plan in force now.
     pub fn current(&self) -> Arc<Plan> {
-        self.0.load_full()
+        self.0.plan.load_full()
     }
 
     /// Puts another plan in force, for requests that come from now on.
     pub fn replace(&self, plan: Plan) {
-        self.0.store(Arc::new(plan));
+        self.0.plan.store(Arc::new(plan));
+        self.set_refused(None);
     }
 
     /// Returns the plan in force now, without counting a reference. Meant for short use.
     pub(crate) fn load(&self) -> arc_swap::Guard<Arc<Plan>> {
-        self.0.load()
+        self.0.plan.load()
+    }
+
+    /// Returns why the plan's file, as it is now, is not in force; `None` if it is.
+    pub(crate) fn refused(&self) -> Option<String> {
+        self.0.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_refused(&self, reason: Option<String>) {
+        *self.0.refused.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
     pub(super) fn downgrade(&self) -> WeakPlanHandle {
@@ -48,12 +65,13 @@ impl PlanHandle {
 
 impl From<Plan> for PlanHandle {
     fn from(plan: Plan) -> Self {
-        Self(Arc::new(ArcSwap::from_pointee(plan)))
+        let plan = ArcSwap::from_pointee(plan);
+        Self(Arc::new(InForce { plan, refused: Mutex::default() }))
     }
 }
 
 /// Weak handle to the plan in force.
-pub(super) struct WeakPlanHandle(Weak<ArcSwap<Plan>>);
+pub(super) struct WeakPlanHandle(Weak<InForce>);
 
 impl WeakPlanHandle {
     pub(super) fn upgrade(&self) -> Option<PlanHandle> {

@@ -99,6 +99,13 @@ impl Connection {
         self.run(within, |_| std::future::ready(Ok(()))).await
     }
 
+    /// Asks the server whether it is there.
+    pub(super) async fn ping(&self, within: Duration) -> Result<(), Fault> {
+        // TIME, which every user of an ACL may call here.
+        let ask = |mut link| async move { redis::cmd("TIME").exec_async(&mut link).await };
+        self.run(within, ask).await
+    }
+
     /// Runs `call` on the connection, and opens one if there is none. It ends after `within`.
     pub(crate) async fn run<T, F>(
         &self,
@@ -202,9 +209,9 @@ fn close(slot: &Mutex<Slot>, generation: u64, failed: Option<Fault>) {
     }
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Connection").field("server", &self.connector).finish_non_exhaustive()
+        self.connector.fmt(f)
     }
 }
 

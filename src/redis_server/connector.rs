@@ -122,12 +122,15 @@ async fn is_master(socket: &mut (impl ConnectionLike + Send)) -> Result<bool, Fa
     }
 }
 
-impl fmt::Debug for Connector {
+/// Says in a few words which server it is.
+impl fmt::Display for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Own(node) => fmt::Display::fmt(node, f),
-            Self::Sentinel(sentinels) => write!(f, "the master {}", sentinels.master),
-            Self::Host(_) => f.write_str("the host's connection"),
+            Self::Own(node) => write!(f, "Redis at {node}"),
+            Self::Sentinel(watched) => {
+                write!(f, "the Redis master `{}` by Sentinels", watched.master)
+            }
+            Self::Host(_) => f.write_str("Redis by a connection of the host"),
         }
     }
 }

@@ -44,6 +44,14 @@ impl Servers {
         }
     }
 
+    /// Checks that all servers answer.
+    pub(crate) async fn check(&self, within: Duration) -> Result<(), Fault> {
+        match self {
+            Self::One(connection) => connection.ping(within).await,
+            Self::Cluster(cluster) => cluster.check(within).await,
+        }
+    }
+
     /// Runs `call` on the server that has `key`, and opens a connection if there is none. It ends
     /// after `within`. `call` is run again only if the server did nothing but name another one.
     pub(crate) async fn run<T, F>(
@@ -70,11 +78,18 @@ impl Servers {
     }
 }
 
-impl fmt::Debug for Servers {
+/// Says in a few words where the data is.
+impl fmt::Display for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::One(connection) => connection.fmt(f),
             Self::Cluster(cluster) => cluster.fmt(f),
         }
+    }
+}
+
+impl fmt::Debug for Servers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }

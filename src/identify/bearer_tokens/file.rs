@@ -55,7 +55,10 @@ impl BearerTokens {
             let Some(live) = watched.upgrade() else { return Applied::Stop };
             match parse(&file, content) {
                 Ok(table) => observe::reloaded("tokens", &file, Some(live.replace(table))),
-                Err(error) => observe::not_reloaded("tokens", &error),
+                Err(error) => {
+                    observe::not_reloaded("tokens", &error);
+                    live.set_refused(Some(error.to_string()));
+                }
             }
             Applied::Done
         };

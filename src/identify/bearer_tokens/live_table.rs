@@ -17,11 +17,17 @@ pub(super) struct LiveTable {
     /// A token that was revoked while this process runs stays revoked, even if a file that is read
     /// again has it.
     revoked: Mutex<HashSet<Sha256Digest>>,
+    /// Why the tokens' file, as it is now, is not in force.
+    refused: Mutex<Option<String>>,
 }
 
 impl LiveTable {
     pub(super) fn new(table: TokenTable) -> Self {
-        Self { table: ArcSwap::from_pointee(table), revoked: Mutex::default() }
+        Self {
+            table: ArcSwap::from_pointee(table),
+            revoked: Mutex::default(),
+            refused: Mutex::default(),
+        }
     }
 
     pub(super) fn load(&self) -> Guard<Arc<TokenTable>> {
@@ -50,7 +56,17 @@ impl LiveTable {
         let revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.load().len();
         self.store(&revoked, table);
+        self.set_refused(None);
         (before, self.load().len())
+    }
+
+    /// Returns why the tokens' file, as it is now, is not in force; `None` if it is.
+    pub(super) fn refused(&self) -> Option<String> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_refused(&self, reason: Option<String>) {
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 
     fn store(&self, revoked: &HashSet<Sha256Digest>, mut table: TokenTable) {

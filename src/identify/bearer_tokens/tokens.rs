@@ -1,12 +1,18 @@
 //! Tokens that callers send as `Authorization: Bearer <token>`, or as an API key.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    future::{Future, ready},
+    pin::Pin,
+    sync::Arc,
+};
 
 use http::HeaderName;
 
 use super::{live_table::LiveTable, table::TokenTable};
 use crate::{
     Name,
+    condition::Condition,
     identify::{
         Identify, IdentifyError, Identifying, Identity, RequestHead,
         credentials::{self, TokenPlaces},
@@ -116,6 +122,14 @@ impl Identify for BearerTokens {
 
     fn api_key_header(&self) -> Option<&HeaderName> {
         Some(&self.places.api_key_header)
+    }
+
+    fn describe(&self) -> String {
+        format!("{} bearer tokens", self.live.load().len())
+    }
+
+    fn check(&self) -> Pin<Box<dyn Future<Output = Condition> + Send + '_>> {
+        Box::pin(ready(Condition::of_file(self.live.refused())))
     }
 }
 

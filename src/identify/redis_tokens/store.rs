@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
+    fmt,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -57,6 +58,11 @@ impl Store {
     /// Opens the connections.
     pub(super) async fn open(&self, within: Duration) -> Result<(), Fault> {
         self.servers.open(within).await
+    }
+
+    /// Checks that the servers answer.
+    pub(super) async fn check(&self) -> Result<(), Fault> {
+        self.servers.check(self.timeout).await
     }
 
     /// Stores a token under an id.
@@ -218,6 +224,13 @@ impl Store {
 
     fn list_key(&self, account: &Account) -> String {
         format!("{}:{{{account}}}:tokens", self.prefix)
+    }
+}
+
+/// Says in a few words where the tokens are.
+impl fmt::Display for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, keys `{}:*`", self.servers, self.prefix)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Tokens in Redis: checked, issued, listed, moved to another tier and revoked.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use http::HeaderName;
 
@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     Account, Name,
+    condition::Condition,
     identify::{
         Identify, IdentifyError, Identifying, Identity, RequestHead,
         credentials::{self, TokenPlaces},
@@ -211,6 +212,19 @@ impl Identify for RedisTokens {
 
     fn api_key_header(&self) -> Option<&HeaderName> {
         Some(&self.inner.places.api_key_header)
+    }
+
+    fn describe(&self) -> String {
+        format!("tokens in {}", self.inner.store)
+    }
+
+    fn check(&self) -> Pin<Box<dyn Future<Output = Condition> + Send + '_>> {
+        Box::pin(async move {
+            match self.inner.store.check().await {
+                Ok(()) => Condition::Well,
+                Err(fault) => Condition::Away(fault.to_string()),
+            }
+        })
     }
 }
 

@@ -221,6 +221,14 @@ impl Ledger for RedisLedger {
         Box::pin(self.list(period, from, page_size))
     }
 
+    fn describe(&self) -> String {
+        format!("{}, keys `{}:*`", self.inner.servers, self.inner.prefix)
+    }
+
+    fn check(&self, within: Duration) -> LedgerFuture<'_, ()> {
+        Box::pin(async move { Ok(self.inner.servers.check(within).await?) })
+    }
+
     fn shard(&self, account: &Account) -> u64 {
         self.inner.servers.shard(&schema::record_key(&self.inner.prefix, account))
     }

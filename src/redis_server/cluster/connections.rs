@@ -150,6 +150,35 @@ impl Cluster {
         Ok(())
     }
 
+    /// Checks that all slots have a server, and that all servers answer.
+    pub(crate) async fn check(&self, within: Duration) -> Result<(), Fault> {
+        let deadline = Instant::now() + within;
+        let topology = self.topology(deadline, within).await?;
+        self.fit()?;
+        let asked = join_all(topology.masters().iter().map(async |server| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            (server, server.0.connection.ping(left).await)
+        }));
+        for (server, answer) in asked.await {
+            if let Err(fault) = answer {
+                self.read_soon();
+                return Err(match fault {
+                    Fault::Failed { reason, source } => {
+                        Fault::Failed { reason: format!("{server}: {reason}"), source }
+                    }
+                    Fault::Unfit(reason) => Fault::Unfit(format!("{server}: {reason}")),
+                    Fault::Deadline(_) => {
+                        Fault::failed(format!("{server}: no answer within {within:?}"))
+                    }
+                });
+            }
+        }
+        match topology.uncovered() {
+            None => Ok(()),
+            Some(slot) => Err(nobody_has(slot)),
+        }
+    }
+
     /// Returns the server that has a key: a number, the same for keys on the same server.
     pub(crate) fn shard(&self, key: &str) -> u64 {
         match &*self.0.topology.load() {
@@ -227,7 +256,7 @@ impl Cluster {
         let topology = self.topology(deadline, within).await?;
         topology.owner(slot).cloned().ok_or_else(|| {
             self.read_soon();
-            Fault::failed(format!("no server of the Redis Cluster has slot {slot}"))
+            nobody_has(slot)
         })
     }
 
@@ -405,6 +434,10 @@ impl Cluster {
     }
 }
 
+fn nobody_has(slot: u16) -> Fault {
+    Fault::failed(format!("no server of the Redis Cluster has slot {slot}"))
+}
+
 /// Asks a server for the topology.
 async fn ask(server: Server) -> Result<Ranges, Fault> {
     let slots = |mut link: Link| async move {
@@ -455,9 +488,9 @@ impl fmt::Display for Server {
     }
 }
 
-impl fmt::Debug for Cluster {
+impl fmt::Display for Cluster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seeds: Vec<_> = self.0.seeds.iter().map(ToString::to_string).collect();
-        f.debug_struct("Cluster").field("seeds", &seeds).finish_non_exhaustive()
+        write!(f, "the Redis Cluster of {}", seeds.join(", "))
     }
 }

@@ -131,6 +131,12 @@ impl<N: Clone> Topology<N> {
         Self { owners, masters, replicas: self.replicas.clone(), version }
     }
 
+    /// Returns a slot that no server has.
+    pub(super) fn uncovered(&self) -> Option<u16> {
+        let slot = self.owners.iter().position(Option::is_none)?;
+        u16::try_from(slot).ok()
+    }
+
     pub(super) fn masters(&self) -> &[N] {
         &self.masters
     }

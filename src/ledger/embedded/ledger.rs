@@ -1,0 +1,244 @@
+//! [`EmbeddedLedger`]: the calls of a ledger, as jobs of the thread that writes and as reads beside
+//! it.
+
+use std::{
+    fmt,
+    num::NonZeroUsize,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use redb::{ReadOnlyTable, ReadableDatabase};
+use tokio::sync::oneshot;
+
+use super::{
+    super::{
+        AccountState, AccountsPage, Amendment, Answer, Cursor, LeaseId, Ledger, LedgerError,
+        LedgerFuture, Renewal, Statement, Terms,
+    },
+    account::whole,
+    file::{Failure, File},
+    rows::{self, ROWS},
+    writer::{Call, Job, Writer},
+};
+use crate::{Account, Name, Period, clock::Clock};
+
+/// A ledger in a file of this machine, for a single process. Clones share it.
+///
+/// Balances survive a restart, a crash of the process, and a power failure: a call is answered once
+/// it is on the disk. Calls that come at the same time are written together. While the disk cannot
+/// be written (it is full, for example), calls fail as during any outage of a ledger; the file is
+/// opened again until it can.
+///
+/// The file has an [`AccountState`] for each account, in rows. Copy it while the process does not
+/// run, or copy a snapshot of the disk.
+///
+/// ```no_run
+/// use tower_credits::{BearerTokens, CreditMeter, EmbeddedLedger, PlanFile};
+///
+/// # fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let ledger = EmbeddedLedger::open("credits.redb")?;
+/// let meter = CreditMeter::new(PlanFile::watch("plan.toml")?, ledger, BearerTokens::new());
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct EmbeddedLedger {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    file: Arc<File>,
+    clock: Arc<dyn Clock>,
+    /// `None` while it is dropped.
+    jobs: Option<mpsc::Sender<Job>>,
+    writer: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+/// The rows of the database, as the last transaction left them.
+type Rows = ReadOnlyTable<&'static [u8], &'static [u8]>;
+
+impl EmbeddedLedger {
+    pub(super) fn start(
+        path: &Path,
+        clock: Arc<dyn Clock>,
+        max_lines: usize,
+    ) -> Result<Self, LedgerError> {
+        let file = Arc::new(File::open(path)?);
+        let (jobs, waiting) = mpsc::channel();
+        let writer = Writer { file: Arc::clone(&file), clock: Arc::clone(&clock), max_lines };
+        let writer = writer.start(waiting).map_err(|error| LedgerError::Unreachable {
+            reason: format!("no thread could be started: {error}"),
+            source: None,
+        })?;
+        let writer = Mutex::new(Some(writer));
+        Ok(Self { inner: Arc::new(Inner { file, clock, jobs: Some(jobs), writer }) })
+    }
+
+    #[cfg(test)]
+    pub(super) fn file(&self) -> &File {
+        &self.inner.file
+    }
+
+    /// How many transactions were committed, and how many calls they made.
+    #[cfg(test)]
+    pub(super) fn commits(&self) -> (usize, usize) {
+        self.inner.file.commits()
+    }
+
+    /// Sends a call to the thread that writes, and waits for its answer.
+    async fn call<T>(
+        &self,
+        account: &Account,
+        call: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Call,
+    ) -> Result<T, LedgerError> {
+        let (answer, answered) = oneshot::channel();
+        let job = Job { account: account.clone(), call: call(answer) };
+        // Without its thread, the channel is closed, and so is the answer's.
+        let sent = self.inner.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+        match answered.await {
+            Ok(answer) if sent => answer,
+            _ => Err(LedgerError::Unreachable {
+                reason: format!("the file {} was not written", self.inner.file.path().display()),
+                source: None,
+            }),
+        }
+    }
+
+    /// Reads beside the thread that writes, on a thread that may block.
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Rows) -> Result<T, Failure> + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let inner = Arc::clone(&self.inner);
+        let reading = tokio::task::spawn_blocking(move || {
+            let database = inner.file.database()?;
+            let rows = database
+                .begin_read()
+                .map_err(Failure::from)
+                .and_then(|transaction| Ok(transaction.open_table(ROWS)?));
+            match rows.and_then(|rows| read(&rows)) {
+                Ok(value) => Ok(value),
+                Err(Failure::Call(error)) => Err(error),
+                Err(Failure::File(reason)) => Err(inner.file.failed(&database, reason)),
+            }
+        });
+        reading.await.unwrap_or_else(|error| {
+            Err(LedgerError::Unreachable {
+                reason: format!("the ledger could not be read: {error}"),
+                source: None,
+            })
+        })
+    }
+}
+
+impl Ledger for EmbeddedLedger {
+    fn describe(&self) -> String {
+        format!("the file {}", self.inner.file.path().display())
+    }
+
+    fn check(&self, _: Duration) -> LedgerFuture<'_, ()> {
+        Box::pin(self.read(|rows| Ok(rows.get(rows::SCHEMA_KEY).map(drop)?)))
+    }
+
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        renewal: &'a Renewal,
+        within: Duration,
+    ) -> LedgerFuture<'a, Answer> {
+        let called_at = Instant::now();
+        let renewal = renewal.clone();
+        Box::pin(self.call(account, move |answer| Call::Renew {
+            period,
+            renewal,
+            called_at,
+            within,
+            answer,
+        }))
+    }
+
+    fn statement<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        terms: Option<Terms>,
+    ) -> LedgerFuture<'a, Statement> {
+        let (owner, now) = (account.clone(), self.inner.clock.unix_time());
+        Box::pin(self.read(move |rows| {
+            let mut state = AccountState {
+                record: rows::record(rows, &owner)?.record,
+                ..AccountState::default()
+            };
+            if let Some(book) = rows::book(rows, period, &owner)? {
+                state.books.insert(period, whole(book, rows::lines(rows, period, &owner)?));
+            }
+            Ok(state.statement(&owner, period, terms, now))
+        }))
+    }
+
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
+        Box::pin(self.call(account, |answer| Call::Amend { amendment, answer }))
+    }
+
+    fn claim<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        threshold: Name,
+        by: LeaseId,
+    ) -> LedgerFuture<'a, bool> {
+        Box::pin(self.call(account, move |answer| Call::Claim { period, threshold, by, answer }))
+    }
+
+    fn list<'a>(
+        &'a self,
+        period: Period,
+        from: Option<&'a Cursor>,
+        page_size: NonZeroUsize,
+    ) -> LedgerFuture<'a, AccountsPage> {
+        let now = self.inner.clock.unix_time();
+        let keys = rows::books_after(period, from.map(Cursor::as_str));
+        Box::pin(self.read(move |rows| {
+            let (mut accounts, mut last, mut number) = (Vec::new(), None, 0);
+            for row in rows.range(&*keys.start..&*keys.end)? {
+                let (key, _) = row?;
+                let Some(account) = rows::account_of(key.value()) else { continue };
+                let record = rows::record(rows, &account)?.record;
+                let books = rows::book(rows, period, &account)?.map(|book| (period, book));
+                let state = AccountState {
+                    record,
+                    books: books.into_iter().collect(),
+                    ..AccountState::default()
+                };
+                accounts.extend(state.summary(&account, period, now));
+                number += 1;
+                if number == page_size.get() {
+                    last = Some(Cursor::new(account.as_str()));
+                    break;
+                }
+            }
+            Ok(AccountsPage { accounts, next: last })
+        }))
+    }
+}
+
+/// Waits until all calls that were sent are on the disk, and the file is closed.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl fmt::Debug for EmbeddedLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedLedger").field("file", &self.inner.file.path()).finish()
+    }
+}

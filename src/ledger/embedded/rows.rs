@@ -1,0 +1,141 @@
+//! The rows of the database: keys, and values as JSON.
+//!
+//! | key | value |
+//! |---|---|
+//! | `s` | the version of this schema |
+//! | `r` account | the account's record, and its months with the number of their usage lines |
+//! | `m` month NUL account | the month's book, without usage lines |
+//! | `l` month NUL account NUL line | what the usage line adds up to |
+//!
+//! An account and a line's JSON have no control characters, so the keys of a month's accounts, and
+//! of an account's lines, are in a row.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use redb::{ReadableTable, TableDefinition};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{
+    super::{Book, LedgerError, LineKey, Record, Usage},
+    file::Failure,
+};
+use crate::{Account, Period};
+
+/// The one table.
+pub(super) const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("rows");
+
+/// The version of the schema that this crate reads and writes.
+pub(super) const SCHEMA: &str = "1";
+
+/// The key of the schema's version.
+pub(super) const SCHEMA_KEY: &[u8] = b"s";
+
+/// What outlives an account's months.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct RecordRow {
+    pub(super) record: Record,
+    /// The number of usage lines of each month that is stored.
+    pub(super) months: BTreeMap<Period, usize>,
+}
+
+pub(super) fn record_key(account: &Account) -> Vec<u8> {
+    [b"r", account.as_str().as_bytes()].concat()
+}
+
+pub(super) fn book_key(period: Period, account: &Account) -> Vec<u8> {
+    [b"m", period.to_string().as_bytes(), b"\0", account.as_str().as_bytes()].concat()
+}
+
+/// The keys of a month's books, of accounts after `after`.
+pub(super) fn books_after(period: Period, after: Option<&str>) -> Range<Vec<u8>> {
+    let month = period.to_string();
+    // The key of an account with one more byte is after all that the account has.
+    let (after, next) = after.map_or(("", &b""[..]), |after| (after, b"\0"));
+    let from = [b"m", month.as_bytes(), b"\0", after.as_bytes(), next].concat();
+    from..[b"m", month.as_bytes(), b"\x01"].concat()
+}
+
+/// The account of a book's key.
+pub(super) fn account_of(key: &[u8]) -> Option<Account> {
+    let at = key.iter().position(|byte| *byte == 0)?;
+    std::str::from_utf8(&key[at + 1..]).ok()?.parse().ok()
+}
+
+/// The keys of a month's usage lines.
+pub(super) fn lines_of(period: Period, account: &Account) -> Range<Vec<u8>> {
+    let of = |end: &[u8]| {
+        [b"l", period.to_string().as_bytes(), b"\0", account.as_str().as_bytes(), end].concat()
+    };
+    of(b"\0")..of(b"\x01")
+}
+
+pub(super) fn line_key(period: Period, account: &Account, line: &LineKey) -> Vec<u8> {
+    let mut key = lines_of(period, account).start;
+    key.extend(text(line));
+    key
+}
+
+/// Reads the line of a line's key.
+pub(super) fn read_line(key: &[u8], lines: &Range<Vec<u8>>) -> Result<LineKey, Failure> {
+    read(key.get(lines.start.len()..).unwrap_or_default())
+}
+
+/// Returns a value's JSON.
+pub(super) fn text(value: &impl Serialize) -> Vec<u8> {
+    // Plain data whose maps have texts for keys.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(value)
+        .map_err(|error| Failure::Call(LedgerError::Malformed(error.to_string())))
+}
+
+/// Reads a row, if there is one.
+fn get<T: DeserializeOwned>(
+    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    key: &[u8],
+) -> Result<Option<T>, Failure> {
+    rows.get(key)?.map(|value| read(value.value())).transpose()
+}
+
+pub(super) fn record(
+    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    account: &Account,
+) -> Result<RecordRow, Failure> {
+    Ok(get(rows, &record_key(account))?.unwrap_or_default())
+}
+
+/// Reads a month's book, without usage lines.
+pub(super) fn book(
+    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    period: Period,
+    account: &Account,
+) -> Result<Option<Book>, Failure> {
+    get(rows, &book_key(period, account))
+}
+
+/// Reads one usage line.
+pub(super) fn line(
+    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    period: Period,
+    account: &Account,
+    line: &LineKey,
+) -> Result<Option<Usage>, Failure> {
+    get(rows, &line_key(period, account, line))
+}
+
+/// Reads all usage lines of a month.
+pub(super) fn lines(
+    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    period: Period,
+    account: &Account,
+) -> Result<BTreeMap<LineKey, Usage>, Failure> {
+    let keys = lines_of(period, account);
+    let mut lines = BTreeMap::new();
+    for row in rows.range(&*keys.start..&*keys.end)? {
+        let (key, value) = row?;
+        lines.insert(read_line(key.value(), &keys)?, read(value.value())?);
+    }
+    Ok(lines)
+}

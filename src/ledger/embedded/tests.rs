@@ -1,0 +1,355 @@
+//! The file holds what [`AccountState`] says, after every step and after every fault.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use fastrand::Rng;
+use redb::{Database, ReadableDatabase, ReadableTable, backends::InMemoryBackend};
+
+use super::{
+    super::{
+        AccountState, Accounts, Amendment, Book, LeaseId, Ledger, LedgerError, Outcome, Record,
+        Renewal, Terms, contract,
+        histories::{MAX_LINES, Step, by_book, history, months, nanos, shown},
+    },
+    EmbeddedLedger,
+    account::whole,
+    file::{Failure, File},
+    rows::{self, ROWS},
+    writer::Writer,
+};
+use crate::{
+    Account, Period,
+    clock::{ManualClock, SystemClock, UnixTime},
+};
+
+/// A folder of a test's own.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let name = format!("tower-credits-file-{}-{:x}", std::process::id(), fastrand::u64(..));
+        let folder = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&folder).unwrap();
+        Self(folder)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[tokio::test]
+async fn the_ledger_in_a_file_holds_the_contract() {
+    let folder = Folder::new();
+    let clock = ManualClock::at("2026-11".parse().unwrap());
+    let ledger =
+        EmbeddedLedger::builder(folder.file("manual")).clock(clock.clone()).open().unwrap();
+    contract::check(&ledger, Some(&clock)).await.unwrap();
+    contract::check(&EmbeddedLedger::open(folder.file("system")).unwrap(), None).await.unwrap();
+}
+
+/// The record and the books of an account as they are stored.
+fn stored(
+    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    account: &Account,
+) -> (Record, Vec<Book>) {
+    let record = rows::record(rows, account).unwrap();
+    let books = months().map(|month| {
+        let book = rows::book(rows, month, account).unwrap();
+        let lines = rows::lines(rows, month, account).unwrap();
+        assert_eq!(record.months.get(&month).copied().unwrap_or_default(), lines.len());
+        whole(book.unwrap_or_else(|| Book::new(month)), lines).with_max_lines(MAX_LINES)
+    });
+    (record.record, books.into())
+}
+
+#[test]
+fn rows_are_the_state_after_every_step_of_random_histories() {
+    let histories = std::env::var("HISTORIES")
+        .map_or(10_000, |histories| histories.parse().expect("HISTORIES is a number"))
+        / 10;
+    let folder = Folder::new();
+    let writer = Writer {
+        file: Arc::new(File::open(&folder.file("unused")).unwrap()),
+        clock: Arc::new(SystemClock),
+        max_lines: MAX_LINES,
+    };
+    let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let mut rows = transaction.open_table(ROWS).unwrap();
+    for seed in 0..histories {
+        let steps: Vec<_> = history(&mut Rng::with_seed(seed))
+            .into_iter()
+            .filter(|step| !matches!(step, Step::Save | Step::Lose { .. }))
+            .collect();
+        let account = Account::user(&format!("u{seed}")).unwrap();
+        for (number, (step, expected)) in steps.iter().zip(by_book(&steps)).enumerate() {
+            let answer = match step.clone() {
+                Step::Renew { period, renewal, not_after, now } => {
+                    let today = Period::containing(now);
+                    answered(writer.renew(
+                        &mut rows,
+                        &account,
+                        (period, today),
+                        &renewal,
+                        not_after,
+                        now,
+                    ))
+                }
+                Step::Amend { amendment, now } => {
+                    let today = Period::containing(now);
+                    answered(writer.amend(&mut rows, &account, today, amendment, now))
+                }
+                Step::Claim { period, threshold, by, now } => {
+                    let claim = |state: &mut AccountState| state.claim(period, threshold, by, now);
+                    answered(writer.change(&mut rows, &account, &[period], &[], claim))
+                }
+                Step::Save | Step::Lose { .. } => continue,
+            };
+            let (record, books) = stored(&rows, &account);
+            assert_eq!(
+                (answer, record, books),
+                expected,
+                "history {seed}, step {number}: {step:?}"
+            );
+        }
+    }
+}
+
+fn answered(answer: Result<impl std::fmt::Debug, Failure>) -> String {
+    shown(answer.map_err(|failure| match failure {
+        Failure::Call(error) => error,
+        Failure::File(reason) => panic!("{reason}"),
+    }))
+}
+
+/// A lease's renewal that settles this much in all.
+fn renewal(lease: u128, seq: u64, settled: i64) -> Renewal {
+    Renewal {
+        lease: LeaseId::from_bits(lease),
+        seq,
+        batch: seq,
+        settled: nanos(settled),
+        reported: nanos(0),
+        lines: [].into(),
+        keep: nanos(0),
+        refill: nanos(0),
+        need: nanos(0),
+        extra: nanos(0),
+        terms: Terms { included: nanos(1_000_000), per_seat: false, pay_as_you_go: nanos(0) },
+        terms_at: UnixTime::now(),
+        ttl: Duration::from_secs(600),
+        forget: false,
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+async fn used(ledger: &EmbeddedLedger, account: &Account, period: Period) -> i64 {
+    ledger.statement(account, period, None).await.unwrap().used.as_nano_usd()
+}
+
+#[tokio::test]
+async fn months_beyond_thirteen_are_removed_and_so_is_an_erased_account() {
+    let folder = Folder::new();
+    let first: Period = "2026-01".parse().unwrap();
+    let clock = ManualClock::at(first);
+    let path = folder.file("credits.redb");
+    let ledger = EmbeddedLedger::builder(&path).clock(clock.clone()).open().unwrap();
+    let alice = Account::user("alice").unwrap();
+    let mut month = first;
+    for number in 1..=20 {
+        clock.set_unix_time(month.begins());
+        ledger.renew(&alice, month, &renewal(number, 1, 7), SECOND).await.unwrap();
+        month = month.next();
+    }
+    let accounts = Accounts::new(ledger.clone());
+    let listed = async |month| {
+        accounts.list(month, None, 10.try_into().unwrap()).await.unwrap().accounts.len()
+    };
+    assert_eq!((listed(first).await, listed(month.previous()).await), (0, 1));
+    assert_eq!(used(&ledger, &alice, month.previous()).await, 7);
+    ledger.amend(&alice, Amendment::Erase).await.unwrap();
+    assert_eq!(listed(month.previous()).await, 0);
+    drop((accounts, ledger));
+    let database = Database::open(&path).unwrap();
+    let rows = database.begin_read().unwrap().open_table(ROWS).unwrap();
+    let keys: Vec<_> = rows
+        .iter()
+        .unwrap()
+        .map(|row| String::from_utf8(row.unwrap().0.value().to_vec()).unwrap())
+        .collect();
+    assert_eq!(keys, ["ruser:alice", "s"], "nothing of it is left but that it was erased");
+}
+
+#[tokio::test]
+async fn a_file_is_used_by_one_process_and_balances_survive() {
+    let folder = Folder::new();
+    let path = folder.file("credits.redb");
+    let (alice, month) = (Account::user("alice").unwrap(), Period::containing(UnixTime::now()));
+    let ledger = EmbeddedLedger::open(&path).unwrap();
+    ledger.renew(&alice, month, &renewal(1, 1, 7), SECOND).await.unwrap();
+    let error = EmbeddedLedger::open(&path).unwrap_err();
+    assert!(matches!(error, LedgerError::Unfit(_)), "{error}");
+    assert!(error.to_string().contains("is in use by another process"), "{error}");
+    drop(ledger);
+    let ledger = EmbeddedLedger::open(&path).unwrap();
+    assert_eq!(used(&ledger, &alice, month).await, 7);
+    let error = EmbeddedLedger::open(folder.file("no/folder")).unwrap_err().to_string();
+    assert!(error.contains("no/folder cannot be opened"), "{error}");
+    std::fs::write(folder.file("text"), "x".repeat(100_000)).unwrap();
+    let error = EmbeddedLedger::open(folder.file("text")).unwrap_err().to_string();
+    assert!(error.contains("is no ledger"), "{error}");
+}
+
+/// Settles amounts of ten accounts, and copies the file in between, as a power failure would leave
+/// it: each copy is a ledger that has at least what was acknowledged before, and no more than what
+/// was sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_of_the_file_between_commits_has_all_that_was_acknowledged() {
+    let folder = Folder::new();
+    let path = folder.file("credits.redb");
+    let month = Period::containing(UnixTime::now());
+    let accounts: Vec<_> =
+        (0..10).map(|user| Account::user(&format!("u{user}")).unwrap()).collect();
+    let ledger = EmbeddedLedger::open(&path).unwrap();
+    for round in 1..=20_u64 {
+        let settled = i64::try_from(round).unwrap() * 10;
+        let calls = accounts.iter().enumerate().map(|(lease, account)| {
+            let renewal = renewal(lease as u128 + 1, round, settled);
+            let ledger = ledger.clone();
+            async move { ledger.renew(account, month, &renewal, SECOND).await.unwrap() }
+        });
+        futures_util::future::join_all(calls).await;
+        let copy = folder.file(&format!("copy-{round}"));
+        std::fs::copy(&path, &copy).unwrap();
+        let copied = EmbeddedLedger::open(&copy).unwrap();
+        for account in &accounts {
+            assert_eq!(used(&copied, account, month).await, settled, "round {round}");
+        }
+    }
+    // In the middle of commits: what is on the disk then is some whole transaction.
+    let (mut acknowledged, mut copies) = (200, 0);
+    let writes = tokio::spawn({
+        let (ledger, account) = (ledger.clone(), accounts[0].clone());
+        async move {
+            for seq in 21..=200_u64 {
+                let settled = i64::try_from(seq).unwrap() * 10;
+                ledger.renew(&account, month, &renewal(1, seq, settled), SECOND).await.unwrap();
+            }
+        }
+    });
+    while !writes.is_finished() {
+        let copy = folder.file("copy");
+        std::fs::copy(&path, &copy).unwrap();
+        if let Ok(copied) = EmbeddedLedger::open(&copy) {
+            let used = used(&copied, &accounts[0], month).await;
+            assert!((acknowledged..=2_000).contains(&used), "{used}");
+            (acknowledged, copies) = (used, copies + 1);
+        }
+        tokio::task::yield_now().await;
+    }
+    writes.await.unwrap();
+    assert!(copies > 0);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_is_an_outage_until_it_can() {
+    let folder = Folder::new();
+    let path = folder.file("credits.redb");
+    let (alice, month) = (Account::user("alice").unwrap(), Period::containing(UnixTime::now()));
+    let ledger = EmbeddedLedger::open(&path).unwrap();
+    ledger.renew(&alice, month, &renewal(1, 1, 7), SECOND).await.unwrap();
+    // As after any I/O error: the database answers nothing any more.
+    let file = ledger.file();
+    let database = file.database().unwrap();
+    let error = file.failed(&database, "no space left on device".to_owned());
+    assert!(error.is_outage() && error.to_string().contains("no space left"), "{error}");
+    // While the old one is open, the file cannot be opened again.
+    let error = ledger.renew(&alice, month, &renewal(1, 2, 9), SECOND).await.unwrap_err();
+    assert!(error.is_outage(), "{error}");
+    drop(database);
+    let answer = loop {
+        match ledger.renew(&alice, month, &renewal(1, 2, 9), SECOND).await {
+            Ok(answer) => break answer,
+            Err(error) => assert!(error.is_outage(), "{error}"),
+        }
+    };
+    assert!(matches!(answer.outcome, Outcome::Renewed { .. }));
+    assert_eq!(used(&ledger, &alice, month).await, 9);
+}
+
+#[tokio::test]
+async fn one_damaged_account_is_nobody_elses_trouble() {
+    let folder = Folder::new();
+    let path = folder.file("credits.redb");
+    let month = Period::containing(UnixTime::now());
+    let [alice, bob] = ["alice", "bob"].map(|user| Account::user(user).unwrap());
+    let ledger = EmbeddedLedger::open(&path).unwrap();
+    for account in [&alice, &bob] {
+        ledger.renew(account, month, &renewal(1, 1, 7), SECOND).await.unwrap();
+    }
+    drop(ledger);
+    damage(&path, &rows::book_key(month, &alice));
+    let ledger = EmbeddedLedger::open(&path).unwrap();
+    for error in [
+        ledger.renew(&alice, month, &renewal(1, 2, 9), SECOND).await.unwrap_err(),
+        ledger.statement(&alice, month, None).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, LedgerError::Malformed(_)), "{error}");
+    }
+    ledger.renew(&bob, month, &renewal(1, 2, 9), SECOND).await.unwrap();
+    assert_eq!(used(&ledger, &bob, month).await, 9);
+    ledger.check(SECOND).await.unwrap();
+}
+
+fn damage(path: &Path, key: &[u8]) {
+    let database = Database::open(path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(ROWS).unwrap().insert(key, &b"{\"period\":"[..]).unwrap();
+    transaction.commit().unwrap();
+}
+
+#[tokio::test]
+async fn calls_that_come_together_are_written_together() {
+    let folder = Folder::new();
+    let ledger = EmbeddedLedger::open(folder.file("credits.redb")).unwrap();
+    let month = Period::containing(UnixTime::now());
+    let calls = (1..=500_u32).map(|user| {
+        let ledger = ledger.clone();
+        async move {
+            let account = Account::user(&format!("u{user}")).unwrap();
+            ledger.renew(&account, month, &renewal(1, 1, 1), 60 * SECOND).await
+        }
+    });
+    let answers = futures_util::future::join_all(calls).await;
+    let outcomes: BTreeMap<_, usize> =
+        answers.into_iter().fold(BTreeMap::new(), |mut outcomes, answer| {
+            *outcomes.entry(answer.unwrap().outcome.label()).or_default() += 1;
+            outcomes
+        });
+    assert_eq!(outcomes, [("renewed", 500)].into());
+    let (mut listed, mut next) = (0, None);
+    loop {
+        let page = ledger.list(month, next.as_ref(), 30.try_into().unwrap()).await.unwrap();
+        (listed, next) = (listed + page.accounts.len(), page.next);
+        if next.is_none() {
+            break;
+        }
+    }
+    assert_eq!(listed, 500);
+    let (commits, calls) = ledger.commits();
+    assert_eq!(calls, 500);
+    assert!(commits < 250, "{commits} commits");
+}

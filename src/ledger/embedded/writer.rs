@@ -1,0 +1,251 @@
+//! The thread that writes: it makes the calls that wait in one transaction, and answers them once
+//! that is on the disk.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::oneshot;
+
+use super::{
+    super::{Amendment, Answer, LeaseId, LedgerError, LineKey, Renewal},
+    account::{Part, Rows},
+    file::{Failure, File, begin_write},
+    rows::ROWS,
+};
+use crate::{
+    Account, Name, Period,
+    clock::{Clock, UnixTime},
+};
+
+/// The most calls of a transaction.
+const MAX_BATCH: usize = 1_024;
+
+/// A call, and where its answer goes.
+pub(super) struct Job {
+    pub(super) account: Account,
+    pub(super) call: Call,
+}
+
+pub(super) enum Call {
+    Renew {
+        period: Period,
+        renewal: Renewal,
+        called_at: Instant,
+        within: Duration,
+        answer: oneshot::Sender<Result<Answer, LedgerError>>,
+    },
+    Amend {
+        amendment: Amendment,
+        answer: oneshot::Sender<Result<bool, LedgerError>>,
+    },
+    Claim {
+        period: Period,
+        threshold: Name,
+        by: LeaseId,
+        answer: oneshot::Sender<Result<bool, LedgerError>>,
+    },
+}
+
+/// An answer that is sent once the transaction is on the disk.
+enum Reply {
+    Answer(oneshot::Sender<Result<Answer, LedgerError>>, Result<Answer, LedgerError>),
+    Bool(oneshot::Sender<Result<bool, LedgerError>>, Result<bool, LedgerError>),
+}
+
+/// The writer's settings.
+pub(super) struct Writer {
+    pub(super) file: Arc<File>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) max_lines: usize,
+}
+
+impl Writer {
+    /// Starts the thread. It ends when the sender of jobs is dropped.
+    pub(super) fn start(
+        self,
+        jobs: mpsc::Receiver<Job>,
+    ) -> std::io::Result<thread::JoinHandle<()>> {
+        let name = "tower-credits-ledger".to_owned();
+        thread::Builder::new().name(name).spawn(move || {
+            while let Ok(first) = jobs.recv() {
+                let mut batch = vec![first];
+                batch.extend(jobs.try_iter().take(MAX_BATCH - 1));
+                // A panic, for instance of the host's clock, costs this batch its answers.
+                if catch_unwind(AssertUnwindSafe(|| self.write(batch))).is_err() {
+                    tracing::error!(
+                        target: "tower_credits", "the thread that writes the ledger panicked: it \
+                         goes on"
+                    );
+                }
+            }
+            self.file.close();
+        })
+    }
+
+    /// Makes calls in one transaction, and answers them.
+    fn write(&self, batch: Vec<Job>) {
+        let database = match self.file.database() {
+            Ok(database) => database,
+            Err(error) => return batch.into_iter().for_each(|job| job.call.fail(&error)),
+        };
+        let mut replies = Vec::with_capacity(batch.len());
+        let written = begin_write(&database).and_then(|transaction| {
+            {
+                let mut rows = transaction.open_table(ROWS)?;
+                for job in batch {
+                    replies.push(self.run(&mut rows, job)?);
+                }
+            }
+            Ok(transaction.commit()?)
+        });
+        match written {
+            Ok(()) => {
+                #[cfg(test)]
+                self.file.committed(replies.len());
+                replies.into_iter().for_each(Reply::send);
+            }
+            // Calls that were not run yet are dropped with their senders.
+            Err(failure) => {
+                let reason = match failure {
+                    Failure::File(reason) => reason,
+                    Failure::Call(error) => error.to_string(),
+                };
+                let error = self.file.failed(&database, reason);
+                replies.into_iter().for_each(|reply| reply.fail(&error));
+            }
+        }
+    }
+
+    /// Makes a call. Only a failure of the file is an error.
+    fn run(&self, rows: &mut Rows<'_>, Job { account, call }: Job) -> Result<Reply, Failure> {
+        let now = self.clock.unix_time();
+        let today = Period::containing(now);
+        Ok(match call {
+            Call::Renew { period, renewal, called_at, within, answer } => {
+                let reply = match within.checked_sub(called_at.elapsed()) {
+                    // Nobody waits any more.
+                    None => Err(LedgerError::Deadline(within)),
+                    Some(left) => call_result(self.renew(
+                        rows,
+                        &account,
+                        (period, today),
+                        &renewal,
+                        now + left,
+                        now,
+                    ))?,
+                };
+                Reply::Answer(answer, reply)
+            }
+            Call::Amend { amendment, answer } => {
+                let done = self.amend(rows, &account, today, amendment, now);
+                Reply::Bool(answer, call_result(done)?)
+            }
+            Call::Claim { period, threshold, by, answer } => {
+                let done = self.change(rows, &account, &[period], &[], |state| {
+                    state.claim(period, threshold, by, now)
+                });
+                Reply::Bool(answer, call_result(done)?)
+            }
+        })
+    }
+
+    pub(super) fn renew(
+        &self,
+        rows: &mut Rows<'_>,
+        account: &Account,
+        (period, today): (Period, Period),
+        renewal: &Renewal,
+        not_after: UnixTime,
+        now: UnixTime,
+    ) -> Result<Answer, Failure> {
+        let lines: Vec<LineKey> = renewal.lines.iter().map(|line| line.key.clone()).collect();
+        self.change(rows, account, &[period, today], &lines, |state| {
+            state.renew(period, renewal, not_after, now)
+        })
+    }
+
+    pub(super) fn amend(
+        &self,
+        rows: &mut Rows<'_>,
+        account: &Account,
+        today: Period,
+        amendment: Amendment,
+        now: UnixTime,
+    ) -> Result<bool, Failure> {
+        let period = match &amendment {
+            Amendment::Refund { period, .. } | Amendment::Close(period) => *period,
+            _ => today,
+        };
+        self.change(rows, account, &[period], &[], |state| state.amend(amendment, now))
+    }
+
+    /// Changes a part of an account: the first of `periods`, and what the call may change besides.
+    pub(super) fn change<T>(
+        &self,
+        rows: &mut Rows<'_>,
+        account: &Account,
+        periods: &[Period],
+        lines: &[LineKey],
+        change: impl FnOnce(&mut super::super::AccountState) -> Result<T, LedgerError>,
+    ) -> Result<T, Failure> {
+        let part = Part::read(rows, account, periods, lines, self.max_lines)?;
+        let mut state = part.state(periods[0]);
+        let was_erased = state.record.erased;
+        let answer = change(&mut state).map_err(Failure::Call)?;
+        let is_erased = state.record.erased != was_erased;
+        part.write(rows, state, is_erased)?;
+        Ok(answer)
+    }
+}
+
+/// Separates what failed: the call, or the file.
+fn call_result<T>(done: Result<T, Failure>) -> Result<Result<T, LedgerError>, Failure> {
+    match done {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(Failure::Call(error)) => Ok(Err(error)),
+        Err(failure) => Err(failure),
+    }
+}
+
+impl Call {
+    fn fail(self, error: &LedgerError) {
+        match self {
+            Self::Renew { answer, .. } => Reply::Answer(answer, Err(again(error))).send(),
+            Self::Amend { answer, .. } | Self::Claim { answer, .. } => {
+                Reply::Bool(answer, Err(again(error))).send();
+            }
+        }
+    }
+}
+
+impl Reply {
+    fn send(self) {
+        // Nobody may wait any more.
+        match self {
+            Self::Answer(to, answer) => drop(to.send(answer)),
+            Self::Bool(to, answer) => drop(to.send(answer)),
+        }
+    }
+
+    fn fail(self, error: &LedgerError) {
+        match self {
+            Self::Answer(to, _) => drop(to.send(Err(again(error)))),
+            Self::Bool(to, _) => drop(to.send(Err(again(error)))),
+        }
+    }
+}
+
+/// The same error for another call.
+fn again(error: &LedgerError) -> LedgerError {
+    match error {
+        LedgerError::Unfit(reason) => LedgerError::Unfit(reason.clone()),
+        LedgerError::Unreachable { reason, source } => {
+            LedgerError::Unreachable { reason: reason.clone(), source: source.clone() }
+        }
+        other => LedgerError::Unreachable { reason: other.to_string(), source: None },
+    }
+}

@@ -1,0 +1,126 @@
+//! [`Health`]: whether a node can serve, for the routes that load balancers ask.
+
+use std::fmt;
+
+use serde::{Serialize, Serializer, ser::SerializeStruct};
+use tokio::time::timeout;
+
+use super::credit_meter::CreditMeter;
+use crate::{
+    Credits, clock::UnixTime, condition::Condition, contained::contained, ledger::LedgerError,
+};
+
+/// The health of a node's meter: it comes from [`CreditMeter::health`].
+///
+/// `Display` shows it as lines of text. It serializes as an object; a field `ready` is what
+/// [`is_ready`](Self::is_ready) says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Health {
+    /// Whether the ledger answers, asked just now. [`Condition::Away`] while one of several servers
+    /// behind it does not, which concerns the accounts of that one only.
+    pub ledger: Condition,
+    /// Whether callers can be identified.
+    pub identify: Condition,
+    /// Whether the plan's file is in force.
+    pub plan: Condition,
+    /// Moment at which the ledger last answered a renewal, by this node's clock; `None` if no
+    /// request has needed it yet.
+    pub last_answer: Option<UnixTime>,
+    /// What the ledger has not acknowledged yet: usage of requests that ended, and of those that
+    /// run. A node that is killed now may lose this much.
+    pub unsettled: Credits,
+}
+
+impl Health {
+    /// `true` if the ledger answers and callers can be identified.
+    ///
+    /// A node that is not ready may serve all the same: what leases still hold, tokens that are in
+    /// the cache, and what a tier [allows](crate::plan::DuringOutage::Allow) during outages.
+    pub const fn is_ready(&self) -> bool {
+        self.ledger.works() && self.identify.works()
+    }
+}
+
+impl CreditMeter {
+    /// Returns the node's health: for a readiness route. Asks the ledger, within the
+    /// [`ledger_timeout`](crate::CreditMeterBuilder::ledger_timeout), and what identifies callers.
+    ///
+    /// If all nodes share one ledger, all are not ready at once when that is away. A load balancer
+    /// that then takes them all out answers nobody, where they would have denied with the reason,
+    /// or served during the outage: let it take out only nodes that do not answer, and watch this.
+    ///
+    /// ```
+    /// use axum::{Router, http::StatusCode, routing::get};
+    /// use tower_credits::CreditMeter;
+    ///
+    /// # fn example(meter: CreditMeter) -> Router {
+    /// Router::new().route("/health", get(async move || {
+    ///     let health = meter.health().await;
+    ///     let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    ///     (status, health.to_string())
+    /// }))
+    /// # }
+    /// ```
+    pub async fn health(&self) -> Health {
+        let inner = &*self.inner;
+        let within = inner.settings.rules.deadline;
+        let ledger = async {
+            let asked = contained("Ledger", || inner.ledger.check(within));
+            match asked {
+                Err(panicked) => Condition::Away(panicked.to_string()),
+                Ok(asked) => match timeout(within, asked).await {
+                    Ok(Ok(())) => Condition::Well,
+                    Ok(Err(error)) => Condition::Away(error.to_string()),
+                    Err(_) => Condition::Away(LedgerError::Deadline(within).to_string()),
+                },
+            }
+        };
+        let identify = async {
+            let asked = contained("Identify", || inner.identify.check());
+            match asked {
+                Err(panicked) => Condition::Away(panicked.to_string()),
+                Ok(asked) => timeout(within, asked).await.unwrap_or_else(|elapsed| {
+                    Condition::Away(format!("no answer within {within:?}: {elapsed}"))
+                }),
+            }
+        };
+        let (ledger, identify) = tokio::join!(ledger, identify);
+        Health {
+            ledger,
+            identify,
+            plan: Condition::of_file(inner.plan.refused()),
+            last_answer: inner.keeper.last_answer(),
+            unsettled: inner.keeper.unsettled(),
+        }
+    }
+}
+
+impl fmt::Display for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { ledger, identify, plan, last_answer, unsettled } = self;
+        writeln!(f, "{}", if self.is_ready() { "ready" } else { "not ready" })?;
+        writeln!(f, "ledger: {ledger}")?;
+        writeln!(f, "identify: {identify}")?;
+        writeln!(f, "plan: {plan}")?;
+        match last_answer {
+            Some(at) => writeln!(f, "last answer of the ledger: {at}")?,
+            None => writeln!(f, "last answer of the ledger: none yet")?,
+        }
+        writeln!(f, "unsettled: {unsettled}")
+    }
+}
+
+impl Serialize for Health {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self { ledger, identify, plan, last_answer, unsettled } = self;
+        let mut object = serializer.serialize_struct("Health", 6)?;
+        object.serialize_field("ready", &self.is_ready())?;
+        object.serialize_field("ledger", ledger)?;
+        object.serialize_field("identify", identify)?;
+        object.serialize_field("plan", plan)?;
+        object.serialize_field("last_answer", &last_answer.map(|at| at.to_string()))?;
+        object.serialize_field("unsettled_nano_usd", &unsettled.as_nano_usd())?;
+        object.end()
+    }
+}
