@@ -5,14 +5,14 @@
 //! * `GET /` is a widget that denoises your own voice.
 //! * `GET /billing` and `GET /billing.json` show the bill.
 //!
-//! Settings are environment variables: `ADDR`, `REDIS_URL` (without it, balances are kept in
-//! memory), `PLAN` and `TOKENS`.
+//! Settings are environment variables: `ADDR`, `PLAN`, `TOKENS`, and for balances `REDIS_URL`, or
+//! without it `LEDGER`: a file (`credits.redb`), or `memory`.
 
 mod denoise;
 mod process;
 mod widget;
 
-use std::{env, error::Error};
+use std::error::Error;
 
 use axum::{
     Extension, Router,
@@ -23,9 +23,7 @@ use axum::{
     serve::ListenerExt,
 };
 use tokio::net::TcpListener;
-use tower_credits::{
-    BearerTokens, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger, billing,
-};
+use tower_credits::{BearerTokens, ComputeClock, CreditMeter, PlanFile, billing};
 
 use self::process::setting;
 
@@ -35,15 +33,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let plan = PlanFile::watch(setting("PLAN", "examples/plan.toml"))?;
     let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?
         .or_cookie("tower-credits-token".parse()?);
-    let meter = match env::var("REDIS_URL") {
-        Ok(url) => CreditMeter::new(plan, RedisLedger::connect(&*url).await?, tokens),
-        Err(_) => CreditMeter::new(plan, MemoryLedger::new(), tokens),
-    };
+    let meter = CreditMeter::new(plan, process::ledger().await?, tokens);
 
     let metered = Router::new()
         .route("/models/rnnoise", post(rnnoise))
         .route("/widget/rnnoise", post(rnnoise))
-        .route("/health", get(|| async { "ok\n" }))
+        .route("/health", get(health))
+        .layer(Extension(meter.clone()))
         .layer(meter.clone());
     // The last router answers unknown paths.
     let app = billing::router(&meter).merge(widget::router()).merge(metered);
@@ -63,6 +59,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
         "shut down"
     );
     Ok(())
+}
+
+/// Whether this node can serve, for a load balancer.
+async fn health(Extension(meter): Extension<CreditMeter>) -> (StatusCode, String) {
+    let health = meter.health().await;
+    let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, health.to_string())
 }
 
 async fn rnnoise(Extension(clock): Extension<ComputeClock>, body: Body) -> Response {

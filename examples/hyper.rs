@@ -1,13 +1,13 @@
 //! The denoising server on hyper, without a framework. HTTP/1.1 and HTTP/2 on one port: `POST
 //! /models/rnnoise` and `GET /health`.
 //!
-//! Settings are environment variables: `ADDR`, `REDIS_URL` (without it, balances are kept in
-//! memory), `PLAN` and `TOKENS`.
+//! Settings are environment variables: `ADDR`, `PLAN`, `TOKENS`, and for balances `REDIS_URL`, or
+//! without it `LEDGER`: a file (`credits.redb`), or `memory`.
 
 mod denoise;
 mod process;
 
-use std::{convert::Infallible, env, error::Error, pin::pin, time::Duration};
+use std::{convert::Infallible, error::Error, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt;
@@ -22,9 +22,7 @@ use hyper_util::{
 };
 use tokio::net::TcpListener;
 use tower::{Layer, service_fn};
-use tower_credits::{
-    BearerTokens, BoxError, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger,
-};
+use tower_credits::{BearerTokens, BoxError, ComputeClock, CreditMeter, PlanFile};
 
 use self::process::setting;
 
@@ -33,10 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     process::log();
     let plan = PlanFile::watch(setting("PLAN", "examples/plan.toml"))?;
     let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?;
-    let meter = match env::var("REDIS_URL") {
-        Ok(url) => CreditMeter::new(plan, RedisLedger::connect(&*url).await?, tokens),
-        Err(_) => CreditMeter::new(plan, MemoryLedger::new(), tokens),
-    };
+    let meter = CreditMeter::new(plan, process::ledger().await?, tokens);
 
     let service = TowerToHyperService::new(meter.layer(service_fn(answer)));
     let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:3000")).await?;

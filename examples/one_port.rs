@@ -1,15 +1,15 @@
 //! The denoising server over HTTP (`POST /models/rnnoise`, as in `examples/axum.rs`) and gRPC
 //! (`denoise.v1.Denoise`) on one port, with one meter and one bill (`GET /billing.json`).
 //!
-//! Settings are environment variables: `ADDR`, `REDIS_URL` (without it, balances are kept in
-//! memory), `PLAN` and `TOKENS`.
+//! Settings are environment variables: `ADDR`, `PLAN`, `TOKENS`, and for balances `REDIS_URL`, or
+//! without it `LEDGER`: a file (`credits.redb`), or `memory`.
 
 mod denoise;
 #[path = "denoise/grpc.rs"]
 mod grpc;
 mod process;
 
-use std::{env, error::Error};
+use std::error::Error;
 
 use axum::{
     Extension, Router,
@@ -21,9 +21,7 @@ use axum::{
 };
 use tokio::net::TcpListener;
 use tonic::service::Routes;
-use tower_credits::{
-    BearerTokens, ComputeClock, CreditMeter, MemoryLedger, PlanFile, RedisLedger, billing,
-};
+use tower_credits::{BearerTokens, ComputeClock, CreditMeter, PlanFile, billing};
 
 use self::{
     grpc::{Rnnoise, proto::denoise_server::DenoiseServer},
@@ -35,10 +33,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     process::log();
     let plan = PlanFile::watch(setting("PLAN", "examples/plan.toml"))?;
     let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?;
-    let meter = match env::var("REDIS_URL") {
-        Ok(url) => CreditMeter::new(plan, RedisLedger::connect(&*url).await?, tokens),
-        Err(_) => CreditMeter::new(plan, MemoryLedger::new(), tokens),
-    };
+    let meter = CreditMeter::new(plan, process::ledger().await?, tokens);
 
     // tonic's fallback would answer all unknown paths, also those of HTTP.
     let grpc =

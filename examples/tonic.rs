@@ -4,19 +4,19 @@
 //! The layer covers the whole server. Health checks and reflection are free because the plan says
 //! so: `"/grpc.health.v1.Health/{*method}" = "free"`.
 //!
-//! Settings are environment variables: `ADDR`, `REDIS_URL` (without it, balances are kept in
-//! memory), `PLAN` and `TOKENS`.
+//! Settings are environment variables: `ADDR`, `PLAN`, `TOKENS`, and for balances `REDIS_URL`, or
+//! without it `LEDGER`: a file (`credits.redb`), or `memory`.
 
 mod denoise;
 #[path = "denoise/grpc.rs"]
 mod grpc;
 mod process;
 
-use std::{env, error::Error};
+use std::error::Error;
 
 use tokio::net::TcpListener;
 use tonic::transport::{Server, server::TcpIncoming};
-use tower_credits::{BearerTokens, CreditMeter, MemoryLedger, PlanFile, RedisLedger};
+use tower_credits::{BearerTokens, CreditMeter, PlanFile};
 
 use self::{
     grpc::{Rnnoise, proto::denoise_server::DenoiseServer},
@@ -31,10 +31,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     process::log();
     let plan = PlanFile::watch(setting("PLAN", "examples/plan.toml"))?;
     let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?;
-    let meter = match env::var("REDIS_URL") {
-        Ok(url) => CreditMeter::new(plan, RedisLedger::connect(&*url).await?, tokens),
-        Err(_) => CreditMeter::new(plan, MemoryLedger::new(), tokens),
-    };
+    let meter = CreditMeter::new(plan, process::ledger().await?, tokens);
 
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<DenoiseServer<Rnnoise>>().await;

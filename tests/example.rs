@@ -58,21 +58,29 @@ struct Example {
 }
 
 impl Example {
-    fn start(name: &str, redis: Option<&str>) -> Self {
-        let mut command = Command::new(env!("CARGO"));
+    /// Starts it with balances in this file, or in memory, or in this Redis.
+    fn start(name: &str, ledger: &str) -> Self {
+        Self::start_by(Command::new(env!("CARGO")), name, ledger)
+    }
+
+    /// Has a command that runs cargo run an example.
+    fn prepare(command: &mut Command, name: &str, ledger: &str) {
         command
             .args(["run", "--quiet", "--all-features", "--example", name])
             .current_dir(env!("CARGO_MANIFEST_DIR"));
-        command
-            .env("ADDR", "127.0.0.1:0")
-            .env_remove("REDIS_URL")
-            .envs(redis.map(|url| ("REDIS_URL", url)));
+        let variable = if ledger.starts_with("redis://") { "REDIS_URL" } else { "LEDGER" };
+        command.env("ADDR", "127.0.0.1:0").env_remove("REDIS_URL").env(variable, ledger);
         // What cargo told this test of its own package would have dependencies built anew.
         for (name, _) in std::env::vars().filter(|(name, _)| {
             name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
         }) {
             command.env_remove(name);
         }
+    }
+
+    /// Starts it by a command that runs cargo.
+    fn start_by(mut command: Command, name: &str, ledger: &str) -> Self {
+        Self::prepare(&mut command, name, ledger);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("cargo runs");
         let (send, lines) = channel();
         let output = BufReader::new(child.stdout.take().expect("piped"));
@@ -137,7 +145,7 @@ fn a_stalled_upload_does_not_keep_an_example_from_ending() {
     use std::io::Write;
     let ends = |name: &'static str| {
         std::thread::spawn(move || {
-            let example = Example::start(name, None);
+            let example = Example::start(name, "memory");
             let address = example.url.trim_start_matches("http://").to_owned();
             let mut upload = std::net::TcpStream::connect(address).expect("it listens");
             let head = "POST /models/rnnoise HTTP/1.1\r\nhost: test\r\nauthorization: Bearer demo-pro\r\ncontent-length: 96000\r\n\r\n";
@@ -176,8 +184,8 @@ fn is_denoised(sample: &[u8], denoised: &[u8]) {
     assert!(noise(denoised) < noise(sample) / 5.0, "{} {}", noise(denoised), noise(sample));
 }
 
-async fn denoises_and_bills(redis: Option<&str>) {
-    let example = Example::start("axum", redis);
+async fn denoises_and_bills(ledger: &str) {
+    let example = Example::start("axum", ledger);
     let client = Client::new();
     let sample = sample();
     let response = client
@@ -274,10 +282,13 @@ async fn denoises_and_bills(redis: Option<&str>) {
         client.post(format!("{}/models/rnnoise", example.url)).send().await.unwrap().status(),
         401
     );
-    assert_eq!(
-        client.get(format!("{}/health", example.url)).send().await.unwrap().text().await.unwrap(),
-        "ok\n"
-    );
+    let health = client.get(format!("{}/health", example.url)).send().await.unwrap();
+    assert_eq!(health.status(), 200);
+    let health = health.text().await.unwrap();
+    for line in ["ready\n", "ledger: well\n", "identify: well\n", "plan: well\n"] {
+        assert!(health.contains(line), "{health}");
+    }
+    assert!(health.contains("unsettled: $0.00\n") && !health.contains("none yet"), "{health}");
 
     example.stops_settled();
 }
@@ -285,20 +296,131 @@ async fn denoises_and_bills(redis: Option<&str>) {
 // Lines are waited for on this thread; connections go on beside it.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_memory() {
-    denoises_and_bills(None).await;
+    denoises_and_bills("memory").await;
 }
 
 // Lines are waited for on this thread; connections go on beside it.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_redis() {
     let server = RedisServer::start();
-    denoises_and_bills(Some(&server.url())).await;
+    denoises_and_bills(&server.url()).await;
+}
+
+/// Denoises the sample. Returns the status.
+async fn denoise(example: &Example) -> u16 {
+    let request = Client::new()
+        .post(format!("{}/models/rnnoise", example.url))
+        .bearer_auth("demo-free")
+        .body(sample());
+    let response = request.send().await.unwrap();
+    let status = response.status().as_u16();
+    response.bytes().await.unwrap();
+    status
+}
+
+/// The bill once nothing is on hold.
+async fn bill(example: &Example) -> Value {
+    let limit = std::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let bill = Client::new()
+            .get(format!("{}/billing.json", example.url))
+            .bearer_auth("demo-free")
+            .send()
+            .await
+            .unwrap();
+        let bill: Value = serde_json::from_slice(&bill.bytes().await.unwrap()).unwrap();
+        if bill["held_nano_usd"] == 0 {
+            return bill;
+        }
+        assert!(std::time::Instant::now() < limit, "{bill}");
+        tokio::task::yield_now().await;
+    }
+}
+
+// Lines are waited for on this thread; connections go on beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn in_a_file_balances_survive_a_kill_and_a_file_has_one_process() {
+    let folder = tempfile("killed");
+    let file = folder.join("credits.redb");
+    let file = file.to_str().unwrap();
+    let example = Example::start("axum", file);
+    assert_eq!(denoise(&example).await, 200);
+    let before = bill(&example).await;
+    assert_eq!(before["requests"], 1);
+    let mut second = Command::new(env!("CARGO"));
+    Example::prepare(&mut second, "axum", file);
+    let second = second.output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success() && said.contains("is in use by another process"), "{said}");
+    // What is acknowledged is on the disk.
+    example.signal("KILL");
+    drop(example);
+    let example = Example::start("axum", file);
+    let after = bill(&example).await;
+    assert_eq!(after["used_nano_usd"], before["used_nano_usd"]);
+    assert_eq!(denoise(&example).await, 200);
+    assert_eq!(bill(&example).await["requests"], 2);
+    example.stops_settled();
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// The file may not be written beyond its beginning, and later it may: as a disk that is full, until
+/// somebody makes room.
+// Lines are waited for on this thread; connections go on beside it.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_requests_are_denied_until_there_is_room_and_the_total_is_exact() {
+    let folder = tempfile("full");
+    let file = folder.join("credits.redb");
+    let file = file.to_str().unwrap();
+    let mut shell = Command::new("sh");
+    let script = r#"trap "" XFSZ; exec "$0" "$@""#;
+    shell.args(["-c", script, env!("CARGO")]);
+    let example = Example::start_by(shell, "axum", file);
+    let limit = |bytes: &str| {
+        let script = format!(
+            "child=$(cat /proc/{0}/task/{0}/children); prlimit --fsize={bytes}: --pid ${{child:-{0}}}",
+            example.child.id()
+        );
+        assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    };
+    assert_eq!(denoise(&example).await, 200);
+    limit("4096");
+    let mut served = 1;
+    let until = std::time::Instant::now() + Duration::from_secs(60);
+    // What is on hold may be used still.
+    while denoise(&example).await == 200 {
+        served += 1;
+        assert!(std::time::Instant::now() < until, "the disk is never full: {served} served");
+    }
+    let health = async || {
+        Client::new().get(format!("{}/health", example.url)).send().await.unwrap().status()
+    };
+    while health().await != 503 {
+        assert!(std::time::Instant::now() < until, "it says that it is ready");
+    }
+    limit("unlimited");
+    while denoise(&example).await != 200 {
+        assert!(std::time::Instant::now() < until, "there is room, and it is not used");
+    }
+    served += 1;
+    assert_eq!(bill(&example).await["requests"], served);
+    example.stops_settled();
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// A folder of a test's own.
+fn tempfile(name: &str) -> std::path::PathBuf {
+    let folder =
+        std::env::temp_dir().join(format!("tower-credits-example-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    folder
 }
 
 // Lines are waited for on this thread; connections go on beside it.
 #[tokio::test(flavor = "multi_thread")]
 async fn over_grpc() {
-    let example = Example::start("tonic", None);
+    let example = Example::start("tonic", "memory");
     let channel = Channel::from_shared(example.url.clone()).unwrap().connect().await.unwrap();
     let mut client = DenoiseClient::new(channel.clone());
     let sample = sample();
@@ -375,7 +497,7 @@ async fn over_grpc() {
 // Lines are waited for on this thread; connections go on beside it.
 #[tokio::test(flavor = "multi_thread")]
 async fn http_and_grpc_on_one_port() {
-    let example = Example::start("one_port", None);
+    let example = Example::start("one_port", "memory");
     let sample = sample();
     let http = Client::new();
     let asked = http
@@ -420,7 +542,7 @@ async fn http_and_grpc_on_one_port() {
 // Lines are waited for on this thread; connections go on beside it.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_hyper_alone() {
-    let example = Example::start("hyper", None);
+    let example = Example::start("hyper", "memory");
     let sample = sample();
     for client in [Client::builder().http1_only(), Client::builder().http2_prior_knowledge()] {
         let client = client.build().unwrap();

@@ -147,6 +147,7 @@ impl Gateway {
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("ADDR", "127.0.0.1:0")
             .env_remove("REDIS_URL")
+            .env("LEDGER", "memory")
             .envs(settings.iter().copied());
         // What cargo told this test of its own package would have dependencies built anew.
         for (name, _) in std::env::vars().filter(|(name, _)| {

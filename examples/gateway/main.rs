@@ -8,7 +8,8 @@
 //!
 //! Settings are environment variables:
 //!
-//! * `ADDR`, `REDIS_URL` (without it, balances are kept in memory), `PLAN` and `TOKENS`;
+//! * `ADDR`, `PLAN` and `TOKENS`;
+//! * for balances `REDIS_URL`, or without it `LEDGER`: a file (`credits.redb`), or `memory`;
 //! * `UPSTREAM`, the server, default `http://127.0.0.1:8080`, and `UPSTREAM_KEY`, its API key;
 //! * `UPSTREAMS`, other servers for some models: `whisper=http://127.0.0.1:8081,…`.
 
@@ -33,7 +34,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_credits::{
-    BearerTokens, ComputeClock, CreditMeter, MemoryLedger, Name, PlanFile, RedisLedger, billing,
+    BearerTokens, ComputeClock, CreditMeter, Name, PlanFile, billing,
     plan::{PlanHandle, Workload},
 };
 
@@ -49,11 +50,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let plan = PlanFile::watch(setting("PLAN", "examples/gateway/plan.toml"))?;
     let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?
         .or_cookie("tower-credits-token".parse()?);
-    let builder = match env::var("REDIS_URL") {
-        Ok(url) => CreditMeter::builder(plan, RedisLedger::connect(&*url).await?, tokens),
-        Err(_) => CreditMeter::builder(plan, MemoryLedger::new(), tokens),
-    };
-    let meter = builder
+    let meter = CreditMeter::builder(plan, process::ledger().await?, tokens)
         .usage_headers(true)
         // A server that refuses or fails has computed nothing. A caller who does not wait for the
         // head pays.

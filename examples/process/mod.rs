@@ -1,14 +1,30 @@
-//! Code that the examples share: settings from the environment, a log, and a shutdown within a time
-//! limit.
+//! Code that the examples share: settings from the environment, the ledger, a log, and a shutdown
+//! within a time limit.
 
-use std::{env, io::IsTerminal, time::Duration};
+use std::{env, io::IsTerminal, sync::Arc, time::Duration};
 
 use tokio::{signal, time::sleep};
+use tower_credits::{
+    EmbeddedLedger, MemoryLedger, RedisLedger,
+    ledger::{Ledger, LedgerError},
+};
 use tracing::level_filters::LevelFilter;
 
 /// Returns the environment variable of this name, or a default.
 pub(crate) fn setting(name: &str, default: &str) -> String {
     env::var(name).unwrap_or_else(|_| default.to_owned())
+}
+
+/// Returns the ledger by `REDIS_URL`, or else by `LEDGER`: a file of this machine, or `memory` for
+/// balances that end with the process.
+pub(crate) async fn ledger() -> Result<Arc<dyn Ledger>, LedgerError> {
+    Ok(match env::var("REDIS_URL") {
+        Ok(url) => Arc::new(RedisLedger::connect(url).await?),
+        Err(_) => match &*setting("LEDGER", "credits.redb") {
+            "memory" => Arc::new(MemoryLedger::new()),
+            file => Arc::new(EmbeddedLedger::open(file)?),
+        },
+    })
 }
 
 pub(crate) fn log() {

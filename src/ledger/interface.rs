@@ -5,6 +5,7 @@ use std::{
     future::{Future, ready},
     num::NonZeroUsize,
     pin::Pin,
+    sync::Arc,
     time::Duration,
 };
 
@@ -131,5 +132,62 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         let _ = (period, from, page_size);
         let refused = "this ledger does not list accounts: implement `Ledger::list`";
         Box::pin(ready(Err(LedgerError::Refused(refused.into()))))
+    }
+}
+
+/// A ledger that is chosen while the program runs.
+impl<L: Ledger + ?Sized> Ledger for Arc<L> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        renewal: &'a Renewal,
+        within: Duration,
+    ) -> LedgerFuture<'a, Answer> {
+        (**self).renew(account, period, renewal, within)
+    }
+
+    fn statement<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        terms: Option<Terms>,
+    ) -> LedgerFuture<'a, Statement> {
+        (**self).statement(account, period, terms)
+    }
+
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
+        (**self).amend(account, amendment)
+    }
+
+    fn claim<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        threshold: Name,
+        by: LeaseId,
+    ) -> LedgerFuture<'a, bool> {
+        (**self).claim(account, period, threshold, by)
+    }
+
+    fn shard(&self, account: &Account) -> u64 {
+        (**self).shard(account)
+    }
+
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+
+    fn check(&self, within: Duration) -> LedgerFuture<'_, ()> {
+        (**self).check(within)
+    }
+
+    fn list<'a>(
+        &'a self,
+        period: Period,
+        from: Option<&'a Cursor>,
+        page_size: NonZeroUsize,
+    ) -> LedgerFuture<'a, AccountsPage> {
+        (**self).list(period, from, page_size)
     }
 }

@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -23,6 +26,8 @@ const CACHE_BYTES: usize = 64 * 1024 * 1024;
 pub(super) struct File {
     path: PathBuf,
     state: Mutex<State>,
+    /// It failed, and was not written since. Each outage is logged once.
+    is_failing: AtomicBool,
     /// Transactions that were committed, and the calls that they made.
     #[cfg(test)]
     commits: Mutex<(usize, usize)>,
@@ -53,6 +58,7 @@ impl File {
         Ok(Self {
             path: path.to_owned(),
             state: Mutex::new(State::Open(Arc::new(database))),
+            is_failing: AtomicBool::new(false),
             #[cfg(test)]
             commits: Mutex::default(),
         })
@@ -63,10 +69,19 @@ impl File {
         *self.commits.lock().unwrap()
     }
 
-    #[cfg(test)]
+    /// Takes note that calls are on the disk.
     pub(super) fn committed(&self, calls: usize) {
-        let mut commits = self.commits.lock().unwrap();
-        *commits = (commits.0 + 1, commits.1 + calls);
+        if self.is_failing.swap(false, Ordering::AcqRel) {
+            tracing::info!(
+                target: "tower_credits", file = %self.path.display(), calls,
+                "the ledger's file can be written again"
+            );
+        }
+        #[cfg(test)]
+        {
+            let mut commits = self.commits.lock().unwrap();
+            *commits = (commits.0 + 1, commits.1 + calls);
+        }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -85,10 +100,6 @@ impl File {
         }
         match open(&self.path) {
             Ok(database) => {
-                tracing::info!(
-                    target: "tower_credits", file = %self.path.display(),
-                    "the ledger's file is open again"
-                );
                 let database = Arc::new(database);
                 *state = State::Open(Arc::clone(&database));
                 Ok(database)
@@ -107,10 +118,12 @@ impl File {
         if let State::Open(open) = &*state
             && Arc::ptr_eq(open, database)
         {
-            tracing::error!(
-                target: "tower_credits", file = %self.path.display(), reason,
-                "the ledger's file failed: it is opened again"
-            );
+            if !self.is_failing.swap(true, Ordering::AcqRel) {
+                tracing::error!(
+                    target: "tower_credits", file = %self.path.display(), reason,
+                    "the ledger's file failed: it is opened again until it can be written"
+                );
+            }
             let tried_at = Instant::now().checked_sub(REOPEN_PAUSE).unwrap_or_else(Instant::now);
             *state = State::Failed { reason: reason.clone(), tried_at };
         }

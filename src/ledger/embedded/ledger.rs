@@ -21,7 +21,7 @@ use super::{
     account::whole,
     file::{Failure, File},
     rows::{self, ROWS},
-    writer::{Call, Job, Writer},
+    writer::{Call, Writer},
 };
 use crate::{Account, Name, Period, clock::Clock};
 
@@ -52,8 +52,8 @@ pub struct EmbeddedLedger {
 struct Inner {
     file: Arc<File>,
     clock: Arc<dyn Clock>,
-    /// `None` while it is dropped.
-    jobs: Option<mpsc::Sender<Job>>,
+    /// To the thread that writes; `None` while this is dropped.
+    calls: Option<mpsc::Sender<Call>>,
     writer: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
@@ -67,14 +67,14 @@ impl EmbeddedLedger {
         max_lines: usize,
     ) -> Result<Self, LedgerError> {
         let file = Arc::new(File::open(path)?);
-        let (jobs, waiting) = mpsc::channel();
+        let (calls, waiting) = mpsc::channel();
         let writer = Writer { file: Arc::clone(&file), clock: Arc::clone(&clock), max_lines };
         let writer = writer.start(waiting).map_err(|error| LedgerError::Unreachable {
             reason: format!("no thread could be started: {error}"),
             source: None,
         })?;
         let writer = Mutex::new(Some(writer));
-        Ok(Self { inner: Arc::new(Inner { file, clock, jobs: Some(jobs), writer }) })
+        Ok(Self { inner: Arc::new(Inner { file, clock, calls: Some(calls), writer }) })
     }
 
     #[cfg(test)]
@@ -91,13 +91,12 @@ impl EmbeddedLedger {
     /// Sends a call to the thread that writes, and waits for its answer.
     async fn call<T>(
         &self,
-        account: &Account,
         call: impl FnOnce(oneshot::Sender<Result<T, LedgerError>>) -> Call,
     ) -> Result<T, LedgerError> {
         let (answer, answered) = oneshot::channel();
-        let job = Job { account: account.clone(), call: call(answer) };
         // Without its thread, the channel is closed, and so is the answer's.
-        let sent = self.inner.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok());
+        let call = call(answer);
+        let sent = self.inner.calls.as_ref().is_some_and(|calls| calls.send(call).is_ok());
         match answered.await {
             Ok(answer) if sent => answer,
             _ => Err(LedgerError::Unreachable {
@@ -140,7 +139,7 @@ impl Ledger for EmbeddedLedger {
     }
 
     fn check(&self, _: Duration) -> LedgerFuture<'_, ()> {
-        Box::pin(self.read(|rows| Ok(rows.get(rows::SCHEMA_KEY).map(drop)?)))
+        Box::pin(async { self.call(|answer| Call::Check { answer }).await.map(drop) })
     }
 
     fn renew<'a>(
@@ -151,8 +150,9 @@ impl Ledger for EmbeddedLedger {
         within: Duration,
     ) -> LedgerFuture<'a, Answer> {
         let called_at = Instant::now();
-        let renewal = renewal.clone();
-        Box::pin(self.call(account, move |answer| Call::Renew {
+        let (account, renewal) = (account.clone(), renewal.clone());
+        Box::pin(self.call(move |answer| Call::Renew {
+            account,
             period,
             renewal,
             called_at,
@@ -181,7 +181,8 @@ impl Ledger for EmbeddedLedger {
     }
 
     fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
-        Box::pin(self.call(account, |answer| Call::Amend { amendment, answer }))
+        let account = account.clone();
+        Box::pin(self.call(|answer| Call::Amend { account, amendment, answer }))
     }
 
     fn claim<'a>(
@@ -191,7 +192,8 @@ impl Ledger for EmbeddedLedger {
         threshold: Name,
         by: LeaseId,
     ) -> LedgerFuture<'a, bool> {
-        Box::pin(self.call(account, move |answer| Call::Claim { period, threshold, by, answer }))
+        let account = account.clone();
+        Box::pin(self.call(move |answer| Call::Claim { account, period, threshold, by, answer }))
     }
 
     fn list<'a>(
@@ -229,7 +231,7 @@ impl Ledger for EmbeddedLedger {
 /// Waits until all calls that were sent are on the disk, and the file is closed.
 impl Drop for Inner {
     fn drop(&mut self) {
-        drop(self.jobs.take());
+        drop(self.calls.take());
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
             let _ = writer.join();

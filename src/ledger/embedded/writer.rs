@@ -14,7 +14,7 @@ use super::{
     super::{Amendment, Answer, LeaseId, LedgerError, LineKey, Renewal},
     account::{Part, Rows},
     file::{Failure, File, begin_write},
-    rows::ROWS,
+    rows::{ROWS, SCHEMA, SCHEMA_KEY},
 };
 use crate::{
     Account, Name, Period,
@@ -25,13 +25,9 @@ use crate::{
 const MAX_BATCH: usize = 1_024;
 
 /// A call, and where its answer goes.
-pub(super) struct Job {
-    pub(super) account: Account,
-    pub(super) call: Call,
-}
-
 pub(super) enum Call {
     Renew {
+        account: Account,
         period: Period,
         renewal: Renewal,
         called_at: Instant,
@@ -39,10 +35,14 @@ pub(super) enum Call {
         answer: oneshot::Sender<Result<Answer, LedgerError>>,
     },
     Amend {
+        account: Account,
         amendment: Amendment,
         answer: oneshot::Sender<Result<bool, LedgerError>>,
     },
+    /// Writes something, to know that it can be written.
+    Check { answer: oneshot::Sender<Result<bool, LedgerError>> },
     Claim {
+        account: Account,
         period: Period,
         threshold: Name,
         by: LeaseId,
@@ -64,16 +64,16 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread. It ends when the sender of jobs is dropped.
+    /// Starts the thread. It ends when the sender of calls is dropped.
     pub(super) fn start(
         self,
-        jobs: mpsc::Receiver<Job>,
+        calls: mpsc::Receiver<Call>,
     ) -> std::io::Result<thread::JoinHandle<()>> {
         let name = "tower-credits-ledger".to_owned();
         thread::Builder::new().name(name).spawn(move || {
-            while let Ok(first) = jobs.recv() {
+            while let Ok(first) = calls.recv() {
                 let mut batch = vec![first];
-                batch.extend(jobs.try_iter().take(MAX_BATCH - 1));
+                batch.extend(calls.try_iter().take(MAX_BATCH - 1));
                 // A panic, for instance of the host's clock, costs this batch its answers.
                 if catch_unwind(AssertUnwindSafe(|| self.write(batch))).is_err() {
                     tracing::error!(
@@ -87,24 +87,23 @@ impl Writer {
     }
 
     /// Makes calls in one transaction, and answers them.
-    fn write(&self, batch: Vec<Job>) {
+    fn write(&self, batch: Vec<Call>) {
         let database = match self.file.database() {
             Ok(database) => database,
-            Err(error) => return batch.into_iter().for_each(|job| job.call.fail(&error)),
+            Err(error) => return batch.into_iter().for_each(|call| call.fail(&error)),
         };
         let mut replies = Vec::with_capacity(batch.len());
         let written = begin_write(&database).and_then(|transaction| {
             {
                 let mut rows = transaction.open_table(ROWS)?;
-                for job in batch {
-                    replies.push(self.run(&mut rows, job)?);
+                for call in batch {
+                    replies.push(self.run(&mut rows, call)?);
                 }
             }
             Ok(transaction.commit()?)
         });
         match written {
             Ok(()) => {
-                #[cfg(test)]
                 self.file.committed(replies.len());
                 replies.into_iter().for_each(Reply::send);
             }
@@ -121,11 +120,11 @@ impl Writer {
     }
 
     /// Makes a call. Only a failure of the file is an error.
-    fn run(&self, rows: &mut Rows<'_>, Job { account, call }: Job) -> Result<Reply, Failure> {
+    fn run(&self, rows: &mut Rows<'_>, call: Call) -> Result<Reply, Failure> {
         let now = self.clock.unix_time();
         let today = Period::containing(now);
         Ok(match call {
-            Call::Renew { period, renewal, called_at, within, answer } => {
+            Call::Renew { account, period, renewal, called_at, within, answer } => {
                 let reply = match within.checked_sub(called_at.elapsed()) {
                     // Nobody waits any more.
                     None => Err(LedgerError::Deadline(within)),
@@ -140,11 +139,15 @@ impl Writer {
                 };
                 Reply::Answer(answer, reply)
             }
-            Call::Amend { amendment, answer } => {
+            Call::Amend { account, amendment, answer } => {
                 let done = self.amend(rows, &account, today, amendment, now);
                 Reply::Bool(answer, call_result(done)?)
             }
-            Call::Claim { period, threshold, by, answer } => {
+            Call::Check { answer } => {
+                rows.insert(SCHEMA_KEY, SCHEMA.as_bytes())?;
+                Reply::Bool(answer, Ok(true))
+            }
+            Call::Claim { account, period, threshold, by, answer } => {
                 let done = self.change(rows, &account, &[period], &[], |state| {
                     state.claim(period, threshold, by, now)
                 });
@@ -215,7 +218,7 @@ impl Call {
     fn fail(self, error: &LedgerError) {
         match self {
             Self::Renew { answer, .. } => Reply::Answer(answer, Err(again(error))).send(),
-            Self::Amend { answer, .. } | Self::Claim { answer, .. } => {
+            Self::Amend { answer, .. } | Self::Claim { answer, .. } | Self::Check { answer } => {
                 Reply::Bool(answer, Err(again(error))).send();
             }
         }

@@ -106,7 +106,7 @@ pub fn serve(example: &str, settings: &[(&str, &str)]) -> (Process, String) {
     for name in ["REDIS_URL", "TOKENS", "UPSTREAM_KEY", "UPSTREAMS"] {
         command.env_remove(name);
     }
-    command.env("ADDR", "127.0.0.1:0").envs(settings.iter().copied());
+    command.env("ADDR", "127.0.0.1:0").env("LEDGER", "memory").envs(settings.iter().copied());
     // What cargo told this test of its own package would have dependencies built anew.
     for (name, _) in std::env::vars()
         .filter(|(name, _)| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_"))
