@@ -6,7 +6,8 @@
 //! * `GET /billing` and `GET /billing.json` show the bill.
 //!
 //! Settings are environment variables: `ADDR`, `PLAN`, `TOKENS`, and for balances `REDIS_URL`, or
-//! without it `LEDGER`: a file (`credits.redb`), or `memory`.
+//! without it `LEDGER`: a file (`credits.redb`), or `memory`. With the feature `journal`, `JOURNAL`
+//! names the file in which spending waits that the ledger has not acknowledged.
 
 mod denoise;
 mod process;
@@ -33,7 +34,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let plan = PlanFile::watch(setting("PLAN", "examples/plan.toml"))?;
     let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?
         .or_cookie("tower-credits-token".parse()?);
-    let meter = CreditMeter::new(plan, process::ledger().await?, tokens);
+    let builder = CreditMeter::builder(plan, process::ledger().await?, tokens);
+    let meter = process::journaled(builder)?.build()?;
 
     let metered = Router::new()
         .route("/models/rnnoise", post(rnnoise))

@@ -21,6 +21,8 @@ mod body_fields;
 pub mod clock;
 mod condition;
 mod contained;
+#[cfg(any(feature = "embedded", feature = "journal"))]
+mod database_file;
 mod denial_format;
 #[cfg(any(doc, doctest))]
 pub mod guide;
@@ -44,6 +46,8 @@ mod terms;
 mod threshold;
 mod unix_time;
 
+#[cfg(feature = "journal")]
+pub use self::keeper::Journal;
 #[cfg(feature = "embedded")]
 pub use self::ledger::EmbeddedLedger;
 pub use self::{

@@ -306,11 +306,15 @@ async fn on_redis() {
     denoises_and_bills(&server.url()).await;
 }
 
-/// Denoises the sample. Returns the status.
+/// Denoises the sample for a user of the tier `free`. Returns the status.
 async fn denoise(example: &Example) -> u16 {
+    denoise_for(example, "demo-free").await
+}
+
+async fn denoise_for(example: &Example, token: &str) -> u16 {
     let request = Client::new()
         .post(format!("{}/models/rnnoise", example.url))
-        .bearer_auth("demo-free")
+        .bearer_auth(token)
         .body(sample());
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
@@ -318,13 +322,17 @@ async fn denoise(example: &Example) -> u16 {
     status
 }
 
-/// The bill once nothing is on hold.
+/// The bill of the user of the tier `free` once nothing is on hold.
 async fn bill(example: &Example) -> Value {
+    bill_of(example, "demo-free").await
+}
+
+async fn bill_of(example: &Example, token: &str) -> Value {
     let limit = std::time::Instant::now() + Duration::from_secs(20);
     loop {
         let bill = Client::new()
             .get(format!("{}/billing.json", example.url))
-            .bearer_auth("demo-free")
+            .bearer_auth(token)
             .send()
             .await
             .unwrap();
@@ -406,6 +414,59 @@ async fn on_a_full_disk_requests_are_denied_until_there_is_room_and_the_total_is
     served += 1;
     assert_eq!(bill(&example).await["requests"], served);
     example.stops_settled();
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+/// With Redis away, requests end; then the process is killed. When it starts again, all that ended
+/// is debited, once.
+// Lines are waited for on this thread; connections go on beside it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_process_had_not_settled_is_settled_by_its_journal_once() {
+    let folder = tempfile("journal");
+    let journal = folder.join("journal.redb");
+    let mut server = RedisServer::start();
+    let url = server.url();
+    let start = || {
+        let mut command = Command::new(env!("CARGO"));
+        command.env("JOURNAL", &journal);
+        Example::start_by(command, "axum", &url)
+    };
+    let example = start();
+    assert_eq!(denoise_for(&example, "demo-pro").await, 200);
+    let before = bill_of(&example, "demo-pro").await;
+    example.line_with("metered");
+    server.kill();
+    // The tier allows some during an outage.
+    let mut expected = before["used_nano_usd"].as_i64().unwrap();
+    let mut ended = 0;
+    while ended < 20 && denoise_for(&example, "demo-pro").await == 200 {
+        let line = example.line_with("metered");
+        let cost = line.split("cost=$").nth(1).unwrap().split(' ').next().unwrap();
+        expected += (cost.parse::<f64>().unwrap() * 1e9).round() as i64;
+        ended += 1;
+    }
+    assert!(ended > 0, "some were served while Redis was away");
+    // Within 20 ms and a flush of the disk.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    example.signal("KILL");
+    drop(example);
+    server.restart();
+    for _ in 0..2 {
+        let example = start();
+        let limit = std::time::Instant::now() + Duration::from_secs(20);
+        let bill = loop {
+            let bill = bill_of(&example, "demo-pro").await;
+            if bill["used_nano_usd"] == expected {
+                break bill;
+            }
+            assert!(std::time::Instant::now() < limit, "{expected}: {bill}");
+            tokio::task::yield_now().await;
+        };
+        assert_eq!(bill["requests"], 1 + ended, "with their lines");
+        // Nothing of it is left: the second start settles nothing.
+        example.terminate();
+        assert!(example.line_with("shut down").contains("unsettled=0"));
+    }
     std::fs::remove_dir_all(folder).unwrap();
 }
 

@@ -5,7 +5,7 @@ use std::{env, io::IsTerminal, sync::Arc, time::Duration};
 
 use tokio::{signal, time::sleep};
 use tower_credits::{
-    EmbeddedLedger, MemoryLedger, RedisLedger,
+    CreditMeterBuilder, EmbeddedLedger, MemoryLedger, RedisLedger,
     ledger::{Ledger, LedgerError},
 };
 use tracing::level_filters::LevelFilter;
@@ -25,6 +25,27 @@ pub(crate) async fn ledger() -> Result<Arc<dyn Ledger>, LedgerError> {
             file => Arc::new(EmbeddedLedger::open(file)?),
         },
     })
+}
+
+/// Keeps a journal, if `JOURNAL` names its file.
+#[cfg(feature = "journal")]
+#[allow(dead_code, reason = "one of the examples does")]
+pub(crate) fn journaled(
+    builder: CreditMeterBuilder,
+) -> Result<CreditMeterBuilder, tower_credits::meter::JournalError> {
+    Ok(match env::var("JOURNAL") {
+        Ok(file) => builder.journal(tower_credits::Journal::open(file)?),
+        Err(_) => builder,
+    })
+}
+
+/// There is none without the feature `journal`.
+#[cfg(not(feature = "journal"))]
+#[allow(dead_code, reason = "one of the examples does")]
+pub(crate) fn journaled(
+    builder: CreditMeterBuilder,
+) -> Result<CreditMeterBuilder, std::convert::Infallible> {
+    Ok(builder)
 }
 
 pub(crate) fn log() {

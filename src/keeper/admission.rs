@@ -95,6 +95,7 @@ pub(crate) fn admit(
         }
         return Ok(match state.lease.admit(want, request, now) {
             Ok(id) => {
+                table.note_in_journal(entry, &mut state);
                 let due = if state.lease.is_low() {
                     Duration::ZERO
                 } else {
@@ -148,6 +149,7 @@ pub(crate) fn admit_without_ledger(
         state.replace_lease(new_lease_id().ok()?, now);
     }
     let id = state.lease.grant_unbacked(want, request, allowance, now).ok()?;
+    table.note_in_journal(&handle.entry, &mut state);
     drop(state);
     table.attend(&handle.entry);
     Some(HeldSlice::new(handle, id))

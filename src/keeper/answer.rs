@@ -83,6 +83,7 @@ pub(super) fn apply(
         }
     }
     effect.settled = lease.acknowledged().saturating_sub(acknowledged);
+    table.note_in_journal(entry, &mut state);
     state.failure_logged_at = failure_logged_at;
     let is_full = effect.standing.is_some_and(|standing| standing.used == Credits::MAX);
     effect.is_newly_full = is_full && !std::mem::replace(&mut state.is_full_logged, is_full);

@@ -53,6 +53,9 @@ pub(super) struct EntryState {
     pub(super) failure_logged_at: Option<Duration>,
     /// It was logged that its month can take no more.
     pub(super) is_full_logged: bool,
+    /// The thread that writes the journal looks at it.
+    #[cfg(feature = "journal")]
+    pub(super) is_in_journal_list: bool,
 }
 
 /// An account's lease on this node.
@@ -108,6 +111,8 @@ impl AccountEntry {
                 is_dormant: false,
                 failure_logged_at: None,
                 is_full_logged: false,
+                #[cfg(feature = "journal")]
+                is_in_journal_list: false,
             })),
         }
     }

@@ -188,6 +188,7 @@ impl HeldSlice {
         let served = has_waiting.then(|| state.lease.grant_spare(oneshot::Sender::is_closed, now));
         let is_news = state.lease.has_news(now);
         let is_pending = matches!(closing, Some(Closing::Pending));
+        table.note_in_journal(entry, &mut state);
         let ended = match closing {
             Some(Closing::Settled(request, billed)) => {
                 Some(EndedRequest::new(request, billed, &state.lease))

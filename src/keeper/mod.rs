@@ -12,6 +12,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `entry.rs` | one account in one month: its lease, its request rate |
+//! | `journal/` | what the ledger has not acknowledged, in a file |
 //! | `inbox.rs` | entries that want the worker's attention |
 //! | `table.rs` | all entries, and what they share |
 //! | `handle.rs` | a handle to an entry; a request's slice |
@@ -34,6 +35,8 @@ mod ended;
 mod entry;
 mod handle;
 mod inbox;
+#[cfg(feature = "journal")]
+mod journal;
 mod notifier;
 mod phase;
 mod schedule;
@@ -42,6 +45,8 @@ mod shutdown;
 mod table;
 mod worker;
 
+#[cfg(feature = "journal")]
+pub use self::journal::{Journal, JournalError};
 pub use self::shutdown::{Settlement, Unsettled};
 pub(crate) use self::{
     admission::{Admission, Ticket, TicketAnswer, admit, admit_without_ledger},

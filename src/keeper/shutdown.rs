@@ -21,6 +21,10 @@ use crate::{
     threshold::ThresholdHook,
 };
 
+/// The time that the last write of the journal may take at a shutdown.
+#[cfg(feature = "journal")]
+const JOURNAL_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// Owner of a table and its [`Worker`]. When it is dropped, the worker settles what is left and
 /// ends.
 pub(crate) struct Keeper {
@@ -61,6 +65,17 @@ impl Keeper {
         Self { table: Arc::new(AccountTable::new(ledger, time, rules, max_accounts, hook)) }
     }
 
+    /// Goes on with the leases of a journal, and writes it from now on.
+    #[cfg(feature = "journal")]
+    pub(crate) fn keep_journal(&self, journal: super::Journal) -> std::io::Result<()> {
+        let list = Arc::new(super::journal::JournalList::default());
+        let writer = super::journal::Writer::recover(journal, &self.table, Arc::clone(&list));
+        writer.start()?;
+        // Nobody else sets it.
+        let _ = self.table.journal.set(list);
+        Ok(())
+    }
+
     /// Returns the table.
     pub(crate) const fn table(&self) -> &Arc<AccountTable> {
         &self.table
@@ -90,6 +105,16 @@ impl Keeper {
         })
     }
 
+    /// Waits until the journal has what is left.
+    async fn close_journal(&self) {
+        #[cfg(feature = "journal")]
+        if let Some(journal) = self.table.journal.get().cloned() {
+            journal.close();
+            let closed = move || journal.wait_closed(JOURNAL_TIMEOUT);
+            drop(tokio::task::spawn_blocking(closed).await);
+        }
+    }
+
     /// Denies new requests, ends those that run at what they have used so far, and waits until
     /// everything is settled, five seconds at most.
     pub(crate) async fn shutdown(&self) -> Settlement {
@@ -115,6 +140,7 @@ impl Keeper {
             let handle = AccountHandle { table: Arc::clone(&self.table), entry };
             deliver(&handle, Served { settled, ..Served::none() }, None);
         }
+        self.close_journal().await;
         let settled = Credits::clamped(self.table.settled.load(Ordering::Acquire));
         Settlement { settled, unsettled }
     }

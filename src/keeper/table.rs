@@ -13,6 +13,8 @@ use std::{
 use dashmap::DashMap;
 use tokio::{sync::watch, time::Instant};
 
+#[cfg(feature = "journal")]
+use super::journal::JournalList;
 use super::{
     entry::{AccountEntry, AdmissionError, EntryState, Verdict},
     inbox::Inbox,
@@ -49,6 +51,8 @@ pub(crate) struct AccountTable {
     /// `true` once the worker has nothing more to do.
     pub(super) done: watch::Sender<bool>,
     pub(super) hook: Option<ThresholdHook>,
+    #[cfg(feature = "journal")]
+    pub(super) journal: std::sync::OnceLock<Arc<JournalList>>,
     /// Dormant entries, the oldest first. They make room for others.
     dormant: Mutex<VecDeque<Weak<AccountEntry>>>,
     worker: AtomicU8,
@@ -83,6 +87,8 @@ impl AccountTable {
             settled: AtomicI64::new(0),
             done: watch::Sender::new(false),
             hook,
+            #[cfg(feature = "journal")]
+            journal: std::sync::OnceLock::new(),
             dormant: Mutex::default(),
             worker: AtomicU8::new(WORKER_VACANT),
         }
@@ -140,6 +146,34 @@ impl AccountTable {
         self.attend_by(&entry, self.now() + self.rules.quiet_after());
         Ok(entry)
     }
+
+    /// Returns the entry of an account that a journal has a lease of, however many there are.
+    #[cfg(feature = "journal")]
+    pub(super) fn entry_of_recovered(
+        &self,
+        account: Account,
+        period: Period,
+    ) -> Option<Arc<AccountEntry>> {
+        let lease = Lease::new(new_lease_id().ok()?, self.now());
+        let make = || {
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            Arc::new(AccountEntry::new(id, account.clone(), period, lease))
+        };
+        Some(Arc::clone(&*self.entries.entry((account.clone(), period)).or_insert_with(make)))
+    }
+
+    /// Has the journal written while the account is in use. The caller holds its lock.
+    #[cfg(feature = "journal")]
+    pub(super) fn note_in_journal(&self, entry: &Arc<AccountEntry>, state: &mut EntryState) {
+        if let Some(journal) = self.journal.get() {
+            journal.note(entry, state);
+        }
+    }
+
+    /// There is no journal.
+    #[cfg(not(feature = "journal"))]
+    #[expect(clippy::unused_self, reason = "as with a journal")]
+    pub(super) const fn note_in_journal(&self, _: &Arc<AccountEntry>, _: &mut EntryState) {}
 
     /// Has the worker examine an entry now.
     pub(super) fn attend(&self, entry: &Arc<AccountEntry>) {
@@ -253,6 +287,15 @@ impl Drop for WorkerPermit {
             for waiter in waiting {
                 drop(waiter.send(Verdict::WorkerGone));
             }
+        }
+    }
+}
+
+#[cfg(feature = "journal")]
+impl Drop for AccountTable {
+    fn drop(&mut self) {
+        if let Some(journal) = self.journal.get() {
+            journal.close();
         }
     }
 }

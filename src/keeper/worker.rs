@@ -301,6 +301,7 @@ impl Worker {
         self.schedule.cancel(entry, state);
         if is_gone {
             entry.set_removed(state);
+            table.note_in_journal(entry, state);
             drop(guard);
             table.remove(entry);
         } else if next < Duration::MAX {
@@ -328,7 +329,7 @@ impl Worker {
     ) -> Duration {
         let is_ending = self.ending.is_some();
         let EntryState { lease, retired, terms, terms_at, is_in_backlog, .. } = state;
-        let mut next = Duration::MAX;
+        let (mut next, mut leaves_journal) = (Duration::MAX, false);
         for lease in std::iter::once(lease).chain(retired) {
             match lease.next(rules, is_ending, now) {
                 Next::Renew
@@ -357,11 +358,18 @@ impl Worker {
                         is_awaited,
                     );
                 }
+                Next::LeaveJournal => {
+                    lease.leave_journal();
+                    leaves_journal = true;
+                }
                 // A request whose stopwatch stands just before its refill must not keep the worker
                 // awake.
                 Next::Wait(at) => next = next.min(at.max(now + rules.batching_delay())),
                 Next::Gone => {}
             }
+        }
+        if leaves_journal {
+            self.table.note_in_journal(entry, state);
         }
         next
     }

@@ -46,6 +46,23 @@ impl Tally {
         self.recent.is_empty()
     }
 
+    /// A tally of these lines.
+    pub(super) fn of(lines: Vec<(LineKey, Usage)>) -> Self {
+        let mut tally = Self::default();
+        // Numbers that no context has: they are counted from 0.
+        for (number, (key, usage)) in (0..=u64::MAX).rev().zip(lines) {
+            tally.add(number, || key, usage);
+        }
+        tally
+    }
+
+    /// Returns all lines. Some may be there twice.
+    pub(super) fn lines(&self) -> Vec<(LineKey, Usage)> {
+        let recent = self.recent.iter().map(|(_, line)| (line.key.clone(), line.usage));
+        let further = self.further.iter().flat_map(|further| further.iter());
+        recent.chain(further.map(|(key, usage)| (key.clone(), *usage))).collect()
+    }
+
     /// Takes all lines out, each once.
     pub(super) fn take(&mut self) -> Arc<[UsageLine]> {
         let further = self

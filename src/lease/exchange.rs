@@ -50,6 +50,11 @@ impl Exchange {
         }
     }
 
+    /// Goes on from another process's renewal of this number.
+    pub(super) fn continued(seq: u64) -> Self {
+        Self { seq, ..Self::new() }
+    }
+
     /// Returns the number of the last renewal.
     pub(super) fn seq(&self) -> u64 {
         self.seq
@@ -131,12 +136,6 @@ impl Exchange {
         self.seq = 0;
         self.in_flight = None;
         self.retry_at = Duration::ZERO;
-    }
-
-    /// Forgets the renewal in flight, as the death of the process does.
-    #[cfg(test)]
-    pub(super) fn kill(&mut self) {
-        self.in_flight = None;
     }
 }
 

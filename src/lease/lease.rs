@@ -7,6 +7,7 @@ use super::{
     exchange::{Exchange, Flight},
     life::Life,
     pool::{Pool, Report},
+    record::Stored,
     rules::LeaseRules,
     run::{Closing, Run, RunId, Served, SliceRequest},
 };
@@ -28,14 +29,16 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Lease<W, R> {
     id: LeaseId,
-    pool: Pool<W, R>,
-    exchange: Exchange,
-    life: Life,
+    pub(super) pool: Pool<W, R>,
+    pub(super) exchange: Exchange,
+    pub(super) life: Life,
     /// `true` if a request was denied while the ledger was known to be away: it is asked for that
     /// reason alone, so that the next one need not be denied.
     probes: bool,
     /// Standing of the account when the ledger last answered.
     standing: Standing,
+    /// (11) What a journal has of it.
+    pub(super) stored: Stored,
 }
 
 /// Next step of a lease.
@@ -43,6 +46,8 @@ pub(crate) struct Lease<W, R> {
 pub(crate) enum Next {
     /// Send a renewal now.
     Renew,
+    /// Have the journal remove its record, and then renew.
+    LeaveJournal,
     /// Nothing before this moment, or before something happens.
     Wait(Duration),
     /// Nothing ever again.
@@ -52,14 +57,19 @@ pub(crate) enum Next {
 impl<W, R: Run> Lease<W, R> {
     /// Returns a lease that the ledger has not heard of yet, and that has nothing on hold.
     pub(crate) fn new(id: LeaseId, now: Duration) -> Self {
-        Self {
-            id,
-            pool: Pool::new(now),
-            exchange: Exchange::new(),
-            life: Life::new(now),
-            probes: false,
-            standing: Standing::default(),
-        }
+        let (pool, life) = (Pool::new(now), Life::new(now));
+        Self::from_parts(id, pool, Exchange::new(), life, Standing::default(), Stored::No)
+    }
+
+    pub(super) fn from_parts(
+        id: LeaseId,
+        pool: Pool<W, R>,
+        exchange: Exchange,
+        life: Life,
+        standing: Standing,
+        stored: Stored,
+    ) -> Self {
+        Self { id, pool, exchange, life, probes: false, standing, stored }
     }
 
     pub(crate) fn id(&self) -> LeaseId {
@@ -259,7 +269,16 @@ impl<W, R: Run> Lease<W, R> {
             return Next::Wait(Duration::MAX);
         }
         let due = self.due(rules, flush, now).max(self.exchange.retry_at());
-        if due <= now { Next::Renew } else { Next::Wait(due) }
+        if due > now {
+            return Next::Wait(due);
+        }
+        // (11) Nothing may be sent about a lease that said goodbye, also not by who reads the
+        // journal.
+        match self.stored {
+            Stored::Yes if self.may_leave(rules, flush, now) => Next::LeaveJournal,
+            Stored::Leaving if self.may_leave(rules, flush, now) => Next::Wait(Duration::MAX),
+            _ => Next::Renew,
+        }
     }
 
     /// Returns when the next renewal is due, retries apart.
@@ -450,11 +469,7 @@ impl<W, R: Run> Lease<W, R> {
         self.pool.slices().slice_of(id)
     }
 
-    /// Returns what is left of a lease when its process was killed and its journal read back:
-    /// nothing runs any more.
-    pub(super) fn killed(mut self, now: Duration) -> Self {
-        self.pool.kill(now);
-        self.exchange.kill();
-        self
+    pub(super) fn spent(&self) -> Credits {
+        self.pool.outbox().spent()
     }
 }

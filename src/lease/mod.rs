@@ -7,6 +7,7 @@
 //! | part | state |
 //! |---|---|
 //! | `lease.rs`: `Lease` | the parts below; the conversation with the ledger |
+//! | `record.rs`: `LeaseRecord` | what a journal keeps of it |
 //! | `life.rs`: `Life` | its stages, from its first renewal to its last |
 //! | `exchange.rs`: `Exchange` | the numbers of renewals, the one in flight, retries |
 //! | `pool.rs`: `Pool` | the parts below; which request gets a slice of the spare credits |
@@ -33,6 +34,7 @@ mod life;
 mod outbox;
 mod pool;
 mod queue;
+mod record;
 mod rules;
 mod run;
 mod running;
@@ -46,6 +48,7 @@ mod tests;
 pub use self::hold_ahead::HoldAhead;
 pub(crate) use self::{
     lease::{Lease, Next},
+    record::LeaseRecord,
     rules::{LeaseRules, MAX_RENEWAL_DELAY},
     run::{Closing, RefillDenial, Run, RunId, Served, SliceRequest},
 };

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use super::{
     batch::{Batch, Tally},
+    record::OutboxRecord,
     rules::LeaseRules,
 };
 use crate::{
     Credits,
-    ledger::{LineKey, Usage},
+    ledger::{LineKey, Usage, UsageLine},
 };
 
 /// Usage on its way to the ledger: the running total that the lease spent, and its usage lines.
@@ -45,6 +46,32 @@ impl Outbox {
             batches: 0,
             frozen: None,
             dirty_since: None,
+        }
+    }
+
+    /// Returns the outbox of a process that died. All of it is to be reported.
+    pub(super) fn recovered(record: OutboxRecord, now: Duration) -> Self {
+        let OutboxRecord { spent, acknowledged, batches, frozen, lines } = record;
+        let frozen = frozen.map(|(number, settled, lines)| Batch {
+            number,
+            settled,
+            lines: lines.into_iter().map(|(key, usage)| UsageLine { key, usage }).collect(),
+        });
+        let (tally, dirty_since) = (Tally::of(lines), Some(now));
+        Self { spent, acknowledged, tally, batches, frozen, dirty_since }
+    }
+
+    /// Returns a record of it.
+    pub(super) fn record(&self) -> OutboxRecord {
+        let line = |line: &UsageLine| (line.key.clone(), line.usage);
+        OutboxRecord {
+            spent: self.spent,
+            acknowledged: self.acknowledged,
+            batches: self.batches,
+            frozen: self.frozen.as_ref().map(|Batch { number, settled, lines }| {
+                (*number, *settled, lines.iter().map(line).collect())
+            }),
+            lines: self.tally.lines(),
         }
     }
 
@@ -147,12 +174,6 @@ impl Outbox {
             batch.number = self.batches;
             batch.settled = batch.settled.saturating_sub(acknowledged);
         }
-    }
-
-    /// Notes that the process died and its journal is read back at `now`.
-    #[cfg(test)]
-    pub(super) fn kill(&mut self, now: Duration) {
-        self.dirty_since = Some(now);
     }
 }
 

@@ -54,6 +54,16 @@ impl<W, R: Run> Pool<W, R> {
         }
     }
 
+    /// A pool of a process that died, in which nothing runs.
+    pub(super) fn of_outbox(outbox: Outbox, now: Duration) -> Self {
+        Self { outbox, ..Self::new(now) }
+    }
+
+    /// Settles what running requests have used so far.
+    pub(super) fn settle_running(&mut self, now: Duration) {
+        self.slices.settle_running(&mut self.outbox, now);
+    }
+
     pub(super) fn slices(&self) -> &Slices<R> {
         &self.slices
     }
@@ -220,7 +230,7 @@ impl<W, R: Run> Pool<W, R> {
     /// Composes what a renewal says, and gives up what it gives up.
     pub(super) fn report(&mut self, rules: &LeaseRules, now: Duration) -> Report {
         if !self.outbox.has_frozen() {
-            self.slices.settle_running(&mut self.outbox, now);
+            self.settle_running(now);
         }
         let batch = self.outbox.freeze();
         let holds = self.slices.holds().saturating_add(self.queue.holds());
@@ -334,14 +344,5 @@ impl<W, R: Run> Pool<W, R> {
 
     fn surplus_target(&self, rules: &LeaseRules, now: Duration) -> Credits {
         self.surplus.target(rules, !self.queue.is_empty(), self.spare(), now)
-    }
-
-    /// Forgets what runs and waits, as the death of the process does. Its journal is read back at
-    /// `now`.
-    #[cfg(test)]
-    pub(super) fn kill(&mut self, now: Duration) {
-        self.slices.kill();
-        self.queue = Queue::new();
-        self.outbox.kill(now);
     }
 }

@@ -346,10 +346,4 @@ impl<R: Run> Slices<R> {
     pub(super) fn slice_of(&self, id: RunId) -> Credits {
         self.running[id.slot].slice()
     }
-
-    /// Forgets all requests, as the death of the process does.
-    #[cfg(test)]
-    pub(super) fn kill(&mut self) {
-        *self = Self { last_serial: self.last_serial, ..Self::new() };
-    }
 }

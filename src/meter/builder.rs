@@ -93,6 +93,8 @@ pub struct CreditMeterBuilder {
     bill_to_header: Option<HeaderName>,
     hook: Option<ThresholdHook>,
     format_choice: FormatChoice,
+    #[cfg(feature = "journal")]
+    journal: Option<crate::Journal>,
 }
 
 impl CreditMeterBuilder {
@@ -128,7 +130,29 @@ impl CreditMeterBuilder {
             bill_to_header: Some(BILL_TO),
             hook: None,
             format_choice: FormatChoice::default(),
+            #[cfg(feature = "journal")]
+            journal: None,
         }
+    }
+
+    /// Keeps what the ledger has not acknowledged in a [`Journal`](crate::Journal), and settles
+    /// what is in it already. Default: none.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, Journal, MemoryLedger, Plan};
+    /// # use tower_credits::identify::IdentityFromExtensions;
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// let meter = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions)
+    ///     .journal(Journal::open("journal.redb")?)
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "journal")]
+    #[must_use]
+    pub fn journal(mut self, journal: crate::Journal) -> Self {
+        self.journal = Some(journal);
+        self
     }
 
     /// Calls `hook` when an account has reached a threshold: once for each account, month and
@@ -706,6 +730,8 @@ impl CreditMeterBuilder {
             bill_to_header,
             hook,
             format_choice,
+            #[cfg(feature = "journal")]
+            journal,
         } = self;
         let keeper = Keeper::new(
             Arc::clone(&ledger),
@@ -739,7 +765,12 @@ impl CreditMeterBuilder {
             upload_memory: UploadMemory::new(settings.upload_memory, settings.uploads.max_bytes),
             long_drains: UploadBudget::new(MAX_LONG_DRAINS),
         };
-        CreditMeter { inner: Arc::new(inner) }
+        let meter = CreditMeter { inner: Arc::new(inner) };
+        #[cfg(feature = "journal")]
+        if let Some(journal) = journal {
+            meter.keep_journal(journal);
+        }
+        meter
     }
 }
 

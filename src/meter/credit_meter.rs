@@ -213,6 +213,22 @@ impl CreditMeter {
         settlement
     }
 
+    /// Settles what is in a journal, and writes it from now on.
+    #[cfg(feature = "journal")]
+    pub(super) fn keep_journal(&self, journal: crate::Journal) {
+        let has_unsettled = !journal.unsettled().is_zero();
+        if let Err(error) = self.inner.keeper.keep_journal(journal) {
+            tracing::error!(
+                target: "tower_credits", %error,
+                "the journal is not written: no thread could be started"
+            );
+        }
+        // Without a runtime, the first request brings one.
+        if has_unsettled && Handle::try_current().is_ok() {
+            self.ensure_worker();
+        }
+    }
+
     /// Returns the status of denials for which this server is the reason.
     #[cfg(feature = "axum")]
     pub(crate) fn unavailable_status(&self) -> http::StatusCode {

@@ -74,6 +74,8 @@ pub use self::{
     health::Health,
     service::{BufferBodies, CreditService},
 };
+#[cfg(feature = "journal")]
+pub use crate::keeper::JournalError;
 pub use crate::{
     condition::Condition,
     keeper::{Settlement, Unsettled},

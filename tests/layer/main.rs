@@ -27,6 +27,8 @@ mod denied_clients;
 mod ends;
 mod hostile;
 mod idle;
+#[cfg(feature = "journal")]
+mod journal;
 mod ledgers;
 mod midway;
 mod neighbours;

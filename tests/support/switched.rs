@@ -29,6 +29,11 @@ pub struct Switched {
 }
 
 impl Switched {
+    /// The way of one process to a ledger that others reach, too.
+    pub fn to(ledger: MemoryLedger) -> Self {
+        Self { ledger, ..Self::default() }
+    }
+
     pub fn off(&self, off: bool) {
         self.off.store(off, Ordering::SeqCst);
     }

@@ -44,6 +44,9 @@ struct Setting {
     /// `true` if the ledger's storage loses its book, its leases or its holds now and then, or what
     /// was written to them last.
     storage_losses: bool,
+    /// The ticks between two writes of a node's journal; 0 if it is up to date whenever the node is
+    /// killed.
+    journal: u64,
     /// `true` if nodes are shut down now and then, and the ledger's clock is up to an hour off for
     /// a while.
     glitches: bool,
@@ -100,9 +103,38 @@ fn run_table(stop: bool) {
                 }
                 run(
                     seeds,
-                    Setting { stop, ahead, down, failover, loss, jolts, storage_losses, glitches },
+                    Setting {
+                        stop,
+                        ahead,
+                        down,
+                        failover,
+                        loss,
+                        jolts,
+                        storage_losses,
+                        journal: 0,
+                        glitches,
+                    },
                 );
             }
+        }
+        // What was spent after the last write is debited once, or not.
+        for (loss, glitches) in [(0.0, false), (0.05, false), (0.0, true), (0.05, true)] {
+            let (down, journal): (&[u64], _) = (&[5, 50], 25);
+            let (failover, jolts, storage_losses) = (false, true, false);
+            run(
+                seeds,
+                Setting {
+                    stop,
+                    ahead,
+                    down,
+                    failover,
+                    loss,
+                    jolts,
+                    storage_losses,
+                    journal,
+                    glitches,
+                },
+            );
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A node of the simulation: one account's leases, and the requests that run on them.
 
-use std::rc::Rc;
+use std::{collections::BTreeMap, rc::Rc};
 
 use fastrand::Rng;
 
@@ -13,6 +13,7 @@ use crate::{
     lease::{
         RunId, SliceRequest,
         lease::{Lease, Next},
+        record::LeaseRecord,
         rules::LeaseRules,
         run::{Closing, Served},
     },
@@ -42,6 +43,8 @@ pub(super) struct Node {
     /// It is suspended: what comes meanwhile is looked at when it goes on.
     asleep_until: u64,
     mail: Vec<(Renewal, Answer)>,
+    /// Its journal, as it was last written.
+    journal: BTreeMap<LeaseId, LeaseRecord>,
     /// It is shutting down: nothing new begins, and its leases settle and say goodbye.
     is_closing: bool,
 }
@@ -117,19 +120,51 @@ impl Node {
         }
     }
 
-    /// `kill -9`: of what runs no more is billed than was settled, the journal keeps the rest.
-    pub(super) fn kill(&mut self, down: u64, oracle: &mut Oracle, tick: u64) {
+    /// `kill -9`: of what runs no more is billed than was settled, as far as the journal has it.
+    pub(super) fn kill(
+        &mut self,
+        setting: &Setting,
+        rules: &LeaseRules,
+        down: u64,
+        oracle: &mut Oracle,
+        tick: u64,
+    ) {
         self.running.clear();
         self.pending.clear();
         self.mail.clear();
         self.asleep_until = 0;
-        let old: Vec<_> =
-            std::mem::take(&mut self.old).into_iter().chain(self.lease.take()).collect();
-        for (request, settled) in old.iter().flat_map(Lease::unfinished) {
-            oracle.killed(request, settled, at(tick));
+        if setting.journal == 0 {
+            self.write_journal(tick);
         }
-        self.old = old.into_iter().map(|lease| lease.killed(at(tick))).collect();
+        let old = std::mem::take(&mut self.old).into_iter().chain(self.lease.take());
+        for lease in old {
+            for (request, settled) in lease.unfinished() {
+                oracle.killed(request, settled, at(tick));
+            }
+            let record = self.journal.get(&lease.id());
+            let known = record.map_or_else(|| lease.acknowledged(), LeaseRecord::spent);
+            oracle.unwritten(lease.spent().saturating_sub(known));
+        }
+        let records = self.journal.values().cloned();
+        self.old = records.map(|record| Lease::recovered(record, rules, at(tick + down))).collect();
         self.down_until = tick + down;
+    }
+
+    /// `true` if a lease is to leave the journal.
+    pub(super) fn is_journal_due(&self) -> bool {
+        self.lease.iter().chain(&self.old).any(Lease::needs_removal)
+    }
+
+    /// Writes the journal.
+    pub(super) fn write_journal(&mut self, tick: u64) {
+        let mut journal = BTreeMap::new();
+        for lease in self.lease.iter_mut().chain(&mut self.old) {
+            match lease.store(at(tick)) {
+                Some(record) => drop(journal.insert(lease.id(), record)),
+                None => lease.removed_from_journal(),
+            }
+        }
+        self.journal = journal;
     }
 
     /// Ends the requests that run with what they used so far, and sends those away that wait.
@@ -228,7 +263,11 @@ impl Node {
             for (_, seq, _) in self.awaited.extract_if(.., given_up).collect::<Vec<_>>() {
                 lease.unanswered(&rules, seq, now);
             }
-            if lease.next(&rules, flush, now) == Next::Renew {
+            let next = lease.next(&rules, flush, now);
+            if next == Next::LeaveJournal {
+                lease.leave_journal();
+            }
+            if next == Next::Renew {
                 let renewal = lease.renew(&rules, terms, flush, now);
                 self.awaited.retain(|(id, ..)| *id != renewal.lease);
                 self.awaited.push((renewal.lease, renewal.seq, tick));

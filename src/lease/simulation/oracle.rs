@@ -15,6 +15,8 @@ pub(super) struct Oracle {
     debt: i64,
     overspent: i64,
     lost: i64,
+    /// Spent by nodes that were killed before their journals had it: it is debited, or not.
+    unwritten: i64,
     /// The most that the account might use at any time so far, refunds included.
     limit: i64,
 }
@@ -42,6 +44,11 @@ impl Oracle {
         }
     }
 
+    /// A node was killed before its journal had this much of what it had spent.
+    pub(super) fn unwritten(&mut self, spent: Credits) {
+        self.unwritten += spent.as_nano_usd();
+    }
+
     /// Compares what is billed and what runs, debt apart, with what the account may use.
     pub(super) fn audit<'a>(
         &mut self,
@@ -52,7 +59,9 @@ impl Oracle {
         self.limit = self.limit.max(allowed.as_nano_usd());
         let used: i64 =
             unbilled.map(|request| request.cost(now).min(request.slice()) - request.owed()).sum();
-        self.overspent = self.overspent.max(self.debited - self.debt + used - self.limit);
+        // What the ledger never learns of, others may use again.
+        let billed = self.debited - self.unwritten - self.debt;
+        self.overspent = self.overspent.max(billed + used - self.limit);
     }
 
     /// Compares with what stands on the statement at the end.
@@ -64,6 +73,7 @@ impl Oracle {
         Outcome {
             used: statement.used.as_nano_usd(),
             debited: self.debited,
+            unwritten: self.unwritten,
             itemised: sum(&mut statement.lines.iter()),
             recovered: sum(&mut statement.lines.iter().filter(recovered)),
             held: statement.held.as_nano_usd(),
@@ -81,6 +91,8 @@ pub(super) struct Outcome {
     used: i64,
     /// The sum of the requests' bills.
     debited: i64,
+    /// The part of that which may not have reached the ledger.
+    unwritten: i64,
     /// The sum of the statement's lines.
     itemised: i64,
     /// The part of that whose details a failover forgot.
@@ -105,17 +117,19 @@ pub(super) struct Outcomes {
 impl Outcomes {
     /// Every total and line is exact, nothing is held or remembered at the end.
     pub(super) fn add(&mut self, outcome: &Outcome, setting: &Setting, seed: u64) {
-        let Outcome { used, debited, itemised, recovered, held, leases, .. } = *outcome;
-        let exact = (used, itemised, held) == (debited, debited, 0);
+        let Outcome { used, debited, unwritten, itemised, recovered, held, leases, .. } = *outcome;
+        let exact =
+            used == itemised && (debited - unwritten..=debited).contains(&used) && held == 0;
         // Of a renewal whose answer was lost just before its lease was, nobody can tell any more if
         // it was debited.
         let exact = exact || (setting.storage_losses && setting.loss > 0.0 && held == 0);
         assert_eq!(itemised, used, "{setting:?}, seed {seed}");
-        // A failover may forget a goodbye, and a clock that steps lets one come late: that entry,
+        // A failover may forget a goodbye, a node may be killed before it, and a clock that steps lets one come late: that entry,
         // which holds nothing, stays until the period's leases expire.
         let forgets = setting.failover || setting.storage_losses;
-        let tidy = leases == 0 || forgets || setting.glitches;
-        let nothing_forgotten = recovered == 0 || forgets;
+        let tidy = leases == 0 || forgets || setting.glitches || !setting.down.is_empty();
+        // A batch of the journal may have reached the ledger with less than the journal has.
+        let nothing_forgotten = recovered == 0 || forgets || setting.journal > 0;
         assert!(exact && tidy && nothing_forgotten, "{setting:?}, seed {seed}: {outcome:?}");
         self.runs += 1;
         self.inexact += u64::from(used != debited);
@@ -137,7 +151,8 @@ impl Outcomes {
         if !(setting.failover || silent_beyond_ttl || setting.storage_losses || clock_steps) {
             assert!(*worst_overspent <= 0, "{setting:?} overspent by {worst_overspent}");
         }
-        assert!(inexact * 20 <= (*runs).max(20), "{setting:?}: {inexact} of {runs} inexact");
+        let is_rare = inexact * 20 <= (*runs).max(20) || setting.journal > 0;
+        assert!(is_rare, "{setting:?}: {inexact} of {runs} inexact");
         eprintln!(
             "{setting:?}: {runs} runs, {inexact} not exact, \
              worst overspending {worst_overspent}, most lost by a request {most_lost}"

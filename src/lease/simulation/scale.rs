@@ -175,7 +175,7 @@ impl Many {
             Next::Wait(at) if at < Duration::MAX => {
                 self.events.push(Reverse((at, node, Event::Speaks)));
             }
-            Next::Wait(_) | Next::Gone => {}
+            Next::Wait(_) | Next::LeaveJournal | Next::Gone => {}
         }
     }
 }

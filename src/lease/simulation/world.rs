@@ -142,7 +142,7 @@ impl World {
         }
         if faults && !setting.down.is_empty() && rng.f64() < 0.002 {
             let down = setting.down[rng.usize(0..setting.down.len())];
-            node.kill(down, oracle, tick);
+            node.kill(setting, rules, down, oracle, tick);
             return;
         }
         if node.is_asleep(tick) {
@@ -159,6 +159,10 @@ impl World {
         }
         if tick < ARRIVALS_END && !node.is_closing() && rng.f64() < arrivals {
             node.begin_requests(rng, setting.stop, &mut self.names, tick);
+        }
+        let is_due = setting.journal > 0 && tick.is_multiple_of(setting.journal);
+        if is_due || (setting.journal == 0 && node.is_journal_due()) {
+            node.write_journal(tick);
         }
         for renewal in node.speak(rules, self.terms, tick) {
             self.send(index, &renewal, tick);

@@ -130,7 +130,7 @@ impl Pair {
                 // As the worker does: a request that uses nothing just before its refill must not
                 // be examined all the time.
                 Next::Wait(at) => now = at.max(now + self.rules.flush / 20),
-                Next::Gone => break,
+                Next::LeaveJournal | Next::Gone => break,
             }
         }
         spoke

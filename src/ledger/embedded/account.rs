@@ -6,7 +6,7 @@ use redb::Table;
 
 use super::{
     super::{AccountState, Book, LineKey, Usage, account_state::MAX_PERIODS},
-    file::Failure,
+    failure::Failure,
     rows::{self, RecordRow},
 };
 use crate::{Account, Period};
@@ -112,7 +112,7 @@ impl<'a> Part<'a> {
 }
 
 fn put(rows: &mut Rows<'_>, key: &[u8], value: &impl serde::Serialize) -> Result<(), Failure> {
-    rows.insert(key, &*rows::text(value))?;
+    rows.insert(key, &*rows::row(key, value))?;
     Ok(())
 }
 

@@ -19,11 +19,15 @@ use super::{
         LedgerFuture, Renewal, Statement, Terms,
     },
     account::whole,
-    file::{Failure, File},
-    rows::{self, ROWS},
+    failure::{Failure, PURPOSE},
+    rows,
     writer::{Call, Writer},
 };
-use crate::{Account, Name, Period, clock::Clock};
+use crate::{
+    Account, Name, Period,
+    clock::Clock,
+    database_file::{DatabaseFile, ROWS},
+};
 
 /// A ledger in a file of this machine, for a single process. Clones share it.
 ///
@@ -50,7 +54,7 @@ pub struct EmbeddedLedger {
 }
 
 struct Inner {
-    file: Arc<File>,
+    file: Arc<DatabaseFile>,
     clock: Arc<dyn Clock>,
     /// To the thread that writes; `None` while this is dropped.
     calls: Option<mpsc::Sender<Call>>,
@@ -66,7 +70,7 @@ impl EmbeddedLedger {
         clock: Arc<dyn Clock>,
         max_lines: usize,
     ) -> Result<Self, LedgerError> {
-        let file = Arc::new(File::open(path)?);
+        let file = Arc::new(DatabaseFile::open(path, PURPOSE)?);
         let (calls, waiting) = mpsc::channel();
         let writer = Writer { file: Arc::clone(&file), clock: Arc::clone(&clock), max_lines };
         let writer = writer.start(waiting).map_err(|error| LedgerError::Unreachable {
@@ -78,7 +82,7 @@ impl EmbeddedLedger {
     }
 
     #[cfg(test)]
-    pub(super) fn file(&self) -> &File {
+    pub(super) fn file(&self) -> &DatabaseFile {
         &self.inner.file
     }
 
@@ -121,7 +125,7 @@ impl EmbeddedLedger {
             match rows.and_then(|rows| read(&rows)) {
                 Ok(value) => Ok(value),
                 Err(Failure::Call(error)) => Err(error),
-                Err(Failure::File(reason)) => Err(inner.file.failed(&database, reason)),
+                Err(Failure::File(reason)) => Err(inner.file.failed(&database, reason).into()),
             }
         });
         reading.await.unwrap_or_else(|error| {

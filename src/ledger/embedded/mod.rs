@@ -13,12 +13,12 @@
 //! * `builder.rs`: settings.
 //! * `ledger.rs`: [`EmbeddedLedger`], the implementation of [`Ledger`](super::Ledger).
 //! * `writer.rs`: the thread that writes.
-//! * `file.rs`: the database, which is opened again after a failure.
+//! * `failure.rs`: what failed, a call or the file.
 //! * `rows.rs`: keys and values; `account.rs`: an account as rows.
 
 mod account;
 mod builder;
-mod file;
+mod failure;
 mod ledger;
 mod rows;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The rows of the database: keys, and values as JSON.
+//! The rows of the database: keys, and values as JSON with a checksum.
 //!
 //! | key | value |
 //! |---|---|
@@ -12,23 +12,20 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use redb::{ReadableTable, TableDefinition};
+use redb::ReadableTable;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
     super::{Book, LedgerError, LineKey, Record, Usage},
-    file::Failure,
+    failure::Failure,
 };
-use crate::{Account, Period};
-
-/// The one table.
-pub(super) const ROWS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("rows");
+use crate::{
+    Account, Period,
+    database_file::{sealed, unsealed},
+};
 
 /// The version of the schema that this crate reads and writes.
 pub(super) const SCHEMA: &str = "1";
-
-/// The key of the schema's version.
-pub(super) const SCHEMA_KEY: &[u8] = b"s";
 
 /// What outlives an account's months.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -77,18 +74,30 @@ pub(super) fn line_key(period: Period, account: &Account, line: &LineKey) -> Vec
 
 /// Reads the line of a line's key.
 pub(super) fn read_line(key: &[u8], lines: &Range<Vec<u8>>) -> Result<LineKey, Failure> {
-    read(key.get(lines.start.len()..).unwrap_or_default())
+    read_json(key.get(lines.start.len()..).unwrap_or_default())
 }
 
-/// Returns a value's JSON.
-pub(super) fn text(value: &impl Serialize) -> Vec<u8> {
+/// Returns the row of a value.
+pub(super) fn row(key: &[u8], value: &impl Serialize) -> Vec<u8> {
+    sealed(key, text(value))
+}
+
+fn text(value: &impl Serialize) -> Vec<u8> {
     // Plain data whose maps have texts for keys.
     serde_json::to_vec(value).unwrap_or_default()
 }
 
-fn read<T: DeserializeOwned>(value: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(value)
-        .map_err(|error| Failure::Call(LedgerError::Malformed(error.to_string())))
+fn read<T: DeserializeOwned>(key: &[u8], row: &[u8]) -> Result<T, Failure> {
+    let value = unsealed(key, row).ok_or_else(|| malformed("a row has another checksum"))?;
+    read_json(value)
+}
+
+fn read_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(text).map_err(malformed)
+}
+
+fn malformed(error: impl ToString) -> Failure {
+    Failure::Call(LedgerError::Malformed(error.to_string()))
 }
 
 /// Reads a row, if there is one.
@@ -96,7 +105,7 @@ fn get<T: DeserializeOwned>(
     rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
     key: &[u8],
 ) -> Result<Option<T>, Failure> {
-    rows.get(key)?.map(|value| read(value.value())).transpose()
+    rows.get(key)?.map(|row| read(key, row.value())).transpose()
 }
 
 pub(super) fn record(
@@ -135,7 +144,7 @@ pub(super) fn lines(
     let mut lines = BTreeMap::new();
     for row in rows.range(&*keys.start..&*keys.end)? {
         let (key, value) = row?;
-        lines.insert(read_line(key.value(), &keys)?, read(value.value())?);
+        lines.insert(read_line(key.value(), &keys)?, read(key.value(), value.value())?);
     }
     Ok(lines)
 }

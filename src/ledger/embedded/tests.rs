@@ -18,13 +18,14 @@ use super::{
     },
     EmbeddedLedger,
     account::whole,
-    file::{Failure, File},
-    rows::{self, ROWS},
+    failure::{Failure, PURPOSE},
+    rows,
     writer::Writer,
 };
 use crate::{
     Account, Period,
     clock::{ManualClock, SystemClock, UnixTime},
+    database_file::{DatabaseFile, FileError, ROWS},
 };
 
 /// A folder of a test's own.
@@ -81,7 +82,7 @@ fn rows_are_the_state_after_every_step_of_random_histories() {
         / 10;
     let folder = Folder::new();
     let writer = Writer {
-        file: Arc::new(File::open(&folder.file("unused")).unwrap()),
+        file: Arc::new(DatabaseFile::open(&folder.file("unused"), PURPOSE).unwrap()),
         clock: Arc::new(SystemClock),
         max_lines: MAX_LINES,
     };
@@ -275,7 +276,7 @@ async fn a_file_that_cannot_be_written_is_an_outage_until_it_can() {
     let file = ledger.file();
     let database = file.database().unwrap();
     let error = file.failed(&database, "no space left on device".to_owned());
-    assert!(error.is_outage() && error.to_string().contains("no space left"), "{error}");
+    assert!(matches!(&error, FileError::Away(reason) if reason.contains("no space left")));
     // While the old one is open, the file cannot be opened again.
     let error = ledger.renew(&alice, month, &renewal(1, 2, 9), SECOND).await.unwrap_err();
     assert!(error.is_outage(), "{error}");

@@ -13,12 +13,13 @@ use tokio::sync::oneshot;
 use super::{
     super::{Amendment, Answer, LeaseId, LedgerError, LineKey, Renewal},
     account::{Part, Rows},
-    file::{Failure, File, begin_write},
-    rows::{ROWS, SCHEMA, SCHEMA_KEY},
+    failure::Failure,
+    rows::SCHEMA,
 };
 use crate::{
     Account, Name, Period,
     clock::{Clock, UnixTime},
+    database_file::{DatabaseFailed, DatabaseFile, ROWS, SCHEMA_KEY, begin_write},
 };
 
 /// The most calls of a transaction.
@@ -58,7 +59,7 @@ enum Reply {
 
 /// The writer's settings.
 pub(super) struct Writer {
-    pub(super) file: Arc<File>,
+    pub(super) file: Arc<DatabaseFile>,
     pub(super) clock: Arc<dyn Clock>,
     pub(super) max_lines: usize,
 }
@@ -90,10 +91,14 @@ impl Writer {
     fn write(&self, batch: Vec<Call>) {
         let database = match self.file.database() {
             Ok(database) => database,
-            Err(error) => return batch.into_iter().for_each(|call| call.fail(&error)),
+            Err(error) => {
+                let error = error.into();
+                return batch.into_iter().for_each(|call| call.fail(&error));
+            }
         };
         let mut replies = Vec::with_capacity(batch.len());
-        let written = begin_write(&database).and_then(|transaction| {
+        let begun = begin_write(&database).map_err(|DatabaseFailed(reason)| Failure::File(reason));
+        let written = begun.and_then(|transaction| {
             {
                 let mut rows = transaction.open_table(ROWS)?;
                 for call in batch {
@@ -113,7 +118,7 @@ impl Writer {
                     Failure::File(reason) => reason,
                     Failure::Call(error) => error.to_string(),
                 };
-                let error = self.file.failed(&database, reason);
+                let error = self.file.failed(&database, reason).into();
                 replies.into_iter().for_each(|reply| reply.fail(&error));
             }
         }

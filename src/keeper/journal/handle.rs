@@ -1,0 +1,133 @@
+//! [`Journal`]: the open file, and the records that were in it.
+
+use std::{fmt, path::PathBuf};
+
+use redb::{ReadableDatabase, ReadableTable};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Account, Credits, Period,
+    clock::UnixTime,
+    database_file::{
+        DatabaseFailed, DatabaseFile, FileError, Purpose, ROWS, SCHEMA_KEY, guarded, unsealed,
+    },
+    lease::LeaseRecord,
+    ledger::Terms,
+};
+
+/// What the file is.
+const PURPOSE: Purpose =
+    Purpose { name: "journal", schema: "1", if_in_use: "give each node a journal of its own" };
+
+/// A file in which a node keeps what the ledger has not acknowledged yet, so that it is debited
+/// even if the process is killed: when the node starts again with the same file.
+///
+/// What had ended, and what running requests had used up to 20 ms before the crash (and a flush of
+/// the disk) is debited once. Without a journal, a crash loses what was not reported: what ended
+/// within [`report_within`](crate::CreditMeterBuilder::report_within), and during an outage of the
+/// ledger all since it began. Running requests whose end decides what they cost (a handler with a
+/// [`ComputeClock`](crate::ComputeClock), a [`bill_if`](crate::CreditMeterBuilder::bill_if)) are
+/// not in it until they end.
+///
+/// Requests do not wait for it. If the disk fails, they are served as without a journal, and the
+/// log says so.
+///
+/// Each node needs a file of its own, on a disk that outlives the process. Build the meter on a
+/// tokio runtime, so that it settles what is in the file at once.
+///
+/// ```no_run
+/// use tower_credits::{CreditMeter, Journal, Plan, RedisLedger, identify::IdentityFromExtensions};
+///
+/// # async fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+/// let ledger = RedisLedger::connect("redis://127.0.0.1/").await?;
+/// let meter = CreditMeter::builder(plan, ledger, IdentityFromExtensions)
+///     .journal(Journal::open("/var/lib/inference/journal.redb")?)
+///     .build()?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct Journal {
+    pub(super) file: DatabaseFile,
+    pub(super) rows: Vec<Row>,
+}
+
+/// A lease as the journal has it.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Row {
+    pub(super) account: Account,
+    pub(super) period: Period,
+    pub(super) terms: Terms,
+    pub(super) terms_at: UnixTime,
+    pub(super) lease: LeaseRecord,
+}
+
+/// The reason why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct JournalError {
+    reason: String,
+}
+
+impl Journal {
+    /// Opens a journal, and makes its file if there is none. The file's folder must be there.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalError`] if another process uses the file, if it is no journal or is damaged, or if
+    /// it cannot be read or written.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, JournalError> {
+        let path = path.into();
+        let file = DatabaseFile::open(&path, PURPOSE)?;
+        let database = file.database()?;
+        let damaged = |reason: String| JournalError {
+            reason: format!(
+                "the journal {} is damaged ({reason}): put a copy of it back, or name another file",
+                path.display()
+            ),
+        };
+        let rows = guarded(|| read(&database)).map_err(|DatabaseFailed(reason)| damaged(reason))?;
+        Ok(Self { file, rows })
+    }
+
+    /// Returns what is to be settled of the process that wrote it.
+    pub fn unsettled(&self) -> Credits {
+        self.rows.iter().fold(Credits::ZERO, |sum, row| sum.saturating_add(row.lease.unreported()))
+    }
+}
+
+/// Reads all rows. One that cannot be read is logged and stays where it is.
+fn read(database: &redb::Database) -> Result<Vec<Row>, DatabaseFailed> {
+    let table = database.begin_read()?.open_table(ROWS)?;
+    let mut rows = Vec::new();
+    for row in table.iter()? {
+        let (key, value) = row?;
+        if key.value() == SCHEMA_KEY {
+            continue;
+        }
+        match unsealed(key.value(), value.value()).map(serde_json::from_slice) {
+            Some(Ok(row)) => rows.push(row),
+            damaged => tracing::error!(
+                target: "tower_credits", row = %String::from_utf8_lossy(value.value()),
+                error = damaged.and_then(Result::err).map(tracing::field::display),
+                "a lease in the journal is damaged: it is not settled"
+            ),
+        }
+    }
+    Ok(rows)
+}
+
+impl From<FileError> for JournalError {
+    fn from(error: FileError) -> Self {
+        let (FileError::Unfit(reason) | FileError::Away(reason)) = error;
+        Self { reason }
+    }
+}
+
+impl fmt::Debug for Journal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Journal")
+            .field("file", &self.file.path())
+            .field("leases", &self.rows.len())
+            .finish()
+    }
+}

@@ -1,0 +1,37 @@
+//! [`Failure`]: what failed, a call or the file.
+
+use super::{super::LedgerError, rows::SCHEMA};
+use crate::database_file::{DatabaseFailed, FileError, Purpose};
+
+/// What the file is.
+pub(super) const PURPOSE: Purpose = Purpose {
+    name: "ledger",
+    schema: SCHEMA,
+    if_in_use: "end that one, or name another file (for several processes, use Redis)",
+};
+
+/// Why a call failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The file: all calls fail until it is opened again.
+    File(String),
+    /// This call.
+    Call(LedgerError),
+}
+
+/// Every error of the database means that the file has failed.
+impl<E: Into<redb::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let DatabaseFailed(reason) = DatabaseFailed::from(error);
+        Self::File(reason)
+    }
+}
+
+impl From<FileError> for LedgerError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Unfit(reason) => Self::Unfit(reason),
+            FileError::Away(reason) => Self::Unreachable { reason, source: None },
+        }
+    }
+}
