@@ -118,7 +118,7 @@ impl DatabaseFile {
         match &*state {
             State::Open(database) => return Ok(Arc::clone(database)),
             State::Failed { reason, tried_at } if tried_at.elapsed() < REOPEN_PAUSE => {
-                return Err(self.away(reason.clone()));
+                return Err(self.away(&reason));
             }
             State::Failed { .. } => {}
         }
@@ -130,7 +130,7 @@ impl DatabaseFile {
             }
             Err(FileError::Unfit(reason) | FileError::Away(reason)) => {
                 *state = State::Failed { reason: reason.clone(), tried_at: Instant::now() };
-                Err(self.away(reason))
+                Err(self.away(&reason))
             }
         }
     }
@@ -151,7 +151,7 @@ impl DatabaseFile {
             let tried_at = Instant::now().checked_sub(REOPEN_PAUSE).unwrap_or_else(Instant::now);
             *state = State::Failed { reason: reason.clone(), tried_at };
         }
-        self.away(reason)
+        self.away(&reason)
     }
 
     /// Closes the file.
@@ -160,7 +160,7 @@ impl DatabaseFile {
         *self.lock() = State::Failed { reason, tried_at: Instant::now() };
     }
 
-    fn away(&self, reason: String) -> FileError {
+    fn away(&self, reason: &str) -> FileError {
         FileError::Away(format!("the file {}: {reason}", self.path.display()))
     }
 

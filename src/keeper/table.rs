@@ -151,7 +151,7 @@ impl AccountTable {
     #[cfg(feature = "journal")]
     pub(super) fn entry_of_recovered(
         &self,
-        account: Account,
+        account: &Account,
         period: Period,
     ) -> Option<Arc<AccountEntry>> {
         let lease = Lease::new(new_lease_id().ok()?, self.now());

@@ -34,10 +34,13 @@ pub(super) struct OutboxRecord {
     pub(super) acknowledged: Credits,
     pub(super) batches: u64,
     /// The batch that is not acknowledged: its number, its total, its lines.
-    pub(super) frozen: Option<(u64, Credits, Vec<(LineKey, Usage)>)>,
+    pub(super) frozen: Option<(u64, Credits, Lines)>,
     /// The lines that are in no batch.
-    pub(super) lines: Vec<(LineKey, Usage)>,
+    pub(super) lines: Lines,
 }
+
+/// Usage lines.
+pub(super) type Lines = Vec<(LineKey, Usage)>;
 
 /// (11) What a journal has of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, num::NonZeroUsize};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AccountSummary, Amendment, Answer, Book, LeaseId, LedgerError, MAX_LINES, Record, Renewal,
-    Statement, Terms,
+    AccountSummary, Amendment, Answer, Audit, Book, LeaseId, LedgerError, MAX_LINES, Record,
+    Renewal, Statement, Terms,
 };
 use crate::{Account, Name, Period, clock::UnixTime};
 
@@ -165,6 +165,12 @@ impl AccountState {
         let empty = Book::new(period);
         let book = self.book(period).unwrap_or(&empty);
         Statement::from_book(account, book, &self.record, terms, now)
+    }
+
+    /// Audits a month, for [`Ledger::audit`](super::Ledger::audit).
+    pub fn audit(&self, account: &Account, period: Period, now: UnixTime) -> Audit {
+        let empty = Book::new(period);
+        Audit::of(account, self.book(period).unwrap_or(&empty), &self.record, now)
     }
 
     /// Returns the account's entry for [`Ledger::list`](super::Ledger::list); `None` if it used

@@ -5,7 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{AccountsPage, Amendment, Cursor, Ledger, LedgerError, Refund, Statement};
+use futures_util::future::try_join_all;
+
+use super::{
+    AccountsPage, Amendment, Audit, AuditsPage, Cursor, Ledger, LedgerError, Refund, Statement,
+};
 use crate::names::{GrantId, Reason, RefundId};
 use crate::{Account, Credits, Period, clock::UnixTime};
 
@@ -67,6 +71,52 @@ impl Accounts {
         page_size: NonZeroUsize,
     ) -> Result<AccountsPage, LedgerError> {
         self.ledger.list(period, from, page_size).await
+    }
+
+    /// Audits what is stored of an account's month: whether usage, lines, holds, leases, refunds and
+    /// purchases add up. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Malformed`] if what is stored cannot be read, [`LedgerError::Refused`] if the
+    /// ledger has no audit, another [`LedgerError`] if there was no answer.
+    pub async fn audit(&self, account: &Account, period: Period) -> Result<Audit, LedgerError> {
+        self.ledger.audit(account, period).await
+    }
+
+    /// Audits the accounts that used something in a month, page by page as [`list`](Self::list)
+    /// does.
+    ///
+    /// ```
+    /// use tower_credits::{Period, ledger::{Accounts, LedgerError}};
+    ///
+    /// # async fn example(accounts: Accounts, month: Period) -> Result<(), LedgerError> {
+    /// let mut from = None;
+    /// loop {
+    ///     let page = accounts.audit_page(month, from.as_ref(), 100.try_into().unwrap()).await?;
+    ///     for audit in page.audits.iter().filter(|audit| !audit.is_sound()) {
+    ///         println!("{audit}");
+    ///     }
+    ///     from = page.next;
+    ///     if from.is_none() {
+    ///         break Ok(());
+    ///     }
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`list`](Self::list) and [`audit`](Self::audit).
+    pub async fn audit_page(
+        &self,
+        period: Period,
+        from: Option<&Cursor>,
+        page_size: NonZeroUsize,
+    ) -> Result<AuditsPage, LedgerError> {
+        let AccountsPage { accounts, next } = self.list(period, from, page_size).await?;
+        let audits = accounts.iter().map(|account| self.ledger.audit(&account.account, period));
+        Ok(AuditsPage { audits: try_join_all(audits).await?, next })
     }
 
     /// Adds purchased credits, which expire at a moment or, for `None`, never. They are used after

@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     amendment::Amendment,
+    audit::Audit,
     error::LedgerError,
     list::{AccountsPage, Cursor},
     protocol::{Answer, LeaseId, Renewal},
@@ -98,6 +99,18 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         0
     }
 
+    /// Audits what is stored of an account's month, and changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`] by ledgers that have no audit, which is the default; another
+    /// [`LedgerError`] if there was no answer.
+    fn audit<'a>(&'a self, account: &'a Account, period: Period) -> LedgerFuture<'a, Audit> {
+        let _ = (account, period);
+        let refused = "this ledger has no audit: implement `Ledger::audit`";
+        Box::pin(ready(Err(LedgerError::Refused(refused.into()))))
+    }
+
     /// Says in a few words where balances are, for the log line of a node that starts. Default:
     /// `a ledger of the host`.
     fn describe(&self) -> String {
@@ -172,6 +185,10 @@ impl<L: Ledger + ?Sized> Ledger for Arc<L> {
 
     fn shard(&self, account: &Account) -> u64 {
         (**self).shard(account)
+    }
+
+    fn audit<'a>(&'a self, account: &'a Account, period: Period) -> LedgerFuture<'a, Audit> {
+        (**self).audit(account, period)
     }
 
     fn describe(&self) -> String {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    AccountState, AccountSummary, AccountsPage, Amendment, Answer, Cursor, LeaseId, Ledger,
+    AccountState, AccountSummary, AccountsPage, Amendment, Answer, Audit, Cursor, LeaseId, Ledger,
     LedgerFuture, Renewal, Statement, Terms,
 };
 use crate::{
@@ -75,6 +75,12 @@ impl Default for MemoryLedger {
 }
 
 impl Ledger for MemoryLedger {
+    fn audit<'a>(&'a self, account: &'a Account, period: Period) -> LedgerFuture<'a, Audit> {
+        let (accounts, now) = (self.accounts(), self.now());
+        let state = accounts.get(account).unwrap_or(&self.new_account);
+        Box::pin(ready(Ok(state.audit(account, period, now))))
+    }
+
     fn describe(&self) -> String {
         "this process's memory, with which they end".to_owned()
     }

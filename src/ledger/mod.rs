@@ -48,6 +48,7 @@
 mod account_state;
 mod accounts;
 mod amendment;
+mod audit;
 mod book;
 pub mod contract;
 #[cfg(feature = "embedded")]
@@ -77,6 +78,7 @@ pub use self::{
     account_state::AccountState,
     accounts::Accounts,
     amendment::{Amendment, Refund},
+    audit::{Audit, AuditsPage, Finding},
     book::Book,
     error::LedgerError,
     interface::{Ledger, LedgerFuture},

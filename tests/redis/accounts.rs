@@ -234,3 +234,37 @@ async fn ten_thousand_accounts_are_listed_in_redis() {
         .unwrap_err();
     assert!(matches!(&wrong, LedgerError::Refused(why) if why.contains("begin again")), "{wrong}");
 }
+
+#[tokio::test]
+async fn an_audit_names_what_does_not_add_up_and_changes_nothing() {
+    let server = RedisServer::start();
+    let ledger = RedisLedger::connect(server.url()).await.unwrap();
+    let meter = tower_credits::CreditMeter::new(
+        plan(),
+        ledger.clone(),
+        tower_credits::identify::IdentityFromExtensions,
+    );
+    crate::outages::under_load(&meter, async |_| {}).await;
+    let accounts = Accounts::new(ledger);
+    let period = tower_credits::Period::containing(tower_credits::clock::UnixTime::now());
+    let all = async || accounts.audit_page(period, None, 100.try_into().unwrap()).await.unwrap();
+    let page = all().await;
+    assert_eq!((page.audits.len(), page.next), (8, None));
+    assert!(page.audits.iter().all(tower_credits::ledger::Audit::is_sound), "{:?}", page.audits);
+    // A line is lost.
+    let key = format!("tc:{{user:alice-3}}:{period}");
+    let fields = server.command(&["HKEYS", &key]);
+    let line = fields.lines().find(|line| line.contains("echo")).unwrap();
+    server.command(&["HDEL", &key, line]);
+    let before = server.command(&["HGETALL", &key]);
+    for audit in all().await.audits {
+        if audit.account.as_str() != "user:alice-3" {
+            assert!(audit.is_sound(), "{audit}");
+            continue;
+        }
+        let [finding] = &audit.findings[..] else { panic!("{audit}") };
+        assert_eq!((finding.expected, finding.found), (nanos(0), audit.used), "{audit}");
+        assert!(audit.to_string().contains("usage lines and what was recovered"), "{audit}");
+    }
+    assert_eq!(server.command(&["HGETALL", &key]), before);
+}

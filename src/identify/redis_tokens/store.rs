@@ -103,7 +103,8 @@ impl Store {
     ) -> Result<Option<(Identity, String, Option<Duration>)>, Fault> {
         let key = &self.record_key(digest);
         let (mut get, mut lasts) = (redis::cmd("GET"), redis::cmd("PTTL"));
-        (get.arg(key), lasts.arg(key));
+        get.arg(key);
+        lasts.arg(key);
         // Sent together.
         let ask = async || tokio::try_join!(self.run(key, &get), self.run(key, &lasts));
         let answered: Result<(Option<String>, i64), Fault> = match ask().await {

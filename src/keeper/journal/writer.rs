@@ -67,7 +67,7 @@ impl Writer {
             let text = to_json(&row);
             let Row { account, period, terms, terms_at, lease } = row;
             let id = lease.id();
-            let Some(entry) = table.entry_of_recovered(account, period) else { continue };
+            let Some(entry) = table.entry_of_recovered(&account, period) else { continue };
             rows.entry(entry.id).or_default().push((id, text));
             let mut state = entry.lock();
             state.retired.push(Lease::recovered(lease, &table.rules, now));

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::{
     super::{
-        AccountState, AccountsPage, Amendment, Answer, Cursor, LeaseId, Ledger, LedgerError,
+        AccountState, AccountsPage, Amendment, Answer, Audit, Cursor, LeaseId, Ledger, LedgerError,
         LedgerFuture, Renewal, Statement, Terms,
     },
     account::whole,
@@ -171,17 +171,17 @@ impl Ledger for EmbeddedLedger {
         period: Period,
         terms: Option<Terms>,
     ) -> LedgerFuture<'a, Statement> {
-        let (owner, now) = (account.clone(), self.inner.clock.unix_time());
+        let (account, now) = (account.clone(), self.inner.clock.unix_time());
         Box::pin(self.read(move |rows| {
-            let mut state = AccountState {
-                record: rows::record(rows, &owner)?.record,
-                ..AccountState::default()
-            };
-            if let Some(book) = rows::book(rows, period, &owner)? {
-                state.books.insert(period, whole(book, rows::lines(rows, period, &owner)?));
-            }
-            Ok(state.statement(&owner, period, terms, now))
+            Ok(state(rows, &account, period)?.statement(&account, period, terms, now))
         }))
+    }
+
+    fn audit<'a>(&'a self, account: &'a Account, period: Period) -> LedgerFuture<'a, Audit> {
+        let (account, now) = (account.clone(), self.inner.clock.unix_time());
+        Box::pin(
+            self.read(move |rows| Ok(state(rows, &account, period)?.audit(&account, period, now))),
+        )
     }
 
     fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
@@ -230,6 +230,16 @@ impl Ledger for EmbeddedLedger {
             Ok(AccountsPage { accounts, next: last })
         }))
     }
+}
+
+/// Reads an account's record, and one of its months.
+fn state(rows: &Rows, account: &Account, period: Period) -> Result<AccountState, Failure> {
+    let record = rows::record(rows, account)?.record;
+    let mut state = AccountState { record, ..AccountState::default() };
+    if let Some(book) = rows::book(rows, period, account)? {
+        state.books.insert(period, whole(book, rows::lines(rows, period, account)?));
+    }
+    Ok(state)
 }
 
 /// Waits until all calls that were sent are on the disk, and the file is closed.

@@ -93,10 +93,10 @@ fn read<T: DeserializeOwned>(key: &[u8], row: &[u8]) -> Result<T, Failure> {
 }
 
 fn read_json<T: DeserializeOwned>(text: &[u8]) -> Result<T, Failure> {
-    serde_json::from_slice(text).map_err(malformed)
+    serde_json::from_slice(text).map_err(|error| malformed(&error))
 }
 
-fn malformed(error: impl ToString) -> Failure {
+fn malformed(error: &(impl ToString + ?Sized)) -> Failure {
     Failure::Call(LedgerError::Malformed(error.to_string()))
 }
 

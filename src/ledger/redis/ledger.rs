@@ -6,8 +6,8 @@ use tokio::time::Instant;
 
 use super::{
     super::{
-        AccountsPage, Amendment, Answer, Cursor, LeaseId, Ledger, LedgerError, LedgerFuture,
-        Outcome, Renewal, Statement, Terms,
+        AccountsPage, Amendment, Answer, Audit, Book, Cursor, LeaseId, Ledger, LedgerError,
+        LedgerFuture, Outcome, Record, Renewal, Statement, Terms,
     },
     call,
     codec::{Hash, Hashes},
@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     Account, Name, Period,
+    clock::UnixTime,
     redis_server::{Fault, Link, Servers, concerns_one_account, says, server_time},
 };
 
@@ -113,12 +114,12 @@ impl RedisLedger {
         Ok(answer)
     }
 
+    /// Reads an account's record, one of its months, and the server's time.
     async fn read(
         &self,
         account: &Account,
         period: Period,
-        terms: Option<Terms>,
-    ) -> Result<Statement, LedgerError> {
+    ) -> Result<(Book, Record, UnixTime), LedgerError> {
         let inner = &*self.inner;
         let keys = &Keys::new(&inner.prefix, account, period);
         let call = |how: (&str, &str)| call::statement(how, keys);
@@ -127,8 +128,7 @@ impl RedisLedger {
             inner.servers.run(&keys.record, inner.timeout, read).await?;
         let hashes =
             Hashes { keys, record, spent: Hash::new(), book, leases, holds, claims: Hash::new() };
-        let (book, record) = (hashes.book()?, hashes.record()?);
-        Ok(Statement::from_book(account, &book, &record, terms, server_time(time)))
+        Ok((hashes.book()?, hashes.record()?, server_time(time)))
     }
 
     async fn change(&self, account: &Account, amendment: Amendment) -> Result<bool, LedgerError> {
@@ -195,7 +195,17 @@ impl Ledger for RedisLedger {
         period: Period,
         terms: Option<Terms>,
     ) -> LedgerFuture<'a, Statement> {
-        Box::pin(self.read(account, period, terms))
+        Box::pin(async move {
+            let (book, record, now) = self.read(account, period).await?;
+            Ok(Statement::from_book(account, &book, &record, terms, now))
+        })
+    }
+
+    fn audit<'a>(&'a self, account: &'a Account, period: Period) -> LedgerFuture<'a, Audit> {
+        Box::pin(async move {
+            let (book, record, now) = self.read(account, period).await?;
+            Ok(Audit::of(account, &book, &record, now))
+        })
     }
 
     fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
