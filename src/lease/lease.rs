@@ -37,7 +37,7 @@ pub(crate) struct Lease<W, R> {
     probes: bool,
     /// Standing of the account when the ledger last answered.
     standing: Standing,
-    /// (11) What a journal has of it.
+    /// (13) What a journal has of it.
     pub(super) stored: Stored,
 }
 
@@ -272,7 +272,7 @@ impl<W, R: Run> Lease<W, R> {
         if due > now {
             return Next::Wait(due);
         }
-        // (11) Nothing may be sent about a lease that said goodbye, also not by who reads the
+        // (13) Nothing may be sent about a lease that said goodbye, also not by who reads the
         // journal.
         match self.stored {
             Stored::Yes if self.may_leave(rules, flush, now) => Next::LeaveJournal,

@@ -42,7 +42,7 @@ pub(super) struct OutboxRecord {
 /// Usage lines.
 pub(super) type Lines = Vec<(LineKey, Usage)>;
 
-/// (11) What a journal has of a lease.
+/// (13) What a journal has of a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stored {
     /// Nothing.
@@ -113,7 +113,7 @@ impl<W, R: Run> Lease<W, R> {
         }
     }
 
-    /// (11) Asks for the removal of its record, before it says goodbye.
+    /// (13) Asks for the removal of its record, before it says goodbye.
     pub(crate) fn leave_journal(&mut self) {
         if self.stored == Stored::Yes {
             self.stored = Stored::Leaving;
@@ -121,7 +121,7 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// `true` if the ledger may know the lease, or is to learn of it; `false` once it has said
-    /// goodbye, because (11) nothing may be sent about it then.
+    /// goodbye, because (13) nothing may be sent about it then.
     fn is_worth_storing(&self) -> bool {
         let outbox = self.pool.outbox();
         let is_known = self.exchange.has_spoken() || self.is_running() || outbox.has_usage();

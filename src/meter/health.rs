@@ -1,13 +1,17 @@
 //! [`Health`]: whether a node can serve, for the routes that load balancers ask.
 
-use std::fmt;
+use std::{fmt, future::Future, panic::AssertUnwindSafe, pin::Pin, time::Duration};
 
+use futures_util::future::FutureExt;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 use tokio::time::timeout;
 
 use super::credit_meter::CreditMeter;
 use crate::{
-    Credits, clock::UnixTime, condition::Condition, contained::contained, ledger::LedgerError,
+    Credits,
+    clock::UnixTime,
+    condition::Condition,
+    contained::{Panicked, contained},
 };
 
 /// The health of a node's meter: it comes from [`CreditMeter::health`].
@@ -66,24 +70,16 @@ impl CreditMeter {
         let inner = &*self.inner;
         let within = inner.settings.rules.deadline;
         let ledger = async {
-            let asked = contained("Ledger", || inner.ledger.check(within));
+            let asked = in_time(within, "Ledger", || inner.ledger.check(within)).await;
             match asked {
-                Err(panicked) => Condition::Away(panicked.to_string()),
-                Ok(asked) => match timeout(within, asked).await {
-                    Ok(Ok(())) => Condition::Well,
-                    Ok(Err(error)) => Condition::Away(error.to_string()),
-                    Err(_) => Condition::Away(LedgerError::Deadline(within).to_string()),
-                },
+                Ok(Ok(())) => Condition::Well,
+                Ok(Err(error)) => Condition::Away(error.to_string()),
+                Err(condition) => condition,
             }
         };
         let identify = async {
-            let asked = contained("Identify", || inner.identify.check());
-            match asked {
-                Err(panicked) => Condition::Away(panicked.to_string()),
-                Ok(asked) => timeout(within, asked).await.unwrap_or_else(|elapsed| {
-                    Condition::Away(format!("no answer within {within:?}: {elapsed}"))
-                }),
-            }
+            let asked = in_time(within, "Identify", || inner.identify.check()).await;
+            asked.unwrap_or_else(|condition| condition)
         };
         let (ledger, identify) = tokio::join!(ledger, identify);
         Health {
@@ -93,6 +89,20 @@ impl CreditMeter {
             last_answer: inner.keeper.last_answer(),
             unsettled: inner.keeper.unsettled(),
         }
+    }
+}
+
+/// Waits for an answer of the host's code. A panic of it is an answer, too.
+async fn in_time<'a, T>(
+    within: Duration,
+    whose: &'static str,
+    ask: impl FnOnce() -> Pin<Box<dyn Future<Output = T> + Send + 'a>>,
+) -> Result<T, Condition> {
+    let asked = contained(whose, ask).map_err(|panicked| Condition::Away(panicked.to_string()))?;
+    match timeout(within, AssertUnwindSafe(asked).catch_unwind()).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(_)) => Err(Condition::Away(Panicked::of(whose).to_string())),
+        Err(_) => Err(Condition::Away(format!("no answer within {within:?}"))),
     }
 }
 

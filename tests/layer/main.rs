@@ -25,6 +25,7 @@ mod cut_offs;
 mod denials;
 mod denied_clients;
 mod ends;
+mod health;
 mod hostile;
 mod idle;
 #[cfg(feature = "journal")]

@@ -404,14 +404,11 @@ async fn a_full_server_is_connected_to_and_read() {
 }
 
 #[tokio::test]
-async fn what_is_no_single_server_is_named_at_connect() {
-    let cluster = RedisServer::start_with(&["--cluster-enabled", "yes"]);
-    let error = RedisLedger::connect(cluster.url()).await.unwrap_err().to_string();
-    assert!(error.contains("a node of a Redis Cluster"), "{error}");
+async fn a_sentinel_is_named_at_connect() {
     let sentinel = RedisServer::start_sentinel();
     let error = RedisLedger::connect(sentinel.url()).await.unwrap_err().to_string();
     assert!(
-        error.contains("a Redis Sentinel") && error.contains("the address of the master"),
+        error.contains("a Redis Sentinel") && error.contains("write `redis+sentinel://.../master`"),
         "{error}"
     );
 }

@@ -17,6 +17,8 @@ mod connections;
 mod contract;
 mod crowd;
 mod damage;
+#[cfg(feature = "embedded")]
+mod measured;
 #[cfg(feature = "axum")]
 mod nodes;
 mod outages;

@@ -15,15 +15,15 @@ use crate::{
 };
 
 /// A master with a password, a replica of it, and three Sentinels with another password.
-struct Watched {
-    servers: [Server; 2],
+pub struct Watched {
+    pub servers: [Server; 2],
     sentinels: Vec<Server>,
 }
 
 const PASSWORD: &str = "s3cret";
 
 impl Watched {
-    fn start() -> Self {
+    pub fn start() -> Self {
         let login = ["--requirepass", PASSWORD, "--masterauth", PASSWORD];
         let master = Server::start_with(&login);
         let port = master.port.to_string();
@@ -57,11 +57,11 @@ impl Watched {
         redis::cmd("SENTINEL").arg(words).query(&mut sentinel)
     }
 
-    fn role(&self, at: usize) -> String {
+    pub fn role(&self, at: usize) -> String {
         self.servers[at].command_as(PASSWORD, &["INFO", "replication"])
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         let hosts: Vec<_> =
             self.sentinels.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
         let hosts = hosts.join(",");

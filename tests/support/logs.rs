@@ -21,8 +21,13 @@ impl std::io::Write for Log {
 impl Log {
     /// Warnings and errors of this thread, for as long as the guard is kept.
     pub fn of_this_thread() -> (Self, DefaultGuard) {
+        Self::from(Level::WARN)
+    }
+
+    /// What this thread logs from a level on, for as long as the guard is kept.
+    pub fn from(level: Level) -> (Self, DefaultGuard) {
         let log = Self::default();
-        let guard = tracing::subscriber::set_default(log.subscriber(Level::WARN));
+        let guard = tracing::subscriber::set_default(log.subscriber(level));
         (log, guard)
     }
 

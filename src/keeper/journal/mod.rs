@@ -8,7 +8,7 @@
 //!
 //! A node that starts goes on with the leases of the file: it reports what their records have,
 //! gives back what they held, and says goodbye for them. What the crashed process reported later
-//! than it wrote is not debited again: totals and batches have numbers. (11) A lease says goodbye
+//! than it wrote is not debited again: totals and batches have numbers. (13) A lease says goodbye
 //! only after its record was removed, because nothing may be sent about it afterwards.
 //!
 //! * `handle.rs`: [`Journal`], the open file, and the records that were in it.

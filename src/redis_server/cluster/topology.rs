@@ -177,3 +177,114 @@ impl Fnv {
 
 /// Topologies are shared, and replaced as a whole.
 pub(super) type SharedTopology<N> = Arc<Topology<N>>;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn server(host: &str, port: i64) -> Value {
+        let host = match host {
+            "null" => Value::Nil,
+            host => Value::BulkString(host.as_bytes().to_vec()),
+        };
+        Value::Array(vec![host, Value::Int(port), Value::BulkString(b"id".to_vec())])
+    }
+
+    fn range(first: i64, last: i64, servers: Vec<Value>) -> Value {
+        let mut range = vec![Value::Int(first), Value::Int(last)];
+        range.extend(servers);
+        Value::Array(range)
+    }
+
+    fn from() -> Address {
+        ("asked".to_owned(), 7_000)
+    }
+
+    fn topology(answer: Vec<Value>) -> Topology<Address> {
+        Topology::new(Ranges::read(&Value::Array(answer), &from()).unwrap(), Clone::clone)
+    }
+
+    #[test]
+    fn slots_are_those_of_the_cluster_specification() {
+        // CRC-16/XMODEM's check value, and keys with hash tags.
+        assert_eq!(slot_of("123456789"), 0x31C3 % 16_384);
+        assert_eq!(slot_of("{user1000}.following"), slot_of("{user1000}.followers"));
+        assert_eq!(slot_of("{user1000}.following"), slot_of("user1000"));
+        assert_ne!(slot_of("foo{}{bar}"), slot_of("bar"), "empty braces are no tag");
+        assert_eq!(slot_of("foo{{bar}}zap"), slot_of("{bar"));
+        assert_eq!(slot_of("foo{bar}{zap}"), slot_of("bar"));
+    }
+
+    #[test]
+    fn a_server_whose_host_is_left_out_is_the_one_that_was_asked() {
+        let servers = vec![server("null", 7_001), server("", 7_002), server("?", 7_003)];
+        let ranges = Value::Array(vec![range(0, 16_383, servers)]);
+        let ranges = Ranges::read(&ranges, &from()).unwrap();
+        assert_eq!(ranges.masters, [(0, 16_383, ("asked".to_owned(), 7_001))]);
+        assert_eq!(ranges.replicas, [("asked".to_owned(), 7_002)]);
+        assert_eq!(redirected(":7005", &from()), Some(("asked".to_owned(), 7_005)));
+        assert_eq!(redirected("[::1]:7005", &from()), Some(("::1".to_owned(), 7_005)));
+        assert_eq!(redirected("h:x", &from()), None);
+    }
+
+    #[test]
+    fn slots_move_and_the_version_tells() {
+        let answer = || {
+            vec![
+                range(0, 99, vec![server("a", 1), server("c", 3)]),
+                range(200, 16_383, vec![server("b", 2)]),
+            ]
+        };
+        let before = topology(answer());
+        assert_eq!(before.version(), topology(answer()).version(), "the same on all nodes");
+        assert_eq!(before.uncovered(), Some(100));
+        let new = ("d".to_owned(), 4);
+        let after = before.moved(150, |known| *known == new, &new);
+        assert_eq!((after.owner(150), before.owner(150)), (Some(&new), None));
+        assert_eq!(after.owner(99).unwrap().0, "a");
+        assert_eq!(after.owner(200).unwrap().0, "b");
+        assert_ne!(after.version(), before.version());
+        let back = after.moved(150, |known| known.0 == "a", &("a".to_owned(), 1));
+        assert_eq!((back.owner(150).unwrap().0.as_str(), back.masters().len()), ("a", 3));
+    }
+
+    fn any_value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            any::<i64>().prop_map(Value::Int),
+            (0..20_000_i64).prop_map(Value::Int),
+            Just(Value::Nil),
+            ".{0,12}".prop_map(|text| Value::BulkString(text.into_bytes())),
+            proptest::collection::vec(any::<u8>(), 0..6).prop_map(Value::BulkString),
+        ];
+        leaf.prop_recursive(3, 40, 6, |inner| {
+            proptest::collection::vec(inner, 0..6).prop_map(Value::Array)
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_server_answers_each_slot_has_an_owner_of_a_range_or_none(answer in any_value()) {
+            let Some(ranges) = Ranges::read(&answer, &from()) else { return Ok(()) };
+            let given: Vec<_> = ranges.masters.clone();
+            let topology = Topology::new(ranges, Clone::clone);
+            for slot in [0, 1, 99, 16_383_u16] {
+                let last = given.iter().rfind(|(first, last, _)| (*first..=*last).contains(&slot));
+                prop_assert_eq!(topology.owner(slot), last.map(|(_, _, address)| address));
+            }
+            prop_assert_eq!(topology.owner(16_384), None);
+        }
+
+        #[test]
+        fn an_account_is_in_one_slot_with_all_its_keys(
+            user in "[a-z0-9-]{1,40}", month in "20[0-9]{2}-(0[1-9]|1[0-2])",
+        ) {
+            let record = format!("tc:{{user:{user}}}");
+            for key in [format!("{record}:{month}"), format!("{record}:{month}:l"), format!("{record}:tokens")] {
+                prop_assert_eq!(slot_of(&key), slot_of(&record));
+            }
+            prop_assert_eq!(slot_of(&record), slot_of(&format!("user:{user}")));
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What faults cost, and how fast ledgers are: tables, not tests. `scripts/faults` prints them.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use tokio::task::spawn_blocking;
+use tower_credits::{
+    Account, CreditMeter, Period, RedisLedger,
+    clock::UnixTime,
+    identify::IdentityFromExtensions,
+    ledger::{LeaseId, Ledger, Renewal, Terms},
+};
+
+use crate::{
+    outages::{Load, under_load},
+    sentinel::Watched,
+    support::{
+        redis_cluster::{RedisCluster, until},
+        redis_server::RedisServer,
+        *,
+    },
+};
+
+/// Runs a fault under load, and prints its row. That nothing is lost, doubled, overspent or on hold
+/// at the end is what [`under_load`] asserts.
+async fn row(name: &str, url: String, fault: impl AsyncFnOnce(&Load)) {
+    let ledger = RedisLedger::connect(url).await.unwrap();
+    let meter = CreditMeter::new(plan(), ledger, IdentityFromExtensions);
+    let (mut well, mut denied, mut slowest) = (Duration::ZERO, 0, Duration::ZERO);
+    let served = under_load(&meter, async |load| {
+        load.take_slowest();
+        fault(load).await;
+        let ended = Instant::now();
+        load.until_served().await;
+        well = ended.elapsed();
+        denied = load.denied().iter().sum::<u64>();
+        slowest = load.take_slowest().into_iter().max().unwrap();
+    })
+    .await;
+    println!(
+        "| {name} | {} | {denied} | 0 | 0 | 0 | 0 | {} ms | {} ms |",
+        served + denied,
+        slowest.as_millis(),
+        well.as_millis()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a table: scripts/faults prints it"]
+async fn what_faults_cost() {
+    println!("| fault | requests | denied | lost | double | overspent | held | longest | well |");
+    println!("|---|---|---|---|---|---|---|---|---|");
+    let server = tokio::sync::Mutex::new(RedisServer::start());
+    let url = server.lock().await.url();
+    row("one server, none", url.clone(), async |_| {
+        tokio::time::sleep(seconds(2)).await;
+    })
+    .await;
+    row("one server, killed for a second", url, async |_| {
+        let mut server = server.lock().await;
+        server.kill();
+        tokio::time::sleep(seconds(1)).await;
+        server.restart();
+    })
+    .await;
+    let mut watched = spawn_blocking(Watched::start).await.unwrap();
+    let url = watched.url();
+    row("Sentinel, master killed, replica takes over", url, async |_| {
+        watched.servers[0].kill();
+        until("the replica took over", || watched.role(1).contains("role:master"));
+    })
+    .await;
+    let mut cluster = spawn_blocking(|| RedisCluster::start(3, true)).await.unwrap();
+    let url = cluster.url();
+    row("cluster, CLUSTER FAILOVER", url.clone(), async |_| {
+        let slot = cluster.slot_of("alice-0");
+        let master = cluster.owner(slot).unwrap();
+        let _: () = cluster.ask(master + 3, &["CLUSTER", "FAILOVER"]);
+        until("the replica took over", || cluster.owner(slot) == Some(master + 3));
+    })
+    .await;
+    let slot = cluster.slot_of("alice-1");
+    let master = cluster.owner(slot).unwrap();
+    row("cluster, master killed, replica takes over", url.clone(), async |_| {
+        cluster.servers[master].kill();
+        until("a replica took over", || cluster.owner(slot).is_some_and(|owner| owner != master));
+    })
+    .await;
+    row("cluster, that master comes back", url, async |_| {
+        cluster.servers[master].restart();
+        until("it is a replica", || {
+            let role: String =
+                cluster.try_ask(master, &["INFO", "replication"]).unwrap_or_default();
+            role.contains("role:slave") && role.contains("master_link_status:up")
+        });
+    })
+    .await;
+    let cluster = Arc::new(spawn_blocking(|| RedisCluster::start(3, false)).await.unwrap());
+    let url = cluster.url();
+    row("cluster, a shard away for two seconds", url.clone(), async |_| {
+        cluster.servers[0].stop();
+        tokio::time::sleep(seconds(2)).await;
+        cluster.servers[0].go_on();
+    })
+    .await;
+    row("cluster, eight slots move there and back", url, async |_| {
+        let cluster = cluster.clone();
+        let moves = spawn_blocking(move || {
+            for user in (0..8).chain(0..8) {
+                let slot = cluster.slot_of(&format!("alice-{user}"));
+                let to = (cluster.owner(slot).unwrap() + 1) % 3;
+                cluster.move_slot(slot, to, Duration::ZERO);
+            }
+        });
+        moves.await.unwrap();
+    })
+    .await;
+}
+
+/// Renews leases of a thousand accounts, 256 at a time, for some seconds. Returns how many renewals
+/// a second.
+async fn speed(ledger: impl Ledger + Clone) -> f64 {
+    let period = Period::containing(UnixTime::now());
+    let began = Instant::now();
+    let until = began + seconds(5);
+    let renewed = Arc::new(AtomicU64::new(0));
+    join_all((0..256_u64).map(|worker| {
+        let (ledger, renewed) = (ledger.clone(), Arc::clone(&renewed));
+        tokio::spawn(async move {
+            let mut seq = 0;
+            while Instant::now() < until {
+                seq += 1;
+                let account = Account::user(&format!("u{}", (worker * 4 + seq % 4) % 1_000));
+                let renewal = Renewal {
+                    lease: LeaseId::from_bits(u128::from(worker) + 1),
+                    seq,
+                    batch: 0,
+                    settled: nanos(i64::try_from(seq).unwrap()),
+                    reported: nanos(0),
+                    lines: [].into(),
+                    keep: nanos(100),
+                    refill: nanos(0),
+                    need: nanos(100),
+                    extra: nanos(0),
+                    terms: Terms {
+                        included: nanos(2_000_000_000),
+                        per_seat: false,
+                        pay_as_you_go: nanos(0),
+                    },
+                    terms_at: UnixTime::now(),
+                    ttl: seconds(600),
+                    forget: false,
+                };
+                ledger.renew(&account.unwrap(), period, &renewal, seconds(5)).await.unwrap();
+                renewed.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    }))
+    .await;
+    renewed.load(Ordering::Relaxed) as f64 / began.elapsed().as_secs_f64()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a table: scripts/faults prints it"]
+async fn how_fast_ledgers_are() {
+    let one = RedisServer::start();
+    let cluster = spawn_blocking(|| RedisCluster::start(3, false)).await.unwrap();
+    let always = RedisServer::start_with(&["--appendfsync", "always"]);
+    let connect = async |url: String| RedisLedger::connect(url).await.unwrap();
+    let file = folder::Folder::new("speed");
+    let path = file.0.join("credits.redb");
+    println!("| ledger | renewals a second, twice |");
+    println!("|---|---|");
+    let (mut rows, one, cluster, always) = (
+        Vec::new(),
+        connect(one.url()).await,
+        connect(cluster.url()).await,
+        connect(always.url()).await,
+    );
+    let embedded = tower_credits::EmbeddedLedger::open(path).unwrap();
+    for _ in 0..2 {
+        rows.push([
+            speed(one.clone()).await,
+            speed(cluster.clone()).await,
+            speed(always.clone()).await,
+            speed(embedded.clone()).await,
+        ]);
+    }
+    let names = [
+        "Redis, one server",
+        "Redis Cluster, three masters",
+        "Redis, one server, `appendfsync always`",
+        "EmbeddedLedger",
+    ];
+    for (at, name) in names.iter().enumerate() {
+        println!("| {name} | {:.0}, {:.0} |", rows[0][at], rows[1][at]);
+    }
+}
