@@ -47,6 +47,7 @@ impl Tally {
     }
 
     /// A tally of these lines.
+    #[cfg(any(test, feature = "journal"))]
     pub(super) fn of(lines: Vec<(LineKey, Usage)>) -> Self {
         let mut tally = Self::default();
         // Numbers that no context has: they are counted from 0.
@@ -57,6 +58,7 @@ impl Tally {
     }
 
     /// Returns all lines. Some may be there twice.
+    #[cfg(any(test, feature = "journal"))]
     pub(super) fn lines(&self) -> Vec<(LineKey, Usage)> {
         let recent = self.recent.iter().map(|(_, line)| (line.key.clone(), line.usage));
         let further = self.further.iter().flat_map(|further| further.iter());

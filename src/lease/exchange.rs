@@ -51,6 +51,7 @@ impl Exchange {
     }
 
     /// Goes on from another process's renewal of this number.
+    #[cfg(any(test, feature = "journal"))]
     pub(super) fn continued(seq: u64) -> Self {
         Self { seq, ..Self::new() }
     }

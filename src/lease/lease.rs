@@ -281,6 +281,13 @@ impl<W, R: Run> Lease<W, R> {
         }
     }
 
+    /// (13) Asks for the removal of its record, before it says goodbye.
+    pub(crate) fn leave_journal(&mut self) {
+        if self.stored == Stored::Yes {
+            self.stored = Stored::Leaving;
+        }
+    }
+
     /// Returns when the next renewal is due, retries apart.
     fn due(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Duration {
         if self.life.is_leaving() || self.probes {

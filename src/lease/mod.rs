@@ -35,6 +35,8 @@ mod outbox;
 mod pool;
 mod queue;
 mod record;
+#[cfg(any(test, feature = "journal"))]
+mod recovery;
 mod rules;
 mod run;
 mod running;
@@ -46,9 +48,10 @@ mod surplus;
 mod tests;
 
 pub use self::hold_ahead::HoldAhead;
+#[cfg(feature = "journal")]
+pub(crate) use self::record::LeaseRecord;
 pub(crate) use self::{
     lease::{Lease, Next},
-    record::LeaseRecord,
     rules::{LeaseRules, MAX_RENEWAL_DELAY},
     run::{Closing, RefillDenial, Run, RunId, Served, SliceRequest},
 };

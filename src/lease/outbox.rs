@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use super::{
     batch::{Batch, Tally},
-    record::OutboxRecord,
     rules::LeaseRules,
 };
 use crate::{
     Credits,
-    ledger::{LineKey, Usage, UsageLine},
+    ledger::{LineKey, Usage},
 };
 
 /// Usage on its way to the ledger: the running total that the lease spent, and its usage lines.
@@ -50,21 +49,26 @@ impl Outbox {
     }
 
     /// Returns the outbox of a process that died. All of it is to be reported.
-    pub(super) fn recovered(record: OutboxRecord, now: Duration) -> Self {
-        let OutboxRecord { spent, acknowledged, batches, frozen, lines } = record;
+    #[cfg(any(test, feature = "journal"))]
+    pub(super) fn recovered(record: super::record::OutboxRecord, now: Duration) -> Self {
+        let super::record::OutboxRecord { spent, acknowledged, batches, frozen, lines } = record;
         let frozen = frozen.map(|(number, settled, lines)| Batch {
             number,
             settled,
-            lines: lines.into_iter().map(|(key, usage)| UsageLine { key, usage }).collect(),
+            lines: lines
+                .into_iter()
+                .map(|(key, usage)| crate::ledger::UsageLine { key, usage })
+                .collect(),
         });
         let (tally, dirty_since) = (Tally::of(lines), Some(now));
         Self { spent, acknowledged, tally, batches, frozen, dirty_since }
     }
 
     /// Returns a record of it.
-    pub(super) fn record(&self) -> OutboxRecord {
-        let line = |line: &UsageLine| (line.key.clone(), line.usage);
-        OutboxRecord {
+    #[cfg(any(test, feature = "journal"))]
+    pub(super) fn record(&self) -> super::record::OutboxRecord {
+        let line = |line: &crate::ledger::UsageLine| (line.key.clone(), line.usage);
+        super::record::OutboxRecord {
             spent: self.spent,
             acknowledged: self.acknowledged,
             batches: self.batches,

@@ -55,6 +55,7 @@ impl<W, R: Run> Pool<W, R> {
     }
 
     /// A pool of a process that died, in which nothing runs.
+    #[cfg(any(test, feature = "journal"))]
     pub(super) fn of_outbox(outbox: Outbox, now: Duration) -> Self {
         Self { outbox, ..Self::new(now) }
     }

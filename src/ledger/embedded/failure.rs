@@ -1,7 +1,10 @@
 //! [`Failure`]: what failed, a call or the file.
 
-use super::{super::LedgerError, rows::SCHEMA};
+use super::super::LedgerError;
 use crate::database_file::{DatabaseFailed, FileError, Purpose};
+
+/// The version of the rows' schema.
+pub(super) const SCHEMA: &str = "1";
 
 /// What the file is.
 pub(super) const PURPOSE: Purpose = Purpose {

@@ -24,9 +24,6 @@ use crate::{
     database_file::{sealed, unsealed},
 };
 
-/// The version of the schema that this crate reads and writes.
-pub(super) const SCHEMA: &str = "1";
-
 /// What outlives an account's months.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct RecordRow {

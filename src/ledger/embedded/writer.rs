@@ -13,8 +13,7 @@ use tokio::sync::oneshot;
 use super::{
     super::{Amendment, Answer, LeaseId, LedgerError, LineKey, Renewal},
     account::{Part, Rows},
-    failure::Failure,
-    rows::SCHEMA,
+    failure::{Failure, SCHEMA},
 };
 use crate::{
     Account, Name, Period,
