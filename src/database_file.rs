@@ -59,6 +59,8 @@ pub(crate) struct Purpose {
     pub(crate) schema: &'static str,
     /// What to do if another process uses the file.
     pub(crate) if_in_use: &'static str,
+    /// What to do if it is damaged.
+    pub(crate) if_damaged: &'static str,
 }
 
 /// Why a file cannot be used.
@@ -77,7 +79,7 @@ pub(crate) struct DatabaseFailed(pub(crate) String);
 impl DatabaseFile {
     /// Opens the file, and makes it if there is none.
     pub(crate) fn open(path: &Path, purpose: Purpose) -> Result<Self, FileError> {
-        let database = open(path, purpose)?;
+        let database = open(path, purpose, true)?;
         Ok(Self {
             path: path.to_owned(),
             purpose,
@@ -122,7 +124,7 @@ impl DatabaseFile {
             }
             State::Failed { .. } => {}
         }
-        match open(&self.path, self.purpose) {
+        match open(&self.path, self.purpose, false) {
             Ok(database) => {
                 let database = Arc::new(database);
                 *state = State::Open(Arc::clone(&database));
@@ -169,19 +171,18 @@ impl DatabaseFile {
     }
 }
 
-/// Opens a database whose rows this crate reads.
-fn open(path: &Path, purpose: Purpose) -> Result<Database, FileError> {
+/// Opens a database whose rows this crate reads. One that is not there is made if `may_create`: what
+/// was open once and is gone must not be replaced by an empty one.
+fn open(path: &Path, purpose: Purpose, may_create: bool) -> Result<Database, FileError> {
     let file = path.display();
-    let Purpose { name, schema, if_in_use } = purpose;
+    let Purpose { name, schema, if_in_use, if_damaged } = purpose;
     let unfit = |reason: String| FileError::Unfit(format!("the file {file} {reason}"));
     let away =
         |reason: String| FileError::Away(format!("the file {file} cannot be opened: {reason}"));
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
-    let damaged = |what: &str| {
-        unfit(format!("is damaged ({what}): put a copy of it back, or name another file"))
-    };
-    let opened = guarded(|| Ok(builder.create(path)));
+    let damaged = |what: &str| unfit(format!("is damaged ({what}): {if_damaged}"));
+    let opened = guarded(|| Ok(if may_create { builder.create(path) } else { builder.open(path) }));
     let opened = opened.map_err(|DatabaseFailed(reason)| damaged(&reason))?;
     let database = opened.map_err(|error| match error {
         DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => {
@@ -203,13 +204,14 @@ fn open(path: &Path, purpose: Purpose) -> Result<Database, FileError> {
     let found = guarded(|| stored_schema(&database));
     let found = found.map_err(|DatabaseFailed(reason)| away(reason))?;
     match found {
-        Some(found) if found == schema => Ok(database),
+        Some(found) if found == format!("{name} {schema}") => Ok(database),
         Some(found) => Err(unfit(format!(
-            "has schema version {found} of a {name}, and this version of tower-credits reads \
-             version {schema}: name another file, or use the version that wrote it"
+            "is a `{found}`, and this version of tower-credits reads a `{name} {schema}`: name \
+             another file, or use the version that wrote it"
         ))),
+        None if !may_create => Err(away("it is empty".to_owned())),
         None => {
-            let stored = guarded(|| store_schema(&database, schema));
+            let stored = guarded(|| store_schema(&database, &format!("{name} {schema}")));
             stored.map_err(|DatabaseFailed(reason)| away(reason))?;
             Ok(database)
         }

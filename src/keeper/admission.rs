@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::{
-    entry::{AdmissionError, Verdict},
+    entry::{AdmissionError, StatedAt, Verdict},
     handle::{AccountHandle, HeldSlice},
     phase::Phase,
     table::{AccountTable, new_lease_id},
@@ -78,7 +78,7 @@ pub(crate) fn admit(
             handle = AccountHandle::open(table, &entry.account, entry.period)?;
             continue;
         }
-        (state.terms, state.terms_at) = (terms, now);
+        (state.terms, state.terms_at) = (terms, StatedAt::Here(now));
         if let Some(limit) = want.max_concurrent
             && state.lease.running_and_waiting() >= limit.get() as usize
         {

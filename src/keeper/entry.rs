@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     Account, Period,
+    clock::UnixTime,
     lease::{Lease, RunId},
     ledger::{LeaseId, Standing, Terms},
     limit::RequestRate,
@@ -39,7 +40,7 @@ pub(super) struct EntryState {
     pub(super) retired: Vec<AccountLease>,
     pub(super) terms: Terms,
     /// Moment at which a request last brought the terms.
-    pub(super) terms_at: Duration,
+    pub(super) terms_at: StatedAt,
     /// Next examination by the worker.
     pub(super) timer: Option<Duration>,
     /// It waits in the worker's backlog.
@@ -56,6 +57,27 @@ pub(super) struct EntryState {
     /// The thread that writes the journal looks at it.
     #[cfg(feature = "journal")]
     pub(super) is_in_journal_list: bool,
+}
+
+/// When terms were stated.
+#[derive(Clone, Copy)]
+pub(super) enum StatedAt {
+    /// In the time of this node's leases.
+    Here(Duration),
+    /// To a process that died.
+    #[cfg(feature = "journal")]
+    Before(UnixTime),
+}
+
+impl StatedAt {
+    /// Returns the moment. It is `now` in the time of this node's leases, and `unix_now`.
+    pub(super) fn unix(self, now: Duration, unix_now: UnixTime) -> UnixTime {
+        match self {
+            Self::Here(at) => unix_now - now.saturating_sub(at),
+            #[cfg(feature = "journal")]
+            Self::Before(at) => at,
+        }
+    }
 }
 
 /// An account's lease on this node.
@@ -104,7 +126,7 @@ impl AccountEntry {
                 lease,
                 retired: Vec::new(),
                 terms: Terms::nothing(),
-                terms_at: Duration::ZERO,
+                terms_at: StatedAt::Here(Duration::ZERO),
                 timer: None,
                 is_in_backlog: false,
                 thresholds_seen: 0,

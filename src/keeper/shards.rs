@@ -15,6 +15,9 @@ use std::{
 
 use super::{breaker::Breaker, entry::AccountEntry};
 
+/// Time after which a server that did not answer is forgotten if nobody calls it.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
+
 /// The servers behind the ledger, by number.
 #[derive(Default)]
 pub(super) struct Shards(BTreeMap<u64, Shard>);
@@ -29,6 +32,8 @@ pub(super) struct Shard {
     backlog: VecDeque<Arc<AccountEntry>>,
     /// Last log line about its outage.
     pub(super) outage_logged_at: Option<Duration>,
+    /// Last call of it that landed.
+    landed_at: Duration,
 }
 
 impl Shards {
@@ -39,6 +44,7 @@ impl Shards {
             in_flight: 0,
             backlog: VecDeque::new(),
             outage_logged_at: None,
+            landed_at: Duration::ZERO,
         })
     }
 
@@ -67,6 +73,22 @@ impl Shards {
         due.filter_map(|shard| shard.breaker.next_try()).min()
     }
 
+    /// Removes servers that nobody calls any more, though they did not answer: a failover has
+    /// replaced them. Returns their numbers.
+    pub(super) fn remove_replaced(&mut self, now: Duration) -> Vec<u64> {
+        let mut replaced = Vec::new();
+        self.0.retain(|number, shard| {
+            let is_idle = shard.in_flight == 0 && !shard.has_backlog();
+            let is_late = now > shard.landed_at + FORGOTTEN_AFTER;
+            if shard.breaker.is_silent() && is_idle && is_late {
+                replaced.push(*number);
+                return false;
+            }
+            true
+        });
+        replaced
+    }
+
     /// `true` if a server has not answered for a while, even if only one account called it.
     pub(super) fn is_one_silent(&self) -> bool {
         self.0.values().any(|shard| shard.breaker.is_silent())
@@ -93,6 +115,7 @@ impl Shard {
     /// not serve the account.
     pub(super) fn landed(&mut self, account: u64, is_answered: bool, now: Duration) {
         self.in_flight = self.in_flight.saturating_sub(1);
+        self.landed_at = now;
         if is_answered {
             self.breaker.answered();
         } else {
@@ -143,5 +166,43 @@ impl AwayShards {
     /// `true` if this one is away.
     pub(super) fn contains(&self, shard: u64) -> bool {
         self.shards.lock().unwrap_or_else(PoisonError::into_inner).contains(&shard)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn s(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn one_that_does_not_answer_says_nothing_of_the_others() {
+        let mut shards = Shards::default();
+        for account in 0..3 {
+            shards.get(1).sent();
+            shards.get(1).landed(account, false, s(1));
+        }
+        assert!(shards.get(1).is_open() && !shards.get(1).allows(s(1)));
+        assert!(!shards.get(2).is_open() && shards.get(2).allows(s(1)));
+        shards.get(2).sent();
+        shards.get(2).landed(7, true, s(1));
+        assert!(shards.get(1).is_open(), "another one's answer is not its own");
+        let away = AwayShards::default();
+        away.set(1, true);
+        assert!(away.is_any() && away.contains(1) && !away.contains(2));
+        away.set(1, false);
+        assert!(!away.is_any());
+    }
+
+    #[test]
+    fn one_that_a_failover_replaced_is_forgotten() {
+        let mut shards = Shards::default();
+        (0..3).for_each(|account| shards.get(1).landed(account, false, s(1)));
+        shards.get(2).landed(1, true, s(1));
+        assert!(shards.is_one_silent() && shards.remove_replaced(s(11)).is_empty());
+        assert_eq!(shards.remove_replaced(s(12)), [1]);
+        assert!(!shards.is_one_silent());
     }
 }

@@ -342,11 +342,12 @@ impl Worker {
                         lease.deny_unanswered(now);
                     }
                     shard.defer(entry, is_in_backlog);
-                    return Duration::MAX;
+                    next = Duration::MAX;
+                    break;
                 }
                 Next::Renew => {
                     let is_awaited = lease.has_waiting();
-                    let terms_at = self.table.time.unix_time() - now.saturating_sub(*terms_at);
+                    let terms_at = terms_at.unix(now, self.table.time.unix_time());
                     let renewal =
                         Renewal { terms_at, ..lease.renew(rules, *terms, is_ending, now) };
                     self.shards.get(shard).sent();
@@ -377,6 +378,9 @@ impl Worker {
     /// Hands an answer to its lease, and to the requests that wait for it.
     fn land(&mut self, landed: Landed) {
         let now = self.table.now();
+        for replaced in self.shards.remove_replaced(now) {
+            self.table.away.set(replaced, false);
+        }
         self.calls.count(&landed, &mut self.shards, now);
         if !landed.is_outage() {
             let answered_at = self.table.time.unix_time().as_millis();

@@ -54,11 +54,14 @@ impl<W, R: Run> Lease<W, R> {
         self.stored == Stored::Leaving
     }
 
-    /// Notes that the journal has no record of the lease any more.
-    pub(crate) fn removed_from_journal(&mut self) {
-        if self.stored == Stored::Leaving || !self.is_worth_storing() {
+    /// Notes that the journal has no record of the lease any more. Returns `true` if it may say
+    /// goodbye now.
+    pub(crate) fn removed_from_journal(&mut self) -> bool {
+        let may_leave = self.stored == Stored::Leaving && self.is_settled();
+        if may_leave || !self.is_worth_storing() {
             self.stored = Stored::No;
         }
+        may_leave
     }
 
     /// `true` if the ledger may know the lease, or is to learn of it; `false` once it has said

@@ -184,7 +184,12 @@ impl<R: Run> Running<R> {
     /// (9) Settles what it has used so far, and returns how much more that is. It is not counted as
     /// a request before it ends.
     pub(super) fn settle_so_far(&mut self, now: Duration) -> Option<Usage> {
-        let used = self.run.settleable(now).filter(|_| self.is_running())?;
+        let used = match self.state {
+            State::Running => self.run.settleable(now)?,
+            // It is billed this at least, as far as its slice goes.
+            State::Pending { used, .. } => used,
+            State::Over(_) => return None,
+        };
         let more = Usage { requests: 0, ..self.within_slice(used).less(self.settled) };
         if more.cost.is_zero() {
             return None;

@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 
 use super::{
     AccountsPage, Amendment, Audit, AuditsPage, Cursor, Ledger, LedgerError, Refund, Statement,
@@ -115,8 +115,18 @@ impl Accounts {
         page_size: NonZeroUsize,
     ) -> Result<AuditsPage, LedgerError> {
         let AccountsPage { accounts, next } = self.list(period, from, page_size).await?;
-        let audits = accounts.iter().map(|account| self.ledger.audit(&account.account, period));
-        Ok(AuditsPage { audits: try_join_all(audits).await?, next })
+        let asked = accounts.iter().map(|account| self.ledger.audit(&account.account, period));
+        let mut page = AuditsPage { audits: Vec::new(), unreadable: Vec::new(), next };
+        for (account, audit) in accounts.iter().zip(join_all(asked).await) {
+            match audit {
+                Ok(audit) => page.audits.push(audit),
+                Err(error @ LedgerError::Malformed(_)) => {
+                    page.unreadable.push((account.account.clone(), error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(page)
     }
 
     /// Adds purchased credits, which expire at a moment or, for `None`, never. They are used after

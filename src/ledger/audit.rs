@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Book, Cursor, Record, holds::is_live};
+use super::{Book, Cursor, LedgerError, Record, holds::is_live};
 use crate::{Account, Credits, Period, clock::UnixTime};
 
 /// Whether what a ledger has stored of an account's month adds up: it comes from
@@ -32,11 +32,13 @@ pub struct Audit {
 }
 
 /// One page of [`Accounts::audit_page`](super::Accounts::audit_page).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct AuditsPage {
     /// The audits.
     pub audits: Vec<Audit>,
+    /// Accounts of which something cannot be read.
+    pub unreadable: Vec<(Account, LedgerError)>,
     /// The start of the next page; `None` if this is the last one.
     pub next: Option<Cursor>,
 }

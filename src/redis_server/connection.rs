@@ -99,11 +99,12 @@ impl Connection {
         self.run(within, |_| std::future::ready(Ok(()))).await
     }
 
-    /// Asks the server whether it is there.
-    pub(super) async fn ping(&self, within: Duration) -> Result<(), Fault> {
-        // TIME, which every user of an ACL may call here.
-        let ask = |mut link| async move { redis::cmd("TIME").exec_async(&mut link).await };
-        self.run(within, ask).await
+    /// Checks that the server writes: a key that is gone a second later.
+    pub(super) async fn check(&self, key: &str, within: Duration) -> Result<(), Fault> {
+        let mut set = redis::cmd("SET");
+        set.arg(key).arg(1).arg("PX").arg(1_000);
+        let set = &set;
+        self.run(within, |mut link| async move { set.exec_async(&mut link).await }).await
     }
 
     /// Runs `call` on the connection, and opens one if there is none. It ends after `within`.

@@ -14,8 +14,14 @@ use super::{
 
 /// The servers that have the data.
 pub(crate) enum Servers {
-    One(Connection),
+    One(Box<One>),
     Cluster(Cluster),
+}
+
+/// The one server, and the key by which is checked that it writes.
+pub(crate) struct One {
+    pub(crate) connection: Connection,
+    check_key: String,
 }
 
 impl Servers {
@@ -27,27 +33,28 @@ impl Servers {
                     .to_owned(),
             ));
         }
-        let schema_key = format!("{prefix}:schema");
+        let (schema_key, check_key) = (format!("{prefix}:schema"), format!("{prefix}:check"));
         Ok(match server.resolve()? {
             Target::One(connector) => {
-                Self::One(Connection::new(connector, Role::Whole { schema_key }))
+                let connection = Connection::new(connector, Role::Whole { schema_key });
+                Self::One(Box::new(One { connection, check_key }))
             }
-            Target::Cluster(seeds) => Self::Cluster(Cluster::new(seeds, schema_key)),
+            Target::Cluster(seeds) => Self::Cluster(Cluster::new(seeds, schema_key, check_key)),
         })
     }
 
     /// Opens the connections.
     pub(crate) async fn open(&self, within: Duration) -> Result<(), Fault> {
         match self {
-            Self::One(connection) => connection.open(within).await,
+            Self::One(one) => one.connection.open(within).await,
             Self::Cluster(cluster) => cluster.open(within).await,
         }
     }
 
-    /// Checks that all servers answer.
+    /// Checks that all servers answer and write.
     pub(crate) async fn check(&self, within: Duration) -> Result<(), Fault> {
         match self {
-            Self::One(connection) => connection.ping(within).await,
+            Self::One(one) => one.connection.check(&one.check_key, within).await,
             Self::Cluster(cluster) => cluster.check(within).await,
         }
     }
@@ -64,7 +71,7 @@ impl Servers {
         F: Future<Output = Result<T, RedisError>>,
     {
         match self {
-            Self::One(connection) => connection.run(within, call).await,
+            Self::One(one) => one.connection.run(within, call).await,
             Self::Cluster(cluster) => cluster.run(key, within, call).await,
         }
     }
@@ -82,7 +89,7 @@ impl Servers {
 impl fmt::Display for Servers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::One(connection) => connection.fmt(f),
+            Self::One(one) => one.connection.fmt(f),
             Self::Cluster(cluster) => cluster.fmt(f),
         }
     }

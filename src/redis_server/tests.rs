@@ -18,7 +18,7 @@ use super::{
 
 fn connection(server: RedisServer) -> Connection {
     match Servers::new(server, "tc").unwrap() {
-        Servers::One(connection) => connection,
+        Servers::One(one) => one.connection,
         Servers::Cluster(_) => unreachable!("one server"),
     }
 }

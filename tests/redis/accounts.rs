@@ -244,9 +244,18 @@ async fn an_audit_names_what_does_not_add_up_and_changes_nothing() {
         ledger.clone(),
         tower_credits::identify::IdentityFromExtensions,
     );
-    crate::outages::under_load(&meter, async |_| {}).await;
-    let accounts = Accounts::new(ledger);
+    // While leases are live.
+    let while_they_run = Accounts::new(ledger.clone());
     let period = tower_credits::Period::containing(tower_credits::clock::UnixTime::now());
+    crate::outages::under_load(&meter, async |_| {
+        let page = while_they_run.audit_page(period, None, 100.try_into().unwrap()).await.unwrap();
+        assert_eq!(page.audits.len(), 8);
+        for audit in page.audits {
+            assert!(audit.is_sound() && audit.leases > 0, "{audit}");
+        }
+    })
+    .await;
+    let accounts = Accounts::new(ledger);
     let all = async || accounts.audit_page(period, None, 100.try_into().unwrap()).await.unwrap();
     let page = all().await;
     assert_eq!((page.audits.len(), page.next), (8, None));

@@ -30,7 +30,9 @@ use crate::{
 /// Runs a fault under load, and prints its row. That nothing is lost, doubled, overspent or on hold
 /// at the end is what [`under_load`] asserts.
 async fn row(name: &str, url: String, fault: impl AsyncFnOnce(&Load)) {
-    let ledger = RedisLedger::connect(url).await.unwrap();
+    // Each row has keys of its own.
+    let prefix = format!("t{:x}", fastrand::u64(..));
+    let ledger = RedisLedger::builder(url).prefix(prefix).connect().await.unwrap();
     let meter = CreditMeter::new(plan(), ledger, IdentityFromExtensions);
     let (mut well, mut denied, mut slowest) = (Duration::ZERO, 0, Duration::ZERO);
     let served = under_load(&meter, async |load| {

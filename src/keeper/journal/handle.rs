@@ -16,8 +16,13 @@ use crate::{
 };
 
 /// What the file is.
-const PURPOSE: Purpose =
-    Purpose { name: "journal", schema: "1", if_in_use: "give each node a journal of its own" };
+const PURPOSE: Purpose = Purpose {
+    name: "journal",
+    schema: "1",
+    if_in_use: "give each node a journal of its own",
+    // An older copy would settle again what leases have settled that are closed since.
+    if_damaged: "name another file; never put an older copy back",
+};
 
 /// A file in which a node keeps what the ledger has not acknowledged yet, so that it is debited
 /// even if the process is killed: when the node starts again with the same file.
@@ -81,8 +86,9 @@ impl Journal {
         let database = file.database()?;
         let damaged = |reason: String| JournalError {
             reason: format!(
-                "the journal {} is damaged ({reason}): put a copy of it back, or name another file",
-                path.display()
+                "the journal {} is damaged ({reason}): {}",
+                path.display(),
+                PURPOSE.if_damaged
             ),
         };
         let rows = guarded(|| read(&database)).map_err(|DatabaseFailed(reason)| damaged(reason))?;

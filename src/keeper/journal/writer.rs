@@ -9,7 +9,10 @@ use std::{
 };
 
 use super::{
-    super::{entry::AccountEntry, table::AccountTable},
+    super::{
+        entry::{AccountEntry, AccountLease, StatedAt},
+        table::AccountTable,
+    },
     handle::{Journal, Row},
     list::JournalList,
 };
@@ -23,6 +26,9 @@ use crate::{
 /// The interval at which it is written while something is in use.
 pub(super) const WRITE_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Time between a write that failed and the next.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+
 /// The thread's state.
 pub(in super::super) struct Writer {
     file: DatabaseFile,
@@ -30,14 +36,14 @@ pub(in super::super) struct Writer {
     table: Weak<AccountTable>,
     /// The accounts that are written at each interval.
     active: Vec<Arc<AccountEntry>>,
-    /// The leases of each account that have rows, by the account's number, and what was written.
-    rows: HashMap<u64, Vec<(LeaseId, Vec<u8>)>>,
+    /// The rows of each account, by its number, as they were written.
+    rows: HashMap<u64, Vec<Row>>,
 }
 
 /// What an account's rows become.
 struct Change {
     entry: Arc<AccountEntry>,
-    put: Vec<(LeaseId, Vec<u8>)>,
+    put: Vec<Row>,
     remove: Vec<LeaseId>,
     stays_active: bool,
 }
@@ -60,23 +66,43 @@ impl Writer {
                 "the journal has leases of a process that did not end: they are settled"
             );
         }
-        let mut rows: HashMap<u64, Vec<_>> = HashMap::new();
+        let mut writer = Self {
+            file,
+            list,
+            table: Arc::downgrade(table),
+            active: Vec::new(),
+            rows: HashMap::new(),
+        };
         let now = table.now();
-        let unix_now = table.time.unix_time();
-        for row in recovered {
-            let text = to_json(&row);
-            let Row { account, period, terms, terms_at, lease } = row;
-            let id = lease.id();
-            let Some(entry) = table.entry_of_recovered(&account, period) else { continue };
-            rows.entry(entry.id).or_default().push((id, text));
+        // Their numbers are ahead of all that were sent before, also by a process that recovered
+        // them and died: what is sent is on the disk first.
+        let recovered: Vec<(Row, AccountLease)> = recovered
+            .into_iter()
+            .filter_map(|row| {
+                let mut lease = Lease::recovered(row.lease.clone(), &table.rules, now);
+                let record = lease.store(now)?;
+                Some((Row { lease: record, ..row }, lease))
+            })
+            .collect();
+        let rows: Vec<_> = recovered.iter().map(|(row, _)| row).collect();
+        if !rows.is_empty() && !writer.change(&rows, &[]) {
+            tracing::error!(
+                target: "tower_credits", file = %writer.file.path().display(),
+                "the journal cannot be written: what is in it is not settled before the next start"
+            );
+            return writer;
+        }
+        for (row, lease) in recovered {
+            let Some(entry) = table.entry_of_recovered(&row.account, row.period) else { continue };
             let mut state = entry.lock();
-            state.retired.push(Lease::recovered(lease, &table.rules, now));
-            (state.terms, state.terms_at) = (terms, now.saturating_sub(unix_now - terms_at));
-            list.note(&entry, &mut state);
+            (state.terms, state.terms_at) = (row.terms, StatedAt::Before(row.terms_at));
+            state.retired.push(lease);
+            writer.list.note(&entry, &mut state);
             drop(state);
+            writer.rows.entry(entry.id).or_default().push(row);
             table.attend(&entry);
         }
-        Self { file, list, table: Arc::downgrade(table), active: Vec::new(), rows }
+        writer
     }
 
     /// Starts the thread. It ends when the table is gone, or the node has shut down.
@@ -102,8 +128,9 @@ impl Writer {
         while let Some(entries) = self.list.take(next) {
             next = Some(Instant::now() + WRITE_INTERVAL);
             self.active.extend(entries);
-            if !self.write() {
-                return;
+            let Some(is_written) = self.write() else { return };
+            if !is_written {
+                next = Some(Instant::now() + PAUSE_AFTER_FAILURE);
             }
             if self.active.is_empty() {
                 next = None;
@@ -113,9 +140,10 @@ impl Writer {
         self.write();
     }
 
-    /// Writes what changed, in one transaction. Returns `false` if the table is gone.
-    fn write(&mut self) -> bool {
-        let Some(table) = self.table.upgrade() else { return false };
+    /// Writes what changed, in one transaction. Returns `false` if that failed, and `None` if the
+    /// table is gone.
+    fn write(&mut self) -> Option<bool> {
+        let table = self.table.upgrade()?;
         let (now, unix_now) = (table.now(), table.time.unix_time());
         let active = std::mem::take(&mut self.active);
         let changes: Vec<_> =
@@ -126,53 +154,58 @@ impl Writer {
         for change in changes {
             self.land(&table, change, is_written);
         }
-        true
+        Some(is_written)
     }
 
     /// Reads what an account's rows are to be.
     fn changes_of(&self, entry: Arc<AccountEntry>, now: Duration, unix_now: UnixTime) -> Change {
         let known = self.rows.get(&entry.id).map(Vec::as_slice).unwrap_or_default();
         let mut state = entry.lock();
-        let (terms, terms_at) = (state.terms, unix_now - now.saturating_sub(state.terms_at));
+        let (terms, terms_at) = (state.terms, state.terms_at.unix(now, unix_now));
         let (mut put, mut kept, mut stays_active) = (Vec::new(), Vec::new(), false);
         for lease in state.leases_mut() {
             if let Some(record) = lease.store(now) {
-                let (id, account) = (record.id(), entry.account.clone());
-                kept.push(id);
-                let row = Row { account, period: entry.period, terms, terms_at, lease: record };
-                let text = to_json(&row);
-                if !known.iter().any(|(known, before)| *known == id && *before == text) {
-                    put.push((id, text));
+                kept.push(record.id());
+                let is_known = |row: &Row| row.lease == record && row.terms == terms;
+                if !known.iter().any(is_known) {
+                    let (account, period) = (entry.account.clone(), entry.period);
+                    put.push(Row { account, period, terms, terms_at, lease: record });
                 }
             }
             stays_active |= lease.needs_journal();
         }
         drop(state);
-        let remove = known.iter().map(|(id, _)| *id).filter(|id| !kept.contains(id)).collect();
+        let remove =
+            known.iter().map(|row| row.lease.id()).filter(|id| !kept.contains(id)).collect();
         Change { entry, put, remove, stays_active }
     }
 
     fn commit(&self, changes: &[Change]) -> bool {
+        let put: Vec<_> = changes.iter().flat_map(|change| &change.put).collect();
+        let remove: Vec<_> = changes.iter().flat_map(|change| &change.remove).collect();
+        self.change(&put, &remove)
+    }
+
+    /// Writes rows, and removes others.
+    fn change(&self, put: &[&Row], remove: &[&LeaseId]) -> bool {
         let Ok(database) = self.file.database() else { return false };
         let written = guarded(|| {
             let transaction = begin_write(&database)?;
             {
                 let mut rows = transaction.open_table(ROWS)?;
-                for Change { put, remove, .. } in changes {
-                    for id in remove {
-                        rows.remove(&*key(*id))?;
-                    }
-                    for (id, text) in put {
-                        let key = key(*id);
-                        rows.insert(&*key, &*sealed(&key, text.clone()))?;
-                    }
+                for id in remove {
+                    rows.remove(&*key(**id))?;
+                }
+                for row in put {
+                    let key = key(row.lease.id());
+                    rows.insert(&*key, &*sealed(&key, to_json(row)))?;
                 }
             }
             Ok(transaction.commit()?)
         });
         match written {
             Ok(()) => {
-                self.file.committed(changes.len());
+                self.file.committed(put.len() + remove.len());
                 true
             }
             Err(DatabaseFailed(reason)) => {
@@ -190,16 +223,18 @@ impl Writer {
             return;
         }
         let rows = self.rows.entry(entry.id).or_default();
-        rows.retain(|(id, _)| !remove.contains(id));
-        for (id, text) in put {
-            match rows.iter_mut().find(|(known, _)| *known == id) {
-                Some((_, before)) => *before = text,
-                None => rows.push((id, text)),
+        rows.retain(|row| !remove.contains(&row.lease.id()));
+        for row in put {
+            match rows.iter_mut().find(|known| known.lease.id() == row.lease.id()) {
+                Some(known) => *known = row,
+                None => rows.push(row),
             }
         }
         let mut state = entry.lock();
-        for lease in state.leases_mut().filter(|lease| remove.contains(&lease.id())) {
-            lease.removed_from_journal();
+        let has_row = |id| rows.iter().any(|row| row.lease.id() == id);
+        let mut may_leave = false;
+        for lease in state.leases_mut().filter(|lease| !has_row(lease.id())) {
+            may_leave |= lease.removed_from_journal();
         }
         // It may have come into use meanwhile.
         let stays_active = stays_active || state.leases().any(Lease::needs_journal);
@@ -208,7 +243,7 @@ impl Writer {
         if rows.is_empty() && !stays_active {
             self.rows.remove(&entry.id);
         }
-        if !remove.is_empty() {
+        if may_leave {
             // It may say goodbye now.
             table.attend(&entry);
         }

@@ -161,7 +161,9 @@ impl Node {
         for lease in self.lease.iter_mut().chain(&mut self.old) {
             match lease.store(at(tick)) {
                 Some(record) => drop(journal.insert(lease.id(), record)),
-                None => lease.removed_from_journal(),
+                None => {
+                    lease.removed_from_journal();
+                }
             }
         }
         self.journal = journal;

@@ -3,14 +3,12 @@
 use super::super::LedgerError;
 use crate::database_file::{DatabaseFailed, FileError, Purpose};
 
-/// The version of the rows' schema.
-pub(super) const SCHEMA: &str = "1";
-
 /// What the file is.
 pub(super) const PURPOSE: Purpose = Purpose {
     name: "ledger",
-    schema: SCHEMA,
+    schema: "1",
     if_in_use: "end that one, or name another file (for several processes, use Redis)",
+    if_damaged: "put a copy of it back, or name another file",
 };
 
 /// Why a call failed.

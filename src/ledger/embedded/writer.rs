@@ -8,12 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use redb::ReadableTable;
 use tokio::sync::oneshot;
 
 use super::{
     super::{Amendment, Answer, LeaseId, LedgerError, LineKey, Renewal},
     account::{Part, Rows},
-    failure::{Failure, SCHEMA},
+    failure::Failure,
 };
 use crate::{
     Account, Name, Period,
@@ -148,7 +149,8 @@ impl Writer {
                 Reply::Bool(answer, call_result(done)?)
             }
             Call::Check { answer } => {
-                rows.insert(SCHEMA_KEY, SCHEMA.as_bytes())?;
+                let schema = rows.get(SCHEMA_KEY)?.map(|schema| schema.value().to_vec());
+                rows.insert(SCHEMA_KEY, &*schema.unwrap_or_default())?;
                 Reply::Bool(answer, Ok(true))
             }
             Call::Claim { account, period, threshold, by, answer } => {

@@ -176,26 +176,24 @@ pub(super) fn claim(how: (&str, &str), keys: &Keys, threshold: &Name, by: LeaseI
     call
 }
 
-/// A call that reads what a statement is made of.
-pub(super) fn statement(how: (&str, &str), keys: &Keys) -> Cmd {
+/// A call that reads what a statement is made of, and with `all` every lease.
+pub(super) fn statement(how: (&str, &str), keys: &Keys, all: bool) -> Cmd {
     let mut call = redis::cmd(how.0);
     call.arg(how.1).arg(4);
     call.arg(&keys.record).arg(&keys.book).arg(&keys.holds).arg(&keys.leases);
+    call.arg(if all { "all" } else { "sums" });
     call
 }
 
-/// Adds to a pipeline what the list shows of an account: as many values as [`SUMMARY_FIELDS`].
-pub(super) fn summary(pipe: &mut redis::Pipeline, keys: &Keys) {
-    let fields: [(&str, &str); SUMMARY_FIELDS] = [
+/// The keys and fields of what the list shows of an account: as many as [`SUMMARY_FIELDS`].
+pub(super) fn summary(keys: &Keys) -> [(&str, &str); SUMMARY_FIELDS] {
+    [
         (&keys.book, schema::TOTAL),
         (&keys.record, schema::CLOSED),
         (&keys.holds, schema::SUM),
         (&keys.leases, schema::SUM),
         (&keys.book, schema::TERMS),
-    ];
-    for (key, field) in fields {
-        pipe.cmd("HGET").arg(key).arg(field);
-    }
+    ]
 }
 
 /// The number of values of a [`summary`].

@@ -114,15 +114,17 @@ impl RedisLedger {
         Ok(answer)
     }
 
-    /// Reads an account's record, one of its months, and the server's time.
+    /// Reads an account's record, one of its months (with `all`, also every lease of it), and the
+    /// server's time.
     async fn read(
         &self,
         account: &Account,
         period: Period,
+        all: bool,
     ) -> Result<(Book, Record, UnixTime), LedgerError> {
         let inner = &*self.inner;
         let keys = &Keys::new(&inner.prefix, account, period);
-        let call = |how: (&str, &str)| call::statement(how, keys);
+        let call = |how: (&str, &str)| call::statement(how, keys, all);
         let read = |link| inner.read.call(link, call);
         let (time, record, book, holds, leases): (_, Hash, Hash, Hash, Hash) =
             inner.servers.run(&keys.record, inner.timeout, read).await?;
@@ -196,14 +198,14 @@ impl Ledger for RedisLedger {
         terms: Option<Terms>,
     ) -> LedgerFuture<'a, Statement> {
         Box::pin(async move {
-            let (book, record, now) = self.read(account, period).await?;
+            let (book, record, now) = self.read(account, period, false).await?;
             Ok(Statement::from_book(account, &book, &record, terms, now))
         })
     }
 
     fn audit<'a>(&'a self, account: &'a Account, period: Period) -> LedgerFuture<'a, Audit> {
         Box::pin(async move {
-            let (book, record, now) = self.read(account, period).await?;
+            let (book, record, now) = self.read(account, period, true).await?;
             Ok(Audit::of(account, &book, &record, now))
         })
     }

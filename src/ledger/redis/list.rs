@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     Account, Period,
+    clock::UnixTime,
     redis_server::{Cluster, Connection, Link, Servers},
 };
 
@@ -51,7 +52,8 @@ impl Listing<'_> {
         page_size: NonZeroUsize,
     ) -> Result<AccountsPage, LedgerError> {
         match self.servers {
-            Servers::One(connection) => {
+            Servers::One(one) => {
+                let connection = &one.connection;
                 let from = from.map_or(Ok(0), |from| from.as_str().parse()).map_err(unknown)?;
                 let (found, next) = self.scan(connection, from, page_size.get()).await?;
                 let next = (next != 0).then(|| Cursor::new(next.to_string()));
@@ -77,11 +79,8 @@ impl Listing<'_> {
         let (found, scan) = self.scan(connection, place.scan, page_size.get()).await?;
         let accounts = match self.summaries(connection, &found).await {
             Ok(accounts) => accounts,
-            Err(error) if is_moved(&error) => {
-                let version = cluster.read_version(self.timeout).await?;
-                let next = Place { version, server: 0, scan: 0 }.into();
-                return Ok(AccountsPage { accounts: Vec::new(), next: Some(next) });
-            }
+            // A slot moves: each value is asked for where it is.
+            Err(error) if is_moved(&error) => self.summaries_one_by_one(cluster, &found).await?,
             Err(error) => return Err(error),
         };
         let next = if scan != 0 {
@@ -135,17 +134,54 @@ impl Listing<'_> {
         let keys: Vec<_> =
             found.keys().map(|account| Keys::new(self.prefix, account, self.period)).collect();
         let mut pipe = redis::pipe();
-        keys.iter().for_each(|keys| call::summary(&mut pipe, keys));
+        for keys in &keys {
+            for (key, field) in call::summary(keys) {
+                pipe.cmd("HGET").arg(key).arg(field);
+            }
+        }
         let pipe = &pipe;
         let read = |mut link: Link| async move {
             let values: Vec<Option<String>> = pipe.query_async(&mut link).await?;
             Ok((values, Arc::clone(link.clock())))
         };
         let (values, clock) = connection.run(self.timeout, read).await?;
-        let now = clock.now();
+        self.summarize(found, &keys, &values, clock.now())
+    }
+
+    /// Reads the same, value by value, from the servers that have them.
+    async fn summaries_one_by_one(
+        &self,
+        cluster: &Cluster,
+        found: &Found,
+    ) -> Result<Vec<AccountSummary>, LedgerError> {
+        let keys: Vec<_> =
+            found.keys().map(|account| Keys::new(self.prefix, account, self.period)).collect();
+        let (mut values, mut now) = (Vec::new(), UnixTime::EPOCH);
+        for (key, field) in keys.iter().flat_map(call::summary) {
+            let mut get = redis::cmd("HGET");
+            get.arg(key).arg(field);
+            let get = &get;
+            let read = |mut link: Link| async move {
+                let value: Option<String> = get.query_async(&mut link).await?;
+                Ok((value, link.clock().now()))
+            };
+            let (value, at) = cluster.run(key, self.timeout, read).await?;
+            values.push(value);
+            now = now.max(at);
+        }
+        self.summarize(found, &keys, &values, now)
+    }
+
+    fn summarize(
+        &self,
+        found: &Found,
+        keys: &[Keys],
+        values: &[Option<String>],
+        now: UnixTime,
+    ) -> Result<Vec<AccountSummary>, LedgerError> {
         let mut values = values.iter().map(Option::as_deref);
         let mut summaries = Vec::new();
-        for ((account, is_book), keys) in found.iter().zip(&keys) {
+        for ((account, is_book), keys) in found.iter().zip(keys) {
             let values: [_; SUMMARY_FIELDS] = std::array::from_fn(|_| values.next().flatten());
             let [total, closed, ..] = values;
             // An account of which only the leases were found is listed with its book, if it has

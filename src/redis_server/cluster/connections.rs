@@ -49,6 +49,9 @@ const AT_ONCE: u32 = 2;
 /// The first and the longest pause of a call that waits for a slot to have moved.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
+/// The most keys that are tried to find one that a server has.
+const MAX_TRIED_KEYS: u32 = 100_000;
+
 /// The shard of accounts whose slot no server has.
 const NOWHERE: u64 = u64::MAX;
 
@@ -59,6 +62,7 @@ pub(crate) struct Cluster(Arc<Inner>);
 struct Inner {
     seeds: Vec<Node>,
     schema_key: String,
+    check_key: String,
     topology: ArcSwapOption<Topology<Server>>,
     /// The servers that the topology has, and those that redirections lead to.
     servers: Mutex<HashMap<Address, Server>>,
@@ -105,10 +109,15 @@ enum Redirection {
 }
 
 impl Cluster {
-    pub(in crate::redis_server) fn new(seeds: Vec<Node>, schema_key: String) -> Self {
+    pub(in crate::redis_server) fn new(
+        seeds: Vec<Node>,
+        schema_key: String,
+        check_key: String,
+    ) -> Self {
         Self(Arc::new(Inner {
             seeds,
             schema_key,
+            check_key,
             topology: ArcSwapOption::empty(),
             servers: Mutex::default(),
             next_id: AtomicU64::new(1),
@@ -157,7 +166,18 @@ impl Cluster {
         self.fit()?;
         let asked = join_all(topology.masters().iter().map(async |server| {
             let left = deadline.saturating_duration_since(Instant::now());
-            (server, server.0.connection.ping(left).await)
+            // A key of one of its slots.
+            let is_its = |key: &String| {
+                topology.owner(slot_of(key)).is_some_and(|owner| owner.0.id == server.0.id)
+            };
+            let key = (0..MAX_TRIED_KEYS).map(|n| format!("{}:{n}", self.0.check_key)).find(is_its);
+            (
+                server,
+                match key {
+                    Some(key) => server.0.connection.check(&key, left).await,
+                    None => server.0.connection.open(left).await,
+                },
+            )
         }));
         for (server, answer) in asked.await {
             if let Err(fault) = answer {
@@ -274,10 +294,15 @@ impl Cluster {
         self.0.topology.load_full().ok_or_else(none)
     }
 
-    /// `Ok` unless the keys are known to have another schema.
+    /// `Ok` unless the keys are known to have another schema. That is looked at again: somebody may
+    /// have mended it.
     fn fit(&self) -> Result<(), Fault> {
-        match &*self.0.schema.lock().unwrap_or_else(PoisonError::into_inner) {
-            Schema::Unfit(fault) => Err(fault.clone()),
+        let known = self.0.schema.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match known {
+            Schema::Unfit(fault) => {
+                self.read_soon();
+                Err(fault)
+            }
             Schema::Unknown | Schema::Fit => Ok(()),
         }
     }
@@ -300,7 +325,9 @@ impl Cluster {
     fn server(&self, address: &Address) -> Server {
         let mut servers = self.0.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let make = || {
-            let node = Box::new(self.0.seeds[0].at(address.clone()));
+            let is_it = |seed: &&Node| seed.address().as_ref() == Some(address);
+            let listed = self.0.seeds.iter().find(is_it).cloned();
+            let node = Box::new(listed.unwrap_or_else(|| self.0.seeds[0].at(address.clone())));
             Server(Arc::new(ServerInner {
                 id: self.0.next_id.fetch_add(1, Ordering::Relaxed),
                 address: address.clone(),
@@ -417,7 +444,7 @@ impl Cluster {
         let look = |mut link| async move { stored_schema(&mut link, key).await };
         let checked = match server.0.connection.run(TOPOLOGY_TIMEOUT, look).await {
             Ok(found) => is_schema(&found),
-            Err(fault @ Fault::Unfit(_)) => Err(fault),
+            // That server is unfit, or away: its own accounts learn that from itself.
             Err(fault) => {
                 tracing::warn!(
                     target: "tower_credits", %server, %fault,

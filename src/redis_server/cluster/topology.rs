@@ -63,6 +63,8 @@ impl Ranges {
             }
             replicas.extend(servers.flatten());
         }
+        // Servers list ranges in different orders.
+        masters.sort();
         replicas.sort();
         replicas.dedup();
         Some(Self { masters, replicas })
