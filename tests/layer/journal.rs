@@ -203,3 +203,55 @@ async fn a_torn_or_flipped_journal_settles_what_is_whole_in_it_and_nothing_else(
     }
     eprintln!("of 60 damaged journals {refused} were refused, and {settled} had lost nothing");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_ledger_and_a_journal_do_not_take_each_others_files() {
+    let folder = Folder::new("journal-swapped");
+    let (journal, ledger) = (folder.0.join("journal"), folder.0.join("ledger"));
+    drop(Journal::open(&journal).unwrap());
+    drop(tower_credits::EmbeddedLedger::open(&ledger).unwrap());
+    let error = Journal::open(&ledger).unwrap_err().to_string();
+    assert!(error.contains("is a `ledger 1`") && error.contains("reads a `journal 1`"), "{error}");
+    let error = tower_credits::EmbeddedLedger::open(&journal).unwrap_err().to_string();
+    assert!(error.contains("is a `journal 1`") && error.contains("reads a `ledger 1`"), "{error}");
+}
+
+/// Alice became a customer of another tier while the node was down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_settled_late_does_not_bring_old_terms_back() {
+    let folder = Folder::new("journal-terms");
+    let journal = folder.0.join("journal");
+    let memory = MemoryLedger::new();
+    let way = Switched::to(memory.clone());
+    let dying = process(way.clone(), &journal);
+    way.off(true);
+    let service = |meter: &CreditMeter| {
+        meter.layer(service_fn(async |_: Request<Empty<Bytes>>| {
+            let answer = Response::builder().extension(ComputeTime(Duration::from_millis(10)));
+            Ok::<_, Infallible>(answer.body(Empty::<Bytes>::new()).unwrap())
+        }))
+    };
+    spend(&dying, "alice", 2).await;
+    let crashed = eventually(async || {
+        let copied = copy(&journal, folder.0.join("crashed"));
+        let is_whole = Journal::open(&copied).is_ok_and(|j| j.unsettled() == nanos(2 * COST));
+        is_whole.then_some(copied)
+    })
+    .await;
+    // Terms count by whole seconds.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let other = CreditMeter::new(plan(), memory.clone(), IdentityFromExtensions);
+    let now_free = request("alice", "free", Empty::new());
+    assert_eq!(service(&other).oneshot(now_free).await.unwrap().status(), StatusCode::OK);
+    settled(&other, "alice", "free", 1).await;
+    let next = process(memory.clone(), &crashed);
+    let alice = tower_credits::Account::user("alice").unwrap();
+    let month = tower_credits::Period::containing(tower_credits::clock::UnixTime::now());
+    let statement = eventually(async || {
+        let statement = next.accounts().statement(&alice, month).await.unwrap();
+        (statement.used == nanos(3 * COST)).then_some(statement)
+    })
+    .await;
+    assert_eq!(statement.included, "0.10".parse().unwrap(), "those of `free`, stated last");
+    drop((dying, next));
+}

@@ -267,3 +267,29 @@ async fn a_node_that_starts_before_the_cluster_serves_once_that_is_there() {
         eventually(async || some.statement(account, period, None).await.ok()).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_names_the_server_that_does_not_write_and_what_is_mended_counts() {
+    let cluster = spawn_blocking(|| RedisCluster::start(3, false)).await.unwrap();
+    // Nothing is written yet, so that the schema can be another one.
+    let owner = cluster.owner(cluster.ask(0, &["CLUSTER", "KEYSLOT", "tc:schema"])).unwrap();
+    let _: () = cluster.ask(owner, &["SET", "tc:schema", "3"]);
+    let ledger = RedisLedger::builder(cluster.url()).connect_lazily().unwrap();
+    let meter = CreditMeter::new(plan(), ledger, IdentityFromExtensions);
+    let ready = async || meter.health().await;
+    let health = ready().await;
+    assert!(!health.is_ready() && health.to_string().contains("schema version 3"), "{health}");
+    let _: () = cluster.ask(owner, &["SET", "tc:schema", "4"]);
+    eventually(async || ready().await.is_ready().then_some(())).await;
+
+    cluster.servers[1].stop();
+    let port = cluster.servers[1].port.to_string();
+    let health = ready().await;
+    assert!(!health.is_ready() && health.to_string().contains(&port), "{health}");
+    cluster.servers[1].go_on();
+    eventually(async || ready().await.is_ready().then_some(())).await;
+    // It answers, and does not write.
+    let _: () = cluster.ask(2, &["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    let health = ready().await;
+    assert!(!health.is_ready() && health.to_string().contains("NOREPLICAS"), "{health}");
+}

@@ -292,6 +292,34 @@ async fn a_file_that_cannot_be_written_is_an_outage_until_it_can() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_gone_is_not_replaced_by_an_empty_one() {
+    let folder = Folder::new();
+    let (path, elsewhere) = (folder.file("credits.redb"), folder.file("moved"));
+    let (alice, month) = (Account::user("alice").unwrap(), Period::containing(UnixTime::now()));
+    let ledger = EmbeddedLedger::open(&path).unwrap();
+    ledger.renew(&alice, month, &renewal(1, 1, 7), SECOND).await.unwrap();
+    let database = ledger.file().database().unwrap();
+    drop(ledger.file().failed(&database, "input/output error".to_owned()));
+    drop(database);
+    std::fs::rename(&path, &elsewhere).unwrap();
+    for content in [None, Some("")] {
+        if let Some(content) = content {
+            std::fs::write(&path, content).unwrap();
+        }
+        for _ in 0..3 {
+            let error = ledger.renew(&alice, month, &renewal(1, 2, 9), SECOND).await.unwrap_err();
+            assert!(error.is_outage(), "{error}");
+            tokio::time::sleep(Duration::from_millis(120)).await;
+        }
+    }
+    std::fs::rename(&elsewhere, &path).unwrap();
+    while ledger.renew(&alice, month, &renewal(1, 2, 9), SECOND).await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(used(&ledger, &alice, month).await, 9);
+}
+
+#[tokio::test]
 async fn one_damaged_account_is_nobody_elses_trouble() {
     let folder = Folder::new();
     let path = folder.file("credits.redb");

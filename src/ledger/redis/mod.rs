@@ -12,6 +12,7 @@
 //! | `tc:{user:alice}:2026-11:h` | their holds, and the sum of those | until the last hold ends |
 //! | `tc:{user:alice}:2026-11:n` | the leases that report thresholds to the host | 13 months |
 //! | `tc:schema` | the version of the schema | none |
+//! | `tc:check` | written to see that the server writes | 1 s |
 //!
 //! docs/redis-schema.md describes their fields.
 //!

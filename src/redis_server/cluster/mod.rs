@@ -9,10 +9,15 @@
 //! an account's keys have (`TRYAGAIN`: until all have, or the deadline is over). Nothing is sent
 //! again after a connection broke: that is for those to decide who know what a repetition does.
 //!
+//! * `state.rs`: [`Cluster`]; `topology.rs`: which server has which slot (pure).
+//! * `calls.rs`: the way of a call; `reading.rs`: how the topology is read.
+//!
 //! The topology is read from any server that answers: at the first call, after a redirection, and
 //! after a server did not answer.
 
-mod connections;
+mod calls;
+mod reading;
+mod state;
 mod topology;
 
-pub(crate) use self::connections::Cluster;
+pub(crate) use self::state::Cluster;
