@@ -120,7 +120,7 @@ impl DatabaseFile {
         match &*state {
             State::Open(database) => return Ok(Arc::clone(database)),
             State::Failed { reason, tried_at } if tried_at.elapsed() < REOPEN_PAUSE => {
-                return Err(self.away(&reason));
+                return Err(self.away(reason));
             }
             State::Failed { .. } => {}
         }
@@ -138,7 +138,7 @@ impl DatabaseFile {
     }
 
     /// Takes note that a database failed: none of its calls would succeed any more.
-    pub(crate) fn failed(&self, database: &Arc<Database>, reason: String) -> FileError {
+    pub(crate) fn failed(&self, database: &Arc<Database>, reason: &str) -> FileError {
         let mut state = self.lock();
         if let State::Open(open) = &*state
             && Arc::ptr_eq(open, database)
@@ -151,9 +151,9 @@ impl DatabaseFile {
                 );
             }
             let tried_at = Instant::now().checked_sub(REOPEN_PAUSE).unwrap_or_else(Instant::now);
-            *state = State::Failed { reason: reason.clone(), tried_at };
+            *state = State::Failed { reason: reason.to_owned(), tried_at };
         }
-        self.away(&reason)
+        self.away(reason)
     }
 
     /// Closes the file.

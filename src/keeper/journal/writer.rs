@@ -209,7 +209,7 @@ impl Writer {
                 true
             }
             Err(DatabaseFailed(reason)) => {
-                drop(self.file.failed(&database, reason));
+                drop(self.file.failed(&database, &reason));
                 false
             }
         }

@@ -125,7 +125,7 @@ impl EmbeddedLedger {
             match rows.and_then(|rows| read(&rows)) {
                 Ok(value) => Ok(value),
                 Err(Failure::Call(error)) => Err(error),
-                Err(Failure::File(reason)) => Err(inner.file.failed(&database, reason).into()),
+                Err(Failure::File(reason)) => Err(inner.file.failed(&database, &reason).into()),
             }
         });
         reading.await.unwrap_or_else(|error| {

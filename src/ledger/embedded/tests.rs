@@ -275,7 +275,7 @@ async fn a_file_that_cannot_be_written_is_an_outage_until_it_can() {
     // As after any I/O error: the database answers nothing any more.
     let file = ledger.file();
     let database = file.database().unwrap();
-    let error = file.failed(&database, "no space left on device".to_owned());
+    let error = file.failed(&database, "no space left on device");
     assert!(matches!(&error, FileError::Away(reason) if reason.contains("no space left")));
     // While the old one is open, the file cannot be opened again.
     let error = ledger.renew(&alice, month, &renewal(1, 2, 9), SECOND).await.unwrap_err();
@@ -299,7 +299,7 @@ async fn a_file_that_is_gone_is_not_replaced_by_an_empty_one() {
     let ledger = EmbeddedLedger::open(&path).unwrap();
     ledger.renew(&alice, month, &renewal(1, 1, 7), SECOND).await.unwrap();
     let database = ledger.file().database().unwrap();
-    drop(ledger.file().failed(&database, "input/output error".to_owned()));
+    drop(ledger.file().failed(&database, "input/output error"));
     drop(database);
     std::fs::rename(&path, &elsewhere).unwrap();
     for content in [None, Some("")] {

@@ -118,7 +118,7 @@ impl Writer {
                     Failure::File(reason) => reason,
                     Failure::Call(error) => error.to_string(),
                 };
-                let error = self.file.failed(&database, reason).into();
+                let error = self.file.failed(&database, &reason).into();
                 replies.into_iter().for_each(|reply| reply.fail(&error));
             }
         }
