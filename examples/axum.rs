@@ -63,7 +63,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Whether this node can serve, for a load balancer.
+/// If this node can serve, for monitoring.
 async fn health(Extension(meter): Extension<CreditMeter>) -> (StatusCode, String) {
     let health = meter.health().await;
     let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

@@ -196,13 +196,14 @@ fn open(path: &Path, purpose: Purpose, may_create: bool) -> Result<Database, Fil
         {
             unfit(format!("is no {name} ({error}): name another one"))
         }
-        DatabaseError::Storage(StorageError::Corrupted(what)) => {
-            unfit(format!("is damaged ({what}): put a copy of it back, or name another file"))
-        }
+        DatabaseError::Storage(StorageError::Corrupted(what)) => damaged(&what),
         error => away(error.to_string()),
     })?;
     let found = guarded(|| stored_schema(&database));
-    let found = found.map_err(|DatabaseFailed(reason)| away(reason))?;
+    let found = found.map_err(|DatabaseFailed(reason)| match &*reason {
+        DAMAGED_PAGE => damaged(DAMAGED_PAGE),
+        _ => away(reason),
+    })?;
     match found {
         Some(found) if found == format!("{name} {schema}") => Ok(database),
         Some(found) => Err(unfit(format!(
@@ -235,12 +236,15 @@ fn store_schema(database: &Database, schema: &str) -> Result<(), DatabaseFailed>
     Ok(())
 }
 
+/// The reason if the database panicked.
+const DAMAGED_PAGE: &str = "a page of it is damaged";
+
 /// Works on a database, which panics on pages that it did not write.
 pub(crate) fn guarded<T>(
     work: impl FnOnce() -> Result<T, DatabaseFailed>,
 ) -> Result<T, DatabaseFailed> {
     catch_unwind(AssertUnwindSafe(work))
-        .unwrap_or_else(|_| Err(DatabaseFailed("a page of it is damaged".to_owned())))
+        .unwrap_or_else(|_| Err(DatabaseFailed(DAMAGED_PAGE.to_owned())))
 }
 
 /// The length of a row's checksum, in bytes.

@@ -37,7 +37,8 @@ pub(crate) struct Keeper {
 pub struct Settlement {
     /// Everything that this node settled in its life.
     pub settled: Credits,
-    /// Amounts that the ledger did not acknowledge: they may or may not have been debited.
+    /// Amounts that the ledger did not acknowledge: they may or may not have been debited. With a
+    /// journal, the next start settles them.
     pub unsettled: Vec<Unsettled>,
 }
 

@@ -58,7 +58,8 @@ impl Accounts {
     /// Lists the accounts that used something in a month, about `page_size` at a time, from the
     /// beginning or from the end of a page. A page that is empty need not be the last, and an
     /// account may be listed twice if others are added meanwhile. An account that exists during the
-    /// whole listing is listed at least once, unless Redis is restarted: begin again then.
+    /// whole listing is listed at least once, unless Redis is restarted, or a slot of a cluster is
+    /// moving: list again then.
     ///
     /// # Errors
     ///
@@ -73,8 +74,8 @@ impl Accounts {
         self.ledger.list(period, from, page_size).await
     }
 
-    /// Audits what is stored of an account's month: whether usage, lines, holds, leases, refunds and
-    /// purchases add up. Changes nothing.
+    /// Audits what is stored of an account's month: whether usage, lines, holds, leases, refunds
+    /// and purchases add up. Changes nothing.
     ///
     /// # Errors
     ///
@@ -97,6 +98,9 @@ impl Accounts {
     ///     for audit in page.audits.iter().filter(|audit| !audit.is_sound()) {
     ///         println!("{audit}");
     ///     }
+    ///     for (account, error) in &page.unreadable {
+    ///         println!("{account}: {error}");
+    ///     }
     ///     from = page.next;
     ///     if from.is_none() {
     ///         break Ok(());
@@ -107,7 +111,8 @@ impl Accounts {
     ///
     /// # Errors
     ///
-    /// As [`list`](Self::list) and [`audit`](Self::audit).
+    /// As [`list`](Self::list). Accounts of which something cannot be read are in
+    /// [`unreadable`](AuditsPage::unreadable).
     pub async fn audit_page(
         &self,
         period: Period,

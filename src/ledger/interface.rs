@@ -26,7 +26,8 @@ pub type LedgerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError
 ///
 /// Each method is one atomic step on one account, and safe to repeat. To write a ledger of your
 /// own, store [`AccountState`](super::AccountState)s, and check it with
-/// [`contract::check`](super::contract::check).
+/// [`contract::check`](super::contract::check). A ledger that wraps another one must forward every
+/// method: the defaults of `shard` and `check` would hide a server that fails.
 pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     /// Renews a lease: settles its usage, and sets its hold.
     ///
@@ -88,9 +89,9 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Returns which server behind this ledger has an account: a number, the same for accounts on
-    /// the same server. Accounts of one server fail together; while it does not answer, requests
-    /// for them are denied at once, and those of other servers are not. A ledger that wraps others
-    /// must keep their numbers apart. Default: 0, for one server.
+    /// the same server. Accounts of one server fail together: while it does not answer, requests
+    /// for them follow their tier's outage policy at once, and those of other servers do not. A
+    /// ledger that wraps others must keep their numbers apart. Default: 0, for one server.
     ///
     /// It is asked often, and must answer from memory. The answer may change, when an account moves
     /// to another server.
@@ -117,7 +118,7 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         "a ledger of the host".to_owned()
     }
 
-    /// Checks that every server behind this ledger answers, within this time.
+    /// Checks that every server behind this ledger answers and can write, within this time.
     /// [`CreditMeter::health`](crate::CreditMeter::health) calls it. Default: they do.
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! [`Health`]: whether a node can serve, for the routes that load balancers ask.
+//! [`Health`]: if a node can serve, for monitoring.
 
 use std::{fmt, future::Future, panic::AssertUnwindSafe, pin::Pin, time::Duration};
 
@@ -21,18 +21,19 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Health {
-    /// Whether the ledger answers, asked just now. [`Condition::Away`] while one of several servers
-    /// behind it does not, which concerns the accounts of that one only.
+    /// If the ledger answers and writes, asked just now. [`Condition::Away`] while one of several
+    /// servers behind it does not, which concerns the accounts of that one only.
     pub ledger: Condition,
-    /// Whether callers can be identified.
+    /// If callers can be identified. [`Condition::Outdated`] if the tokens' file as it is now is
+    /// not in force.
     pub identify: Condition,
-    /// Whether the plan's file is in force.
+    /// If the plan's file is in force.
     pub plan: Condition,
-    /// Moment at which the ledger last answered a renewal, by this node's clock; `None` if no
-    /// request has needed it yet.
+    /// Moment at which the ledger last answered a renewal, by this node's clock; `None` if it has
+    /// not answered one yet.
     pub last_answer: Option<UnixTime>,
     /// What the ledger has not acknowledged yet: usage of requests that ended, and of those that
-    /// run. A node that is killed now may lose this much.
+    /// run up to their last report.
     pub unsettled: Credits,
 }
 
@@ -47,12 +48,12 @@ impl Health {
 }
 
 impl CreditMeter {
-    /// Returns the node's health: for a readiness route. Asks the ledger, within the
+    /// Returns the node's health: for monitoring. Asks the ledger, within the
     /// [`ledger_timeout`](crate::CreditMeterBuilder::ledger_timeout), and what identifies callers.
     ///
-    /// If all nodes share one ledger, all are not ready at once when that is away. A load balancer
-    /// that then takes them all out answers nobody, where they would have denied with the reason,
-    /// or served during the outage: let it take out only nodes that do not answer, and watch this.
+    /// Do not let a load balancer act on it. All nodes that share a ledger are not ready at once
+    /// when that is away, or one of its servers. If all are taken out, nobody is answered, where
+    /// they would have denied with the reason or served during the outage.
     ///
     /// ```
     /// use axum::{Router, http::StatusCode, routing::get};
@@ -61,8 +62,8 @@ impl CreditMeter {
     /// # fn example(meter: CreditMeter) -> Router {
     /// Router::new().route("/health", get(async move || {
     ///     let health = meter.health().await;
-    ///     let status = if health.is_ready() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    ///     (status, health.to_string())
+    ///     let away = StatusCode::SERVICE_UNAVAILABLE;
+    ///     (if health.is_ready() { StatusCode::OK } else { away }, health.to_string())
     /// }))
     /// # }
     /// ```

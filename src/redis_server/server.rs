@@ -29,13 +29,13 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// |---|---|
 /// | `redis://[user:password@]host[:port][/database]` | one server; default port 6379, database 0 |
 /// | `unix:///path/to/socket[?db=..&user=..&pass=..]` | one server, by a Unix socket |
-/// | `redis+cluster://[user:password@]host[:port],../` | a Redis Cluster, of which these are some nodes |
-/// | `redis+sentinel://[user:password@]host[:port],../master[/database]` | the master that these Sentinels name; default port 26379. `?sentinel_user=..&sentinel_pass=..` is the Sentinels' login |
+/// | `redis+cluster://[user:password@]host[:port],host[:port]/` | a Redis Cluster, of which these are some nodes; default port 6379 |
+/// | `redis+sentinel://[user:password@]host[:port],host[:port]/master[/database]` | the master that these Sentinels name; default port 26379. `?sentinel_user=..&sentinel_pass=..` is the Sentinels' login |
 ///
-/// `rediss` instead of `redis` connects by TLS, with the feature `tls` and the system's
-/// certificates. `valkey` and `valkeys` mean the same as `redis` and `rediss`. Special characters
-/// in a user name or a password are percent-encoded. For certificates of your own, build a
-/// [`redis::Client`] with them and pass that, also to [`cluster`](Self::cluster) and
+/// `rediss` instead of `redis` (also in `rediss+cluster`) connects by TLS, with the feature `tls`
+/// and the system's certificates. `valkey` and `valkeys` mean the same as `redis` and `rediss`.
+/// Special characters in a user name or a password are percent-encoded. For certificates of your
+/// own, build a [`redis::Client`] with them and pass that, also to [`cluster`](Self::cluster) and
 /// [`sentinel`](Self::sentinel).
 ///
 /// A URL is read when the ledger or the tokens connect. One that cannot be used is an error that

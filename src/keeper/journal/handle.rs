@@ -37,6 +37,10 @@ const PURPOSE: Purpose = Purpose {
 /// Requests do not wait for it. If the disk fails, they are served as without a journal, and the
 /// log says so.
 ///
+/// Never put an older copy of the file back: what was settled since would be debited again. Use it
+/// with one ledger only. What a [shutdown](crate::CreditMeter::shutdown) could not settle is in it,
+/// too, and the next start settles it.
+///
 /// Each node needs a file of its own, on a disk that outlives the process. Build the meter on a
 /// tokio runtime, so that it settles what is in the file at once.
 ///
