@@ -52,6 +52,7 @@ pub(super) enum Stored {
 #[cfg(any(test, feature = "journal"))]
 impl LeaseRecord {
     /// Returns the name of the lease.
+    #[cfg(feature = "journal")]
     pub(crate) const fn id(&self) -> LeaseId {
         self.id
     }
@@ -62,6 +63,7 @@ impl LeaseRecord {
     }
 
     /// Returns what is not acknowledged.
+    #[cfg(feature = "journal")]
     pub(crate) fn unreported(&self) -> Credits {
         self.outbox.spent.saturating_sub(self.outbox.acknowledged)
     }

@@ -44,6 +44,7 @@ impl<W, R: Run> Lease<W, R> {
 
     /// Returns `true` if the journal is to be written while the lease is as it is: something runs,
     /// is owed, or is to be removed there.
+    #[cfg(feature = "journal")]
     pub(crate) fn needs_journal(&self) -> bool {
         self.stored == Stored::Leaving
             || (self.is_worth_storing() && (self.is_running() || !self.is_settled()))
