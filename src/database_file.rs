@@ -50,23 +50,23 @@ enum State {
     },
 }
 
-/// What a database is for.
+/// Purpose of a database.
 #[derive(Clone, Copy)]
 pub(crate) struct Purpose {
-    /// What the file is, for messages: `ledger`.
+    /// Name of such a file, for messages: `ledger`.
     pub(crate) name: &'static str,
     /// The version of its rows' schema.
     pub(crate) schema: &'static str,
-    /// What to do if another process uses the file.
+    /// Remedy if another process uses the file.
     pub(crate) if_in_use: &'static str,
-    /// What to do if it is damaged.
+    /// Remedy if it is damaged.
     pub(crate) if_damaged: &'static str,
 }
 
-/// Why a file cannot be used.
+/// Reason why a file cannot be used.
 #[derive(Debug)]
 pub(crate) enum FileError {
-    /// What is in it, or who uses it. It stays so until somebody does something.
+    /// Its content, or another process that uses it. It stays so until somebody does something.
     Unfit(String),
     /// It cannot be read or written now.
     Away(String),
@@ -171,8 +171,8 @@ impl DatabaseFile {
     }
 }
 
-/// Opens a database whose rows this crate reads. One that is not there is made if `may_create`: what
-/// was open once and is gone must not be replaced by an empty one.
+/// Opens a database whose rows this crate reads. One that is not there is made if `may_create`:
+/// what was open once and is gone must not be replaced by an empty one.
 fn open(path: &Path, purpose: Purpose, may_create: bool) -> Result<Database, FileError> {
     let file = path.display();
     let Purpose { name, schema, if_in_use, if_damaged } = purpose;
@@ -250,8 +250,8 @@ pub(crate) fn guarded<T>(
 /// The length of a row's checksum, in bytes.
 const CHECKSUM_LENGTH: usize = 8;
 
-/// Returns a row's value with a checksum of its key and itself: after a crash, the database does not
-/// look at pages that it did not write, and disks return other bytes than they took.
+/// Returns a row's value with a checksum of its key and itself: after a crash, the database does
+/// not look at pages that it did not write, and disks return other bytes than they took.
 pub(crate) fn sealed(key: &[u8], mut value: Vec<u8>) -> Vec<u8> {
     value.extend(checksum(key, &value));
     value

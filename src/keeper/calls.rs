@@ -1,5 +1,5 @@
-//! The calls of the ledger that are under way: at most one of a lease, and of all leases of a server
-//! as many as its [`Breaker`](super::breaker::Breaker) allows.
+//! The calls of the ledger that are under way: at most one of a lease, and of all leases of a
+//! server as many as its [`Breaker`](super::breaker::Breaker) allows.
 
 use std::{future::Future, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 

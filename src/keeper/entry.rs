@@ -59,7 +59,7 @@ pub(super) struct EntryState {
     pub(super) is_in_journal_list: bool,
 }
 
-/// When terms were stated.
+/// Moment at which terms were stated.
 #[derive(Clone, Copy)]
 pub(super) enum StatedAt {
     /// In the time of this node's leases.

@@ -138,7 +138,7 @@ impl Shard {
 /// The servers that do not answer, for requests to read.
 #[derive(Default)]
 pub(super) struct AwayShards {
-    /// How many there are, so that requests take no lock while all answer.
+    /// Number of them, so that requests take no lock while all answer.
     number: AtomicUsize,
     shards: Mutex<HashSet<u64>>,
 }

@@ -44,7 +44,8 @@ pub(crate) struct AccountTable {
     pub(super) phase: SharedPhase,
     /// The servers behind the ledger that do not answer: no request waits to learn that.
     pub(super) away: AwayShards,
-    /// Moment of the ledger's last answer, in milliseconds since the Unix epoch; 0 before the first.
+    /// Moment of the ledger's last answer, in milliseconds since the Unix epoch; 0 before the
+    /// first.
     pub(super) last_answer: AtomicU64,
     /// Nano-dollars that were settled in all.
     pub(super) settled: AtomicI64,

@@ -37,7 +37,7 @@ pub(super) struct OutboxRecord {
 #[cfg(any(test, feature = "journal"))]
 pub(super) type Lines = Vec<(LineKey, Usage)>;
 
-/// (13) What a journal has of a lease.
+/// (13) State of a lease's record in a journal.
 #[cfg_attr(not(any(test, feature = "journal")), allow(dead_code, reason = "there is no journal"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stored {

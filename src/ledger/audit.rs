@@ -5,7 +5,7 @@ use std::fmt;
 use super::{Book, Cursor, LedgerError, Record, holds::is_live};
 use crate::{Account, Credits, Period, clock::UnixTime};
 
-/// Whether what a ledger has stored of an account's month adds up: it comes from
+/// Audit of what a ledger has stored of an account's month: it comes from
 /// [`Accounts::audit`](super::Accounts::audit), which changes nothing.
 ///
 /// A ledger whose server lost a key, or a part of a write, is repaired by the account's next
@@ -27,7 +27,7 @@ pub struct Audit {
     pub held: Credits,
     /// The number of leases that the ledger remembers.
     pub leases: usize,
-    /// What does not add up. Empty if all does.
+    /// Amounts that do not add up. Empty if all do.
     pub findings: Vec<Finding>,
 }
 
@@ -47,7 +47,7 @@ pub struct AuditsPage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
-    /// What the amounts are, in words.
+    /// Name of the amounts, in words.
     pub what: &'static str,
     /// The amount as its parts say.
     pub expected: Credits,

@@ -28,7 +28,7 @@ pub struct PlanHandle(Arc<InForce>);
 #[derive(Debug)]
 struct InForce {
     plan: ArcSwap<Plan>,
-    /// Why the plan's file, as it is now, is not in force.
+    /// Reason why the plan's file, as it is now, is not in force.
     refused: Mutex<Option<String>>,
 }
 

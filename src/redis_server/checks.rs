@@ -10,7 +10,7 @@ use super::fault::{Fault, says};
 /// Version of the schema of keys and values that this crate reads and writes.
 const SCHEMA_VERSION: &str = "4";
 
-/// How a server runs.
+/// Mode in which a server runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
     Standalone,

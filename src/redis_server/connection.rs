@@ -60,7 +60,7 @@ pub(crate) struct Connection {
     slot: Arc<Mutex<Slot>>,
 }
 
-/// What a server is to this node.
+/// Role of a server for this node.
 #[derive(Clone, Debug)]
 pub(super) enum Role {
     /// It has all data. This key says which schema its data has.

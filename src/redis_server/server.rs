@@ -72,7 +72,7 @@ enum Address {
     },
 }
 
-/// What settings stand for once they have been checked.
+/// Target of settings that have been checked.
 pub(super) enum Target {
     One(Connector),
     /// Nodes of a cluster.

@@ -4,7 +4,7 @@ use redis::{ConnectionInfo, IntoConnectionInfo};
 
 use super::fault::Fault;
 
-/// What a URL says.
+/// Location that a URL names.
 #[derive(Debug)]
 pub(super) enum Location {
     One(Box<ConnectionInfo>),

@@ -17,7 +17,7 @@ pub(super) struct LiveTable {
     /// A token that was revoked while this process runs stays revoked, even if a file that is read
     /// again has it.
     revoked: Mutex<HashSet<Sha256Digest>>,
-    /// Why the tokens' file, as it is now, is not in force.
+    /// Reason why the tokens' file, as it is now, is not in force.
     refused: Mutex<Option<String>>,
 }
 

@@ -82,8 +82,8 @@ impl Store {
             .map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX));
         let expires_at = lifetime.map(|lifetime| issued_at.saturating_add(lifetime));
         let entry = Entry { digest: hex(digest), label: label.to_owned(), issued_at, expires_at };
-        // The token first: nobody has its secret yet. A listed token that does not work is taken off
-        // the list.
+        // The token first: nobody has its secret yet. A listed token that does not work is taken
+        // off the list.
         let mut set = redis::cmd("SET");
         set.arg(self.record_key(digest)).arg(json(&Record::of(id, identity))).arg("NX");
         if let Some(lifetime) = lifetime {

@@ -15,7 +15,7 @@ use crate::{
     ledger::Terms,
 };
 
-/// What the file is.
+/// Purpose of the file.
 const PURPOSE: Purpose = Purpose {
     name: "journal",
     schema: "1",

@@ -40,7 +40,7 @@ pub(in super::super) struct Writer {
     rows: HashMap<u64, Vec<Row>>,
 }
 
-/// What an account's rows become.
+/// Change of an account's rows.
 struct Change {
     entry: Arc<AccountEntry>,
     put: Vec<Row>,

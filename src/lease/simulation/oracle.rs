@@ -124,8 +124,9 @@ impl Outcomes {
         // it was debited.
         let exact = exact || (setting.storage_losses && setting.loss > 0.0 && held == 0);
         assert_eq!(itemised, used, "{setting:?}, seed {seed}");
-        // A failover may forget a goodbye, a node may be killed before it, and a clock that steps lets one come late: that entry,
-        // which holds nothing, stays until the period's leases expire.
+        // A failover may forget a goodbye, a node may be killed before it, and a clock that steps
+        // lets one come late: that entry, which holds nothing, stays until the period's leases
+        // expire.
         let forgets = setting.failover || setting.storage_losses;
         let tidy = leases == 0 || forgets || setting.glitches || !setting.down.is_empty();
         // A batch of the journal may have reached the ledger with less than the journal has.

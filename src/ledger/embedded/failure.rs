@@ -3,7 +3,7 @@
 use super::super::LedgerError;
 use crate::database_file::{DatabaseFailed, FileError, Purpose};
 
-/// What the file is.
+/// Purpose of the file.
 pub(super) const PURPOSE: Purpose = Purpose {
     name: "ledger",
     schema: "1",
@@ -11,7 +11,7 @@ pub(super) const PURPOSE: Purpose = Purpose {
     if_damaged: "put a copy of it back, or name another file",
 };
 
-/// Why a call failed.
+/// Reason why a call failed.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// The file: all calls fail until it is opened again.

@@ -86,7 +86,7 @@ impl EmbeddedLedger {
         &self.inner.file
     }
 
-    /// How many transactions were committed, and how many calls they made.
+    /// Number of transactions that were committed, and of the calls that they made.
     #[cfg(test)]
     pub(super) fn commits(&self) -> (usize, usize) {
         self.inner.file.commits()

@@ -6,9 +6,9 @@
 //! costs a part of a flush of the disk, a smaller one the more there are at a time. Statements and
 //! lists are read beside it, from the last transaction.
 //!
-//! The rules are those of [`AccountState`](super::AccountState). Of an account, only what a call may
-//! change is read and written: its record, the months that the call is about without their usage
-//! lines, and those lines that it adds to.
+//! The rules are those of [`AccountState`](super::AccountState). Of an account, only what a call
+//! may change is read and written: its record, the months that the call is about without their
+//! usage lines, and those lines that it adds to.
 //!
 //! * `builder.rs`: settings.
 //! * `ledger.rs`: [`EmbeddedLedger`], the implementation of [`Ledger`](super::Ledger).

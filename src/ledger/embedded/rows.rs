@@ -24,7 +24,7 @@ use crate::{
     database_file::{sealed, unsealed},
 };
 
-/// What outlives an account's months.
+/// Row of an account's record, which outlives its months.
 #[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct RecordRow {
     pub(super) record: Record,

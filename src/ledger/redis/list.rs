@@ -31,7 +31,7 @@ pub(super) struct Listing<'a> {
     pub(super) timeout: Duration,
 }
 
-/// Where a list of a cluster's accounts goes on.
+/// Place where a list of a cluster's accounts goes on.
 struct Place {
     /// The version of the topology that says which servers there are.
     version: u64,

@@ -28,7 +28,7 @@ const MAX_TRIED_KEYS: u32 = 100_000;
 /// The shard of accounts whose slot no server has.
 const NOWHERE: u64 = u64::MAX;
 
-/// What a server's error says about the way to a key.
+/// Redirection in a server's error.
 enum Redirection {
     Moved(Address),
     Ask(Address),

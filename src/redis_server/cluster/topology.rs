@@ -22,7 +22,7 @@ pub(super) struct Topology<N> {
     version: u64,
 }
 
-/// What a server says of the cluster.
+/// Ranges of slots, as a server says.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Ranges {
     /// The first and the last slot of each range, and its master.
