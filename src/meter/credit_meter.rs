@@ -216,7 +216,7 @@ impl CreditMeter {
     /// Settles what is in a journal, and writes it from now on.
     #[cfg(feature = "journal")]
     pub(super) fn keep_journal(&self, journal: crate::Journal) {
-        let has_unsettled = !journal.unsettled().is_zero();
+        let has_leases = !journal.is_empty();
         if let Err(error) = self.inner.keeper.keep_journal(journal) {
             tracing::error!(
                 target: "tower_credits", %error,
@@ -224,7 +224,7 @@ impl CreditMeter {
             );
         }
         // Without a runtime, the first request brings one.
-        if has_unsettled && Handle::try_current().is_ok() {
+        if has_leases && Handle::try_current().is_ok() {
             self.ensure_worker();
         }
     }

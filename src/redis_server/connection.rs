@@ -236,7 +236,11 @@ async fn open(connector: Arc<Connector>, role: Role) -> Result<Open, Fault> {
 }
 
 async fn open_once(connector: &Connector, role: &Role) -> Result<Open, Fault> {
-    let mut link = connector.open().await?;
+    let mut link = match connector.open().await {
+        // What is wrong with the settings is not the server's.
+        Err(fault @ Fault::Failed { .. }) => return Err(fault.of(connector)),
+        opened => opened?,
+    };
     let expected = match role {
         Role::Whole { .. } => Mode::Standalone,
         Role::NodeOfCluster => Mode::Cluster,

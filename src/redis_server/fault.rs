@@ -27,6 +27,19 @@ impl Fault {
         Self::Failed { reason, source: None }
     }
 
+    /// Returns the fault with the name of its server, unless it has that already.
+    pub(super) fn of(self, server: &impl ToString) -> Self {
+        let server = server.to_string();
+        let named = |reason: String| {
+            if reason.contains(&server) { reason } else { format!("{server}: {reason}") }
+        };
+        match self {
+            Self::Failed { reason, source } => Self::Failed { reason: named(reason), source },
+            Self::Unfit(reason) => Self::Unfit(named(reason)),
+            Self::Deadline(_) => Self::failed(named(self.to_string())),
+        }
+    }
+
     /// `true` if calls for other keys of the server would fail, too.
     pub(super) fn is_about_the_server(&self) -> bool {
         let Self::Failed { source: Some(error), .. } = self else { return true };

@@ -129,7 +129,7 @@ async fn a_node_that_shuts_down_leaves_an_empty_journal_and_two_cannot_share_one
     assert_eq!((spoke, left), (20, 20), "every lease has said goodbye");
     drop(meter);
     let opened = Journal::open(&journal).unwrap();
-    assert!(format!("{opened:?}").contains("leases: 0"), "{opened:?}");
+    assert!(opened.is_empty(), "{opened:?}");
 }
 
 /// A journal of what twelve users spent while the ledger was away.
@@ -239,7 +239,9 @@ async fn what_is_settled_late_does_not_bring_old_terms_back() {
     })
     .await;
     // Terms count by whole seconds.
-    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    let second = tower_credits::clock::UnixTime::now().as_secs();
+    eventually(async || (tower_credits::clock::UnixTime::now().as_secs() > second).then_some(()))
+        .await;
     let other = CreditMeter::new(plan(), memory.clone(), IdentityFromExtensions);
     let now_free = request("alice", "free", Empty::new());
     assert_eq!(service(&other).oneshot(now_free).await.unwrap().status(), StatusCode::OK);

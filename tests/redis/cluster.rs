@@ -239,7 +239,8 @@ async fn a_node_that_starts_before_the_cluster_serves_once_that_is_there() {
         server.kill();
     }
     let ledger = RedisLedger::builder(cluster.url()).connect_lazily().unwrap();
-    assert!(RedisLedger::connect(cluster.url()).await.is_err());
+    let error = RedisLedger::connect(cluster.url()).await.unwrap_err().to_string();
+    assert!(error.contains("Redis at 127.0.0.1:") && error.contains("refused"), "{error}");
     let alice = tower_credits::Account::user("alice").unwrap();
     let period = Period::containing(UnixTime::now());
     assert!(ledger.statement(&alice, period, None).await.unwrap_err().is_outage());

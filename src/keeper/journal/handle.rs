@@ -99,6 +99,11 @@ impl Journal {
         Ok(Self { file, rows })
     }
 
+    /// `true` if it has no leases: the process that wrote it ended, and settled them.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// Returns what is to be settled of the process that wrote it.
     pub fn unsettled(&self) -> Credits {
         self.rows.iter().fold(Credits::ZERO, |sum, row| sum.saturating_add(row.lease.unreported()))

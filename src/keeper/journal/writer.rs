@@ -55,10 +55,8 @@ impl Writer {
         table: &Arc<AccountTable>,
         list: Arc<JournalList>,
     ) -> Self {
+        let unsettled = journal.unsettled();
         let Journal { file, rows: recovered } = journal;
-        let unsettled = recovered
-            .iter()
-            .fold(crate::Credits::ZERO, |sum, row| sum.saturating_add(row.lease.unreported()));
         if !recovered.is_empty() {
             tracing::info!(
                 target: "tower_credits", leases = recovered.len(), %unsettled,
@@ -95,7 +93,11 @@ impl Writer {
         for (row, lease) in recovered {
             let Some(entry) = table.entry_of_recovered(&row.account, row.period) else { continue };
             let mut state = entry.lock();
-            (state.terms, state.terms_at) = (row.terms, StatedAt::Before(row.terms_at));
+            // Of several leases of an account, the terms that were stated last.
+            let known = writer.rows.get(&entry.id).into_iter().flatten();
+            if known.clone().all(|known| known.terms_at <= row.terms_at) {
+                (state.terms, state.terms_at) = (row.terms, StatedAt::Before(row.terms_at));
+            }
             state.retired.push(lease);
             writer.list.note(&entry, &mut state);
             drop(state);
@@ -124,7 +126,8 @@ impl Writer {
     }
 
     fn work(&mut self) {
-        let mut next = None;
+        // After a panic, some are listed.
+        let mut next = (!self.active.is_empty()).then(Instant::now);
         while let Some(entries) = self.list.take(next) {
             next = Some(Instant::now() + WRITE_INTERVAL);
             self.active.extend(entries);
@@ -145,12 +148,16 @@ impl Writer {
     fn write(&mut self) -> Option<bool> {
         let table = self.table.upgrade()?;
         let (now, unix_now) = (table.now(), table.time.unix_time());
-        let active = std::mem::take(&mut self.active);
-        let changes: Vec<_> =
-            active.into_iter().map(|entry| self.changes_of(entry, now, unix_now)).collect();
+        // They stay listed until this is done, also if the host's clock panics.
+        let changes: Vec<_> = self
+            .active
+            .iter()
+            .map(|entry| self.changes_of(Arc::clone(entry), now, unix_now))
+            .collect();
         let is_news =
             changes.iter().any(|change| !change.put.is_empty() || !change.remove.is_empty());
         let is_written = !is_news || self.commit(&changes);
+        self.active.clear();
         for change in changes {
             self.land(&table, change, is_written);
         }

@@ -92,15 +92,7 @@ impl Cluster {
         for (server, answer) in asked.await {
             if let Err(fault) = answer {
                 self.read_soon();
-                return Err(match fault {
-                    Fault::Failed { reason, source } => {
-                        Fault::Failed { reason: format!("{server}: {reason}"), source }
-                    }
-                    Fault::Unfit(reason) => Fault::Unfit(format!("{server}: {reason}")),
-                    Fault::Deadline(_) => {
-                        Fault::failed(format!("{server}: no answer within {within:?}"))
-                    }
-                });
+                return Err(fault.of(server));
             }
         }
         match topology.uncovered() {
