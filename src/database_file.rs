@@ -42,7 +42,7 @@ pub(crate) struct DatabaseFile {
 }
 
 enum State {
-    Open(Arc<Database>),
+    Open(Arc<OpenDatabase>),
     /// It failed, or is being opened again.
     Failed {
         reason: String,
@@ -61,6 +61,36 @@ pub(crate) struct Purpose {
     pub(crate) if_in_use: &'static str,
     /// Remedy if it is damaged.
     pub(crate) if_damaged: &'static str,
+}
+
+/// An open database. One that failed panics when it is closed, which must not reach its user.
+pub(crate) struct OpenDatabase(Option<Database>);
+
+impl OpenDatabase {
+    /// Begins a transaction that reads.
+    pub(crate) fn begin_read(&self) -> Result<redb::ReadTransaction, DatabaseFailed> {
+        Ok(self.database()?.begin_read()?)
+    }
+
+    /// Begins a transaction whose commit is on the disk, and after which a crash costs no repair
+    /// that walks the whole file.
+    pub(crate) fn begin_write(&self) -> Result<redb::WriteTransaction, DatabaseFailed> {
+        let mut transaction = self.database()?.begin_write()?;
+        transaction.set_quick_repair(true);
+        Ok(transaction)
+    }
+
+    /// It is there until it is dropped.
+    fn database(&self) -> Result<&Database, DatabaseFailed> {
+        self.0.as_ref().ok_or_else(|| DatabaseFailed("it is closed".to_owned()))
+    }
+}
+
+impl Drop for OpenDatabase {
+    fn drop(&mut self) {
+        let database = self.0.take();
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
+    }
 }
 
 /// Reason why a file cannot be used.
@@ -115,7 +145,7 @@ impl DatabaseFile {
     }
 
     /// Returns the database. After a failure it is opened again.
-    pub(crate) fn database(&self) -> Result<Arc<Database>, FileError> {
+    pub(crate) fn database(&self) -> Result<Arc<OpenDatabase>, FileError> {
         let mut state = self.lock();
         match &*state {
             State::Open(database) => return Ok(Arc::clone(database)),
@@ -138,7 +168,7 @@ impl DatabaseFile {
     }
 
     /// Takes note that a database failed: none of its calls would succeed any more.
-    pub(crate) fn failed(&self, database: &Arc<Database>, reason: &str) -> FileError {
+    pub(crate) fn failed(&self, database: &Arc<OpenDatabase>, reason: &str) -> FileError {
         let mut state = self.lock();
         if let State::Open(open) = &*state
             && Arc::ptr_eq(open, database)
@@ -173,7 +203,7 @@ impl DatabaseFile {
 
 /// Opens a database whose rows this crate reads. One that is not there is made if `may_create`:
 /// what was open once and is gone must not be replaced by an empty one.
-fn open(path: &Path, purpose: Purpose, may_create: bool) -> Result<Database, FileError> {
+fn open(path: &Path, purpose: Purpose, may_create: bool) -> Result<OpenDatabase, FileError> {
     let file = path.display();
     let Purpose { name, schema, if_in_use, if_damaged } = purpose;
     let unfit = |reason: String| FileError::Unfit(format!("the file {file} {reason}"));
@@ -181,6 +211,8 @@ fn open(path: &Path, purpose: Purpose, may_create: bool) -> Result<Database, Fil
         |reason: String| FileError::Away(format!("the file {file} cannot be opened: {reason}"));
     let mut builder = Database::builder();
     builder.set_cache_size(CACHE_BYTES);
+    // Once, at the start: it reads the whole file.
+    builder.set_check_integrity_on_open(may_create);
     let damaged = |what: &str| unfit(format!("is damaged ({what}): {if_damaged}"));
     let opened = guarded(|| Ok(if may_create { builder.create(path) } else { builder.open(path) }));
     let opened = opened.map_err(|DatabaseFailed(reason)| damaged(&reason))?;
@@ -199,6 +231,7 @@ fn open(path: &Path, purpose: Purpose, may_create: bool) -> Result<Database, Fil
         DatabaseError::Storage(StorageError::Corrupted(what)) => damaged(&what),
         error => away(error.to_string()),
     })?;
+    let database = OpenDatabase(Some(database));
     let found = guarded(|| stored_schema(&database));
     let found = found.map_err(|DatabaseFailed(reason)| match &*reason {
         DAMAGED_PAGE => damaged(DAMAGED_PAGE),
@@ -219,7 +252,7 @@ fn open(path: &Path, purpose: Purpose, may_create: bool) -> Result<Database, Fil
     }
 }
 
-fn stored_schema(database: &Database) -> Result<Option<String>, DatabaseFailed> {
+fn stored_schema(database: &OpenDatabase) -> Result<Option<String>, DatabaseFailed> {
     let rows = match database.begin_read()?.open_table(ROWS) {
         Ok(rows) => rows,
         Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -229,8 +262,8 @@ fn stored_schema(database: &Database) -> Result<Option<String>, DatabaseFailed> 
     Ok(stored.map(|stored| String::from_utf8_lossy(stored.value()).into_owned()))
 }
 
-fn store_schema(database: &Database, schema: &str) -> Result<(), DatabaseFailed> {
-    let transaction = begin_write(database)?;
+fn store_schema(database: &OpenDatabase, schema: &str) -> Result<(), DatabaseFailed> {
+    let transaction = database.begin_write()?;
     transaction.open_table(ROWS)?.insert(SCHEMA_KEY, schema.as_bytes())?;
     transaction.commit()?;
     Ok(())
@@ -269,14 +302,6 @@ fn checksum(key: &[u8], value: &[u8]) -> [u8; CHECKSUM_LENGTH] {
     hasher.write(key);
     hasher.write(value);
     hasher.finish().to_be_bytes()
-}
-
-/// Begins a transaction whose commit is on the disk, and after which a crash costs no repair that
-/// walks the whole file.
-pub(crate) fn begin_write(database: &Database) -> Result<redb::WriteTransaction, DatabaseFailed> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_quick_repair(true);
-    Ok(transaction)
 }
 
 impl<E: Into<redb::Error>> From<E> for DatabaseFailed {

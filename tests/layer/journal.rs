@@ -33,14 +33,18 @@ fn copy(journal: &Path, to: PathBuf) -> PathBuf {
     to
 }
 
-/// Runs requests of 10 ms each.
+/// Runs requests of 10 ms each, of a user of the tier `pro`.
 async fn spend(meter: &CreditMeter, user: &str, requests: u64) {
+    spend_as(meter, user, "pro", requests).await;
+}
+
+async fn spend_as(meter: &CreditMeter, user: &str, tier: &str, requests: u64) {
     let service = meter.layer(service_fn(async |_: Request<Empty<Bytes>>| {
         let answer = Response::builder().extension(ComputeTime(Duration::from_millis(10)));
         Ok::<_, Infallible>(answer.body(Empty::<Bytes>::new()).unwrap())
     }));
     for _ in 0..requests {
-        let request = request(user, "pro", Empty::new());
+        let request = request(user, tier, Empty::new());
         assert_eq!(service.clone().oneshot(request).await.unwrap().status(), StatusCode::OK);
     }
 }
@@ -225,12 +229,6 @@ async fn what_is_settled_late_does_not_bring_old_terms_back() {
     let way = Switched::to(memory.clone());
     let dying = process(way.clone(), &journal);
     way.off(true);
-    let service = |meter: &CreditMeter| {
-        meter.layer(service_fn(async |_: Request<Empty<Bytes>>| {
-            let answer = Response::builder().extension(ComputeTime(Duration::from_millis(10)));
-            Ok::<_, Infallible>(answer.body(Empty::<Bytes>::new()).unwrap())
-        }))
-    };
     spend(&dying, "alice", 2).await;
     let crashed = eventually(async || {
         let copied = copy(&journal, folder.0.join("crashed"));
@@ -243,8 +241,7 @@ async fn what_is_settled_late_does_not_bring_old_terms_back() {
     eventually(async || (tower_credits::clock::UnixTime::now().as_secs() > second).then_some(()))
         .await;
     let other = CreditMeter::new(plan(), memory.clone(), IdentityFromExtensions);
-    let now_free = request("alice", "free", Empty::new());
-    assert_eq!(service(&other).oneshot(now_free).await.unwrap().status(), StatusCode::OK);
+    spend_as(&other, "alice", "free", 1).await;
     settled(&other, "alice", "free", 1).await;
     let next = process(memory.clone(), &crashed);
     let alice = tower_credits::Account::user("alice").unwrap();

@@ -204,3 +204,40 @@ async fn how_fast_ledgers_are() {
         println!("| {name} | {:.0}, {:.0} |", rows[0][at], rows[1][at]);
     }
 }
+
+/// Bytes that this process has had written to disks.
+fn written() -> u64 {
+    let io = std::fs::read_to_string("/proc/self/io").unwrap_or_default();
+    let line = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+    line.and_then(|bytes| bytes.parse().ok()).unwrap_or(0)
+}
+
+#[cfg(feature = "journal")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a table: scripts/faults prints it"]
+async fn what_a_journal_costs() {
+    println!("| journal | requests in five seconds | slowest | written |");
+    println!("|---|---|---|---|");
+    let server = RedisServer::start();
+    for (round, journaled) in [false, true, false, true].into_iter().enumerate() {
+        let prefix = format!("j{round}");
+        let ledger = RedisLedger::builder(server.url()).prefix(prefix).connect().await.unwrap();
+        let folder = folder::Folder::new("journal-cost");
+        let mut builder = CreditMeter::builder(plan(), ledger, IdentityFromExtensions);
+        if journaled {
+            let journal = tower_credits::Journal::open(folder.0.join("journal")).unwrap();
+            builder = builder.journal(journal);
+        }
+        let before = written();
+        let mut slowest = Duration::ZERO;
+        let served = under_load(&builder.build().unwrap(), async |load| {
+            load.take_slowest();
+            tokio::time::sleep(seconds(5)).await;
+            slowest = load.take_slowest().into_iter().max().unwrap();
+        })
+        .await;
+        let name = if journaled { "yes" } else { "no" };
+        let kib = (written() - before) / 1_024;
+        println!("| {name} | {served} | {} us | {kib} KiB |", slowest.as_micros());
+    }
+}

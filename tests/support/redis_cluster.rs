@@ -15,17 +15,34 @@ pub struct RedisCluster {
     /// The masters at the start, then their replicas in the same order.
     pub servers: Vec<RedisServer>,
     masters: usize,
+    is_tls: bool,
 }
 
 impl RedisCluster {
     /// Starts `masters` masters that share the slots evenly, with a replica each if `replicas`.
     pub fn start(masters: usize, replicas: bool) -> Self {
+        Self::start_by(masters, replicas, None)
+    }
+
+    /// Starts masters that speak TLS, with this certificate and key.
+    pub fn start_tls(masters: usize, certificate: &str, key: &str) -> Self {
+        Self::start_by(masters, false, Some((certificate, key)))
+    }
+
+    fn start_by(masters: usize, replicas: bool, tls: Option<(&str, &str)>) -> Self {
         let number = if replicas { 2 * masters } else { masters };
         let servers: Vec<_> = (0..number)
             .map(|_| {
                 // The bus's default port is 10 000 higher, which may be none.
                 let bus = RedisServer::free_port().to_string();
-                RedisServer::start_with(&[
+                let tls_port = RedisServer::free_port().to_string();
+                let by_tls = tls.map_or(Vec::new(), |(certificate, key)| {
+                    let files = ["--tls-cert-file", certificate, "--tls-key-file", key];
+                    let trust = ["--tls-ca-cert-file", certificate, "--tls-auth-clients", "no"];
+                    let ports = ["--tls-port", &tls_port, "--tls-cluster", "yes"];
+                    [files, trust, ports].concat()
+                });
+                let options = [
                     "--cluster-enabled",
                     "yes",
                     "--cluster-port",
@@ -38,10 +55,11 @@ impl RedisCluster {
                     "0",
                     "--repl-diskless-sync-delay",
                     "0",
-                ])
+                ];
+                RedisServer::start_with(&[&options[..], &by_tls].concat())
             })
             .collect();
-        let cluster = Self { servers, masters };
+        let cluster = Self { servers, masters, is_tls: tls.is_some() };
         cluster.join();
         cluster
     }
@@ -55,7 +73,9 @@ impl RedisCluster {
                 let (first, last) = (slot(at).to_string(), (slot(at + 1) - 1).to_string());
                 let _: () = self.ask(at, &["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
             }
-            let (port, bus) = (server.port.to_string(), self.bus_port(at));
+            let bus = self.setting(at, "cluster-port");
+            let port =
+                if self.is_tls { self.setting(at, "tls-port") } else { server.port.to_string() };
             if at > 0 {
                 let _: () = self.ask(0, &["CLUSTER", "MEET", "127.0.0.1", &port, &bus]);
             }
@@ -86,9 +106,10 @@ impl RedisCluster {
         });
     }
 
-    fn bus_port(&self, at: usize) -> String {
-        let answer: HashMap<String, String> = self.ask(at, &["CONFIG", "GET", "cluster-port"]);
-        answer["cluster-port"].clone()
+    /// A setting of a server.
+    pub fn setting(&self, at: usize, name: &str) -> String {
+        let answer: HashMap<String, String> = self.ask(at, &["CONFIG", "GET", name]);
+        answer[name].clone()
     }
 
     /// The URL of all servers.

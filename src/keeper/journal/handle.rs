@@ -2,14 +2,15 @@
 
 use std::{fmt, path::PathBuf};
 
-use redb::{ReadableDatabase, ReadableTable};
+use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     Account, Credits, Period,
     clock::UnixTime,
     database_file::{
-        DatabaseFailed, DatabaseFile, FileError, Purpose, ROWS, SCHEMA_KEY, guarded, unsealed,
+        DatabaseFailed, DatabaseFile, FileError, OpenDatabase, Purpose, ROWS, SCHEMA_KEY, guarded,
+        unsealed,
     },
     lease::LeaseRecord,
     ledger::Terms,
@@ -111,7 +112,7 @@ impl Journal {
 }
 
 /// Reads all rows. One that cannot be read is logged and stays where it is.
-fn read(database: &redb::Database) -> Result<Vec<Row>, DatabaseFailed> {
+fn read(database: &OpenDatabase) -> Result<Vec<Row>, DatabaseFailed> {
     let table = database.begin_read()?.open_table(ROWS)?;
     let mut rows = Vec::new();
     for row in table.iter()? {

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     clock::UnixTime,
-    database_file::{DatabaseFailed, DatabaseFile, ROWS, begin_write, guarded, sealed},
+    database_file::{DatabaseFailed, DatabaseFile, ROWS, guarded, sealed},
     lease::Lease,
     ledger::LeaseId,
 };
@@ -197,7 +197,7 @@ impl Writer {
     fn change(&self, put: &[&Row], remove: &[&LeaseId]) -> bool {
         let Ok(database) = self.file.database() else { return false };
         let written = guarded(|| {
-            let transaction = begin_write(&database)?;
+            let transaction = database.begin_write()?;
             {
                 let mut rows = transaction.open_table(ROWS)?;
                 for id in remove {

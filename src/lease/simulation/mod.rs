@@ -77,6 +77,17 @@ fn run_table(stop: bool) {
     let seeds = std::env::var("SIMULATION_SEEDS")
         .map_or(97, |seeds| seeds.parse().expect("SIMULATION_SEEDS is a number"));
     for ahead in [false, true] {
+        let quiet = Setting {
+            stop,
+            ahead,
+            down: &[],
+            failover: false,
+            loss: 0.0,
+            jolts: false,
+            storage_losses: false,
+            journal: 0,
+            glitches: false,
+        };
         let faults: [(&[u64], bool, f64); 7] = [
             (&[], false, 0.0),
             (&[5, 50], false, 0.0),
@@ -101,40 +112,14 @@ fn run_table(stop: bool) {
                 {
                     continue;
                 }
-                run(
-                    seeds,
-                    Setting {
-                        stop,
-                        ahead,
-                        down,
-                        failover,
-                        loss,
-                        jolts,
-                        storage_losses,
-                        journal: 0,
-                        glitches,
-                    },
-                );
+                let setting = Setting { down, failover, loss, jolts, storage_losses, ..quiet };
+                run(seeds, Setting { glitches, ..setting });
             }
         }
         // What was spent after the last write is debited once, or not.
         for (loss, glitches) in [(0.0, false), (0.05, false), (0.0, true), (0.05, true)] {
-            let (down, journal): (&[u64], _) = (&[5, 50], 25);
-            let (failover, jolts, storage_losses) = (false, true, false);
-            run(
-                seeds,
-                Setting {
-                    stop,
-                    ahead,
-                    down,
-                    failover,
-                    loss,
-                    jolts,
-                    storage_losses,
-                    journal,
-                    glitches,
-                },
-            );
+            let down = &[5, 50];
+            run(seeds, Setting { down, journal: 25, loss, jolts: true, glitches, ..quiet });
         }
     }
 }

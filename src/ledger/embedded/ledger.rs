@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redb::{ReadOnlyTable, ReadableDatabase};
+use redb::ReadOnlyTable;
 use tokio::sync::oneshot;
 
 use super::{
@@ -26,7 +26,7 @@ use super::{
 use crate::{
     Account, Name, Period,
     clock::Clock,
-    database_file::{DatabaseFile, ROWS},
+    database_file::{DatabaseFailed, DatabaseFile, ROWS},
 };
 
 /// A ledger in a file of this machine, for a single process. Clones share it.
@@ -120,7 +120,7 @@ impl EmbeddedLedger {
             let database = inner.file.database()?;
             let rows = database
                 .begin_read()
-                .map_err(Failure::from)
+                .map_err(|DatabaseFailed(reason)| Failure::File(reason))
                 .and_then(|transaction| Ok(transaction.open_table(ROWS)?));
             match rows.and_then(|rows| read(&rows)) {
                 Ok(value) => Ok(value),

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Account, Name, Period,
     clock::{Clock, UnixTime},
-    database_file::{DatabaseFailed, DatabaseFile, ROWS, SCHEMA_KEY, begin_write},
+    database_file::{DatabaseFailed, DatabaseFile, ROWS, SCHEMA_KEY},
 };
 
 /// The most calls of a transaction.
@@ -97,7 +97,7 @@ impl Writer {
             }
         };
         let mut replies = Vec::with_capacity(batch.len());
-        let begun = begin_write(&database).map_err(|DatabaseFailed(reason)| Failure::File(reason));
+        let begun = database.begin_write().map_err(|DatabaseFailed(reason)| Failure::File(reason));
         let written = begun.and_then(|transaction| {
             {
                 let mut rows = transaction.open_table(ROWS)?;
