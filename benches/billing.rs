@@ -64,6 +64,8 @@ fn settles_from(batch: u64, from: usize, to: usize) -> Renewal {
         terms_at: UnixTime::EPOCH,
         ttl: Duration::from_secs(600),
         forget: false,
+        most_per_day: None,
+        parts: std::sync::Arc::default(),
     }
 }
 

@@ -36,6 +36,7 @@ mod metering;
 mod money;
 mod names;
 mod observe;
+mod part;
 mod period;
 pub mod plan;
 #[cfg(feature = "redis")]
@@ -59,6 +60,7 @@ pub use self::{
     meter::{ComputeClock, ComputeTime, CreditMeter, CreditMeterBuilder},
     money::{Credits, MoneyError, Price},
     names::{Name, NameError},
+    part::{Limits, Part},
     period::{Period, PeriodError},
     plan::{Feature, Plan, PlanFile},
     rejection::Rejection,

@@ -204,6 +204,9 @@ pub enum NameError {
     /// slot.
     #[error("has `{{` or `}}`: leave it out")]
     Braces,
+    /// The path of a [`Part`](crate::Part) has more than three names.
+    #[error("more than three names: write at most `<group>/<member>/<key>`")]
+    TooDeep,
     /// The account begins with neither `user:` nor `org:`.
     #[error("neither a user's nor an organisation's account: write `user:<id>` or `org:<id>`")]
     Kind,

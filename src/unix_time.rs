@@ -75,6 +75,17 @@ impl UnixTime {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
     }
 
+    /// Whole days since 1970, UTC.
+    pub(crate) const fn days(self) -> u64 {
+        self.0 / 86_400_000
+    }
+
+    /// The end of the day that this is in, UTC.
+    #[must_use]
+    pub(crate) const fn next_day(self) -> Self {
+        Self::from_millis((self.days() + 1).saturating_mul(86_400_000))
+    }
+
     /// The second that this is in.
     #[must_use]
     pub(crate) const fn whole_seconds(self) -> Self {

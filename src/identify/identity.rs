@@ -5,7 +5,7 @@ use std::{any::Any, fmt, sync::Arc};
 use arc_swap::ArcSwapOption;
 
 use super::Subject;
-use crate::{Account, NameError, plan::TierName};
+use crate::{Account, NameError, Part, plan::TierName};
 
 /// The caller of a request, the account that pays, and its tier.
 ///
@@ -29,6 +29,9 @@ pub struct Identity {
     pub account: Account,
     /// The name of the account's tier in the plan.
     pub tier: TierName,
+    /// The part of the account that asks, for example a group and a member of it; `None` for the
+    /// account as a whole. Its spending has limits of its own.
+    pub part: Option<Part>,
     /// The same subject, with each organisation that it may bill as the account.
     memberships: Arc<Vec<Arc<Self>>>,
     pub(crate) cache: IdentityCache,
@@ -41,9 +44,25 @@ impl Identity {
             subject,
             account,
             tier,
+            part: None,
             memberships: Arc::default(),
             cache: IdentityCache::default(),
         }
+    }
+
+    /// Sets the part of the account that asks.
+    ///
+    /// ```
+    /// use tower_credits::{Account, Identity};
+    ///
+    /// let acme = Account::org("acme")?;
+    /// let key = Identity::new("ci".parse()?, acme, "enterprise".parse()?)
+    ///     .in_part("research/alice/ci".parse()?);
+    /// # Ok::<(), tower_credits::NameError>(())
+    /// ```
+    #[must_use]
+    pub fn in_part(self, part: Part) -> Self {
+        Self { part: Some(part), ..self }
     }
 
     /// Lets the subject also bill this organisation, given by its id without `org:`. `tier` is the
@@ -55,8 +74,23 @@ impl Identity {
     /// # Errors
     ///
     /// [`NameError`] if the id cannot be part of an [`Account`].
-    pub fn member_of(mut self, organisation: &str, tier: TierName) -> Result<Self, NameError> {
-        let member = Self::new(self.subject.clone(), Account::org(organisation)?, tier);
+    pub fn member_of(self, organisation: &str, tier: TierName) -> Result<Self, NameError> {
+        self.member_in(organisation, None, tier)
+    }
+
+    /// Lets the subject also bill this organisation, as a part of it.
+    ///
+    /// # Errors
+    ///
+    /// [`NameError`] if the id cannot be part of an [`Account`].
+    pub fn member_in(
+        mut self,
+        organisation: &str,
+        part: Option<Part>,
+        tier: TierName,
+    ) -> Result<Self, NameError> {
+        let mut member = Self::new(self.subject.clone(), Account::org(organisation)?, tier);
+        member.part = part;
         let memberships = Arc::make_mut(&mut self.memberships);
         memberships.retain(|other| other.account != member.account);
         memberships.push(Arc::new(member));
@@ -89,6 +123,7 @@ impl PartialEq for Identity {
         self.subject == other.subject
             && self.account == other.account
             && self.tier == other.tier
+            && self.part == other.part
             && self.memberships == other.memberships
     }
 }
@@ -97,13 +132,14 @@ impl Eq for Identity {}
 
 impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { subject, account, tier, memberships, cache: _ } = self;
+        let Self { subject, account, tier, part, memberships, cache: _ } = self;
         let organisations = memberships.iter().map(|member| &member.account).collect::<Vec<_>>();
         let mut debug = f.debug_struct("Identity");
         debug
             .field("subject", subject)
             .field("account", account)
             .field("tier", tier)
+            .field("part", part)
             .field("organisations", &organisations)
             .finish()
     }

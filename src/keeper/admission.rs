@@ -18,10 +18,11 @@ use super::{
     table::{AccountTable, new_lease_id},
 };
 use crate::{
-    Account, Credits, Period,
+    Credits, Period,
     lease::SliceRequest,
-    ledger::{Standing, Terms},
+    ledger::Standing,
     metering::RunningRequest,
+    terms::{LeaseScope, StatedTerms},
 };
 
 /// The answer to a request that asks for a slice.
@@ -61,9 +62,9 @@ pub(crate) enum TicketAnswer {
 /// Asks for a slice.
 pub(crate) fn admit(
     mut handle: AccountHandle,
-    terms: Terms,
+    stated: &StatedTerms,
     want: SliceRequest,
-    request: RunningRequest,
+    mut request: RunningRequest,
     now: Duration,
 ) -> Result<Admission, AdmissionError> {
     loop {
@@ -75,17 +76,20 @@ pub(crate) fn admit(
         }
         if entry.is_removed() {
             drop(state);
-            handle = AccountHandle::open(table, &entry.account, entry.period)?;
+            handle = AccountHandle::open(table, &entry.scope)?;
             continue;
         }
-        (state.terms, state.terms_at) = (terms, StatedAt::Here(now));
+        state.state_terms(stated, StatedAt::Here(now));
         if let Some(limit) = want.max_concurrent
-            && state.lease.running_and_waiting() >= limit.get() as usize
+            && entry.running_and_waiting(&state) >= limit.get() as usize
         {
             state.lease.remove_waiting(oneshot::Sender::is_closed);
-            if state.lease.running_and_waiting() >= limit.get() as usize {
+            if entry.running_and_waiting(&state) >= limit.get() as usize {
                 return Err(AdmissionError::TooManyRunning(limit));
             }
+        }
+        if entry.is_part() {
+            request.count_in(entry.whole().running_in_parts());
         }
         if state.lease.is_leaving() {
             state.replace_lease(new_lease_id()?, now);
@@ -130,15 +134,14 @@ pub(crate) fn admit(
 /// `None` if the allowance is used up, or nothing can be asked for.
 pub(crate) fn admit_without_ledger(
     table: &Arc<AccountTable>,
-    account: &Account,
-    period: Period,
+    scope: &LeaseScope,
     want: SliceRequest,
-    request: RunningRequest,
-    allowance: Credits,
+    mut request: RunningRequest,
+    mut allowance: Credits,
 ) -> Option<HeldSlice> {
-    let mut handle = AccountHandle::open(table, account, period).ok()?;
+    let mut handle = AccountHandle::open(table, scope).ok()?;
     if handle.entry.is_removed() {
-        handle = AccountHandle::open(table, account, period).ok()?;
+        handle = AccountHandle::open(table, scope).ok()?;
     }
     let mut state = handle.entry.lock();
     if handle.entry.is_removed() || table.phase.get() == Phase::Closing {
@@ -147,6 +150,15 @@ pub(crate) fn admit_without_ledger(
     let now = table.now();
     if state.lease.is_leaving() {
         state.replace_lease(new_lease_id().ok()?, now);
+    }
+    if handle.entry.is_part() {
+        // The account's allowance is for all its parts.
+        let whole = handle.entry.whole();
+        if !whole.lock().lease.take_allowance(want.hold, allowance) {
+            return None;
+        }
+        allowance = Credits::MAX;
+        request.count_in(whole.running_in_parts());
     }
     let id = state.lease.grant_unbacked(want, request, allowance, now).ok()?;
     table.note_in_journal(&handle.entry, &mut state);

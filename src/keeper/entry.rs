@@ -3,8 +3,8 @@
 use std::{
     num::NonZeroU32,
     sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -15,9 +15,10 @@ use crate::{
     Account, Period,
     clock::UnixTime,
     lease::{Lease, RunId},
-    ledger::{LeaseId, Standing, Terms},
+    ledger::{LeaseId, Standing},
     limit::RequestRate,
     metering::RunningRequest,
+    terms::{LeaseScope, StatedTerms},
 };
 
 /// An account's entry in the [table](super::AccountTable) for one month.
@@ -25,7 +26,15 @@ pub(super) struct AccountEntry {
     pub(super) id: u64,
     pub(super) account: Account,
     pub(super) period: Period,
+    /// Of a part of the account: the entry of the account as a whole, which has what all parts
+    /// share.
+    whole: Option<WholeAccount>,
+    pub(super) scope: LeaseScope,
     pub(super) rate: RequestRate,
+    /// Of the account as a whole: the entries of its parts, and how many of their requests run or
+    /// wait.
+    parts: AtomicUsize,
+    running_in_parts: Arc<AtomicUsize>,
     /// It is in the inbox.
     pub(super) is_queued: AtomicBool,
     /// It is no longer in the table, and has to be looked up again. Set under the lock.
@@ -38,7 +47,7 @@ pub(super) struct EntryState {
     pub(super) lease: AccountLease,
     /// Leases that are being closed while a newer one is in use.
     pub(super) retired: Vec<AccountLease>,
-    pub(super) terms: Terms,
+    pub(super) stated: StatedTerms,
     /// Moment at which a request last brought the terms.
     pub(super) terms_at: StatedAt,
     /// Next examination by the worker.
@@ -114,18 +123,27 @@ pub(crate) enum AdmissionError {
 }
 
 impl AccountEntry {
-    pub(super) fn new(id: u64, account: Account, period: Period, lease: AccountLease) -> Self {
+    pub(super) fn new(
+        id: u64,
+        scope: LeaseScope,
+        whole: Option<WholeAccount>,
+        lease: AccountLease,
+    ) -> Self {
         Self {
             id,
-            account,
-            period,
+            account: scope.account.clone(),
+            period: scope.period,
+            scope,
+            whole,
             rate: RequestRate::default(),
+            parts: AtomicUsize::new(0),
+            running_in_parts: Arc::default(),
             is_queued: AtomicBool::new(false),
             is_removed: AtomicBool::new(false),
             state: Mutex::new(Box::new(EntryState {
                 lease,
                 retired: Vec::new(),
-                terms: Terms::nothing(),
+                stated: StatedTerms::nothing(),
                 terms_at: StatedAt::Here(Duration::ZERO),
                 timer: None,
                 is_in_backlog: false,
@@ -148,8 +166,61 @@ impl AccountEntry {
         self.is_removed.store(true, Ordering::Release);
     }
 
+    /// Returns how many requests of the account run or wait, those of its parts included. The
+    /// caller holds the lock of this entry.
+    pub(super) fn running_and_waiting(&self, state: &EntryState) -> usize {
+        let here = state.lease.running_and_waiting();
+        let Some(WholeAccount(whole)) = &self.whole else {
+            return here + self.running_in_parts.load(Ordering::Acquire);
+        };
+        let in_parts = whole.running_in_parts.load(Ordering::Acquire);
+        whole.lock().lease.running_and_waiting() + in_parts
+    }
+
+    /// The entry of the account as a whole.
+    pub(super) fn whole(&self) -> &Self {
+        self.whole.as_ref().map_or(self, |WholeAccount(entry)| entry)
+    }
+
+    /// `true` if it is of a part of the account.
+    pub(super) const fn is_part(&self) -> bool {
+        self.whole.is_some()
+    }
+
+    /// `true` if parts of the account are in use.
+    pub(super) fn has_parts(&self) -> bool {
+        self.parts.load(Ordering::Acquire) > 0
+    }
+
+    /// Returns how many requests of the account's parts run or wait.
+    pub(super) fn running_in_parts(&self) -> &Arc<AtomicUsize> {
+        &self.running_in_parts
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, Box<EntryState>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The entry of the account as a whole. It stays in the table while a part has this.
+pub(super) struct WholeAccount(Arc<AccountEntry>);
+
+impl WholeAccount {
+    /// `None` if the entry is no longer in the table.
+    pub(super) fn of(entry: &Arc<AccountEntry>) -> Option<Self> {
+        let state = entry.lock();
+        if entry.is_removed() {
+            return None;
+        }
+        entry.parts.fetch_add(1, Ordering::AcqRel);
+        drop(state);
+        Some(Self(Arc::clone(entry)))
+    }
+}
+
+impl Drop for WholeAccount {
+    fn drop(&mut self) {
+        self.0.parts.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -159,6 +230,16 @@ impl EntryState {
         let old = std::mem::replace(&mut self.lease, Lease::new(id, now));
         self.lease.inherit(&old);
         self.retired.push(old);
+    }
+
+    /// Notes the terms that a request states.
+    pub(super) fn state_terms(&mut self, stated: &StatedTerms, at: StatedAt) {
+        self.stated.terms = stated.terms;
+        self.stated.most_per_day = stated.most_per_day;
+        if !Arc::ptr_eq(&self.stated.parts, &stated.parts) {
+            self.stated.parts = Arc::clone(&stated.parts);
+        }
+        self.terms_at = at;
     }
 
     pub(super) fn leases(&self) -> impl Iterator<Item = &AccountLease> {

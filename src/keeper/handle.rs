@@ -15,12 +15,13 @@ use super::{
     table::AccountTable,
 };
 use crate::{
-    Account, Credits, Period,
+    Credits, Period,
     clock::{Now, Time},
     lease::{Closing, RunId, Served},
     limit::{RateState, RequestRate},
     metering::RunningRequest,
     plan::RequestQuota,
+    terms::LeaseScope,
 };
 
 /// Handle to an account's entry in the table.
@@ -48,10 +49,9 @@ impl AccountHandle {
     /// Returns the handle of an account, whose entry is made if there is none.
     pub(crate) fn open(
         table: &Arc<AccountTable>,
-        account: &Account,
-        period: Period,
+        scope: &LeaseScope,
     ) -> Result<Self, AdmissionError> {
-        let entry = table.entry(account, period)?;
+        let entry = table.entry(scope)?;
         Ok(Self { table: Arc::clone(table), entry })
     }
 
@@ -61,7 +61,7 @@ impl AccountHandle {
 
     /// Counts a request against the account's request rate. `Err` if it is one too many.
     pub(crate) fn count(&self, quota: RequestQuota, now: Duration) -> Result<RateState, RateState> {
-        let rate: &RequestRate = &self.entry.rate;
+        let rate: &RequestRate = &self.entry.whole().rate;
         rate.count(quota, now)
     }
 

@@ -82,7 +82,8 @@ mod tests {
         let inbox = Inbox::new();
         let lease = Lease::new(LeaseId::from_bits(1), Duration::ZERO);
         let alice = Account::user("alice").unwrap();
-        let entry = Arc::new(AccountEntry::new(1, alice, "2026-11".parse().unwrap(), lease));
+        let scope = crate::terms::LeaseScope::of(alice, "2026-11".parse().unwrap());
+        let entry = Arc::new(AccountEntry::new(1, scope, None, lease));
         for _ in 0..2 {
             inbox.add(&entry, Duration::ZERO);
             inbox.add(&entry, Duration::ZERO);

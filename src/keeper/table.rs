@@ -16,16 +16,17 @@ use tokio::{sync::watch, time::Instant};
 #[cfg(feature = "journal")]
 use super::journal::JournalList;
 use super::{
-    entry::{AccountEntry, AdmissionError, EntryState, Verdict},
+    entry::{AccountEntry, AdmissionError, EntryState, Verdict, WholeAccount},
     inbox::Inbox,
     phase::{Phase, SharedPhase},
     shards::AwayShards,
 };
 use crate::{
-    Account, Period,
+    Account,
     clock::Time,
     lease::{Lease, LeaseRules},
     ledger::{LeaseId, Ledger},
+    terms::LeaseScope,
     threshold::ThresholdHook,
 };
 
@@ -37,7 +38,7 @@ pub(crate) struct AccountTable {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) time: Time,
     pub(super) rules: LeaseRules,
-    entries: DashMap<(Account, Period), Arc<AccountEntry>>,
+    entries: DashMap<LeaseScope, Arc<AccountEntry>>,
     max_accounts: usize,
     next_id: AtomicU64,
     pub(super) inbox: Inbox,
@@ -119,18 +120,17 @@ impl AccountTable {
         self.entries.iter().map(|entry| Arc::clone(entry.value())).collect()
     }
 
-    /// Returns an account's entry, and makes it if there is none.
-    pub(super) fn entry(
-        &self,
-        account: &Account,
-        period: Period,
-    ) -> Result<Arc<AccountEntry>, AdmissionError> {
+    /// Returns the entry of an account, or of a part of it, and makes it if there is none.
+    pub(super) fn entry(&self, scope: &LeaseScope) -> Result<Arc<AccountEntry>, AdmissionError> {
         if self.phase.get() == Phase::Closing {
             return Err(AdmissionError::ShuttingDown);
         }
-        let key = (account.clone(), period);
-        if let Some(entry) = self.entries.get(&key) {
+        if let Some(entry) = self.entries.get(scope) {
             return Ok(Arc::clone(&entry));
+        }
+        let mut whole = None;
+        while let (None, Some(scope)) = (&whole, scope.whole()) {
+            whole = WholeAccount::of(&self.entry(&scope)?);
         }
         if self.entries.len() >= self.max_accounts && !self.make_room() {
             return Err(AdmissionError::TooManyAccounts);
@@ -138,11 +138,11 @@ impl AccountTable {
         let lease = Lease::new(new_lease_id()?, self.now());
         let make = || {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-            Arc::new(AccountEntry::new(id, account.clone(), period, lease))
+            Arc::new(AccountEntry::new(id, scope.clone(), whole, lease))
         };
         // The map's shard is unlocked before the clock is read and the worker is woken, which may
         // run the host's code.
-        let entry = Arc::clone(&*self.entries.entry(key).or_insert_with(make));
+        let entry = Arc::clone(&*self.entries.entry(scope.clone()).or_insert_with(make));
         // So that an entry that is never used is removed in time.
         self.attend_by(&entry, self.now() + self.rules.quiet_after());
         Ok(entry)
@@ -150,17 +150,20 @@ impl AccountTable {
 
     /// Returns the entry of an account that a journal has a lease of, however many there are.
     #[cfg(feature = "journal")]
-    pub(super) fn entry_of_recovered(
-        &self,
-        account: &Account,
-        period: Period,
-    ) -> Option<Arc<AccountEntry>> {
+    pub(super) fn entry_of_recovered(&self, scope: &LeaseScope) -> Option<Arc<AccountEntry>> {
+        if let Some(entry) = self.entries.get(scope) {
+            return Some(Arc::clone(&entry));
+        }
+        let mut whole = None;
+        while let (None, Some(scope)) = (&whole, scope.whole()) {
+            whole = WholeAccount::of(&self.entry_of_recovered(&scope)?);
+        }
         let lease = Lease::new(new_lease_id().ok()?, self.now());
         let make = || {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-            Arc::new(AccountEntry::new(id, account.clone(), period, lease))
+            Arc::new(AccountEntry::new(id, scope.clone(), whole, lease))
         };
-        Some(Arc::clone(&*self.entries.entry((account.clone(), period)).or_insert_with(make)))
+        Some(Arc::clone(&*self.entries.entry(scope.clone()).or_insert_with(make)))
     }
 
     /// Has the journal written while the account is in use. The caller holds its lock.
@@ -189,8 +192,7 @@ impl AccountTable {
     /// Removes an entry that is marked as removed. The caller has released the entry's lock: nobody
     /// waits for a lock of the map while it holds an entry's.
     pub(super) fn remove(&self, entry: &AccountEntry) {
-        let key = (entry.account.clone(), entry.period);
-        self.entries.remove_if(&key, |_, known| known.id == entry.id);
+        self.entries.remove_if(&entry.scope, |_, known| known.id == entry.id);
     }
 
     /// Notes that an entry is dormant.
@@ -217,7 +219,7 @@ impl AccountTable {
                 state.is_dormant = false;
                 continue;
             }
-            if !entry.rate.is_full(self.now()) {
+            if !entry.rate.is_full(self.now()) || entry.has_parts() {
                 dormant.push_back(Arc::downgrade(&entry));
                 continue;
             }
@@ -236,7 +238,9 @@ impl AccountTable {
             return true;
         }
         let month_ended = self.time.unix_time() >= entry.period.ends();
-        entry.rate.is_full(self.now()) && (month_ended || !state.lease.has_granted_unbacked())
+        entry.rate.is_full(self.now())
+            && !entry.has_parts()
+            && (month_ended || !state.lease.has_granted_unbacked())
     }
 
     /// `true` if a worker runs, or its work is done.

@@ -328,7 +328,7 @@ impl Worker {
         now: Duration,
     ) -> Duration {
         let is_ending = self.ending.is_some();
-        let EntryState { lease, retired, terms, terms_at, is_in_backlog, .. } = state;
+        let EntryState { lease, retired, stated, terms_at, is_in_backlog, .. } = state;
         let (mut next, mut leaves_journal) = (Duration::MAX, false);
         for lease in std::iter::once(lease).chain(retired) {
             match lease.next(rules, is_ending, now) {
@@ -348,8 +348,12 @@ impl Worker {
                 Next::Renew => {
                     let is_awaited = lease.has_waiting();
                     let terms_at = terms_at.unix(now, self.table.time.unix_time());
-                    let renewal =
-                        Renewal { terms_at, ..lease.renew(rules, *terms, is_ending, now) };
+                    let renewal = Renewal {
+                        terms_at,
+                        most_per_day: stated.most_per_day,
+                        parts: Arc::clone(&stated.parts),
+                        ..lease.renew(rules, stated.terms, is_ending, now)
+                    };
                     self.shards.get(shard).sent();
                     self.calls.send(
                         Arc::clone(&self.table.ledger),

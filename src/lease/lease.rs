@@ -1,7 +1,7 @@
 //! A lease's conversation with the ledger: when it speaks, what it says, what it makes of the
 //! answers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     exchange::{Exchange, Flight},
@@ -165,6 +165,12 @@ impl<W, R: Run> Lease<W, R> {
         now: Duration,
     ) -> Result<RunId, R> {
         self.pool.grant_unbacked(want, run, allowance, now)
+    }
+
+    /// Takes `hold` of the allowance for what is granted without the ledger, for another lease of
+    /// the account. Returns `false` if that is more than is left of it.
+    pub(crate) fn take_allowance(&mut self, hold: Credits, allowance: Credits) -> bool {
+        self.pool.take_allowance(hold, allowance)
     }
 
     /// Returns `true` if part of an allowance was granted without the ledger.
@@ -374,6 +380,8 @@ impl<W, R: Run> Lease<W, R> {
             terms_at: UnixTime::EPOCH,
             ttl: rules.ttl,
             forget,
+            most_per_day: None,
+            parts: Arc::default(),
         }
     }
 

@@ -172,6 +172,11 @@ impl<W, R: Run> Pool<W, R> {
         Ok(self.begin(want.hold, want.hold, run, now))
     }
 
+    /// Takes part of an outage's allowance, if there is so much left of it.
+    pub(super) fn take_allowance(&mut self, hold: Credits, allowance: Credits) -> bool {
+        self.hold.grant_unbacked(hold, allowance)
+    }
+
     /// Goes on counting what counts beyond the lease that this one replaces: granted allowances and
     /// requests' names.
     pub(super) fn inherit(&mut self, old: &Self) {

@@ -106,6 +106,7 @@ impl AccountState {
     ///
     /// [`LedgerError::Refused`] if the amendment cannot be made. Nothing changed then.
     pub fn amend(&mut self, amendment: Amendment, now: UnixTime) -> Result<bool, LedgerError> {
+        amendment.check()?;
         if !matches!(amendment, Amendment::Erase) {
             self.check_not_erased(now)?;
         }
@@ -118,6 +119,10 @@ impl AccountState {
             }
             Amendment::SpendingLimit(limit) => {
                 record.spending_limit = limit;
+                Ok(true)
+            }
+            Amendment::Limits { part, limits } => {
+                record.set_limits(part, limits);
                 Ok(true)
             }
             Amendment::Refund { period, id, refund } => {

@@ -11,7 +11,7 @@ use super::{
     AccountsPage, Amendment, Audit, AuditsPage, Cursor, Ledger, LedgerError, Refund, Statement,
 };
 use crate::names::{GrantId, Reason, RefundId};
-use crate::{Account, Credits, Period, clock::UnixTime};
+use crate::{Account, Credits, Limits, Part, Period, clock::UnixTime};
 
 /// The operator's handle: statements, the list of accounts, and every change of an account except
 /// its usage.
@@ -195,6 +195,40 @@ impl Accounts {
         limit: Option<Credits>,
     ) -> Result<(), LedgerError> {
         self.ledger.amend(account, Amendment::SpendingLimit(limit)).await.map(drop)
+    }
+
+    /// Sets the limits of a part of an account, or with `None` that of the account's own day. A limit
+    /// that is `None` is removed: the tier's counts then, if it has one. [`Credits::MAX`] stands
+    /// for no limit, whatever the tier says.
+    ///
+    /// Running requests learn of it with their next refill. What a part of it used before counts.
+    ///
+    /// ```
+    /// use tower_credits::{Account, Accounts, Limits, MemoryLedger, Part};
+    ///
+    /// # tokio::runtime::Runtime::new()?.block_on(async {
+    /// let accounts = Accounts::new(MemoryLedger::new());
+    /// let (acme, research): (Account, Part) = (Account::org("acme")?, "research".parse()?);
+    /// let limits = Limits { per_month: Some("50.00".parse()?), per_day: None };
+    /// accounts.set_limits(&acme, Some(&research), limits).await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`] for a month's limit of the account itself, which is
+    /// [`set_spending_limit`](Self::set_spending_limit); another [`LedgerError`] if there was no
+    /// answer.
+    pub async fn set_limits(
+        &self,
+        account: &Account,
+        part: Option<&Part>,
+        limits: Limits,
+    ) -> Result<(), LedgerError> {
+        let amendment = Amendment::Limits { part: part.cloned(), limits };
+        self.ledger.amend(account, amendment).await.map(drop)
     }
 
     /// Closes a month that has ended, and all before: its usage, lines and refunds stay as they

@@ -2,8 +2,9 @@
 
 use std::num::NonZeroU32;
 
+use super::LedgerError;
 use crate::names::{GrantId, Reason, RefundId};
-use crate::{Credits, Period, clock::UnixTime};
+use crate::{Credits, Limits, Part, Period, clock::UnixTime};
 
 /// A change of an account's record, or a correction of one of its months.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +25,16 @@ pub enum Amendment {
     /// Sets or removes the owner's limit on pay-as-you-go spending in a period. When it is reached,
     /// requests are denied with 403.
     SpendingLimit(Option<Credits>),
+    /// Sets the limits of a part of the account, or with `None` that of the account's own day. Those
+    /// that are `None` are removed: those of the tier count then. When one is reached, requests are
+    /// denied with 403.
+    Limits {
+        /// The part; `None` for the account itself, whose month has
+        /// [`SpendingLimit`](Self::SpendingLimit).
+        part: Option<Part>,
+        /// Its limits from now on.
+        limits: Limits,
+    },
     /// Refunds part of what a month cost: first of what was charged as pay-as-you-go, then of
     /// purchased credits, which go back to grants that have not expired, then of included ones. A
     /// second refund of the same id in the same month changes nothing.
@@ -43,6 +54,22 @@ pub enum Amendment {
     /// [refused](crate::ledger::Outcome::Erased) for 93 days; after that the name may be used
     /// again.
     Erase,
+}
+
+impl Amendment {
+    /// Refuses what no ledger can do.
+    pub(super) fn check(&self) -> Result<(), LedgerError> {
+        match self {
+            Self::Limits { part: None, limits: Limits { per_month: Some(_), .. } } => {
+                Err(LedgerError::Refused(
+                    "the month of an account is limited by its spending limit: set that, or name a \
+                     part of the account"
+                        .into(),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// A correction of what a month cost.

@@ -1,9 +1,9 @@
 //! [`Audit`]: whether what is stored of an account's month adds up.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use super::{Book, Cursor, LedgerError, Record, holds::is_live};
-use crate::{Account, Credits, Period, clock::UnixTime};
+use crate::{Account, Credits, Part, Period, clock::UnixTime};
 
 /// Audit of what a ledger has stored of an account's month: it comes from
 /// [`Accounts::audit`](super::Accounts::audit), which changes nothing.
@@ -120,6 +120,9 @@ impl Audit {
         ] {
             check(what, part.min(book.used), part);
         }
+        for (what, expected, found) in audit_parts(book) {
+            check(what, expected, found);
+        }
         for (_, grant) in record.grants() {
             check("left of a grant: at most its amount", grant.left.min(grant.amount), grant.left);
         }
@@ -134,6 +137,37 @@ impl Audit {
             findings,
         }
     }
+}
+
+/// Compares the parts of a month with their holds, and with those that have them.
+fn audit_parts(book: &Book) -> Vec<(&'static str, Credits, Credits)> {
+    let parts = &book.parts;
+    let (mut held, mut used): (BTreeMap<Part, Credits>, BTreeMap<Option<Part>, Credits>) =
+        Default::default();
+    for hold in parts.holds.values() {
+        for part in &hold.parts {
+            let sum = held.entry(part.clone()).or_default();
+            *sum = sum.saturating_add(hold.amount);
+        }
+    }
+    let mut found = Vec::new();
+    for (part, total) in &parts.totals {
+        let held = held.get(part).copied().unwrap_or_default();
+        found.push(("held of a part: the holds of leases", held, total.held));
+        let most = book.used.min(total.used);
+        found.push(("used of a part: at most what the account used", most, total.used));
+        if part.models().is_none() {
+            let sum = used.entry(part.parent()).or_default();
+            *sum = sum.saturating_add(total.used);
+        }
+    }
+    for (parent, sum) in used {
+        let of_parent = parent.map_or(book.used, |parent| {
+            parts.totals.get(&parent).map_or(Credits::ZERO, |total| total.used)
+        });
+        found.push(("used of parts: at most what they are parts of", of_parent.min(sum), sum));
+    }
+    found
 }
 
 impl fmt::Display for Finding {

@@ -14,6 +14,7 @@ use super::{
     CLOCK_SKEW, LeaseId, LineKey, MAX_LINES, Refund, Standing, Usage, UsageLine,
     holds::Holds,
     leases::{Leases, SettledSums},
+    parts::Parts,
     record::Record,
     terms_in_force::TermsInForce,
 };
@@ -53,6 +54,9 @@ pub struct Book {
     pub(super) holds: Holds,
     /// The thresholds that were reached, and the lease that reports each to the host.
     pub(super) claims: BTreeMap<Name, LeaseId>,
+    /// Parts of the account.
+    #[serde(default)]
+    pub(super) parts: Parts,
     pub(super) max_lines: usize,
 }
 
@@ -75,6 +79,7 @@ impl Book {
             leases: Leases { entries: BTreeMap::new(), sums: None },
             holds: Holds { entries: BTreeMap::new(), held: Credits::ZERO, next_expiry: None },
             claims: BTreeMap::new(),
+            parts: Parts::new(),
             max_lines: MAX_LINES,
         }
     }
@@ -144,6 +149,7 @@ impl Book {
     /// Brings up to date what statements show, as the next renewal will.
     pub(super) fn refresh(&mut self, record: &mut Record, terms: Option<Terms>, now: UnixTime) {
         self.holds.release(now);
+        self.parts.release(now);
         let (was_lost, missing) = (self.is_empty(), self.missing());
         let stated = terms.map(|terms| (terms, UnixTime::MAX));
         self.terms = Some(self.terms_in_force(record, stated, now));
@@ -222,6 +228,7 @@ impl Book {
             limited_by_owner: max_pay_as_you_go < terms.terms.pay_as_you_go,
             early,
             ended: now >= self.period.ends(),
+            tightest: None,
         }
     }
 
@@ -280,14 +287,16 @@ impl Book {
 /// Faults of the storage, and what tests ask about them.
 #[cfg(test)]
 impl Book {
-    /// The storage loses the book, its leases or its holds: that part is now as it is in `with`.
+    /// The storage loses the book, its leases, its parts or its holds: that part is now as it is in `with`.
     pub(crate) fn lose(&mut self, part: usize, with: Self) {
         match part {
             0 => {
-                let Self { leases, holds, claims, .. } = std::mem::replace(self, with);
+                let Self { leases, holds, claims, parts, .. } = std::mem::replace(self, with);
                 (self.leases, self.holds, self.claims) = (leases, holds, claims);
+                self.parts = parts;
             }
             1 => self.leases = with.leases,
+            2 => self.parts = with.parts,
             _ => self.holds = with.holds,
         }
     }

@@ -5,10 +5,10 @@ use std::{collections::HashMap, num::NonZeroUsize, time::Duration};
 use fastrand::Rng;
 
 use super::{
-    AccountState, Amendment, Book, LeaseId, LedgerError, LineKey, Record, Refund, Renewal, Terms,
-    Usage, UsageLine,
+    AccountState, Amendment, Book, LeaseId, LedgerError, LineKey, PartTerms, Record, Refund,
+    Renewal, Terms, Usage, UsageLine,
 };
-use crate::{Credits, Name, Period, clock::UnixTime};
+use crate::{Credits, Limits, Name, Part, Period, clock::UnixTime};
 
 /// One step of a history.
 #[derive(Clone, Debug)]
@@ -33,22 +33,26 @@ pub(super) enum Step {
     Save,
     /// A key is lost, or is again what it was when the copy was made.
     Lose {
-        part: Part,
+        part: StoredKey,
         restore: bool,
     },
 }
 
 /// The content of one key.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Part {
+pub(super) enum StoredKey {
     Record,
     Spent,
     Book(usize),
     Leases(usize),
     Holds(usize),
+    /// What parts used on their last day, and their limits.
+    Parts,
+    /// What parts used in a month, and their holds.
+    MonthParts(usize),
 }
 
-impl Part {
+impl StoredKey {
     /// The same loss in a state in memory.
     pub(super) fn replace(&self, state: &mut AccountState, with: &AccountState) {
         let empty = |month: usize| Book::new(months()[month]).with_max_lines(MAX_LINES);
@@ -56,11 +60,20 @@ impl Part {
             Self::Record => {
                 state.record = Record {
                     spent: std::mem::take(&mut state.record.spent),
+                    part_limits: std::mem::take(&mut state.record.part_limits),
+                    part_days: std::mem::take(&mut state.record.part_days),
                     ..with.record.clone()
                 };
             }
             Self::Spent => state.record.spent.clone_from(&with.record.spent),
-            Self::Book(month) | Self::Leases(month) | Self::Holds(month) => {
+            Self::Parts => {
+                state.record.part_limits.clone_from(&with.record.part_limits);
+                state.record.part_days.clone_from(&with.record.part_days);
+            }
+            Self::Book(month)
+            | Self::Leases(month)
+            | Self::Holds(month)
+            | Self::MonthParts(month) => {
                 let from =
                     with.books.get(&months()[month]).cloned().unwrap_or_else(|| empty(month));
                 let book = state.books.entry(months()[month]).or_insert_with(|| empty(month));
@@ -70,10 +83,12 @@ impl Part {
                             leases: book.leases.clone(),
                             holds: book.holds.clone(),
                             claims: book.claims.clone(),
+                            parts: book.parts.clone(),
                             ..from
                         };
                     }
                     Self::Leases(_) => book.leases = from.leases,
+                    Self::MonthParts(_) => book.parts = from.parts,
                     _ => book.holds = from.holds,
                 }
             }
@@ -157,6 +172,13 @@ pub(super) fn history(rng: &mut Rng) -> Vec<Step> {
                 refund: Refund { amount: amount(rng), reason: "it was  slow".parse().unwrap() },
             }),
             6 => Some(Amendment::Close(month)),
+            9 | 10 => {
+                let part = rng.bool().then(|| parts(2)[rng.usize(0..3)].clone());
+                let limit = |rng: &mut Rng| rng.bool().then(|| amount(rng));
+                let per_month = if part.is_some() { limit(rng) } else { None };
+                let limits = Limits { per_month, per_day: limit(rng) };
+                Some(Amendment::Limits { part, limits })
+            }
             7 => {
                 let pay_as_you_go = if rng.bool() { Credits::MAX } else { amount(rng) };
                 terms = Terms { included: amount(rng), per_seat: rng.bool(), pay_as_you_go };
@@ -176,12 +198,14 @@ pub(super) fn history(rng: &mut Rng) -> Vec<Step> {
         if lossy && rng.u8(0..8) == 0 {
             let month = rng.usize(0..2);
             let part = [
-                Part::Record,
-                Part::Spent,
-                Part::Book(month),
-                Part::Leases(month),
-                Part::Holds(month),
-            ][rng.usize(0..5)];
+                StoredKey::Record,
+                StoredKey::Spent,
+                StoredKey::Book(month),
+                StoredKey::Leases(month),
+                StoredKey::Holds(month),
+                StoredKey::Parts,
+                StoredKey::MonthParts(month),
+            ][rng.usize(0..7)];
             steps.push(if rng.bool() {
                 Step::Save
             } else {
@@ -237,6 +261,17 @@ pub(super) fn history(rng: &mut Rng) -> Vec<Step> {
                 ),
                 ttl,
                 forget: goodbye,
+                most_per_day: (rng.u8(0..4) == 0).then(|| amount(rng)),
+                parts: parts(lease)
+                    .into_iter()
+                    .map(|part| {
+                        let limit = |rng: &mut Rng| rng.bool().then(|| amount(rng));
+                        PartTerms {
+                            part,
+                            limits: Limits { per_month: limit(rng), per_day: limit(rng) },
+                        }
+                    })
+                    .collect(),
             };
             sent.push((period, renewal.clone()));
             (period, renewal)
@@ -249,6 +284,13 @@ pub(super) fn history(rng: &mut Rng) -> Vec<Step> {
         steps.push(Step::Renew { period, renewal, not_after, now });
     }
     steps
+}
+
+/// The parts that a lease draws on.
+fn parts(lease: u128) -> Vec<Part> {
+    let paths = ["research", "", "research/alice smith/ci", "ops/ü", "ops"];
+    let path = paths[usize::try_from(lease % 5).unwrap()].parse::<Part>();
+    path.map_or_else(|_| Vec::new(), |part| part.path().collect())
 }
 
 pub(super) fn line(rng: &mut Rng, cost: Credits) -> UsageLine {

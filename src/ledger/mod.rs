@@ -61,6 +61,7 @@ mod interface;
 mod leases;
 mod list;
 mod memory;
+mod parts;
 mod protocol;
 mod record;
 #[cfg(feature = "redis")]
@@ -84,11 +85,14 @@ pub use self::{
     interface::{Ledger, LedgerFuture},
     list::{AccountSummary, AccountsPage, Cursor},
     memory::MemoryLedger,
-    protocol::{Answer, LeaseId, LineKey, MAX_LINES, Outcome, Renewal, Standing, Usage, UsageLine},
+    protocol::{
+        Answer, LeaseId, LimitStanding, LineKey, MAX_LINES, Outcome, Renewal, Span, Standing,
+        Usage, UsageLine,
+    },
     record::{Grant, Record},
-    statement::{Statement, StatementLine, StatementRefund},
+    statement::{Statement, StatementLine, StatementPart, StatementRefund},
 };
 pub use crate::{
     names::{GrantId, Reason, RefundId},
-    terms::Terms,
+    terms::{PartTerms, Terms},
 };

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Credits, Name, clock::UnixTime, ledger::Terms, names::Subject};
+use crate::{Credits, Name, clock::UnixTime, ledger::Terms, names::Subject, terms::PartTerms};
 
 /// The default for how many usage lines of a month a ledger stores one by one; further usage is
 /// added to one line, [`LineKey::Other`].
@@ -96,6 +96,11 @@ pub struct Renewal {
     pub ttl: Duration,
     /// Asks the ledger to remove the lease's entry, unless this renewal settles something.
     pub forget: bool,
+    /// The most that the account may use on a day (UTC), by its tier; `None` for no limit.
+    pub most_per_day: Option<Credits>,
+    /// The parts of the account that the lease draws on, the largest first: always the same for a
+    /// lease. What it settles counts in each of them.
+    pub parts: Arc<[PartTerms]>,
 }
 
 /// Usage of one batch that has the same key.
@@ -228,14 +233,64 @@ pub struct Standing {
     pub early: bool,
     /// `true` if the period has ended by the ledger's clock.
     pub ended: bool,
+    /// The limit that leaves less than the account has, and the least of all: of the account's day,
+    /// or of a part that the lease draws on. `None` if there is none.
+    pub tightest: Option<LimitStanding>,
+}
+
+/// How much of a limit is used: of the account's day, or of a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitStanding {
+    /// 0 for the account's own limit, 1 for that of the first of the [parts](Renewal::parts).
+    pub level: usize,
+    /// The time that it is for.
+    pub span: Span,
+    /// The limit.
+    pub limit: Credits,
+    /// Used of it.
+    pub used: Credits,
+    /// On hold of it.
+    pub held: Credits,
+    /// The end of the day or the month, from which nothing of it is used.
+    pub resets_at: UnixTime,
+}
+
+/// The time that a limit is for, by the ledger's clock, UTC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// A day.
+    Day,
+    /// A month.
+    Month,
+}
+
+impl Span {
+    /// The word for it, `day` or `month`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Month => "month",
+        }
+    }
 }
 
 impl Standing {
     /// The credits that are left once `unreported` is debited too: of the included credits if there
-    /// is no limit, because that is what people want to know then.
+    /// is no limit, because that is what people want to know then; of a tighter limit, if there is
+    /// one.
     pub(crate) fn left(&self, unreported: Credits) -> Credits {
         let of = if self.limit == Credits::MAX { self.included } else { self.limit };
-        of.saturating_sub(self.used.saturating_add(unreported))
+        let left = of.saturating_sub(self.used.saturating_add(unreported));
+        self.tightest.map_or(left, |tightest| {
+            left.min(tightest.limit.saturating_sub(tightest.used.saturating_add(unreported)))
+        })
+    }
+
+    /// Returns the balance once `unreported` is debited too.
+    pub(crate) fn with_unreported(self, unreported: Credits) -> Self {
+        let add = |used: Credits| used.saturating_add(unreported);
+        let tightest = self.tightest.map(|limit| LimitStanding { used: add(limit.used), ..limit });
+        Self { used: add(self.used), tightest, ..self }
     }
 
     /// The credits that are neither used nor on hold.

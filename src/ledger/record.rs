@@ -5,9 +5,9 @@ use std::{cmp::Reverse, collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{SETTLEMENT_WINDOW, holds::is_live, terms_in_force::TermsInForce};
+use super::{SETTLEMENT_WINDOW, holds::is_live, parts::DayTotal, terms_in_force::TermsInForce};
 use crate::names::GrantId;
-use crate::{Credits, Period, clock::UnixTime};
+use crate::{Credits, Limits, Part, Period, clock::UnixTime};
 
 /// The number of periods of which is known what they used of purchased credits.
 pub(super) const MAX_PURCHASED_USED_PERIODS: usize = 14;
@@ -39,6 +39,18 @@ pub struct Record {
     pub(super) purchased_used: BTreeMap<Period, Credits>,
     /// Moment at which the account was erased.
     pub(super) erased: Option<UnixTime>,
+    /// The account's own limit for a day.
+    #[serde(default)]
+    pub(super) per_day: Option<Credits>,
+    /// What the account used on the day of the last debit. Counted while the day has a limit.
+    #[serde(default)]
+    pub(super) today: DayTotal,
+    /// The limits of parts that were set.
+    #[serde(default)]
+    pub(super) part_limits: BTreeMap<Part, Limits>,
+    /// What each part used on the day of its last debit.
+    #[serde(default)]
+    pub(super) part_days: BTreeMap<Part, DayTotal>,
 }
 
 /// Purchased credits. They are used after the included ones, the first to expire first.
@@ -82,6 +94,10 @@ impl Default for Record {
             reserved: BTreeMap::new(),
             purchased_used: BTreeMap::new(),
             erased: None,
+            per_day: None,
+            today: DayTotal::default(),
+            part_limits: BTreeMap::new(),
+            part_days: BTreeMap::new(),
         }
     }
 }
@@ -96,6 +112,23 @@ impl Record {
     /// period; `None` if they set no limit.
     pub const fn spending_limit(&self) -> Option<Credits> {
         self.spending_limit
+    }
+
+    /// The limits of the account's own day, or of a part, as they were set.
+    pub fn limits(&self, part: Option<&Part>) -> Limits {
+        match part {
+            None => Limits { per_month: None, per_day: self.per_day },
+            Some(part) => self.part_limits.get(part).copied().unwrap_or_default(),
+        }
+    }
+
+    /// Sets or removes limits.
+    pub(crate) fn set_limits(&mut self, part: Option<Part>, limits: Limits) {
+        match part {
+            None => self.per_day = limits.per_day,
+            Some(part) if limits.is_none() => drop(self.part_limits.remove(&part)),
+            Some(part) => drop(self.part_limits.insert(part, limits)),
+        }
     }
 
     /// All grants, those that are used up or expired included.

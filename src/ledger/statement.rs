@@ -1,10 +1,10 @@
 //! A period of an account, as people and programs read it.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{collections::BTreeSet, num::NonZeroU32, time::Duration};
 
 use super::{Book, LineKey, Record, Refund, Terms, Usage, UsageLine};
 use crate::{
-    Account, Credits, Name, Period,
+    Account, Credits, Limits, Name, Part, Period,
     clock::UnixTime,
     names::{Reason, RefundId, Subject},
 };
@@ -48,6 +48,14 @@ pub struct Statement {
     pub seats: NonZeroU32,
     /// The part of `used` that is charged as pay-as-you-go, less refunds.
     pub pay_as_you_go: Credits,
+    /// The account's own limit for a day, as it was set; a tier may have a lower one.
+    pub most_per_day: Option<Credits>,
+    /// Used today, if the day has a limit.
+    pub used_today: Credits,
+    /// Parts of the account that used something in the month, or have limits that were set, in the
+    /// order of their paths. Usage counts in each part along its path. What the ledger lost and
+    /// recovered since is in no part, and refunds are not subtracted.
+    pub parts: Vec<StatementPart>,
     /// The lines, in order of day, model, hardware, feature and subject.
     pub lines: Vec<StatementLine>,
 }
@@ -71,6 +79,22 @@ pub struct StatementLine {
     pub subject: Option<Subject>,
     /// The usage.
     pub usage: Usage,
+}
+
+/// A part of the account on a [`Statement`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StatementPart {
+    /// The part.
+    pub part: Part,
+    /// Used in the month.
+    pub used: Credits,
+    /// On hold by all leases that draw on it.
+    pub held: Credits,
+    /// Used today, by the ledger's clock, UTC.
+    pub used_today: Credits,
+    /// Its limits as they were set; where they are `None`, those of the tier count.
+    pub limits: Limits,
 }
 
 /// A refund on a [`Statement`].
@@ -103,6 +127,9 @@ impl Statement {
             spending_limit: None,
             seats: NonZeroU32::MIN,
             pay_as_you_go: Credits::ZERO,
+            most_per_day: None,
+            used_today: Credits::ZERO,
+            parts: Vec::new(),
             lines: Vec::new(),
         }
     }
@@ -132,6 +159,9 @@ impl Statement {
             pay_as_you_go: book.pay_as_you_go(),
             closed: record.is_closed(book.period, now),
             lines: lines(&book),
+            most_per_day: record.per_day,
+            used_today: record.today.on(now),
+            parts: parts(&book, &record, now),
             refunds: book.refunds.into_iter().map(StatementRefund::from).collect(),
             ..Self::empty(account.clone(), book.period)
         }
@@ -208,6 +238,23 @@ impl From<(RefundId, Refund)> for StatementRefund {
     fn from((id, Refund { amount, reason }): (RefundId, Refund)) -> Self {
         Self { id, amount, reason }
     }
+}
+
+fn parts(book: &Book, record: &Record, now: UnixTime) -> Vec<StatementPart> {
+    let all: BTreeSet<_> = book.parts.totals.keys().chain(record.part_limits.keys()).collect();
+    all.into_iter()
+        .filter(|part| part.models().is_none())
+        .map(|part| {
+            let total = book.parts.totals.get(part).copied().unwrap_or_default();
+            StatementPart {
+                part: part.clone(),
+                used: total.used,
+                held: total.held,
+                used_today: record.part_days.get(part).map_or(Credits::ZERO, |day| day.on(now)),
+                limits: record.part_limits.get(part).copied().unwrap_or_default(),
+            }
+        })
+        .collect()
 }
 
 fn lines(book: &Book) -> Vec<StatementLine> {

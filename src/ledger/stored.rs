@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use super::protocol::{LeaseId, LineKey, Usage};
 use crate::{
-    Account, Credits, Name, Period,
+    Account, Credits, Name, Part, Period,
     names::{GrantId, Reason, RefundId, Subject},
 };
 
@@ -31,8 +31,15 @@ macro_rules! serialize_as_text {
     )+};
 }
 
-serialize_as_text!(Account, Period, LeaseId);
+serialize_as_text!(Account, Part, Period, LeaseId);
 deserialize_from_text!(Account, Name, Period, LeaseId, GrantId, RefundId, Reason, Subject);
+
+/// Of paths, and of models.
+impl<'de> Deserialize<'de> for Part {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer).map(|text| Self::stored(&text))
+    }
+}
 
 /// Whole nano-dollars.
 impl Serialize for Credits {

@@ -24,6 +24,7 @@ use crate::{
         Workload,
     },
     rejection::Rejection,
+    terms::LeaseScope,
 };
 
 /// A request that goes on and is paid for.
@@ -212,7 +213,14 @@ impl CreditMeter {
             Err(rejection) => return Decision::now(self.deny(rejection)),
         };
         let identity = self.inner.settings.request_extensions.then(|| Arc::clone(identity));
+        let denied = context.is_model_denied.then(|| Rejection::ModelDenied {
+            model: context.workload.model.clone(),
+            hint: context.tier.hint.as_deref().map(Into::into),
+        });
         let request = CreditRequest { context, identity, today };
+        if let Some(rejection) = denied {
+            return Decision::now(self.deny_metered(rejection, request, None));
+        }
         let counted = request
             .context
             .tier
@@ -260,9 +268,7 @@ impl CreditMeter {
                     return Ok(Some(self.admitted(slice, request, rate)));
                 }
                 TicketAnswer::NotEnough(standing) => {
-                    let BillingContext { want, period, tier, .. } = &*request.context;
-                    let hint = tier.hint.as_deref();
-                    let rejection = Rejection::of(&standing, want.min_slice, *period, hint);
+                    let rejection = Rejection::of(&standing, &request.context);
                     return self.deny_metered(rejection, request, rate);
                 }
                 TicketAnswer::Unanswered => return self.without_ledger(request, rate),
@@ -281,11 +287,13 @@ impl CreditMeter {
             };
             self.inner.time.notice();
             let table = self.inner.keeper.table();
-            let handle = match AccountHandle::open(table, &request.context.account, period) {
-                Ok(handle) => handle,
-                // In shadow mode it is metered in the month that has an entry.
-                Err(error) => return self.deny_metered(error.into(), request, rate),
-            };
+            let handle =
+                match AccountHandle::open(table, &LeaseScope { period, ..request.context.scope() })
+                {
+                    Ok(handle) => handle,
+                    // In shadow mode it is metered in the month that has an entry.
+                    Err(error) => return self.deny_metered(error.into(), request, rate),
+                };
             request.context = Arc::new(request.context.in_period(period));
             match self.take_slice(&request, handle, self.inner.time.now()) {
                 Err(rejection) => return self.deny_metered(rejection, request, rate),
@@ -337,15 +345,15 @@ impl CreditMeter {
         handle: AccountHandle,
         now: Now,
     ) -> Result<Admission, Rejection> {
-        let BillingContext { terms, want, .. } = &*request.context;
-        Ok(admit(handle, *terms, *want, self.running(request), now.lease)?)
+        let BillingContext { stated, want, .. } = &*request.context;
+        Ok(admit(handle, stated, *want, self.running(request), now.lease)?)
     }
 
     /// Takes a slice that the ledger has not put on hold.
     fn take_unheld_slice(&self, request: &CreditRequest, allowance: Credits) -> Option<HeldSlice> {
-        let BillingContext { account, period, want, .. } = &*request.context;
+        let (scope, want) = (request.context.scope(), request.context.want);
         let table = self.inner.keeper.table();
-        admit_without_ledger(table, account, *period, *want, self.running(request), allowance)
+        admit_without_ledger(table, &scope, want, self.running(request), allowance)
     }
 
     fn running(&self, request: &CreditRequest) -> RunningRequest {

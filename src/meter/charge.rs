@@ -19,8 +19,8 @@ use crate::{
     Credits,
     clock::{Now, Time},
     keeper::{EndedRequest, HeldSlice, RunRef},
-    ledger::{Standing, Usage},
-    metering::{BillingContext, End, FinishedRequest, ReadAheadBudget, RunningRequest},
+    ledger::Usage,
+    metering::{End, FinishedRequest, ReadAheadBudget, RunningRequest},
     rejection::Rejection,
 };
 
@@ -211,14 +211,8 @@ impl Charge {
         match self.close(End::CutOff) {
             _ if is_capped => Rejection::RequestCap,
             Some(ended) if ended.request.denial().is_some_and(|denial| denial.answered) => {
-                let used = ended.standing.used.saturating_add(ended.unreported);
-                let BillingContext { want, period, tier, .. } = &*ended.request.context;
-                Rejection::of(
-                    &Standing { used, ..ended.standing },
-                    want.min_slice,
-                    *period,
-                    tier.hint.as_deref(),
-                )
+                let standing = ended.standing.with_unreported(ended.unreported);
+                Rejection::of(&standing, &ended.request.context)
             }
             _ => Rejection::LedgerUnreachable,
         }

@@ -49,7 +49,7 @@ pub(super) fn find_context(
     let instruments = &meter.inner.instruments;
     let context = BillingContext::new(instruments, plan, identity, workload, period);
     let context = Arc::new(context.map_err(|_| unknown_tier(identity))?);
-    let handle = AccountHandle::open(meter.inner.keeper.table(), &context.account, period)?;
+    let handle = AccountHandle::open(meter.inner.keeper.table(), &context.scope())?;
     if Arc::strong_count(&context.workload) == 1 {
         // Made for this request alone: no other request has this workload.
         return Ok((context, handle));

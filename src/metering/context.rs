@@ -15,12 +15,12 @@ use super::{
     shared_clock::{SharedClock, SharedClocks},
 };
 use crate::{
-    Account, Credits, Identity, Period, Plan,
+    Account, Credits, Identity, Limits, Part, Period, Plan,
     clock::Clock,
     identify::Subject,
     lease::SliceRequest,
     plan::{RequestCap, Tier, Workload},
-    terms::Terms,
+    terms::{LeaseScope, PartTerms, StatedTerms},
 };
 
 /// The least compute time for which a request is admitted.
@@ -50,9 +50,15 @@ pub(crate) struct BillingContext {
     /// [Number](Plan::number) of the plan by which it was made.
     plan: u64,
     pub(crate) account: Account,
+    /// The part of the account that asks.
+    pub(crate) part: Option<Part>,
     pub(crate) subject: Subject,
     pub(crate) tier: Arc<Tier>,
-    pub(crate) terms: Terms,
+    pub(crate) stated: StatedTerms,
+    /// The models of its workload, if the tier limits what is used of them.
+    models: Option<Part>,
+    /// `true` if the tier does not allow the workload's model.
+    pub(crate) is_model_denied: bool,
     pub(crate) workload: Arc<Workload>,
     pub(crate) period: Period,
     pub(crate) want: SliceRequest,
@@ -76,6 +82,11 @@ impl BillingContext {
     ) -> Result<Self, UnknownTier> {
         let tier = plan.tier(&identity.tier).cloned().ok_or(UnknownTier)?;
         let price = workload.price;
+        let rule = tier.rule_for(workload.model.as_str());
+        let is_model_denied = rule.is_some_and(|rule| rule.deny);
+        let models = rule.filter(|rule| !rule.limits.is_none());
+        let models = models.map(|rule| (Part::of_models(&rule.pattern), rule.limits));
+        let stated = stated_terms(&tier, identity.part.as_ref(), models.as_ref());
         let cap = tier.most_per_request.map(|cap| match cap {
             RequestCap::Compute(time) => time,
             RequestCap::Cost(cost) => price.runway(cost),
@@ -96,7 +107,10 @@ impl BillingContext {
             plan: plan.number(),
             account: identity.account.clone(),
             subject: identity.subject.clone(),
-            terms: tier.terms(),
+            stated,
+            models: models.map(|(part, _)| part),
+            is_model_denied,
+            part: identity.part.clone(),
             tier,
             shared_clock: workload.shared.then(|| instruments.shared_clocks.of(&workload.hardware)),
             history: instruments.histories.of(&workload),
@@ -107,6 +121,12 @@ impl BillingContext {
             clock: instruments.clock.clone(),
             read_ahead: Arc::clone(&instruments.read_ahead),
         })
+    }
+
+    /// Returns what its leases draw on.
+    pub(crate) fn scope(&self) -> LeaseScope {
+        let (account, part) = (self.account.clone(), self.part.clone());
+        LeaseScope { account, part, models: self.models.clone(), period: self.period }
     }
 
     /// Returns the same context in another month.
@@ -130,6 +150,7 @@ impl BillingContext {
     pub(crate) fn is_like(&self, identity: &Identity, workload: &Arc<Workload>) -> bool {
         Arc::ptr_eq(&self.workload, workload)
             && self.account == identity.account
+            && self.part == identity.part
             && self.subject == identity.subject
             && self.tier.name == identity.tier
     }
@@ -138,6 +159,17 @@ impl BillingContext {
     pub(crate) const fn has_plan_of(&self, other: &Self) -> bool {
         self.plan == other.plan
     }
+}
+
+/// Returns what requests of a tier state, from this part of an account, and for models that have
+/// limits of their own.
+fn stated_terms(tier: &Tier, part: Option<&Part>, models: Option<&(Part, Limits)>) -> StatedTerms {
+    let limits = |depth: usize| tier.part_limits.get(depth).copied().unwrap_or_default();
+    let parts = part.into_iter().flat_map(Part::path).enumerate();
+    let parts = parts
+        .map(|(depth, part)| PartTerms { part, limits: limits(depth) })
+        .chain(models.cloned().map(|(part, limits)| PartTerms { part, limits }));
+    StatedTerms { terms: tier.terms(), most_per_day: tier.most_per_day, parts: parts.collect() }
 }
 
 fn next_number() -> u64 {

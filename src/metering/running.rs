@@ -2,7 +2,10 @@
 
 use std::{
     any::Any,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Waker,
     time::Duration,
 };
@@ -49,6 +52,18 @@ pub(crate) struct RunningRequest {
     finished: Option<FinishedRequest>,
     /// The service's answer may report compute time, at its head or at its end.
     awaits_report: bool,
+    /// The number of its account's requests in parts, in which it counts.
+    counted: Option<Counted>,
+}
+
+/// A place in a number of requests.
+#[derive(Debug)]
+struct Counted(Arc<AtomicUsize>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// The time for which a request may go on.
@@ -100,6 +115,15 @@ impl RunningRequest {
             is_unstoppable: is_shadow,
             is_shadow,
             finished: None,
+            counted: None,
+        }
+    }
+
+    /// Counts it in a number of requests, until it is dropped.
+    pub(crate) fn count_in(&mut self, number: &Arc<AtomicUsize>) {
+        if self.counted.is_none() {
+            number.fetch_add(1, Ordering::AcqRel);
+            self.counted = Some(Counted(Arc::clone(number)));
         }
     }
 

@@ -9,11 +9,11 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use super::{
-    DuringOutage, Midway, Plan, RequestCap, RequestQuota, Route, Tier, TimeUnit, UpstreamTime,
-    WhenUsedUp,
+    DuringOutage, Midway, Plan, RequestCap, RequestQuota, Route, Tier, TierModels, TimeUnit,
+    UpstreamTime, WhenUsedUp,
     draft::{Draft, Field, Language, Problem},
 };
-use crate::{Credits, DenialFormat, Name, NameError, Price};
+use crate::{Credits, DenialFormat, Limits, Name, NameError, Price};
 
 /// Forms of a route, for error messages.
 const ROUTE_REMEDY: &str = "write \"free\", \"authenticated\", \"refuse\", \
@@ -69,6 +69,27 @@ struct RawTier {
     most_running: Option<Spanned<Value>>,
     during_outage: Option<Spanned<Value>>,
     hint: Option<String>,
+    most_per_day: Option<Spanned<Value>>,
+    #[serde(default)]
+    parts: Vec<RawLimits>,
+    #[serde(default)]
+    models: BTreeMap<Spanned<String>, RawTierModels>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    most_per_month: Option<Spanned<Value>>,
+    most_per_day: Option<Spanned<Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTierModels {
+    most_per_month: Option<Spanned<Value>>,
+    most_per_day: Option<Spanned<Value>>,
+    #[serde(default)]
+    deny: bool,
 }
 
 #[derive(Deserialize)]
@@ -285,6 +306,20 @@ fn tier(key: &Spanned<String>, raw: &RawTier) -> Result<Tier, Wrong> {
     if let Some(raw) = &raw.requests {
         tier = tier.requests(request_quota(raw, &format!("{entry}, requests"))?);
     }
+    if let Some(value) = &raw.most_per_day {
+        tier = tier.most_per_day(amount(value, &format!("{entry}, most_per_day"))?);
+    }
+    let depths = raw.parts.iter().enumerate();
+    let parts = depths.map(|(depth, raw)| {
+        limits(&raw.most_per_month, &raw.most_per_day, &format!("{entry}, parts[{depth}]"))
+    });
+    tier = tier.part_limits(parts.collect::<Result<Vec<_>, _>>()?);
+    for (pattern, raw) in &raw.models {
+        let entry = format!("{entry}, models `{}`", pattern.as_ref());
+        let limits = limits(&raw.most_per_month, &raw.most_per_day, &entry)?;
+        let models = TierModels::new(pattern.as_ref(), limits);
+        tier = tier.models(if raw.deny { models.deny() } else { models });
+    }
     if let Some(value) = &raw.during_outage {
         tier = tier.during_outage(during_outage(value, &format!("{entry}, during_outage"))?);
     }
@@ -294,10 +329,28 @@ fn tier(key: &Spanned<String>, raw: &RawTier) -> Result<Tier, Wrong> {
     })
 }
 
+fn limits(
+    per_month: &Option<Spanned<Value>>,
+    per_day: &Option<Spanned<Value>>,
+    entry: &str,
+) -> Result<Limits, Wrong> {
+    let limit = |value: &Option<Spanned<Value>>, name: &str| {
+        value.as_ref().map(|value| amount(value, &format!("{entry}, {name}"))).transpose()
+    };
+    Ok(Limits {
+        per_month: limit(per_month, "most_per_month")?,
+        per_day: limit(per_day, "most_per_day")?,
+    })
+}
+
 /// Finds the place of a tier's problem.
 fn tier_problem(key: &Spanned<String>, raw: &RawTier, problem: Problem) -> Wrong {
     let quota = raw.requests.as_ref();
     let value = match problem.field {
+        Field::TierModels(at) => {
+            let key = raw.models.keys().nth(at).unwrap_or(key);
+            return wrong(key.span(), problem.reason);
+        }
         Field::Hold => raw.hold.as_ref(),
         Field::MostPerRequest => raw.most_per_request.as_ref(),
         Field::RequestCount => quota.map(|quota| &quota.count),

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
-    RequestCap, RequestQuota, Tier, TierName,
+    RequestCap, RequestQuota, Tier, TierModels, TierName,
     catalog::{Catalog, Hardware, Model},
     pattern::{self, PatternError},
     policy::Plan,
@@ -13,7 +13,7 @@ use super::{
     template::Template,
     upstream_time::UpstreamTime,
 };
-use crate::{Name, Price};
+use crate::{Name, Price, names, part::MAX_DEPTH};
 
 /// The feature of a metered route that does not name one.
 const DEFAULT_FEATURE: &str = "api";
@@ -56,6 +56,8 @@ pub(super) enum Field {
     RequestCount,
     RequestPer,
     RequestBurst,
+    /// The tier's models of this number.
+    TierModels(usize),
 }
 
 /// A plan that is being made. Hardware is added first, then models, then routes.
@@ -145,6 +147,11 @@ impl Draft {
         if let Some(cap) = tier.most_per_request {
             check_cap(cap, &format!("{entry}, most_per_request"))?;
         }
+        if tier.part_limits.len() > MAX_DEPTH {
+            let reason = format!("{entry}, parts: more than three: a part has at most three names");
+            return Err(Problem { field: Field::Key, reason });
+        }
+        check_models(&tier.models, &entry)?;
         if let Some(quota) = tier.requests {
             check_quota(quota, &format!("{entry}, requests"))?;
         }
@@ -290,6 +297,24 @@ fn check_cap(cap: RequestCap, entry: &str) -> Result<(), Problem> {
         }),
         RequestCap::Cost(_) => Ok(()),
     }
+}
+
+fn check_models(all: &[TierModels], entry: &str) -> Result<(), Problem> {
+    for (at, TierModels { pattern, .. }) in all.iter().enumerate() {
+        let name = pattern.strip_suffix('*').unwrap_or(pattern);
+        let problem = if all[..at].iter().any(|other| other.pattern == *pattern) {
+            "is there twice: remove one of the two".to_owned()
+        } else if name.contains('*') {
+            "has a `*` before its end: write the beginning of names and one `*`".to_owned()
+        } else if let Err(error) = names::check(pattern) {
+            error.to_string()
+        } else {
+            continue;
+        };
+        let reason = format!("{entry}, models `{pattern}`: {problem}");
+        return Err(Problem { field: Field::TierModels(at), reason });
+    }
+    Ok(())
 }
 
 fn check_quota(quota: RequestQuota, entry: &str) -> Result<(), Problem> {

@@ -71,7 +71,7 @@ pub use self::{
     policy::Plan,
     route::Route,
     routes::{Classification, ModelInBody},
-    tier::{DuringOutage, Midway, RequestCap, RequestQuota, Tier, WhenUsedUp},
+    tier::{DuringOutage, Midway, RequestCap, RequestQuota, Tier, TierModels, WhenUsedUp},
     upstream_time::{TimeUnit, UpstreamTime},
 };
 pub use crate::{body_fields::BodyProblem, names::TierName};

@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use super::TierName;
-use crate::{Credits, ledger::Terms};
+use crate::{Credits, Limits, ledger::Terms};
 
 /// The hold of a tier that does not set one.
 const DEFAULT_HOLD: Duration = Duration::from_secs(1);
@@ -54,6 +54,15 @@ pub struct Tier {
     /// The most requests of an account that run, or wait for the ledger, at the same time, on each
     /// node. Requests beyond it are denied with 429. Default: `None`, no limit.
     pub most_running: Option<NonZeroU32>,
+    /// The most that an account may use on a day (UTC), included, purchased and pay-as-you-go
+    /// credits together. Requests beyond it are denied with 403. Default: `None`, no limit.
+    pub most_per_day: Option<Credits>,
+    /// The limits of an account's [parts](crate::Part) that nobody set, by their depth: first those
+    /// of groups, then those of a group's members, then those of a member's keys. Default: none.
+    pub part_limits: Vec<Limits>,
+    /// The models of which an account may use less than it has credits for, or none. Default:
+    /// empty.
+    pub models: Vec<TierModels>,
     /// Policy for while the ledger does not answer. Default: [`DuringOutage::Deny`].
     pub during_outage: DuringOutage,
     /// Text for denied callers, such as an upgrade link. Default: `None`.
@@ -77,6 +86,9 @@ impl Tier {
             requests: None,
             most_per_request: None,
             most_running: None,
+            most_per_day: None,
+            part_limits: Vec::new(),
+            models: Vec::new(),
             during_outage: DuringOutage::Deny,
             hint: None,
         }
@@ -128,6 +140,28 @@ impl Tier {
         self
     }
 
+    /// Limits what an account may use on a day; see [`most_per_day`](Self#structfield.most_per_day).
+    #[must_use]
+    pub const fn most_per_day(mut self, credits: Credits) -> Self {
+        self.most_per_day = Some(credits);
+        self
+    }
+
+    /// Sets the limits of parts, at most three of them; see
+    /// [`part_limits`](Self#structfield.part_limits).
+    #[must_use]
+    pub fn part_limits(mut self, by_depth: impl Into<Vec<Limits>>) -> Self {
+        self.part_limits = by_depth.into();
+        self
+    }
+
+    /// Adds limits for some models; see [`models`](Self#structfield.models).
+    #[must_use]
+    pub fn models(mut self, models: TierModels) -> Self {
+        self.models.push(models);
+        self
+    }
+
     /// Sets what happens while the ledger does not answer; see
     /// [`during_outage`](Self#structfield.during_outage).
     #[must_use]
@@ -141,6 +175,12 @@ impl Tier {
     pub fn hint(mut self, text: impl Into<String>) -> Self {
         self.hint = Some(text.into());
         self
+    }
+
+    /// Returns the rule for a model: of those whose patterns match, the one with the longest.
+    pub(crate) fn rule_for(&self, model: &str) -> Option<&TierModels> {
+        let matching = self.models.iter().filter(|models| models.matches(model));
+        matching.max_by_key(|models| (models.prefix().is_none(), models.pattern.len()))
     }
 
     /// Returns what the tier allows an account.
@@ -220,6 +260,53 @@ impl RequestQuota {
     pub const fn burst(mut self, requests: NonZeroU32) -> Self {
         self.burst = requests;
         self
+    }
+}
+
+/// Models of which the accounts of a tier may use less than they have credits for, or none.
+///
+/// ```
+/// use tower_credits::{Limits, plan::{Tier, TierModels, WhenUsedUp}};
+///
+/// let flux = Limits { per_day: Some("0.02".parse()?), per_month: None };
+/// let free = Tier::new("free".parse()?, "0.10".parse()?, WhenUsedUp::Block)
+///     .models(TierModels::new("flux*", flux))
+///     .models(TierModels::new("sora", Limits::NONE).deny());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TierModels {
+    /// A model's name, or the beginning of some and `*`. Of several that match a model, an exact
+    /// name counts before others, and a longer beginning before a shorter one.
+    pub pattern: String,
+    /// The most that an account may use of all these models together. Requests beyond it are
+    /// denied with 403.
+    pub limits: Limits,
+    /// `true` if requests for these models are denied, with 403.
+    pub deny: bool,
+}
+
+impl TierModels {
+    /// Returns the rule that limits what is used of the models of this pattern.
+    pub fn new(pattern: impl Into<String>, limits: Limits) -> Self {
+        Self { pattern: pattern.into(), limits, deny: false }
+    }
+
+    /// Denies requests for these models.
+    #[must_use]
+    pub fn deny(self) -> Self {
+        Self { deny: true, ..self }
+    }
+
+    /// The beginning of the models' names; `None` if it is the name of one.
+    fn prefix(&self) -> Option<&str> {
+        self.pattern.strip_suffix('*')
+    }
+
+    /// `true` if a model is one of these.
+    pub(crate) fn matches(&self, model: &str) -> bool {
+        self.prefix().map_or(self.pattern == model, |prefix| model.starts_with(prefix))
     }
 }
 

@@ -5,10 +5,12 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 use ::http::{HeaderName, StatusCode};
 
 use crate::{
-    Credits, Name, Period,
+    Credits, Name, Part, Period,
+    clock::UnixTime,
     keeper::AdmissionError,
-    ledger::Standing,
+    ledger::{LimitStanding, Span, Standing},
     limit::RateState,
+    metering::BillingContext,
     plan::{BodyProblem, RequestQuota},
 };
 
@@ -113,6 +115,27 @@ pub enum Rejection {
         /// Period whose limit was reached.
         period: Period,
     },
+    /// A [limit](crate::Limits) of the account's day, or of the [part](crate::Part) that asks, is
+    /// reached, while the account itself has credits. 403.
+    Budget {
+        /// The part whose limit it is; `None` for the account's own.
+        part: Option<Part>,
+        /// The time that the limit is for.
+        span: Span,
+        /// The limit.
+        limit: Credits,
+        /// Credits that are left of it: too few to run on.
+        left: Credits,
+        /// The end of that day or month.
+        resets_at: UnixTime,
+    },
+    /// The account's tier does not [allow](crate::plan::Tier::models) the model. 403.
+    ModelDenied {
+        /// The model.
+        model: Name,
+        /// The tier's own [hint](crate::plan::Tier::hint).
+        hint: Option<Arc<str>>,
+    },
     /// The account exceeded its [request quota](crate::plan::Tier::requests) on this node. 429: the
     /// caller can try again after `retry_after`.
     RequestRate {
@@ -154,13 +177,21 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// Returns the reason why an account with this standing is granted less than `least`.
-    pub(crate) fn of(
-        standing: &Standing,
-        least: Credits,
-        period: Period,
-        hint: Option<&str>,
-    ) -> Self {
+    /// Returns the reason why a request to an account with this standing is granted less than the
+    /// least that it needs.
+    pub(crate) fn of(standing: &Standing, context: &BillingContext) -> Self {
+        let (least, period) = (context.want.min_slice, context.period);
+        let hint = context.tier.hint.as_deref();
+        if let Some(LimitStanding { level, span, limit, used, resets_at, .. }) = standing.tightest {
+            let left = limit.saturating_sub(used);
+            if left >= least {
+                return Self::CreditsOnHold { left, hint: hint.map(Into::into) };
+            }
+            let at = level.checked_sub(1);
+            let part = at.and_then(|at| context.stated.parts.get(at));
+            let part = part.map(|terms| terms.part.clone());
+            return Self::Budget { part, span, limit, left, resets_at };
+        }
         let left = standing.limit.saturating_sub(standing.used);
         if left >= least {
             Self::CreditsOnHold { left, hint: hint.map(Into::into) }
@@ -195,6 +226,8 @@ impl Rejection {
             Self::AccountErased => "ACCOUNT_ERASED",
             Self::CreditsOnHold { .. } => "CREDITS_ON_HOLD",
             Self::SpendingLimit { .. } => "SPENDING_LIMIT",
+            Self::Budget { .. } => "BUDGET",
+            Self::ModelDenied { .. } => "MODEL_DENIED",
             Self::RequestRate { .. } => "REQUEST_RATE",
             Self::TooManyRunning { .. } => "TOO_MANY_RUNNING",
             Self::RequestCap => "REQUEST_CAP",
@@ -223,6 +256,8 @@ impl Rejection {
             Self::NotAMember
             | Self::CrossOrigin
             | Self::SpendingLimit { .. }
+            | Self::Budget { .. }
+            | Self::ModelDenied { .. }
             | Self::AccountErased
             | Self::RequestCap => StatusCode::FORBIDDEN,
             Self::NotInPlan | Self::UnknownModel { .. } => StatusCode::NOT_FOUND,
@@ -284,6 +319,7 @@ impl Rejection {
             Self::CreditsUsedUp { period, .. }
             | Self::LargestAmount { period }
             | Self::SpendingLimit { period } => Some(period.resets_at()),
+            Self::Budget { resets_at, .. } => Some(resets_at.to_string()),
             _ => None,
         }
     }
@@ -291,7 +327,9 @@ impl Rejection {
     /// Returns the member of the request that is wrong, if it is one.
     pub(crate) fn parameter(&self) -> Option<&str> {
         match self {
-            Self::UnknownModel { .. } | Self::ModelNotNamed { .. } => Some("model"),
+            Self::UnknownModel { .. } | Self::ModelDenied { .. } | Self::ModelNotNamed { .. } => {
+                Some("model")
+            }
             Self::InvalidBody {
                 problem:
                     BodyProblem::Missing(field)
@@ -307,7 +345,18 @@ impl Rejection {
     /// Returns the credits that the account has left, if they are the reason.
     pub(crate) const fn left(&self) -> Option<Credits> {
         match self {
-            Self::CreditsUsedUp { left, .. } | Self::CreditsOnHold { left, .. } => Some(*left),
+            Self::CreditsUsedUp { left, .. }
+            | Self::CreditsOnHold { left, .. }
+            | Self::Budget { left, .. } => Some(*left),
+            _ => None,
+        }
+    }
+
+    /// Returns the limit that was reached, if it is one of a part or of a day: the part, the time
+    /// that it is for, and the amount.
+    pub(crate) fn budget(&self) -> Option<(Option<&Part>, Span, Credits)> {
+        match self {
+            Self::Budget { part, span, limit, .. } => Some((part.as_ref(), *span, *limit)),
             _ => None,
         }
     }

@@ -109,7 +109,10 @@ impl Rejection {
     const fn code(&self) -> Code {
         match self {
             Self::Unauthenticated { .. } => Code::Unauthenticated,
-            Self::NotAMember | Self::CrossOrigin | Self::AccountErased => Code::PermissionDenied,
+            Self::NotAMember
+            | Self::CrossOrigin
+            | Self::AccountErased
+            | Self::ModelDenied { .. } => Code::PermissionDenied,
             Self::NotInPlan | Self::UnknownModel { .. } => Code::NotFound,
             Self::NoSuchPeriod | Self::ModelNotNamed { .. } | Self::InvalidBody { .. } => {
                 Code::InvalidArgument
@@ -118,6 +121,7 @@ impl Rejection {
             | Self::LargestAmount { .. }
             | Self::CreditsOnHold { .. }
             | Self::SpendingLimit { .. }
+            | Self::Budget { .. }
             | Self::RequestRate { .. }
             | Self::TooManyRunning { .. }
             | Self::RequestCap => Code::ResourceExhausted,
@@ -141,11 +145,17 @@ impl Rejection {
             self.left().map(|left| ("left_nano_usd".to_owned(), left.as_nano_usd().to_string())),
         );
         metadata.extend(self.resets_at().map(|at| ("resets_at".to_owned(), at)));
+        if let Some((part, span, limit)) = self.budget() {
+            metadata.extend(part.map(|part| ("limit_part".to_owned(), part.to_string())));
+            metadata.insert("limit_span".to_owned(), span.as_str().to_owned());
+            metadata.insert("limit_nano_usd".to_owned(), limit.as_nano_usd().to_string());
+        }
         details.set_error_info(self.reason(), "tower-credits", metadata);
         let quota = match self {
             Self::CreditsUsedUp { .. }
             | Self::LargestAmount { .. }
-            | Self::SpendingLimit { .. } => Some("credits"),
+            | Self::SpendingLimit { .. }
+            | Self::Budget { .. } => Some("credits"),
             Self::RequestRate { .. } => Some("requests"),
             _ => None,
         };

@@ -9,7 +9,7 @@ use http::{
 use serde::Serialize;
 
 use super::{Rejection, is_grpc_message, is_grpc_web_message};
-use crate::{Credits, DenialFormat};
+use crate::{Credits, DenialFormat, Part};
 
 /// Tells the SDKs of OpenAI and Anthropic, which retry some statuses on their own, not to do so.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -68,6 +68,16 @@ struct Body<'a> {
     resets_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     left_nano_usd: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<LimitMember<'a>>,
+}
+
+/// The limit that was reached, of the account's day or of a part.
+#[derive(Serialize)]
+struct LimitMember<'a> {
+    part: Option<&'a str>,
+    span: &'static str,
+    nano_usd: i64,
 }
 
 /// The member of which one family of clients wants a string, and the other an object.
@@ -162,6 +172,11 @@ impl Rejection {
             error,
             resets_at: self.resets_at(),
             left_nano_usd: self.left().map(Credits::as_nano_usd),
+            limit: self.budget().map(|(part, span, limit)| LimitMember {
+                part: part.map(Part::as_str),
+                span: span.as_str(),
+                nano_usd: limit.as_nano_usd(),
+            }),
         };
         serde_json::to_vec(&body).unwrap_or_default().into()
     }

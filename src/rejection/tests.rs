@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{DenialStyle, Rejection};
 use crate::{
     Credits, DenialFormat, Name,
+    ledger::Span,
     plan::{BodyProblem, RequestQuota},
 };
 
@@ -39,6 +40,14 @@ fn all() -> Vec<Rejection> {
         Rejection::AccountErased,
         Rejection::CreditsOnHold { left: Credits::SMALLEST, hint: hint.clone() },
         Rejection::SpendingLimit { period },
+        Rejection::Budget {
+            part: Some("research/alice".parse().unwrap()),
+            span: Span::Day,
+            limit: "5.00".parse().unwrap(),
+            left: Credits::SMALLEST,
+            resets_at: period.ends(),
+        },
+        Rejection::ModelDenied { model: "flux".parse().unwrap(), hint: hint.clone() },
         Rejection::RequestRate {
             retry_after: Duration::from_millis(9_001),
             quota: RequestQuota {
@@ -84,6 +93,8 @@ const fn kinds(rejection: &Rejection) -> usize {
         | Rejection::AccountErased
         | Rejection::CreditsOnHold { .. }
         | Rejection::SpendingLimit { .. }
+        | Rejection::Budget { .. }
+        | Rejection::ModelDenied { .. }
         | Rejection::RequestRate { .. }
         | Rejection::TooManyRunning { .. }
         | Rejection::RequestCap
@@ -94,7 +105,7 @@ const fn kinds(rejection: &Rejection) -> usize {
         | Rejection::Unclassified
         | Rejection::UnknownTier
         | Rejection::NoSuchPeriod
-        | Rejection::UnmeteredUpgrade => 23,
+        | Rejection::UnmeteredUpgrade => 25,
     }
 }
 

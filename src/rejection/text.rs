@@ -6,7 +6,7 @@ use std::{fmt, num::NonZeroU32, time::Duration};
 use ::http::StatusCode;
 
 use super::Rejection;
-use crate::{Credits, Name};
+use crate::{Credits, Name, ledger::Span};
 
 /// The most models that a text lists.
 const MAX_SHOWN_MODELS: usize = 20;
@@ -31,6 +31,8 @@ impl Rejection {
             Self::AccountErased => "Account erased",
             Self::CreditsOnHold { .. } => "Credits on hold",
             Self::SpendingLimit { .. } => "Spending limit reached",
+            Self::Budget { .. } => "Budget used up",
+            Self::ModelDenied { .. } => "Model not allowed",
             Self::RequestRate { .. } => "Too many requests",
             Self::TooManyRunning { .. } => "Too many concurrent requests",
             Self::RequestCap => "Request used too much",
@@ -119,6 +121,24 @@ impl fmt::Display for Rejection {
                 period.name(),
                 period.resets_at()
             ),
+            Self::Budget { part, span, limit, left, resets_at } => {
+                match part.as_ref().map(|part| (part, part.models())) {
+                    None => f.write_str("This account")?,
+                    Some((_, Some(models))) => write!(f, "Your account, on the models {models},")?,
+                    Some((part, None)) => write!(f, "The part {part} of this account")?,
+                }
+                let time = match span {
+                    Span::Day => "a day",
+                    Span::Month => "a month",
+                };
+                write!(f, " has reached its limit of {limit} for {time}: {left} is left. ")?;
+                write!(f, "You can send requests again from {resets_at}")?;
+                f.write_str(", or when the limit is raised.")
+            }
+            Self::ModelDenied { model, hint } => {
+                write!(f, "Your account may not use the model {model}.")?;
+                write_hint(f, hint.as_deref())
+            }
             Self::RequestRate { quota, hint, .. } => {
                 let (count, per) = (quota.count, Per(quota.per));
                 write!(f, "You have exceeded your limit of {} {per}.", requests(count, ""))?;

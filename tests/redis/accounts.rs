@@ -42,6 +42,8 @@ fn settles(lease: u128, cost: i64) -> Renewal {
         terms_at: UnixTime::EPOCH,
         ttl: seconds(600),
         forget: false,
+        most_per_day: None,
+        parts: std::sync::Arc::default(),
     }
 }
 

@@ -35,6 +35,8 @@ async fn leases_expire_after_62_days_books_after_13_months_and_records_do_not() 
         terms_at: UnixTime::EPOCH,
         ttl: seconds(600),
         forget: false,
+        most_per_day: None,
+        parts: std::sync::Arc::default(),
     };
     ledger.renew(&account, period, &renewal, seconds(2)).await.unwrap();
     let accounts = Accounts::new(ledger);

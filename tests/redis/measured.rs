@@ -158,6 +158,8 @@ async fn speed(ledger: impl Ledger + Clone) -> f64 {
                     terms_at: UnixTime::now(),
                     ttl: seconds(600),
                     forget: false,
+                    most_per_day: None,
+                    parts: std::sync::Arc::default(),
                 };
                 ledger.renew(&account.unwrap(), period, &renewal, seconds(5)).await.unwrap();
                 renewed.fetch_add(1, Ordering::Relaxed);

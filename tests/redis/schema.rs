@@ -59,6 +59,8 @@ async fn plays_the_example(ledger: RedisLedger, alice: &Account, month: Period) 
         terms_at: UnixTime::now(),
         ttl: seconds(600),
         forget: false,
+        most_per_day: None,
+        parts: std::sync::Arc::default(),
     };
     let name = |text: &str| text.parse().unwrap();
     let line = UsageLine {

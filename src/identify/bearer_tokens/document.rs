@@ -27,8 +27,24 @@ struct RawToken {
     account: Spanned<String>,
     tier: Spanned<String>,
     subject: Option<Spanned<String>>,
+    part: Option<Spanned<String>>,
     #[serde(default)]
-    organisations: BTreeMap<Spanned<String>, Spanned<String>>,
+    organisations: BTreeMap<Spanned<String>, RawMembership>,
+}
+
+/// An organisation that may be billed: its tier, or that and the part of it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum RawMembership {
+    Tier(Spanned<String>),
+    InPart(RawPartOfOrganisation),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPartOfOrganisation {
+    tier: Spanned<String>,
+    part: Spanned<String>,
 }
 
 /// A wrong part of the text: where it begins, in bytes, and the reason.
@@ -53,7 +69,8 @@ fn table(text: &str) -> Result<TokenTable, Wrong> {
         offset: error.span().map(|span| span.start),
         reason:
             "not a list of tokens: each [[tokens]] has sha256, account, tier and, if you like, \
-                 subject, all of them strings, and organisations, a table of strings"
+                 subject and part, all of them strings, and organisations, a table of strings or \
+                 of { tier, part }"
                 .to_owned(),
     })?;
     // A file that is being written, or was cut short, must not take everybody's access away.
@@ -83,9 +100,15 @@ fn identity(token: &RawToken) -> Result<Identity, Wrong> {
     let tier = parse(&token.tier, "tier")?;
     let subject = parse(token.subject.as_ref().unwrap_or(&token.account), "subject")?;
     let mut identity = Identity::new(subject, account, tier);
-    for (id, tier) in &token.organisations {
+    identity.part = token.part.as_ref().map(|part| parse(part, "part")).transpose()?;
+    for (id, membership) in &token.organisations {
+        let (tier, part) = match membership {
+            RawMembership::Tier(tier) => (tier, None),
+            RawMembership::InPart(RawPartOfOrganisation { tier, part }) => (tier, Some(part)),
+        };
+        let part = part.map(|part| parse(part, "an organisation's part")).transpose()?;
         identity = identity
-            .member_of(id.as_ref(), parse(tier, "an organisation's tier")?)
+            .member_in(id.as_ref(), part, parse(tier, "an organisation's tier")?)
             .map_err(|error| refused(id, "an organisation's id", error))?;
     }
     Ok(identity)

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use super::secret::hex;
 use crate::{
-    Account,
+    Account, Part,
     identify::{
         Identity, Subject,
         credentials::{self, Sha256Digest},
@@ -248,6 +248,8 @@ pub struct TokenSummary {
     pub subject: Subject,
     /// The tier that applies to the token's requests.
     pub tier: TierName,
+    /// The part of the account that the token is of.
+    pub part: Option<Part>,
     /// Moment at which the token was issued, by the clock of the node that issued it.
     pub issued_at: SystemTime,
     /// Moment of the token's expiry; `None` if it does not.
@@ -258,12 +260,13 @@ impl From<Listed> for TokenSummary {
     fn from(Listed { id, entry, identity, .. }: Listed) -> Self {
         let time =
             |millis| UNIX_EPOCH.checked_add(Duration::from_millis(millis)).unwrap_or(UNIX_EPOCH);
-        let Identity { subject, tier, .. } = identity;
+        let Identity { subject, tier, part, .. } = identity;
         Self {
             id,
             label: entry.label,
             subject,
             tier,
+            part,
             issued_at: time(entry.issued_at),
             expires_at: entry.expires_at.map(time),
         }
@@ -277,9 +280,20 @@ struct Record {
     subject: String,
     account: String,
     tier: String,
+    /// The part of the account.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    part: Option<String>,
     /// Organisations that may be billed, with their tiers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    organisations: BTreeMap<String, String>,
+    organisations: BTreeMap<String, Membership>,
+}
+
+/// An organisation that may be billed: its tier, or that and the part of it.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Membership {
+    Tier(String),
+    InPart { tier: String, part: String },
 }
 
 /// A token on the list, as stored.
@@ -299,9 +313,14 @@ impl Entry {
 
 impl Record {
     fn of(id: &str, identity: &Identity) -> Self {
-        let Identity { subject, account, tier, .. } = identity;
+        let Identity { subject, account, tier, part, .. } = identity;
         let member = |member: &Identity| {
-            Some((member.account.organisation()?.to_owned(), member.tier.to_string()))
+            let tier = member.tier.to_string();
+            let membership = match &member.part {
+                None => Membership::Tier(tier),
+                Some(part) => Membership::InPart { tier, part: part.to_string() },
+            };
+            Some((member.account.organisation()?.to_owned(), membership))
         };
         let organisations =
             identity.memberships().iter().filter_map(|identity| member(identity)).collect();
@@ -310,6 +329,7 @@ impl Record {
             subject: subject.to_string(),
             account: account.to_string(),
             tier: tier.to_string(),
+            part: part.as_ref().map(ToString::to_string),
             organisations,
         }
     }
@@ -318,9 +338,16 @@ impl Record {
         let wrong = |_| unreadable("a token's record");
         let (subject, tier) =
             (self.subject.parse().map_err(wrong)?, self.tier.parse().map_err(wrong)?);
-        let identity = Identity::new(subject, self.account.parse().map_err(wrong)?, tier);
-        self.organisations.iter().try_fold(identity, |identity, (organisation, tier)| {
-            identity.member_of(organisation, tier.parse().map_err(wrong)?).map_err(wrong)
+        let parsed = |part: &String| part.parse().map_err(wrong);
+        let mut identity = Identity::new(subject, self.account.parse().map_err(wrong)?, tier);
+        identity.part = self.part.as_ref().map(parsed).transpose()?;
+        self.organisations.iter().try_fold(identity, |identity, (organisation, membership)| {
+            let (tier, part) = match membership {
+                Membership::Tier(tier) => (tier, None),
+                Membership::InPart { tier, part } => (tier, Some(parsed(part)?)),
+            };
+            let tier = tier.parse().map_err(wrong)?;
+            identity.member_in(organisation, part, tier).map_err(wrong)
         })
     }
 }

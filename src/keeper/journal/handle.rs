@@ -6,7 +6,7 @@ use redb::ReadableTable;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Account, Credits, Period,
+    Account, Credits, Part, Period,
     clock::UnixTime,
     database_file::{
         DatabaseFailed, DatabaseFile, FileError, OpenDatabase, Purpose, ROWS, SCHEMA_KEY, guarded,
@@ -14,6 +14,7 @@ use crate::{
     },
     lease::LeaseRecord,
     ledger::Terms,
+    terms::{LeaseScope, PartTerms, StatedTerms},
 };
 
 /// Purpose of the file.
@@ -69,6 +70,38 @@ pub(super) struct Row {
     pub(super) terms: Terms,
     pub(super) terms_at: UnixTime,
     pub(super) lease: LeaseRecord,
+    #[serde(default)]
+    pub(super) part: Option<Part>,
+    #[serde(default)]
+    pub(super) models: Option<Part>,
+    #[serde(default)]
+    pub(super) most_per_day: Option<Credits>,
+    #[serde(default)]
+    pub(super) parts: Vec<PartTerms>,
+}
+
+impl Row {
+    pub(super) fn new(
+        scope: &LeaseScope,
+        stated: &StatedTerms,
+        terms_at: UnixTime,
+        lease: LeaseRecord,
+    ) -> Self {
+        let LeaseScope { account, part, models, period } = scope.clone();
+        let StatedTerms { terms, most_per_day, parts } = stated;
+        let (terms, most_per_day, parts) = (*terms, *most_per_day, parts.to_vec());
+        Self { account, period, terms, terms_at, lease, part, models, most_per_day, parts }
+    }
+
+    pub(super) fn scope(&self) -> LeaseScope {
+        let Self { account, part, models, period, .. } = self.clone();
+        LeaseScope { account, part, models, period }
+    }
+
+    pub(super) fn stated(&self) -> StatedTerms {
+        let Self { terms, most_per_day, parts, .. } = self;
+        StatedTerms { terms: *terms, most_per_day: *most_per_day, parts: parts.as_slice().into() }
+    }
 }
 
 /// The reason why a journal cannot be used.

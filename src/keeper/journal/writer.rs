@@ -91,12 +91,12 @@ impl Writer {
             return writer;
         }
         for (row, lease) in recovered {
-            let Some(entry) = table.entry_of_recovered(&row.account, row.period) else { continue };
+            let Some(entry) = table.entry_of_recovered(&row.scope()) else { continue };
             let mut state = entry.lock();
             // Of several leases of an account, the terms that were stated last.
             let known = writer.rows.get(&entry.id).into_iter().flatten();
             if known.clone().all(|known| known.terms_at <= row.terms_at) {
-                (state.terms, state.terms_at) = (row.terms, StatedAt::Before(row.terms_at));
+                state.state_terms(&row.stated(), StatedAt::Before(row.terms_at));
             }
             state.retired.push(lease);
             writer.list.note(&entry, &mut state);
@@ -168,15 +168,14 @@ impl Writer {
     fn changes_of(&self, entry: Arc<AccountEntry>, now: Duration, unix_now: UnixTime) -> Change {
         let known = self.rows.get(&entry.id).map(Vec::as_slice).unwrap_or_default();
         let mut state = entry.lock();
-        let (terms, terms_at) = (state.terms, state.terms_at.unix(now, unix_now));
+        let (stated, terms_at) = (state.stated.clone(), state.terms_at.unix(now, unix_now));
         let (mut put, mut kept, mut stays_active) = (Vec::new(), Vec::new(), false);
         for lease in state.leases_mut() {
             if let Some(record) = lease.store(now) {
                 kept.push(record.id());
-                let is_known = |row: &Row| row.lease == record && row.terms == terms;
+                let is_known = |row: &Row| row.lease == record && row.stated() == stated;
                 if !known.iter().any(is_known) {
-                    let (account, period) = (entry.account.clone(), entry.period);
-                    put.push(Row { account, period, terms, terms_at, lease: record });
+                    put.push(Row::new(&entry.scope, &stated, terms_at, record));
                 }
             }
             stays_active |= lease.needs_journal();

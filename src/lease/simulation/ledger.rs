@@ -7,9 +7,9 @@ use fastrand::Rng;
 
 use super::{at, nanos};
 use crate::{
-    Account, Credits, Period,
+    Account, Credits, Limits, Period,
     clock::UnixTime,
-    ledger::{Answer, Book, Outcome, Record, Refund, Renewal, Statement, Terms},
+    ledger::{Answer, Book, Outcome, PartTerms, Record, Refund, Renewal, Statement, Terms},
 };
 
 /// In ticks.
@@ -67,14 +67,20 @@ impl FaultyLedger {
         let (clock, id) = (self.clock(tick), format!("id {tick}"));
         let amount = nanos(rng.i64(0..150));
         let (book, record) = (&mut self.book, &mut self.record);
-        match rng.u8(0..5) {
+        match rng.u8(0..6) {
             0 => drop(record.grant(id.parse().unwrap(), amount, None)),
             1 => {
                 let expires = clock + at(rng.u64(0..500));
                 record.grant(id.parse().unwrap(), amount, Some(expires));
             }
             2 => record.seats = rng.u32(1..=3).try_into().unwrap(),
-            3 => record.spending_limit = rng.bool().then_some(amount),
+            3 => {
+                let part = ["a", "a/b", "a/d", "e"][rng.usize(0..4)].parse().unwrap();
+                let limit = |rng: &mut Rng| rng.bool().then(|| nanos(rng.i64(30..=800)));
+                let limits = Limits { per_month: limit(rng), per_day: limit(rng) };
+                record.set_limits(Some(part), limits);
+            }
+            4 => record.spending_limit = rng.bool().then_some(amount),
             _ => {
                 let refund = Refund {
                     amount: amount.min(book.used().saturating_sub(book.refunded())),
@@ -106,7 +112,7 @@ impl FaultyLedger {
             && (!messages_are_lost || !std::mem::replace(&mut self.has_lost, true))
         {
             let with = if rng.bool() { self.saved.clone() } else { Book::new(period()) };
-            let part = rng.usize(0..3);
+            let part = rng.usize(0..4);
             // A book that is lost while no lease is remembered is lost.
             if part > 0 || self.book.leases() > 0 {
                 self.book.lose(part, with);
@@ -138,6 +144,11 @@ impl FaultyLedger {
     pub(super) fn allowed(&self, terms: Terms, tick: u64) -> Credits {
         let standing = self.book.standing(&self.record, Some(terms), self.clock(tick));
         standing.limit.saturating_add(self.book.refunded())
+    }
+
+    /// Returns the limits of a part.
+    pub(super) fn limits(&self, terms: &PartTerms) -> Limits {
+        self.record.limits(Some(&terms.part)).or(terms.limits)
     }
 
     /// Returns the number of leases that are remembered.

@@ -1,15 +1,16 @@
 //! A node of the simulation: one account's leases, and the requests that run on them.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc, sync::Arc};
 
 use fastrand::Rng;
 
 use super::{
     HOLD, LEAST, Setting, at, nanos,
-    oracle::Oracle,
+    oracle::Tally,
     request::{Request, Step},
 };
 use crate::{
+    Credits,
     lease::{
         RunId, SliceRequest,
         lease::{Lease, Next},
@@ -17,7 +18,7 @@ use crate::{
         rules::LeaseRules,
         run::{Closing, Served},
     },
-    ledger::{Answer, LeaseId, Renewal, Terms},
+    ledger::{Answer, LeaseId, PartTerms, Renewal, Terms},
 };
 
 /// The longest time of a renewal, in ticks.
@@ -45,6 +46,8 @@ pub(super) struct Node {
     mail: Vec<(Renewal, Answer)>,
     /// Its journal, as it was last written.
     journal: BTreeMap<LeaseId, LeaseRecord>,
+    /// The parts of the account that its requests are of.
+    pub(super) parts: Arc<[PartTerms]>,
     /// It is shutting down: nothing new begins, and its leases settle and say goodbye.
     is_closing: bool,
 }
@@ -87,7 +90,7 @@ impl Node {
         renewal: &Renewal,
         answer: Answer,
         rules: &LeaseRules,
-        oracle: &mut Oracle,
+        tally: &mut Tally,
         tick: u64,
     ) {
         if self.is_down(tick) {
@@ -102,21 +105,21 @@ impl Node {
             .find(|lease| lease.id() == renewal.lease)
             .map(|lease| lease.answered(rules, renewal.seq, &answer, |_| false, at(tick)));
         if let Some(served) = served {
-            self.serve(served, oracle);
+            self.serve(served, tally);
         }
     }
 
-    pub(super) fn open_mail(&mut self, rules: &LeaseRules, oracle: &mut Oracle, tick: u64) {
+    pub(super) fn open_mail(&mut self, rules: &LeaseRules, tally: &mut Tally, tick: u64) {
         for (renewal, answer) in std::mem::take(&mut self.mail) {
-            self.receive(&renewal, answer, rules, oracle, tick);
+            self.receive(&renewal, answer, rules, tally, tick);
         }
     }
 
-    fn serve(&mut self, served: Served<Waiter, Rc<Request>>, oracle: &mut Oracle) {
+    fn serve(&mut self, served: Served<Waiter, Rc<Request>>, tally: &mut Tally) {
         self.running.extend(served.admitted.into_iter().map(|((request, _), id)| (request, id)));
         for (request, billed) in served.settled {
             self.pending.retain(|pending| !Rc::ptr_eq(pending, &request));
-            oracle.billed(billed);
+            tally.billed(billed);
         }
     }
 
@@ -126,7 +129,7 @@ impl Node {
         setting: &Setting,
         rules: &LeaseRules,
         down: u64,
-        oracle: &mut Oracle,
+        tally: &mut Tally,
         tick: u64,
     ) {
         self.running.clear();
@@ -139,11 +142,11 @@ impl Node {
         let old = std::mem::take(&mut self.old).into_iter().chain(self.lease.take());
         for lease in old {
             for (request, settled) in lease.unfinished() {
-                oracle.killed(request, settled, at(tick));
+                tally.killed(request, settled, at(tick));
             }
             let record = self.journal.get(&lease.id());
             let known = record.map_or_else(|| lease.acknowledged(), LeaseRecord::spent);
-            oracle.unwritten(lease.spent().saturating_sub(known));
+            tally.unwritten(lease.spent().saturating_sub(known));
         }
         let records = self.journal.values().cloned();
         self.old = records.map(|record| Lease::recovered(record, rules, at(tick + down))).collect();
@@ -170,22 +173,22 @@ impl Node {
     }
 
     /// Ends the requests that run with what they used so far, and sends those away that wait.
-    pub(super) fn shut_down(&mut self, oracle: &mut Oracle, tick: u64) {
+    pub(super) fn shut_down(&mut self, tally: &mut Tally, tick: u64) {
         self.is_closing = true;
         for lease in self.leases_mut() {
             drop(lease.drain_queue());
         }
         if self.lease.is_some() {
             for (request, id) in std::mem::take(&mut self.running) {
-                self.end(request, id, false, oracle, tick);
+                self.end(request, id, false, tally, tick);
             }
         }
     }
 
-    fn end(&mut self, request: Rc<Request>, id: RunId, ask: bool, oracle: &mut Oracle, tick: u64) {
-        oracle.ended(&request, at(tick));
+    fn end(&mut self, request: Rc<Request>, id: RunId, ask: bool, tally: &mut Tally, tick: u64) {
+        tally.ended(&request, at(tick));
         match self.lease.as_mut().unwrap().end(id, ask, at(tick)).unwrap() {
-            Closing::Settled(_, billed) => oracle.billed(billed),
+            Closing::Settled(_, billed) => tally.billed(billed),
             Closing::Pending => self.pending.push(request),
         }
     }
@@ -195,7 +198,7 @@ impl Node {
         &mut self,
         rng: &mut Rng,
         setting: &Setting,
-        oracle: &mut Oracle,
+        tally: &mut Tally,
         tick: u64,
     ) {
         if self.lease.is_none() {
@@ -207,7 +210,7 @@ impl Node {
             }
             match request.step(at(tick)) {
                 Step::Ends { ask } => {
-                    self.end(request, id, ask, oracle, tick);
+                    self.end(request, id, ask, tally, tick);
                     continue;
                 }
                 Step::AskNow => self.lease.as_mut().unwrap().refill_now(id),
@@ -216,7 +219,7 @@ impl Node {
             self.running.push((request, id));
         }
         let served = self.lease.as_mut().unwrap().grant_spare(|_| false, at(tick));
-        self.serve(served, oracle);
+        self.serve(served, tally);
     }
 
     /// Requests come. `names` counts the leases of all nodes.
@@ -252,7 +255,12 @@ impl Node {
     }
 
     /// Does what its leases want to be done, and returns what they send.
-    pub(super) fn speak(&mut self, rules: &LeaseRules, terms: Terms, tick: u64) -> Vec<Renewal> {
+    pub(super) fn speak(
+        &mut self,
+        rules: &LeaseRules,
+        (terms, most_per_day): (Terms, Option<Credits>),
+        tick: u64,
+    ) -> Vec<Renewal> {
         let (now, flush) = (at(tick), self.is_closing);
         let farewell =
             self.leases_mut().all(|lease| lease.owes_nothing()) && self.pending.is_empty();
@@ -270,7 +278,11 @@ impl Node {
                 lease.leave_journal();
             }
             if next == Next::Renew {
-                let renewal = lease.renew(&rules, terms, flush, now);
+                let renewal = Renewal {
+                    most_per_day,
+                    parts: Arc::clone(&self.parts),
+                    ..lease.renew(&rules, terms, flush, now)
+                };
                 self.awaited.retain(|(id, ..)| *id != renewal.lease);
                 self.awaited.push((renewal.lease, renewal.seq, tick));
                 sent.push(renewal);

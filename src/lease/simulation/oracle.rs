@@ -1,27 +1,44 @@
 //! Truths that hold whatever is lost: counted beside the leases and the ledger, from the requests.
 
-use std::time::Duration;
+use std::{iter::Sum, time::Duration};
 
 use super::{Setting, request::Request};
 use crate::{
     Credits,
-    ledger::{Statement, StatementLine, Usage},
+    ledger::{Statement, StatementLine, StatementPart, Usage},
 };
 
-/// The sums of what the requests of a run were billed and used.
-#[derive(Default)]
-pub(super) struct Oracle {
+/// The sums of what the requests of one node were billed and used.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Tally {
     debited: i64,
     debt: i64,
-    overspent: i64,
     lost: i64,
     /// Spent by nodes that were killed before their journals had it: it is debited, or not.
     unwritten: i64,
-    /// The most that the account might use at any time so far, refunds included.
+}
+
+/// What some of the nodes used in all, beside what they might.
+#[derive(Default)]
+pub(super) struct Oracle {
+    overspent: i64,
+    /// The most that might be used at any time so far, refunds included.
     limit: i64,
 }
 
-impl Oracle {
+/// What the nodes of a part of the account were billed, beside what the ledger has.
+#[derive(Debug)]
+pub(super) struct PartOutcome {
+    used: i64,
+    held: i64,
+    debited: i64,
+    unwritten: i64,
+    overspent: i64,
+    /// Used of its children.
+    children: i64,
+}
+
+impl Tally {
     /// A request was billed.
     pub(super) fn billed(&mut self, billed: Option<Usage>) {
         self.debited += billed.unwrap().cost.as_nano_usd();
@@ -49,10 +66,28 @@ impl Oracle {
         self.unwritten += spent.as_nano_usd();
     }
 
-    /// Compares what is billed and what runs, debt apart, with what the account may use.
+    fn add(self, other: Self) -> Self {
+        Self {
+            debited: self.debited + other.debited,
+            debt: self.debt + other.debt,
+            lost: self.lost.max(other.lost),
+            unwritten: self.unwritten + other.unwritten,
+        }
+    }
+}
+
+impl Sum for Tally {
+    fn sum<I: Iterator<Item = Self>>(tallies: I) -> Self {
+        tallies.fold(Self::default(), Self::add)
+    }
+}
+
+impl Oracle {
+    /// Compares what is billed and what runs, debt apart, with what might be used.
     pub(super) fn audit<'a>(
         &mut self,
         allowed: Credits,
+        tally: Tally,
         unbilled: impl Iterator<Item = &'a Request>,
         now: Duration,
     ) {
@@ -60,26 +95,50 @@ impl Oracle {
         let used: i64 =
             unbilled.map(|request| request.cost(now).min(request.slice()) - request.owed()).sum();
         // What the ledger never learns of, others may use again.
-        let billed = self.debited - self.unwritten - self.debt;
+        let billed = tally.debited - tally.unwritten - tally.debt;
         self.overspent = self.overspent.max(billed + used - self.limit);
     }
 
+    /// Compares with what the ledger has of a part at the end, and of its children.
+    pub(super) fn part_outcome(
+        self,
+        tally: Tally,
+        part: &StatementPart,
+        children: Credits,
+    ) -> PartOutcome {
+        PartOutcome {
+            used: part.used.as_nano_usd(),
+            held: part.held.as_nano_usd(),
+            debited: tally.debited,
+            unwritten: tally.unwritten,
+            overspent: self.overspent,
+            children: children.as_nano_usd(),
+        }
+    }
+
     /// Compares with what stands on the statement at the end.
-    pub(super) fn outcome(self, statement: &Statement, leases: usize) -> Outcome {
+    pub(super) fn outcome(
+        self,
+        tally: Tally,
+        statement: &Statement,
+        leases: usize,
+        parts: Vec<PartOutcome>,
+    ) -> Outcome {
         let sum = |lines: &mut dyn Iterator<Item = &StatementLine>| {
             lines.map(|line| line.usage.cost.as_nano_usd()).sum()
         };
         let recovered = |line: &&StatementLine| line.model.as_str() == "recovered";
         Outcome {
             used: statement.used.as_nano_usd(),
-            debited: self.debited,
-            unwritten: self.unwritten,
+            debited: tally.debited,
+            unwritten: tally.unwritten,
             itemised: sum(&mut statement.lines.iter()),
             recovered: sum(&mut statement.lines.iter().filter(recovered)),
             held: statement.held.as_nano_usd(),
             leases,
             overspent: self.overspent,
-            lost: self.lost,
+            lost: tally.lost,
+            parts,
         }
     }
 }
@@ -103,6 +162,7 @@ pub(super) struct Outcome {
     overspent: i64,
     /// The most that one request lost with its node.
     lost: i64,
+    parts: Vec<PartOutcome>,
 }
 
 /// The results of all runs of a row.
@@ -112,6 +172,8 @@ pub(super) struct Outcomes {
     inexact: u64,
     worst_overspent: i64,
     most_lost: i64,
+    /// Parts that were audited.
+    parts: usize,
 }
 
 impl Outcomes {
@@ -132,6 +194,15 @@ impl Outcomes {
         // A batch of the journal may have reached the ledger with less than the journal has.
         let nothing_forgotten = recovered == 0 || forgets || setting.journal > 0;
         assert!(exact && tidy && nothing_forgotten, "{setting:?}, seed {seed}: {outcome:?}");
+        for part in &outcome.parts {
+            let PartOutcome { used, held, debited, unwritten, children, .. } = *part;
+            let exact = (debited - unwritten..=debited).contains(&used) && children <= used;
+            // The storage lost what parts used, or repaired the account without them.
+            let exact = (exact || setting.storage_losses) && held == 0;
+            assert!(exact, "{setting:?}, seed {seed}: {outcome:?}");
+            self.parts += 1;
+            self.worst_overspent = self.worst_overspent.max(part.overspent);
+        }
         self.runs += 1;
         self.inexact += u64::from(used != debited);
         self.worst_overspent = self.worst_overspent.max(outcome.overspent);
@@ -140,7 +211,7 @@ impl Outcomes {
 
     /// No overspending where the design promises none, and no more lost with a node than it says.
     pub(super) fn check(&self, setting: &Setting) {
-        let Self { runs, inexact, worst_overspent, most_lost } = self;
+        let Self { runs, inexact, worst_overspent, most_lost, parts } = self;
         if setting.loss == 0.0 && !setting.jolts {
             // Half a hold, and what it takes to ask and to be answered.
             let most = super::HOLD / 2 + 8;
@@ -155,7 +226,7 @@ impl Outcomes {
         let is_rare = inexact * 20 <= (*runs).max(20) || setting.journal > 0;
         assert!(is_rare, "{setting:?}: {inexact} of {runs} inexact");
         eprintln!(
-            "{setting:?}: {runs} runs, {inexact} not exact, \
+            "{setting:?}: {runs} runs with {parts} parts, {inexact} not exact, \
              worst overspending {worst_overspent}, most lost by a request {most_lost}"
         );
     }

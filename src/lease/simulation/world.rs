@@ -1,5 +1,7 @@
 //! One run of the simulation: nodes, a ledger, the messages between them, and what befalls them.
 
+use std::collections::BTreeSet;
+
 use fastrand::Rng;
 
 use super::{
@@ -7,12 +9,12 @@ use super::{
     ledger::{FaultyLedger, HOUR},
     nanos,
     node::{DEADLINE, Node},
-    oracle::{Oracle, Outcome},
+    oracle::{Oracle, Outcome, Tally},
 };
 use crate::{
-    HoldAhead,
+    Credits, HoldAhead, Limits, Part,
     lease::rules::LeaseRules,
-    ledger::{Renewal, Terms},
+    ledger::{PartTerms, Renewal, Terms},
 };
 
 /// Until when requests come, until when there are faults, and until when it runs on, in ticks.
@@ -41,7 +43,13 @@ pub(super) struct World {
     messages: Vec<Message>,
     /// The number of leases that there were.
     names: u128,
+    /// What each node was billed.
+    tallies: Vec<Tally>,
     oracle: Oracle,
+    /// The same of each part of the account.
+    parts: Vec<(Part, Oracle)>,
+    /// The tier's limit for a day.
+    most_per_day: Option<Credits>,
 }
 
 impl World {
@@ -50,7 +58,28 @@ impl World {
         let limit = rng.i64(100..=1500);
         // Part of the credits may be purchased ones.
         let purchased = if rng.bool() { rng.i64(0..=limit) } else { 0 };
-        let nodes = (0..rng.usize(1..=4)).map(|_| Node::default()).collect();
+        let mut nodes: Vec<_> = (0..rng.usize(1..=4)).map(|_| Node::default()).collect();
+        let mut parts = BTreeSet::new();
+        // Half of the runs have parts, at up to three levels.
+        let mut most_per_day = None;
+        if rng.bool() {
+            most_per_day = rng.bool().then(|| nanos(rng.i64(50..=1500)));
+            let mut paths = ["a/b/c", "a/d", "e", ""];
+            rng.shuffle(&mut paths);
+            for (node, path) in nodes.iter_mut().zip(paths) {
+                let path = path.parse::<Part>().ok();
+                let path = path.iter().flat_map(Part::path);
+                let limit = |rng: &mut Rng| rng.bool().then(|| nanos(rng.i64(30..=800)));
+                node.parts = path
+                    .map(|part| {
+                        parts.insert(part.clone());
+                        let limits =
+                            Limits { per_month: limit(&mut rng), per_day: limit(&mut rng) };
+                        PartTerms { part, limits }
+                    })
+                    .collect();
+            }
+        }
         Self {
             setting,
             rng,
@@ -68,6 +97,9 @@ impl World {
                 pay_as_you_go: nanos((limit - purchased) / 2),
             },
             ledger: FaultyLedger::new(purchased),
+            tallies: vec![Tally::default(); nodes.len()],
+            parts: parts.into_iter().map(|part| (part, Oracle::default())).collect(),
+            most_per_day,
             nodes,
             messages: Vec::new(),
             names: 0,
@@ -89,14 +121,60 @@ impl World {
             for node in 0..self.nodes.len() {
                 self.run_node(node, arrivals, tick);
             }
-            let allowed = self.ledger.allowed(self.terms, tick);
-            self.oracle.audit(allowed, self.nodes.iter().flat_map(Node::unbilled), at(tick));
+            self.audit(tick);
         }
         // What was lost when no node was left to report is on the statement, too. A hold that was
         // made by a clock that was ahead lasts as long.
         let later = if self.setting.glitches { at(HOUR) } else { at(0) };
         let statement = self.ledger.statement(self.terms, END, later);
-        self.oracle.outcome(&statement, self.ledger.leases())
+        let parts = std::mem::take(&mut self.parts).into_iter().filter_map(|(part, oracle)| {
+            let of_statement = statement.parts.iter().find(|other| other.part == part)?;
+            let children =
+                statement.parts.iter().filter(|other| other.part.parent() == Some(part.clone()));
+            let children =
+                children.fold(Credits::ZERO, |sum, child| sum.saturating_add(child.used));
+            let tally = self.nodes_of(Some(&part)).map(|(_, tally)| *tally).sum();
+            Some(oracle.part_outcome(tally, of_statement, children))
+        });
+        let parts = parts.collect();
+        let tally = self.tallies.iter().copied().sum();
+        self.oracle.outcome(tally, &statement, self.ledger.leases(), parts)
+    }
+
+    /// Returns the nodes whose requests are of a part, or all.
+    fn nodes_of<'a>(
+        &'a self,
+        part: Option<&'a Part>,
+    ) -> impl Iterator<Item = (&'a Node, &'a Tally)> {
+        self.nodes.iter().zip(&self.tallies).filter(move |(node, _)| {
+            part.is_none_or(|part| node.parts.iter().any(|terms| terms.part == *part))
+        })
+    }
+
+    /// Compares what is used with what may be, of the account and of each part.
+    fn audit(&mut self, tick: u64) {
+        let allowed = self.ledger.allowed(self.terms, tick);
+        let (mut oracle, mut parts) =
+            (std::mem::take(&mut self.oracle), std::mem::take(&mut self.parts));
+        let tally = self.tallies.iter().copied().sum();
+        oracle.audit(allowed, tally, self.nodes.iter().flat_map(Node::unbilled), at(tick));
+        for (part, oracle) in &mut parts {
+            let limits = self.nodes_of(Some(part)).flat_map(|(node, _)| node.parts.iter());
+            let limits = limits.filter(|terms| terms.part == *part);
+            let limits: Vec<_> = limits.map(|terms| self.ledger.limits(terms)).collect();
+            // All of it is used on one day.
+            let most = limits.iter().map(|limits| {
+                [limits.per_month, limits.per_day]
+                    .into_iter()
+                    .flatten()
+                    .min()
+                    .unwrap_or(Credits::MAX)
+            });
+            let tally = self.nodes_of(Some(part)).map(|(_, tally)| *tally).sum();
+            let unbilled = self.nodes_of(Some(part)).flat_map(|(node, _)| node.unbilled());
+            oracle.audit(most.max().unwrap_or(Credits::MAX), tally, unbilled, at(tick));
+        }
+        (self.oracle, self.parts) = (oracle, parts);
     }
 
     fn harm_ledger(&mut self, tick: u64) {
@@ -128,13 +206,15 @@ impl World {
         for Message { node, renewal, not_after, .. } in due {
             let answer = self.ledger.renew(&renewal, not_after, self.setting.failover, tick);
             if self.rng.f64() >= self.setting.loss {
-                self.nodes[node].receive(&renewal, answer, &self.rules, &mut self.oracle, tick);
+                let tally = &mut self.tallies[node];
+                self.nodes[node].receive(&renewal, answer, &self.rules, tally, tick);
             }
         }
     }
 
     fn run_node(&mut self, index: usize, arrivals: f64, tick: u64) {
-        let Self { setting, rng, rules, oracle, .. } = self;
+        let Self { setting, rng, rules, tallies, .. } = self;
+        let tally = &mut tallies[index];
         let node = &mut self.nodes[index];
         let faults = tick < FAULTS_END;
         if node.is_down(tick) {
@@ -142,7 +222,7 @@ impl World {
         }
         if faults && !setting.down.is_empty() && rng.f64() < 0.002 {
             let down = setting.down[rng.usize(0..setting.down.len())];
-            node.kill(setting, rules, down, oracle, tick);
+            node.kill(setting, rules, down, tally, tick);
             return;
         }
         if node.is_asleep(tick) {
@@ -152,10 +232,10 @@ impl World {
             node.sleep_until(tick + rng.u64(1..60));
             return;
         }
-        node.run_requests(rng, setting, oracle, tick);
-        node.open_mail(rules, oracle, tick);
+        node.run_requests(rng, setting, tally, tick);
+        node.open_mail(rules, tally, tick);
         if faults && setting.glitches && rng.f64() < 0.005 {
-            node.shut_down(oracle, tick);
+            node.shut_down(tally, tick);
         }
         if tick < ARRIVALS_END && !node.is_closing() && rng.f64() < arrivals {
             node.begin_requests(rng, setting.stop, &mut self.names, tick);
@@ -164,7 +244,7 @@ impl World {
         if is_due || (setting.journal == 0 && node.is_journal_due()) {
             node.write_journal(tick);
         }
-        for renewal in node.speak(rules, self.terms, tick) {
+        for renewal in node.speak(rules, (self.terms, self.most_per_day), tick) {
             self.send(index, &renewal, tick);
         }
     }

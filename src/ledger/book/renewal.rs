@@ -8,7 +8,7 @@ use crate::{
     clock::UnixTime,
     ledger::{
         Answer, Book, LedgerError, LineKey, Outcome, Record, Renewal, SETTLEMENT_WINDOW,
-        SURPLUS_DIVISOR, Usage, UsageLine,
+        SURPLUS_DIVISOR, Standing, Usage, UsageLine,
         holds::is_live,
         leases::{Entry, LeaseSums},
         record::Reservation,
@@ -115,6 +115,9 @@ impl Book {
         let mut report = Report::read(renewal, self.leases.entries.get(&renewal.lease).copied())?;
         let mut repair = self.reconcile(current.as_deref(), closed, now);
         self.holds.release(now);
+        if !renewal.parts.is_empty() {
+            self.parts.release(now);
+        }
         let terms = self.terms_in_force(record, Some((renewal.terms, renewal.terms_at)), now);
         // Usage that was admitted on a grant before it expired may still be debited from it.
         let grants_valid_at = now.saturating_sub(renewal.ttl);
@@ -127,6 +130,10 @@ impl Book {
         }
         if report.is_news {
             record.set_spent_aside(grants_valid_at);
+        }
+        if report.is_news {
+            let drawn = debited.saturating_sub(repair.repaired);
+            self.count_in_parts(record, renewal, drawn, current.is_none(), now);
         }
         let is_restored = !repair.restored.is_zero();
         if (!closed && (report.is_news || !repair.missing.is_zero())) || is_restored {
@@ -145,9 +152,13 @@ impl Book {
         }
         let outcome = self
             .settle(record, &report, &mut repair.lease_sums, terms, cost, now)
-            .unwrap_or_else(|| Outcome::Renewed {
-                hold: self.holds.of(renewal.lease),
-                standing: self.standing_by(record, terms, now),
+            .unwrap_or_else(|| {
+                let standing = self.standing_by(record, terms, now);
+                let tightest = self.tightest(record, renewal, standing.available(), now);
+                Outcome::Renewed {
+                    hold: self.holds.of(renewal.lease),
+                    standing: Standing { tightest, ..standing },
+                }
             });
         if let Some(current) = current {
             self.note_moved(current, debited);
@@ -288,7 +299,8 @@ impl Book {
             .limit
             .saturating_sub(standing.used)
             .saturating_sub(others)
-            .saturating_sub(kept);
+            .saturating_sub(kept)
+            .min(self.available_in_parts(record, renewal, kept, now));
         // In another month than the current one, only running requests get more.
         let (need, extra) = if standing.ended || standing.early {
             (Credits::ZERO, Credits::ZERO)
@@ -302,6 +314,7 @@ impl Book {
         let hold = kept.saturating_add(more).saturating_add(extra.min(max_surplus));
         let expires = now + renewal.ttl;
         self.holds.set(renewal.lease, hold, expires);
+        self.hold_in_parts(renewal, hold, expires);
         self.reserve(record, terms, expires, now);
         hold
     }

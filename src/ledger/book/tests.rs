@@ -26,6 +26,8 @@ fn hold(book: &mut Book, record: &mut Record, lease: u128, now: UnixTime) -> Cre
         terms_at: UnixTime::EPOCH,
         ttl: Duration::from_secs(600),
         forget: false,
+        most_per_day: None,
+        parts: std::sync::Arc::default(),
     };
     match book.renew(record, &renewal, None, now, now).unwrap().outcome {
         Outcome::Renewed { hold, .. } => hold,
@@ -79,6 +81,8 @@ fn settling(lease: u128, settled: i64) -> Renewal {
         terms_at: UnixTime::EPOCH,
         ttl: Duration::from_secs(600),
         forget: false,
+        most_per_day: None,
+        parts: std::sync::Arc::default(),
     }
 }
 

@@ -86,6 +86,8 @@ impl<'a> Probe<'a> {
             terms_at: self.now,
             ttl: TTL,
             forget: false,
+            most_per_day: None,
+            parts: std::sync::Arc::default(),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{Account, Period};
 pub(super) type Rows<'a> = Table<'a, &'static [u8], &'static [u8]>;
 
 /// A part of an account: the record, some months, and some of their usage lines.
-pub(super) struct Part<'a> {
+pub(super) struct Excerpt<'a> {
     account: &'a Account,
     record: RecordRow,
     /// As they are stored; `None` for a month that is not.
@@ -23,7 +23,7 @@ pub(super) struct Part<'a> {
     max_lines: usize,
 }
 
-impl<'a> Part<'a> {
+impl<'a> Excerpt<'a> {
     /// Reads the part that a call may change: these months, and of their usage lines these, and
     /// those to which usage without a line of its own is added.
     pub(super) fn read(

@@ -152,6 +152,8 @@ fn renewal(lease: u128, seq: u64, settled: i64) -> Renewal {
         terms_at: UnixTime::now(),
         ttl: Duration::from_secs(600),
         forget: false,
+        most_per_day: None,
+        parts: std::sync::Arc::default(),
     }
 }
 

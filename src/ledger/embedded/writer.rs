@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::{
     super::{Amendment, Answer, LeaseId, LedgerError, LineKey, Renewal},
-    account::{Part, Rows},
+    account::{Excerpt, Rows},
     failure::Failure,
 };
 use crate::{
@@ -201,7 +201,7 @@ impl Writer {
         lines: &[LineKey],
         change: impl FnOnce(&mut super::super::AccountState) -> Result<T, LedgerError>,
     ) -> Result<T, Failure> {
-        let part = Part::read(rows, account, periods, lines, self.max_lines)?;
+        let part = Excerpt::read(rows, account, periods, lines, self.max_lines)?;
         let mut state = part.state(periods[0]);
         let was_erased = state.record.erased;
         let answer = change(&mut state).map_err(Failure::Call)?;

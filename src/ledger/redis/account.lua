@@ -61,6 +61,8 @@ end
 
 -- The account's record.
 local seats, spending_limit, closed, erased = 1, nil, '', nil
+-- The most that the account may use on a day, what it used on the last one, and which that was.
+local per_day, last_day, used_on_last_day = nil, 0, 0
 local grants, reserved, purchased_used_by = {}, {}, {}
 -- Its changes: fields and values to write, and fields to delete.
 local record_changes, record_deletions = {}, {}
@@ -97,6 +99,10 @@ local function read_record_field(key, field, value)
     if not string.match(value, '^%d%d%d%d%-%d%d$') then
       note_malformed(key, field, value, 'a month like 2026-11')
     end
+  elseif field == PER_DAY then
+    per_day = numbers(key, field, value, 1, 'nano-dollars')[1]
+  elseif field == TODAY then
+    last_day, used_on_last_day = unpack(numbers(key, field, value, 2, '"day used"'))
   elseif field == ERASED then
     local at = numbers(key, field, value, 1, 'milliseconds since 1970')[1]
     erased = now < at + ERASED_FOR

@@ -4,7 +4,7 @@
 --
 -- ARGV[1]  the action, and its keys and arguments:
 --   grant  id "amount left expires"
---   set    field value              of the record
+--   set    field value              of the record, or of KEYS[3] the account's parts
 --   unset  field
 --   refund ends id amount reason    KEYS[3] the period's book, KEYS[4] its leases
 --   close  period ends              KEYS[3] the period's book, KEYS[4] its leases
@@ -28,10 +28,10 @@ if erased then return refused('the account was erased: it can be used again 93 d
 
 -- These can mend a field that is malformed.
 if action == 'set' then
-  redis.call('HSET', KEYS[1], ARGV[2], ARGV[3])
+  redis.call('HSET', KEYS[3] or KEYS[1], ARGV[2], ARGV[3])
   return 1
 elseif action == 'unset' then
-  redis.call('HDEL', KEYS[1], ARGV[2])
+  redis.call('HDEL', KEYS[3] or KEYS[1], ARGV[2])
   return 1
 end
 if wrong then return malformed() end

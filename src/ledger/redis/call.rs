@@ -8,16 +8,20 @@ use std::{array, fmt};
 use redis::{Cmd, ToRedisArgs};
 
 use super::{
-    super::{Amendment, Answer, LeaseId, LedgerError, LineKey, Outcome, Renewal, Standing},
+    super::{
+        Amendment, Answer, LeaseId, LedgerError, LimitStanding, LineKey, Outcome, PartTerms,
+        Renewal, Span, Standing,
+    },
     schema::{
         self, ACCOUNT_ERASED, FORGOTTEN, Keys, LATE_LINE, LATE_RENEWAL, LIMIT, NEVER, NOT_BEGUN,
-        OTHER_LINE, PERIOD_CLOSED, RENEWED, SEATS, SEPARATOR, STORED_MONTHS, SUPERSEDED,
+        NOT_SET, OTHER_LINE, PART_LIMITS, PER_DAY, PERIOD_CLOSED, RENEWED, SEATS, SEPARATOR,
+        STORED_MONTHS, SUPERSEDED,
     },
 };
 use crate::{Account, Credits, Name, Period, clock::UnixTime};
 
-/// The number of arguments of a renewal before its lines.
-pub(super) const RENEWAL_ARGUMENTS: usize = 21;
+/// The number of arguments of a renewal before its parts and its lines.
+pub(super) const RENEWAL_ARGUMENTS: usize = 22;
 
 /// A call that renews a lease, at about `now` by the ledger's clock.
 pub(super) fn renewal(
@@ -31,8 +35,8 @@ pub(super) fn renewal(
     let (period, today) = (keys.period, Period::containing(now));
     let current = (today != period).then(|| keys.book_of(today));
     let nanos = |amount: Credits| amount.as_nano_usd().unsigned_abs();
-    // The lease comes before them.
-    let numbers: [u64; RENEWAL_ARGUMENTS - 1] = [
+    // The lease comes before them, and the account's day after them.
+    let numbers: [u64; RENEWAL_ARGUMENTS - 2] = [
         renewal.seq,
         renewal.batch,
         nanos(renewal.settled),
@@ -55,9 +59,22 @@ pub(super) fn renewal(
         max_lines as u64,
     ];
     let mut call = redis::cmd(how.0);
-    call.arg(how.1).arg(if current.is_some() { 6 } else { 5 });
+    let parts = renewal.parts.len();
+    let further = if parts > 0 { 2 } else { 0 };
+    call.arg(how.1).arg(5 + further + usize::from(current.is_some()));
     call.arg(&keys.record).arg(&keys.spent).arg(&keys.book).arg(&keys.leases).arg(&keys.holds);
+    if parts > 0 {
+        call.arg(&keys.parts).arg(&keys.month_parts);
+    }
     call.arg(current).arg(renewal.lease.to_string()).arg(&numbers);
+    match renewal.most_per_day {
+        Some(most) => call.arg(format!("{parts} {}", nanos(most))),
+        None => call.arg(parts),
+    };
+    for PartTerms { part, limits } in renewal.parts.iter() {
+        let limit = |limit: Option<Credits>| nanos(limit.unwrap_or(Credits::MAX));
+        call.arg(part.as_str()).arg(limit(limits.per_month)).arg(limit(limits.per_day));
+    }
     for line in renewal.lines.iter() {
         call.arg(LineField(&line.key))
             .arg(line.usage.requests)
@@ -75,7 +92,7 @@ pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
     };
     let mut words = answer.split(' ');
     let outcome = words.next().unwrap_or_default();
-    let numbers: [Option<i64>; 9] =
+    let numbers: [Option<i64>; 15] =
         array::from_fn(|_| words.next().and_then(|word| word.parse().ok()));
     let number = |at: usize| numbers[at].ok_or_else(unreadable);
     let amount = |at| number(at).and_then(|nanos| Ok(Credits::from_nano_usd(nanos)?));
@@ -89,6 +106,17 @@ pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
                 limited_by_owner: number(6)? == 1,
                 early: number(7)? == 1,
                 ended: number(8)? == 1,
+                tightest: match numbers[9] {
+                    None => None,
+                    Some(level) => Some(LimitStanding {
+                        level: usize::try_from(level).map_err(|_| unreadable())?,
+                        span: if number(10)? == 1 { Span::Day } else { Span::Month },
+                        limit: amount(11)?,
+                        used: amount(12)?,
+                        held: amount(13)?,
+                        resets_at: UnixTime::from_millis(number(14)?.unsigned_abs()),
+                    }),
+                },
             };
             Outcome::Renewed { hold: amount(1)?, standing }
         }
@@ -129,6 +157,24 @@ pub(super) fn amendment(
             of_record("set").arg(LIMIT).arg(limit.as_nano_usd()).to_owned()
         }
         Amendment::SpendingLimit(None) => of_record("unset").arg(LIMIT).to_owned(),
+        Amendment::Limits { part: None, limits } => match limits.per_day {
+            Some(limit) => of_record("set").arg(PER_DAY).arg(limit.as_nano_usd()).to_owned(),
+            None => of_record("unset").arg(PER_DAY).to_owned(),
+        },
+        Amendment::Limits { part: Some(part), limits } => {
+            let keys = keys(today);
+            let of_parts = |action: &str| amending(how, &keys, &[&keys.parts], action);
+            let field = format!("{PART_LIMITS}{part}");
+            if limits.is_none() {
+                of_parts("unset").arg(field).to_owned()
+            } else {
+                let word = |limit: Option<Credits>| {
+                    limit.map_or_else(|| NOT_SET.to_owned(), |at| at.as_nano_usd().to_string())
+                };
+                let value = format!("{} {}", word(limits.per_month), word(limits.per_day));
+                of_parts("set").arg(field).arg(value).to_owned()
+            }
+        }
         Amendment::Refund { period, id, refund } => of_month(*period, "refund")
             .arg(period.ends().as_millis())
             .arg(id.as_str())
@@ -141,10 +187,14 @@ pub(super) fn amendment(
             .to_owned(),
         Amendment::Erase => {
             let previous = |month: &Period| Some(month.previous());
+            let of_account = keys(today).parts;
             let all: Vec<_> = std::iter::successors(Some(today.next().next()), previous)
                 .take(STORED_MONTHS)
                 .map(keys)
-                .flat_map(|Keys { book, leases, holds, claims, .. }| [book, leases, holds, claims])
+                .flat_map(|Keys { book, leases, holds, claims, month_parts, .. }| {
+                    [book, leases, holds, claims, month_parts]
+                })
+                .chain([of_account])
                 .collect();
             let all: Vec<_> = all.iter().map(String::as_str).collect();
             amending(how, &keys(today), &all, "erase")
@@ -166,7 +216,11 @@ fn amending(how: (&str, &str), keys: &Keys, further_keys: &[&str], action: &str)
 
 /// Reads the answer to an amendment. Only one with an id can have been made before.
 pub(super) fn read_amended(amendment: &Amendment, written: bool) -> bool {
-    written || matches!(amendment, Amendment::Seats(_) | Amendment::SpendingLimit(_))
+    written
+        || matches!(
+            amendment,
+            Amendment::Seats(_) | Amendment::SpendingLimit(_) | Amendment::Limits { .. }
+        )
 }
 
 /// A call that claims a threshold.
@@ -179,8 +233,9 @@ pub(super) fn claim(how: (&str, &str), keys: &Keys, threshold: &Name, by: LeaseI
 /// A call that reads what a statement is made of, and with `all` every lease.
 pub(super) fn statement(how: (&str, &str), keys: &Keys, all: bool) -> Cmd {
     let mut call = redis::cmd(how.0);
-    call.arg(how.1).arg(4);
-    call.arg(&keys.record).arg(&keys.book).arg(&keys.holds).arg(&keys.leases);
+    call.arg(how.1).arg(6);
+    call.arg(&keys.record).arg(&keys.book).arg(&keys.holds);
+    call.arg(&keys.parts).arg(&keys.month_parts).arg(&keys.leases);
     call.arg(if all { "all" } else { "sums" });
     call
 }

@@ -10,17 +10,18 @@ use super::{
         Book, Grant, LeaseId, LedgerError, LineKey, Record, Refund, Terms, Usage,
         holds::{Hold, Holds},
         leases::{Entry, LeaseSums, Leases, SettledSums},
+        parts::{DayTotal, PartHold, PartTotal, Parts},
         record::Reservation,
         terms_in_force::TermsInForce,
     },
     schema::{
         CLAIM, CLOSED, ERASED, GRANT, Keys, LATE_LINE, LIMIT, MOVED_FROM, MOVED_TO, NEVER,
-        OTHER_LINE, PURCHASED_USED, REFUND, RESERVED, SEATS, SEPARATOR, SUM, TERMS, TOTAL,
-        UNLIMITED,
+        NEXT_EXPIRY, NOT_SET, OTHER_LINE, PART_HOLD, PART_LIMITS, PART_TODAY, PART_TOTAL, PER_DAY,
+        PURCHASED_USED, REFUND, RESERVED, SEATS, SEPARATOR, SUM, TERMS, TODAY, TOTAL, UNLIMITED,
     },
 };
 use crate::names::GrantId;
-use crate::{Credits, Name, Period, clock::UnixTime};
+use crate::{Credits, Limits, Name, Part, Period, clock::UnixTime};
 
 /// The fields and values of a hash.
 pub(super) type Hash = HashMap<String, String>;
@@ -34,6 +35,8 @@ pub(super) struct Hashes<'a> {
     pub(super) leases: Hash,
     pub(super) holds: Hash,
     pub(super) claims: Hash,
+    pub(super) parts: Hash,
+    pub(super) month_parts: Hash,
 }
 
 impl Hashes<'_> {
@@ -46,6 +49,9 @@ impl Hashes<'_> {
             let (id, grant) = read_grant(field, value)?;
             record.spent.insert(id, grant);
             Some(())
+        })?;
+        read_fields(&self.keys.parts, &self.parts, |field, value| {
+            read_part_of_account(&mut record, field, value)
         })?;
         Ok(record)
     }
@@ -66,6 +72,9 @@ impl Hashes<'_> {
                 book.claims.insert(threshold.parse().ok()?, value.parse().ok()?);
             }
             Some(())
+        })?;
+        read_fields(&self.keys.month_parts, &self.month_parts, |field, value| {
+            read_part_of_month(&mut book.parts, field, value)
         })?;
         Ok(book)
     }
@@ -116,6 +125,8 @@ fn read_record_field(record: &mut Record, field: &str, value: &str) -> Option<()
         LIMIT => record.spending_limit = Some(parse_amount(value)?),
         CLOSED => record.closed = Some(value.parse().ok()?),
         ERASED => record.erased = Some(parse_moment(value)?),
+        PER_DAY => record.per_day = Some(parse_amount(value)?),
+        TODAY => record.today = read_day(value)?,
         _ => {
             if field.starts_with(GRANT) {
                 let (id, grant) = read_grant(field, value)?;
@@ -130,6 +141,42 @@ fn read_record_field(record: &mut Record, field: &str, value: &str) -> Option<()
         }
     }
     Some(())
+}
+
+fn read_part_of_account(record: &mut Record, field: &str, value: &str) -> Option<()> {
+    if let Some(part) = field.strip_prefix(PART_LIMITS) {
+        let [per_month, per_day] = words(value)?;
+        let limit = |word| if word == NOT_SET { Some(None) } else { parse_amount(word).map(Some) };
+        let limits = Limits { per_month: limit(per_month)?, per_day: limit(per_day)? };
+        record.part_limits.insert(Part::stored(part), limits);
+    } else if let Some(part) = field.strip_prefix(PART_TODAY) {
+        record.part_days.insert(Part::stored(part), read_day(value)?);
+    }
+    Some(())
+}
+
+fn read_part_of_month(parts: &mut Parts, field: &str, value: &str) -> Option<()> {
+    if let Some(part) = field.strip_prefix(PART_TOTAL) {
+        let [used, held] = read_numbers(value)?;
+        parts.totals.insert(Part::stored(part), PartTotal { used, held });
+    } else if let Some(lease) = field.strip_prefix(PART_HOLD) {
+        let (amount, rest) = value.split_once(' ')?;
+        let (expires, parts_of_lease) = rest.split_once(' ')?;
+        let hold = PartHold {
+            amount: parse_amount(amount)?,
+            expires: parse_moment(expires)?,
+            parts: parts_of_lease.split(SEPARATOR).map(Part::stored).collect(),
+        };
+        parts.holds.insert(lease.parse().ok()?, hold);
+    } else if field == NEXT_EXPIRY {
+        parts.next_expiry = Some(parse_moment(value)?);
+    }
+    Some(())
+}
+
+fn read_day(value: &str) -> Option<DayTotal> {
+    let [day, used] = words(value)?;
+    Some(DayTotal { day: day.parse().ok()?, used: parse_amount(used)? })
 }
 
 fn read_grant(field: &str, value: &str) -> Option<(GrantId, Grant)> {

@@ -126,14 +126,16 @@ impl RedisLedger {
         let keys = &Keys::new(&inner.prefix, account, period);
         let call = |how: (&str, &str)| call::statement(how, keys, all);
         let read = |link| inner.read.call(link, call);
-        let (time, record, book, holds, leases): (_, Hash, Hash, Hash, Hash) =
+        let (time, [record, book, holds, parts, month_parts, leases]): (_, [Hash; 6]) =
             inner.servers.run(&keys.record, inner.timeout, read).await?;
+        let (spent, claims) = (Hash::new(), Hash::new());
         let hashes =
-            Hashes { keys, record, spent: Hash::new(), book, leases, holds, claims: Hash::new() };
+            Hashes { keys, record, spent, book, leases, holds, claims, parts, month_parts };
         Ok((hashes.book()?, hashes.record()?, server_time(time)))
     }
 
     async fn change(&self, account: &Account, amendment: Amendment) -> Result<bool, LedgerError> {
+        amendment.check()?;
         let inner = &*self.inner;
         let (prefix, amendment) = (&*inner.prefix, &amendment);
         let invoke = |link: Link| async move {

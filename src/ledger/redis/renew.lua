@@ -4,17 +4,22 @@
 -- KEYS[3]  the period's book
 -- KEYS[4]  the period's leases
 -- KEYS[5]  the period's holds; the key is gone if nothing is on hold
--- KEYS[6]  the book of the month that it is by the ledger's clock, if that is another one
+-- KEYS[6]  the account's parts, if the lease draws on some; then
+-- KEYS[7]  the period's parts
+-- The last of more keys is the book of the month that it is by the ledger's clock, if that is
+-- another one.
 -- ARGV     lease seq batch settled reported keep refill need extra included per_seat pay_as_you_go
---          stated_at ttl forget not_after begins ends current_begins current_ends max_lines, then
---          four for each line: name requests micros cost
+--          stated_at ttl forget not_after begins ends current_begins current_ends max_lines "parts
+--          most_per_day", then three for each part: name per_month per_day, and four for each line:
+--          name requests micros cost
 --
 -- Answers "outcome now", and of a renewal that took effect also "hold used held limit included
--- limited_by_owner early ended".
+-- limited_by_owner early ended". If a limit of the account's day or of a part leaves less than the
+-- account has: "level is_day limit used held resets_at" of the one that leaves least.
 
 local lease = ARGV[1]
 local a = {}
-for i = 2, FIRST_LINE - 1 do a[i] = tonumber(ARGV[i]) end
+for i = 2, FIRST_PART - 2 do a[i] = tonumber(ARGV[i]) end
 local seq, batch, settled, reported = a[2], a[3], a[4], a[5]
 local keep, refill, need, extra = a[6], a[7], a[8], a[9]
 local terms_included, terms_per_seat, terms_max = a[10], a[11], a[12]
@@ -23,6 +28,116 @@ local now_seconds = math.floor(now / 1000)
 local stated_at = math.min(a[13], now_seconds)
 local ttl, forget, not_after, begins, ends = a[14], a[15] == 1, a[16], a[17], a[18]
 local current_begins, current_ends, max_lines = a[19], a[20], a[21]
+-- The parts of the account that the lease draws on, and everything about them: `own_hold` and
+-- `next_expiry`, `totals` by name, and their changes: fields and values of the account's parts and
+-- of the period's, and fields of the latter to delete. In one table, for a script may have only 200
+-- local variables.
+local P = {}
+P.count, P.most_per_day = string.match(ARGV[FIRST_PART - 1], '^(%d+) ?(%d*)$')
+P.count, P.most_per_day = tonumber(P.count), tonumber(P.most_per_day) or MAX_AMOUNT
+local FIRST_LINE = FIRST_PART + 3 * P.count
+local current_key = KEYS[P.count > 0 and 8 or 6]
+
+P.own_hold, P.next_expiry, P.totals = 0, 0, {}
+P.day_changes, P.changes, P.deletions = {}, {}, {}
+
+function P.total(name)
+  if not P.totals[name] then P.totals[name] = { used = 0, held = 0 } end
+  return P.totals[name]
+end
+
+function P.read_limits(part, field, value)
+  if not value then return end
+  for i, word in ipairs({ string.match(value, '^(%S+) (%S+)$') }) do
+    local limit = tonumber(word)
+    if limit and limit <= MAX_AMOUNT then
+      part[i == 1 and 'per_month' or 'per_day'] = limit
+    elseif word ~= PARTS.NOT_SET then
+      note_malformed(KEYS[6], field, value, '"per_month per_day"')
+    end
+  end
+  if not string.match(value, '^%S+ %S+$') then
+    note_malformed(KEYS[6], field, value, '"per_month per_day"')
+  end
+end
+
+function P.read_total(name, field, value)
+  local used, held = unpack(numbers(KEYS[7], field, value, 2, '"used held"'))
+  P.totals[name] = { used = used, held = held }
+end
+
+-- Answers a hold's amount, when it expires, and its parts.
+function P.read_hold(field, value)
+  local amount, expires, names = string.match(value, '^(%d+) (%d+) (.*)$')
+  amount, expires = tonumber(amount), tonumber(expires)
+  if not (amount and expires) or amount > MAX_AMOUNT then
+    note_malformed(KEYS[7], field, value, '"amount expires parts"')
+    return 0, 0, ''
+  end
+  return amount, expires, names
+end
+
+-- Releases the holds that nobody renewed in time, and adds up the others anew.
+function P.release()
+  local all = read('HGETALL', KEYS[7])
+  local held = {}
+  P.next_expiry = 0
+  for i = 1, #all, 2 do
+    local field, value = all[i], all[i + 1]
+    if has_prefix(field, PARTS.PART_TOTAL) then
+      P.read_total(string.sub(field, #PARTS.PART_TOTAL + 1), field, value)
+    elseif has_prefix(field, PARTS.PART_HOLD) then
+      local amount, expires, names = P.read_hold(field, value)
+      if is_live(expires) then
+        for name in string.gmatch(names, '[^' .. PARTS.SEPARATOR .. ']+') do
+          held[name] = add(held[name] or 0, amount)
+        end
+        if P.next_expiry == 0 or expires < P.next_expiry then P.next_expiry = expires end
+      else
+        P.deletions[#P.deletions + 1] = field
+        if field == PARTS.PART_HOLD .. lease then P.own_hold = 0 end
+      end
+    end
+  end
+  for name in pairs(held) do P.total(name) end
+  for name, total in pairs(P.totals) do
+    total.held, total.changed = held[name] or 0, true
+  end
+  if P.next_expiry == 0 then
+    P.deletions[#P.deletions + 1] = PARTS.NEXT_EXPIRY
+  else
+    P.changes = { PARTS.NEXT_EXPIRY, text(P.next_expiry) }
+  end
+end
+
+-- Reads the parts that the lease draws on.
+function P.read()
+  local drawn, of_account, of_month = {}, {}, { PARTS.NEXT_EXPIRY, PARTS.PART_HOLD .. lease }
+  for i = 1, P.count do
+    local at = FIRST_PART + 3 * (i - 1)
+    local name = ARGV[at]
+    drawn[i] = { name = name, per_month = tonumber(ARGV[at + 1]), per_day = tonumber(ARGV[at + 2]) }
+    of_account[2 * i - 1], of_account[2 * i] = PARTS.PART_LIMITS .. name, PARTS.PART_TODAY .. name
+    of_month[i + 2] = PARTS.PART_TOTAL .. name
+  end
+  if P.count == 0 then return drawn end
+  local found = read('HMGET', KEYS[6], unpack(of_account))
+  local found_month = read('HMGET', KEYS[7], unpack(of_month))
+  P.next_expiry =
+    numbers(KEYS[7], PARTS.NEXT_EXPIRY, found_month[1], 1, 'milliseconds since 1970')[1]
+  if found_month[2] then P.own_hold = P.read_hold(of_month[2], found_month[2]) end
+  for i, part in ipairs(drawn) do
+    P.read_limits(part, of_account[2 * i - 1], found[2 * i - 1])
+    part.last_day, part.used_on_last_day =
+      unpack(numbers(KEYS[6], of_account[2 * i], found[2 * i], 2, '"day used"'))
+    if found_month[i + 2] then P.read_total(part.name, of_month[i + 2], found_month[i + 2]) end
+    part.is_new = not found_month[i + 2]
+  end
+  if P.next_expiry > 0 and not is_live(P.next_expiry) then P.release() end
+  return drawn
+end
+
+P.today = math.floor(now / 86400000)
 
 local function without_effect(outcome) return outcome .. ' ' .. text(now) end
 
@@ -37,8 +152,8 @@ if #names > 0 then names[#names + 1] = OTHER_LINE end
 local found_lease = read('HMGET', KEYS[4], lease, SUM)
 local found_hold = read('HMGET', KEYS[5], lease, SUM)
 local found_book = read('HMGET', KEYS[3], TOTAL, TERMS, unpack(names))
-local found_to = KEYS[6] and read('HMGET', KEYS[3], MOVED_TO)
-local found_current = KEYS[6] and read('HMGET', KEYS[6], TOTAL, TERMS, LATE_LINE, MOVED_FROM)
+local found_to = current_key and read('HMGET', KEYS[3], MOVED_TO)
+local found_current = current_key and read('HMGET', current_key, TOTAL, TERMS, LATE_LINE, MOVED_FROM)
 if wrong then return malformed() end
 
 local known = found_lease[1] and true or false
@@ -48,10 +163,12 @@ local lease_settled, lease_forgotten, behind_until, lease_moved =
   unpack(numbers(KEYS[4], SUM, found_lease[2], 4, LEASE_SUM_FORM))
 local own_hold = numbers(KEYS[5], lease, found_hold[1], 2, '"amount expires"')[1]
 local held, next_expiry = unpack(numbers(KEYS[5], SUM, found_hold[2], 2, '"held next"'))
-local current = found_current and open_book(KEYS[6], found_current, { LATE_LINE })
+local current = found_current and open_book(current_key, found_current, { LATE_LINE })
 local book = open_book(KEYS[3], found_book, names)
-local moved_to = KEYS[6] and read_moved(KEYS[3], MOVED_TO, found_to[1])
-local moved_from = KEYS[6] and read_moved(KEYS[6], MOVED_FROM, found_current[4])
+local moved_to = current_key and read_moved(KEYS[3], MOVED_TO, found_to[1])
+local moved_from = current_key and read_moved(current_key, MOVED_FROM, found_current[4])
+
+P.drawn = P.read()
 
 -- Holds are scanned only when one may have expired.
 local scanned = (next_expiry > 0 and not is_live(next_expiry)) or (next_expiry == 0 and held > 0)
@@ -85,7 +202,7 @@ if wrong then return malformed() end
 if erased then return without_effect(ACCOUNT_ERASED) end
 local is_closed, early = book.period <= closed and now >= ends, now + CLOCK_SKEW < begins
 -- Usage of a month that is closed, or has not begun, is debited in the current one.
-local elsewhere = KEYS[6] and (is_closed or early) and now + CLOCK_SKEW >= current_begins
+local elsewhere = current_key and (is_closed or early) and now + CLOCK_SKEW >= current_begins
   and now <= current_ends + SETTLEMENT_WINDOW and (current.period > closed or now < current_ends)
 if early and (not elsewhere or (not known and settled == 0)) then
   return without_effect(NOT_BEGUN)
@@ -161,6 +278,29 @@ if now < ends or not book.has_terms then
   if book.seats ~= seats then book.seats, terms_changed = seats, true end
 end
 
+P.most_per_day = math.min(P.most_per_day, per_day or MAX_AMOUNT)
+function P.on_today(day, used) return day == P.today and used or 0 end
+
+-- Counts what is settled in the parts. What is debited in another month counts in the day's totals
+-- alone.
+P.cost = subtract(debited, repaired)
+if is_news and P.cost > 0 then
+  if P.most_per_day < MAX_AMOUNT then
+    last_day, used_on_last_day = P.today, add(P.on_today(last_day, used_on_last_day), P.cost)
+    change_record(TODAY, text(last_day) .. ' ' .. text(used_on_last_day))
+  end
+  for i, part in ipairs(P.drawn) do
+    part.used_on_last_day = add(P.on_today(part.last_day, part.used_on_last_day), P.cost)
+    part.last_day = P.today
+    P.day_changes[2 * i - 1] = PARTS.PART_TODAY .. part.name
+    P.day_changes[2 * i] = text(P.today) .. ' ' .. text(part.used_on_last_day)
+    if not elsewhere then
+      local total = P.total(part.name)
+      total.used, total.changed = add(total.used, P.cost), true
+    end
+  end
+end
+
 local book_changed = is_news or missing > 0 or book.settled ~= settled_before
   or book.forgotten ~= forgotten_before
 if not elsewhere or restored > 0 then
@@ -186,6 +326,21 @@ local function limit()
   return add(prepaid, max_pay_as_you_go(book))
 end
 
+-- Calls `see(level, is_day, limit, used, held)` for each limit that the lease draws on besides the
+-- account's.
+function P.each_limit(see)
+  if P.most_per_day < MAX_AMOUNT then
+    see(0, 1, P.most_per_day, P.on_today(last_day, used_on_last_day), held)
+  end
+  for level, part in ipairs(P.drawn) do
+    local total = P.totals[part.name] or { used = 0, held = 0 }
+    if part.per_month < MAX_AMOUNT then see(level, 0, part.per_month, total.used, total.held) end
+    if part.per_day < MAX_AMOUNT then
+      see(level, 1, part.per_day, P.on_today(part.last_day, part.used_on_last_day), total.held)
+    end
+  end
+end
+
 local outcome = RENEWED
 if unknown_farewell then
   outcome = FORGOTTEN
@@ -202,6 +357,11 @@ if is_news then
   local others = subtract(held, own_hold)
   local kept = math.min(keep, subtract(own_hold, cost))
   local available = subtract(subtract(subtract(limit(), net(book)), others), kept)
+  P.each_limit(function(level, _, most, used, on_hold)
+    local own = level == 0 and own_hold or P.own_hold
+    local left = subtract(subtract(most, used), subtract(on_hold, own))
+    available = math.min(available, subtract(left, kept))
+  end)
   if now >= ends or early then need, extra = 0, 0 end
   local more = math.min(add(add(keep - kept, refill), need), available)
   hold = kept + more + math.min(extra, math.floor((available - more) / SURPLUS_DIVISOR))
@@ -212,6 +372,23 @@ if is_news then
     if not scanned then hold_count = redis.call('HLEN', KEYS[5]) - 1 end
     held, hold_count = others, hold_count - 1
     if hold_count == 0 then held, next_expiry = 0, 0 end
+  end
+
+  if P.count > 0 then
+    local names = {}
+    for i, part in ipairs(P.drawn) do
+      names[i] = part.name
+      local total = P.total(part.name)
+      total.held, total.changed = add(subtract(total.held, P.own_hold), hold), true
+    end
+    local field = PARTS.PART_HOLD .. lease
+    if hold > 0 then
+      if P.next_expiry == 0 or expires < P.next_expiry then P.next_expiry = expires end
+      P.changes = { PARTS.NEXT_EXPIRY, text(P.next_expiry), field,
+        text(hold) .. ' ' .. text(expires) .. ' ' .. table.concat(names, PARTS.SEPARATOR) }
+    elseif P.own_hold > 0 then
+      P.deletions[#P.deletions + 1] = field
+    end
   end
 
   -- Purchased credits that this period's holds may use are reserved, so that another period does
@@ -245,6 +422,16 @@ if outcome == RENEWED then
     net(book), held, limit(), included(book),
     max_pay_as_you_go(book) < book.max_pay_as_you_go and 1 or 0, early and 1 or 0,
     now >= ends and 1 or 0)
+  local least, tightest = subtract(subtract(limit(), net(book)), held), ''
+  P.each_limit(function(level, is_day, most, used, on_hold)
+    local left = subtract(subtract(most, used), on_hold)
+    if left < least then
+      least = left
+      tightest = string.format(' %d %d %.0f %.0f %.0f %.0f', level, is_day, most, used, on_hold,
+        is_day == 1 and (P.today + 1) * 86400000 or ends)
+    end
+  end)
+  answer = answer .. tightest
 end
 
 local debits_elsewhere = elsewhere and (brings_lines or debited > 0)
@@ -313,6 +500,23 @@ elseif (found_lease[2] or known or behind_until > 0) and lease_sums ~= found_lea
   redis.call('HSET', KEYS[4], SUM, lease_sums)
   redis.call('PEXPIREAT', KEYS[4], text(ends + SETTLEMENT_WINDOW))
   delete_lease_sums_if_alone()
+end
+
+-- The parts after the leases: what a write that is torn leaves out of them does not count there
+-- twice.
+for name, total in pairs(P.totals) do
+  if total.changed then
+    P.changes[#P.changes + 1] = PARTS.PART_TOTAL .. name
+    P.changes[#P.changes + 1] = text(total.used) .. ' ' .. text(total.held)
+  end
+end
+in_chunks('HDEL', KEYS[7], P.deletions)
+in_chunks('HSET', KEYS[6], P.day_changes)
+in_chunks('HSET', KEYS[7], P.changes)
+for _, part in ipairs(P.drawn) do
+  if part.is_new and #P.changes > 0 then
+    redis.call('PEXPIREAT', KEYS[7], text(ends + BOOK_LIFETIME))
+  end
 end
 
 for _, gone in ipairs(expired) do redis.call('HDEL', KEYS[5], gone) end

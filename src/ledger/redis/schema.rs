@@ -1,4 +1,4 @@
-//! The keys, fields and words of schema version 4, each named once. docs/redis-schema.md describes
+//! The keys, fields and words of schema version 5, each named once. docs/redis-schema.md describes
 //! them for operators. The scripts get them from here, too.
 
 use std::time::Duration;
@@ -22,6 +22,26 @@ pub(super) const ERASED: &str = "erased";
 pub(super) const GRANT: &str = "grant:";
 pub(super) const RESERVED: &str = "pledge:";
 pub(super) const PURCHASED_USED: &str = "drawn:";
+
+/// Fields of a record about the account's days: their limit, and what was used on the last one.
+pub(super) const PER_DAY: &str = "per-day";
+pub(super) const TODAY: &str = "today";
+
+/// The beginnings of the fields of an account's parts: the part comes after them. Their limits, and
+/// what each used on its last day.
+pub(super) const PART_LIMITS: &str = "limits:";
+pub(super) const PART_TODAY: &str = "today:";
+
+/// A limit that nobody set.
+pub(super) const NOT_SET: &str = "-";
+
+/// The beginnings of the fields of a month's parts: the part, or the lease, comes after them. What
+/// a part used and holds, and what a lease holds in which parts.
+pub(super) const PART_TOTAL: &str = "total:";
+pub(super) const PART_HOLD: &str = "hold:";
+
+/// The field of a month's parts before which no hold expires.
+pub(super) const NEXT_EXPIRY: &str = "next";
 
 /// The expiry of a grant that does not expire.
 pub(super) const NEVER: &str = "never";
@@ -79,6 +99,10 @@ pub(super) struct Keys {
     pub(super) leases: String,
     pub(super) holds: String,
     pub(super) claims: String,
+    /// The account's parts, for all months.
+    pub(super) parts: String,
+    /// The account's parts in the month.
+    pub(super) month_parts: String,
 }
 
 impl Keys {
@@ -88,6 +112,8 @@ impl Keys {
         Self {
             period,
             spent: format!("{record}:spent"),
+            parts: format!("{record}:parts"),
+            month_parts: format!("{book}:p"),
             leases: format!("{book}{LEASES_SUFFIX}"),
             holds: format!("{book}:h"),
             claims: format!("{book}:n"),

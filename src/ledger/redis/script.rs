@@ -69,7 +69,7 @@ impl LoadedScript {
 /// The text of the script that renews, on a clock: Lua code that defines `clock()`.
 pub(super) fn renew_text(clock: &str) -> String {
     let constants = [
-        number("FIRST_LINE", RENEWAL_ARGUMENTS as u64 + 1),
+        number("FIRST_PART", RENEWAL_ARGUMENTS as u64 + 1),
         number("SURPLUS_DIVISOR", SURPLUS_DIVISOR.unsigned_abs()),
         number("NOTE_SAME_TERMS_EVERY", NOTE_SAME_TERMS_EVERY.as_secs()),
         millis("CLOCK_SKEW", CLOCK_SKEW),
@@ -77,6 +77,18 @@ pub(super) fn renew_text(clock: &str) -> String {
         millis("REPORT_AGAIN_WITHIN", REPORT_AGAIN_WITHIN),
         word("LATE_LINE", schema::LATE_LINE),
         word("OTHER_LINE", schema::OTHER_LINE),
+        table(
+            "PARTS",
+            &[
+                ("PART_LIMITS", schema::PART_LIMITS),
+                ("PART_TODAY", schema::PART_TODAY),
+                ("PART_TOTAL", schema::PART_TOTAL),
+                ("PART_HOLD", schema::PART_HOLD),
+                ("NEXT_EXPIRY", schema::NEXT_EXPIRY),
+                ("NOT_SET", schema::NOT_SET),
+                ("SEPARATOR", "\\t"),
+            ],
+        ),
         word("RENEWED", schema::RENEWED),
         word("SUPERSEDED", schema::SUPERSEDED),
         word("FORGOTTEN", schema::FORGOTTEN),
@@ -115,6 +127,8 @@ fn account_constants() -> String {
         word("GRANT", schema::GRANT),
         word("RESERVED", schema::RESERVED),
         word("PURCHASED_USED", schema::PURCHASED_USED),
+        word("PER_DAY", schema::PER_DAY),
+        word("TODAY", schema::TODAY),
         word("NEVER", schema::NEVER),
         word("TOTAL", schema::TOTAL),
         word("TERMS", schema::TERMS),
@@ -140,4 +154,10 @@ fn millis(name: &str, value: Duration) -> String {
 
 fn word(name: &str, value: &str) -> String {
     format!("local {name} = '{value}'\n")
+}
+
+/// Several words under one name: a script may have only 200 local variables.
+fn table(name: &str, words: &[(&str, &str)]) -> String {
+    let fields: Vec<_> = words.iter().map(|(name, word)| format!("{name} = '{word}'")).collect();
+    format!("local {name} = {{ {} }}\n", fields.join(", "))
 }

@@ -12,7 +12,7 @@ use redis::{Script, Value};
 use super::{
     super::{
         Book, LeaseId, LedgerError, LineKey, Renewal, Terms, Usage, UsageLine,
-        histories::{MAX_LINES, Part, Seen, Step, by_book, history, months, nanos, shown},
+        histories::{MAX_LINES, Seen, Step, StoredKey, by_book, history, months, nanos, shown},
     },
     call,
     codec::{Hash, Hashes},
@@ -29,13 +29,15 @@ const TEST_CLOCK: &str =
     "local function clock() return tonumber(redis.call('GET', 'test:clock')) end\n";
 
 /// The key of a part.
-fn key_of(part: Part, keys: &[Keys; 4]) -> &str {
+fn key_of(part: StoredKey, keys: &[Keys; 4]) -> &str {
     match part {
-        Part::Record => &keys[0].record,
-        Part::Spent => &keys[0].spent,
-        Part::Book(month) => &keys[month].book,
-        Part::Leases(month) => &keys[month].leases,
-        Part::Holds(month) => &keys[month].holds,
+        StoredKey::Record => &keys[0].record,
+        StoredKey::Spent => &keys[0].spent,
+        StoredKey::Book(month) => &keys[month].book,
+        StoredKey::Leases(month) => &keys[month].leases,
+        StoredKey::Holds(month) => &keys[month].holds,
+        StoredKey::Parts => &keys[0].parts,
+        StoredKey::MonthParts(month) => &keys[month].month_parts,
     }
 }
 
@@ -49,10 +51,11 @@ async fn by_script(
     let keys = months().map(|period| Keys::new("tc", account, period));
     let of = |period| &keys[months().iter().position(|month| month == period).unwrap()];
     let all = || {
-        let months = keys
-            .iter()
-            .flat_map(|Keys { book, leases, holds, claims, .. }| [book, leases, holds, claims]);
-        [&keys[0].record, &keys[0].spent].into_iter().chain(months)
+        let months =
+            keys.iter().flat_map(|Keys { book, leases, holds, claims, month_parts, .. }| {
+                [book, leases, holds, claims, month_parts]
+            });
+        [&keys[0].record, &keys[0].spent, &keys[0].parts].into_iter().chain(months)
     };
     let [renew, amend] = scripts.each_ref().map(Script::get_hash);
     let mut pipe = redis::pipe();
@@ -125,7 +128,7 @@ async fn by_script(
             }
         };
         let mut hash = || -> Hash { redis::from_redis_value(next()).unwrap() };
-        let (record, spent) = (hash(), hash());
+        let (record, spent, parts) = (hash(), hash(), hash());
         let mut hashes = Hashes {
             keys: &keys[0],
             record,
@@ -134,6 +137,8 @@ async fn by_script(
             leases: hash(),
             holds: hash(),
             claims: hash(),
+            month_parts: hash(),
+            parts,
         };
         let record = hashes.record().unwrap();
         let mut books = vec![hashes.book().unwrap().with_max_lines(MAX_LINES)];
@@ -144,6 +149,7 @@ async fn by_script(
                 leases: hash(),
                 holds: hash(),
                 claims: hash(),
+                month_parts: hash(),
                 ..hashes
             };
             books.push(hashes.book().unwrap().with_max_lines(MAX_LINES));
@@ -290,6 +296,8 @@ async fn usage_beyond_the_most_lines_goes_to_one_line() {
                 terms_at: now,
                 ttl: Duration::from_secs(600),
                 forget: false,
+                most_per_day: None,
+                parts: std::sync::Arc::default(),
             };
             Step::Renew { period, renewal, not_after: now, now }
         })
