@@ -57,6 +57,8 @@ pub(crate) struct Purpose {
     pub(crate) name: &'static str,
     /// The version of its rows' schema.
     pub(crate) schema: &'static str,
+    /// The versions before, whose rows are rows of this one.
+    pub(crate) older: &'static [&'static str],
     /// Remedy if another process uses the file.
     pub(crate) if_in_use: &'static str,
     /// Remedy if it is damaged.
@@ -205,7 +207,7 @@ impl DatabaseFile {
 /// what was open once and is gone must not be replaced by an empty one.
 fn open(path: &Path, purpose: Purpose, may_create: bool) -> Result<OpenDatabase, FileError> {
     let file = path.display();
-    let Purpose { name, schema, if_in_use, if_damaged } = purpose;
+    let Purpose { name, schema, older, if_in_use, if_damaged } = purpose;
     let unfit = |reason: String| FileError::Unfit(format!("the file {file} {reason}"));
     let away =
         |reason: String| FileError::Away(format!("the file {file} cannot be opened: {reason}"));
@@ -239,6 +241,12 @@ fn open(path: &Path, purpose: Purpose, may_create: bool) -> Result<OpenDatabase,
     })?;
     match found {
         Some(found) if found == format!("{name} {schema}") => Ok(database),
+        Some(found) if older.iter().any(|older| found == format!("{name} {older}")) => {
+            // From now on it has rows that the version before does not know.
+            let stored = guarded(|| store_schema(&database, &format!("{name} {schema}")));
+            stored.map_err(|DatabaseFailed(reason)| away(reason))?;
+            Ok(database)
+        }
         Some(found) => Err(unfit(format!(
             "is a `{found}`, and this version of tower-credits reads a `{name} {schema}`: name \
              another file, or use the version that wrote it"

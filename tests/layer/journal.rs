@@ -215,9 +215,9 @@ async fn a_ledger_and_a_journal_do_not_take_each_others_files() {
     drop(Journal::open(&journal).unwrap());
     drop(tower_credits::EmbeddedLedger::open(&ledger).unwrap());
     let error = Journal::open(&ledger).unwrap_err().to_string();
-    assert!(error.contains("is a `ledger 1`") && error.contains("reads a `journal 1`"), "{error}");
+    assert!(error.contains("is a `ledger 2`") && error.contains("reads a `journal 2`"), "{error}");
     let error = tower_credits::EmbeddedLedger::open(&journal).unwrap_err().to_string();
-    assert!(error.contains("is a `journal 1`") && error.contains("reads a `ledger 1`"), "{error}");
+    assert!(error.contains("is a `journal 2`") && error.contains("reads a `ledger 2`"), "{error}");
 }
 
 /// Alice became a customer of another tier while the node was down.

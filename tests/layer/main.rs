@@ -34,6 +34,7 @@ mod ledgers;
 mod midway;
 mod neighbours;
 mod order;
+mod parts;
 #[cfg(feature = "axum")]
 mod paths;
 mod read_ahead;

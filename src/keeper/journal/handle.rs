@@ -20,7 +20,8 @@ use crate::{
 /// Purpose of the file.
 const PURPOSE: Purpose = Purpose {
     name: "journal",
-    schema: "1",
+    schema: "2",
+    older: &["1"],
     if_in_use: "give each node a journal of its own",
     // An older copy would settle again what leases have settled that are closed since.
     if_damaged: "name another file; never put an older copy back",
@@ -178,5 +179,21 @@ impl fmt::Debug for Journal {
             .field("file", &self.file.path())
             .field("leases", &self.rows.len())
             .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A row as version 1 wrote it.
+    const VERSION_1: &str = r#"{"account":"user:alice","period":"2026-11","terms":{"included":200,"per_seat":false,"pay_as_you_go":0},"terms_at":1794700800000,"lease":{"id":"00000000000000000000000000000001","seq":7,"outbox":{"spent":300,"acknowledged":200,"batches":2,"frozen":null,"lines":[]}}}"#;
+
+    #[test]
+    fn a_row_of_the_version_before_is_of_no_part() {
+        let row: Row = serde_json::from_str(VERSION_1).unwrap();
+        assert_eq!(row.scope().whole(), None);
+        assert!(row.stated().parts.is_empty());
+        assert_eq!(row.lease.unreported(), Credits::clamped(100));
     }
 }

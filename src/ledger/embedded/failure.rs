@@ -6,7 +6,8 @@ use crate::database_file::{DatabaseFailed, FileError, Purpose};
 /// Purpose of the file.
 pub(super) const PURPOSE: Purpose = Purpose {
     name: "ledger",
-    schema: "1",
+    schema: "2",
+    older: &["1"],
     if_in_use: "end that one, or name another file (for several processes, use Redis)",
     if_damaged: "put a copy of it back, or name another file",
 };

@@ -12,8 +12,8 @@ use redb::{Database, ReadableDatabase, ReadableTable, backends::InMemoryBackend}
 
 use super::{
     super::{
-        AccountState, Accounts, Amendment, Book, LeaseId, Ledger, LedgerError, Outcome, Record,
-        Renewal, Terms, contract,
+        AccountState, Accounts, Amendment, Book, LeaseId, Ledger, LedgerError, Outcome, PartTerms,
+        Record, Renewal, Terms, contract,
         histories::{MAX_LINES, Step, by_book, history, months, nanos, shown},
     },
     EmbeddedLedger,
@@ -23,9 +23,9 @@ use super::{
     writer::Writer,
 };
 use crate::{
-    Account, Period,
+    Account, Limits, Period,
     clock::{ManualClock, SystemClock, UnixTime},
-    database_file::{DatabaseFile, FileError, ROWS},
+    database_file::{DatabaseFile, FileError, ROWS, SCHEMA_KEY, sealed},
 };
 
 /// A folder of a test's own.
@@ -386,4 +386,64 @@ async fn calls_that_come_together_are_written_together() {
     let (commits, calls) = ledger.commits();
     assert_eq!(calls, 500);
     assert!(commits < 250, "{commits} commits");
+}
+
+/// Rows of schema version 1, as that version wrote them.
+const VERSION_1: [(&str, &str); 3] = [
+    (
+        "l2026-11\0org:acme\0{\"Of\":{\"day\":15,\"model\":\"whisper\",\"hardware\":\"gpu\",\
+         \"feature\":\"api\",\"subject\":\"alice\"}}",
+        r#"{"requests":2,"compute_micros":700,"cost":700}"#,
+    ),
+    (
+        "m2026-11\0org:acme",
+        r#"{"period":"2026-11","used":700,"purchased_used":50,"charged":0,"recovered":0,"refunded":50,"sums":{"settled":700,"forgotten":0},"terms":{"terms":{"included":200,"per_seat":true,"pay_as_you_go":10000},"seats":3,"stated_at":1794700800000},"lines":[],"refunds":{"case-1":{"amount":50,"reason":"slow"}},"moved_to":{},"moved_from":{},"leases":{"entries":{"00000000000000000000000000000001":{"seq":1,"batch":1,"settled":700}},"sums":{"sums":{"settled":700,"forgotten":0},"behind_until":null,"moved":0}},"holds":{"entries":{"00000000000000000000000000000001":{"amount":40,"expires":1794701400000}},"held":40,"next_expiry":1794701400000},"claims":{"included 80":"00000000000000000000000000000001"},"max_lines":20000}"#,
+    ),
+    (
+        "rorg:acme",
+        r#"{"record":{"seats":3,"spending_limit":9000,"grants":{"order-1":{"amount":500,"left":450,"expires":null}},"spent":{},"closed":null,"reserved":{"2026-11":{"amount":40,"until":1794701400000}},"purchased_used":{"2026-11":50},"erased":null},"months":{"2026-11":1}}"#,
+    ),
+];
+
+#[tokio::test]
+async fn a_file_of_the_version_before_is_read_and_goes_on() {
+    let folder = Folder::new();
+    let path = folder.file("credits.redb");
+    let database = Database::create(&path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    let mut rows = transaction.open_table(ROWS).unwrap();
+    rows.insert(SCHEMA_KEY, &b"ledger 1"[..]).unwrap();
+    for (key, value) in VERSION_1 {
+        let row = sealed(key.as_bytes(), value.as_bytes().to_vec());
+        rows.insert(key.as_bytes(), &*row).unwrap();
+    }
+    drop(rows);
+    transaction.commit().unwrap();
+    drop(database);
+
+    let month: Period = "2026-11".parse().unwrap();
+    let clock = ManualClock::at(month);
+    clock.set_unix_time(month.begins() + Duration::from_secs(14 * 86_400));
+    let ledger = EmbeddedLedger::builder(&path).clock(clock).open().unwrap();
+    let acme = Account::org("acme").unwrap();
+    let audit = ledger.audit(&acme, month).await.unwrap();
+    assert!(audit.is_sound(), "{audit}");
+    let statement = ledger.statement(&acme, month, None).await.unwrap();
+    assert_eq!(
+        (statement.used, statement.held, statement.refunded, statement.purchased_left),
+        (nanos(700), nanos(40), nanos(50), nanos(450))
+    );
+    // Its lease goes on, now as a lease of a part.
+    let parts = [PartTerms { part: "research".parse().unwrap(), limits: Limits::NONE }].into();
+    let next = Renewal { parts, need: nanos(40), ..renewal(1, 2, 740) };
+    ledger.renew(&acme, month, &next, SECOND).await.unwrap();
+    let audit = ledger.audit(&acme, month).await.unwrap();
+    assert!(audit.is_sound(), "{audit}");
+    let statement = ledger.statement(&acme, month, None).await.unwrap();
+    assert_eq!((statement.used, statement.parts[0].used), (nanos(740), nanos(40)));
+    drop(ledger);
+    let database = Database::open(&path).unwrap();
+    let rows = database.begin_read().unwrap().open_table(ROWS).unwrap();
+    let schema = rows.get(SCHEMA_KEY).unwrap().unwrap().value().to_vec();
+    assert_eq!(schema, b"ledger 2", "the version before does not read its parts away");
 }

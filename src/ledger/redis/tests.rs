@@ -11,7 +11,7 @@ use redis::{Script, Value};
 
 use super::{
     super::{
-        Book, LeaseId, LedgerError, LineKey, Renewal, Terms, Usage, UsageLine,
+        Amendment, Book, LeaseId, LedgerError, LineKey, Renewal, Terms, Usage, UsageLine,
         histories::{MAX_LINES, Seen, Step, StoredKey, by_book, history, months, nanos, shown},
     },
     call,
@@ -41,12 +41,37 @@ fn key_of(part: StoredKey, keys: &[Keys; 4]) -> &str {
     }
 }
 
-/// Plays a history on the server, in one round trip.
+/// The scripts of schema version 4, which was released before this one.
+const SCHEMA_4: [&str; 2] = [
+    include_str!("../../../tests/redis/schema-4/renew.lua"),
+    include_str!("../../../tests/redis/schema-4/amend.lua"),
+];
+
+/// Returns the same call by a node of schema version 4, which has no parts.
+fn downgraded(call: &redis::Cmd) -> redis::Cmd {
+    let args: Vec<_> = call.args_iter().collect();
+    let text = |at: usize| match args[at] {
+        redis::Arg::Simple(text) => std::str::from_utf8(text).unwrap(),
+        _ => panic!("a cursor"),
+    };
+    let keys: usize = text(2).parse().unwrap();
+    let parts = 3 + keys + call::RENEWAL_ARGUMENTS - 1;
+    assert_eq!(text(parts), "0");
+    let mut old = redis::Cmd::new();
+    for at in (0..args.len()).filter(|at| *at != parts) {
+        old.arg(text(at));
+    }
+    old
+}
+
+/// Plays a history on the server, in one round trip. Steps that are `old` are made by nodes of
+/// schema version 4, whose scripts are the last two.
 async fn by_script(
     server: &mut redis::aio::MultiplexedConnection,
-    scripts: &[Script; 2],
+    scripts: &[Script],
     account: &Account,
     steps: &[Step],
+    old: &[bool],
 ) -> Vec<Seen> {
     let keys = months().map(|period| Keys::new("tc", account, period));
     let of = |period| &keys[months().iter().position(|month| month == period).unwrap()];
@@ -57,10 +82,11 @@ async fn by_script(
             });
         [&keys[0].record, &keys[0].spent, &keys[0].parts].into_iter().chain(months)
     };
-    let [renew, amend] = scripts.each_ref().map(Script::get_hash);
     let mut pipe = redis::pipe();
     let mut commands = Vec::new();
-    for step in steps {
+    for (number, step) in steps.iter().enumerate() {
+        let is_old = old.get(number) == Some(&true);
+        let [renew, amend] = [0, 1].map(|at| scripts[at + if is_old { 2 } else { 0 }].get_hash());
         let before = pipe.len();
         if let Step::Amend { now, .. } | Step::Claim { now, .. } | Step::Renew { now, .. } = step {
             pipe.cmd("SET").arg("test:clock").arg(now.as_millis().to_string());
@@ -79,14 +105,9 @@ async fn by_script(
                 pipe.add_command(call::claim(("EVALSHA", amend), of(period), threshold, *by));
             }
             Step::Renew { period, renewal, not_after, now } => {
-                pipe.add_command(call::renewal(
-                    ("EVALSHA", renew),
-                    of(period),
-                    renewal,
-                    MAX_LINES,
-                    *now,
-                    *not_after,
-                ));
+                let how = ("EVALSHA", renew);
+                let call = call::renewal(how, of(period), renewal, MAX_LINES, *now, *not_after);
+                pipe.add_command(if is_old { downgraded(&call) } else { call });
             }
             Step::Save => {
                 for key in all() {
@@ -159,9 +180,11 @@ async fn by_script(
     seen
 }
 
-async fn scripts(link: &mut redis::aio::MultiplexedConnection) -> [Script; 2] {
-    let scripts = [script::renew_text(TEST_CLOCK), script::amend_text(TEST_CLOCK)]
-        .map(|text| Script::new(&text));
+async fn scripts(link: &mut redis::aio::MultiplexedConnection) -> [Script; 4] {
+    let old = |at: usize| SCHEMA_4[at].replace("--CLOCK--\n", TEST_CLOCK);
+    let new = [script::renew_text(TEST_CLOCK), script::amend_text(TEST_CLOCK)];
+    let [renew, amend] = new;
+    let scripts = [renew, amend, old(0), old(1)].map(|text| Script::new(&text));
     for script in &scripts {
         script.load_async(link).await.unwrap();
     }
@@ -181,11 +204,12 @@ async fn the_script_and_the_book_agree_state_for_state() {
     let scripts = scripts(&mut link).await;
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
     let (mut debited_late, mut given_back, mut repaired, mut set_aside) = (0, 0, 0, 0);
+    let mut limited: BTreeMap<String, usize> = BTreeMap::new();
     for seed in 0..histories {
         let steps = history(&mut Rng::with_seed(seed));
         let account = Account::user(&format!("u{seed}")).unwrap();
         let (expected, found) =
-            (by_book(&steps), by_script(&mut link, &scripts, &account, &steps).await);
+            (by_book(&steps), by_script(&mut link, &scripts, &account, &steps, &[]).await);
         for (step, (expected, found)) in expected.iter().zip(&found).enumerate() {
             assert_eq!(
                 expected,
@@ -212,6 +236,10 @@ async fn the_script_and_the_book_agree_state_for_state() {
                 Step::Renew { .. } => "Renew".to_owned(),
             };
             *outcomes.entry(format!("{step} {outcome}")).or_default() += 1;
+            if let Some((_, limit)) = answer.split_once("LimitStanding { ") {
+                let limit = limit.split(", limit").next().unwrap_or_default();
+                *limited.entry(limit.to_owned()).or_default() += 1;
+            }
             debited_late +=
                 usize::from(books.iter().any(|book| book.lines.contains_key(&LineKey::Late)));
             repaired += usize::from(lossy && books.iter().any(|book| !book.recovered.is_zero()));
@@ -232,8 +260,8 @@ async fn the_script_and_the_book_agree_state_for_state() {
         }
     }
     eprintln!(
-        "{histories} histories agree; answers: {outcomes:?}; debited late {debited_late}, refunded \
-         with purchases {given_back}, repaired {repaired}, grants set aside {set_aside}"
+        "{histories} histories agree; answers: {outcomes:?}; by limits {limited:?}; debited late \
+         {debited_late}, refunded with purchases {given_back}, repaired {repaired}, grants set aside {set_aside}"
     );
     let kinds =
         ["Renewed", "Superseded", "Forgotten", "Late", "NotBegun", "Closed", "Erased", "refused"]
@@ -252,10 +280,69 @@ async fn the_script_and_the_book_agree_state_for_state() {
     let all =
         kinds.iter().map(String::as_str).chain(corrections).all(|kind| outcomes.contains_key(kind));
     assert!(
-        (all && given_back > 0 && debited_late > 0 && repaired > 0 && set_aside > 0)
+        (all && limited.len() == 7
+            && given_back > 0
+            && debited_late > 0
+            && repaired > 0
+            && set_aside > 0)
             || histories < 1_000,
         "every kind of answer came up: {outcomes:?}"
     );
+}
+
+/// An upgrade while old and new nodes run: they share accounts, and none disturbs the other.
+#[tokio::test]
+async fn nodes_of_the_version_before_share_accounts_with_those_of_this_one() {
+    let histories = std::env::var("HISTORIES")
+        .map_or(10_000, |histories| histories.parse().expect("HISTORIES is a number"));
+    let server = RedisServer::start_with(&["--appendonly", "no"]);
+    let mut link = redis::Client::open(server.url())
+        .unwrap()
+        .get_multiplexed_async_connection()
+        .await
+        .unwrap();
+    let scripts = scripts(&mut link).await;
+    let (mut by_old, mut by_new, mut in_parts) = (0, 0, 0);
+    for seed in 0..histories / 5 {
+        let mut rng = Rng::with_seed(1_000_000 + seed);
+        let mut steps = history(&mut rng);
+        // Old nodes do not know the limit of an account's day.
+        steps.retain(|step| {
+            let Step::Amend { amendment, .. } = step else { return true };
+            !matches!(amendment, Amendment::Limits { part: None, .. })
+        });
+        let mut old = Vec::new();
+        for step in &mut steps {
+            let is_old = rng.bool()
+                && match step {
+                    Step::Renew { renewal, .. } if renewal.parts.is_empty() => {
+                        renewal.most_per_day = None;
+                        true
+                    }
+                    Step::Renew { .. } => false,
+                    Step::Amend { amendment, .. } => {
+                        !matches!(amendment, Amendment::Limits { .. } | Amendment::Erase)
+                    }
+                    _ => true,
+                };
+            old.push(is_old);
+            (by_old, by_new) = (by_old + usize::from(is_old), by_new + usize::from(!is_old));
+        }
+        let account = Account::user(&format!("u{seed}")).unwrap();
+        let expected = by_book(&steps);
+        let found = by_script(&mut link, &scripts, &account, &steps, &old).await;
+        for (step, (expected, found)) in expected.iter().zip(&found).enumerate() {
+            assert_eq!(expected, found, "history {seed}, step {step}, {:?}", steps[step]);
+        }
+        in_parts += expected
+            .last()
+            .map_or(0, |(_, _, books)| books.iter().filter(|book| !book.parts.is_empty()).count());
+        if seed % 500 == 499 {
+            redis::cmd("FLUSHDB").exec_async(&mut link).await.unwrap();
+        }
+    }
+    eprintln!("{by_old} steps of old nodes, {by_new} of new ones, {in_parts} months with parts");
+    assert!(by_old > 0 && by_new > 0 && in_parts > 0);
 }
 
 #[tokio::test]
@@ -304,7 +391,7 @@ async fn usage_beyond_the_most_lines_goes_to_one_line() {
         .collect();
     let (expected, found) = (
         by_book(&steps),
-        by_script(&mut link, &scripts, &Account::user("many").unwrap(), &steps).await,
+        by_script(&mut link, &scripts, &Account::user("many").unwrap(), &steps, &[]).await,
     );
     assert!(expected == found, "both sides agree");
     let book = &expected[2].2[0];
