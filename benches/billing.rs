@@ -66,6 +66,7 @@ fn settles_from(batch: u64, from: usize, to: usize) -> Renewal {
         forget: false,
         most_per_day: None,
         parts: std::sync::Arc::default(),
+        permits: None,
     }
 }
 

@@ -170,8 +170,7 @@ mod tests {
     #[test]
     fn a_burst_is_accepted_and_the_next_request_gets_a_time() {
         let number = |n| NonZeroU32::new(n).unwrap();
-        let quota =
-            RequestQuota { count: number(6), per: Duration::from_secs(60), burst: number(2) };
+        let quota = RequestQuota::new(number(6), Duration::from_secs(60)).burst(number(2));
         let rate = RequestRate::default();
         assert_eq!(rate.count(quota, Duration::ZERO).unwrap().remaining, 1);
         let last = rate.count(quota, Duration::ZERO).unwrap();
@@ -199,11 +198,8 @@ mod tests {
     #[test]
     fn quotas_that_alternate_do_not_start_again() {
         let number = |n| NonZeroU32::new(n).unwrap();
-        let quota = |burst| RequestQuota {
-            count: number(6),
-            per: Duration::from_secs(3600),
-            burst: number(burst),
-        };
+        let quota =
+            |burst| RequestQuota::new(number(6), Duration::from_secs(3600)).burst(number(burst));
         let rate = RequestRate::default();
         let passed =
             (0..100).filter(|turn| rate.count(quota(2 + turn % 3), Duration::ZERO).is_ok()).count();

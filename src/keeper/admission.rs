@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     Credits, Period,
-    lease::SliceRequest,
+    lease::{PermitAnswer, SliceRequest},
     ledger::Standing,
     metering::RunningRequest,
     terms::{LeaseScope, StatedTerms},
@@ -47,6 +47,8 @@ pub(crate) enum TicketAnswer {
     Admitted(HeldSlice),
     /// The account does not have enough.
     NotEnough(Standing),
+    /// The ledger has no permit of the account's request rate for this time.
+    BeyondRate(Duration),
     /// By the ledger's clock it is another month: ask for that one.
     OtherPeriod(Period),
     /// The ledger cannot say anything about this account.
@@ -63,7 +65,7 @@ pub(crate) enum TicketAnswer {
 pub(crate) fn admit(
     mut handle: AccountHandle,
     stated: &StatedTerms,
-    want: SliceRequest,
+    mut want: SliceRequest,
     mut request: RunningRequest,
     now: Duration,
 ) -> Result<Admission, AdmissionError> {
@@ -97,7 +99,19 @@ pub(crate) fn admit(
         if let Some(woke_at) = table.time.woke_at() {
             state.lease.mark_suspended(&table.rules, woke_at);
         }
-        return Ok(match state.lease.admit(want, request, now) {
+        let mut needs_permit = false;
+        if let Some(rate) = want.rate {
+            match state.lease.take_permit(rate, now) {
+                PermitAnswer::Taken => want.rate = None,
+                PermitAnswer::None(wait) if !is_away && !state.lease.is_failing() => {
+                    return Err(AdmissionError::BeyondRate(wait));
+                }
+                PermitAnswer::Ask | PermitAnswer::None(_) => needs_permit = true,
+            }
+        }
+        let admitted =
+            if needs_permit { Err(request) } else { state.lease.admit(want, request, now) };
+        return Ok(match admitted {
             Ok(id) => {
                 table.note_in_journal(entry, &mut state);
                 let due = if state.lease.is_low() {
@@ -177,6 +191,7 @@ impl Future for Ticket {
                 TicketAnswer::Admitted(HeldSlice::new(self.handle.clone(), id))
             }
             Ok(Verdict::NotEnough(standing)) => TicketAnswer::NotEnough(standing),
+            Ok(Verdict::BeyondRate(wait)) => TicketAnswer::BeyondRate(wait),
             Ok(Verdict::OtherPeriod(period)) => TicketAnswer::OtherPeriod(period),
             Ok(Verdict::Unanswered) => TicketAnswer::Unanswered,
             Ok(Verdict::Erased) => TicketAnswer::Erased,

@@ -101,6 +101,8 @@ pub(super) enum Verdict {
     Admitted(RunId),
     /// The account does not have enough.
     NotEnough(Standing),
+    /// The ledger has no permit of the account's request rate for this time.
+    BeyondRate(Duration),
     /// By the ledger's clock it is another month.
     OtherPeriod(Period),
     /// The ledger cannot say anything about this account.
@@ -118,6 +120,8 @@ pub(crate) enum AdmissionError {
     TooManyAccounts,
     /// The node is shutting down.
     ShuttingDown,
+    /// The ledger has said that it has no permit of the account's request rate for this time.
+    BeyondRate(Duration),
     /// So many of the account's requests run or wait, which is the most that may.
     TooManyRunning(NonZeroU32),
 }

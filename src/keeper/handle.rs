@@ -65,6 +65,12 @@ impl AccountHandle {
         rate.count(quota, now)
     }
 
+    /// Returns the state of a request rate over all nodes, as of the ledger's last answer.
+    pub(crate) fn permit_state(&self, quota: RequestQuota, now: Duration) -> RateState {
+        let (remaining, reset) = self.entry.lock().lease.permit_state(now);
+        RateState { quota, remaining, reset }
+    }
+
     /// Has the worker examine the account's lease now.
     fn attend(&self) {
         self.table.attend(&self.entry);
@@ -110,6 +116,13 @@ impl HeldSlice {
     pub(crate) fn with<T>(&self, look: impl FnOnce(&mut RunningRequest) -> T) -> Option<T> {
         let RunRef { handle, id } = self.0.as_ref()?;
         handle.entry.lock().lease.run_mut(*id).map(look)
+    }
+
+    /// Returns the state of its account's request rate over all nodes, as of the ledger's last
+    /// answer.
+    pub(crate) fn permit_state(&self, quota: RequestQuota) -> Option<RateState> {
+        let RunRef { handle, .. } = self.0.as_ref()?;
+        Some(handle.permit_state(quota, handle.table.now()))
     }
 
     /// Reads the clocks.
@@ -236,6 +249,12 @@ pub(super) fn deliver(
     for (request, billed) in served.settled {
         let ended = EndedRequest::new(request, billed, &entry.lock().lease);
         ended.observe();
+    }
+    if !served.beyond_rate.is_empty() {
+        let wait = entry.lock().lease.no_permit_for(handle.table.now());
+        for waiter in served.beyond_rate {
+            drop(waiter.send(Verdict::BeyondRate(wait)));
+        }
     }
     if served.refused.is_empty() {
         return;

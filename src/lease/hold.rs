@@ -102,6 +102,7 @@ mod tests {
         min_slice: nanos(5),
         first_refill_after: Duration::from_secs(1),
         max_concurrent: None,
+        rate: None,
     };
 
     #[test]

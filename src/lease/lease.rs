@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     exchange::{Exchange, Flight},
     life::Life,
+    permits::PermitAnswer,
     pool::{Pool, Report},
     record::Stored,
     rules::LeaseRules,
@@ -14,7 +15,7 @@ use super::{
 use crate::{
     Credits,
     clock::UnixTime,
-    ledger::{Answer, LeaseId, Outcome, Renewal, Standing, Terms, Usage},
+    ledger::{AccountRate, Answer, LeaseId, Outcome, Renewal, Standing, Terms, Usage},
 };
 
 /// One node's share of an account's credits in a period: requests are admitted, refilled and billed
@@ -148,6 +149,22 @@ impl<W, R: Run> Lease<W, R> {
     /// Returns `true` if so much of the surplus is taken that the ledger is to be asked for more.
     pub(crate) fn is_low(&self) -> bool {
         self.pool.is_low()
+    }
+
+    /// (14) Takes a permit of a rate over all nodes for a request, unless others wait for theirs.
+    pub(crate) fn take_permit(&mut self, rate: AccountRate, now: Duration) -> PermitAnswer {
+        self.pool.take_permit(rate, now)
+    }
+
+    /// (14) Returns the permits that are left as far as this node knows, and the time until all are
+    /// there again.
+    pub(crate) fn permit_state(&self, now: Duration) -> (u32, Duration) {
+        self.pool.permit_state(now)
+    }
+
+    /// (14) Returns the time for which the ledger has no permit.
+    pub(crate) fn no_permit_for(&self, now: Duration) -> Duration {
+        self.pool.no_permit_for(now)
     }
 
     /// Queues a request until the ledger answers.
@@ -355,7 +372,7 @@ impl<W, R: Run> Lease<W, R> {
             if self.exchange.has_spoken() { self.pool.outbox().reported() } else { Credits::ZERO };
         // A lease that leaves holds nothing ahead.
         let ahead = rules.ahead.filter(|_| !forget);
-        let Report { batch, keep, refill, need, extra } =
+        let Report { batch, keep, refill, need, extra, permits } =
             self.pool.report(&LeaseRules { ahead, ..*rules }, now);
         self.probes = false;
         let seq = self.exchange.send(Flight {
@@ -382,6 +399,7 @@ impl<W, R: Run> Lease<W, R> {
             forget,
             most_per_day: None,
             parts: Arc::default(),
+            permits,
         }
     }
 
@@ -397,8 +415,11 @@ impl<W, R: Run> Lease<W, R> {
     ) -> Served<W, R> {
         let Some(flight) = self.exchange.land(seq) else { return Served::none() };
         match answer.outcome {
-            Outcome::Renewed { hold, standing } => {
+            Outcome::Renewed { hold, standing, permits } => {
                 self.acknowledge(rules, &flight, now);
+                if let Some(permits) = permits.filter(|_| !flight.overslept) {
+                    self.pool.take_permits(rules, permits, flight.sent_at);
+                }
                 // A copy of the renewal, that something on the way sent again, may come yet.
                 self.exchange.may_act_again(rules, now);
                 // (6) A goodbye that brought news is none.

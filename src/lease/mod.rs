@@ -32,6 +32,7 @@ mod hold_ahead;
 mod lease;
 mod life;
 mod outbox;
+mod permits;
 mod pool;
 mod queue;
 mod record;
@@ -52,6 +53,7 @@ pub use self::hold_ahead::HoldAhead;
 pub(crate) use self::record::LeaseRecord;
 pub(crate) use self::{
     lease::{Lease, Next},
+    permits::PermitAnswer,
     rules::{LeaseRules, MAX_RENEWAL_DELAY},
     run::{Closing, RefillDenial, Run, RunId, Served, SliceRequest},
 };

@@ -6,13 +6,17 @@ use super::{
     batch::Batch,
     hold::Hold,
     outbox::Outbox,
+    permits::{PermitAnswer, PermitPool},
     queue::Queue,
     rules::LeaseRules,
     run::{Billed, Closing, Run, RunId, Served, SliceRequest},
     slices::Slices,
     surplus::{Surplus, is_twice},
 };
-use crate::Credits;
+use crate::{
+    Credits,
+    ledger::{AccountRate, PermitRequest, Permits},
+};
 
 /// The credits of a lease, and the requests that share them: which are admitted, refilled, billed.
 ///
@@ -27,6 +31,7 @@ pub(super) struct Pool<W, R> {
     outbox: Outbox,
     hold: Hold,
     surplus: Surplus,
+    permits: PermitPool,
 }
 
 /// The pool's part of a renewal.
@@ -41,6 +46,8 @@ pub(super) struct Report {
     pub(super) need: Credits,
     /// More for requests to come.
     pub(super) extra: Credits,
+    /// Permits for requests that wait, and for those to come.
+    pub(super) permits: Option<PermitRequest>,
 }
 
 impl<W, R: Run> Pool<W, R> {
@@ -51,6 +58,7 @@ impl<W, R: Run> Pool<W, R> {
             outbox: Outbox::new(),
             hold: Hold::new(),
             surplus: Surplus::new(now),
+            permits: PermitPool::default(),
         }
     }
 
@@ -247,6 +255,7 @@ impl<W, R: Run> Pool<W, R> {
         let keep = self.slices.total().saturating_add(unsent).saturating_add(ahead);
         let refill = self.slices.request_refills(now);
         let need = self.queue.request_all();
+        let permits = self.permits.request(self.queue.permits_needed(), now);
         if keep.is_zero() && self.slices.is_empty() && self.queue.is_empty() {
             // What holds nothing takes little memory.
             self.slices.free_memory();
@@ -254,7 +263,7 @@ impl<W, R: Run> Pool<W, R> {
         }
         // (1) Given up when it is sent.
         self.hold.lower_to(batch.settled.saturating_add(keep));
-        Report { batch, keep, refill, need, extra: surplus.saturating_sub(ahead) }
+        Report { batch, keep, refill, need, extra: surplus.saturating_sub(ahead), permits }
     }
 
     /// Takes the hold that the ledger's answer grants, beyond the total that was `settled`. `left`
@@ -317,6 +326,16 @@ impl<W, R: Run> Pool<W, R> {
         now: Duration,
     ) {
         while let Some(want) = self.queue.first(requested, &is_gone) {
+            if let Some(rate) = want.rate {
+                match self.permits.take(rate, now) {
+                    PermitAnswer::Taken => self.queue.first_has_permit(),
+                    _ if !requested => break,
+                    _ => {
+                        served.beyond_rate.extend(self.queue.pop().map(|(handle, _)| handle));
+                        continue;
+                    }
+                }
+            }
             let slice = self.slice_for(want, now);
             if slice.is_none() && !requested {
                 break;
@@ -331,8 +350,32 @@ impl<W, R: Run> Pool<W, R> {
         }
     }
 
+    /// (14) Takes a permit, unless requests wait for theirs.
+    pub(super) fn take_permit(&mut self, rate: AccountRate, now: Duration) -> PermitAnswer {
+        if self.queue.permits_needed() > 0 {
+            return PermitAnswer::Ask;
+        }
+        self.permits.take(rate, now)
+    }
+
+    /// (14) Takes the permits that an answer grants.
+    pub(super) fn take_permits(&mut self, rules: &LeaseRules, permits: Permits, sent_at: Duration) {
+        self.permits.granted(permits, rules, sent_at);
+    }
+
+    /// (14) Returns the permits that are left, and the time until all are there again.
+    pub(super) fn permit_state(&self, now: Duration) -> (u32, Duration) {
+        self.permits.state(now)
+    }
+
+    /// (14) Returns the time for which the ledger has no permit.
+    pub(super) fn no_permit_for(&self, now: Duration) -> Duration {
+        self.permits.none_for(now)
+    }
+
     /// Admits no request on what was granted before the process was suspended, until `woke_at`.
     pub(super) fn mark_suspended(&mut self, rules: &LeaseRules, woke_at: Duration) {
+        self.permits.clear();
         self.hold.mark_suspended(rules, woke_at);
     }
 

@@ -63,6 +63,18 @@ impl<W, R> Queue<W, R> {
         self.waiting.iter_mut().for_each(|waiting| waiting.is_requested = false);
     }
 
+    /// (14) Returns how many requests need a permit.
+    pub(super) fn permits_needed(&self) -> usize {
+        self.waiting.iter().filter(|waiting| waiting.want.rate.is_some()).count()
+    }
+
+    /// (14) Notes that the first request has its permit.
+    pub(super) fn first_has_permit(&mut self) {
+        if let Some(first) = self.waiting.front_mut() {
+            first.want.rate = None;
+        }
+    }
+
     /// Returns what the first request wants that has not left. With `requested`, only if the ledger
     /// was asked for it.
     pub(super) fn first(
@@ -119,6 +131,7 @@ mod tests {
             min_slice: Credits::ZERO,
             first_refill_after: NOW,
             max_concurrent: None,
+            rate: None,
         }
     }
 

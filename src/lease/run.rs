@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use crate::{
     Credits,
-    ledger::{LineKey, Usage},
+    ledger::{AccountRate, LineKey, Usage},
 };
 
 /// A request as its lease sees it.
@@ -57,6 +57,8 @@ pub(crate) struct SliceRequest {
     pub(crate) first_refill_after: Duration,
     /// The most of the account's requests that may run or wait on this node, this one included.
     pub(crate) max_concurrent: Option<NonZeroU32>,
+    /// (14) The rate over all nodes that it needs a permit of.
+    pub(crate) rate: Option<AccountRate>,
 }
 
 /// Names a running request. No two requests of an account ever have the same name, also under
@@ -77,6 +79,8 @@ pub(crate) struct Served<W, R> {
     pub(crate) admitted: Vec<(W, RunId)>,
     /// Requests that waited, and for which the ledger was asked and had not enough.
     pub(crate) refused: Vec<W>,
+    /// (14) Requests that waited, and for which the ledger had no permit.
+    pub(crate) beyond_rate: Vec<W>,
     /// Requests that ended earlier with more used than their slices, and are billed now.
     pub(crate) settled: Vec<Billed<R>>,
 }
@@ -84,7 +88,12 @@ pub(crate) struct Served<W, R> {
 impl<W, R> Served<W, R> {
     /// Nothing changed.
     pub(crate) const fn none() -> Self {
-        Self { admitted: Vec::new(), refused: Vec::new(), settled: Vec::new() }
+        Self {
+            admitted: Vec::new(),
+            refused: Vec::new(),
+            beyond_rate: Vec::new(),
+            settled: Vec::new(),
+        }
     }
 }
 

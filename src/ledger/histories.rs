@@ -5,8 +5,8 @@ use std::{collections::HashMap, num::NonZeroUsize, time::Duration};
 use fastrand::Rng;
 
 use super::{
-    AccountState, Amendment, Book, LeaseId, LedgerError, LineKey, PartTerms, Record, Refund,
-    Renewal, Terms, Usage, UsageLine,
+    AccountState, Amendment, Book, LeaseId, LedgerError, LineKey, PartTerms, PermitRequest, Record,
+    Refund, Renewal, Terms, Usage, UsageLine,
 };
 use crate::{Credits, Limits, Name, Part, Period, clock::UnixTime};
 
@@ -262,6 +262,12 @@ pub(super) fn history(rng: &mut Rng) -> Vec<Step> {
                 ttl,
                 forget: goodbye,
                 most_per_day: (rng.u8(0..4) == 0).then(|| amount(rng)),
+                permits: (rng.u8(0..4) == 0).then(|| PermitRequest {
+                    rate: ["60/60000000/5", "600/60000000/1", "7/30000000"][rng.usize(0..3)]
+                        .parse()
+                        .unwrap(),
+                    wanted: rng.u32(0..9),
+                }),
                 parts: parts(lease)
                     .into_iter()
                     .map(|part| {

@@ -63,6 +63,7 @@ mod list;
 mod memory;
 mod parts;
 mod protocol;
+mod rates;
 mod record;
 #[cfg(feature = "redis")]
 mod redis;
@@ -89,6 +90,7 @@ pub use self::{
         Answer, LeaseId, LimitStanding, LineKey, MAX_LINES, Outcome, Renewal, Span, Standing,
         Usage, UsageLine,
     },
+    rates::{AccountRate, PermitRequest, Permits},
     record::{Grant, Record},
     statement::{Statement, StatementLine, StatementPart, StatementRefund},
 };

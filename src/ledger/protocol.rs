@@ -4,6 +4,7 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use super::rates::{PermitRequest, Permits};
 use crate::{Credits, Name, clock::UnixTime, ledger::Terms, names::Subject, terms::PartTerms};
 
 /// The default for how many usage lines of a month a ledger stores one by one; further usage is
@@ -101,6 +102,8 @@ pub struct Renewal {
     /// The parts of the account that the lease draws on, the largest first: always the same for a
     /// lease. What it settles counts in each of them.
     pub parts: Arc<[PartTerms]>,
+    /// Permits for requests to begin, if the account's rate holds over all nodes.
+    pub permits: Option<PermitRequest>,
 }
 
 /// Usage of one batch that has the same key.
@@ -183,6 +186,8 @@ pub enum Outcome {
         hold: Credits,
         /// The account's balance.
         standing: Standing,
+        /// The answer to [`Renewal::permits`].
+        permits: Option<Permits>,
     },
     /// A later renewal of this lease arrived before it. No effect.
     Superseded,

@@ -5,7 +5,10 @@ use std::{cmp::Reverse, collections::BTreeMap, num::NonZeroU32, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{SETTLEMENT_WINDOW, holds::is_live, parts::DayTotal, terms_in_force::TermsInForce};
+use super::{
+    AccountRate, SETTLEMENT_WINDOW, holds::is_live, parts::DayTotal, rates::RateCell,
+    terms_in_force::TermsInForce,
+};
 use crate::names::GrantId;
 use crate::{Credits, Limits, Part, Period, clock::UnixTime};
 
@@ -51,6 +54,9 @@ pub struct Record {
     /// What each part used on the day of its last debit.
     #[serde(default)]
     pub(super) part_days: BTreeMap<Part, DayTotal>,
+    /// Request rates of the account, as far as they are not unused.
+    #[serde(default)]
+    pub(super) rates: BTreeMap<AccountRate, RateCell>,
 }
 
 /// Purchased credits. They are used after the included ones, the first to expire first.
@@ -98,6 +104,7 @@ impl Default for Record {
             today: DayTotal::default(),
             part_limits: BTreeMap::new(),
             part_days: BTreeMap::new(),
+            rates: BTreeMap::new(),
         }
     }
 }

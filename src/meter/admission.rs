@@ -221,10 +221,10 @@ impl CreditMeter {
         if let Some(rejection) = denied {
             return Decision::now(self.deny_metered(rejection, request, None));
         }
-        let counted = request
-            .context
-            .tier
-            .requests
+        // A rate over all nodes is counted by the ledger.
+        let on_this_node =
+            request.context.tier.requests.filter(|_| request.context.want.rate.is_none());
+        let counted = on_this_node
             .map(|quota| count(&handle, &request.context, quota, now.lease))
             .transpose();
         let rate = match counted {
@@ -271,6 +271,10 @@ impl CreditMeter {
                     let rejection = Rejection::of(&standing, &request.context);
                     return self.deny_metered(rejection, request, rate);
                 }
+                TicketAnswer::BeyondRate(wait) => {
+                    let rejection = Rejection::beyond_rate(wait, &request.context);
+                    return self.deny_metered(rejection, request, rate);
+                }
                 TicketAnswer::Unanswered => return self.without_ledger(request, rate),
                 TicketAnswer::Erased => {
                     return self.deny_metered(Rejection::AccountErased, request, rate);
@@ -311,6 +315,12 @@ impl CreditMeter {
 
     /// Admits a request within its tier's allowance for outages, or denies it.
     fn without_ledger(&self, request: CreditRequest, rate: Rate) -> Decided {
+        if let Some(quota) = request.context.tier.requests
+            && request.context.want.rate.is_some()
+            && let Err(rejection) = self.count_without_ledger(&request.context, quota)
+        {
+            return self.deny_metered(rejection, request, rate);
+        }
         let slice = match request.context.tier.during_outage {
             DuringOutage::Deny => None,
             DuringOutage::Allow(allowance) => self.take_unheld_slice(&request, allowance),
@@ -319,6 +329,18 @@ impl CreditMeter {
             Some(slice) => Ok(Some(self.admitted(slice, request, rate))),
             None => self.deny_metered(Rejection::LedgerUnreachable, request, rate),
         }
+    }
+
+    /// Counts a request against a rate over all nodes while the ledger does not answer: this node
+    /// counts for itself.
+    fn count_without_ledger(
+        &self,
+        context: &BillingContext,
+        quota: RequestQuota,
+    ) -> Result<(), Rejection> {
+        let table = self.inner.keeper.table();
+        let handle = AccountHandle::open(table, &context.scope())?;
+        count(&handle, context, quota, self.inner.time.now().lease).map(drop)
     }
 
     /// Denies a request. In shadow mode it only emits the event, and the request goes on unmetered.
@@ -346,7 +368,8 @@ impl CreditMeter {
         now: Now,
     ) -> Result<Admission, Rejection> {
         let BillingContext { stated, want, .. } = &*request.context;
-        Ok(admit(handle, stated, *want, self.running(request), now.lease)?)
+        admit(handle, stated, *want, self.running(request), now.lease)
+            .map_err(|error| Rejection::of_admission(error, &request.context))
     }
 
     /// Takes a slice that the ledger has not put on hold.
@@ -365,7 +388,12 @@ impl CreditMeter {
         )
     }
 
-    fn admitted(&self, slice: HeldSlice, request: CreditRequest, rate: Rate) -> Admitted {
+    fn admitted(&self, slice: HeldSlice, request: CreditRequest, mut rate: Rate) -> Admitted {
+        if request.context.want.rate.is_some()
+            && let Some(quota) = request.context.tier.requests
+        {
+            rate = slice.permit_state(quota).map(Box::new);
+        }
         let charge = Charge::new(slice, self.inner.bill_policy.as_ref());
         let CreditRequest { context, identity, .. } = request;
         let upstream_time = context.workload.upstream_time.clone();

@@ -101,6 +101,7 @@ impl BillingContext {
             min_slice: least,
             first_refill_after: price.runway(hold.saturating_sub(hold.half())),
             max_concurrent: tier.most_running,
+            rate: tier.requests.and_then(|quota| quota.over_all_nodes()),
         };
         Ok(Self {
             number: next_number(),

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use super::{
-    DuringOutage, Midway, Plan, RequestCap, RequestQuota, Route, Tier, TierModels, TimeUnit,
-    UpstreamTime, WhenUsedUp,
+    DuringOutage, Midway, Plan, RateScope, RateWindow, RequestCap, RequestQuota, Route, Tier,
+    TierModels, TimeUnit, UpstreamTime, WhenUsedUp,
     draft::{Draft, Field, Language, Problem},
 };
 use crate::{Credits, DenialFormat, Limits, Name, NameError, Price};
@@ -98,6 +98,8 @@ struct RawQuota {
     count: Spanned<Value>,
     per: Spanned<Value>,
     burst: Option<Spanned<Value>>,
+    scope: Option<Spanned<Value>>,
+    window: Option<Spanned<Value>>,
 }
 
 /// Reason why a text is not a plan.
@@ -354,6 +356,7 @@ fn tier_problem(key: &Spanned<String>, raw: &RawTier, problem: Problem) -> Wrong
         Field::Hold => raw.hold.as_ref(),
         Field::MostPerRequest => raw.most_per_request.as_ref(),
         Field::RequestCount => quota.map(|quota| &quota.count),
+        Field::RequestWindow => quota.and_then(|quota| quota.window.as_ref()),
         Field::RequestPer => quota.map(|quota| &quota.per),
         Field::RequestBurst => quota.map(|quota| quota.burst.as_ref().unwrap_or(&quota.count)),
         Field::Key | Field::ModelHardware | Field::ModelTime | Field::RouteTarget => None,
@@ -420,7 +423,27 @@ fn request_cap(value: &Spanned<Value>, entry: &str) -> Result<RequestCap, Wrong>
 fn request_quota(raw: &RawQuota, entry: &str) -> Result<RequestQuota, Wrong> {
     let count = whole(&raw.count, &format!("{entry}.count"))?;
     let per = duration(&raw.per, &format!("{entry}.per"))?;
-    let quota = RequestQuota::new(count, per);
+    let mut quota = RequestQuota::new(count, per);
+    if let Some(scope) = &raw.scope {
+        quota = quota.scope(match scope.as_ref().as_str() {
+            Some("account") => RateScope::Account,
+            Some("node") => RateScope::Node,
+            _ => {
+                let reason = format!("{entry}.scope: write \"account\" or \"node\"");
+                return Err(wrong(scope.span(), reason));
+            }
+        });
+    }
+    if let Some(window) = &raw.window {
+        quota = quota.window(match window.as_ref().as_str() {
+            Some("sliding") => RateWindow::Sliding,
+            Some("fixed") => RateWindow::Fixed,
+            _ => {
+                let reason = format!("{entry}.window: write \"sliding\" or \"fixed\"");
+                return Err(wrong(window.span(), reason));
+            }
+        });
+    }
     Ok(match &raw.burst {
         Some(burst) => quota.burst(whole(burst, &format!("{entry}.burst"))?),
         None => quota,

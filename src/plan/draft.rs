@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
-    RequestCap, RequestQuota, Tier, TierModels, TierName,
+    RateScope, RateWindow, RequestCap, RequestQuota, Tier, TierModels, TierName,
     catalog::{Catalog, Hardware, Model},
     pattern::{self, PatternError},
     policy::Plan,
@@ -56,6 +56,7 @@ pub(super) enum Field {
     RequestCount,
     RequestPer,
     RequestBurst,
+    RequestWindow,
     /// The tier's models of this number.
     TierModels(usize),
 }
@@ -318,7 +319,14 @@ fn check_models(all: &[TierModels], entry: &str) -> Result<(), Problem> {
 }
 
 fn check_quota(quota: RequestQuota, entry: &str) -> Result<(), Problem> {
-    let RequestQuota { count, per, burst } = quota;
+    let RequestQuota { count, per, burst, scope, window } = quota;
+    if window == RateWindow::Fixed && (scope == RateScope::Node || burst != count) {
+        let reason = format!(
+            "{entry}.window: fixed windows are counted over all nodes, and have no burst: leave \
+             scope and burst out"
+        );
+        return Err(Problem { field: Field::RequestWindow, reason });
+    }
     check_time(per, &format!("{entry}.per"), Field::RequestPer)?;
     let interval = per / count.get();
     if interval < MIN_REQUEST_INTERVAL {

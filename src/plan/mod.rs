@@ -71,7 +71,10 @@ pub use self::{
     policy::Plan,
     route::Route,
     routes::{Classification, ModelInBody},
-    tier::{DuringOutage, Midway, RequestCap, RequestQuota, Tier, TierModels, WhenUsedUp},
+    tier::{
+        DuringOutage, Midway, RateScope, RateWindow, RequestCap, RequestQuota, Tier, TierModels,
+        WhenUsedUp,
+    },
     upstream_time::{TimeUnit, UpstreamTime},
 };
 pub use crate::{body_fields::BodyProblem, names::TierName};

@@ -3,7 +3,10 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use super::TierName;
-use crate::{Credits, Limits, ledger::Terms};
+use crate::{
+    Credits, Limits,
+    ledger::{AccountRate, Terms},
+};
 
 /// The hold of a tier that does not set one.
 const DEFAULT_HOLD: Duration = Duration::from_secs(1);
@@ -45,8 +48,8 @@ pub struct Tier {
     /// meter's [ledger timeout](crate::CreditMeterBuilder::ledger_timeout), nor longer than
     /// `most_per_request`.
     pub hold: Duration,
-    /// Request rate of an account, on each node. Requests beyond it are denied with 429. Default:
-    /// `None`, no limit.
+    /// Request rate of an account, over all nodes or on each. Requests beyond it are denied with
+    /// 429. Default: `None`, no limit.
     pub requests: Option<RequestQuota>,
     /// The most that one request may use. A request that reaches it is cut off (403). Default:
     /// `None`, no limit, even if the request runs on as debt.
@@ -245,14 +248,41 @@ pub struct RequestQuota {
     /// The time in which `count` requests are refilled, 1 ms to 24 h. A used-up `burst` must be
     /// full again within 31 days.
     pub per: Duration,
-    /// Requests that may come at once. Default: `count`.
+    /// Requests that may come at once. Default: `count`. Without meaning for fixed windows.
     pub burst: NonZeroU32,
+    /// The nodes over which it holds. Default: [`RateScope::Account`], all.
+    pub scope: RateScope,
+    /// The way in which requests become possible again. Default: [`RateWindow::Sliding`].
+    pub window: RateWindow,
+}
+
+/// The nodes over which a request rate holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RateScope {
+    /// All nodes together: they get permits with the renewals of the account's leases. In any time
+    /// `t` at most `burst + count x (t + 2 x report_within) / per` requests begin. While the ledger
+    /// does not answer, each node counts for itself.
+    Account,
+    /// Each node by itself, without the ledger.
+    Node,
+}
+
+/// The way in which requests become possible again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RateWindow {
+    /// Steadily, as a token bucket.
+    Sliding,
+    /// All `count` at the end of each `per`, which begin at multiples of it since 1970, UTC. Only
+    /// over all nodes.
+    Fixed,
 }
 
 impl RequestQuota {
     /// Returns a quota of `count` requests in each `per`, all of which may come at once.
     pub const fn new(count: NonZeroU32, per: Duration) -> Self {
-        Self { count, per, burst: count }
+        Self { count, per, burst: count, scope: RateScope::Account, window: RateWindow::Sliding }
     }
 
     /// Sets how many requests may come at once.
@@ -260,6 +290,30 @@ impl RequestQuota {
     pub const fn burst(mut self, requests: NonZeroU32) -> Self {
         self.burst = requests;
         self
+    }
+
+    /// Sets the nodes over which it holds.
+    #[must_use]
+    pub const fn scope(mut self, scope: RateScope) -> Self {
+        self.scope = scope;
+        self
+    }
+
+    /// Sets the way in which requests become possible again.
+    #[must_use]
+    pub const fn window(mut self, window: RateWindow) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Returns the rate as the ledger counts it; `None` if each node counts for itself.
+    pub(crate) fn over_all_nodes(&self) -> Option<AccountRate> {
+        let Self { count, per, burst, scope, window } = *self;
+        let burst = match window {
+            RateWindow::Sliding => Some(burst),
+            RateWindow::Fixed => None,
+        };
+        (scope == RateScope::Account).then_some(AccountRate { count, per, burst })
     }
 }
 

@@ -362,10 +362,31 @@ impl Rejection {
     }
 }
 
+impl Rejection {
+    /// Returns the denial of a request that cannot ask for credits.
+    pub(crate) fn of_admission(error: AdmissionError, context: &BillingContext) -> Self {
+        match error {
+            AdmissionError::BeyondRate(wait) => Self::beyond_rate(wait, context),
+            error => error.into(),
+        }
+    }
+
+    /// Returns the denial of a request for which there is no permit for some time.
+    pub(crate) fn beyond_rate(retry_after: Duration, context: &BillingContext) -> Self {
+        match context.tier.requests {
+            Some(quota) => {
+                let hint = context.tier.hint.as_deref().map(Into::into);
+                Self::RequestRate { retry_after, quota, hint }
+            }
+            None => Self::Busy,
+        }
+    }
+}
+
 impl From<AdmissionError> for Rejection {
     fn from(error: AdmissionError) -> Self {
         match error {
-            AdmissionError::TooManyAccounts => Self::Busy,
+            AdmissionError::BeyondRate(_) | AdmissionError::TooManyAccounts => Self::Busy,
             AdmissionError::ShuttingDown => Self::ShuttingDown,
             AdmissionError::TooManyRunning(limit) => Self::TooManyRunning { limit },
         }

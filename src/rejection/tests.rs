@@ -50,11 +50,7 @@ fn all() -> Vec<Rejection> {
         Rejection::ModelDenied { model: "flux".parse().unwrap(), hint: hint.clone() },
         Rejection::RequestRate {
             retry_after: Duration::from_millis(9_001),
-            quota: RequestQuota {
-                count: number(6),
-                per: Duration::from_secs(60),
-                burst: number(2),
-            },
+            quota: RequestQuota::new(number(6), Duration::from_secs(60)).burst(number(2)),
             hint,
         },
         Rejection::TooManyRunning { limit: number(8) },
@@ -161,7 +157,7 @@ fn automatic_retries_are_asked_for_where_they_help() {
     let number = |n| NonZeroU32::new(n).unwrap();
     let rate = |wait| Rejection::RequestRate {
         retry_after: Duration::from_secs(wait),
-        quota: RequestQuota { count: number(1), per: Duration::from_secs(3600), burst: number(1) },
+        quota: RequestQuota::new(number(1), Duration::from_secs(3600)).burst(number(1)),
         hint: None,
     };
     for (rejection, retry_after, pushback) in [

@@ -248,7 +248,7 @@ mod tests {
         let number = |n| NonZeroU32::new(n).unwrap();
         let rate = |count, per, wait| Rejection::RequestRate {
             retry_after: Duration::from_secs(wait),
-            quota: RequestQuota { count: number(count), per, burst: number(count) },
+            quota: RequestQuota::new(number(count), per),
             hint: None,
         };
         let minute = Duration::from_secs(60);

@@ -44,6 +44,7 @@ fn settles(lease: u128, cost: i64) -> Renewal {
         forget: false,
         most_per_day: None,
         parts: std::sync::Arc::default(),
+        permits: None,
     }
 }
 

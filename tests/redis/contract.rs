@@ -37,6 +37,7 @@ async fn leases_expire_after_62_days_books_after_13_months_and_records_do_not() 
         forget: false,
         most_per_day: None,
         parts: std::sync::Arc::default(),
+        permits: None,
     };
     ledger.renew(&account, period, &renewal, seconds(2)).await.unwrap();
     let accounts = Accounts::new(ledger);

@@ -61,6 +61,7 @@ async fn plays_the_example(ledger: RedisLedger, alice: &Account, month: Period) 
         forget: false,
         most_per_day: None,
         parts: std::sync::Arc::default(),
+        permits: None,
     };
     let name = |text: &str| text.parse().unwrap();
     let line = UsageLine {

@@ -123,6 +123,7 @@ impl Many {
                     min_slice: nanos(50),
                     first_refill_after: Duration::from_millis(500),
                     max_concurrent: None,
+                    rate: None,
                 };
                 if member.lease.is_leaving() {
                     self.names += 1;

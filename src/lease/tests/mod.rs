@@ -71,6 +71,7 @@ const WANT: SliceRequest = SliceRequest {
     min_slice: nanos(5),
     first_refill_after: Duration::from_nanos(50),
     max_concurrent: None,
+    rate: None,
 };
 
 const fn nanos(n: i64) -> Credits {
@@ -238,6 +239,7 @@ fn a_request_that_waits_is_admitted_before_those_that_come_later() {
         min_slice: nanos(200),
         first_refill_after: Duration::from_nanos(100),
         max_concurrent: None,
+        rate: None,
     };
     pair.lease.enqueue(large, unused(), ());
     assert!(
@@ -368,6 +370,7 @@ fn after_a_short_grant_that_lasts_long_it_asks_again_at_half_of_it() {
         min_slice: nanos(5),
         first_refill_after: s(1),
         max_concurrent: None,
+        rate: None,
     };
     let mut pair = Pair::new(1_400_000_000);
     let request = Rc::new(Manual(Cell::new(0)));

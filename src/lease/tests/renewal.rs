@@ -33,7 +33,8 @@ fn a_lease_that_was_never_used_goes_without_a_word() {
                 hold: nanos(0),
                 min_slice: nanos(0),
                 first_refill_after: Duration::MAX,
-                max_concurrent: None
+                max_concurrent: None,
+                rate: None
             },
             unused(),
             s(0)

@@ -158,6 +158,9 @@ impl Book {
                 Outcome::Renewed {
                     hold: self.holds.of(renewal.lease),
                     standing: Standing { tightest, ..standing },
+                    permits: renewal
+                        .permits
+                        .map(|request| record.permits(request, report.is_news, now)),
                 }
             });
         if let Some(current) = current {
@@ -171,6 +174,7 @@ impl Book {
 
     /// Decides in which book the renewal is debited: `None` for this one. Returns the outcome of a
     /// renewal that has no effect as an error.
+    #[expect(clippy::result_large_err, reason = "it is returned at once, and not from a hot path")]
     fn debited_in<'b>(
         &self,
         record: &Record,

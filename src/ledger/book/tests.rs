@@ -28,6 +28,7 @@ fn hold(book: &mut Book, record: &mut Record, lease: u128, now: UnixTime) -> Cre
         forget: false,
         most_per_day: None,
         parts: std::sync::Arc::default(),
+        permits: None,
     };
     match book.renew(record, &renewal, None, now, now).unwrap().outcome {
         Outcome::Renewed { hold, .. } => hold,
@@ -83,6 +84,7 @@ fn settling(lease: u128, settled: i64) -> Renewal {
         forget: false,
         most_per_day: None,
         parts: std::sync::Arc::default(),
+        permits: None,
     }
 }
 
@@ -217,7 +219,7 @@ fn what_was_refunded_may_be_used_again_that_month() {
         let renewal =
             Renewal { need: nanos(100), settled: Credits::ZERO, terms, ..settling(lease, 0) };
         match book.renew(record, &renewal, None, now, now).unwrap().outcome {
-            Outcome::Renewed { hold, standing } => (hold, standing.used, standing.available()),
+            Outcome::Renewed { hold, standing, .. } => (hold, standing.used, standing.available()),
             other => panic!("{other:?}"),
         }
     };
@@ -313,7 +315,7 @@ fn what_comes_late_of_a_closed_month_is_debited_in_the_current_one() {
     }
     for _ in 0..2 {
         let answer = old.renew(&mut record, &late, Some(&mut new), ended, ended).unwrap();
-        let Outcome::Renewed { hold, standing } = answer.outcome else { panic!("{answer:?}") };
+        let Outcome::Renewed { hold, standing, .. } = answer.outcome else { panic!("{answer:?}") };
         assert_eq!((hold, standing.left(nanos(0))), (nanos(0), nanos(0)), "no more is held for it");
         assert_eq!(
             (old.used(), old.lines_cost()),
@@ -529,7 +531,7 @@ fn what_a_clock_put_into_a_month_that_has_not_begun_is_settled_in_the_month_that
     };
     for _ in 0..2 {
         let answer = ahead.renew(&mut record, &settles, Some(&mut current), now, now).unwrap();
-        let Outcome::Renewed { hold, standing } = answer.outcome else { panic!("{answer:?}") };
+        let Outcome::Renewed { hold, standing, .. } = answer.outcome else { panic!("{answer:?}") };
         assert!(hold.is_zero() && standing.early, "nothing more is granted there: {answer:?}");
         assert_eq!(
             (ahead.used(), ahead.held(), current.used(), current.lines_cost()),

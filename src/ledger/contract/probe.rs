@@ -88,6 +88,7 @@ impl<'a> Probe<'a> {
             forget: false,
             most_per_day: None,
             parts: std::sync::Arc::default(),
+            permits: None,
         }
     }
 
@@ -118,7 +119,7 @@ impl<'a> Probe<'a> {
         expected: i64,
     ) -> Result<Standing, ContractError> {
         let answer = self.renew_in(self.period, renewal).await?;
-        let Outcome::Renewed { hold, standing } = answer.outcome else {
+        let Outcome::Renewed { hold, standing, .. } = answer.outcome else {
             return Err(self.broken(step, "`Renewed`", &answer.outcome));
         };
         self.equal(&format!("{step}, the hold"), &hold, &nanos(expected))?;

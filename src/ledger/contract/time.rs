@@ -86,7 +86,7 @@ pub(super) async fn month_ends(
     let (keep, refill, need) = (nanos(300), nanos(10), nanos(100));
     let running = Renewal { keep, refill, need, terms, ..probe.renewal(2, 1) };
     let answer = probe.renew_in(month, &running).await?;
-    let Outcome::Renewed { hold, standing } = answer.outcome else {
+    let Outcome::Renewed { hold, standing, .. } = answer.outcome else {
         return Err(probe.broken("after the end", "`Renewed`", &answer.outcome));
     };
     let found = (hold, standing.included, standing.ended);

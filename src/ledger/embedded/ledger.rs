@@ -154,7 +154,7 @@ impl Ledger for EmbeddedLedger {
         within: Duration,
     ) -> LedgerFuture<'a, Answer> {
         let called_at = Instant::now();
-        let (account, renewal) = (account.clone(), renewal.clone());
+        let (account, renewal) = (account.clone(), Box::new(renewal.clone()));
         Box::pin(self.call(move |answer| Call::Renew {
             account,
             period,

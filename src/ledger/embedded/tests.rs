@@ -154,6 +154,7 @@ fn renewal(lease: u128, seq: u64, settled: i64) -> Renewal {
         forget: false,
         most_per_day: None,
         parts: std::sync::Arc::default(),
+        permits: None,
     }
 }
 

@@ -30,7 +30,7 @@ pub(super) enum Call {
     Renew {
         account: Account,
         period: Period,
-        renewal: Renewal,
+        renewal: Box<Renewal>,
         called_at: Instant,
         within: Duration,
         answer: oneshot::Sender<Result<Answer, LedgerError>>,

@@ -63,7 +63,7 @@ end
 local seats, spending_limit, closed, erased = 1, nil, '', nil
 -- The most that the account may use on a day, what it used on the last one, and which that was.
 local per_day, last_day, used_on_last_day = nil, 0, 0
-local grants, reserved, purchased_used_by = {}, {}, {}
+local grants, reserved, purchased_used_by, rates = {}, {}, {}, {}
 -- Its changes: fields and values to write, and fields to delete.
 local record_changes, record_deletions = {}, {}
 
@@ -106,6 +106,9 @@ local function read_record_field(key, field, value)
   elseif field == ERASED then
     local at = numbers(key, field, value, 1, 'milliseconds since 1970')[1]
     erased = now < at + ERASED_FOR
+  elseif has_prefix(field, RATE) then
+    local found = numbers(key, field, value, 2, '"at used"')
+    rates[string.sub(field, #RATE + 1)] = { at = found[1], used = found[2] }
   elseif has_prefix(field, GRANT) then
     grants[#grants + 1] = read_grant(key, field, value)
   elseif has_prefix(field, RESERVED) then
@@ -137,12 +140,16 @@ local function write_record()
   in_chunks('HSET', KEYS[1], record_changes)
 end
 
-local TOTAL_FORM = '"used purchased_used charged recovered refunded settled forgotten lines", '
-  .. 'in nano-dollars and a count'
-local TERMS_FORM = '"included per_seat pay_as_you_go seats stated_at"'
-local LINE_FORM = '"requests micros cost"'
-local LEASE_SUM_FORM = '"settled forgotten behind_until moved"'
-local MOVED_FORM = '"month amount"'
+-- What to write, in errors about what was read. In one table, for a script may have only 200 local
+-- variables.
+local FORMS = {
+  TOTAL = '"used purchased_used charged recovered refunded settled forgotten lines", in '
+    .. 'nano-dollars and a count',
+  TERMS = '"included per_seat pay_as_you_go seats stated_at"',
+  LINE = '"requests micros cost"',
+  LEASE_SUM = '"settled forgotten behind_until moved"',
+  MOVED = '"month amount"',
+}
 
 -- Makes a book of what HMGET found under TOTAL, TERMS and the names of some lines.
 local function open_book(key, found, names)
@@ -156,13 +163,13 @@ local function open_book(key, found, names)
     changed_lines = {},
   }
   b.used, b.purchased_used, b.charged, b.recovered, b.refunded, b.settled, b.forgotten,
-    b.line_count = unpack(numbers(key, TOTAL, found[1], 8, TOTAL_FORM))
+    b.line_count = unpack(numbers(key, TOTAL, found[1], 8, FORMS.TOTAL))
   terms = terms and string.gsub(terms, UNLIMITED_PATTERN, text(MAX_AMOUNT), 1)
   b.included_each, b.per_seat, b.max_pay_as_you_go, b.seats, b.stated_at =
-    unpack(numbers(key, TERMS, terms, 5, TERMS_FORM))
+    unpack(numbers(key, TERMS, terms, 5, FORMS.TERMS))
   for i, name in ipairs(names) do
     local value = found[i + 2]
-    if value then b.lines[name] = numbers(key, name, value, 3, LINE_FORM) end
+    if value then b.lines[name] = numbers(key, name, value, 3, FORMS.LINE) end
   end
   return b
 end
@@ -171,10 +178,10 @@ end
 local function read_moved(key, field, value)
   local moved = {}
   if value and string.gsub(value, '%d%d%d%d%-%d%d %d+ ?', '') ~= '' then
-    note_malformed(key, field, value, MOVED_FORM)
+    note_malformed(key, field, value, FORMS.MOVED)
   end
   for month, amount in string.gmatch(value or '', '(%S+) (%d+)') do
-    moved[month] = numbers(key, field, amount, 1, MOVED_FORM)[1]
+    moved[month] = numbers(key, field, amount, 1, FORMS.MOVED)[1]
   end
   return moved
 end

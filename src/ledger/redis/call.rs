@@ -3,19 +3,19 @@
 //! `how` is `EVALSHA` and a script's hash, or `EVAL` and the script itself. `renew.lua` and
 //! `amend.lua` describe their arguments in their heads.
 
-use std::{array, fmt};
+use std::{array, fmt, time::Duration};
 
 use redis::{Cmd, ToRedisArgs};
 
 use super::{
     super::{
         Amendment, Answer, LeaseId, LedgerError, LimitStanding, LineKey, Outcome, PartTerms,
-        Renewal, Span, Standing,
+        PermitRequest, Permits, Renewal, Span, Standing,
     },
     schema::{
         self, ACCOUNT_ERASED, FORGOTTEN, Keys, LATE_LINE, LATE_RENEWAL, LIMIT, NEVER, NOT_BEGUN,
-        NOT_SET, OTHER_LINE, PART_LIMITS, PER_DAY, PERIOD_CLOSED, RENEWED, SEATS, SEPARATOR,
-        STORED_MONTHS, SUPERSEDED,
+        NOT_SET, OTHER_LINE, PART_LIMITS, PER_DAY, PERIOD_CLOSED, PERMITS, RENEWED, SEATS,
+        SEPARATOR, STORED_MONTHS, SUPERSEDED,
     },
 };
 use crate::{Account, Credits, Name, Period, clock::UnixTime};
@@ -67,9 +67,14 @@ pub(super) fn renewal(
         call.arg(&keys.parts).arg(&keys.month_parts);
     }
     call.arg(current).arg(renewal.lease.to_string()).arg(&numbers);
-    match renewal.most_per_day {
-        Some(most) => call.arg(format!("{parts} {}", nanos(most))),
-        None => call.arg(parts),
+    let most_per_day = renewal.most_per_day.map(|most| nanos(most).to_string());
+    match (most_per_day, renewal.permits) {
+        (None, None) => call.arg(parts),
+        (most, None) => call.arg(format!("{parts} {}", most.unwrap_or_default())),
+        (most, Some(PermitRequest { rate, wanted })) => {
+            let most = most.unwrap_or_else(|| NOT_SET.to_owned());
+            call.arg(format!("{parts} {most} {wanted} {rate}"))
+        }
     };
     for PartTerms { part, limits } in renewal.parts.iter() {
         let limit = |limit: Option<Credits>| nanos(limit.unwrap_or(Credits::MAX));
@@ -90,8 +95,10 @@ pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
         reason: format!("an answer to a renewal cannot be read: {answer:?}"),
         source: None,
     };
-    let mut words = answer.split(' ');
-    let outcome = words.next().unwrap_or_default();
+    let outcome = answer.split(' ').next().unwrap_or_default();
+    // A renewal's permits are said at the end.
+    let (answer, permits) = answer.split_once(PERMITS).unwrap_or((answer, ""));
+    let mut words = answer.split(' ').skip(1);
     let numbers: [Option<i64>; 15] =
         array::from_fn(|_| words.next().and_then(|word| word.parse().ok()));
     let number = |at: usize| numbers[at].ok_or_else(unreadable);
@@ -118,7 +125,11 @@ pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
                     }),
                 },
             };
-            Outcome::Renewed { hold: amount(1)?, standing }
+            let permits = match permits {
+                "" => None,
+                permits => Some(read_permits(permits).ok_or_else(unreadable)?),
+            };
+            Outcome::Renewed { hold: amount(1)?, standing, permits }
         }
         SUPERSEDED => Outcome::Superseded,
         FORGOTTEN => Outcome::Forgotten,
@@ -129,6 +140,17 @@ pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
         _ => return Err(unreadable()),
     };
     Ok(Answer { outcome, now: UnixTime::from_millis(number(0)?.unsigned_abs()) })
+}
+
+fn read_permits(text: &str) -> Option<Permits> {
+    let mut words = text.split(' ').map(str::parse::<u64>);
+    let mut next = || words.next()?.ok();
+    Some(Permits {
+        granted: u32::try_from(next()?).ok()?,
+        remaining: u32::try_from(next()?).ok()?,
+        next_after: Duration::from_micros(next()?),
+        reset_after: Duration::from_micros(next()?),
+    })
 }
 
 /// A call that amends an account, at about `now` by the ledger's clock.

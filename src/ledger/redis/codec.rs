@@ -11,13 +11,15 @@ use super::{
         holds::{Hold, Holds},
         leases::{Entry, LeaseSums, Leases, SettledSums},
         parts::{DayTotal, PartHold, PartTotal, Parts},
+        rates::RateCell,
         record::Reservation,
         terms_in_force::TermsInForce,
     },
     schema::{
         CLAIM, CLOSED, ERASED, GRANT, Keys, LATE_LINE, LIMIT, MOVED_FROM, MOVED_TO, NEVER,
         NEXT_EXPIRY, NOT_SET, OTHER_LINE, PART_HOLD, PART_LIMITS, PART_TODAY, PART_TOTAL, PER_DAY,
-        PURCHASED_USED, REFUND, RESERVED, SEATS, SEPARATOR, SUM, TERMS, TODAY, TOTAL, UNLIMITED,
+        PURCHASED_USED, RATE, REFUND, RESERVED, SEATS, SEPARATOR, SUM, TERMS, TODAY, TOTAL,
+        UNLIMITED,
     },
 };
 use crate::names::GrantId;
@@ -128,7 +130,11 @@ fn read_record_field(record: &mut Record, field: &str, value: &str) -> Option<()
         PER_DAY => record.per_day = Some(parse_amount(value)?),
         TODAY => record.today = read_day(value)?,
         _ => {
-            if field.starts_with(GRANT) {
+            if let Some(rate) = field.strip_prefix(RATE) {
+                let [at, used] = words(value)?;
+                let cell = RateCell { at: at.parse().ok()?, used: used.parse().ok()? };
+                record.rates.insert(rate.parse().ok()?, cell);
+            } else if field.starts_with(GRANT) {
                 let (id, grant) = read_grant(field, value)?;
                 record.grants.insert(id, grant);
             } else if let Some(period) = field.strip_prefix(RESERVED) {

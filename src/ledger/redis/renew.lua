@@ -10,12 +10,13 @@
 -- another one.
 -- ARGV     lease seq batch settled reported keep refill need extra included per_seat pay_as_you_go
 --          stated_at ttl forget not_after begins ends current_begins current_ends max_lines "parts
---          most_per_day", then three for each part: name per_month per_day, and four for each line:
+--          most_per_day permits rate", then three for each part: name per_month per_day, and four for each line:
 --          name requests micros cost
 --
 -- Answers "outcome now", and of a renewal that took effect also "hold used held limit included
 -- limited_by_owner early ended". If a limit of the account's day or of a part leaves less than the
--- account has: "level is_day limit used held resets_at" of the one that leaves least.
+-- account has: "level is_day limit used held resets_at" of the one that leaves least. If permits are
+-- asked for, then "permits granted remaining next_after reset_after", in microseconds.
 
 local lease = ARGV[1]
 local a = {}
@@ -33,7 +34,8 @@ local current_begins, current_ends, max_lines = a[19], a[20], a[21]
 -- of the period's, and fields of the latter to delete. In one table, for a script may have only 200
 -- local variables.
 local P = {}
-P.count, P.most_per_day = string.match(ARGV[FIRST_PART - 1], '^(%d+) ?(%d*)$')
+P.count, P.most_per_day, P.wanted, P.rate =
+  string.match(ARGV[FIRST_PART - 1], '^(%d+) ?([%d-]*) ?(%d*) ?([%d/]*)$')
 P.count, P.most_per_day = tonumber(P.count), tonumber(P.most_per_day) or MAX_AMOUNT
 local FIRST_LINE = FIRST_PART + 3 * P.count
 local current_key = KEYS[P.count > 0 and 8 or 6]
@@ -52,7 +54,7 @@ function P.read_limits(part, field, value)
     local limit = tonumber(word)
     if limit and limit <= MAX_AMOUNT then
       part[i == 1 and 'per_month' or 'per_day'] = limit
-    elseif word ~= PARTS.NOT_SET then
+    elseif word ~= WORDS.NOT_SET then
       note_malformed(KEYS[6], field, value, '"per_month per_day"')
     end
   end
@@ -84,18 +86,18 @@ function P.release()
   P.next_expiry = 0
   for i = 1, #all, 2 do
     local field, value = all[i], all[i + 1]
-    if has_prefix(field, PARTS.PART_TOTAL) then
-      P.read_total(string.sub(field, #PARTS.PART_TOTAL + 1), field, value)
-    elseif has_prefix(field, PARTS.PART_HOLD) then
+    if has_prefix(field, WORDS.PART_TOTAL) then
+      P.read_total(string.sub(field, #WORDS.PART_TOTAL + 1), field, value)
+    elseif has_prefix(field, WORDS.PART_HOLD) then
       local amount, expires, names = P.read_hold(field, value)
       if is_live(expires) then
-        for name in string.gmatch(names, '[^' .. PARTS.SEPARATOR .. ']+') do
+        for name in string.gmatch(names, '[^' .. WORDS.SEPARATOR .. ']+') do
           held[name] = add(held[name] or 0, amount)
         end
         if P.next_expiry == 0 or expires < P.next_expiry then P.next_expiry = expires end
       else
         P.deletions[#P.deletions + 1] = field
-        if field == PARTS.PART_HOLD .. lease then P.own_hold = 0 end
+        if field == WORDS.PART_HOLD .. lease then P.own_hold = 0 end
       end
     end
   end
@@ -104,27 +106,27 @@ function P.release()
     total.held, total.changed = held[name] or 0, true
   end
   if P.next_expiry == 0 then
-    P.deletions[#P.deletions + 1] = PARTS.NEXT_EXPIRY
+    P.deletions[#P.deletions + 1] = WORDS.NEXT_EXPIRY
   else
-    P.changes = { PARTS.NEXT_EXPIRY, text(P.next_expiry) }
+    P.changes = { WORDS.NEXT_EXPIRY, text(P.next_expiry) }
   end
 end
 
 -- Reads the parts that the lease draws on.
 function P.read()
-  local drawn, of_account, of_month = {}, {}, { PARTS.NEXT_EXPIRY, PARTS.PART_HOLD .. lease }
+  local drawn, of_account, of_month = {}, {}, { WORDS.NEXT_EXPIRY, WORDS.PART_HOLD .. lease }
   for i = 1, P.count do
     local at = FIRST_PART + 3 * (i - 1)
     local name = ARGV[at]
     drawn[i] = { name = name, per_month = tonumber(ARGV[at + 1]), per_day = tonumber(ARGV[at + 2]) }
-    of_account[2 * i - 1], of_account[2 * i] = PARTS.PART_LIMITS .. name, PARTS.PART_TODAY .. name
-    of_month[i + 2] = PARTS.PART_TOTAL .. name
+    of_account[2 * i - 1], of_account[2 * i] = WORDS.PART_LIMITS .. name, WORDS.PART_TODAY .. name
+    of_month[i + 2] = WORDS.PART_TOTAL .. name
   end
   if P.count == 0 then return drawn end
   local found = read('HMGET', KEYS[6], unpack(of_account))
   local found_month = read('HMGET', KEYS[7], unpack(of_month))
   P.next_expiry =
-    numbers(KEYS[7], PARTS.NEXT_EXPIRY, found_month[1], 1, 'milliseconds since 1970')[1]
+    numbers(KEYS[7], WORDS.NEXT_EXPIRY, found_month[1], 1, 'milliseconds since 1970')[1]
   if found_month[2] then P.own_hold = P.read_hold(of_month[2], found_month[2]) end
   for i, part in ipairs(drawn) do
     P.read_limits(part, of_account[2 * i - 1], found[2 * i - 1])
@@ -160,7 +162,7 @@ local known = found_lease[1] and true or false
 local entry_seq, entry_batch, entry_settled =
   unpack(numbers(KEYS[4], lease, found_lease[1], 3, '"seq batch settled"'))
 local lease_settled, lease_forgotten, behind_until, lease_moved =
-  unpack(numbers(KEYS[4], SUM, found_lease[2], 4, LEASE_SUM_FORM))
+  unpack(numbers(KEYS[4], SUM, found_lease[2], 4, FORMS.LEASE_SUM))
 local own_hold = numbers(KEYS[5], lease, found_hold[1], 2, '"amount expires"')[1]
 local held, next_expiry = unpack(numbers(KEYS[5], SUM, found_hold[2], 2, '"held next"'))
 local current = found_current and open_book(current_key, found_current, { LATE_LINE })
@@ -292,7 +294,7 @@ if is_news and P.cost > 0 then
   for i, part in ipairs(P.drawn) do
     part.used_on_last_day = add(P.on_today(part.last_day, part.used_on_last_day), P.cost)
     part.last_day = P.today
-    P.day_changes[2 * i - 1] = PARTS.PART_TODAY .. part.name
+    P.day_changes[2 * i - 1] = WORDS.PART_TODAY .. part.name
     P.day_changes[2 * i] = text(P.today) .. ' ' .. text(part.used_on_last_day)
     if not elsewhere then
       local total = P.total(part.name)
@@ -341,6 +343,50 @@ function P.each_limit(see)
   end
 end
 
+-- Takes permits of the account's request rate if the renewal is news, and answers what it says of
+-- them.
+function P.permits()
+  local micros, wanted = now * 1000, is_news and tonumber(P.wanted) or 0
+  local count, per, burst = string.match(P.rate, '^(%d+)/(%d+)/?(%d*)$')
+  count, per, burst = tonumber(count), tonumber(per), tonumber(burst)
+  local cell = rates[P.rate] or { at = 0, used = 0 }
+  local available, granted, next_after, reset_after
+  if burst then
+    local interval = math.max(1, math.floor(per / count))
+    local tolerance = interval * burst
+    -- A cell that is farther ahead was written by a clock that was.
+    local at = math.min(math.max(cell.at, micros), micros + tolerance)
+    available = math.floor((micros + tolerance - at) / interval)
+    granted = math.min(available, wanted)
+    cell = { at = at + granted * interval, used = 0 }
+    reset_after = cell.at - micros
+    next_after = subtract(reset_after + interval, tolerance)
+  else
+    local window = math.floor(micros / per)
+    if cell.at ~= window then cell = { at = window, used = 0 } end
+    available = subtract(count, cell.used)
+    granted = math.min(available, wanted)
+    cell.used = cell.used + granted
+    reset_after = (window + 1) * per - micros
+    next_after = reset_after
+  end
+  if available > granted then next_after = 0 end
+  if is_news then
+    rates[P.rate] = cell
+    for rate, other in pairs(rates) do
+      local _, other_per, other_burst = string.match(rate, '^(%d+)/(%d+)/?(%d*)$')
+      local is_over = other_burst == '' and other.at ~= math.floor(micros / other_per)
+        or other_burst ~= '' and other.at <= micros
+      if is_over then
+        delete_from_record(RATE .. rate)
+      elseif rate == P.rate then
+        change_record(RATE .. rate, text(other.at) .. ' ' .. text(other.used))
+      end
+    end
+  end
+  return string.format('%.0f %.0f %.0f %.0f', granted, available - granted, next_after, reset_after)
+end
+
 local outcome = RENEWED
 if unknown_farewell then
   outcome = FORGOTTEN
@@ -381,11 +427,11 @@ if is_news then
       local total = P.total(part.name)
       total.held, total.changed = add(subtract(total.held, P.own_hold), hold), true
     end
-    local field = PARTS.PART_HOLD .. lease
+    local field = WORDS.PART_HOLD .. lease
     if hold > 0 then
       if P.next_expiry == 0 or expires < P.next_expiry then P.next_expiry = expires end
-      P.changes = { PARTS.NEXT_EXPIRY, text(P.next_expiry), field,
-        text(hold) .. ' ' .. text(expires) .. ' ' .. table.concat(names, PARTS.SEPARATOR) }
+      P.changes = { WORDS.NEXT_EXPIRY, text(P.next_expiry), field,
+        text(hold) .. ' ' .. text(expires) .. ' ' .. table.concat(names, WORDS.SEPARATOR) }
     elseif P.own_hold > 0 then
       P.deletions[#P.deletions + 1] = field
     end
@@ -432,6 +478,7 @@ if outcome == RENEWED then
     end
   end)
   answer = answer .. tightest
+  if P.rate ~= '' then answer = answer .. WORDS.PERMITS .. P.permits() end
 end
 
 local debits_elsewhere = elsewhere and (brings_lines or debited > 0)
@@ -506,7 +553,7 @@ end
 -- twice.
 for name, total in pairs(P.totals) do
   if total.changed then
-    P.changes[#P.changes + 1] = PARTS.PART_TOTAL .. name
+    P.changes[#P.changes + 1] = WORDS.PART_TOTAL .. name
     P.changes[#P.changes + 1] = text(total.used) .. ' ' .. text(total.held)
   end
 end

@@ -27,6 +27,9 @@ pub(super) const PURCHASED_USED: &str = "drawn:";
 pub(super) const PER_DAY: &str = "per-day";
 pub(super) const TODAY: &str = "today";
 
+/// The beginning of a record's field of a request rate; the rate comes after it.
+pub(super) const RATE: &str = "rate:";
+
 /// The beginnings of the fields of an account's parts: the part comes after them. Their limits, and
 /// what each used on its last day.
 pub(super) const PART_LIMITS: &str = "limits:";
@@ -85,6 +88,9 @@ pub(super) const LATE_RENEWAL: &str = "late";
 pub(super) const NOT_BEGUN: &str = "not-begun";
 pub(super) const PERIOD_CLOSED: &str = "closed";
 pub(super) const ACCOUNT_ERASED: &str = "erased";
+
+/// The words before the permits of an answer.
+pub(super) const PERMITS: &str = " permits ";
 
 /// The first word of a script's error.
 pub(super) const MALFORMED: &str = "MALFORMED";

@@ -78,7 +78,7 @@ pub(super) fn renew_text(clock: &str) -> String {
         word("LATE_LINE", schema::LATE_LINE),
         word("OTHER_LINE", schema::OTHER_LINE),
         table(
-            "PARTS",
+            "WORDS",
             &[
                 ("PART_LIMITS", schema::PART_LIMITS),
                 ("PART_TODAY", schema::PART_TODAY),
@@ -86,6 +86,7 @@ pub(super) fn renew_text(clock: &str) -> String {
                 ("PART_HOLD", schema::PART_HOLD),
                 ("NEXT_EXPIRY", schema::NEXT_EXPIRY),
                 ("NOT_SET", schema::NOT_SET),
+                ("PERMITS", schema::PERMITS),
                 ("SEPARATOR", "\\t"),
             ],
         ),
@@ -128,6 +129,7 @@ fn account_constants() -> String {
         word("RESERVED", schema::RESERVED),
         word("PURCHASED_USED", schema::PURCHASED_USED),
         word("PER_DAY", schema::PER_DAY),
+        word("RATE", schema::RATE),
         word("TODAY", schema::TODAY),
         word("NEVER", schema::NEVER),
         word("TOTAL", schema::TOTAL),

@@ -316,7 +316,7 @@ async fn nodes_of_the_version_before_share_accounts_with_those_of_this_one() {
             let is_old = rng.bool()
                 && match step {
                     Step::Renew { renewal, .. } if renewal.parts.is_empty() => {
-                        renewal.most_per_day = None;
+                        (renewal.most_per_day, renewal.permits) = (None, None);
                         true
                     }
                     Step::Renew { .. } => false,
@@ -385,6 +385,7 @@ async fn usage_beyond_the_most_lines_goes_to_one_line() {
                 forget: false,
                 most_per_day: None,
                 parts: std::sync::Arc::default(),
+                permits: None,
             };
             Step::Renew { period, renewal, not_after: now, now }
         })

@@ -1,0 +1,112 @@
+//! (14) The permits that a lease has for requests to begin, by an account's rate over all nodes.
+//!
+//! A permit lapses twice the flush interval after the renewal that asked for it was sent. So in any
+//! time at most as many requests begin as the rate allows in that time and twice the interval,
+//! whatever the number of nodes. A renewal asks for those that wait, and for as many as began since
+//! the one before: where requests come steadily, the next ones need not wait.
+
+use std::{collections::VecDeque, time::Duration};
+
+use super::rules::LeaseRules;
+use crate::ledger::{AccountRate, PermitRequest, Permits};
+
+/// The permits of a lease.
+#[derive(Debug, Default)]
+pub(super) struct PermitPool {
+    rate: Option<AccountRate>,
+    /// Permits that were granted together, and when they lapse, the oldest first.
+    at_hand: VecDeque<(u32, Duration)>,
+    /// Requests that began since the last renewal was composed.
+    begun: u32,
+    /// Until then the ledger has none.
+    none_until: Duration,
+    /// What the ledger said last, and when it was asked.
+    said: Option<(Permits, Duration)>,
+}
+
+/// The answer to a request that needs a permit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PermitAnswer {
+    /// It may begin.
+    Taken,
+    /// The ledger is to be asked.
+    Ask,
+    /// The ledger has said that there is none for this time.
+    None(Duration),
+}
+
+impl PermitPool {
+    /// Takes a permit.
+    pub(super) fn take(&mut self, rate: AccountRate, now: Duration) -> PermitAnswer {
+        if self.rate != Some(rate) {
+            *self = Self { rate: Some(rate), ..Self::default() };
+        }
+        self.drop_lapsed(now);
+        if let Some((count, _)) = self.at_hand.front_mut() {
+            *count -= 1;
+            if *count == 0 {
+                self.at_hand.pop_front();
+            }
+            self.begun = self.begun.saturating_add(1);
+            PermitAnswer::Taken
+        } else if now < self.none_until {
+            PermitAnswer::None(self.none_until - now)
+        } else {
+            PermitAnswer::Ask
+        }
+    }
+
+    /// Returns what a renewal asks for, of which so many requests wait.
+    pub(super) fn request(&mut self, waiting: usize, now: Duration) -> Option<PermitRequest> {
+        let rate = self.rate?;
+        self.drop_lapsed(now);
+        let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
+        let wanted = waiting.saturating_add(self.begun).saturating_sub(self.count());
+        self.begun = 0;
+        (wanted > 0).then_some(PermitRequest { rate, wanted })
+    }
+
+    /// Takes what the ledger granted to the renewal that was sent at `sent_at`.
+    pub(super) fn granted(&mut self, permits: Permits, rules: &LeaseRules, sent_at: Duration) {
+        self.said = Some((permits, sent_at));
+        self.none_until = sent_at + permits.next_after;
+        if permits.granted == 0 {
+            return;
+        }
+        let lapses = sent_at + rules.flush * 2;
+        match self.at_hand.back_mut() {
+            // Those that come close together lapse together, none too late.
+            Some((count, at)) if *at + rules.flush / 4 >= lapses => *count += permits.granted,
+            _ => self.at_hand.push_back((permits.granted, lapses)),
+        }
+    }
+
+    /// Returns permits that are left, at hand or by the ledger's last answer, and the time until
+    /// all are there again.
+    pub(super) fn state(&self, now: Duration) -> (u32, Duration) {
+        let Some((permits, sent_at)) = self.said else { return (0, Duration::ZERO) };
+        let remaining = permits.remaining.saturating_add(self.count());
+        (remaining, (sent_at + permits.reset_after).saturating_sub(now))
+    }
+
+    /// Returns the time for which the ledger has none.
+    pub(super) fn none_for(&self, now: Duration) -> Duration {
+        self.none_until.saturating_sub(now)
+    }
+
+    /// Gives up all: time has passed that the process did not see.
+    pub(super) fn clear(&mut self) {
+        self.at_hand.clear();
+        self.none_until = Duration::ZERO;
+    }
+
+    fn count(&self) -> u32 {
+        self.at_hand.iter().fold(0, |sum, (count, _)| sum.saturating_add(*count))
+    }
+
+    fn drop_lapsed(&mut self, now: Duration) {
+        while self.at_hand.front().is_some_and(|(_, lapses)| now >= *lapses) {
+            self.at_hand.pop_front();
+        }
+    }
+}
