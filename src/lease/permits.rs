@@ -2,13 +2,16 @@
 //!
 //! A permit lapses twice the flush interval after the renewal that asked for it was sent. So in any
 //! time at most as many requests begin as the rate allows in that time and twice the interval,
-//! whatever the number of nodes. A renewal asks for those that wait, and for as many as began since
-//! the one before: where requests come steadily, the next ones need not wait.
+//! whatever the number of nodes. A renewal asks for those that wait, and for as many as begin in a
+//! flush interval where they come steadily: the next ones need not wait then.
 
 use std::{collections::VecDeque, time::Duration};
 
 use super::rules::LeaseRules;
 use crate::ledger::{AccountRate, PermitRequest, Permits};
+
+/// Permits that the account must have left for each that is asked for before it is needed.
+const MIN_LEFT_FOR_ONE_AHEAD: u32 = 16;
 
 /// The permits of a lease.
 #[derive(Debug, Default)]
@@ -16,8 +19,11 @@ pub(super) struct PermitPool {
     rate: Option<AccountRate>,
     /// Permits that were granted together, and when they lapse, the oldest first.
     at_hand: VecDeque<(u32, Duration)>,
-    /// Requests that began since the last renewal was composed.
+    /// Requests that began since the last renewal was composed, and when that was.
     begun: u32,
+    composed_at: Duration,
+    /// As many as began in a flush interval before that.
+    pace: u32,
     /// Until then the ledger has none.
     none_until: Duration,
     /// What the ledger said last, and when it was asked.
@@ -57,12 +63,23 @@ impl PermitPool {
     }
 
     /// Returns what a renewal asks for, of which so many requests wait.
-    pub(super) fn request(&mut self, waiting: usize, now: Duration) -> Option<PermitRequest> {
+    pub(super) fn request(
+        &mut self,
+        waiting: usize,
+        rules: &LeaseRules,
+        now: Duration,
+    ) -> Option<PermitRequest> {
         let rate = self.rate?;
         self.drop_lapsed(now);
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
-        let wanted = waiting.saturating_add(self.begun).saturating_sub(self.count());
-        self.begun = 0;
+        let elapsed = now.saturating_sub(self.composed_at).max(rules.flush);
+        let pace = rules.flush.mul_f64(self.begun.into()).div_duration_f64(elapsed).ceil();
+        // Enough for the time in which they lapse, as far as that is little of what is left: what
+        // nobody takes is lost for the account.
+        let left = self.said.map_or(0, |(permits, _)| permits.remaining);
+        let ahead = (self.pace.max(pace as u32) * 2).min(left / MIN_LEFT_FOR_ONE_AHEAD);
+        (self.begun, self.composed_at, self.pace) = (0, now, pace as u32);
+        let wanted = waiting.saturating_add(ahead).saturating_sub(self.count());
         (wanted > 0).then_some(PermitRequest { rate, wanted })
     }
 

@@ -255,7 +255,7 @@ impl<W, R: Run> Pool<W, R> {
         let keep = self.slices.total().saturating_add(unsent).saturating_add(ahead);
         let refill = self.slices.request_refills(now);
         let need = self.queue.request_all();
-        let permits = self.permits.request(self.queue.permits_needed(), now);
+        let permits = self.permits.request(self.queue.permits_needed(), rules, now);
         if keep.is_zero() && self.slices.is_empty() && self.queue.is_empty() {
             // What holds nothing takes little memory.
             self.slices.free_memory();

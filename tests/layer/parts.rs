@@ -3,8 +3,10 @@
 use std::{convert::Infallible, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
+use futures_util::stream;
 use http::{Request, Response, StatusCode, header::CONTENT_TYPE};
-use http_body_util::{BodyExt, Empty};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, StreamBody};
 use serde_json::Value;
 use tokio::sync::watch;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
@@ -252,31 +254,35 @@ impl Clock for FromMoment {
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_runs_over_midnight_draws_on_the_new_day() {
     let midnight = "2026-11".parse::<Period>().unwrap().begins() + seconds(86_400);
-    for (runs_for, status) in [(4_000, 200), (6_000, 403)] {
+    for (tenths, is_whole) in [(35, true), (60, false)] {
         let start = midnight - Duration::from_millis(1_500);
         let clock = FromMoment(start, tokio::time::Instant::now());
-        let ledger = MemoryLedger::with_clock(clock);
-        let meter = meter(ledger).clock(clock).build().unwrap();
+        let meter = meter(MemoryLedger::with_clock(clock)).clock(clock).build().unwrap();
         meter.plan().replace(Plan::from_toml(PLAN).unwrap());
         let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
-            move |_: Request<Empty<Bytes>>| async move {
-                tokio::time::sleep(Duration::from_millis(runs_for)).await;
-                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+            move |_: Request<Empty<Bytes>>| {
+                let frames = stream::unfold(0, move |sent| async move {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    let frame = Frame::data(Bytes::from_static(b"."));
+                    (sent < tenths).then_some((Ok::<_, Infallible>(frame), sent + 1))
+                });
+                let answer = Response::new(StreamBody::new(Box::pin(frames)));
+                std::future::ready(Ok::<_, Infallible>(answer))
             },
         ));
         let alice = identity("alice", "daily");
         let response = service.oneshot(of(&alice, "echo")).await.unwrap();
-        assert_eq!(response.status(), status, "{runs_for} ms");
-        drop(response);
+        assert_eq!(response.status(), 200);
+        assert_eq!(read(response).await.is_ok(), is_whole, "{tenths} tenths of a second");
         let statement = settled(&meter, "alice", "daily", 1).await;
         let (used, today) = (statement.used.as_nano_usd(), statement.used_today.as_nano_usd());
         // A day allows three seconds. What ran just before midnight may be reported after it.
         let first_day = SLICE * 3 / 2;
-        assert!((used - first_day..used - first_day / 2).contains(&today), "{used}, {today}");
-        if status == 403 {
-            assert_eq!(today, 3 * SLICE, "cut off where the second day's credits ended");
+        assert!((used - first_day..=used - first_day / 2).contains(&today), "{used}, {today}");
+        if is_whole {
+            assert!((SLICE * 7 / 2..SLICE * 9 / 2).contains(&used), "{used}");
         } else {
-            assert_eq!(used, 4 * SLICE);
+            assert_eq!(today, 3 * SLICE, "cut off where the second day's credits ended");
         }
     }
 }
@@ -352,5 +358,74 @@ async fn parts_share_their_accounts_request_rate_concurrency_and_outage_allowanc
     for (part, status) in [("x", 200), ("y", 200), ("z", 503), ("x", 503)] {
         let response = world.call(of(&member(part), "echo")).await;
         assert_eq!(response.status(), status, "{part}");
+    }
+}
+
+/// Two nodes of one ledger, on a clock that they share.
+fn two_nodes(requests: &str) -> [CreditMeter; 2] {
+    let november = "2026-11".parse::<Period>().unwrap();
+    let clock = FromMoment(november.begins(), tokio::time::Instant::now());
+    let ledger = MemoryLedger::with_clock(clock);
+    let plan = PLAN.replace("requests = { count = 2, per = \"1m\" }", requests);
+    [(); 2].map(|()| {
+        let meter = meter(ledger.clone()).clock(clock).build().unwrap();
+        meter.plan().replace(Plan::from_toml(&plan).unwrap());
+        meter
+    })
+}
+
+async fn answer(meter: &CreditMeter, who: &Identity) -> Response<MeterBody<Empty<Bytes>>> {
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        async |_: Request<Empty<Bytes>>| Ok::<_, Infallible>(Response::new(Empty::new())),
+    ));
+    service.oneshot(of(who, "echo")).await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_rate_holds_over_all_nodes_and_says_when_the_next_may_come() {
+    let nodes = two_nodes("requests = { count = 60, per = \"1m\", burst = 4 }");
+    let who = identity("alice", "slow");
+    for turn in 0..4 {
+        let response = answer(&nodes[turn % 2], &who).await;
+        assert_eq!(response.status(), 200, "{turn}");
+        assert_eq!(
+            response.headers()["ratelimit"],
+            format!("\"requests\";r={};t={}", 3 - turn, turn + 1)
+        );
+    }
+    for node in &nodes {
+        let response = answer(node, &who).await;
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers()["retry-after"], "1");
+    }
+    // A node that was told so does not ask before then.
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    assert_eq!(answer(&nodes[1], &who).await.status(), 429);
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let statuses = [answer(&nodes[0], &who).await.status(), answer(&nodes[1], &who).await.status()];
+    assert_eq!(statuses, [200, 429], "one each second, of both together");
+}
+
+#[tokio::test(start_paused = true)]
+async fn fixed_windows_begin_anew_for_all_nodes_at_once() {
+    let nodes = two_nodes("requests = { count = 3, per = \"5m\", window = \"fixed\" }");
+    let who = identity("alice", "slow");
+    tokio::time::sleep(seconds(200)).await;
+    for (node, status) in [(0, 200), (1, 200), (1, 200), (0, 429), (1, 429)] {
+        assert_eq!(answer(&nodes[node], &who).await.status(), status);
+    }
+    assert_eq!(answer(&nodes[0], &who).await.headers()["retry-after"], "100");
+    tokio::time::sleep(seconds(100)).await;
+    for (node, status) in [(0, 200), (1, 200), (0, 200), (1, 429)] {
+        assert_eq!(answer(&nodes[node], &who).await.status(), status);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_one_node_counts_for_itself_is_no_other_nodes() {
+    let nodes = two_nodes("requests = { count = 2, per = \"1m\", scope = \"node\" }");
+    let who = identity("alice", "slow");
+    for (node, status) in [(0, 200), (0, 200), (0, 429), (1, 200), (1, 200), (1, 429)] {
+        assert_eq!(answer(&nodes[node], &who).await.status(), status);
     }
 }

@@ -13,6 +13,7 @@
 mod ledger;
 mod node;
 mod oracle;
+mod rates;
 mod request;
 mod scale;
 mod world;

@@ -1,0 +1,202 @@
+//! A request rate over all nodes, with the crate's own leases and record: within its bound however
+//! the load is spread, and all of it is used where there is load.
+
+use std::rc::Rc;
+
+use fastrand::Rng;
+
+use super::{HOLD, LEAST, at, nanos, request::Request};
+use crate::{
+    HoldAhead,
+    lease::{
+        PermitAnswer, RunId, SliceRequest,
+        lease::{Lease, Next},
+        rules::LeaseRules,
+    },
+    ledger::{AccountRate, Answer, Book, LeaseId, Record, Renewal, Terms},
+};
+
+/// 600 a minute, 100 at once.
+const COUNT: u32 = 600;
+const BURST: u32 = 100;
+const PER: u64 = 60_000;
+/// In milliseconds.
+const FLUSH: u64 = 100;
+const MINUTES: u64 = 10;
+
+struct Node {
+    lease: Lease<(), Rc<Request>>,
+    running: Vec<(RunId, u64)>,
+    /// Requests a second.
+    load: f64,
+    begun: u64,
+    /// Requests that had to ask the ledger first.
+    asked: u64,
+}
+
+/// What all nodes did.
+struct Seen {
+    /// The moments at which requests began.
+    begun: Vec<u64>,
+    /// The part of them that asked the ledger first.
+    asked: f64,
+    denied: u64,
+}
+
+fn run(seed: u64, rate: AccountRate, loads: &[f64], ahead: bool) -> Seen {
+    let mut rng = Rng::with_seed(seed);
+    let rules = LeaseRules {
+        flush: at(FLUSH),
+        ahead: ahead.then(HoldAhead::default),
+        ..LeaseRules::default()
+    };
+    let terms = Terms { included: nanos(1 << 50), per_seat: false, pay_as_you_go: nanos(0) };
+    let period = "2026-11".parse().unwrap();
+    let (mut book, mut record) = (Book::new(period), Record::default());
+    let clock = |tick| period.begins() + at(tick);
+    let mut nodes: Vec<_> = (0..)
+        .zip(loads)
+        .map(|(number, load)| Node {
+            lease: Lease::new(LeaseId::from_bits(number), at(0)),
+            running: Vec::new(),
+            load: *load,
+            begun: 0,
+            asked: 0,
+        })
+        .collect();
+    let want = SliceRequest {
+        hold: nanos(HOLD),
+        min_slice: nanos(LEAST),
+        first_refill_after: at(HOLD.unsigned_abs() / 2),
+        max_concurrent: None,
+        rate: Some(rate),
+    };
+    let mut sent: Vec<(u64, usize, Renewal)> = Vec::new();
+    let mut answers: Vec<(u64, usize, u64, Answer)> = Vec::new();
+    let (mut begun, mut denied) = (Vec::new(), 0);
+    for tick in 0..MINUTES * PER {
+        let now = at(tick);
+        for (_, node, renewal) in sent.extract_if(.., |(arrives, ..)| *arrives <= tick) {
+            let moment = clock(tick);
+            let answer = book.renew(&mut record, &renewal, None, moment, moment).unwrap();
+            answers.push((tick + rng.u64(0..2), node, renewal.seq, answer));
+        }
+        for (_, node, seq, answer) in answers.extract_if(.., |(arrives, ..)| *arrives <= tick) {
+            let node = &mut nodes[node];
+            let served = node.lease.answered(&rules, seq, &answer, |()| false, now);
+            denied += served.beyond_rate.len() as u64;
+            assert!(served.refused.is_empty(), "there are credits");
+            for ((), id) in served.admitted {
+                node.running.push((id, tick + 3));
+                node.begun += 1;
+                begun.push(tick);
+            }
+        }
+        for (number, node) in nodes.iter_mut().enumerate() {
+            for (id, _) in node.running.extract_if(.., |(_, ends)| *ends <= tick) {
+                node.lease.end(id, false, now);
+            }
+            if rng.f64() < node.load / 1_000.0 {
+                let request = Rc::new(Request::new(true, 2, true));
+                let mut wanted = want;
+                match node.lease.take_permit(rate, now) {
+                    PermitAnswer::None(_) => denied += 1,
+                    answer => {
+                        let admitted = if answer == PermitAnswer::Taken {
+                            wanted.rate = None;
+                            node.lease.admit(wanted, request, now)
+                        } else {
+                            Err(request)
+                        };
+                        match admitted {
+                            Ok(id) => {
+                                node.running.push((id, tick + 3));
+                                node.begun += 1;
+                                begun.push(tick);
+                            }
+                            Err(request) => {
+                                node.asked += 1;
+                                node.lease.enqueue(wanted, request, ());
+                            }
+                        }
+                    }
+                }
+            }
+            if node.lease.next(&rules, false, now) == Next::Renew {
+                let renewal = node.lease.renew(&rules, terms, false, now);
+                sent.push((tick + rng.u64(1..3), number, renewal));
+            }
+            if node.lease.is_leaving() {
+                let id = LeaseId::from_bits(u128::from(rng.u64(..)) << 8);
+                node.lease = Lease::new(id, now);
+            }
+        }
+    }
+    let (all, asked) =
+        nodes.iter().fold((0, 0), |(all, asked), node| (all + node.begun, asked + node.asked));
+    Seen { begun, asked: asked as f64 / all as f64, denied }
+}
+
+/// The most requests that began in any `window`.
+fn most_in(begun: &[u64], window: u64) -> u64 {
+    let mut from = 0;
+    let counts = begun.iter().enumerate().map(|(to, at)| {
+        while begun[from] + window <= *at {
+            from += 1;
+        }
+        (to - from + 1) as u64
+    });
+    counts.max().unwrap_or(0)
+}
+
+#[test]
+fn a_rate_over_all_nodes_is_within_its_bound_and_used_whole() {
+    let loads: [(&str, &[f64]); 6] = [
+        ("even", &[3.0, 3.0, 3.0, 3.0, 3.0]),
+        ("uneven", &[12.0, 2.0, 1.0, 0.5, 0.1]),
+        ("one node", &[40.0, 0.0, 0.0, 0.0, 0.0]),
+        ("far beyond", &[200.0, 100.0, 50.0, 20.0, 5.0]),
+        ("half of the rate", &[2.0, 1.5, 1.0, 0.3, 0.2]),
+        ("most of the rate", &[5.0, 2.0, 1.0, 0.5, 0.2]),
+    ];
+    let rate = AccountRate {
+        count: COUNT.try_into().unwrap(),
+        per: at(PER),
+        burst: Some(BURST.try_into().unwrap()),
+    };
+    for ahead in [false, true] {
+        for (seed, (name, loads)) in (1..).zip(loads) {
+            let Seen { begun, asked, denied } = run(seed, rate, loads, ahead);
+            for window in [1, FLUSH, 1_000, 10_000, PER, MINUTES * PER] {
+                let bound = u64::from(BURST) + u64::from(COUNT) * (window + 2 * FLUSH) / PER + 1;
+                let most = most_in(&begun, window);
+                assert!(most <= bound, "{name}: {most} in {window} ms, and {bound} may");
+            }
+            let load: f64 = loads.iter().sum::<f64>() * 60.0 * MINUTES as f64;
+            let rate = f64::from(COUNT) * MINUTES as f64;
+            let used = begun.len() as f64 / load.min(rate);
+            eprintln!(
+                "{name}, ahead {ahead}: {:.1} % of what may be is used, {denied} denied, {:.1} % \
+                 asked first",
+                used * 100.0,
+                asked * 100.0
+            );
+            assert!(used >= 0.97, "{name}: {used}");
+        }
+    }
+}
+
+/// Where requests come steadily and the rate is far away, permits are there before them.
+#[test]
+fn far_from_its_rate_hardly_a_request_waits_for_a_permit() {
+    let rate = AccountRate {
+        count: 60_000.try_into().unwrap(),
+        per: at(PER),
+        burst: Some(1_000.try_into().unwrap()),
+    };
+    for load in [20.0, 50.0, 200.0, 400.0] {
+        let Seen { asked, denied, .. } = run(7, rate, &[load], true);
+        eprintln!("{load} requests a second: {:.2} % ask for a permit first", asked * 100.0);
+        assert!(denied == 0 && (load < 200.0 || asked < 0.05), "{load}: {asked}");
+    }
+}
