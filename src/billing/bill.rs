@@ -23,6 +23,15 @@ use crate::{
 struct BillQuery {
     period: Option<String>,
     organisation: Option<String>,
+    sort: Option<String>,
+}
+
+/// Order of the parts on the page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sort {
+    Name,
+    Used,
+    Today,
 }
 
 /// A statement that the caller may see.
@@ -35,6 +44,7 @@ pub(super) struct Bill {
     pub(super) statement: Statement,
     /// `true` if it is the current month's.
     pub(super) is_current: bool,
+    pub(super) sort: Sort,
 }
 
 impl Bill {
@@ -76,7 +86,12 @@ impl Bill {
             Rejection::LedgerUnreachable
         })?;
         let is_current = statement.period == meter.this_month();
-        Ok(Self { identity, caller, tier, statement, is_current })
+        let sort = match query.sort.as_deref() {
+            Some("used") => Sort::Used,
+            Some("today") => Sort::Today,
+            _ => Sort::Name,
+        };
+        Ok(Self { identity, caller, tier, statement, is_current, sort })
     }
 
     /// Returns the usage of the lines, added up by a key of each.
@@ -96,6 +111,12 @@ impl Bill {
     /// `true` if the tier has pay-as-you-go, which a spending limit limits.
     pub(super) fn has_limit(&self) -> bool {
         matches!(self.tier.when_used_up, WhenUsedUp::PayAsYouGo(_))
+    }
+
+    /// `true` if the caller may set the account's limits: it is their own, and they are not of a
+    /// part of it.
+    pub(super) fn is_owner(&self) -> bool {
+        self.is_own() && self.caller.part.is_none()
     }
 
     /// `true` if it is the caller's own account's.

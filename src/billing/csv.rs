@@ -12,7 +12,7 @@ use super::{
     bill::{self, Bill},
     denied::no_store,
 };
-use crate::{CreditMeter, ledger::Usage};
+use crate::{CreditMeter, Credits, ledger::Usage};
 
 /// Heads of the columns. Compute time is in seconds, costs are in dollars; both are exact. A refund
 /// is a row of its own with a negative cost, so that the column adds up to the cost of the month.
@@ -68,25 +68,28 @@ fn row(table: &mut String, names: &[&str], usage: Usage, sign: &str, note: &str)
         field(table, name);
         table.push(',');
     }
-    let (requests, micros, nanos) =
-        (usage.requests, usage.compute_micros, usage.cost.as_nano_usd());
-    let (second, dollar) = (1_000_000, 1_000_000_000);
+    let (requests, micros, second) = (usage.requests, usage.compute_micros, 1_000_000);
     // Writing to a string cannot fail.
     let _ = write!(
         table,
-        "{requests},{}.{:06},{sign}{}.{:09},",
+        "{requests},{}.{:06},{sign}{},",
         micros / second,
         micros % second,
-        nanos / dollar,
-        nanos % dollar
+        dollars(usage.cost)
     );
     field(table, note);
     table.push_str("\r\n");
 }
 
+/// Returns an amount in dollars, exactly.
+pub(super) fn dollars(amount: Credits) -> String {
+    let (nanos, dollar) = (amount.as_nano_usd(), 1_000_000_000);
+    format!("{}.{:09}", nanos / dollar, nanos % dollar)
+}
+
 /// Writes a text in quotation marks, since some spreadsheets separate fields by semicolons. A text
 /// that a spreadsheet would take for a formula gets an apostrophe, since names come from clients.
-fn field(table: &mut String, text: &str) {
+pub(super) fn field(table: &mut String, text: &str) {
     table.push('"');
     if text.starts_with(['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠']) {
         table.push('\'');

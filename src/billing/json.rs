@@ -16,7 +16,7 @@ use super::{
 use crate::{
     CreditMeter, Credits, Name,
     identify::Subject,
-    ledger::{Reason, RefundId, StatementRefund, Usage},
+    ledger::{Reason, RefundId, StatementPart, StatementRefund, Usage},
 };
 
 /// The body. Amounts are whole nano-dollars. The costs of the lines always add up to
@@ -40,6 +40,10 @@ struct BillJson<'a> {
     purchased_left_nano_usd: i64,
     /// Set by the owner; null if there is none.
     spending_limit_nano_usd: Option<i64>,
+    /// The account's own limit for a day, as it was set; null if nobody set it.
+    most_per_day_nano_usd: Option<i64>,
+    /// Counted while the day has a limit.
+    used_today_nano_usd: i64,
     seats: u32,
     /// `true` if the month is closed: its figures no longer change.
     closed: bool,
@@ -47,6 +51,9 @@ struct BillJson<'a> {
     compute_seconds: f64,
     lines: Vec<Line>,
     refunds: Vec<Refund>,
+    /// Groups, members and keys, by path. Usage counts in each part along its path.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    parts: Vec<PartOfAccount>,
     /// Usage of each member, if the account is an organisation's.
     #[serde(skip_serializing_if = "Option::is_none")]
     members: Option<Vec<Member>>,
@@ -70,6 +77,17 @@ struct Refund {
     id: RefundId,
     amount_nano_usd: i64,
     reason: Reason,
+}
+
+#[derive(Serialize)]
+struct PartOfAccount {
+    part: String,
+    used_nano_usd: i64,
+    held_nano_usd: i64,
+    used_today_nano_usd: i64,
+    /// Null if nobody set it: the tier's counts then.
+    limit_month_nano_usd: Option<i64>,
+    limit_day_nano_usd: Option<i64>,
 }
 
 #[derive(Serialize)]
@@ -103,12 +121,15 @@ impl<'a> BillJson<'a> {
             purchased_used_nano_usd: statement.purchased_used.as_nano_usd(),
             purchased_left_nano_usd: statement.purchased_left.as_nano_usd(),
             spending_limit_nano_usd: statement.spending_limit.map(Credits::as_nano_usd),
+            most_per_day_nano_usd: statement.most_per_day.map(Credits::as_nano_usd),
+            used_today_nano_usd: statement.used_today.as_nano_usd(),
             seats: statement.seats.get(),
             closed: statement.closed,
             requests: statement.requests(),
             compute_seconds: statement.compute().as_secs_f64(),
             lines: lines(bill),
             refunds: refunds(bill),
+            parts: parts(bill),
             members: statement.account.organisation().map(|_| members(bill)),
         }
     }
@@ -144,6 +165,18 @@ fn refunds(bill: &Bill) -> Vec<Refund> {
         reason: refund.reason.clone(),
     };
     bill.statement.refunds.iter().map(refund).collect()
+}
+
+fn parts(bill: &Bill) -> Vec<PartOfAccount> {
+    let part = |part: &StatementPart| PartOfAccount {
+        part: part.part.to_string(),
+        used_nano_usd: part.used.as_nano_usd(),
+        held_nano_usd: part.held.as_nano_usd(),
+        used_today_nano_usd: part.used_today.as_nano_usd(),
+        limit_month_nano_usd: part.limits.per_month.map(Credits::as_nano_usd),
+        limit_day_nano_usd: part.limits.per_day.map(Credits::as_nano_usd),
+    };
+    bill.statement.parts.iter().map(part).collect()
 }
 
 fn members(bill: &Bill) -> Vec<Member> {

@@ -6,6 +6,8 @@
 //! * `POST /billing/sign-in` and `POST /billing/sign-out`: for browsers, if tokens are
 //!   [also taken from a cookie](crate::BearerTokens::or_cookie).
 //! * `POST /billing/spending-limit`: sets or removes the owner's limit on pay-as-you-go spending.
+//! * `POST /billing/limits`: sets or removes limits of the account's parts, and of its day.
+//! * `GET /billing/parts.csv`: what each part used, and its limits.
 //!
 //! ```no_run
 //! # fn example(meter: tower_credits::CreditMeter, app: axum::Router) -> axum::Router {
@@ -23,8 +25,9 @@
 //!   [may bill](crate::Identity::member_of). Everybody else gets the same answer as for an
 //!   organisation that does not exist. Default: the caller's own account.
 //!
-//! An account's own callers can set its spending limit. Members of an organisation see its limit
-//! and cannot change it.
+//! An account's own callers can set its spending limit and those of its [parts](crate::Part),
+//! unless they are of a part themselves. Members of an organisation see its limits and cannot change
+//! them.
 //!
 //! The page needs no JavaScript and allows none (`Content-Security-Policy`). A request that changes
 //! something must come from a page of the same origin (`Sec-Fetch-Site`, `Origin`), or carry a
@@ -36,6 +39,7 @@ mod csv;
 mod denied;
 mod html;
 mod json;
+mod limits;
 mod page;
 mod router;
 mod sign_in;

@@ -9,9 +9,10 @@ use axum::{
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
-    bill::Bill,
+    bill::{Bill, Sort},
     chart::Chart,
     html,
+    limits::{self, LimitsForm, PartRow},
     tables::{Footnote, Table, footnotes, seconds, tables},
 };
 use crate::{CreditMeter, Credits, Period, ledger::StatementRefund, metering::MIN_ADMITTED_TIME};
@@ -58,6 +59,14 @@ struct Page<'a> {
     may_set_limit: bool,
     spending_limit: Option<Credits>,
     invalid_limit: Option<InvalidEntry>,
+    /// Groups, members and keys, with what each used.
+    parts: Vec<PartRow>,
+    sort: Sort,
+    shows_parts: bool,
+    /// The limit of the account's day, and what is used of it.
+    most_per_day: String,
+    used_today: Credits,
+    invalid_limits: Option<(LimitsForm, String)>,
     refunded: Credits,
     refunds: &'a [StatementRefund],
     closed: bool,
@@ -81,32 +90,34 @@ pub(super) struct InvalidEntry {
     pub(super) error: String,
 }
 
+/// Entries that cannot be taken, and why.
+#[derive(Default)]
+pub(super) struct InvalidEntries {
+    pub(super) spending_limit: Option<InvalidEntry>,
+    pub(super) limits: Option<(LimitsForm, String)>,
+}
+
 pub(super) async fn show(State(meter): State<CreditMeter>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    answer(&meter, &parts, None).await
+    answer(&meter, &parts, InvalidEntries::default()).await
 }
 
 /// Returns the page that a request asks for, or a denial. With an invalid entry it is a 422.
 pub(super) async fn answer(
     meter: &CreditMeter,
     parts: &Parts,
-    invalid_limit: Option<InvalidEntry>,
+    invalid: InvalidEntries,
 ) -> Response {
-    let status =
-        if invalid_limit.is_some() { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::OK };
+    let is_valid = invalid.spending_limit.is_none() && invalid.limits.is_none();
+    let status = if is_valid { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
     match Bill::read(meter, parts).await {
-        Ok(bill) => html::page(status, Page::new(meter, parts, &bill, invalid_limit).render()),
+        Ok(bill) => html::page(status, Page::new(meter, parts, &bill, invalid).render()),
         Err(denied) => html::denial(meter, parts, denied),
     }
 }
 
 impl<'a> Page<'a> {
-    fn new(
-        meter: &CreditMeter,
-        parts: &Parts,
-        bill: &'a Bill,
-        invalid_limit: Option<InvalidEntry>,
-    ) -> Self {
+    fn new(meter: &CreditMeter, parts: &Parts, bill: &'a Bill, invalid: InvalidEntries) -> Self {
         let statement = &bill.statement;
         let (period, now) = (statement.period, meter.this_month());
         let organisation = bill.identity.account.organisation().filter(|_| !bill.is_own());
@@ -141,9 +152,19 @@ impl<'a> Page<'a> {
             net: statement.net(),
             tier_limit: Some(bill.tier.terms().pay_as_you_go).filter(|most| *most != Credits::MAX),
             shows_limit: bill.has_limit() && bill.is_current,
-            may_set_limit: bill.is_own(),
+            may_set_limit: bill.is_owner(),
             spending_limit: statement.spending_limit,
-            invalid_limit,
+            invalid_limit: invalid.spending_limit,
+            parts: limits::rows(bill),
+            sort: bill.sort,
+            shows_parts: bill.is_current
+                && (!statement.parts.is_empty()
+                    || statement.account.organisation().is_some()
+                    || statement.most_per_day.is_some()
+                    || bill.tier.most_per_day.is_some()),
+            most_per_day: limits::shown(statement.most_per_day, bill.tier.most_per_day),
+            used_today: statement.used_today,
+            invalid_limits: invalid.limits,
             refunded: statement.refunded,
             refunds: &statement.refunds,
             closed: statement.closed,

@@ -6,7 +6,7 @@ use axum::{
     routing::{get, post},
 };
 
-use super::{csv, html, json, page, sign_in, spending_limit};
+use super::{csv, html, json, limits, page, sign_in, spending_limit};
 use crate::CreditMeter;
 
 /// Returns the billing routes; see the [module](crate::billing) for what they serve.
@@ -21,6 +21,8 @@ pub fn router(meter: &CreditMeter) -> Router {
         .route("/billing/sign-in", post(sign_in::sign_in).get(back))
         .route("/billing/sign-out", post(sign_in::sign_out).get(back))
         .route("/billing/spending-limit", post(spending_limit::set).get(back))
+        .route("/billing/limits", post(limits::set).get(back))
+        .route("/billing/parts.csv", get(limits::show))
         .route("/billing.json", get(json::show))
         .route("/billing.csv", get(csv::show))
         .with_state(meter.clone())

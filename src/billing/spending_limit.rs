@@ -12,7 +12,7 @@ use super::{
     bill::Bill,
     denied::Denied,
     html,
-    page::{self, InvalidEntry},
+    page::{self, InvalidEntries, InvalidEntry},
 };
 use crate::{
     CreditMeter, Credits,
@@ -61,7 +61,8 @@ pub(super) async fn set(State(meter): State<CreditMeter>, request: Request) -> R
         Ok(limit) => limit,
         Err(error) => {
             let invalid = InvalidEntry { entered: form.limit, error };
-            return page::answer(&meter, &parts, Some(invalid)).await;
+            let invalid = InvalidEntries { spending_limit: Some(invalid), limits: None };
+            return page::answer(&meter, &parts, invalid).await;
         }
     };
     match meter.accounts().set_spending_limit(&bill.identity.account, limit).await {
@@ -89,7 +90,7 @@ async fn bill_to_limit(meter: &CreditMeter, parts: &Parts) -> Result<Bill, Denie
     if !bill.has_limit() {
         return forbidden("This tier has no pay-as-you-go, so there is no spending to limit.");
     }
-    if !bill.is_own() {
+    if !bill.is_owner() {
         return forbidden(
             "Members cannot set the spending limit of an organisation. Ask the operator of this \
              service to set it.",

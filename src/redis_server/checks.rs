@@ -7,8 +7,11 @@ use redis::{RedisError, aio::ConnectionLike};
 
 use super::fault::{Fault, says};
 
-/// Version of the schema of keys and values that this crate reads and writes.
-const SCHEMA_VERSION: &str = "4";
+/// Version of the schema of keys and values that this crate writes where there are none.
+const SCHEMA_VERSION: &str = "5";
+
+/// The version before, whose keys it shares with nodes that know no other.
+const VERSION_BEFORE: &str = "4";
 
 /// Mode in which a server runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,12 +113,12 @@ pub(super) async fn stored_schema(
 
 /// `Ok` if this crate reads that version.
 pub(super) fn is_schema(found: &str) -> Result<(), Fault> {
-    if found == SCHEMA_VERSION {
+    if [VERSION_BEFORE, SCHEMA_VERSION].contains(&found) {
         return Ok(());
     }
     Err(Fault::Unfit(format!(
         "the server's keys have schema version {found}, and this version of tower-credits reads \
-         version {SCHEMA_VERSION}: use another key prefix, or the version of tower-credits that \
+         versions {VERSION_BEFORE} and {SCHEMA_VERSION}: use another key prefix, or the version of tower-credits that \
          wrote them"
     )))
 }

@@ -170,6 +170,7 @@ async fn agree(server: &Server, token: &str, statement: &Statement) {
         (said("refunded_nano_usd"), sum("refunds", "amount_nano_usd")),
         (refunded, refunded)
     );
+    parts_agree(server, token, &query, statement, &json).await;
     if org {
         assert_eq!((sum("members", "cost_nano_usd"), refunded > 0), (used, true));
     }
@@ -224,6 +225,50 @@ async fn agree(server: &Server, token: &str, statement: &Statement) {
         (requests, i64::try_from(statement.compute().as_micros()).unwrap(), used - refunded)
     );
     assert_eq!(lines.len(), statement.lines.len() + statement.refunds.len());
+}
+
+/// What each part used, in four ways, and as it adds up.
+async fn parts_agree(
+    server: &Server,
+    token: &str,
+    query: &str,
+    statement: &Statement,
+    json: &serde_json::Value,
+) {
+    let used = |path: &str| {
+        let part = statement.parts.iter().find(|part| part.part.as_str() == path);
+        part.map(|part| part.used.as_nano_usd())
+    };
+    let Some(research) = used("research") else {
+        assert!(statement.parts.is_empty() && json["parts"].is_null());
+        return;
+    };
+    let (ann, ben, ops) = (used("research/ann"), used("research/ben"), used("ops"));
+    assert_eq!(research, ann.unwrap() + ben.unwrap());
+    assert_eq!(statement.used.as_nano_usd(), research + ops.unwrap());
+    let expected: BTreeMap<String, i64> = statement
+        .parts
+        .iter()
+        .map(|part| (part.part.to_string(), part.used.as_nano_usd()))
+        .collect();
+    let of_json = json["parts"].as_array().unwrap().iter().map(|part| {
+        (part["part"].as_str().unwrap().to_owned(), part["used_nano_usd"].as_i64().unwrap())
+    });
+    assert_eq!(of_json.collect::<BTreeMap<_, _>>(), expected);
+    let csv = server.client.get(server.url(&format!("/billing/parts.csv{query}")));
+    let csv = text(csv.bearer_auth(token).send().await.unwrap()).await;
+    let of_csv = csv.split("\r\n").skip(1).filter(|line| !line.is_empty()).map(|line| {
+        let fields: Vec<_> = line.split(',').collect();
+        let used: i64 = fields[3].replace('.', "").parse().unwrap();
+        (fields[2].trim_matches('"').to_owned(), used)
+    });
+    assert_eq!(of_csv.collect::<BTreeMap<_, _>>(), expected);
+    let audit = server.meter.accounts().audit(&statement.account, statement.period).await.unwrap();
+    assert!(audit.is_sound(), "{audit}");
+    let (_, page) = server.page(token, query).await;
+    if page.contains("table-parts") {
+        assert_eq!(rows(&page, "parts"), expected);
+    }
 }
 
 /// The rows of a table of the page: what each is called, and what it cost.

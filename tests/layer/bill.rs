@@ -63,16 +63,23 @@ impl Server {
 
     pub(super) async fn with(plan: &str) -> Self {
         let clock = november();
-        let org = |user: &str| {
-            person(user, "pro").member_of("acme", "enterprise".parse().unwrap()).unwrap()
+        let member = |user: &str, part: &str| {
+            let part = Some(part.parse().unwrap());
+            person(user, "pro").member_in("acme", part, "enterprise".parse().unwrap()).unwrap()
+        };
+        let of_acme = |subject: &str| {
+            let acme = tower_credits::Account::org("acme").unwrap();
+            Identity::new(subject.parse().unwrap(), acme, "enterprise".parse().unwrap())
         };
         let tokens = BearerTokens::new()
             .with("free", person("free", "free"))
             .with("pro", person("pro", "pro"))
             .with("capped", person("capped", "capped"))
-            .with("ann", org("ann"))
-            .with("ben", org("ben"))
-            .with("cat", org("cat"))
+            .with("owner", of_acme("owner"))
+            .with("key", of_acme("key").in_part("research/ben".parse().unwrap()))
+            .with("ann", member("ann", "research/ann"))
+            .with("ben", member("ben", "research/ben"))
+            .with("cat", member("cat", "ops"))
             .or_cookie("session".parse().unwrap());
         let meter = CreditMeter::builder(
             Plan::from_toml(plan).unwrap(),

@@ -501,3 +501,86 @@ async fn who_is_identified_elsewhere_is_not_waited_for_without_end() {
         assert_eq!((response.status().as_u16(), began.elapsed().as_secs()), (503, 5), "{path}");
     }
 }
+
+/// An organisation's owner sets limits of its groups and members, and nobody else does.
+#[tokio::test]
+async fn an_owner_sets_limits_of_groups_and_members_and_sees_what_each_used() {
+    let server = Server::start().await;
+    let acme = [("x-hf-bill-to", "acme")];
+    for (token, runs) in [("ann", 3), ("ben", 1), ("cat", 2)] {
+        for _ in 0..runs {
+            assert_eq!(server.run(token, "/models/echo", &acme).await, 200);
+        }
+    }
+    let owner = tower_credits::Identity::new(
+        "owner".parse().unwrap(),
+        tower_credits::Account::org("acme").unwrap(),
+        "enterprise".parse().unwrap(),
+    );
+    server.settled(&owner, 6).await;
+    let set = |token, body| server.form("/billing/limits", Some(token), body).send();
+    for body in [
+        "part=research&per_month=0.00060&per_day=",
+        "part=research%2Fann&per_month=&per_day=%240.00048",
+        "part=ops&per_month=no+limit&per_day=",
+        "part=&per_month=&per_day=1.00",
+    ] {
+        assert_eq!(set("owner", body).await.unwrap().status(), 303, "{body}");
+    }
+    let (_, page) = server.page("owner", "").await;
+    assert_eq!(
+        (says(&page, "most-per-day"), says(&page, "used-today")),
+        ("$1.00".into(), "$0.00072".into())
+    );
+    let cells = |page: &str| -> Vec<Vec<String>> {
+        let (_, table) = page.split_once("<table id=\"table-parts\"").unwrap();
+        let body =
+            table.split_once("<tbody>").unwrap().1.split("</tbody>").next().unwrap().to_owned();
+        let text = |cell: &str| cell.rsplit('>').next().unwrap().to_owned();
+        let row = |row: &str| row.split("</t").filter(|c| c.contains('>')).map(text).collect();
+        body.split("<tr>").skip(1).map(row).collect()
+    };
+    let names = |page: &str| cells(page).into_iter().map(|row| row[0].clone()).collect::<Vec<_>>();
+    let row: Vec<_> = cells(&page).into_iter().find(|row| row[0] == "research/ann").unwrap();
+    assert_eq!(row[..5], ["research/ann", "$0.00036", "no limit", "$0.00036", "$0.00048"]);
+    assert_eq!(names(&page), ["ops", "research", "research/ann", "research/ben"]);
+    let (_, page) = server.page("owner", "?sort=used").await;
+    assert_eq!(names(&page), ["research", "research/ann", "ops", "research/ben"]);
+    assert!(page.contains("aria-sort=\"descending\""));
+
+    // Ann has one more today, and research one more this month.
+    assert_eq!(server.run("ann", "/models/echo", &acme).await, 200);
+    server.settled(&owner, 7).await;
+    assert_eq!(server.run("ann", "/models/echo", &acme).await, 403);
+    assert_eq!(server.run("ben", "/models/echo", &acme).await, 403);
+    assert_eq!(server.run("cat", "/models/echo", &acme).await, 200);
+
+    let wrong = set("owner", "part=a%2F%2Fb&per_month=1&per_day=").await.unwrap();
+    assert_eq!(wrong.status(), 422);
+    let page = text(wrong).await;
+    assert!(page.contains("value=\"a//b\"") && page.contains("id=\"limits-error\""), "{page}");
+    for body in ["part=&per_month=1&per_day=", "part=ops&per_month=much&per_day="] {
+        assert_eq!(set("owner", body).await.unwrap().status(), 422, "{body}");
+    }
+    // Neither a member nor a key of one, nor another site's page.
+    let member =
+        server.form("/billing/limits?organisation=acme", Some("ann"), "part=ops&per_day=9");
+    assert_eq!(member.send().await.unwrap().status(), 403);
+    assert_eq!(set("key", "part=research&per_month=9&per_day=").await.unwrap().status(), 403);
+    let limit =
+        server.form("/billing/spending-limit", Some("key"), "limit=9").send().await.unwrap();
+    assert_eq!(limit.status(), 403, "nor the account's own");
+    let forged = server
+        .client
+        .post(server.url("/billing/limits"))
+        .header("cookie", "session=owner")
+        .header("sec-fetch-site", "cross-site")
+        .header("content-type", "application/x-www-form-urlencoded")
+        .body("part=research&per_month=&per_day=");
+    assert_eq!(forged.send().await.unwrap().status(), 403);
+    let (_, page) = server.page("key", "").await;
+    assert!(page.contains("table-parts") && !page.contains("action=\"/billing/limits\""));
+    // An empty field takes the limit away.
+    assert_eq!(set("owner", "part=research&per_month=&per_day=").await.unwrap().status(), 303);
+    assert_eq!(server.run("ben", "/models/echo", &acme).await, 200);
+}

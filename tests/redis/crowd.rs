@@ -22,7 +22,7 @@ use tower_credits::{
 use crate::support::{redis_server::RedisServer, *};
 
 /// A clock that stands at this moment, which is in the server's month.
-fn standing_clock() -> ManualClock {
+pub(crate) fn standing_clock() -> ManualClock {
     let now = UnixTime::now();
     let clock = ManualClock::at(Period::containing(now));
     clock.set_unix_time(now);

@@ -22,6 +22,7 @@ mod measured;
 #[cfg(feature = "axum")]
 mod nodes;
 mod outages;
+mod parts;
 mod round_trips;
 mod schema;
 mod sentinel;

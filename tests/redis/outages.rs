@@ -234,6 +234,11 @@ async fn servers_that_would_lose_or_mix_money_are_refused() {
     server.command(&["SET", "old:schema", "0"]);
     let error = RedisLedger::builder(server.url()).prefix("old").connect().await.unwrap_err();
     assert!(error.to_string().contains("schema version 0"), "{error}");
+    for version in ["4", "5"] {
+        server.command(&["SET", "old:schema", version]);
+        let builder = RedisLedger::builder(server.url()).prefix("old");
+        assert!(builder.connect().await.is_ok(), "{version} is read");
+    }
     let error = RedisLedger::builder(server.url()).prefix("{x}").connect().await.unwrap_err();
     assert!(error.to_string().contains("brace"), "{error}");
     RedisLedger::builder(server.url()).prefix("new").connect().await.unwrap();
