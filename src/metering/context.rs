@@ -19,7 +19,8 @@ use crate::{
     clock::Clock,
     identify::Subject,
     lease::SliceRequest,
-    plan::{RequestCap, Tier, Workload},
+    ledger::AccountRate,
+    plan::{RateScope, RateWindow, RequestCap, RequestQuota, Tier, Workload},
     terms::{LeaseScope, PartTerms, StatedTerms},
 };
 
@@ -101,7 +102,7 @@ impl BillingContext {
             min_slice: least,
             first_refill_after: price.runway(hold.saturating_sub(hold.half())),
             max_concurrent: tier.most_running,
-            rate: tier.requests.and_then(|quota| quota.over_all_nodes()),
+            rate: tier.requests.and_then(over_all_nodes),
         };
         Ok(Self {
             number: next_number(),
@@ -171,6 +172,16 @@ fn stated_terms(tier: &Tier, part: Option<&Part>, models: Option<&(Part, Limits)
         .map(|(depth, part)| PartTerms { part, limits: limits(depth) })
         .chain(models.cloned().map(|(part, limits)| PartTerms { part, limits }));
     StatedTerms { terms: tier.terms(), most_per_day: tier.most_per_day, parts: parts.collect() }
+}
+
+/// Returns a request rate as the ledger counts it; `None` if each node counts for itself.
+fn over_all_nodes(quota: RequestQuota) -> Option<AccountRate> {
+    let RequestQuota { count, per, burst, scope, window } = quota;
+    let burst = match window {
+        RateWindow::Sliding => Some(burst),
+        RateWindow::Fixed => None,
+    };
+    (scope == RateScope::Account).then_some(AccountRate { count, per, burst })
 }
 
 fn next_number() -> u64 {

@@ -3,10 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use super::TierName;
-use crate::{
-    Credits, Limits,
-    ledger::{AccountRate, Terms},
-};
+use crate::{Credits, Limits, ledger::Terms};
 
 /// The hold of a tier that does not set one.
 const DEFAULT_HOLD: Duration = Duration::from_secs(1);
@@ -304,16 +301,6 @@ impl RequestQuota {
     pub const fn window(mut self, window: RateWindow) -> Self {
         self.window = window;
         self
-    }
-
-    /// Returns the rate as the ledger counts it; `None` if each node counts for itself.
-    pub(crate) fn over_all_nodes(&self) -> Option<AccountRate> {
-        let Self { count, per, burst, scope, window } = *self;
-        let burst = match window {
-            RateWindow::Sliding => Some(burst),
-            RateWindow::Fixed => None,
-        };
-        (scope == RateScope::Account).then_some(AccountRate { count, per, burst })
     }
 }
 
