@@ -330,6 +330,9 @@ impl<W, R: Run> Pool<W, R> {
                 match self.permits.take(rate, now) {
                     PermitAnswer::Taken => self.queue.first_has_permit(),
                     _ if !requested => break,
+                    // The ledger was asked for permits of another rate, or its answer came too
+                    // late to count.
+                    PermitAnswer::Ask if self.queue.ask_again() => break,
                     _ => {
                         served.beyond_rate.extend(self.queue.pop().map(|(handle, _)| handle));
                         continue;

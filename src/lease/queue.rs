@@ -21,6 +21,9 @@ struct Waiting<W, R> {
     handle: W,
     /// `true` if a renewal that was sent asked for it.
     is_requested: bool,
+    /// (14) `true` if its permit was asked for once more, because the first answer said nothing of
+    /// it.
+    is_asked_again: bool,
 }
 
 impl<W, R> Queue<W, R> {
@@ -44,7 +47,13 @@ impl<W, R> Queue<W, R> {
     }
 
     pub(super) fn push(&mut self, want: SliceRequest, run: R, handle: W) {
-        self.waiting.push_back(Waiting { want, run, handle, is_requested: false });
+        self.waiting.push_back(Waiting {
+            want,
+            run,
+            handle,
+            is_requested: false,
+            is_asked_again: false,
+        });
     }
 
     /// Returns when the ledger is to be asked: now, if it has not been asked for a request.
@@ -66,6 +75,13 @@ impl<W, R> Queue<W, R> {
     /// (14) Returns how many requests need a permit.
     pub(super) fn permits_needed(&self) -> usize {
         self.waiting.iter().filter(|waiting| waiting.want.rate.is_some()).count()
+    }
+
+    /// (14) Has the first request asked for once more. `false` if it was before.
+    pub(super) fn ask_again(&mut self) -> bool {
+        let Some(first) = self.waiting.front_mut() else { return false };
+        first.is_requested = false;
+        !std::mem::replace(&mut first.is_asked_again, true)
     }
 
     /// (14) Notes that the first request has its permit.

@@ -72,7 +72,7 @@ impl Parts {
     }
 
     /// `true` if no part was ever used.
-    #[cfg(test)]
+    #[cfg(all(test, feature = "redis"))]
     pub(super) fn is_empty(&self) -> bool {
         self.totals.is_empty() && self.holds.is_empty()
     }

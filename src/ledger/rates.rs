@@ -22,6 +22,9 @@ pub struct AccountRate {
     pub burst: Option<NonZeroU32>,
 }
 
+/// The longest time in which a used-up burst is full again: no plan has a longer one.
+const MAX_TOLERANCE: u64 = 366 * 86_400_000_000;
+
 /// Asks for permits in a [`Renewal`](super::Renewal): one lets one request begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PermitRequest {
@@ -66,7 +69,7 @@ impl AccountRate {
         match self.burst {
             Some(burst) => {
                 let interval = (per / count).max(1);
-                let tolerance = interval * u64::from(burst.get());
+                let tolerance = interval.saturating_mul(burst.get().into()).min(MAX_TOLERANCE);
                 // A cell that is farther ahead was written by a clock that was.
                 let at = cell.at.clamp(now, now + tolerance);
                 available = (now + tolerance - at) / interval;

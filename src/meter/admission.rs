@@ -322,6 +322,10 @@ impl CreditMeter {
             return self.deny_metered(rejection, request, rate);
         }
         let slice = match request.context.tier.during_outage {
+            // What costs nothing needs no ledger.
+            DuringOutage::Deny if request.context.want.hold.is_zero() => {
+                self.take_unheld_slice(&request, Credits::ZERO)
+            }
             DuringOutage::Deny => None,
             DuringOutage::Allow(allowance) => self.take_unheld_slice(&request, allowance),
         };
