@@ -1,6 +1,20 @@
 //! Limits of the parts of an account: `POST /billing/limits` sets them, the page shows them beside
 //! what each part used, and `GET /billing/parts.csv` is the same as a table (RFC 4180).
 
+use super::{
+    bill::{self, Bill},
+    csv,
+    denied::{Denied, no_store},
+    html,
+    page::{self, InvalidEntries},
+    parts::{LimitsForm, UNLIMITED},
+};
+use crate::{
+    CreditMeter, Credits, Limits, Part,
+    identify::{RequestHead, is_csrf_safe},
+    ledger::StatementPart,
+    rejection::Rejection,
+};
 use axum::{
     Form,
     extract::{FromRequest, Request, State},
@@ -11,48 +25,6 @@ use axum::{
     },
     response::{IntoResponse, Response},
 };
-use serde::Deserialize;
-
-use super::{
-    bill::{self, Bill, Sort},
-    csv,
-    denied::{Denied, no_store},
-    html,
-    page::{self, InvalidEntries},
-};
-use crate::{
-    CreditMeter, Credits, Limits, Part,
-    identify::{RequestHead, is_csrf_safe},
-    ledger::StatementPart,
-    rejection::Rejection,
-};
-
-/// The word for a limit that is lifted, whatever the tier says.
-const UNLIMITED: &str = "no limit";
-
-#[derive(Clone, Deserialize)]
-pub(super) struct LimitsForm {
-    /// The part; empty for the account's own day.
-    #[serde(default)]
-    pub(super) part: String,
-    #[serde(default)]
-    pub(super) per_month: String,
-    #[serde(default)]
-    pub(super) per_day: String,
-}
-
-/// A part on the page.
-pub(super) struct PartRow {
-    pub(super) name: String,
-    pub(super) depth: usize,
-    pub(super) used: Credits,
-    pub(super) used_today: Credits,
-    pub(super) held: Credits,
-    pub(super) per_month: String,
-    pub(super) per_day: String,
-    /// The limits as the form has them.
-    pub(super) set: LimitsForm,
-}
 
 /// Heads of the columns of the table for spreadsheets. Amounts are in dollars, and exact. Usage
 /// counts in each part along its path. A limit is empty if nobody set it.
@@ -130,56 +102,6 @@ async fn bill_to_limit(meter: &CreditMeter, parts: &Parts) -> Result<Bill, Denie
     let detail = "Only the account's owner can set limits of its groups, members and keys. Ask \
                   them, or the operator of this service.";
     Err(Denied::other(StatusCode::FORBIDDEN, "Limits not set", detail))
-}
-
-/// Returns the rows of the page, in the order that the query asks for.
-pub(super) fn rows(bill: &Bill) -> Vec<PartRow> {
-    let mut parts: Vec<_> = bill.statement.parts.iter().collect();
-    match bill.sort {
-        Sort::Name => {}
-        Sort::Used => parts.sort_by_key(|part| std::cmp::Reverse(part.used)),
-        Sort::Today => parts.sort_by_key(|part| std::cmp::Reverse(part.used_today)),
-    }
-    parts.into_iter().map(|part| row(bill, part)).collect()
-}
-
-fn row(bill: &Bill, part: &StatementPart) -> PartRow {
-    let depth = part.part.as_str().matches('/').count();
-    let tiers = bill.tier.part_limits.get(depth).copied().unwrap_or_default();
-    PartRow {
-        name: part.part.to_string(),
-        depth,
-        used: part.used,
-        used_today: part.used_today,
-        held: part.held,
-        per_month: shown(part.limits.per_month, tiers.per_month),
-        per_day: shown(part.limits.per_day, tiers.per_day),
-        set: LimitsForm {
-            part: part.part.to_string(),
-            per_month: entered(part.limits.per_month),
-            per_day: entered(part.limits.per_day),
-        },
-    }
-}
-
-/// Returns a limit for people: as it was set, or else the tier's.
-pub(super) fn shown(set: Option<Credits>, tiers: Option<Credits>) -> String {
-    let amount = |limit: Credits| {
-        if limit == Credits::MAX { UNLIMITED.to_owned() } else { limit.to_string() }
-    };
-    match (set, tiers) {
-        (Some(limit), _) => amount(limit),
-        (None, Some(limit)) => format!("{} (tier)", amount(limit)),
-        (None, None) => UNLIMITED.to_owned(),
-    }
-}
-
-fn entered(limit: Option<Credits>) -> String {
-    match limit {
-        None => String::new(),
-        Some(Credits::MAX) => UNLIMITED.to_owned(),
-        Some(limit) => limit.to_string().trim_start_matches('$').to_owned(),
-    }
 }
 
 pub(super) async fn show(State(meter): State<CreditMeter>, request: Request) -> Response {

@@ -41,6 +41,7 @@ mod html;
 mod json;
 mod limits;
 mod page;
+mod parts;
 mod router;
 mod sign_in;
 mod spending_limit;

@@ -12,7 +12,7 @@ use super::{
     bill::{Bill, Sort},
     chart::Chart,
     html,
-    limits::{self, LimitsForm, PartRow},
+    parts::{self, LimitsForm, PartRow},
     tables::{Footnote, Table, footnotes, seconds, tables},
 };
 use crate::{CreditMeter, Credits, Period, ledger::StatementRefund, metering::MIN_ADMITTED_TIME};
@@ -155,14 +155,14 @@ impl<'a> Page<'a> {
             may_set_limit: bill.is_owner(),
             spending_limit: statement.spending_limit,
             invalid_limit: invalid.spending_limit,
-            parts: limits::rows(bill),
+            parts: parts::rows(bill),
             sort: bill.sort,
             shows_parts: bill.is_current
                 && (!statement.parts.is_empty()
                     || statement.account.organisation().is_some()
                     || statement.most_per_day.is_some()
                     || bill.tier.most_per_day.is_some()),
-            most_per_day: limits::shown(statement.most_per_day, bill.tier.most_per_day),
+            most_per_day: parts::shown(lower(statement.most_per_day, bill.tier.most_per_day), None),
             used_today: statement.used_today,
             invalid_limits: invalid.limits,
             refunded: statement.refunded,
@@ -175,6 +175,11 @@ impl<'a> Page<'a> {
             can_sign_out: meter.cookie().is_some() && !parts.headers.contains_key(AUTHORIZATION),
         }
     }
+}
+
+/// Returns the lower of two limits.
+fn lower(own: Option<Credits>, tiers: Option<Credits>) -> Option<Credits> {
+    own.into_iter().chain(tiers).min()
 }
 
 /// Returns the reason why requests are denied, if what is left does not pay for the shortest one.

@@ -82,16 +82,18 @@ pub(crate) fn admit(
             continue;
         }
         state.state_terms(stated, StatedAt::Here(now));
-        if let Some(limit) = want.max_concurrent
-            && entry.running_and_waiting(&state) >= limit.get() as usize
-        {
-            state.lease.remove_waiting(oneshot::Sender::is_closed);
-            if entry.running_and_waiting(&state) >= limit.get() as usize {
-                return Err(AdmissionError::TooManyRunning(limit));
-            }
-        }
+        // Of a part it counts first: two of different parts must not both find the last place.
         if entry.is_part() {
             request.count_in(entry.whole().running_in_parts());
+        }
+        if let Some(limit) = want.max_concurrent {
+            let most = limit.get() as usize - usize::from(!entry.is_part());
+            if entry.running_and_waiting(&state) > most {
+                state.lease.remove_waiting(oneshot::Sender::is_closed);
+                if entry.running_and_waiting(&state) > most {
+                    return Err(AdmissionError::TooManyRunning(limit));
+                }
+            }
         }
         if state.lease.is_leaving() {
             state.replace_lease(new_lease_id()?, now);

@@ -466,7 +466,7 @@ impl<W, R: Run> Lease<W, R> {
         } else {
             flight.sent_at + rules.admit_for
         };
-        self.pool.take_hold(flight.settled, hold, self.standing.available(), admit_until);
+        self.pool.take_hold(flight.settled, hold, self.standing.available_to_lease(), admit_until);
     }
 
     /// Notes that no answer came to the renewal numbered `seq`, or none that counts.

@@ -28,6 +28,12 @@ pub(super) struct PermitPool {
     none_until: Duration,
     /// What the ledger said last, and when it was asked.
     said: Option<(Permits, Duration)>,
+    /// The rate that the renewal in flight asks for.
+    asked: Option<AccountRate>,
+    /// Granted by the answer that is being served, and when the rest of it lapses.
+    landing: (u32, Duration),
+    /// The suspension after which all was given up.
+    woke_at: Option<Duration>,
 }
 
 /// The answer to a request that needs a permit.
@@ -62,6 +68,30 @@ impl PermitPool {
         }
     }
 
+    /// Takes one of those that the answer grants which is being served: however long it took, the
+    /// request was asked for.
+    pub(super) fn take_landed(&mut self, rate: AccountRate, now: Duration) -> PermitAnswer {
+        if self.rate == Some(rate) && self.landing.0 > 0 {
+            self.landing.0 -= 1;
+            self.begun = self.begun.saturating_add(1);
+            return PermitAnswer::Taken;
+        }
+        self.take(rate, now)
+    }
+
+    /// Keeps what no request has taken of those that an answer granted.
+    pub(super) fn keep_landed(&mut self, rules: &LeaseRules) {
+        let (granted, lapses) = std::mem::take(&mut self.landing);
+        if granted == 0 {
+            return;
+        }
+        match self.at_hand.back_mut() {
+            // Those that come close together lapse together, none too late.
+            Some((count, at)) if *at + rules.flush / 4 >= lapses => *count += granted,
+            _ => self.at_hand.push_back((granted, lapses)),
+        }
+    }
+
     /// Returns what a renewal asks for, of which so many requests wait.
     pub(super) fn request(
         &mut self,
@@ -73,29 +103,25 @@ impl PermitPool {
         self.drop_lapsed(now);
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         let elapsed = now.saturating_sub(self.composed_at).max(rules.flush);
-        let pace = rules.flush.mul_f64(self.begun.into()).div_duration_f64(elapsed).ceil();
-        // Enough for the time in which they lapse, as far as that is little of what is left: what
+        let pace = rules.flush.mul_f64(self.begun.into()).div_duration_f64(elapsed);
+        // Where they come steadily, enough for the time in which they lapse, as far as that is little of what is left: what
         // nobody takes is lost for the account.
         let left = self.said.map_or(0, |(permits, _)| permits.remaining);
-        let ahead = (self.pace.max(pace as u32) * 2).min(left / MIN_LEFT_FOR_ONE_AHEAD);
+        let ahead = (self.pace.min(pace as u32) * 2).min(left / MIN_LEFT_FOR_ONE_AHEAD);
         (self.begun, self.composed_at, self.pace) = (0, now, pace as u32);
         let wanted = waiting.saturating_add(ahead).saturating_sub(self.count());
-        (wanted > 0).then_some(PermitRequest { rate, wanted })
+        self.asked = Some(rate).filter(|_| wanted > 0);
+        self.asked.map(|rate| PermitRequest { rate, wanted })
     }
 
     /// Takes what the ledger granted to the renewal that was sent at `sent_at`.
     pub(super) fn granted(&mut self, permits: Permits, rules: &LeaseRules, sent_at: Duration) {
-        self.said = Some((permits, sent_at));
-        self.none_until = sent_at + permits.next_after;
-        if permits.granted == 0 {
+        if self.asked.take() != self.rate {
             return;
         }
-        let lapses = sent_at + rules.flush * 2;
-        match self.at_hand.back_mut() {
-            // Those that come close together lapse together, none too late.
-            Some((count, at)) if *at + rules.flush / 4 >= lapses => *count += permits.granted,
-            _ => self.at_hand.push_back((permits.granted, lapses)),
-        }
+        self.said = Some((permits, sent_at));
+        self.none_until = sent_at + permits.next_after;
+        self.landing = (permits.granted, sent_at + rules.flush * 2);
     }
 
     /// Returns permits that are left, at hand or by the ledger's last answer, and the time until
@@ -112,9 +138,11 @@ impl PermitPool {
     }
 
     /// Gives up all: time has passed that the process did not see.
-    pub(super) fn clear(&mut self) {
-        self.at_hand.clear();
-        self.none_until = Duration::ZERO;
+    pub(super) fn mark_suspended(&mut self, woke_at: Duration) {
+        if self.woke_at.replace(woke_at) != Some(woke_at) {
+            self.at_hand.clear();
+            self.none_until = Duration::ZERO;
+        }
     }
 
     fn count(&self) -> u32 {

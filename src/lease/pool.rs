@@ -294,6 +294,7 @@ impl<W, R: Run> Pool<W, R> {
         served.settled =
             self.slices.serve_requested(spare, &mut self.outbox, rules, requested_at, now);
         self.serve_waiting(true, &mut served, &is_gone, now);
+        self.permits.keep_landed(rules);
         self.serve_free(&mut served, is_gone, now);
         let target = self.surplus_target(rules, now);
         self.surplus.renewed(self.spare(), target);
@@ -327,7 +328,12 @@ impl<W, R: Run> Pool<W, R> {
     ) {
         while let Some(want) = self.queue.first(requested, &is_gone) {
             if let Some(rate) = want.rate {
-                match self.permits.take(rate, now) {
+                let permit = if requested {
+                    self.permits.take_landed(rate, now)
+                } else {
+                    self.permits.take(rate, now)
+                };
+                match permit {
                     PermitAnswer::Taken => self.queue.first_has_permit(),
                     _ if !requested => break,
                     // The ledger was asked for permits of another rate, or its answer came too
@@ -378,7 +384,7 @@ impl<W, R: Run> Pool<W, R> {
 
     /// Admits no request on what was granted before the process was suspended, until `woke_at`.
     pub(super) fn mark_suspended(&mut self, rules: &LeaseRules, woke_at: Duration) {
-        self.permits.clear();
+        self.permits.mark_suspended(woke_at);
         self.hold.mark_suspended(rules, woke_at);
     }
 

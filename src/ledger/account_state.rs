@@ -121,10 +121,7 @@ impl AccountState {
                 record.spending_limit = limit;
                 Ok(true)
             }
-            Amendment::Limits { part, limits } => {
-                record.set_limits(part, limits);
-                Ok(true)
-            }
+            Amendment::Limits { part, limits } => record.set_limits(part, limits).map(|()| true),
             Amendment::Refund { period, id, refund } => {
                 book_of(books, period).refund(record, id, refund, now)
             }

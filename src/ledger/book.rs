@@ -4,6 +4,7 @@
 //! step, and the two are compared state for state on random histories: change both or neither.
 
 pub(super) mod corrections;
+mod parts;
 mod renewal;
 
 use std::{collections::BTreeMap, time::Duration};

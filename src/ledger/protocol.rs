@@ -298,6 +298,14 @@ impl Standing {
         Self { used: add(self.used), tightest, ..self }
     }
 
+    /// The credits that are neither used nor on hold, of the account and of each limit.
+    pub(crate) fn available_to_lease(&self) -> Credits {
+        let available = self.available();
+        self.tightest.map_or(available, |LimitStanding { limit, used, held, .. }| {
+            available.min(limit.saturating_sub(used).saturating_sub(held))
+        })
+    }
+
     /// The credits that are neither used nor on hold.
     pub fn available(&self) -> Credits {
         self.limit.saturating_sub(self.used).saturating_sub(self.held)

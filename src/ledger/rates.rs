@@ -7,9 +7,6 @@ use std::{fmt, num::NonZeroU32, str::FromStr, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
-use super::Record;
-use crate::clock::UnixTime;
-
 /// A request rate of an account over all nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AccountRate {
@@ -23,7 +20,7 @@ pub struct AccountRate {
 }
 
 /// The longest time in which a used-up burst is full again: no plan has a longer one.
-const MAX_TOLERANCE: u64 = 366 * 86_400_000_000;
+pub(super) const MAX_TOLERANCE: u64 = 366 * 86_400_000_000;
 
 /// Asks for permits in a [`Renewal`](super::Renewal): one lets one request begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,13 +59,13 @@ impl AccountRate {
     }
 
     /// Takes up to `wanted` permits of a cell.
-    fn take(&self, cell: &mut RateCell, wanted: u32, now: u64) -> Permits {
+    pub(super) fn take(&self, cell: &mut RateCell, wanted: u32, now: u64) -> Permits {
         let (per, count) = (self.per_micros(), u64::from(self.count.get()));
         let micros = Duration::from_micros;
         let (available, next_after, reset_after, granted);
         match self.burst {
             Some(burst) => {
-                let interval = (per / count).max(1);
+                let interval = per.div_ceil(count);
                 let tolerance = interval.saturating_mul(burst.get().into()).min(MAX_TOLERANCE);
                 // A cell that is farther ahead was written by a clock that was.
                 let at = cell.at.clamp(now, now + tolerance);
@@ -100,32 +97,11 @@ impl AccountRate {
     }
 
     /// `true` if a cell says nothing that a new one does not.
-    fn is_over(&self, cell: RateCell, now: u64) -> bool {
+    pub(super) fn is_over(&self, cell: RateCell, now: u64) -> bool {
         match self.burst {
             Some(_) => cell.at <= now,
             None => cell.at != now / self.per_micros(),
         }
-    }
-}
-
-impl Record {
-    /// Answers a request for permits, which are granted if it `is_news`.
-    pub(super) fn permits(
-        &mut self,
-        request: PermitRequest,
-        is_news: bool,
-        now: UnixTime,
-    ) -> Permits {
-        let micros = now.as_millis() * 1_000;
-        let PermitRequest { rate, wanted } = request;
-        let mut cell = self.rates.get(&rate).copied().unwrap_or_default();
-        if !is_news {
-            return rate.take(&mut cell, 0, micros);
-        }
-        let permits = rate.take(&mut cell, wanted, micros);
-        self.rates.insert(rate, cell);
-        self.rates.retain(|other, cell| !other.is_over(*cell, micros));
-        permits
     }
 }
 

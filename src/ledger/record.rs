@@ -6,14 +6,22 @@ use std::{cmp::Reverse, collections::BTreeMap, num::NonZeroU32, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AccountRate, SETTLEMENT_WINDOW, holds::is_live, parts::DayTotal, rates::RateCell,
-    terms_in_force::TermsInForce,
+    AccountRate, LedgerError, PermitRequest, Permits, Renewal, SETTLEMENT_WINDOW, holds::is_live,
+    parts::DayTotal, rates::RateCell, terms_in_force::TermsInForce,
 };
 use crate::names::GrantId;
 use crate::{Credits, Limits, Part, Period, clock::UnixTime};
 
 /// The number of periods of which is known what they used of purchased credits.
 pub(super) const MAX_PURCHASED_USED_PERIODS: usize = 14;
+
+/// The most limits of parts, and counts of what parts used on a day, beside which a limit of another
+/// part is set.
+pub(super) const MAX_PART_FIELDS: usize = 10_000;
+
+/// The reason why no more are set.
+pub(super) const TOO_MANY_PARTS: &str =
+    "the account has too many parts: take limits of others away, or set one of a larger part";
 
 /// The time that an account stays erased: longer than any node may still report of it. A month has
 /// 31 days at most, and is settled for 62 more.
@@ -129,13 +137,49 @@ impl Record {
         }
     }
 
+    /// The most that the account may use on a day: [`Credits::MAX`] if there is no limit.
+    pub(super) fn most_per_day(&self, renewal: &Renewal) -> Credits {
+        [self.per_day, renewal.most_per_day].into_iter().flatten().min().unwrap_or(Credits::MAX)
+    }
+
+    /// Answers a request for permits, which are granted if it `is_news`.
+    pub(super) fn permits(
+        &mut self,
+        request: PermitRequest,
+        is_news: bool,
+        now: UnixTime,
+    ) -> Permits {
+        let micros = now.as_millis() * 1_000;
+        let PermitRequest { rate, wanted } = request;
+        let mut cell = self.rates.get(&rate).copied().unwrap_or_default();
+        if !is_news {
+            return rate.take(&mut cell, 0, micros);
+        }
+        let permits = rate.take(&mut cell, wanted, micros);
+        self.rates.insert(rate, cell);
+        self.rates.retain(|other, cell| !other.is_over(*cell, micros));
+        permits
+    }
+
     /// Sets or removes limits.
-    pub(crate) fn set_limits(&mut self, part: Option<Part>, limits: Limits) {
+    pub(crate) fn set_limits(
+        &mut self,
+        part: Option<Part>,
+        limits: Limits,
+    ) -> Result<(), LedgerError> {
+        if let Some(part) = &part
+            && !limits.is_none()
+            && !self.part_limits.contains_key(part)
+            && self.part_limits.len() + self.part_days.len() >= MAX_PART_FIELDS
+        {
+            return Err(LedgerError::Refused(TOO_MANY_PARTS.into()));
+        }
         match part {
             None => self.per_day = limits.per_day,
             Some(part) if limits.is_none() => drop(self.part_limits.remove(&part)),
             Some(part) => drop(self.part_limits.insert(part, limits)),
         }
+        Ok(())
     }
 
     /// All grants, those that are used up or expired included.

@@ -314,19 +314,20 @@ impl CreditMeter {
     }
 
     /// Admits a request within its tier's allowance for outages, or denies it.
-    fn without_ledger(&self, request: CreditRequest, rate: Rate) -> Decided {
-        if let Some(quota) = request.context.tier.requests
-            && request.context.want.rate.is_some()
-            && let Err(rejection) = self.count_without_ledger(&request.context, quota)
-        {
-            return self.deny_metered(rejection, request, rate);
+    fn without_ledger(&self, request: CreditRequest, mut rate: Rate) -> Decided {
+        let BillingContext { tier, want, .. } = &*request.context;
+        if tier.during_outage == DuringOutage::Deny && !want.hold.is_zero() {
+            return self.deny_metered(Rejection::LedgerUnreachable, request, rate);
+        }
+        if let Some(quota) = tier.requests.filter(|_| want.rate.is_some()) {
+            match self.count_without_ledger(&request.context, quota) {
+                Ok(state) => rate = Some(Box::new(state)),
+                Err(rejection) => return self.deny_metered(rejection, request, rate),
+            }
         }
         let slice = match request.context.tier.during_outage {
             // What costs nothing needs no ledger.
-            DuringOutage::Deny if request.context.want.hold.is_zero() => {
-                self.take_unheld_slice(&request, Credits::ZERO)
-            }
-            DuringOutage::Deny => None,
+            DuringOutage::Deny => self.take_unheld_slice(&request, Credits::ZERO),
             DuringOutage::Allow(allowance) => self.take_unheld_slice(&request, allowance),
         };
         match slice {
@@ -341,10 +342,10 @@ impl CreditMeter {
         &self,
         context: &BillingContext,
         quota: RequestQuota,
-    ) -> Result<(), Rejection> {
+    ) -> Result<RateState, Rejection> {
         let table = self.inner.keeper.table();
         let handle = AccountHandle::open(table, &context.scope())?;
-        count(&handle, context, quota, self.inner.time.now().lease).map(drop)
+        count(&handle, context, quota, self.inner.time.now().lease)
     }
 
     /// Denies a request. In shadow mode it only emits the event, and the request goes on unmetered.
@@ -393,7 +394,8 @@ impl CreditMeter {
     }
 
     fn admitted(&self, slice: HeldSlice, request: CreditRequest, mut rate: Rate) -> Admitted {
-        if request.context.want.rate.is_some()
+        if rate.is_none()
+            && request.context.want.rate.is_some()
             && let Some(quota) = request.context.tier.requests
         {
             rate = slice.permit_state(quota).map(Box::new);

@@ -78,7 +78,7 @@ impl FaultyLedger {
                 let part = ["a", "a/b", "a/d", "e"][rng.usize(0..4)].parse().unwrap();
                 let limit = |rng: &mut Rng| rng.bool().then(|| nanos(rng.i64(30..=800)));
                 let limits = Limits { per_month: limit(rng), per_day: limit(rng) };
-                record.set_limits(Some(part), limits);
+                record.set_limits(Some(part), limits).unwrap();
             }
             4 => record.spending_limit = rng.bool().then_some(amount),
             _ => {

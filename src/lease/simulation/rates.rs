@@ -200,3 +200,19 @@ fn far_from_its_rate_hardly_a_request_waits_for_a_permit() {
         assert!(denied == 0 && (load < 200.0 || asked < 0.05), "{load}: {asked}");
     }
 }
+
+/// What is asked for ahead and lapses is no part of a slow client's rate.
+#[test]
+fn within_its_rate_no_slow_client_is_denied() {
+    for (count, seconds, load) in [(1_000, 300, 2.6), (100, 300, 0.25), (20, 60, 0.2)] {
+        for window in [false, true] {
+            let burst = (!window).then(|| count.try_into().unwrap());
+            let rate =
+                AccountRate { count: count.try_into().unwrap(), per: at(seconds * 1_000), burst };
+            for loads in [vec![load], vec![load / 4.0; 4]] {
+                let Seen { begun, denied, .. } = run(11, rate, &loads, true);
+                assert!(denied == 0, "{rate}, {loads:?}: {denied} denied, {} began", begun.len());
+            }
+        }
+    }
+}

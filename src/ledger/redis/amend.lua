@@ -28,6 +28,10 @@ if erased then return refused('the account was erased: it can be used again 93 d
 
 -- These can mend a field that is malformed.
 if action == 'set' then
+  if KEYS[3] and redis.call('HLEN', KEYS[3]) >= MAX_PART_FIELDS
+    and redis.call('HEXISTS', KEYS[3], ARGV[2]) == 0 then
+    return refused(TOO_MANY_PARTS)
+  end
   redis.call('HSET', KEYS[3] or KEYS[1], ARGV[2], ARGV[3])
   return 1
 elseif action == 'unset' then

@@ -352,8 +352,8 @@ function P.permits()
   local cell = rates[P.rate] or { at = 0, used = 0 }
   local available, granted, next_after, reset_after
   if burst then
-    local interval = math.max(1, math.floor(per / count))
-    local tolerance = interval * burst
+    local interval = math.ceil(per / count)
+    local tolerance = math.min(interval * burst, WORDS.MAX_TOLERANCE)
     -- A cell that is farther ahead was written by a clock that was.
     local at = math.min(math.max(cell.at, micros), micros + tolerance)
     available = math.floor((micros + tolerance - at) / interval)
@@ -471,10 +471,12 @@ if outcome == RENEWED then
   local least, tightest = subtract(subtract(limit(), net(book)), held), ''
   P.each_limit(function(level, is_day, most, used, on_hold)
     local left = subtract(subtract(most, used), on_hold)
-    if left < least then
-      least = left
+    local resets = is_day == 1 and (P.today + 1) * 86400000 or ends
+    -- Of two that leave the same, the one that does so for longer.
+    if left < least or (left == least and tightest ~= '' and resets > P.resets) then
+      least, P.resets = left, resets
       tightest = string.format(' %d %d %.0f %.0f %.0f %.0f', level, is_day, most, used, on_hold,
-        is_day == 1 and (P.today + 1) * 86400000 or ends)
+        resets)
     end
   end)
   answer = answer .. tightest

@@ -11,7 +11,8 @@ use super::{
         book::{NOTE_SAME_TERMS_EVERY, corrections::MAX_REFUNDS},
         holds::MAX_HOLD_LIFETIME,
         leases::REPORT_AGAIN_WITHIN,
-        record::{ERASED_FOR, MAX_PURCHASED_USED_PERIODS},
+        rates::MAX_TOLERANCE,
+        record::{ERASED_FOR, MAX_PART_FIELDS, MAX_PURCHASED_USED_PERIODS, TOO_MANY_PARTS},
     },
     call::RENEWAL_ARGUMENTS,
     schema::{self, BOOK_LIFETIME},
@@ -105,6 +106,8 @@ pub(super) fn renew_text(clock: &str) -> String {
 pub(super) fn amend_text(clock: &str) -> String {
     let constants = [
         number("MAX_REFUNDS", MAX_REFUNDS as u64),
+        number("MAX_PART_FIELDS", MAX_PART_FIELDS as u64),
+        word("TOO_MANY_PARTS", TOO_MANY_PARTS),
         word("REFUND", schema::REFUND),
         word("CLAIM", schema::CLAIM),
     ];
@@ -160,6 +163,7 @@ fn word(name: &str, value: &str) -> String {
 
 /// Several words under one name: a script may have only 200 local variables.
 fn table(name: &str, words: &[(&str, &str)]) -> String {
-    let fields: Vec<_> = words.iter().map(|(name, word)| format!("{name} = '{word}'")).collect();
+    let words = words.iter().map(|(name, word)| format!("{name} = '{word}'"));
+    let fields: Vec<_> = words.chain([format!("MAX_TOLERANCE = {MAX_TOLERANCE}")]).collect();
     format!("local {name} = {{ {} }}\n", fields.join(", "))
 }
