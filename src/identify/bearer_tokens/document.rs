@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, str::FromStr};
 
 use serde::Deserialize;
-use toml::Spanned;
+use toml::{Spanned, Value};
 
 use super::{error::TokensError, table::TokenTable};
 use crate::{
@@ -29,22 +29,8 @@ struct RawToken {
     subject: Option<Spanned<String>>,
     part: Option<Spanned<String>>,
     #[serde(default)]
-    organisations: BTreeMap<Spanned<String>, RawMembership>,
-}
-
-/// An organisation that may be billed: its tier, or that and the part of it.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum RawMembership {
-    Tier(Spanned<String>),
-    InPart(RawPartOfOrganisation),
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPartOfOrganisation {
-    tier: Spanned<String>,
-    part: Spanned<String>,
+    /// For each a tier, or `{ tier, part }`.
+    organisations: BTreeMap<Spanned<String>, Spanned<Value>>,
 }
 
 /// A wrong part of the text: where it begins, in bytes, and the reason.
@@ -65,14 +51,8 @@ pub(super) fn read(text: &str) -> Result<TokenTable, TokensError> {
 fn table(text: &str) -> Result<TokenTable, Wrong> {
     // The parser's own message may quote the file, and a token that was pasted in place of its
     // digest must not reach a log.
-    let raw: RawTokens = toml::from_str(text).map_err(|error| Wrong {
-        offset: error.span().map(|span| span.start),
-        reason:
-            "not a list of tokens: each [[tokens]] has sha256, account, tier and, if you like, \
-                 subject and part, all of them strings, and organisations, a table of strings or \
-                 of { tier, part }"
-                .to_owned(),
-    })?;
+    let raw: RawTokens =
+        toml::from_str(text).map_err(|error| not_tokens(error.span().map(|span| span.start)))?;
     // A file that is being written, or was cut short, must not take everybody's access away.
     let tokens = raw.tokens.ok_or_else(|| Wrong {
         offset: None,
@@ -102,13 +82,20 @@ fn identity(token: &RawToken) -> Result<Identity, Wrong> {
     let mut identity = Identity::new(subject, account, tier);
     identity.part = token.part.as_ref().map(|part| parse(part, "part")).transpose()?;
     for (id, membership) in &token.organisations {
-        let (tier, part) = match membership {
-            RawMembership::Tier(tier) => (tier, None),
-            RawMembership::InPart(RawPartOfOrganisation { tier, part }) => (tier, Some(part)),
+        let wrong = || not_tokens(Some(membership.span().start));
+        let text = |value: Option<&Value>| {
+            let text = value.and_then(Value::as_str).ok_or_else(wrong)?;
+            Ok::<_, Wrong>(Spanned::new(membership.span(), text.to_owned()))
         };
-        let part = part.map(|part| parse(part, "an organisation's part")).transpose()?;
+        let (tier, part) = match membership.as_ref() {
+            Value::Table(table) if table.len() == 2 => {
+                (text(table.get("tier"))?, Some(text(table.get("part"))?))
+            }
+            tier => (text(Some(tier))?, None),
+        };
+        let part = part.map(|part| parse(&part, "an organisation's part")).transpose()?;
         identity = identity
-            .member_in(id.as_ref(), part, parse(tier, "an organisation's tier")?)
+            .member_in(id.as_ref(), part, parse(&tier, "an organisation's tier")?)
             .map_err(|error| refused(id, "an organisation's id", error))?;
     }
     Ok(identity)
@@ -120,4 +107,16 @@ fn parse<T: FromStr<Err = NameError>>(field: &Spanned<String>, what: &str) -> Re
 
 fn refused(field: &Spanned<String>, what: &str, error: NameError) -> Wrong {
     Wrong { offset: Some(field.span().start), reason: format!("{what}: {error}") }
+}
+
+/// The text is no list of tokens. It is not quoted.
+fn not_tokens(offset: Option<usize>) -> Wrong {
+    Wrong {
+        offset,
+        reason:
+            "not a list of tokens: each [[tokens]] has sha256, account, tier and, if you like, \
+                 subject and part, all of them strings, and organisations, a table of strings or \
+                 of { tier, part }"
+                .to_owned(),
+    }
 }

@@ -183,3 +183,28 @@ fn a_token_may_be_an_api_key() {
     assert_eq!(ask(&other, &[("api-key", "s3cret")]), Ok(()));
     assert_eq!(other.api_key_header().unwrap(), "api-key");
 }
+
+#[test]
+fn a_token_and_a_membership_may_be_of_a_part() {
+    let digest = "36f028580bb02cc8272a9a020f4200e346e276ae664e45ee80745574e2f5ab80";
+    let text = |rest: &str| {
+        format!(
+            "[[tokens]]\nsha256 = \"{digest}\"\naccount = \"user:bob\"\ntier = \"free\"\n{rest}\n"
+        )
+    };
+    for good in [
+        "part = \"a/b\"",
+        "organisations = { acme = \"pro\", other = { tier = \"pro\", part = \"research/bob\" } }",
+    ] {
+        assert!(BearerTokens::from_toml(&text(good)).is_ok(), "{good}");
+    }
+    for (bad, says) in [
+        ("part = \"a//b\"", "part: empty"),
+        ("organisations = { acme = { tier = \"pro\" } }", "of { tier, part }"),
+        ("organisations = { acme = { tier = \"pro\", part = 7 } }", "of { tier, part }"),
+        ("organisations = { acme = { tier = \"pro\", part = \"a/b/c/d\" } }", "more than three"),
+    ] {
+        let error = BearerTokens::from_toml(&text(bad)).unwrap_err().to_string();
+        assert!(error.contains(says), "{bad}: {error}");
+    }
+}
