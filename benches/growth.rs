@@ -51,7 +51,7 @@ impl Ledger for Generous {
         let outcome = if renewal.forget {
             Outcome::Forgotten
         } else {
-            Outcome::Renewed { hold, standing: Standing::default() }
+            Outcome::Renewed { hold, standing: Standing::default(), permits: None }
         };
         Box::pin(std::future::ready(Ok(Answer { outcome, now })))
     }
