@@ -26,8 +26,8 @@
 //!   organisation that does not exist. Default: the caller's own account.
 //!
 //! An account's own callers can set its spending limit and those of its [parts](crate::Part),
-//! unless they are of a part themselves. Members of an organisation see its limits and cannot change
-//! them.
+//! unless they are of a part themselves. Members of an organisation see its limits and cannot
+//! change them.
 //!
 //! The page needs no JavaScript and allows none (`Content-Security-Policy`). A request that changes
 //! something must come from a page of the same origin (`Sec-Fetch-Site`, `Origin`), or carry a

@@ -26,7 +26,7 @@ pub(super) struct PermitPool {
     pace: u32,
     /// Until then the ledger has none.
     none_until: Duration,
-    /// What the ledger said last, and when it was asked.
+    /// The last answer of the ledger, and when it was asked.
     said: Option<(Permits, Duration)>,
     /// The rate that the renewal in flight asks for.
     asked: Option<AccountRate>,
@@ -104,8 +104,8 @@ impl PermitPool {
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
         let elapsed = now.saturating_sub(self.composed_at).max(rules.flush);
         let pace = rules.flush.mul_f64(self.begun.into()).div_duration_f64(elapsed);
-        // Where they come steadily, enough for the time in which they lapse, as far as that is little of what is left: what
-        // nobody takes is lost for the account.
+        // Where they come steadily, enough for the time in which they lapse, as far as that is
+        // little of what is left: what nobody takes is lost for the account.
         let left = self.said.map_or(0, |(permits, _)| permits.remaining);
         let ahead = (self.pace.min(pace as u32) * 2).min(left / MIN_LEFT_FOR_ONE_AHEAD);
         (self.begun, self.composed_at, self.pace) = (0, now, pace as u32);

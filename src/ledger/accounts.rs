@@ -197,12 +197,12 @@ impl Accounts {
         self.ledger.amend(account, Amendment::SpendingLimit(limit)).await.map(drop)
     }
 
-    /// Sets the limits of a part of an account, or with `None` that of the account's own day. A limit
-    /// that is `None` is removed: the tier's counts then, if it has one. [`Credits::MAX`] stands
-    /// for no limit, whatever the tier says. Of the account's own day, the lower of this limit and the
-    /// tier's counts.
+    /// Sets the limits of a part of an account, or with `None` that of the account's own day. A
+    /// limit that is `None` is removed: the tier's counts then, if it has one. [`Credits::MAX`]
+    /// stands for no limit, whatever the tier says. Of the account's own day, the lower of this
+    /// limit and the tier's counts.
     ///
-    /// Running requests learn of it with their next refill. What a part of it used before counts.
+    /// Running requests learn of it with their next refill. Usage from before counts.
     ///
     /// ```
     /// use tower_credits::{Account, Accounts, Limits, MemoryLedger, Part};

@@ -25,8 +25,8 @@ pub enum Amendment {
     /// Sets or removes the owner's limit on pay-as-you-go spending in a period. When it is reached,
     /// requests are denied with 403.
     SpendingLimit(Option<Credits>),
-    /// Sets the limits of a part of the account, or with `None` that of the account's own day. Those
-    /// that are `None` are removed: those of the tier count then. When one is reached, requests are
+    /// Sets the limits of a part of the account, or with `None` that of the account's own day.
+    /// Those that are `None` are removed: those of the tier count then. When one is reached, requests are
     /// denied with 403.
     Limits {
         /// The part; `None` for the account itself, whose month has

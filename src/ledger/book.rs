@@ -288,7 +288,7 @@ impl Book {
 /// Faults of the storage, and what tests ask about them.
 #[cfg(test)]
 impl Book {
-    /// The storage loses the book, its leases, its parts or its holds: that part is now as it is in `with`.
+    /// The storage loses the book, its leases, its parts or its holds: that is now as in `with`.
     pub(crate) fn lose(&mut self, part: usize, with: Self) {
         match part {
             0 => {

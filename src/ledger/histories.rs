@@ -46,9 +46,9 @@ pub(super) enum StoredKey {
     Book(usize),
     Leases(usize),
     Holds(usize),
-    /// What parts used on their last day, and their limits.
+    /// Usage of parts on their last day, and their limits.
     Parts,
-    /// What parts used in a month, and their holds.
+    /// Usage of parts in a month, and their holds.
     MonthParts(usize),
 }
 

@@ -20,7 +20,7 @@ pub(super) struct Parts {
     pub(super) next_expiry: Option<UnixTime>,
 }
 
-/// What a part used in a month, and what is on hold in it.
+/// Usage of a part in a month, and its hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PartTotal {
     pub(super) used: Credits,
@@ -35,7 +35,7 @@ pub(super) struct PartHold {
     pub(super) parts: Vec<Part>,
 }
 
-/// What was used on a day.
+/// Usage of a day.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct DayTotal {
     /// Days since 1970, UTC.
@@ -44,7 +44,7 @@ pub(super) struct DayTotal {
 }
 
 impl DayTotal {
-    /// What was used on the day of `now`.
+    /// Returns the usage on the day of `now`.
     pub(super) fn on(self, now: UnixTime) -> Credits {
         if self.day == now.days() { self.used } else { Credits::ZERO }
     }

@@ -243,7 +243,7 @@ pub struct Standing {
     pub tightest: Option<LimitStanding>,
 }
 
-/// How much of a limit is used: of the account's day, or of a part.
+/// State of a limit of the account's day, or of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LimitStanding {
     /// 0 for the account's own limit, 1 for that of the first of the [parts](Renewal::parts).

@@ -47,7 +47,8 @@ pub struct Permits {
 /// What is stored of a rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RateCell {
-    /// The theoretical arrival time of a bucket, in microseconds since 1970; the number of a window.
+    /// The theoretical arrival time of a bucket, in microseconds since 1970, or the number of a
+    /// window.
     pub(super) at: u64,
     /// Permits that were granted in the window.
     pub(super) used: u64,

@@ -15,8 +15,8 @@ use crate::{Credits, Limits, Part, Period, clock::UnixTime};
 /// The number of periods of which is known what they used of purchased credits.
 pub(super) const MAX_PURCHASED_USED_PERIODS: usize = 14;
 
-/// The most limits of parts, and counts of what parts used on a day, beside which a limit of another
-/// part is set.
+/// The most limits of parts, and counts of what parts used on a day, beside which a limit of
+/// another part is set.
 pub(super) const MAX_PART_FIELDS: usize = 10_000;
 
 /// The reason why no more are set.

@@ -140,7 +140,8 @@ impl Tier {
         self
     }
 
-    /// Limits what an account may use on a day; see [`most_per_day`](Self#structfield.most_per_day).
+    /// Limits what an account may use on a day; see
+    /// [`most_per_day`](Self#structfield.most_per_day).
     #[must_use]
     pub const fn most_per_day(mut self, credits: Credits) -> Self {
         self.most_per_day = Some(credits);

@@ -118,7 +118,7 @@ pub(super) fn is_schema(found: &str) -> Result<(), Fault> {
     }
     Err(Fault::Unfit(format!(
         "the server's keys have schema version {found}, and this version of tower-credits reads \
-         versions {VERSION_BEFORE} and {SCHEMA_VERSION}: use another key prefix, or the version of tower-credits that \
-         wrote them"
+         versions {VERSION_BEFORE} and {SCHEMA_VERSION}: use another key prefix, or the version of \
+         tower-credits that wrote them"
     )))
 }

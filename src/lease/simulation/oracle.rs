@@ -18,7 +18,7 @@ pub(super) struct Tally {
     unwritten: i64,
 }
 
-/// What some of the nodes used in all, beside what they might.
+/// Usage of some of the nodes in all, beside what they might use.
 #[derive(Default)]
 pub(super) struct Oracle {
     overspent: i64,
@@ -26,7 +26,7 @@ pub(super) struct Oracle {
     limit: i64,
 }
 
-/// What the nodes of a part of the account were billed, beside what the ledger has.
+/// Bills of the nodes of a part of the account, beside what the ledger has.
 #[derive(Debug)]
 pub(super) struct PartOutcome {
     used: i64,

@@ -34,7 +34,7 @@ struct Node {
     asked: u64,
 }
 
-/// What all nodes did.
+/// The requests of all nodes.
 struct Seen {
     /// The moments at which requests began.
     begun: Vec<u64>,
@@ -186,7 +186,7 @@ fn a_rate_over_all_nodes_is_within_its_bound_and_used_whole() {
     }
 }
 
-/// Where requests come steadily and the rate is far away, permits are there before them.
+/// Permits are there before requests that come steadily, far from the rate.
 #[test]
 fn far_from_its_rate_hardly_a_request_waits_for_a_permit() {
     let rate = AccountRate {
@@ -201,7 +201,7 @@ fn far_from_its_rate_hardly_a_request_waits_for_a_permit() {
     }
 }
 
-/// What is asked for ahead and lapses is no part of a slow client's rate.
+/// Permits that are asked for ahead and lapse are no part of a slow client's rate.
 #[test]
 fn within_its_rate_no_slow_client_is_denied() {
     for (count, seconds, load) in [(1_000, 300, 2.6), (100, 300, 0.25), (20, 60, 0.2)] {

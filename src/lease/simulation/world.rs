@@ -43,7 +43,7 @@ pub(super) struct World {
     messages: Vec<Message>,
     /// The number of leases that there were.
     names: u128,
-    /// What each node was billed.
+    /// The bills of each node.
     tallies: Vec<Tally>,
     oracle: Oracle,
     /// The same of each part of the account.

@@ -10,13 +10,13 @@
 -- another one.
 -- ARGV     lease seq batch settled reported keep refill need extra included per_seat pay_as_you_go
 --          stated_at ttl forget not_after begins ends current_begins current_ends max_lines "parts
---          most_per_day permits rate", then three for each part: name per_month per_day, and four for each line:
---          name requests micros cost
+--          most_per_day permits rate", then three for each part: name per_month per_day, and four
+--          for each line: name requests micros cost
 --
 -- Answers "outcome now", and of a renewal that took effect also "hold used held limit included
 -- limited_by_owner early ended". If a limit of the account's day or of a part leaves less than the
--- account has: "level is_day limit used held resets_at" of the one that leaves least. If permits are
--- asked for, then "permits granted remaining next_after reset_after", in microseconds.
+-- account has: "level is_day limit used held resets_at" of the one that leaves least. If permits
+-- are asked for, then "permits granted remaining next_after reset_after", in microseconds.
 
 local lease = ARGV[1]
 local a = {}
@@ -155,7 +155,8 @@ local found_lease = read('HMGET', KEYS[4], lease, SUM)
 local found_hold = read('HMGET', KEYS[5], lease, SUM)
 local found_book = read('HMGET', KEYS[3], TOTAL, TERMS, unpack(names))
 local found_to = current_key and read('HMGET', KEYS[3], MOVED_TO)
-local found_current = current_key and read('HMGET', current_key, TOTAL, TERMS, LATE_LINE, MOVED_FROM)
+local found_current = current_key
+  and read('HMGET', current_key, TOTAL, TERMS, LATE_LINE, MOVED_FROM)
 if wrong then return malformed() end
 
 local known = found_lease[1] and true or false
