@@ -11,7 +11,7 @@ use tower_credits::{
 
 use crate::{
     outages::{Load, under_load},
-    support::{redis_cluster::until, redis_server::RedisServer as Server, *},
+    support::{folder, redis_cluster::until, redis_server::RedisServer as Server, *},
 };
 
 /// A master with a password, a replica of it, and three Sentinels with another password.
@@ -117,4 +117,43 @@ async fn what_sentinels_cannot_say_is_named() {
     let by_redis = RedisLedger::connect(format!("redis://127.0.0.1:{}/", sentinel.port)).await;
     let error = by_redis.unwrap_err().to_string();
     assert!(error.contains("redis+sentinel://"), "{error}");
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn over_tls_sentinels_and_their_master_are_trusted_by_their_certificate() {
+    let folder = folder::Folder::new("tls-sentinel");
+    let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(names).unwrap();
+    let certificate = folder.write("certificate.pem", &cert.pem());
+    let key = folder.write("key.pem", &signing_key.serialize_pem());
+    let [certificate, key] = [&certificate, &key].map(|path| path.to_str().unwrap());
+    let files = [("tls-cert-file", certificate), ("tls-key-file", key)];
+    let trust = [("tls-ca-cert-file", certificate), ("tls-auth-clients", "no")];
+    let settings = [files, trust].concat();
+    let (port, sentinel_port) = (Server::free_port().to_string(), Server::free_port().to_string());
+    let mut options = vec!["--tls-port".to_owned(), port.clone()];
+    options
+        .extend(settings.iter().flat_map(|(name, value)| [format!("--{name}"), (*value).into()]));
+    let options: Vec<_> = options.iter().map(String::as_str).collect();
+    let master = Server::start_with(&options);
+    let mut lines: Vec<_> =
+        settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
+    lines.push(format!("tls-port {sentinel_port}"));
+    lines.push("tls-replication yes".to_owned());
+    lines.push(format!("sentinel monitor mymaster 127.0.0.1 {port} 1"));
+    let _sentinel = Server::start_sentinel_of(&lines);
+
+    let url = format!("rediss+sentinel://127.0.0.1:{sentinel_port}/mymaster");
+    let error = RedisLedger::connect(url).await.unwrap_err().to_string();
+    assert!(error.contains("certificate"), "{error}");
+    let client = redis::Client::build_with_tls(
+        format!("rediss://127.0.0.1:{sentinel_port}/"),
+        redis::TlsCertificates { client_tls: None, root_cert: Some(cert.pem().into_bytes()) },
+    );
+    let watched = RedisServer::sentinel([client.unwrap()], "mymaster");
+    let ledger = RedisLedger::connect(watched).await.unwrap();
+    contract::check(&ledger, None).await.unwrap();
+    assert_ne!(master.command(&["DBSIZE"]).trim(), ":0", "the master has it");
 }
