@@ -60,13 +60,19 @@ fn settles_from(batch: u64, from: usize, to: usize) -> Renewal {
         refill: nothing,
         need: nothing,
         extra: nothing,
-        terms: Terms { included: nothing, per_seat: false, pay_as_you_go: Credits::MAX },
+        terms: Terms {
+            included: nothing,
+            included_per_day: Credits::ZERO,
+            per_seat: false,
+            pay_as_you_go: Credits::MAX,
+        },
         terms_at: UnixTime::EPOCH,
         ttl: Duration::from_secs(600),
         forget: false,
         most_per_day: None,
         parts: std::sync::Arc::default(),
         permits: None,
+        concurrency: None,
     }
 }
 

@@ -51,7 +51,13 @@ impl Ledger for Generous {
         let outcome = if renewal.forget {
             Outcome::Forgotten
         } else {
-            Outcome::Renewed { hold, standing: Standing::default(), permits: None }
+            Outcome::Renewed {
+                hold,
+                standing: Standing::default(),
+                permits: None,
+                concurrency: None,
+                parts: Default::default(),
+            }
         };
         Box::pin(std::future::ready(Ok(Answer { outcome, now })))
     }

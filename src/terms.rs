@@ -10,7 +10,10 @@ use crate::{Account, Credits, Limits, Part, Period};
 pub struct Terms {
     /// Included each period.
     pub included: Credits,
-    /// `true` if `included` counts once for each seat of the account.
+    /// Included each day (UTC), in addition. They are used first, and lapse at midnight.
+    #[serde(default)]
+    pub included_per_day: Credits,
+    /// `true` if both count once for each seat of the account.
     pub per_seat: bool,
     /// The credits that can be used beyond included and purchased ones and are charged afterwards:
     /// zero if usage stops there, [`Credits::MAX`] if there is no limit.
@@ -20,7 +23,12 @@ pub struct Terms {
 impl Terms {
     /// Returns terms that allow nothing.
     pub const fn nothing() -> Self {
-        Self { included: Credits::ZERO, per_seat: false, pay_as_you_go: Credits::ZERO }
+        Self {
+            included: Credits::ZERO,
+            included_per_day: Credits::ZERO,
+            per_seat: false,
+            pay_as_you_go: Credits::ZERO,
+        }
     }
 }
 

@@ -49,6 +49,8 @@ pub(crate) enum TicketAnswer {
     NotEnough(Standing),
     /// The ledger has no permit of the account's request rate for this time.
     BeyondRate(Duration),
+    /// As many requests of the account run on all nodes as may.
+    TooManyRunning,
     /// By the ledger's clock it is another month: ask for that one.
     OtherPeriod(Period),
     /// The ledger cannot say anything about this account.
@@ -65,7 +67,7 @@ pub(crate) enum TicketAnswer {
 pub(crate) fn admit(
     mut handle: AccountHandle,
     stated: &StatedTerms,
-    mut want: SliceRequest,
+    want: SliceRequest,
     mut request: RunningRequest,
     now: Duration,
 ) -> Result<Admission, AdmissionError> {
@@ -101,18 +103,18 @@ pub(crate) fn admit(
         if let Some(woke_at) = table.time.woke_at() {
             state.lease.mark_suspended(&table.rules, woke_at);
         }
-        let mut needs_permit = false;
-        if let Some(rate) = want.rate {
-            match state.lease.take_permit(rate, now) {
-                PermitAnswer::Taken => want.rate = None,
-                PermitAnswer::None(wait) if !is_away && !state.lease.is_failing() => {
-                    return Err(AdmissionError::BeyondRate(wait));
-                }
-                PermitAnswer::Ask | PermitAnswer::None(_) => needs_permit = true,
-            }
+        let permit = want.rate.map(|rate| state.lease.find_permit(rate, now));
+        if let Some(PermitAnswer::None(wait)) = permit
+            && !is_away
+            && !state.lease.is_failing()
+        {
+            return Err(AdmissionError::BeyondRate(wait));
         }
-        let admitted =
-            if needs_permit { Err(request) } else { state.lease.admit(want, request, now) };
+        let admitted = if permit.is_none_or(|permit| permit == PermitAnswer::AtHand) {
+            state.lease.admit(want, request, now)
+        } else {
+            Err(request)
+        };
         return Ok(match admitted {
             Ok(id) => {
                 table.note_in_journal(entry, &mut state);
@@ -194,6 +196,7 @@ impl Future for Ticket {
             }
             Ok(Verdict::NotEnough(standing)) => TicketAnswer::NotEnough(standing),
             Ok(Verdict::BeyondRate(wait)) => TicketAnswer::BeyondRate(wait),
+            Ok(Verdict::TooManyRunning) => TicketAnswer::TooManyRunning,
             Ok(Verdict::OtherPeriod(period)) => TicketAnswer::OtherPeriod(period),
             Ok(Verdict::Unanswered) => TicketAnswer::Unanswered,
             Ok(Verdict::Erased) => TicketAnswer::Erased,

@@ -103,6 +103,8 @@ pub(super) enum Verdict {
     NotEnough(Standing),
     /// The ledger has no permit of the account's request rate for this time.
     BeyondRate(Duration),
+    /// As many requests of the account run on all nodes as may.
+    TooManyRunning,
     /// By the ledger's clock it is another month.
     OtherPeriod(Period),
     /// The ledger cannot say anything about this account.

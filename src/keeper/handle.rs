@@ -256,6 +256,9 @@ pub(super) fn deliver(
             drop(waiter.send(Verdict::BeyondRate(wait)));
         }
     }
+    for waiter in served.too_many {
+        drop(waiter.send(Verdict::TooManyRunning));
+    }
     if served.refused.is_empty() {
         return;
     }

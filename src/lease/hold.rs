@@ -103,6 +103,7 @@ mod tests {
         first_refill_after: Duration::from_secs(1),
         max_concurrent: None,
         rate: None,
+        most_running: None,
     };
 
     #[test]

@@ -151,9 +151,9 @@ impl<W, R: Run> Lease<W, R> {
         self.pool.is_low()
     }
 
-    /// (14) Takes a permit of a rate over all nodes for a request, unless others wait for theirs.
-    pub(crate) fn take_permit(&mut self, rate: AccountRate, now: Duration) -> PermitAnswer {
-        self.pool.take_permit(rate, now)
+    /// (14) Looks for a permit of a rate over all nodes, which is not taken yet.
+    pub(crate) fn find_permit(&mut self, rate: AccountRate, now: Duration) -> PermitAnswer {
+        self.pool.find_permit(rate, now)
     }
 
     /// (14) Returns the permits that are left as far as this node knows, and the time until all are
@@ -372,7 +372,7 @@ impl<W, R: Run> Lease<W, R> {
             if self.exchange.has_spoken() { self.pool.outbox().reported() } else { Credits::ZERO };
         // A lease that leaves holds nothing ahead.
         let ahead = rules.ahead.filter(|_| !forget);
-        let Report { batch, keep, refill, need, extra, permits } =
+        let Report { batch, keep, refill, need, extra, permits, concurrency } =
             self.pool.report(&LeaseRules { ahead, ..*rules }, now);
         self.probes = false;
         let seq = self.exchange.send(Flight {
@@ -400,6 +400,7 @@ impl<W, R: Run> Lease<W, R> {
             most_per_day: None,
             parts: Arc::default(),
             permits,
+            concurrency,
         }
     }
 
@@ -415,10 +416,13 @@ impl<W, R: Run> Lease<W, R> {
     ) -> Served<W, R> {
         let Some(flight) = self.exchange.land(seq) else { return Served::none() };
         match answer.outcome {
-            Outcome::Renewed { hold, standing, permits } => {
+            Outcome::Renewed { hold, standing, permits, concurrency, .. } => {
                 self.acknowledge(rules, &flight, now);
                 if let Some(permits) = permits.filter(|_| !flight.overslept) {
                     self.pool.take_permits(rules, permits, flight.sent_at);
+                }
+                if let Some(share) = concurrency.filter(|_| !flight.overslept) {
+                    self.pool.take_share(rules, share, flight.sent_at);
                 }
                 // A copy of the renewal, that something on the way sent again, may come yet.
                 self.exchange.may_act_again(rules, now);

@@ -15,6 +15,8 @@
 //! | `running.rs`: `Running` | one of these: its slice, what is settled, what it needs |
 //! | `queue.rs`: `Queue` | the requests that wait |
 //! | `hold.rs`: `Hold` | the budget |
+//! | `permits.rs`: `PermitPool` | permits of a request rate over all nodes |
+//! | `concurrency.rs`: `ConcurrencyPool` | the share of the requests that may run at the same time |
 //! | `surplus.rs`: `Surplus` | the credits held ahead of requests |
 //! | `outbox.rs`: `Outbox` | the credits that are spent, and those that the ledger has acknowledged |
 //!
@@ -25,6 +27,7 @@
 //! the code where it keeps them.
 
 mod batch;
+mod concurrency;
 mod exchange;
 mod hold;
 mod hold_ahead;

@@ -39,8 +39,8 @@ pub(super) struct PermitPool {
 /// The answer to a request that needs a permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PermitAnswer {
-    /// It may begin.
-    Taken,
+    /// One is at hand.
+    AtHand,
     /// The ledger is to be asked.
     Ask,
     /// The ledger has said that there is none for this time.
@@ -48,24 +48,32 @@ pub(crate) enum PermitAnswer {
 }
 
 impl PermitPool {
-    /// Takes a permit.
-    pub(super) fn take(&mut self, rate: AccountRate, now: Duration) -> PermitAnswer {
+    /// Looks for a permit.
+    pub(super) fn find(&mut self, rate: AccountRate, now: Duration) -> PermitAnswer {
         if self.rate != Some(rate) {
             *self = Self { rate: Some(rate), ..Self::default() };
         }
         self.drop_lapsed(now);
-        if let Some((count, _)) = self.at_hand.front_mut() {
-            *count -= 1;
-            if *count == 0 {
-                self.at_hand.pop_front();
-            }
-            self.begun = self.begun.saturating_add(1);
-            PermitAnswer::Taken
+        if !self.at_hand.is_empty() {
+            PermitAnswer::AtHand
         } else if now < self.none_until {
             PermitAnswer::None(self.none_until - now)
         } else {
             PermitAnswer::Ask
         }
+    }
+
+    /// Takes a permit, if one is at hand.
+    pub(super) fn take(&mut self, rate: AccountRate, now: Duration) -> PermitAnswer {
+        let found = self.find(rate, now);
+        if let (PermitAnswer::AtHand, Some((count, _))) = (found, self.at_hand.front_mut()) {
+            *count -= 1;
+            if *count == 0 {
+                self.at_hand.pop_front();
+            }
+            self.begun = self.begun.saturating_add(1);
+        }
+        found
     }
 
     /// Takes one of those that the answer grants which is being served: however long it took, the
@@ -74,7 +82,7 @@ impl PermitPool {
         if self.rate == Some(rate) && self.landing.0 > 0 {
             self.landing.0 -= 1;
             self.begun = self.begun.saturating_add(1);
-            return PermitAnswer::Taken;
+            return PermitAnswer::AtHand;
         }
         self.take(rate, now)
     }

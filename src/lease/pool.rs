@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{
     batch::Batch,
+    concurrency::ConcurrencyPool,
     hold::Hold,
     outbox::Outbox,
     permits::{PermitAnswer, PermitPool},
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     Credits,
-    ledger::{AccountRate, PermitRequest, Permits},
+    ledger::{AccountRate, Concurrency, ConcurrencyRequest, PermitRequest, Permits},
 };
 
 /// The credits of a lease, and the requests that share them: which are admitted, refilled, billed.
@@ -32,6 +33,7 @@ pub(super) struct Pool<W, R> {
     hold: Hold,
     surplus: Surplus,
     permits: PermitPool,
+    concurrency: ConcurrencyPool,
 }
 
 /// The pool's part of a renewal.
@@ -48,6 +50,8 @@ pub(super) struct Report {
     pub(super) extra: Credits,
     /// Permits for requests that wait, and for those to come.
     pub(super) permits: Option<PermitRequest>,
+    /// A share of the requests that may run at the same time.
+    pub(super) concurrency: Option<ConcurrencyRequest>,
 }
 
 impl<W, R: Run> Pool<W, R> {
@@ -59,6 +63,7 @@ impl<W, R: Run> Pool<W, R> {
             hold: Hold::new(),
             surplus: Surplus::new(now),
             permits: PermitPool::default(),
+            concurrency: ConcurrencyPool::default(),
         }
     }
 
@@ -140,6 +145,7 @@ impl<W, R: Run> Pool<W, R> {
             .min(self.slices.due(now))
             .min(give_back_at)
             .min(fill_at)
+            .min(self.concurrency.due(rules, self.slices.running()))
     }
 
     /// Admits a request at once, without the ledger, or returns it. It does not
@@ -150,13 +156,23 @@ impl<W, R: Run> Pool<W, R> {
         mut run: R,
         now: Duration,
     ) -> Result<RunId, R> {
-        match self.slice_for(want, now).filter(|_| self.queue.is_empty()) {
-            Some(slice) => {
-                run.admitted_at_once(now);
-                Ok(self.begin(slice, want.hold, run, now))
-            }
-            None => Err(run),
+        let Some(slice) = self.slice_for(want, now).filter(|_| self.queue.is_empty()) else {
+            return Err(run);
+        };
+        // Last, so that nothing else keeps a request from beginning that has a permit.
+        if !self.has_room(want, now)
+            || want.rate.is_some_and(|rate| self.permits.take(rate, now) != PermitAnswer::AtHand)
+        {
+            return Err(run);
         }
+        run.admitted_at_once(now);
+        Ok(self.begin(slice, want.hold, run, now))
+    }
+
+    /// (15) Returns `true` if a request may begin beside those that run on all nodes.
+    fn has_room(&mut self, want: SliceRequest, now: Duration) -> bool {
+        let running = self.slices.running();
+        want.most_running.is_none_or(|most| self.concurrency.has_room(most, running, now))
     }
 
     /// Queues a request until the ledger answers.
@@ -195,6 +211,7 @@ impl<W, R: Run> Pool<W, R> {
     fn begin(&mut self, slice: Credits, hold: Credits, run: R, now: Duration) -> RunId {
         self.surplus.wants(hold);
         self.surplus.used(now);
+        self.concurrency.note_running(self.slices.running() + 1);
         self.slices.begin(slice, hold, run, now)
     }
 
@@ -256,6 +273,12 @@ impl<W, R: Run> Pool<W, R> {
         let refill = self.slices.request_refills(now);
         let need = self.queue.request_all();
         let permits = self.permits.request(self.queue.permits_needed(), rules, now);
+        let concurrency = self.concurrency.request(
+            self.slices.running(),
+            self.queue.shares_needed(),
+            rules.ahead.is_some(),
+            now,
+        );
         if keep.is_zero() && self.slices.is_empty() && self.queue.is_empty() {
             // What holds nothing takes little memory.
             self.slices.free_memory();
@@ -263,7 +286,8 @@ impl<W, R: Run> Pool<W, R> {
         }
         // (1) Given up when it is sent.
         self.hold.lower_to(batch.settled.saturating_add(keep));
-        Report { batch, keep, refill, need, extra: surplus.saturating_sub(ahead), permits }
+        let extra = surplus.saturating_sub(ahead);
+        Report { batch, keep, refill, need, extra, permits, concurrency }
     }
 
     /// Takes the hold that the ledger's answer grants, beyond the total that was `settled`. `left`
@@ -327,6 +351,23 @@ impl<W, R: Run> Pool<W, R> {
         now: Duration,
     ) {
         while let Some(want) = self.queue.first(requested, &is_gone) {
+            let (slice, has_room) = (self.slice_for(want, now), self.has_room(want, now));
+            if !requested && (slice.is_none() || !has_room) {
+                break;
+            }
+            let Some(slice) = slice else {
+                served.refused.extend(self.queue.pop().map(|(handle, _)| handle));
+                continue;
+            };
+            if !has_room {
+                // The ledger was asked under another limit.
+                if !self.concurrency.is_answered() && self.queue.ask_again() {
+                    break;
+                }
+                served.too_many.extend(self.queue.pop().map(|(handle, _)| handle));
+                continue;
+            }
+            // Last, so that what is denied for another reason uses no permit.
             if let Some(rate) = want.rate {
                 let permit = if requested {
                     self.permits.take_landed(rate, now)
@@ -334,7 +375,7 @@ impl<W, R: Run> Pool<W, R> {
                     self.permits.take(rate, now)
                 };
                 match permit {
-                    PermitAnswer::Taken => self.queue.first_has_permit(),
+                    PermitAnswer::AtHand => {}
                     _ if !requested => break,
                     // The ledger was asked for permits of another rate, or its answer came too
                     // late to count.
@@ -345,26 +386,22 @@ impl<W, R: Run> Pool<W, R> {
                     }
                 }
             }
-            let slice = self.slice_for(want, now);
-            if slice.is_none() && !requested {
-                break;
-            }
             let Some((handle, run)) = self.queue.pop() else { break };
-            match slice {
-                Some(slice) => {
-                    served.admitted.push((handle, self.begin(slice, want.hold, run, now)));
-                }
-                None => served.refused.push(handle),
-            }
+            served.admitted.push((handle, self.begin(slice, want.hold, run, now)));
         }
     }
 
-    /// (14) Takes a permit, unless requests wait for theirs.
-    pub(super) fn take_permit(&mut self, rate: AccountRate, now: Duration) -> PermitAnswer {
+    /// (14) Looks for a permit. There is none at hand while requests wait for theirs.
+    pub(super) fn find_permit(&mut self, rate: AccountRate, now: Duration) -> PermitAnswer {
         if self.queue.permits_needed() > 0 {
             return PermitAnswer::Ask;
         }
-        self.permits.take(rate, now)
+        self.permits.find(rate, now)
+    }
+
+    /// (15) Takes the share that an answer grants to the renewal that was sent at `sent_at`.
+    pub(super) fn take_share(&mut self, rules: &LeaseRules, share: Concurrency, sent_at: Duration) {
+        self.concurrency.granted(share, rules, sent_at);
     }
 
     /// (14) Takes the permits that an answer grants.
@@ -385,6 +422,7 @@ impl<W, R: Run> Pool<W, R> {
     /// Admits no request on what was granted before the process was suspended, until `woke_at`.
     pub(super) fn mark_suspended(&mut self, rules: &LeaseRules, woke_at: Duration) {
         self.permits.mark_suspended(woke_at);
+        self.concurrency.suspend();
         self.hold.mark_suspended(rules, woke_at);
     }
 
@@ -398,6 +436,7 @@ impl<W, R: Run> Pool<W, R> {
         self.outbox.rename();
         self.hold.rename(self.outbox.spent());
         self.surplus.rename();
+        self.concurrency.suspend();
     }
 
     fn surplus_target(&self, rules: &LeaseRules, now: Duration) -> Credits {

@@ -21,8 +21,8 @@ struct Waiting<W, R> {
     handle: W,
     /// `true` if a renewal that was sent asked for it.
     is_requested: bool,
-    /// (14) `true` if its permit was asked for once more, because the first answer said nothing of
-    /// it.
+    /// (14, 15) `true` if its permit or its share was asked for once more, because the first answer
+    /// said nothing of it.
     is_asked_again: bool,
 }
 
@@ -77,18 +77,16 @@ impl<W, R> Queue<W, R> {
         self.waiting.iter().filter(|waiting| waiting.want.rate.is_some()).count()
     }
 
-    /// (14) Has the first request asked for once more. `false` if it was before.
+    /// (14, 15) Has the first request asked for once more. `false` if it was before.
     pub(super) fn ask_again(&mut self) -> bool {
         let Some(first) = self.waiting.front_mut() else { return false };
         first.is_requested = false;
         !std::mem::replace(&mut first.is_asked_again, true)
     }
 
-    /// (14) Notes that the first request has its permit.
-    pub(super) fn first_has_permit(&mut self) {
-        if let Some(first) = self.waiting.front_mut() {
-            first.want.rate = None;
-        }
+    /// (15) Returns how many requests need a share of those that may run.
+    pub(super) fn shares_needed(&self) -> usize {
+        self.waiting.iter().filter(|waiting| waiting.want.most_running.is_some()).count()
     }
 
     /// Returns what the first request wants that has not left. With `requested`, only if the ledger
@@ -148,6 +146,7 @@ mod tests {
             first_refill_after: NOW,
             max_concurrent: None,
             rate: None,
+            most_running: None,
         }
     }
 

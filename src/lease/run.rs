@@ -59,6 +59,8 @@ pub(crate) struct SliceRequest {
     pub(crate) max_concurrent: Option<NonZeroU32>,
     /// (14) The rate over all nodes that it needs a permit of.
     pub(crate) rate: Option<AccountRate>,
+    /// (15) The most of the account's requests that may run over all nodes, this one included.
+    pub(crate) most_running: Option<NonZeroU32>,
 }
 
 /// Names a running request. No two requests of an account ever have the same name, also under
@@ -81,6 +83,8 @@ pub(crate) struct Served<W, R> {
     pub(crate) refused: Vec<W>,
     /// (14) Requests that waited, and for which the ledger had no permit.
     pub(crate) beyond_rate: Vec<W>,
+    /// (15) Requests that waited, and beside which too many run on all nodes.
+    pub(crate) too_many: Vec<W>,
     /// Requests that ended earlier with more used than their slices, and are billed now.
     pub(crate) settled: Vec<Billed<R>>,
 }
@@ -92,6 +96,7 @@ impl<W, R> Served<W, R> {
             admitted: Vec::new(),
             refused: Vec::new(),
             beyond_rate: Vec::new(),
+            too_many: Vec::new(),
             settled: Vec::new(),
         }
     }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     CLOCK_SKEW, LeaseId, LineKey, MAX_LINES, Refund, Standing, Usage, UsageLine,
+    day_credits::DayCredits,
     holds::Holds,
     leases::{Leases, SettledSums},
     parts::Parts,
@@ -141,6 +142,19 @@ impl Book {
         self.standing_by(record, self.terms_in_force(record, stated, now), now)
     }
 
+    /// Returns what is left of the day's included credits, and how many there are each day. Nothing
+    /// is left of a month that has ended.
+    pub(super) fn included_today(
+        &self,
+        record: &Record,
+        terms: Option<Terms>,
+        now: UnixTime,
+    ) -> (Credits, Credits) {
+        let terms = self.terms_in_force(record, terms.map(|terms| (terms, UnixTime::MAX)), now);
+        let included = terms.included_per_day();
+        (self.day_credits(record, terms, now).left(included), included)
+    }
+
     /// Decides which lease reports to the host that a threshold was reached: the first that claims
     /// it. Returns `true` if that is `by`.
     pub(super) fn claim(&mut self, threshold: Name, by: LeaseId) -> bool {
@@ -153,7 +167,8 @@ impl Book {
         self.parts.release(now);
         let (was_lost, missing) = (self.is_empty(), self.missing());
         let stated = terms.map(|terms| (terms, UnixTime::MAX));
-        self.terms = Some(self.terms_in_force(record, stated, now));
+        let terms = self.terms_in_force(record, stated, now);
+        self.store_terms(record, terms);
         if (was_lost || !record.is_closed(self.period, now)) && !self.is_early(now) {
             self.repair(record, missing, now);
         }
@@ -166,9 +181,10 @@ impl Book {
 
     /// The part of the month's cost that is charged as pay-as-you-go: charged so when it was
     /// debited, as far as included credits do not cover it since.
-    pub(super) fn pay_as_you_go(&self) -> Credits {
+    pub(super) fn pay_as_you_go(&self, record: &Record) -> Credits {
+        let included = self.included().saturating_add(record.day_credits(self.period).covered);
         let beyond_prepaid =
-            self.net().saturating_sub(self.purchased_used).saturating_sub(self.included());
+            self.net().saturating_sub(self.purchased_used).saturating_sub(included);
         self.charged.min(beyond_prepaid)
     }
 
@@ -198,7 +214,7 @@ impl Book {
             let before = if known.stated_at > now_at { UnixTime::EPOCH } else { known.stated_at };
             at < before || (terms == known.terms && at < before + NOTE_SAME_TERMS_EVERY)
         };
-        match (self.terms, stated) {
+        match (self.stored_terms(record), stated) {
             (Some(known), _) if now >= self.period.ends() => known,
             (Some(known), Some((terms, at))) if is_old(known, terms, at) => {
                 TermsInForce { seats, ..known }
@@ -213,8 +229,8 @@ impl Book {
 
     fn standing_by(&self, record: &Record, terms: TermsInForce, now: UnixTime) -> Standing {
         let max_pay_as_you_go = record.max_pay_as_you_go(terms);
-        let prepaid = terms
-            .included()
+        let included = self.included_so_far(record, terms, now);
+        let prepaid = included
             .saturating_add(self.purchased_used)
             .saturating_add(record.purchased_available(self.period, now, now));
         let early = self.is_early(now);
@@ -225,10 +241,11 @@ impl Book {
             used: self.net(),
             held: self.holds.held,
             limit: if is_full { self.net() } else { prepaid.saturating_add(max_pay_as_you_go) },
-            included: terms.included(),
+            included,
             limited_by_owner: max_pay_as_you_go < terms.terms.pay_as_you_go,
             early,
             ended: now >= self.period.ends(),
+            at: now,
             tightest: None,
         }
     }
@@ -242,13 +259,66 @@ impl Book {
         self.terms.map_or(Credits::ZERO, |terms| terms.included())
     }
 
-    /// Included credits that are left, and purchased ones whose usage was refunded since.
-    fn included_left(&self) -> Credits {
-        self.included().saturating_add(self.purchased_used).saturating_sub(self.net())
+    /// Returns the terms that are stored, if there are any. The credits of a day are in the record.
+    fn stored_terms(&self, record: &Record) -> Option<TermsInForce> {
+        let included_per_day = record.day_credits(self.period).each;
+        self.terms.map(|stored| TermsInForce {
+            terms: Terms { included_per_day, ..stored.terms },
+            ..stored
+        })
     }
 
-    /// Debits `cost`: of included credits first, then of grants valid at `grants_valid_at`, then as
-    /// pay-as-you-go as far as that goes.
+    fn store_terms(&mut self, record: &mut Record, terms: TermsInForce) {
+        let each = terms.terms.included_per_day;
+        let day_credits = DayCredits { each, ..record.day_credits(self.period) };
+        record.note_day_credits(self.period, day_credits);
+        let month = Terms { included_per_day: Credits::ZERO, ..terms.terms };
+        self.terms = Some(TermsInForce { terms: month, ..terms });
+    }
+
+    /// Returns the state of the day's credits. What nobody has paid for yet is paid by those of a
+    /// new day first.
+    pub(super) fn day_credits(
+        &self,
+        record: &Record,
+        terms: TermsInForce,
+        now: UnixTime,
+    ) -> DayCredits {
+        let known = record.day_credits(self.period);
+        let day = now.min(self.period.ends() - Duration::from_millis(1)).days();
+        let included = terms.included_per_day();
+        if included.is_zero() || day <= known.day {
+            return known;
+        }
+        let paid = terms
+            .included()
+            .saturating_add(known.covered)
+            .saturating_add(self.purchased_used)
+            .saturating_add(self.charged);
+        known.begin_day(day, self.net().saturating_sub(paid).min(included))
+    }
+
+    /// Included credits of the month, of its days as far as they were used, and of today.
+    fn included_so_far(&self, record: &Record, terms: TermsInForce, now: UnixTime) -> Credits {
+        let day = self.day_credits(record, terms, now);
+        terms
+            .included()
+            .saturating_add(day.covered)
+            .saturating_add(day.left(terms.included_per_day()))
+    }
+
+    /// Included credits of the month that are left, and purchased ones whose usage was refunded
+    /// since, if the credits of its days paid for `covered`.
+    fn included_left(&self, terms: TermsInForce, covered: Credits) -> Credits {
+        terms
+            .included()
+            .saturating_add(covered)
+            .saturating_add(self.purchased_used)
+            .saturating_sub(self.net())
+    }
+
+    /// Debits `cost`: of the day's credits first, then of the month's, then of grants valid at
+    /// `grants_valid_at`, then as pay-as-you-go as far as that goes.
     fn debit(
         &mut self,
         record: &mut Record,
@@ -256,16 +326,27 @@ impl Book {
         grants_valid_at: UnixTime,
         now: UnixTime,
     ) {
-        let rest = cost.saturating_sub(self.included_left());
+        let terms = self.stored_terms(record).unwrap_or(TermsInForce {
+            terms: Terms::nothing(),
+            seats: record.seats,
+            stated_at: UnixTime::EPOCH,
+        });
+        let day = self.day_credits(record, terms, now);
+        let of_day = cost.min(day.left(terms.included_per_day()));
+        let of_month = self.included_left(terms, day.covered);
+        let rest = cost.saturating_sub(of_day).saturating_sub(of_month);
         let purchased = rest.min(record.purchased_available(self.period, grants_valid_at, now));
         let chargeable = self
             .terms
             .map_or(Credits::ZERO, |terms| record.max_pay_as_you_go(terms))
-            .saturating_sub(self.pay_as_you_go());
+            .saturating_sub(self.pay_as_you_go(record));
         let from_grants = record.use_grants(self.period, purchased, grants_valid_at);
         self.purchased_used = self.purchased_used.saturating_add(from_grants);
         self.charged = self.charged.saturating_add(rest.saturating_sub(purchased).min(chargeable));
         self.used = self.used.saturating_add(cost);
+        if !cost.is_zero() {
+            record.note_day_credits(self.period, day.pay(of_day));
+        }
     }
 
     /// Debits what was missing.

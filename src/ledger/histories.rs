@@ -5,8 +5,8 @@ use std::{collections::HashMap, num::NonZeroUsize, time::Duration};
 use fastrand::Rng;
 
 use super::{
-    AccountState, Amendment, Book, LeaseId, LedgerError, LineKey, PartTerms, PermitRequest, Record,
-    Refund, Renewal, Terms, Usage, UsageLine,
+    AccountState, Amendment, Book, ConcurrencyRequest, LeaseId, LedgerError, LineKey, PartTerms,
+    PermitRequest, Record, Refund, Renewal, Terms, Usage, UsageLine,
 };
 use crate::{Credits, Limits, Name, Part, Period, clock::UnixTime};
 
@@ -128,17 +128,29 @@ pub(super) fn history(rng: &mut Rng) -> Vec<Step> {
         _ => nanos(rng.i64(0..400)),
     };
     let ttl = Duration::from_secs([1, 60, 600][rng.usize(0..3)]);
-    // From a while before the month's end to a while after; sometimes far off.
+    // From a while before the month's end to a while after, or around a midnight in it; sometimes
+    // far off.
     let mut now = match rng.u8(0..12) {
         0 => months[0].begins() - Duration::from_secs(rng.u64(0..120)),
         1 => {
             months[0].ends() + Duration::from_secs(62 * 86_400)
                 - Duration::from_secs(rng.u64(0..100))
         }
+        2 | 3 => {
+            months[0].begins() + Duration::from_secs(20 * 86_400)
+                - Duration::from_millis(rng.u64(0..1_500_000))
+        }
         _ => months[0].ends() - Duration::from_millis(rng.u64(0..1_500_000)),
     };
-    let mut terms =
-        Terms { included: amount(rng), per_seat: rng.bool(), pay_as_you_go: Credits::ZERO };
+    // On half of them a tier may include credits each day.
+    let has_days = rng.bool();
+    let per_day = |rng: &mut Rng| if has_days && rng.bool() { amount(rng) } else { Credits::ZERO };
+    let mut terms = Terms {
+        included: amount(rng),
+        included_per_day: per_day(rng),
+        per_seat: rng.bool(),
+        pay_as_you_go: Credits::ZERO,
+    };
     let leases = rng.u128(1..6);
     // On half of them the server loses keys.
     let lossy = rng.bool();
@@ -181,7 +193,12 @@ pub(super) fn history(rng: &mut Rng) -> Vec<Step> {
             }
             7 => {
                 let pay_as_you_go = if rng.bool() { Credits::MAX } else { amount(rng) };
-                terms = Terms { included: amount(rng), per_seat: rng.bool(), pay_as_you_go };
+                terms = Terms {
+                    included: amount(rng),
+                    included_per_day: per_day(rng),
+                    per_seat: rng.bool(),
+                    pay_as_you_go,
+                };
                 None
             }
             8 => {
@@ -262,6 +279,11 @@ pub(super) fn history(rng: &mut Rng) -> Vec<Step> {
                 ttl,
                 forget: goodbye,
                 most_per_day: (rng.u8(0..4) == 0).then(|| amount(rng)),
+                concurrency: (rng.u8(0..4) == 0).then(|| ConcurrencyRequest {
+                    most: rng.u32(1..9).try_into().unwrap(),
+                    running: rng.u32(0..5),
+                    wanted: rng.u32(0..9),
+                }),
                 permits: (rng.u8(0..4) == 0).then(|| PermitRequest {
                     rate: ["60/60000000/5", "600/60000000/1", "7/30000000"][rng.usize(0..3)]
                         .parse()

@@ -50,7 +50,9 @@ mod accounts;
 mod amendment;
 mod audit;
 mod book;
+mod concurrency;
 pub mod contract;
+mod day_credits;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod error;
@@ -73,7 +75,6 @@ mod terms_in_force;
 
 #[cfg(feature = "embedded")]
 pub use self::embedded::{EmbeddedLedger, EmbeddedLedgerBuilder};
-pub(crate) use self::protocol::{CLOCK_SKEW, SETTLEMENT_WINDOW, SURPLUS_DIVISOR};
 #[cfg(feature = "redis")]
 pub use self::redis::{RedisLedger, RedisLedgerBuilder};
 pub use self::{
@@ -82,17 +83,22 @@ pub use self::{
     amendment::{Amendment, Refund},
     audit::{Audit, AuditsPage, Finding},
     book::Book,
+    concurrency::{Concurrency, ConcurrencyRequest},
     error::LedgerError,
     interface::{Ledger, LedgerFuture},
     list::{AccountSummary, AccountsPage, Cursor},
     memory::MemoryLedger,
     protocol::{
-        Answer, LeaseId, LimitStanding, LineKey, MAX_LINES, Outcome, Renewal, Span, Standing,
-        Usage, UsageLine,
+        Answer, LeaseId, LimitStanding, LineKey, MAX_LINES, MonthStanding, Outcome, Renewal, Span,
+        Standing, Usage, UsageLine,
     },
     rates::{AccountRate, PermitRequest, Permits},
     record::{Grant, Record},
     statement::{Statement, StatementLine, StatementPart, StatementRefund},
+};
+pub(crate) use self::{
+    concurrency::SHARE_LIFETIME,
+    protocol::{CLOCK_SKEW, MAX_LEASE_PARTS, SETTLEMENT_WINDOW, SURPLUS_DIVISOR},
 };
 pub use crate::{
     names::{GrantId, Reason, RefundId},

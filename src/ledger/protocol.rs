@@ -4,12 +4,21 @@ use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::rates::{PermitRequest, Permits};
-use crate::{Credits, Name, clock::UnixTime, ledger::Terms, names::Subject, terms::PartTerms};
+use super::{
+    concurrency::{Concurrency, ConcurrencyRequest},
+    rates::{PermitRequest, Permits},
+};
+use crate::{
+    Credits, Name, clock::UnixTime, ledger::Terms, names::Subject, part::MAX_DEPTH,
+    terms::PartTerms,
+};
 
 /// The default for how many usage lines of a month a ledger stores one by one; further usage is
 /// added to one line, [`LineKey::Other`].
 pub const MAX_LINES: usize = 20_000;
+
+/// The most parts that a lease draws on: those along a path, and one of models.
+pub(crate) const MAX_LEASE_PARTS: usize = MAX_DEPTH + 1;
 
 /// A surplus ([`Renewal::extra`]) takes at most one part in this many of what is left.
 pub(crate) const SURPLUS_DIVISOR: i64 = 4;
@@ -104,6 +113,9 @@ pub struct Renewal {
     pub parts: Arc<[PartTerms]>,
     /// Permits for requests to begin, if the account's rate holds over all nodes.
     pub permits: Option<PermitRequest>,
+    /// A share of the requests that may run at the same time, if that holds over all nodes. `None`
+    /// gives the lease's share back.
+    pub concurrency: Option<ConcurrencyRequest>,
 }
 
 /// Usage of one batch that has the same key.
@@ -179,6 +191,7 @@ pub struct Answer {
 
 /// The outcome of a [`Renewal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "most are the large one")]
 pub enum Outcome {
     /// It took effect, now or when it arrived the first time.
     Renewed {
@@ -188,6 +201,11 @@ pub enum Outcome {
         standing: Standing,
         /// The answer to [`Renewal::permits`].
         permits: Option<Permits>,
+        /// The answer to [`Renewal::concurrency`].
+        concurrency: Option<Concurrency>,
+        /// The months of the [parts](Renewal::parts), in the same order. `None` for those without a
+        /// limit.
+        parts: [Option<MonthStanding>; MAX_LEASE_PARTS],
     },
     /// A later renewal of this lease arrived before it. No effect.
     Superseded,
@@ -238,9 +256,20 @@ pub struct Standing {
     pub early: bool,
     /// `true` if the period has ended by the ledger's clock.
     pub ended: bool,
+    /// The ledger's clock.
+    pub at: UnixTime,
     /// The limit that leaves less than the account has, and the least of all: of the account's day,
     /// or of a part that the lease draws on. `None` if there is none.
     pub tightest: Option<LimitStanding>,
+}
+
+/// State of a part's limit for a month.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MonthStanding {
+    /// The limit.
+    pub limit: Credits,
+    /// Used of it.
+    pub used: Credits,
 }
 
 /// State of a limit of the account's day, or of a part.

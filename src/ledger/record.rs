@@ -6,8 +6,14 @@ use std::{cmp::Reverse, collections::BTreeMap, num::NonZeroU32, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AccountRate, LedgerError, PermitRequest, Permits, Renewal, SETTLEMENT_WINDOW, holds::is_live,
-    parts::DayTotal, rates::RateCell, terms_in_force::TermsInForce,
+    AccountRate, Concurrency, LeaseId, LedgerError, PermitRequest, Permits, Renewal,
+    SETTLEMENT_WINDOW,
+    concurrency::{Share, share},
+    day_credits::DayCredits,
+    holds::is_live,
+    parts::DayTotal,
+    rates::RateCell,
+    terms_in_force::TermsInForce,
 };
 use crate::names::GrantId;
 use crate::{Credits, Limits, Part, Period, clock::UnixTime};
@@ -65,6 +71,12 @@ pub struct Record {
     /// Request rates of the account, as far as they are not unused.
     #[serde(default)]
     pub(super) rates: BTreeMap<AccountRate, RateCell>,
+    /// Shares that leases have of the requests that may run at the same time.
+    #[serde(default)]
+    pub(super) shares: BTreeMap<LeaseId, Share>,
+    /// Credits that are included each day, by month.
+    #[serde(default)]
+    pub(super) day_credits: BTreeMap<Period, DayCredits>,
 }
 
 /// Purchased credits. They are used after the included ones, the first to expire first.
@@ -113,6 +125,8 @@ impl Default for Record {
             part_limits: BTreeMap::new(),
             part_days: BTreeMap::new(),
             rates: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            day_credits: BTreeMap::new(),
         }
     }
 }
@@ -159,6 +173,33 @@ impl Record {
         self.rates.insert(rate, cell);
         self.rates.retain(|other, cell| !other.is_over(*cell, micros));
         permits
+    }
+
+    /// Answers a renewal's request for a share of the requests that may run at the same time, which
+    /// is set if it `is_news`.
+    pub(super) fn share(
+        &mut self,
+        renewal: &Renewal,
+        is_news: bool,
+        now: UnixTime,
+    ) -> Option<Concurrency> {
+        share(&mut self.shares, renewal.lease, renewal.concurrency, is_news, now)
+    }
+
+    /// Returns the credits that are included each day of a month.
+    pub(super) fn day_credits(&self, period: Period) -> DayCredits {
+        self.day_credits.get(&period).copied().unwrap_or_default()
+    }
+
+    /// Notes the credits that are included each day of a month.
+    pub(super) fn note_day_credits(&mut self, period: Period, day_credits: DayCredits) {
+        if self.day_credits(period) == day_credits {
+            return;
+        }
+        self.day_credits.insert(period, day_credits);
+        while self.day_credits.len() > MAX_PURCHASED_USED_PERIODS {
+            self.day_credits.pop_first();
+        }
     }
 
     /// Sets or removes limits.

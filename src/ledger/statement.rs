@@ -21,8 +21,13 @@ pub struct Statement {
     pub account: Account,
     /// The month.
     pub period: Period,
-    /// Included credits, seats counted.
+    /// Included credits, seats counted: of the month, of its days as far as they were used, and of
+    /// the current day.
     pub included: Credits,
+    /// The part of `included` that lapses at the end of the day (UTC).
+    pub included_left_today: Credits,
+    /// Credits that are included each day, seats counted.
+    pub included_per_day: Credits,
     /// Debited so far, refunds not subtracted. It can be more than the account's limit, for example
     /// by requests of tiers that let them finish.
     pub used: Credits,
@@ -116,6 +121,8 @@ impl Statement {
             account,
             period,
             included: Credits::ZERO,
+            included_left_today: Credits::ZERO,
+            included_per_day: Credits::ZERO,
             used: Credits::ZERO,
             held: Credits::ZERO,
             refunded: Credits::ZERO,
@@ -146,8 +153,11 @@ impl Statement {
         let (mut book, mut record) = (book.clone(), record.clone());
         book.refresh(&mut record, terms, now);
         let standing = book.standing(&record, terms, now);
+        let (included_left_today, included_per_day) = book.included_today(&record, terms, now);
         Self {
             included: standing.included,
+            included_left_today,
+            included_per_day,
             used: book.used,
             held: book.held(),
             refunded: book.refunded,
@@ -156,7 +166,7 @@ impl Statement {
             purchased_left: record.purchased_left(now),
             spending_limit: record.spending_limit,
             seats: book.terms.map_or(record.seats, |terms| terms.seats),
-            pay_as_you_go: book.pay_as_you_go(),
+            pay_as_you_go: book.pay_as_you_go(&record),
             closed: record.is_closed(book.period, now),
             lines: lines(&book),
             most_per_day: record.per_day,
@@ -186,7 +196,8 @@ impl Statement {
 
     /// The part of the month's cost that included credits pay for.
     pub fn included_used(&self) -> Credits {
-        self.net().saturating_sub(self.purchased_used).min(self.included)
+        let included = self.included.saturating_sub(self.included_left_today);
+        self.net().saturating_sub(self.purchased_used).min(included)
     }
 
     /// The part of the month's cost that nobody pays for: it went beyond what the account may use.

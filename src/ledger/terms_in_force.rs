@@ -16,7 +16,16 @@ pub(super) struct TermsInForce {
 impl TermsInForce {
     /// Included credits, seats counted.
     pub(super) fn included(&self) -> Credits {
+        self.for_seats(self.terms.included)
+    }
+
+    /// Included credits of a day, seats counted.
+    pub(super) fn included_per_day(&self) -> Credits {
+        self.for_seats(self.terms.included_per_day)
+    }
+
+    fn for_seats(&self, credits: Credits) -> Credits {
         let seats = if self.terms.per_seat { self.seats.get() } else { 1 };
-        self.terms.included.checked_mul(seats).unwrap_or(Credits::MAX)
+        credits.checked_mul(seats).unwrap_or(Credits::MAX)
     }
 }

@@ -275,6 +275,10 @@ impl CreditMeter {
                     let rejection = Rejection::beyond_rate(wait, &request.context);
                     return self.deny_metered(rejection, request, rate);
                 }
+                TicketAnswer::TooManyRunning => {
+                    let rejection = Rejection::too_many_running(&request.context);
+                    return self.deny_metered(rejection, request, rate);
+                }
                 TicketAnswer::Unanswered => return self.without_ledger(request, rate),
                 TicketAnswer::Erased => {
                     return self.deny_metered(Rejection::AccountErased, request, rate);

@@ -20,7 +20,7 @@ use crate::{
     identify::Subject,
     lease::SliceRequest,
     ledger::AccountRate,
-    plan::{RateScope, RateWindow, RequestCap, RequestQuota, Tier, Workload},
+    plan::{LimitScope, RateWindow, RequestCap, RequestQuota, Tier, Workload},
     terms::{LeaseScope, PartTerms, StatedTerms},
 };
 
@@ -103,6 +103,9 @@ impl BillingContext {
             first_refill_after: price.runway(hold.saturating_sub(hold.half())),
             max_concurrent: tier.most_running,
             rate: tier.requests.and_then(over_all_nodes),
+            most_running: tier
+                .most_running
+                .filter(|_| tier.most_running_scope == LimitScope::Account),
         };
         Ok(Self {
             number: next_number(),
@@ -181,7 +184,7 @@ fn over_all_nodes(quota: RequestQuota) -> Option<AccountRate> {
         RateWindow::Sliding => Some(burst),
         RateWindow::Fixed => None,
     };
-    (scope == RateScope::Account).then_some(AccountRate { count, per, burst })
+    (scope == LimitScope::Account).then_some(AccountRate { count, per, burst })
 }
 
 fn next_number() -> u64 {

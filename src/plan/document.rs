@@ -9,7 +9,7 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use super::{
-    DuringOutage, Midway, Plan, RateScope, RateWindow, RequestCap, RequestQuota, Route, Tier,
+    DuringOutage, LimitScope, Midway, Plan, RateWindow, RequestCap, RequestQuota, Route, Tier,
     TierModels, TimeUnit, UpstreamTime, WhenUsedUp,
     draft::{Draft, Field, Language, Problem},
 };
@@ -59,6 +59,7 @@ struct RawModel {
 #[serde(deny_unknown_fields)]
 struct RawTier {
     included: Option<Spanned<Value>>,
+    included_per_day: Option<Spanned<Value>>,
     #[serde(default)]
     per_seat: bool,
     when_used_up: Option<Spanned<Value>>,
@@ -286,13 +287,20 @@ fn route(pattern: &Spanned<String>, value: &Spanned<Value>) -> Result<Route, Wro
 
 fn tier(key: &Spanned<String>, raw: &RawTier) -> Result<Tier, Wrong> {
     let entry = format!("tier `{}`", key.as_ref());
-    let included = raw.included.as_ref().ok_or_else(|| {
-        let reason = "does not say what is included: write included = \"0.10\", dollars a month";
-        wrong(key.span(), format!("{entry} {reason}"))
-    })?;
+    let credits = |value: &Option<Spanned<Value>>, name: &str| {
+        value.as_ref().map(|value| amount(value, &format!("{entry}, {name}"))).transpose()
+    };
+    let included = credits(&raw.included, "included")?;
+    let included_per_day = credits(&raw.included_per_day, "included_per_day")?;
+    if included.is_none() && included_per_day.is_none() {
+        let reason = "does not say what is included: write included = \"0.10\", dollars a month, \
+                      or included_per_day";
+        return Err(wrong(key.span(), format!("{entry} {reason}")));
+    }
     let when_used_up = when_used_up(key, raw.when_used_up.as_ref(), &entry)?;
-    let included = amount(included, &format!("{entry}, included"))?;
-    let mut tier = Tier::new(name(key, "tier")?, included, when_used_up).per_seat(raw.per_seat);
+    let mut tier = Tier::new(name(key, "tier")?, included.unwrap_or_default(), when_used_up)
+        .included_per_day(included_per_day.unwrap_or_default())
+        .per_seat(raw.per_seat);
     if let Some(value) = &raw.midway {
         tier = tier.midway(midway(value, &format!("{entry}, midway"))?);
     }
@@ -303,7 +311,8 @@ fn tier(key: &Spanned<String>, raw: &RawTier) -> Result<Tier, Wrong> {
         tier = tier.most_per_request(request_cap(value, &format!("{entry}, most_per_request"))?);
     }
     if let Some(value) = &raw.most_running {
-        tier = tier.most_running(whole(value, &format!("{entry}, most_running"))?);
+        let (most, scope) = most_running(value, &format!("{entry}, most_running"))?;
+        tier = tier.most_running(most).most_running_scope(scope);
     }
     if let Some(raw) = &raw.requests {
         tier = tier.requests(request_quota(raw, &format!("{entry}, requests"))?);
@@ -420,19 +429,40 @@ fn request_cap(value: &Spanned<Value>, entry: &str) -> Result<RequestCap, Wrong>
     }
 }
 
+fn limit_scope(value: &Value) -> Option<LimitScope> {
+    match value.as_str() {
+        Some("account") => Some(LimitScope::Account),
+        Some("node") => Some(LimitScope::Node),
+        _ => None,
+    }
+}
+
+/// Reads a number of requests, or a table of it and the nodes over which it holds.
+fn most_running(value: &Spanned<Value>, entry: &str) -> Result<(NonZeroU32, LimitScope), Wrong> {
+    let Some(table) = value.as_ref().as_table() else {
+        return Ok((whole(value, entry)?, LimitScope::Account));
+    };
+    let count = table.get("count").and_then(Value::as_integer);
+    let count = count.and_then(|count| u32::try_from(count).ok()).and_then(NonZeroU32::new);
+    let scope = table.get("scope").map_or(Some(LimitScope::Account), limit_scope);
+    let is_known = table.keys().all(|key| key == "count" || key == "scope");
+    count.zip(scope).filter(|_| is_known).ok_or_else(|| {
+        let reason = format!(
+            "{entry}: write a whole number from 1 to {}, or {{ count = 8, scope = \"node\" }}",
+            u32::MAX
+        );
+        wrong(value.span(), reason)
+    })
+}
+
 fn request_quota(raw: &RawQuota, entry: &str) -> Result<RequestQuota, Wrong> {
     let count = whole(&raw.count, &format!("{entry}.count"))?;
     let per = duration(&raw.per, &format!("{entry}.per"))?;
     let mut quota = RequestQuota::new(count, per);
     if let Some(scope) = &raw.scope {
-        quota = quota.scope(match scope.as_ref().as_str() {
-            Some("account") => RateScope::Account,
-            Some("node") => RateScope::Node,
-            _ => {
-                let reason = format!("{entry}.scope: write \"account\" or \"node\"");
-                return Err(wrong(scope.span(), reason));
-            }
-        });
+        quota = quota.scope(limit_scope(scope.as_ref()).ok_or_else(|| {
+            wrong(scope.span(), format!("{entry}.scope: write \"account\" or \"node\""))
+        })?);
     }
     if let Some(window) = &raw.window {
         quota = quota.window(match window.as_ref().as_str() {

@@ -4,7 +4,7 @@
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
-    RateScope, RateWindow, RequestCap, RequestQuota, Tier, TierModels, TierName,
+    LimitScope, RateWindow, RequestCap, RequestQuota, Tier, TierModels, TierName,
     catalog::{Catalog, Hardware, Model},
     pattern::{self, PatternError},
     policy::Plan,
@@ -320,7 +320,7 @@ fn check_models(all: &[TierModels], entry: &str) -> Result<(), Problem> {
 
 fn check_quota(quota: RequestQuota, entry: &str) -> Result<(), Problem> {
     let RequestQuota { count, per, burst, scope, window } = quota;
-    if window == RateWindow::Fixed && (scope == RateScope::Node || burst != count) {
+    if window == RateWindow::Fixed && (scope == LimitScope::Node || burst != count) {
         let reason = format!(
             "{entry}.window: fixed windows are counted over all nodes, and have no burst: leave \
              scope and burst out"

@@ -72,7 +72,7 @@ pub use self::{
     route::Route,
     routes::{Classification, ModelInBody},
     tier::{
-        DuringOutage, Midway, RateScope, RateWindow, RequestCap, RequestQuota, Tier, TierModels,
+        DuringOutage, LimitScope, Midway, RateWindow, RequestCap, RequestQuota, Tier, TierModels,
         WhenUsedUp,
     },
     upstream_time::{TimeUnit, UpstreamTime},

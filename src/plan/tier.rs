@@ -33,7 +33,11 @@ pub struct Tier {
     pub name: TierName,
     /// Credits included each month.
     pub included: Credits,
-    /// `true` if `included` counts once for each of the account's seats. Default: `false`.
+    /// Credits included each day (UTC), in addition. They are used first, and those that are left at
+    /// midnight lapse. Default: none.
+    pub included_per_day: Credits,
+    /// `true` if `included` and `included_per_day` count once for each of the account's seats.
+    /// Default: `false`.
     pub per_seat: bool,
     /// Policy for when the included and purchased credits are used up.
     pub when_used_up: WhenUsedUp,
@@ -51,9 +55,11 @@ pub struct Tier {
     /// The most that one request may use. A request that reaches it is cut off (403). Default:
     /// `None`, no limit, even if the request runs on as debt.
     pub most_per_request: Option<RequestCap>,
-    /// The most requests of an account that run, or wait for the ledger, at the same time, on each
-    /// node. Requests beyond it are denied with 429. Default: `None`, no limit.
+    /// The most requests of an account that run, or wait for the ledger, at the same time. Requests
+    /// beyond it are denied with 429. Default: `None`, no limit.
     pub most_running: Option<NonZeroU32>,
+    /// The nodes over which `most_running` holds. Default: [`LimitScope::Account`], all.
+    pub most_running_scope: LimitScope,
     /// The most that an account may use on a day (UTC), included, purchased and pay-as-you-go
     /// credits together. Requests beyond it are denied with 403. Default: `None`, no limit.
     pub most_per_day: Option<Credits>,
@@ -76,6 +82,7 @@ impl Tier {
         Self {
             name,
             included,
+            included_per_day: Credits::ZERO,
             per_seat: false,
             when_used_up,
             midway: match when_used_up {
@@ -86,12 +93,20 @@ impl Tier {
             requests: None,
             most_per_request: None,
             most_running: None,
+            most_running_scope: LimitScope::Account,
             most_per_day: None,
             part_limits: Vec::new(),
             models: Vec::new(),
             during_outage: DuringOutage::Deny,
             hint: None,
         }
+    }
+
+    /// Includes credits each day; see [`included_per_day`](Self#structfield.included_per_day).
+    #[must_use]
+    pub const fn included_per_day(mut self, credits: Credits) -> Self {
+        self.included_per_day = credits;
+        self
     }
 
     /// Counts the included credits once for each of the account's seats; see
@@ -137,6 +152,14 @@ impl Tier {
     #[must_use]
     pub const fn most_running(mut self, requests: NonZeroU32) -> Self {
         self.most_running = Some(requests);
+        self
+    }
+
+    /// Sets the nodes over which the limit of concurrent requests holds; see
+    /// [`most_running_scope`](Self#structfield.most_running_scope).
+    #[must_use]
+    pub const fn most_running_scope(mut self, scope: LimitScope) -> Self {
+        self.most_running_scope = scope;
         self
     }
 
@@ -190,7 +213,12 @@ impl Tier {
             WhenUsedUp::Block => Credits::ZERO,
             WhenUsedUp::PayAsYouGo(limit) => limit,
         };
-        Terms { included: self.included, per_seat: self.per_seat, pay_as_you_go }
+        Terms {
+            included: self.included,
+            included_per_day: self.included_per_day,
+            per_seat: self.per_seat,
+            pay_as_you_go,
+        }
     }
 }
 
@@ -248,19 +276,23 @@ pub struct RequestQuota {
     pub per: Duration,
     /// Requests that may come at once. Default: `count`. Without meaning for fixed windows.
     pub burst: NonZeroU32,
-    /// The nodes over which it holds. Default: [`RateScope::Account`], all.
-    pub scope: RateScope,
+    /// The nodes over which it holds. Default: [`LimitScope::Account`], all.
+    pub scope: LimitScope,
     /// The way in which requests become possible again. Default: [`RateWindow::Sliding`].
     pub window: RateWindow,
 }
 
-/// The nodes over which a request rate holds.
+/// The nodes over which a request rate, or a limit of concurrent requests, holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum RateScope {
-    /// All nodes together: they get permits with the renewals of the account's leases. In any time
-    /// `t` at most `burst + count x (t + 2 x report_within) / per` requests begin. While the ledger
-    /// does not answer, each node counts for itself.
+pub enum LimitScope {
+    /// All nodes together, by the renewals of the account's leases. While the ledger does not
+    /// answer, each node counts for itself.
+    ///
+    /// * Of a request rate they bring permits: in any time `t` at most
+    ///   `burst + count x (t + 2 x report_within) / per` requests begin.
+    /// * Of concurrent requests they bring each lease its share. If a node does not reach the ledger
+    ///   for 30 s, others get its share, although its requests may still run.
     Account,
     /// Each node by itself, without the ledger.
     Node,
@@ -280,7 +312,7 @@ pub enum RateWindow {
 impl RequestQuota {
     /// Returns a quota of `count` requests in each `per`, all of which may come at once.
     pub const fn new(count: NonZeroU32, per: Duration) -> Self {
-        Self { count, per, burst: count, scope: RateScope::Account, window: RateWindow::Sliding }
+        Self { count, per, burst: count, scope: LimitScope::Account, window: RateWindow::Sliding }
     }
 
     /// Sets how many requests may come at once.
@@ -292,7 +324,7 @@ impl RequestQuota {
 
     /// Sets the nodes over which it holds.
     #[must_use]
-    pub const fn scope(mut self, scope: RateScope) -> Self {
+    pub const fn scope(mut self, scope: LimitScope) -> Self {
         self.scope = scope;
         self
     }

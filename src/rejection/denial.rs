@@ -84,10 +84,13 @@ pub enum Rejection {
         offered: Arc<[Name]>,
     },
     /// The rest of the period's credits does not pay for 50 ms of compute. 402: the caller can
-    /// wait for the next month, or get more credits.
+    /// wait for the next month or day, or get more credits.
     CreditsUsedUp {
         /// Period whose credits are used up.
         period: Period,
+        /// The end of the day if the tier [includes credits each
+        /// day](crate::plan::Tier::included_per_day); `None` if more are included next month.
+        day_ends_at: Option<UnixTime>,
         /// Credits that are left: too few to run on.
         left: Credits,
         /// The tier's own [hint](crate::plan::Tier::hint).
@@ -136,8 +139,8 @@ pub enum Rejection {
         /// The tier's own [hint](crate::plan::Tier::hint).
         hint: Option<Arc<str>>,
     },
-    /// The account exceeded its [request quota](crate::plan::Tier::requests) on this node. 429: the
-    /// caller can try again after `retry_after`.
+    /// The account exceeded its [request quota](crate::plan::Tier::requests). 429: the caller can
+    /// try again after `retry_after`.
     RequestRate {
         /// Time until the next request is accepted.
         retry_after: Duration,
@@ -146,7 +149,7 @@ pub enum Rejection {
         /// The tier's own [hint](crate::plan::Tier::hint).
         hint: Option<Arc<str>>,
     },
-    /// The account has as many requests running or waiting on this node as its tier
+    /// The account has as many requests running or waiting as its tier
     /// [allows](crate::plan::Tier::most_running). 429: the caller can try again when one of them
     /// has ended.
     TooManyRunning {
@@ -200,7 +203,9 @@ impl Rejection {
         } else if standing.limit == Credits::MAX {
             Self::LargestAmount { period }
         } else {
-            Self::CreditsUsedUp { period, left, hint: hint.map(Into::into) }
+            let is_daily = !context.tier.included_per_day.is_zero();
+            let day_ends_at = is_daily.then(|| standing.at.next_day());
+            Self::CreditsUsedUp { period, day_ends_at, left, hint: hint.map(Into::into) }
         }
     }
 
@@ -316,6 +321,7 @@ impl Rejection {
     /// Returns the moment at which the credits reset, if the caller can wait for it.
     pub(crate) fn resets_at(&self) -> Option<String> {
         match self {
+            Self::CreditsUsedUp { day_ends_at: Some(at), .. } => Some(at.to_string()),
             Self::CreditsUsedUp { period, .. }
             | Self::LargestAmount { period }
             | Self::SpendingLimit { period } => Some(period.resets_at()),
@@ -369,6 +375,12 @@ impl Rejection {
             AdmissionError::BeyondRate(wait) => Self::beyond_rate(wait, context),
             error => error.into(),
         }
+    }
+
+    /// Returns the denial of a request beside which as many run on all nodes as may.
+    pub(crate) fn too_many_running(context: &BillingContext) -> Self {
+        let limit = context.want.most_running;
+        limit.map_or(Self::Busy, |limit| Self::TooManyRunning { limit })
     }
 
     /// Returns the denial of a request for which there is no permit for some time.

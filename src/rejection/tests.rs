@@ -35,7 +35,12 @@ fn all() -> Vec<Rejection> {
         Rejection::InvalidBody { problem: BodyProblem::TooLarge(8 << 20), offered: models(1) },
         Rejection::InvalidBody { problem: BodyProblem::Stalled, offered: models(1) },
         Rejection::InvalidBody { problem: BodyProblem::Encoded, offered: models(1) },
-        Rejection::CreditsUsedUp { period, left: Credits::SMALLEST, hint: hint.clone() },
+        Rejection::CreditsUsedUp {
+            period,
+            day_ends_at: None,
+            left: Credits::SMALLEST,
+            hint: hint.clone(),
+        },
         Rejection::LargestAmount { period },
         Rejection::AccountErased,
         Rejection::CreditsOnHold { left: Credits::SMALLEST, hint: hint.clone() },

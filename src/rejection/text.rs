@@ -90,9 +90,19 @@ impl fmt::Display for Rejection {
                 let is_wrong = self.status() == StatusCode::BAD_REQUEST;
                 if is_wrong { write!(f, "{}", Offered(offered)) } else { Ok(()) }
             }
-            Self::CreditsUsedUp { period, hint, .. } => {
-                let (month, resets_at) = (period.name(), period.resets_at());
-                write!(f, "Your credits for {month} are used up. They reset at {resets_at}.")?;
+            Self::CreditsUsedUp { period, day_ends_at, hint, .. } => {
+                match day_ends_at {
+                    Some(at) => write!(
+                        f,
+                        "Your credits for today are used up. New ones are included from {at}."
+                    )?,
+                    None => write!(
+                        f,
+                        "Your credits for {} are used up. They reset at {}.",
+                        period.name(),
+                        period.resets_at()
+                    )?,
+                }
                 write_hint(f, hint.as_deref())
             }
             Self::LargestAmount { period } => write!(
@@ -131,7 +141,12 @@ impl fmt::Display for Rejection {
                     Span::Day => "a day",
                     Span::Month => "a month",
                 };
-                write!(f, " has reached its limit of {limit} for {time}: {left} is left. ")?;
+                write!(f, " has reached its limit of {limit} for {time}")?;
+                if left.is_zero() {
+                    f.write_str(". ")?;
+                } else {
+                    write!(f, ": what is left of it, {left}, does not pay for a request. ")?;
+                }
                 write!(f, "You can send requests again from {resets_at}")?;
                 f.write_str(", or when the limit is raised.")
             }

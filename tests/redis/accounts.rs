@@ -11,7 +11,12 @@ use tower_credits::{
 
 use crate::support::{redis_server::RedisServer, *};
 
-const PRO: Terms = Terms { included: Credits::ZERO, per_seat: false, pay_as_you_go: Credits::MAX };
+const PRO: Terms = Terms {
+    included: Credits::ZERO,
+    included_per_day: Credits::ZERO,
+    per_seat: false,
+    pay_as_you_go: Credits::MAX,
+};
 
 fn this_month() -> Period {
     Period::containing(UnixTime::now())
@@ -45,6 +50,7 @@ fn settles(lease: u128, cost: i64) -> Renewal {
         most_per_day: None,
         parts: std::sync::Arc::default(),
         permits: None,
+        concurrency: None,
     }
 }
 

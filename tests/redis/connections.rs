@@ -29,7 +29,12 @@ async fn works(ledger: &RedisLedger, reader: &RedisLedger) {
             .unwrap(),
         "the same keys"
     );
-    let terms = Terms { included: nanos(0), per_seat: false, pay_as_you_go: nanos(0) };
+    let terms = Terms {
+        included: nanos(0),
+        included_per_day: Credits::ZERO,
+        per_seat: false,
+        pay_as_you_go: nanos(0),
+    };
     ledger.statement(&alice, "2026-11".parse().unwrap(), Some(terms)).await.unwrap();
 }
 

@@ -31,13 +31,19 @@ async fn leases_expire_after_62_days_books_after_13_months_and_records_do_not() 
         refill: nanos(0),
         need: nanos(0),
         extra: nanos(0),
-        terms: Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: nanos(0) },
+        terms: Terms {
+            included: nanos(1_000),
+            included_per_day: Credits::ZERO,
+            per_seat: false,
+            pay_as_you_go: nanos(0),
+        },
         terms_at: UnixTime::EPOCH,
         ttl: seconds(600),
         forget: false,
         most_per_day: None,
         parts: std::sync::Arc::default(),
         permits: None,
+        concurrency: None,
     };
     ledger.renew(&account, period, &renewal, seconds(2)).await.unwrap();
     let accounts = Accounts::new(ledger);

@@ -155,6 +155,7 @@ async fn speed(ledger: impl Ledger + Clone) -> f64 {
                     extra: nanos(0),
                     terms: Terms {
                         included: nanos(2_000_000_000),
+                        included_per_day: Credits::ZERO,
                         per_seat: false,
                         pay_as_you_go: nanos(0),
                     },
@@ -164,6 +165,7 @@ async fn speed(ledger: impl Ledger + Clone) -> f64 {
                     most_per_day: None,
                     parts: std::sync::Arc::default(),
                     permits: None,
+                    concurrency: None,
                 };
                 ledger.renew(&account.unwrap(), period, &renewal, seconds(5)).await.unwrap();
                 renewed.fetch_add(1, Ordering::Relaxed);

@@ -53,6 +53,7 @@ async fn plays_the_example(ledger: RedisLedger, alice: &Account, month: Period) 
         extra: nothing,
         terms: Terms {
             included: "2.00".parse().unwrap(),
+            included_per_day: Credits::ZERO,
             per_seat: false,
             pay_as_you_go: Credits::MAX,
         },
@@ -62,6 +63,7 @@ async fn plays_the_example(ledger: RedisLedger, alice: &Account, month: Period) 
         most_per_day: None,
         parts: std::sync::Arc::default(),
         permits: None,
+        concurrency: None,
     };
     let name = |text: &str| text.parse().unwrap();
     let line = UsageLine {

@@ -28,10 +28,12 @@ pub(super) struct FaultyLedger {
     history: VecDeque<(u64, (Book, Record))>,
     /// Time that the clock adds to the tick: an hour if it is right.
     ahead: u64,
+    /// The tick at which a day ends, if one does.
+    midnight: Option<u64>,
 }
 
 impl FaultyLedger {
-    pub(super) fn new(purchased: i64) -> Self {
+    pub(super) fn new(purchased: i64, midnight: Option<u64>) -> Self {
         let book = Book::new(period());
         let mut record = Record::default();
         if purchased > 0 {
@@ -43,6 +45,7 @@ impl FaultyLedger {
             is_whole: true,
             history: VecDeque::from([(0, (book.clone(), record.clone()))]),
             ahead: HOUR,
+            midnight,
             book,
             record,
         }
@@ -50,7 +53,13 @@ impl FaultyLedger {
 
     /// Returns what the clock says: well inside of the period.
     pub(super) fn clock(&self, tick: u64) -> UnixTime {
-        period().begins() + Duration::from_secs(864_000) + at(tick + self.ahead)
+        let midnight = self.midnight.map_or(0, |midnight| 23 * HOUR - midnight);
+        period().begins() + Duration::from_secs(864_000) + at(midnight + tick + self.ahead)
+    }
+
+    /// Returns on how many days there was usage so far.
+    pub(super) fn days(&self, tick: u64) -> u32 {
+        1 + u32::from(self.midnight.is_some_and(|midnight| tick >= midnight))
     }
 
     pub(super) fn mend_clock(&mut self) {

@@ -236,6 +236,7 @@ impl Node {
             first_refill_after: at(HOLD.unsigned_abs() / 2),
             max_concurrent: None,
             rate: None,
+            most_running: None,
         };
         for _ in 0..[1, 1, 5][rng.usize(0..3)] {
             let length = [1, 3, 10, 60, 150][rng.usize(0..5)];

@@ -24,6 +24,8 @@ pub(super) struct Oracle {
     overspent: i64,
     /// The most that might be used at any time so far, refunds included.
     limit: i64,
+    /// The most that might be used on each day.
+    days: [Credits; 2],
 }
 
 /// Bills of the nodes of a part of the account, beside what the ledger has.
@@ -83,6 +85,17 @@ impl Sum for Tally {
 }
 
 impl Oracle {
+    /// Notes that so much may be used on a day, of which the first is 1.
+    pub(super) fn note_day(&mut self, day: u32, most: Credits) {
+        let known = &mut self.days[day as usize - 1];
+        *known = most.max(*known);
+    }
+
+    /// Returns the most that might be used on all days so far.
+    pub(super) fn most_on_all_days(&self) -> Credits {
+        self.days.iter().fold(Credits::ZERO, |sum, most| sum.saturating_add(*most))
+    }
+
     /// Compares what is billed and what runs, debt apart, with what might be used.
     pub(super) fn audit<'a>(
         &mut self,

@@ -50,7 +50,12 @@ fn run(seed: u64, rate: AccountRate, loads: &[f64], ahead: bool) -> Seen {
         ahead: ahead.then(HoldAhead::default),
         ..LeaseRules::default()
     };
-    let terms = Terms { included: nanos(1 << 50), per_seat: false, pay_as_you_go: nanos(0) };
+    let terms = Terms {
+        included: nanos(1 << 50),
+        included_per_day: nanos(0),
+        per_seat: false,
+        pay_as_you_go: nanos(0),
+    };
     let period = "2026-11".parse().unwrap();
     let (mut book, mut record) = (Book::new(period), Record::default());
     let clock = |tick| period.begins() + at(tick);
@@ -70,6 +75,7 @@ fn run(seed: u64, rate: AccountRate, loads: &[f64], ahead: bool) -> Seen {
         first_refill_after: at(HOLD.unsigned_abs() / 2),
         max_concurrent: None,
         rate: Some(rate),
+        most_running: None,
     };
     let mut sent: Vec<(u64, usize, Renewal)> = Vec::new();
     let mut answers: Vec<(u64, usize, u64, Answer)> = Vec::new();
@@ -98,13 +104,11 @@ fn run(seed: u64, rate: AccountRate, loads: &[f64], ahead: bool) -> Seen {
             }
             if rng.f64() < node.load / 1_000.0 {
                 let request = Rc::new(Request::new(true, 2, true));
-                let mut wanted = want;
-                match node.lease.take_permit(rate, now) {
+                match node.lease.find_permit(rate, now) {
                     PermitAnswer::None(_) => denied += 1,
                     answer => {
-                        let admitted = if answer == PermitAnswer::Taken {
-                            wanted.rate = None;
-                            node.lease.admit(wanted, request, now)
+                        let admitted = if answer == PermitAnswer::AtHand {
+                            node.lease.admit(want, request, now)
                         } else {
                             Err(request)
                         };
@@ -116,7 +120,7 @@ fn run(seed: u64, rate: AccountRate, loads: &[f64], ahead: bool) -> Seen {
                             }
                             Err(request) => {
                                 node.asked += 1;
-                                node.lease.enqueue(wanted, request, ());
+                                node.lease.enqueue(want, request, ());
                             }
                         }
                     }

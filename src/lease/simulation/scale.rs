@@ -65,8 +65,12 @@ struct Many {
 }
 
 const LENGTH: Duration = Duration::from_millis(20);
-const TERMS: Terms =
-    Terms { included: Credits::MAX, per_seat: false, pay_as_you_go: Credits::ZERO };
+const TERMS: Terms = Terms {
+    included: Credits::MAX,
+    included_per_day: Credits::ZERO,
+    per_seat: false,
+    pay_as_you_go: Credits::ZERO,
+};
 
 impl Many {
     fn new(rate: f64, flush: Duration) -> Self {
@@ -124,6 +128,7 @@ impl Many {
                     first_refill_after: Duration::from_millis(500),
                     max_concurrent: None,
                     rate: None,
+                    most_running: None,
                 };
                 if member.lease.is_leaving() {
                     self.names += 1;

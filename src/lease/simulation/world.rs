@@ -80,6 +80,9 @@ impl World {
                     .collect();
             }
         }
+        // In half of the runs a day ends, unless the clock may go back to it.
+        let midnight = (!setting.glitches && rng.bool()).then(|| rng.u64(100..700));
+        let included_per_day = if rng.bool() { nanos(rng.i64(50..=500)) } else { Credits::ZERO };
         Self {
             setting,
             rng,
@@ -93,10 +96,11 @@ impl World {
             },
             terms: Terms {
                 included: nanos((limit - purchased) / 2),
+                included_per_day,
                 per_seat: true,
                 pay_as_you_go: nanos((limit - purchased) / 2),
             },
-            ledger: FaultyLedger::new(purchased),
+            ledger: FaultyLedger::new(purchased, midnight),
             tallies: vec![Tally::default(); nodes.len()],
             parts: parts.into_iter().map(|part| (part, Oracle::default())).collect(),
             most_per_day,
@@ -162,17 +166,15 @@ impl World {
             let limits = self.nodes_of(Some(part)).flat_map(|(node, _)| node.parts.iter());
             let limits = limits.filter(|terms| terms.part == *part);
             let limits: Vec<_> = limits.map(|terms| self.ledger.limits(terms)).collect();
-            // All of it is used on one day.
-            let most = limits.iter().map(|limits| {
-                [limits.per_month, limits.per_day]
-                    .into_iter()
-                    .flatten()
-                    .min()
-                    .unwrap_or(Credits::MAX)
-            });
+            let most_of = |limit: &dyn Fn(&Limits) -> Option<Credits>| {
+                let limits = limits.iter().map(|limits| limit(limits).unwrap_or(Credits::MAX));
+                limits.max().unwrap_or(Credits::MAX)
+            };
+            oracle.note_day(self.ledger.days(tick), most_of(&|limits| limits.per_day));
+            let most = most_of(&|limits| limits.per_month).min(oracle.most_on_all_days());
             let tally = self.nodes_of(Some(part)).map(|(_, tally)| *tally).sum();
             let unbilled = self.nodes_of(Some(part)).flat_map(|(node, _)| node.unbilled());
-            oracle.audit(most.max().unwrap_or(Credits::MAX), tally, unbilled, at(tick));
+            oracle.audit(most, tally, unbilled, at(tick));
         }
         (self.oracle, self.parts) = (oracle, parts);
     }

@@ -72,6 +72,7 @@ const WANT: SliceRequest = SliceRequest {
     first_refill_after: Duration::from_nanos(50),
     max_concurrent: None,
     rate: None,
+    most_running: None,
 };
 
 const fn nanos(n: i64) -> Credits {
@@ -110,8 +111,12 @@ impl Pair {
     }
 
     fn renew(&mut self, now: Duration) -> Served<(), Rc<Manual>> {
-        let terms =
-            Terms { included: nanos(self.limit), per_seat: false, pay_as_you_go: Credits::ZERO };
+        let terms = Terms {
+            included: nanos(self.limit),
+            included_per_day: Credits::ZERO,
+            per_seat: false,
+            pay_as_you_go: Credits::ZERO,
+        };
         let renewal = self.lease.renew(&self.rules, terms, false, now);
         let clock = Self::ledger_clock(now);
         let answer = self.book.renew(&mut self.record, &renewal, None, clock, clock).unwrap();
@@ -187,7 +192,12 @@ fn a_superseded_lease_goes_on_under_a_new_name_with_what_was_not_acknowledged() 
     request.0.set(7);
     pair.lease.end(key, true, s(3));
     // A journal was read back twice: somebody else speaks under this name, further on.
-    let terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
+    let terms = Terms {
+        included: nanos(1_000),
+        included_per_day: Credits::ZERO,
+        per_seat: false,
+        pay_as_you_go: Credits::ZERO,
+    };
     let renewal = pair.lease.renew(&RULES, terms, false, s(3));
     let answer = Answer { outcome: Outcome::Superseded, now: Pair::ledger_clock(s(3)) };
     pair.lease.answered(&RULES, renewal.seq, &answer, |()| false, s(3));
@@ -240,6 +250,7 @@ fn a_request_that_waits_is_admitted_before_those_that_come_later() {
         first_refill_after: Duration::from_nanos(100),
         max_concurrent: None,
         rate: None,
+        most_running: None,
     };
     pair.lease.enqueue(large, unused(), ());
     assert!(
@@ -277,7 +288,12 @@ fn it_is_newly_dirty_once() {
     request.0.set(7);
     pair.lease.end(key, true, s(1));
     assert!(pair.lease.has_news(s(1)) && !pair.lease.has_news(s(2)));
-    let terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
+    let terms = Terms {
+        included: nanos(1_000),
+        included_per_day: Credits::ZERO,
+        per_seat: false,
+        pay_as_you_go: Credits::ZERO,
+    };
     let renewal = pair.lease.renew(&RULES, terms, false, s(1));
     let key = pair.lease.admit(WANT, unused(), s(1)).ok();
     if let Some(key) = key {
@@ -336,7 +352,12 @@ fn admissions_end_ten_seconds_after_the_renewal_and_with_the_goodbye() {
         now = at;
     }
     assert!(!pair.lease.is_leaving());
-    let terms = Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
+    let terms = Terms {
+        included: nanos(1_000),
+        included_per_day: Credits::ZERO,
+        per_seat: false,
+        pay_as_you_go: Credits::ZERO,
+    };
     let renewal = pair.lease.renew(&RULES, terms, false, now);
     assert!(renewal.forget && pair.lease.is_leaving(), "said, and not answered yet");
 }
@@ -345,7 +366,12 @@ fn admissions_end_ten_seconds_after_the_renewal_and_with_the_goodbye() {
 fn a_request_that_came_after_the_renewal_is_not_refused_by_its_answer() {
     let mut pair = Pair::new(100);
     pair.lease.enqueue(WANT, unused(), ());
-    let terms = Terms { included: nanos(100), per_seat: false, pay_as_you_go: Credits::ZERO };
+    let terms = Terms {
+        included: nanos(100),
+        included_per_day: Credits::ZERO,
+        per_seat: false,
+        pay_as_you_go: Credits::ZERO,
+    };
     let renewal = pair.lease.renew(&RULES, terms, false, s(0));
     pair.lease.enqueue(WANT, unused(), ());
     let clock = Pair::ledger_clock(s(0));
@@ -371,6 +397,7 @@ fn after_a_short_grant_that_lasts_long_it_asks_again_at_half_of_it() {
         first_refill_after: s(1),
         max_concurrent: None,
         rate: None,
+        most_running: None,
     };
     let mut pair = Pair::new(1_400_000_000);
     let request = Rc::new(Manual(Cell::new(0)));

@@ -2,8 +2,12 @@
 
 use super::*;
 
-pub(super) const TERMS: Terms =
-    Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
+pub(super) const TERMS: Terms = Terms {
+    included: nanos(1_000),
+    included_per_day: Credits::ZERO,
+    per_seat: false,
+    pay_as_you_go: Credits::ZERO,
+};
 
 fn fresh() -> TestLease {
     TestLease::new(LeaseId::from_bits(1), s(0))
@@ -34,7 +38,8 @@ fn a_lease_that_was_never_used_goes_without_a_word() {
                 min_slice: nanos(0),
                 first_refill_after: Duration::MAX,
                 max_concurrent: None,
-                rate: None
+                rate: None,
+                most_running: None,
             },
             unused(),
             s(0)

@@ -54,8 +54,12 @@ impl Run for Rc<Stopping> {
     }
 }
 
-const TERMS: Terms =
-    Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
+const TERMS: Terms = Terms {
+    included: nanos(1_000),
+    included_per_day: Credits::ZERO,
+    per_seat: false,
+    pay_as_you_go: Credits::ZERO,
+};
 
 struct World {
     lease: Lease<(), Rc<Stopping>>,

@@ -52,7 +52,7 @@ impl Book {
             return Err(LedgerError::Refused(reason));
         }
         self.repair(record, missing, now);
-        let after_pay_as_you_go = amount.saturating_sub(self.pay_as_you_go());
+        let after_pay_as_you_go = amount.saturating_sub(self.pay_as_you_go(record));
         self.charged = self.charged.saturating_sub(amount);
         self.refunded = self.refunded.saturating_add(amount);
         let returned = record.give_back(period, after_pay_as_you_go.min(self.purchased_used), now);

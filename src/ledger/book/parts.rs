@@ -2,7 +2,9 @@
 //! path.
 
 use super::{
-    super::{LimitStanding, PartTerms, Renewal, Span, parts::PartTotal},
+    super::{
+        LimitStanding, MAX_LEASE_PARTS, MonthStanding, PartTerms, Renewal, Span, parts::PartTotal,
+    },
     Book, Record,
 };
 use crate::{Credits, clock::UnixTime};
@@ -84,6 +86,20 @@ impl Book {
             }
         }
         tightest
+    }
+
+    /// Returns the months of the parts that a renewal draws on, as far as they have a limit.
+    pub(in crate::ledger) fn months_of_parts(
+        &self,
+        record: &Record,
+        renewal: &Renewal,
+    ) -> [Option<MonthStanding>; MAX_LEASE_PARTS] {
+        std::array::from_fn(|at| {
+            let PartTerms { part, limits } = renewal.parts.get(at)?;
+            let limits = record.part_limits.get(part).copied().unwrap_or_default().or(*limits);
+            let limit = limits.per_month.filter(|limit| *limit != Credits::MAX)?;
+            Some(MonthStanding { limit, used: self.parts.total(part).used })
+        })
     }
 
     /// Counts what a renewal settles in the parts that it draws on. What is debited in another

@@ -137,7 +137,7 @@ impl Book {
         }
         let is_restored = !repair.restored.is_zero();
         if (!closed && (report.is_news || !repair.missing.is_zero())) || is_restored {
-            self.terms = Some(terms);
+            self.store_terms(record, terms);
         }
         if current.is_none() {
             self.debit_lines(
@@ -150,17 +150,21 @@ impl Book {
         } else if is_restored {
             self.debit_lines(record, repair.restored, (&[], Credits::ZERO), grants_valid_at, now);
         }
+        let concurrency = record.share(renewal, report.is_news, now);
         let outcome = self
             .settle(record, &report, &mut repair.lease_sums, terms, cost, now)
             .unwrap_or_else(|| {
                 let standing = self.standing_by(record, terms, now);
                 let tightest = self.tightest(record, renewal, standing.available(), now);
+                let parts = self.months_of_parts(record, renewal);
                 Outcome::Renewed {
                     hold: self.holds.of(renewal.lease),
                     standing: Standing { tightest, ..standing },
                     permits: renewal
                         .permits
                         .map(|request| record.permits(request, report.is_news, now)),
+                    concurrency,
+                    parts,
                 }
             });
         if let Some(current) = current {
@@ -326,8 +330,10 @@ impl Book {
     /// Reserves the purchased credits that this period's holds may use, so that another period does
     /// not hold them too.
     fn reserve(&self, record: &mut Record, terms: TermsInForce, until: UnixTime, now: UnixTime) {
-        let included_left =
-            terms.included().saturating_add(self.purchased_used).saturating_sub(self.net());
+        let day = self.day_credits(record, terms, now);
+        let included_left = self
+            .included_left(terms, day.covered)
+            .saturating_add(day.left(terms.included_per_day()));
         let purchased = record.purchased_available(self.period, now, now);
         let amount = self.holds.held.saturating_sub(included_left).min(purchased);
         record.reserved.retain(|period, reservation| {
@@ -375,7 +381,9 @@ impl Book {
         let renewal = report.renewal;
         let stated_at = renewal.terms_at.whole_seconds().min(now.whole_seconds());
         let terms = TermsInForce { terms: renewal.terms, seats: record.seats, stated_at };
-        self.terms.get_or_insert(terms);
+        if self.terms.is_none() {
+            self.store_terms(record, terms);
+        }
         let mut late = Usage { cost, ..Usage::default() };
         for line in report.lines {
             late.add(Usage { cost: Credits::ZERO, ..line.usage });

@@ -22,13 +22,19 @@ fn hold(book: &mut Book, record: &mut Record, lease: u128, now: UnixTime) -> Cre
         refill: Credits::ZERO,
         need: nanos(100),
         extra: Credits::ZERO,
-        terms: Terms { included: Credits::ZERO, per_seat: false, pay_as_you_go: Credits::ZERO },
+        terms: Terms {
+            included: Credits::ZERO,
+            included_per_day: Credits::ZERO,
+            per_seat: false,
+            pay_as_you_go: Credits::ZERO,
+        },
         terms_at: UnixTime::EPOCH,
         ttl: Duration::from_secs(600),
         forget: false,
         most_per_day: None,
         parts: std::sync::Arc::default(),
         permits: None,
+        concurrency: None,
     };
     match book.renew(record, &renewal, None, now, now).unwrap().outcome {
         Outcome::Renewed { hold, .. } => hold,
@@ -78,13 +84,19 @@ fn settling(lease: u128, settled: i64) -> Renewal {
         refill: Credits::ZERO,
         need: Credits::ZERO,
         extra: Credits::ZERO,
-        terms: Terms { included: Credits::ZERO, per_seat: false, pay_as_you_go: Credits::ZERO },
+        terms: Terms {
+            included: Credits::ZERO,
+            included_per_day: Credits::ZERO,
+            per_seat: false,
+            pay_as_you_go: Credits::ZERO,
+        },
         terms_at: UnixTime::EPOCH,
         ttl: Duration::from_secs(600),
         forget: false,
         most_per_day: None,
         parts: std::sync::Arc::default(),
         permits: None,
+        concurrency: None,
     }
 }
 
@@ -136,7 +148,12 @@ fn used_up(period: Period) -> (Book, Record) {
     let (mut book, mut record) = (Book::new(period), Record::default());
     record.grant("soon".parse().unwrap(), nanos(20), Some(period.ends()));
     record.grant("later".parse().unwrap(), nanos(30), None);
-    let terms = Terms { included: nanos(100), per_seat: false, pay_as_you_go: nanos(30) };
+    let terms = Terms {
+        included: nanos(100),
+        included_per_day: Credits::ZERO,
+        per_seat: false,
+        pay_as_you_go: nanos(30),
+    };
     let now = period.begins();
     book.renew(&mut record, &Renewal { terms, ..settling(1, 180) }, None, now, now).unwrap();
     (book, record)
@@ -151,7 +168,7 @@ fn a_refund_is_of_pay_as_you_go_first_then_of_purchased_credits_then_of_included
         record.grants.values().map(|grant| grant.left.as_nano_usd()).collect::<Vec<_>>()
     };
     assert_eq!(
-        (book.purchased_used, book.pay_as_you_go(), left(&record)),
+        (book.purchased_used, book.pay_as_you_go(&record), left(&record)),
         (nanos(50), nanos(30), vec![0, 0])
     );
     let refunds = [
@@ -167,7 +184,7 @@ fn a_refund_is_of_pay_as_you_go_first_then_of_purchased_credits_then_of_included
             "twice with one id refunds once"
         );
         assert_eq!(
-            (book.pay_as_you_go(), book.purchased_used, left(&record)),
+            (book.pay_as_you_go(&record), book.purchased_used, left(&record)),
             (nanos(pay_as_you_go), nanos(purchased_used), grants.to_vec()),
             "after {id}"
         );
@@ -214,7 +231,12 @@ fn nothing_is_given_back_to_an_expired_grant() {
 fn what_was_refunded_may_be_used_again_that_month() {
     let period: Period = "2026-11".parse().unwrap();
     let (mut book, mut record) = used_up(period);
-    let terms = Terms { included: nanos(100), per_seat: false, pay_as_you_go: nanos(30) };
+    let terms = Terms {
+        included: nanos(100),
+        included_per_day: Credits::ZERO,
+        per_seat: false,
+        pay_as_you_go: nanos(30),
+    };
     let asks = |book: &mut Book, record: &mut Record, lease, now| {
         let renewal =
             Renewal { need: nanos(100), settled: Credits::ZERO, terms, ..settling(lease, 0) };
@@ -248,7 +270,12 @@ fn what_was_charged_stays_charged_and_what_is_beyond_the_limit_is_not() {
         );
         (statement.pay_as_you_go.as_nano_usd(), statement.beyond().as_nano_usd())
     };
-    let capped = Terms { included: nanos(20), per_seat: false, pay_as_you_go: nanos(30) };
+    let capped = Terms {
+        included: nanos(20),
+        included_per_day: Credits::ZERO,
+        per_seat: false,
+        pay_as_you_go: nanos(30),
+    };
     let free = Terms { included: nanos(10), ..settling(1, 0).terms };
     book.renew(&mut record, &Renewal { terms: capped, ..settling(1, 45) }, None, now, now).unwrap();
     assert_eq!(statement(&book, &record), (25, 0));
@@ -402,7 +429,12 @@ fn what_was_moved_to_another_month_is_there_once_whichever_book_is_lost() {
 #[test]
 fn what_was_used_of_grants_is_not_used_again_when_a_book_is_repaired() {
     let november: Period = "2026-11".parse().unwrap();
-    let terms = Terms { included: nanos(30), per_seat: false, pay_as_you_go: nanos(0) };
+    let terms = Terms {
+        included: nanos(30),
+        included_per_day: Credits::ZERO,
+        per_seat: false,
+        pay_as_you_go: nanos(0),
+    };
     let left =
         |record: &Record| record.grants.values().map(|grant| grant.left.as_nano_usd()).sum::<i64>();
     let torn = || {
@@ -570,7 +602,12 @@ fn terms_count_from_the_ledgers_clock_at_the_latest() {
     assert_eq!(book.terms.unwrap().terms, PRO);
 }
 
-const PRO: Terms = Terms { included: nanos(20), per_seat: false, pay_as_you_go: Credits::MAX };
+const PRO: Terms = Terms {
+    included: nanos(20),
+    included_per_day: Credits::ZERO,
+    per_seat: false,
+    pay_as_you_go: Credits::MAX,
+};
 
 #[test]
 fn a_month_that_ended_keeps_its_terms_and_seats() {
@@ -578,7 +615,12 @@ fn a_month_that_ended_keeps_its_terms_and_seats() {
     let (mut book, mut record) = (Book::new(november), Record::default());
     record.seats = NonZeroU32::new(3).unwrap();
     let account = crate::Account::user("alice").unwrap();
-    let seats = Terms { included: nanos(20), per_seat: true, pay_as_you_go: nanos(5) };
+    let seats = Terms {
+        included: nanos(20),
+        included_per_day: Credits::ZERO,
+        per_seat: true,
+        pay_as_you_go: nanos(5),
+    };
     let (before, ended) = (november.ends() - Duration::from_millis(1), november.ends());
     // A change of tier in mid-month counts for all of it.
     book.renew(&mut record, &settling(1, 10), None, before, before).unwrap();
@@ -616,7 +658,12 @@ fn seats_count_from_the_next_renewal_on() {
     let period: Period = "2026-11".parse().unwrap();
     let now = period.begins() + Duration::from_secs(60);
     let (mut book, mut record) = (Book::new(period), Record::default());
-    let seats = Terms { included: nanos(20), per_seat: true, pay_as_you_go: nanos(0) };
+    let seats = Terms {
+        included: nanos(20),
+        included_per_day: Credits::ZERO,
+        per_seat: true,
+        pay_as_you_go: nanos(0),
+    };
     // The last one states terms that are older than those noted.
     for (lease, at, count) in [(1, 10, 1), (2, 11, 3), (3, 5, 2)] {
         record.seats = NonZeroU32::new(count).unwrap();

@@ -89,6 +89,7 @@ impl<'a> Probe<'a> {
             most_per_day: None,
             parts: std::sync::Arc::default(),
             permits: None,
+            concurrency: None,
         }
     }
 
@@ -200,8 +201,12 @@ impl<'a> Probe<'a> {
 }
 
 /// The terms of renewals, unless a rule needs others: 1 000 nano-dollars a month, and no more.
-pub(super) const TERMS: Terms =
-    Terms { included: nanos(1_000), per_seat: false, pay_as_you_go: Credits::ZERO };
+pub(super) const TERMS: Terms = Terms {
+    included: nanos(1_000),
+    included_per_day: Credits::ZERO,
+    per_seat: false,
+    pay_as_you_go: Credits::ZERO,
+};
 
 pub(super) const fn nanos(amount: i64) -> Credits {
     Credits::clamped(amount)

@@ -148,13 +148,19 @@ fn renewal(lease: u128, seq: u64, settled: i64) -> Renewal {
         refill: nanos(0),
         need: nanos(0),
         extra: nanos(0),
-        terms: Terms { included: nanos(1_000_000), per_seat: false, pay_as_you_go: nanos(0) },
+        terms: Terms {
+            included: nanos(1_000_000),
+            included_per_day: nanos(0),
+            per_seat: false,
+            pay_as_you_go: nanos(0),
+        },
         terms_at: UnixTime::now(),
         ttl: Duration::from_secs(600),
         forget: false,
         most_per_day: None,
         parts: std::sync::Arc::default(),
         permits: None,
+        concurrency: None,
     }
 }
 

@@ -52,6 +52,7 @@ pub(super) enum Call {
 }
 
 /// An answer that is sent once the transaction is on the disk.
+#[expect(clippy::large_enum_variant, reason = "most are the large one")]
 enum Reply {
     Answer(oneshot::Sender<Result<Answer, LedgerError>>, Result<Answer, LedgerError>),
     Bool(oneshot::Sender<Result<bool, LedgerError>>, Result<bool, LedgerError>),

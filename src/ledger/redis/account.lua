@@ -64,6 +64,10 @@ local seats, spending_limit, closed, erased = 1, nil, '', nil
 -- The most that the account may use on a day, what it used on the last one, and which that was.
 local per_day, last_day, used_on_last_day = nil, 0, 0
 local grants, reserved, purchased_used_by, rates = {}, {}, {}, {}
+-- The credits that are included each day, by month, and the shares that leases have of the requests
+-- that may run at the same time. In one table each with their functions, for a script may have only
+-- 200 local variables.
+DAYS.by_month, SHARES.by_lease = {}, {}
 -- Its changes: fields and values to write, and fields to delete.
 local record_changes, record_deletions = {}, {}
 
@@ -109,6 +113,13 @@ local function read_record_field(key, field, value)
   elseif has_prefix(field, RATE) then
     local found = numbers(key, field, value, 2, '"at used"')
     rates[string.sub(field, #RATE + 1)] = { at = found[1], used = found[2] }
+  elseif has_prefix(field, DAYS.FIELD) then
+    local found = numbers(key, field, value, 4, '"each covered day today"')
+    DAYS.by_month[string.sub(field, #DAYS.FIELD + 1)] =
+      { each = found[1], covered = found[2], day = found[3], today = found[4] }
+  elseif has_prefix(field, SHARES.FIELD) then
+    local found = numbers(key, field, value, 2, '"count expires"')
+    SHARES.by_lease[string.sub(field, #SHARES.FIELD + 1)] = { count = found[1], expires = found[2] }
   elseif has_prefix(field, GRANT) then
     grants[#grants + 1] = read_grant(key, field, value)
   elseif has_prefix(field, RESERVED) then
@@ -151,11 +162,38 @@ local FORMS = {
   MOVED = '"month amount"',
 }
 
--- Makes a book of what HMGET found under TOTAL, TERMS and the names of some lines.
-local function open_book(key, found, names)
+DAYS.NONE = { each = 0, covered = 0, day = 0, today = 0 }
+
+function DAYS.of(month) return DAYS.by_month[month] or DAYS.NONE end
+
+-- Notes a month's state, and forgets the oldest month if there are too many.
+function DAYS.note(month, state)
+  local before = DAYS.of(month)
+  if state.each == before.each and state.covered == before.covered and state.day == before.day
+    and state.today == before.today then
+    return
+  end
+  DAYS.by_month[month] = state
+  change_record(DAYS.FIELD .. month, string.format('%.0f %.0f %.0f %.0f', state.each,
+    state.covered, state.day, state.today))
+  local count, first = 0, nil
+  for other in pairs(DAYS.by_month) do
+    count = count + 1
+    if not first or other < first then first = other end
+  end
+  if count > MAX_PURCHASED_USED_PERIODS then
+    DAYS.by_month[first] = nil
+    delete_from_record(DAYS.FIELD .. first)
+  end
+end
+
+-- Makes a book of what HMGET found under TOTAL, TERMS and the names of some lines. Its month ends at
+-- `ends`.
+local function open_book(key, found, names, ends)
   local terms = found[2]
   local b = {
     key = key,
+    ends = ends,
     period = string.sub(key, -7),
     is_new = not found[1],
     has_terms = terms and true or false,
@@ -167,6 +205,7 @@ local function open_book(key, found, names)
   terms = terms and string.gsub(terms, UNLIMITED_PATTERN, text(MAX_AMOUNT), 1)
   b.included_each, b.per_seat, b.max_pay_as_you_go, b.seats, b.stated_at =
     unpack(numbers(key, TERMS, terms, 5, FORMS.TERMS))
+  b.included_per_day = b.has_terms and DAYS.of(b.period).each or 0
   for i, name in ipairs(names) do
     local value = found[i + 2]
     if value then b.lines[name] = numbers(key, name, value, 3, FORMS.LINE) end
@@ -210,20 +249,53 @@ local function purchased_available(b, valid_at)
   return subtract(left, taken)
 end
 
-local function included(b)
-  return math.min(MAX_AMOUNT, b.included_each * (b.per_seat == 1 and b.seats or 1))
+local function for_seats(b, credits)
+  return math.min(MAX_AMOUNT, credits * (b.per_seat == 1 and b.seats or 1))
 end
+
+-- The month's included credits.
+local function included(b) return for_seats(b, b.included_each) end
 
 -- The month's cost: what was used, less refunds.
 local function net(b) return subtract(b.used, b.refunded) end
 
--- Included credits that are left, and purchased ones whose usage was refunded since.
-local function included_left(b) return subtract(add(included(b), b.purchased_used), net(b)) end
+-- The state of the day's credits. What nobody has paid for yet is paid by those of a new day first.
+function DAYS.state(b)
+  local known = DAYS.of(b.period)
+  local day = math.floor(math.min(now, b.ends - 1) / 86400000)
+  local of_day = for_seats(b, b.included_per_day)
+  if of_day == 0 or day <= known.day then return known end
+  local paid = add(add(add(included(b), known.covered), b.purchased_used), b.charged)
+  local debt = math.min(subtract(net(b), paid), of_day)
+  return { each = known.each, covered = add(known.covered, debt), day = day, today = debt }
+end
+
+-- What is left of the day's credits.
+function DAYS.left(b, state) return subtract(for_seats(b, b.included_per_day), state.today) end
+
+-- Included credits of the month, of its days as far as they were used, and of today.
+function DAYS.included_so_far(b)
+  local state = DAYS.state(b)
+  return add(add(included(b), state.covered), DAYS.left(b, state))
+end
+
+-- Included credits of the month that are left, and purchased ones whose usage was refunded since,
+-- if the credits of its days paid for `covered`.
+local function included_left(b, covered)
+  return subtract(add(add(included(b), covered), b.purchased_used), net(b))
+end
+
+-- Included credits that are left, of the month and of the day.
+function DAYS.all_left(b)
+  local state = DAYS.state(b)
+  return add(included_left(b, state.covered), DAYS.left(b, state))
+end
 
 -- The part of the month's cost that is charged as pay-as-you-go: charged so when it was debited, as
 -- far as included credits do not cover it since.
 local function pay_as_you_go(b)
-  return math.min(b.charged, subtract(subtract(net(b), b.purchased_used), included(b)))
+  local included_used = add(included(b), DAYS.of(b.period).covered)
+  return math.min(b.charged, subtract(subtract(net(b), b.purchased_used), included_used))
 end
 
 local function max_pay_as_you_go(b)
@@ -286,15 +358,21 @@ local function match_purchased_used(b, valid_at)
   return b.purchased_used ~= before
 end
 
--- Debits `cost`: of included credits first, then of grants valid at a moment, then as pay-as-you-go
--- as far as that goes.
+-- Debits `cost`: of the day's credits first, then of the month's, then of grants valid at a moment,
+-- then as pay-as-you-go as far as that goes.
 local function debit(b, cost, grants_valid_at)
-  local rest = subtract(cost, included_left(b))
+  local day = DAYS.state(b)
+  local of_day = math.min(cost, DAYS.left(b, day))
+  local rest = subtract(subtract(cost, of_day), included_left(b, day.covered))
   local purchased = math.min(rest, purchased_available(b, grants_valid_at))
   local chargeable = subtract(max_pay_as_you_go(b), pay_as_you_go(b))
   b.purchased_used = add(b.purchased_used, use_grants(b, purchased, grants_valid_at))
   b.charged = add(b.charged, math.min(rest - purchased, chargeable))
   b.used = add(b.used, cost)
+  if cost > 0 then
+    DAYS.note(b.period, { each = b.included_per_day, covered = add(day.covered, of_day),
+      day = day.day, today = add(day.today, of_day) })
+  end
 end
 
 -- Accounted for by the leases and missing in the book: a write was torn. The terms of a book that

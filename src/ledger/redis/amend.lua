@@ -56,7 +56,7 @@ local function close(period, ends)
   if now < ends then return refused(period .. ' has not ended: close it once it has') end
   if period <= closed then return 0 end
   local found, settled = read('HMGET', KEYS[3], TOTAL, TERMS), settled_by_leases()
-  local book = open_book(KEYS[3], found, {})
+  local book = open_book(KEYS[3], found, {}, ends)
   if wrong then return malformed() end
   local repaired = not is_empty(book) and repair(book, missing_in(book, settled))
   -- The month is closed last, so that a close that is torn can be made again.
@@ -114,7 +114,7 @@ local function refund(ends, id, amount, reason)
   local settled, count = settled_by_leases(), read('HLEN', KEYS[3])
   if wrong then return malformed() end
   if found[3] then return 0 end
-  local book, spent = open_book(KEYS[3], found, {}), read_spent_grants()
+  local book, spent = open_book(KEYS[3], found, {}, ends), read_spent_grants()
   if wrong then return malformed() end
   local period = book.period
   if period <= closed and now >= ends then

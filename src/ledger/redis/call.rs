@@ -9,13 +9,13 @@ use redis::{Cmd, ToRedisArgs};
 
 use super::{
     super::{
-        Amendment, Answer, LeaseId, LedgerError, LimitStanding, LineKey, Outcome, PartTerms,
-        PermitRequest, Permits, Renewal, Span, Standing,
+        Amendment, Answer, Concurrency, ConcurrencyRequest, LeaseId, LedgerError, LimitStanding,
+        LineKey, MonthStanding, Outcome, PartTerms, Permits, Renewal, Span, Standing,
     },
     schema::{
         self, ACCOUNT_ERASED, FORGOTTEN, Keys, LATE_LINE, LATE_RENEWAL, LIMIT, NEVER, NOT_BEGUN,
-        NOT_SET, OTHER_LINE, PART_LIMITS, PER_DAY, PERIOD_CLOSED, PERMITS, RENEWED, SEATS,
-        SEPARATOR, STORED_MONTHS, SUPERSEDED,
+        NOT_SET, OTHER_LINE, PART_LIMITS, PARTS, PER_DAY, PERIOD_CLOSED, PERMITS, RENEWED, RUNNING,
+        SEATS, SEPARATOR, STORED_MONTHS, SUPERSEDED,
     },
 };
 use crate::{Account, Credits, Name, Period, clock::UnixTime};
@@ -67,15 +67,7 @@ pub(super) fn renewal(
         call.arg(&keys.parts).arg(&keys.month_parts);
     }
     call.arg(current).arg(renewal.lease.to_string()).arg(&numbers);
-    let most_per_day = renewal.most_per_day.map(|most| nanos(most).to_string());
-    match (most_per_day, renewal.permits) {
-        (None, None) => call.arg(parts),
-        (most, None) => call.arg(format!("{parts} {}", most.unwrap_or_default())),
-        (most, Some(PermitRequest { rate, wanted })) => {
-            let most = most.unwrap_or_else(|| NOT_SET.to_owned());
-            call.arg(format!("{parts} {most} {wanted} {rate}"))
-        }
-    };
+    call.arg(further_words(renewal));
     for PartTerms { part, limits } in renewal.parts.iter() {
         let limit = |limit: Option<Credits>| nanos(limit.unwrap_or(Credits::MAX));
         call.arg(part.as_str()).arg(limit(limits.per_month)).arg(limit(limits.per_day));
@@ -89,6 +81,26 @@ pub(super) fn renewal(
     call
 }
 
+/// The words of a renewal that most have none of, but for the number of its parts.
+fn further_words(renewal: &Renewal) -> String {
+    let Renewal { most_per_day, permits, terms, concurrency, parts, .. } = renewal;
+    let nanos = |amount: Credits| amount.as_nano_usd().to_string();
+    let included_per_day = Some(terms.included_per_day).filter(|credits| !credits.is_zero());
+    let words = [
+        most_per_day.map(nanos),
+        permits.map(|permits| permits.wanted.to_string()),
+        permits.map(|permits| permits.rate.to_string()),
+        included_per_day.map(nanos),
+        concurrency.map(|ConcurrencyRequest { most, running, wanted }| {
+            format!("{most} {running} {wanted}")
+        }),
+    ];
+    let said = words.iter().rposition(Option::is_some).map_or(0, |last| last + 1);
+    words.into_iter().take(said).fold(parts.len().to_string(), |all, word| {
+        format!("{all} {}", word.as_deref().unwrap_or(NOT_SET))
+    })
+}
+
 /// Reads the answer to a renewal.
 pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
     let unreadable = || LedgerError::Failed {
@@ -96,8 +108,10 @@ pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
         source: None,
     };
     let outcome = answer.split(' ').next().unwrap_or_default();
-    // A renewal's permits are said at the end.
+    // What most renewals do not ask for is said at the end.
     let (answer, permits) = answer.split_once(PERMITS).unwrap_or((answer, ""));
+    let (answer, share) = answer.split_once(RUNNING).unwrap_or((answer, ""));
+    let (answer, months) = answer.split_once(PARTS).unwrap_or((answer, ""));
     let mut words = answer.split(' ').skip(1);
     let numbers: [Option<i64>; 15] =
         array::from_fn(|_| words.next().and_then(|word| word.parse().ok()));
@@ -113,6 +127,7 @@ pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
                 limited_by_owner: number(6)? == 1,
                 early: number(7)? == 1,
                 ended: number(8)? == 1,
+                at: UnixTime::from_millis(number(0)?.unsigned_abs()),
                 tightest: match numbers[9] {
                     None => None,
                     Some(level) => Some(LimitStanding {
@@ -129,7 +144,17 @@ pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
                 "" => None,
                 permits => Some(read_permits(permits).ok_or_else(unreadable)?),
             };
-            Outcome::Renewed { hold: amount(1)?, standing, permits }
+            let concurrency = match share {
+                "" => None,
+                share => Some(read_share(share).ok_or_else(unreadable)?),
+            };
+            let mut months = months.split(' ');
+            let parts = array::from_fn(|_| {
+                let mut next = || Credits::from_nano_usd(months.next()?.parse().ok()?).ok();
+                let (limit, used) = (next(), next());
+                Some(MonthStanding { limit: limit?, used: used? })
+            });
+            Outcome::Renewed { hold: amount(1)?, standing, permits, concurrency, parts }
         }
         SUPERSEDED => Outcome::Superseded,
         FORGOTTEN => Outcome::Forgotten,
@@ -140,6 +165,11 @@ pub(super) fn read_answer(answer: &str) -> Result<Answer, LedgerError> {
         _ => return Err(unreadable()),
     };
     Ok(Answer { outcome, now: UnixTime::from_millis(number(0)?.unsigned_abs()) })
+}
+
+fn read_share(text: &str) -> Option<Concurrency> {
+    let (granted, remaining) = text.split_once(' ')?;
+    Some(Concurrency { granted: granted.parse().ok()?, remaining: remaining.parse().ok()? })
 }
 
 fn read_permits(text: &str) -> Option<Permits> {

@@ -8,6 +8,8 @@ use std::{
 use super::{
     super::{
         Book, Grant, LeaseId, LedgerError, LineKey, Record, Refund, Terms, Usage,
+        concurrency::Share,
+        day_credits::DayCredits,
         holds::{Hold, Holds},
         leases::{Entry, LeaseSums, Leases, SettledSums},
         parts::{DayTotal, PartHold, PartTotal, Parts},
@@ -16,10 +18,10 @@ use super::{
         terms_in_force::TermsInForce,
     },
     schema::{
-        CLAIM, CLOSED, ERASED, GRANT, Keys, LATE_LINE, LIMIT, MOVED_FROM, MOVED_TO, NEVER,
-        NEXT_EXPIRY, NOT_SET, OTHER_LINE, PART_HOLD, PART_LIMITS, PART_TODAY, PART_TOTAL, PER_DAY,
-        PURCHASED_USED, RATE, REFUND, RESERVED, SEATS, SEPARATOR, SUM, TERMS, TODAY, TOTAL,
-        UNLIMITED,
+        CLAIM, CLOSED, DAY_CREDITS, ERASED, GRANT, Keys, LATE_LINE, LIMIT, MOVED_FROM, MOVED_TO,
+        NEVER, NEXT_EXPIRY, NOT_SET, OTHER_LINE, PART_HOLD, PART_LIMITS, PART_TODAY, PART_TOTAL,
+        PER_DAY, PURCHASED_USED, RATE, REFUND, RESERVED, SEATS, SEPARATOR, SHARE, SUM, TERMS,
+        TODAY, TOTAL, UNLIMITED,
     },
 };
 use crate::names::GrantId;
@@ -134,6 +136,19 @@ fn read_record_field(record: &mut Record, field: &str, value: &str) -> Option<()
                 let [at, used] = words(value)?;
                 let cell = RateCell { at: at.parse().ok()?, used: used.parse().ok()? };
                 record.rates.insert(rate.parse().ok()?, cell);
+            } else if let Some(period) = field.strip_prefix(DAY_CREDITS) {
+                let [each, covered, day, today] = words(value)?;
+                let day_credits = DayCredits {
+                    each: parse_amount(each)?,
+                    covered: parse_amount(covered)?,
+                    day: day.parse().ok()?,
+                    today: parse_amount(today)?,
+                };
+                record.day_credits.insert(period.parse().ok()?, day_credits);
+            } else if let Some(lease) = field.strip_prefix(SHARE) {
+                let [count, expires] = words(value)?;
+                let share = Share { count: count.parse().ok()?, expires: parse_moment(expires)? };
+                record.shares.insert(lease.parse().ok()?, share);
             } else if field.starts_with(GRANT) {
                 let (id, grant) = read_grant(field, value)?;
                 record.grants.insert(id, grant);
@@ -223,7 +238,13 @@ fn read_terms(terms: &str) -> Option<TermsInForce> {
         if pay_as_you_go == UNLIMITED { Credits::MAX } else { parse_amount(pay_as_you_go)? };
     let per_seat = !parse_amount(per_seat)?.is_zero();
     Some(TermsInForce {
-        terms: Terms { included: parse_amount(included)?, per_seat, pay_as_you_go },
+        terms: Terms {
+            included: parse_amount(included)?,
+            // It is in the record.
+            included_per_day: Credits::ZERO,
+            per_seat,
+            pay_as_you_go,
+        },
         seats: seats.parse().ok()?,
         stated_at: UnixTime::from_secs(stated_at.parse().ok()?),
     })

@@ -10,13 +10,16 @@
 -- another one.
 -- ARGV     lease seq batch settled reported keep refill need extra included per_seat pay_as_you_go
 --          stated_at ttl forget not_after begins ends current_begins current_ends max_lines "parts
---          most_per_day permits rate", then three for each part: name per_month per_day, and four
+--          most_per_day permits rate included_per_day most_running running wanted", of which the
+--          last words can be left out, and `-` stands for none; then three for each part: name per_month per_day, and four
 --          for each line: name requests micros cost
 --
 -- Answers "outcome now", and of a renewal that took effect also "hold used held limit included
 -- limited_by_owner early ended". If a limit of the account's day or of a part leaves less than the
--- account has: "level is_day limit used held resets_at" of the one that leaves least. If permits
--- are asked for, then "permits granted remaining next_after reset_after", in microseconds.
+-- account has: "level is_day limit used held resets_at" of the one that leaves least. Then, if a part
+-- has a limit for the month, "parts limit used ..." of each part, with `-` for those without; if a
+-- share is asked for, "running granted remaining"; and if permits are asked for, "permits granted
+-- remaining next_after reset_after", in microseconds.
 
 local lease = ARGV[1]
 local a = {}
@@ -34,9 +37,14 @@ local current_begins, current_ends, max_lines = a[19], a[20], a[21]
 -- of the period's, and fields of the latter to delete. In one table, for a script may have only 200
 -- local variables.
 local P = {}
-P.count, P.most_per_day, P.wanted, P.rate =
-  string.match(ARGV[FIRST_PART - 1], '^(%d+) ?([%d-]*) ?(%d*) ?([%d/]*)$')
-P.count, P.most_per_day = tonumber(P.count), tonumber(P.most_per_day) or MAX_AMOUNT
+do
+  local words = {}
+  for word in string.gmatch(ARGV[FIRST_PART - 1], '%S+') do words[#words + 1] = word end
+  P.count, P.most_per_day = tonumber(words[1]), tonumber(words[2]) or MAX_AMOUNT
+  P.wanted, P.rate = tonumber(words[3]), words[4] ~= WORDS.NOT_SET and words[4] or nil
+  P.included_per_day = tonumber(words[5]) or 0
+  P.most_running, P.running, P.share_wanted = tonumber(words[6]), tonumber(words[7]), tonumber(words[8])
+end
 local FIRST_LINE = FIRST_PART + 3 * P.count
 local current_key = KEYS[P.count > 0 and 8 or 6]
 
@@ -166,8 +174,8 @@ local lease_settled, lease_forgotten, behind_until, lease_moved =
   unpack(numbers(KEYS[4], SUM, found_lease[2], 4, FORMS.LEASE_SUM))
 local own_hold = numbers(KEYS[5], lease, found_hold[1], 2, '"amount expires"')[1]
 local held, next_expiry = unpack(numbers(KEYS[5], SUM, found_hold[2], 2, '"held next"'))
-local current = found_current and open_book(current_key, found_current, { LATE_LINE })
-local book = open_book(KEYS[3], found_book, names)
+local current = found_current and open_book(current_key, found_current, { LATE_LINE }, current_ends)
+local book = open_book(KEYS[3], found_book, names, ends)
 local moved_to = current_key and read_moved(KEYS[3], MOVED_TO, found_to[1])
 local moved_from = current_key and read_moved(current_key, MOVED_FROM, found_current[4])
 
@@ -271,11 +279,12 @@ if now < ends or not book.has_terms then
   -- Terms that were stated while the ledger's clock was ahead count no more.
   local before = book.stated_at <= now_seconds and book.stated_at or 0
   local same = terms_included == book.included_each and terms_per_seat == book.per_seat
-    and terms_max == book.max_pay_as_you_go
+    and terms_max == book.max_pay_as_you_go and P.included_per_day == book.included_per_day
   if not book.has_terms or (stated_at >= before
     and (not same or stated_at >= before + NOTE_SAME_TERMS_EVERY)) then
     book.included_each, book.per_seat, book.max_pay_as_you_go, book.stated_at =
       terms_included, terms_per_seat, terms_max, stated_at
+    book.included_per_day = P.included_per_day
     terms_changed = true
   end
   if book.seats ~= seats then book.seats, terms_changed = seats, true end
@@ -304,6 +313,16 @@ if is_news and P.cost > 0 then
   end
 end
 
+-- Written with the record: the terms, as far as they are of days.
+P.writes_terms =
+  terms_changed and ((not is_closed and (is_news or missing > 0)) or restored > 0)
+function P.note_terms(b)
+  local days = DAYS.of(b.period)
+  DAYS.note(b.period, { each = b.included_per_day, covered = days.covered, day = days.day,
+    today = days.today })
+end
+if P.writes_terms then P.note_terms(book) end
+
 local book_changed = is_news or missing > 0 or book.settled ~= settled_before
   or book.forgotten ~= forgotten_before
 if not elsewhere or restored > 0 then
@@ -325,7 +344,8 @@ end
 -- another. No total grows beyond the largest amount.
 local function limit()
   if is_closed or early or book.used == MAX_AMOUNT then return net(book) end
-  local prepaid = add(add(included(book), book.purchased_used), purchased_available(book, now))
+  local prepaid =
+    add(add(DAYS.included_so_far(book), book.purchased_used), purchased_available(book, now))
   return add(prepaid, max_pay_as_you_go(book))
 end
 
@@ -347,7 +367,7 @@ end
 -- Takes permits of the account's request rate if the renewal is news, and answers what it says of
 -- them.
 function P.permits()
-  local micros, wanted = now * 1000, is_news and tonumber(P.wanted) or 0
+  local micros, wanted = now * 1000, is_news and P.wanted or 0
   local count, per, burst = string.match(P.rate, '^(%d+)/(%d+)/?(%d*)$')
   count, per, burst = tonumber(count), tonumber(per), tonumber(burst)
   local cell = rates[P.rate] or { at = 0, used = 0 }
@@ -387,6 +407,51 @@ function P.permits()
   end
   return string.format('%.0f %.0f %.0f %.0f', granted, available - granted, next_after, reset_after)
 end
+
+-- Sets the lease's share of the requests that may run at the same time if the renewal is news, and
+-- answers what it says of it.
+function P.share()
+  local before = SHARES.by_lease[lease]
+  before = before and is_live(before.expires) and before.count or 0
+  local others = 0
+  for other, share in pairs(SHARES.by_lease) do
+    if is_live(share.expires) then
+      if other ~= lease then others = math.min(WORDS.MAX_RUNNING, others + share.count) end
+    elseif is_news and other ~= lease then
+      delete_from_record(SHARES.FIELD .. other)
+    end
+  end
+  local left = subtract(P.most_running or 0, others)
+  local granted = 0
+  if P.most_running then
+    granted = is_news
+      and math.max(math.min(P.running, before), math.min(P.share_wanted, left)) or before
+  end
+  if is_news and granted > 0 then
+    change_record(SHARES.FIELD .. lease, text(granted) .. ' ' .. text(now + WORDS.SHARE_LIFETIME))
+  elseif is_news and SHARES.by_lease[lease] then
+    delete_from_record(SHARES.FIELD .. lease)
+  end
+  return P.most_running
+    and WORDS.RUNNING .. text(granted) .. ' ' .. text(subtract(left, granted)) or ''
+end
+
+-- Answers what the parts used of their months' limits.
+function P.months()
+  local words, has_limit = {}, false
+  for i, part in ipairs(P.drawn) do
+    local total = P.totals[part.name]
+    if part.per_month < MAX_AMOUNT then
+      words[i] = text(part.per_month) .. ' ' .. text(total and total.used or 0)
+      has_limit = true
+    else
+      words[i] = WORDS.NOT_SET .. ' ' .. WORDS.NOT_SET
+    end
+  end
+  return has_limit and WORDS.PARTS .. table.concat(words, ' ') or ''
+end
+
+P.share_answer = P.share()
 
 local outcome = RENEWED
 if unknown_farewell then
@@ -441,7 +506,7 @@ if is_news then
   -- Purchased credits that this period's holds may use are reserved, so that another period does
   -- not hold them too.
   local amount =
-    math.min(subtract(held, included_left(book)), purchased_available(book, now))
+    math.min(subtract(held, DAYS.all_left(book)), purchased_available(book, now))
   for month, reservation in pairs(reserved) do
     local is_own = month == book.period
     if (is_own and amount == 0) or (not is_own and not is_live(reservation.ends)) then
@@ -466,7 +531,7 @@ end
 local answer = without_effect(outcome)
 if outcome == RENEWED then
   answer = string.format('%s %.0f %.0f %.0f %.0f %.0f %.0f %d %d %d', outcome, now, hold,
-    net(book), held, limit(), included(book),
+    net(book), held, limit(), DAYS.included_so_far(book),
     max_pay_as_you_go(book) < book.max_pay_as_you_go and 1 or 0, early and 1 or 0,
     now >= ends and 1 or 0)
   local least, tightest = subtract(subtract(limit(), net(book)), held), ''
@@ -480,8 +545,8 @@ if outcome == RENEWED then
         resets)
     end
   end)
-  answer = answer .. tightest
-  if P.rate ~= '' then answer = answer .. WORDS.PERMITS .. P.permits() end
+  answer = answer .. tightest .. P.months() .. P.share_answer
+  if P.rate then answer = answer .. WORDS.PERMITS .. P.permits() end
 end
 
 local debits_elsewhere = elsewhere and (brings_lines or debited > 0)
@@ -504,6 +569,8 @@ if debits_elsewhere then
   if current_is_new then
     current.included_each, current.per_seat = terms_included, terms_per_seat
     current.max_pay_as_you_go, current.seats, current.stated_at = terms_max, seats, stated_at
+    current.included_per_day = P.included_per_day
+    P.note_terms(current)
   end
   local late = line_of(current, LATE_LINE)
   if brings_lines then
@@ -584,9 +651,7 @@ elseif scanned or (is_news and own_hold > 0) then
 end
 
 if book_changed then
-  local has_terms_to_write =
-    terms_changed and ((not is_closed and (is_news or missing > 0)) or restored > 0)
-  write_book(book, ends, has_terms_to_write, book_fields)
+  write_book(book, ends, P.writes_terms, book_fields)
 end
 if debits_elsewhere or #current_fields > 0 then
   write_book(current, current_ends, current_is_new, current_fields)

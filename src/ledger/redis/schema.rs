@@ -30,6 +30,11 @@ pub(super) const TODAY: &str = "today";
 /// The beginning of a record's field of a request rate; the rate comes after it.
 pub(super) const RATE: &str = "rate:";
 
+/// The beginnings of a record's fields of the credits that are included each day, by month, and of
+/// a lease's share of the requests that may run at the same time.
+pub(super) const DAY_CREDITS: &str = "days:";
+pub(super) const SHARE: &str = "running:";
+
 /// The beginnings of the fields of an account's parts: the part comes after them. Their limits, and
 /// what each used on its last day.
 pub(super) const PART_LIMITS: &str = "limits:";
@@ -89,7 +94,10 @@ pub(super) const NOT_BEGUN: &str = "not-begun";
 pub(super) const PERIOD_CLOSED: &str = "closed";
 pub(super) const ACCOUNT_ERASED: &str = "erased";
 
-/// The words before the permits of an answer.
+/// The words before the months of parts, the lease's share of the requests that may run, and the
+/// permits of an answer.
+pub(super) const PARTS: &str = " parts ";
+pub(super) const RUNNING: &str = " running ";
 pub(super) const PERMITS: &str = " permits ";
 
 /// The first word of a script's error.

@@ -7,7 +7,7 @@ use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind
 
 use super::{
     super::{
-        CLOCK_SKEW, SETTLEMENT_WINDOW, SURPLUS_DIVISOR,
+        CLOCK_SKEW, SETTLEMENT_WINDOW, SHARE_LIFETIME, SURPLUS_DIVISOR,
         book::{NOTE_SAME_TERMS_EVERY, corrections::MAX_REFUNDS},
         holds::MAX_HOLD_LIFETIME,
         leases::REPORT_AGAIN_WITHIN,
@@ -17,7 +17,7 @@ use super::{
     call::RENEWAL_ARGUMENTS,
     schema::{self, BOOK_LIFETIME},
 };
-use crate::{Credits, redis_server::Link};
+use crate::{Credits, clock::UnixTime, redis_server::Link};
 
 const CLOCK: &str = include_str!("clock.lua");
 const ACCOUNT: &str = include_str!("account.lua");
@@ -88,9 +88,14 @@ pub(super) fn renew_text(clock: &str) -> String {
                 ("NEXT_EXPIRY", schema::NEXT_EXPIRY),
                 ("NOT_SET", schema::NOT_SET),
                 ("PERMITS", schema::PERMITS),
+                ("PARTS", schema::PARTS),
+                ("RUNNING", schema::RUNNING),
                 ("SEPARATOR", "\\t"),
             ],
         ),
+        number_in("WORDS", "MAX_TOLERANCE", MAX_TOLERANCE),
+        number_in("WORDS", "MAX_RUNNING", u32::MAX.into()),
+        number_in("WORDS", "SHARE_LIFETIME", (UnixTime::EPOCH + SHARE_LIFETIME).as_millis()),
         word("RENEWED", schema::RENEWED),
         word("SUPERSEDED", schema::SUPERSEDED),
         word("FORGOTTEN", schema::FORGOTTEN),
@@ -133,6 +138,8 @@ fn account_constants() -> String {
         word("PURCHASED_USED", schema::PURCHASED_USED),
         word("PER_DAY", schema::PER_DAY),
         word("RATE", schema::RATE),
+        table("DAYS", &[("FIELD", schema::DAY_CREDITS)]),
+        table("SHARES", &[("FIELD", schema::SHARE)]),
         word("TODAY", schema::TODAY),
         word("NEVER", schema::NEVER),
         word("TOTAL", schema::TOTAL),
@@ -163,7 +170,11 @@ fn word(name: &str, value: &str) -> String {
 
 /// Several words under one name: a script may have only 200 local variables.
 fn table(name: &str, words: &[(&str, &str)]) -> String {
-    let words = words.iter().map(|(name, word)| format!("{name} = '{word}'"));
-    let fields: Vec<_> = words.chain([format!("MAX_TOLERANCE = {MAX_TOLERANCE}")]).collect();
-    format!("local {name} = {{ {} }}\n", fields.join(", "))
+    let words: Vec<_> = words.iter().map(|(name, word)| format!("{name} = '{word}'")).collect();
+    format!("local {name} = {{ {} }}\n", words.join(", "))
+}
+
+/// A number under the name of a table.
+fn number_in(table: &str, name: &str, value: u64) -> String {
+    format!("{table}.{name} = {value}\n")
 }

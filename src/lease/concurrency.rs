@@ -1,0 +1,115 @@
+//! (15) The share that a lease has of the requests that may run at the same time over all nodes.
+//!
+//! A renewal says how many requests run on the lease and how many wait, and asks for some ahead
+//! where more ran since the last one. The share is given up as soon as a renewal asks for less. It
+//! lapses long before the ledger gives it to others.
+
+use std::{num::NonZeroU32, time::Duration};
+
+use super::rules::LeaseRules;
+use crate::ledger::{Concurrency, ConcurrencyRequest, SHARE_LIFETIME};
+
+/// Asked for ahead is at most one part in this many of what is left.
+const AHEAD_DIVISOR: u32 = 4;
+
+/// The share of a lease.
+#[derive(Debug, Default)]
+pub(super) struct ConcurrencyPool {
+    /// The limit of the last request that has one.
+    most: Option<NonZeroU32>,
+    /// So many requests may run until `admit_until`.
+    share: u32,
+    admit_until: Duration,
+    /// The most that ran since the last renewal was composed.
+    peak: u32,
+    /// What is left of the limit, by the ledger's last answer; `None` if it said nothing of it.
+    left: Option<u32>,
+    /// The last renewal that asked for a share was sent then.
+    asked_at: Option<Duration>,
+    /// The limit that the renewal in flight asks under.
+    in_flight: Option<NonZeroU32>,
+}
+
+impl ConcurrencyPool {
+    /// Returns `true` if one more request may begin than those that are `running`.
+    pub(super) fn has_room(&mut self, most: NonZeroU32, running: usize, now: Duration) -> bool {
+        if self.most != Some(most) {
+            *self = Self { most: Some(most), asked_at: self.asked_at, ..Self::default() };
+        }
+        count(running) < self.share && now < self.admit_until
+    }
+
+    /// Notes that so many requests run.
+    pub(super) fn note_running(&mut self, running: usize) {
+        self.peak = self.peak.max(count(running));
+    }
+
+    /// Returns `true` if the ledger's last answer said something of the limit.
+    pub(super) fn is_answered(&self) -> bool {
+        self.left.is_some()
+    }
+
+    /// Returns what a renewal asks for.
+    pub(super) fn request(
+        &mut self,
+        running: usize,
+        waiting: usize,
+        ahead: bool,
+        now: Duration,
+    ) -> Option<ConcurrencyRequest> {
+        let most = self.most?;
+        let (running, waiting) = (count(running), count(waiting));
+        let peak = std::mem::replace(&mut self.peak, running);
+        let ahead = if ahead {
+            let free = self.share.saturating_sub(running).saturating_add(self.left.unwrap_or(0));
+            peak.saturating_sub(running).min(free / AHEAD_DIVISOR)
+        } else {
+            0
+        };
+        let wanted = running.saturating_add(waiting.max(ahead));
+        self.share = self.share.min(wanted);
+        (self.asked_at, self.in_flight) = (Some(now), Some(most));
+        if wanted == 0 {
+            // The share is given back, and nothing needs to be asked until a request comes.
+            *self = Self::default();
+            return None;
+        }
+        Some(ConcurrencyRequest { most, running, wanted })
+    }
+
+    /// Takes the share that the ledger answers to the renewal that was sent at `sent_at`.
+    pub(super) fn granted(&mut self, answer: Concurrency, rules: &LeaseRules, sent_at: Duration) {
+        if self.in_flight.take() == self.most {
+            self.share = answer.granted;
+            self.left = Some(answer.remaining);
+            self.admit_until = sent_at + admit_for(rules);
+        }
+    }
+
+    /// Returns when the ledger is to be asked again, so that the share does not lapse while
+    /// requests run, or so that what nobody takes is given back.
+    pub(super) fn due(&self, rules: &LeaseRules, running: usize) -> Duration {
+        let Some(asked_at) = self.asked_at.filter(|_| self.most.is_some()) else {
+            return Duration::MAX;
+        };
+        match count(running) {
+            _ if self.share == 0 && running == 0 => Duration::MAX,
+            running if running < self.share => asked_at + rules.flush.min(admit_for(rules)),
+            _ => asked_at + admit_for(rules),
+        }
+    }
+
+    /// Admits nothing until the ledger has answered again.
+    pub(super) fn suspend(&mut self) {
+        self.admit_until = Duration::ZERO;
+    }
+}
+
+/// Time for which requests begin on a share, from the sending of the renewal that asked for it.
+fn admit_for(rules: &LeaseRules) -> Duration {
+    rules.admit_for.min(SHARE_LIFETIME / 3)
+}
+
+fn count(requests: usize) -> u32 {
+    u32::try_from(requests).unwrap_or(u32::MAX)
+}
