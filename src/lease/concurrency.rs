@@ -1,8 +1,8 @@
 //! (15) The share that a lease has of the requests that may run at the same time over all nodes.
 //!
-//! A renewal says how many requests run on the lease and how many wait, and asks for some ahead
-//! where more ran since the last one. The share is given up as soon as a renewal asks for less. It
-//! lapses long before the ledger gives it to others.
+//! A renewal says how many requests run on the lease and how many wait, and asks for up to twice as
+//! many as lately ran, where that is little of what is left. What is not asked for again is given
+//! up as it is sent. A share lapses long before the ledger gives it to others.
 
 use std::{num::NonZeroU32, time::Duration};
 
@@ -12,6 +12,9 @@ use crate::ledger::{Concurrency, ConcurrencyRequest, SHARE_LIFETIME};
 /// Asked for ahead is at most one part in this many of what is left.
 const AHEAD_DIVISOR: u32 = 4;
 
+/// The time for which it counts how many ran, in flush intervals.
+const WINDOW: u32 = 5;
+
 /// The share of a lease.
 #[derive(Debug, Default)]
 pub(super) struct ConcurrencyPool {
@@ -20,8 +23,10 @@ pub(super) struct ConcurrencyPool {
     /// So many requests may run until `admit_until`.
     share: u32,
     admit_until: Duration,
-    /// The most that ran since the last renewal was composed.
+    /// The most that ran since `since`, and in the window before that.
     peak: u32,
+    before: u32,
+    since: Duration,
     /// What is left of the limit, by the ledger's last answer; `None` if it said nothing of it.
     left: Option<u32>,
     /// The last renewal that asked for a share was sent then.
@@ -54,18 +59,15 @@ impl ConcurrencyPool {
         &mut self,
         running: usize,
         waiting: usize,
-        ahead: bool,
+        rules: &LeaseRules,
         now: Duration,
     ) -> Option<ConcurrencyRequest> {
         let most = self.most?;
         let (running, waiting) = (count(running), count(waiting));
-        let peak = std::mem::replace(&mut self.peak, running);
-        let ahead = if ahead {
-            let free = self.share.saturating_sub(running).saturating_add(self.left.unwrap_or(0));
-            peak.saturating_sub(running).min(free / AHEAD_DIVISOR)
-        } else {
-            0
-        };
+        let ahead = if rules.ahead.is_some() { self.ahead(running) } else { 0 };
+        if now >= self.since + rules.flush * WINDOW {
+            (self.before, self.peak, self.since) = (self.peak, running, now);
+        }
         let wanted = running.saturating_add(waiting.max(ahead));
         self.share = self.share.min(wanted);
         (self.asked_at, self.in_flight) = (Some(now), Some(most));
@@ -75,6 +77,14 @@ impl ConcurrencyPool {
             return None;
         }
         Some(ConcurrencyRequest { most, running, wanted })
+    }
+
+    /// Returns how many more to ask for than run: none where others are denied.
+    fn ahead(&self, running: u32) -> u32 {
+        let Some(left @ 1..) = self.left else { return 0 };
+        let free = self.share.saturating_sub(running).saturating_add(left);
+        let lately = self.peak.max(self.before);
+        lately.saturating_mul(2).saturating_sub(running).min(free / AHEAD_DIVISOR)
     }
 
     /// Takes the share that the ledger answers to the renewal that was sent at `sent_at`.
@@ -94,7 +104,9 @@ impl ConcurrencyPool {
         };
         match count(running) {
             _ if self.share == 0 && running == 0 => Duration::MAX,
-            running if running < self.share => asked_at + rules.flush.min(admit_for(rules)),
+            // Others are denied for lack of it.
+            running if running < self.share && self.left == Some(0) => asked_at + rules.flush / 10,
+            running if running < self.share => asked_at + rules.flush * WINDOW,
             _ => asked_at + admit_for(rules),
         }
     }

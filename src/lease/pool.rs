@@ -273,12 +273,8 @@ impl<W, R: Run> Pool<W, R> {
         let refill = self.slices.request_refills(now);
         let need = self.queue.request_all();
         let permits = self.permits.request(self.queue.permits_needed(), rules, now);
-        let concurrency = self.concurrency.request(
-            self.slices.running(),
-            self.queue.shares_needed(),
-            rules.ahead.is_some(),
-            now,
-        );
+        let concurrency =
+            self.concurrency.request(self.slices.running(), self.queue.shares_needed(), rules, now);
         if keep.is_zero() && self.slices.is_empty() && self.queue.is_empty() {
             // What holds nothing takes little memory.
             self.slices.free_memory();

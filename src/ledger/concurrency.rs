@@ -48,6 +48,9 @@ pub(super) fn share(
     is_news: bool,
     now: UnixTime,
 ) -> Option<Concurrency> {
+    if request.is_none() && !shares.contains_key(&lease) {
+        return None;
+    }
     let is_share_live = |share: &Share| is_live(share.expires, now);
     let before = shares.get(&lease).copied().filter(is_share_live).map_or(0, |share| share.count);
     if is_news {

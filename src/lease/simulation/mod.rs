@@ -10,6 +10,7 @@
 //! A `World` is one run. It has `Node`s, on which `Request`s run, and a `FaultyLedger`. The
 //! `Oracle` counts what each request was billed, and compares it with the ledger's statement.
 
+mod concurrency;
 mod ledger;
 mod node;
 mod oracle;

@@ -412,6 +412,7 @@ end
 -- answers what it says of it.
 function P.share()
   local before = SHARES.by_lease[lease]
+  if not P.most_running and not before then return '' end
   before = before and is_live(before.expires) and before.count or 0
   local others = 0
   for other, share in pairs(SHARES.by_lease) do
