@@ -8,7 +8,7 @@
 use std::{fmt, time::Duration};
 
 use crate::{
-    Account, Credits, Name,
+    Account, Credits, Name, Part,
     names::{Subject, TierName},
 };
 
@@ -79,6 +79,7 @@ pub(crate) fn describe() {
 /// A metered request that ended and was billed.
 pub(crate) struct MeteredRequest<'a> {
     pub(crate) account: &'a Account,
+    pub(crate) part: Option<&'a Part>,
     pub(crate) subject: &'a Subject,
     pub(crate) tier: &'a TierName,
     pub(crate) model: &'a Name,
@@ -96,10 +97,11 @@ pub(crate) struct MeteredRequest<'a> {
 
 /// Reports a metered request that ended.
 pub(crate) fn ended(request: &MeteredRequest<'_>) {
-    let MeteredRequest { account, subject, tier, model, hardware, feature, .. } = request;
+    let MeteredRequest { account, part, subject, tier, model, hardware, feature, .. } = request;
     tracing::info!(
         target: "tower_credits",
         %account,
+        part = part.map(tracing::field::display),
         %subject,
         %tier,
         %model,
@@ -129,9 +131,32 @@ pub(crate) fn ended(request: &MeteredRequest<'_>) {
     }
 }
 
+/// A request that was denied before its service was called.
+pub(crate) struct DeniedRequest<'a> {
+    pub(crate) reason: &'static str,
+    pub(crate) path: &'a str,
+    /// If a limit of a part or of a day is the reason: the part, the time that it is for, and the
+    /// limit.
+    pub(crate) budget: Option<(Option<&'a Part>, &'static str, Credits)>,
+    pub(crate) left: Option<Credits>,
+    pub(crate) resets_at: Option<&'a str>,
+}
+
 /// Reports a request that was denied before its service was called.
-pub(crate) fn denied(reason: &'static str, path: &str) {
-    tracing::info!(target: "tower_credits", reason, path = shortened(path), "denied");
+pub(crate) fn denied(request: &DeniedRequest<'_>) {
+    let DeniedRequest { reason, path, budget, left, resets_at } = *request;
+    let part = budget.and_then(|(part, ..)| part);
+    tracing::info!(
+        target: "tower_credits",
+        reason,
+        path = shortened(path),
+        part = part.map(tracing::field::display),
+        limit = budget.map(|(_, _, limit)| tracing::field::display(limit)),
+        limit_per = budget.map(|(_, per, _)| per),
+        left = left.map(tracing::field::display),
+        resets_at,
+        "denied"
+    );
     #[cfg(feature = "metrics")]
     meters::counter!(meters::DENIED, "reason" => reason).increment(1);
 }

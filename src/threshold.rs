@@ -2,12 +2,15 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::{Account, Credits, Name, Period, ledger::Standing};
+use crate::{
+    Account, Credits, Name, Part, Period,
+    ledger::{MonthStanding, Standing},
+};
 
 /// Maximum number of thresholds that a meter watches.
 pub(crate) const MAX_THRESHOLDS: usize = 32;
 
-/// A share of an account's monthly spending, in percent. It is reached once that share is used,
+/// A share of the monthly spending of an account, or of a part of it, in percent. It is reached once that share is used,
 /// less refunds; credits on hold do not count.
 ///
 /// ```
@@ -28,10 +31,16 @@ pub enum Threshold {
     /// Percent of the included credits, multiplied by the seats if the tier is per seat. It can be
     /// more than 100 for accounts that can use more. Accounts without included credits never reach
     /// it.
+    ///
+    /// If the tier [includes credits each day](crate::plan::Tier::included_per_day), those of the
+    /// month's days so far count. It is reached once a month all the same.
     Included(u16),
     /// Percent of everything that the account may use: included credits, purchased credits, and
     /// pay-as-you-go up to its limit. Accounts without a limit never reach it.
     Limit(u16),
+    /// Percent of the [limit](crate::Limits) that a [part](Part) of the account has for the month,
+    /// for each of its parts. Parts without such a limit never reach it.
+    PartLimit(u16),
 }
 
 /// Report that an account has reached a [`Threshold`].
@@ -40,6 +49,8 @@ pub enum Threshold {
 pub struct ThresholdReached {
     /// The account that reached it.
     pub account: Account,
+    /// The part that reached it; `None` if the account did.
+    pub part: Option<Part>,
     /// The month in which it was reached.
     pub period: Period,
     /// The threshold.
@@ -58,22 +69,44 @@ pub(crate) struct ThresholdHook {
 }
 
 impl Threshold {
-    /// Returns the amount of which it is a percentage, if it is reached.
+    /// Returns the amount of which it is a percentage, if an account reached it.
     pub(crate) fn reached(self, standing: &Standing) -> Option<Credits> {
-        let (percent, of) = match self {
-            Self::Included(percent) => (percent, standing.included),
-            Self::Limit(percent) => (percent, standing.limit),
-        };
-        let bounded = !of.is_zero() && of != Credits::MAX;
-        let (used, of_nanos) =
-            (i128::from(standing.used.as_nano_usd()), i128::from(of.as_nano_usd()));
-        (bounded && used * 100 >= of_nanos * i128::from(percent)).then_some(of)
+        match self {
+            Self::Included(percent) => reached(standing.used, percent, standing.included),
+            Self::Limit(percent) => reached(standing.used, percent, standing.limit),
+            Self::PartLimit(_) => None,
+        }
+    }
+
+    /// Returns the amount of which it is a percentage, if a part reached it.
+    pub(crate) fn reached_by_part(self, month: &MonthStanding) -> Option<Credits> {
+        match self {
+            Self::PartLimit(percent) => reached(month.used, percent, month.limit),
+            Self::Included(_) | Self::Limit(_) => None,
+        }
     }
 
     /// Returns its name in ledgers.
-    pub(crate) fn name(self) -> Option<Name> {
-        self.to_string().parse().ok()
+    pub(crate) fn name(self, part: Option<&Part>) -> Option<Name> {
+        let Some(part) = part else { return self.to_string().parse().ok() };
+        let name = format!("{self} of {part}").parse();
+        name.or_else(|_| format!("{self} of {:016x}", fnv_1a(part.as_str())).parse()).ok()
     }
+}
+
+/// Returns the amount of which so much is a percentage, if it is reached.
+fn reached(used: Credits, percent: u16, of: Credits) -> Option<Credits> {
+    let bounded = !of.is_zero() && of != Credits::MAX;
+    let (used, of_nanos) = (i128::from(used.as_nano_usd()), i128::from(of.as_nano_usd()));
+    (bounded && used * 100 >= of_nanos * i128::from(percent)).then_some(of)
+}
+
+/// The 64-bit hash FNV-1a, which is the same on every node: it stands for a path that is too long
+/// for a name.
+fn fnv_1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
 }
 
 impl fmt::Display for Threshold {
@@ -81,6 +114,7 @@ impl fmt::Display for Threshold {
         match self {
             Self::Included(percent) => write!(f, "included {percent} %"),
             Self::Limit(percent) => write!(f, "limit {percent} %"),
+            Self::PartLimit(percent) => write!(f, "part limit {percent} %"),
         }
     }
 }
@@ -88,6 +122,17 @@ impl fmt::Display for Threshold {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_part_has_a_name_of_its_own() {
+        let long = |last: char| format!("{}/{}/{last}", "a".repeat(100), "b".repeat(100));
+        let parts = ["a/b", "a", &long('x'), &long('y')].map(|part| part.parse::<Part>().unwrap());
+        let names = parts.map(|part| Threshold::PartLimit(80).name(Some(&part)).unwrap());
+        assert_eq!(names[0].as_str(), "part limit 80 % of a/b");
+        assert!((1..4).all(|at| !names[at..].contains(&names[at - 1])), "{names:?}");
+        // The hash of an empty text and of one byte, as its authors publish them.
+        assert_eq!((fnv_1a(""), fnv_1a("a")), (0xcbf2_9ce4_8422_2325, 0xaf63_dc4c_8601_ec8c));
+    }
 
     #[test]
     fn a_threshold_is_reached_at_exactly_its_share() {

@@ -29,6 +29,10 @@ struct BillJson<'a> {
     resets_at: String,
     included_nano_usd: i64,
     included_used_nano_usd: i64,
+    /// Included each day, in addition. They lapse at the end of the day, UTC.
+    included_per_day_nano_usd: i64,
+    /// The part of `included_nano_usd` that lapses at the end of today.
+    included_left_today_nano_usd: i64,
     used_nano_usd: i64,
     held_nano_usd: i64,
     /// Charged on top of the credits, less refunds.
@@ -113,6 +117,8 @@ impl<'a> BillJson<'a> {
             resets_at: statement.period.resets_at(),
             included_nano_usd: statement.included.as_nano_usd(),
             included_used_nano_usd: statement.included_used().as_nano_usd(),
+            included_per_day_nano_usd: statement.included_per_day.as_nano_usd(),
+            included_left_today_nano_usd: statement.included_left_today.as_nano_usd(),
             used_nano_usd: statement.used.as_nano_usd(),
             held_nano_usd: statement.held.as_nano_usd(),
             pay_as_you_go_nano_usd: statement.pay_as_you_go.as_nano_usd(),

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     Credits, Period,
     lease::Served,
-    ledger::{Answer, LeaseId, LedgerError, Outcome, Standing},
+    ledger::{Answer, LeaseId, LedgerError, MAX_LEASE_PARTS, MonthStanding, Outcome, Standing},
     metering::RunningRequest,
 };
 
@@ -27,8 +27,9 @@ pub(super) struct Effect {
     pub(super) month: Option<Period>,
     /// Credits that were acknowledged now.
     pub(super) settled: Credits,
-    /// The account's standing, if the ledger said it.
-    pub(super) standing: Option<Standing>,
+    /// The account's standing, and those of the parts that the lease draws on, if the ledger said
+    /// them.
+    pub(super) standing: Option<(Standing, [Option<MonthStanding>; MAX_LEASE_PARTS])>,
     /// The month has just become full.
     is_newly_full: bool,
 }
@@ -75,8 +76,8 @@ pub(super) fn apply(
             effect.month = Some(Period::containing(answer.now));
             effect.served =
                 lease.answered(&table.rules, landed.seq, answer, oneshot::Sender::is_closed, now);
-            if let Outcome::Renewed { standing, .. } = answer.outcome {
-                effect.standing = Some(standing);
+            if let Outcome::Renewed { standing, parts, .. } = answer.outcome {
+                effect.standing = Some((standing, parts));
             } else {
                 handle_outcome(entry, landed.lease, lease, answer);
             }
@@ -85,7 +86,7 @@ pub(super) fn apply(
     effect.settled = lease.acknowledged().saturating_sub(acknowledged);
     table.note_in_journal(entry, &mut state);
     state.failure_logged_at = failure_logged_at;
-    let is_full = effect.standing.is_some_and(|standing| standing.used == Credits::MAX);
+    let is_full = effect.standing.is_some_and(|(standing, _)| standing.used == Credits::MAX);
     effect.is_newly_full = is_full && !std::mem::replace(&mut state.is_full_logged, is_full);
     state.is_full_logged = is_full;
     Some(effect)

@@ -35,10 +35,11 @@ impl EndedRequest {
     /// Emits the event of the request, if it was billed.
     pub(crate) fn observe(&self) {
         let (Some(usage), Some(finished)) = (self.billed, self.request.finished()) else { return };
-        let BillingContext { account, subject, tier, workload, .. } = &*self.request.context;
+        let BillingContext { account, part, subject, tier, workload, .. } = &*self.request.context;
         let compute = Duration::from_micros(usage.compute_micros);
         observe::ended(&MeteredRequest {
             account,
+            part: part.as_ref(),
             subject,
             tier: &tier.name,
             model: &workload.model,

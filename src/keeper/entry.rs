@@ -15,7 +15,7 @@ use crate::{
     Account, Period,
     clock::UnixTime,
     lease::{Lease, RunId},
-    ledger::{LeaseId, Standing},
+    ledger::{LeaseId, MAX_LEASE_PARTS, Standing},
     limit::RequestRate,
     metering::RunningRequest,
     terms::{LeaseScope, StatedTerms},
@@ -54,8 +54,7 @@ pub(super) struct EntryState {
     pub(super) timer: Option<Duration>,
     /// It waits in the worker's backlog.
     pub(super) is_in_backlog: bool,
-    /// One bit for each threshold that was seen to be reached.
-    pub(super) thresholds_seen: u32,
+    pub(super) thresholds_seen: ThresholdsSeen,
     /// It has no lease any more, only a request rate or an outage allowance that is used up. It may
     /// make room for others.
     pub(super) is_dormant: bool,
@@ -66,6 +65,14 @@ pub(super) struct EntryState {
     /// The thread that writes the journal looks at it.
     #[cfg(feature = "journal")]
     pub(super) is_in_journal_list: bool,
+}
+
+/// One bit for each threshold that was seen to be reached, by the account and by the parts that it
+/// draws on.
+#[derive(Default)]
+pub(super) struct ThresholdsSeen {
+    pub(super) account: u32,
+    pub(super) parts: [u32; MAX_LEASE_PARTS],
 }
 
 /// Moment at which terms were stated.
@@ -153,7 +160,7 @@ impl AccountEntry {
                 terms_at: StatedAt::Here(Duration::ZERO),
                 timer: None,
                 is_in_backlog: false,
-                thresholds_seen: 0,
+                thresholds_seen: ThresholdsSeen::default(),
                 is_dormant: false,
                 failure_logged_at: None,
                 is_full_logged: false,

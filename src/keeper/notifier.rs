@@ -21,10 +21,11 @@ use futures_util::{
 };
 use tokio::time::timeout;
 
-use super::entry::AccountEntry;
+use super::entry::{AccountEntry, ThresholdsSeen};
 use crate::{
-    Credits, Threshold, ThresholdReached,
-    ledger::{LeaseId, Ledger, LedgerError, Standing},
+    Credits, Part, Threshold, ThresholdReached,
+    ledger::{LeaseId, Ledger, LedgerError, MAX_LEASE_PARTS, MonthStanding, Standing},
+    terms::PartTerms,
     threshold::ThresholdHook,
 };
 
@@ -48,6 +49,8 @@ pub(super) struct ThresholdNotifier {
 pub(super) struct Claim {
     entry: Arc<AccountEntry>,
     threshold: Threshold,
+    /// The part that reached it; `None` if the account did.
+    part: Option<Part>,
     used: Credits,
     of: Credits,
     /// Its name: the same in each repetition.
@@ -63,34 +66,54 @@ impl ThresholdNotifier {
         Self { hook, queue: VecDeque::new(), under_way: FuturesUnordered::new() }
     }
 
-    /// Checks an account's standing. `seen` has a bit for each threshold that was seen before.
+    /// Checks an account's standing, and those of the parts that its entry draws on. `seen` has a
+    /// bit for each threshold that was seen before.
     pub(super) fn check(
         &mut self,
         entry: &Arc<AccountEntry>,
-        seen: &mut u32,
-        standing: &Standing,
+        seen: &mut ThresholdsSeen,
+        (standing, months): (&Standing, &[Option<MonthStanding>; MAX_LEASE_PARTS]),
+        parts: &[PartTerms],
         now: Duration,
     ) {
-        for (bit, &threshold) in self.hook.thresholds.iter().enumerate() {
-            let bit = 1 << bit;
-            if *seen & bit == 0
-                // The limit of a month that has ended shrinks with the purchased credits that later
-                // months draw.
-                && !(standing.ended && matches!(threshold, Threshold::Limit(_)))
+        let thresholds = Arc::clone(&self.hook.thresholds);
+        for (bit, &threshold) in thresholds.iter().enumerate() {
+            // The limit of a month that has ended shrinks with the purchased credits that later
+            // months draw.
+            if !(standing.ended && matches!(threshold, Threshold::Limit(_)))
                 && let Some(of) = threshold.reached(standing)
-                // Without randomness, the next answer is tried.
-                && let Ok(by) = LeaseId::random()
             {
-                *seen |= bit;
-                self.queue.push_back(Claim {
-                    entry: Arc::clone(entry),
-                    threshold,
-                    used: standing.used,
-                    of,
-                    by,
-                    not_before: now,
-                });
+                self.note(entry, &mut seen.account, bit, (threshold, None, standing.used, of), now);
             }
+            let parts = parts.iter().zip(months).zip(&mut seen.parts);
+            for ((PartTerms { part, .. }, month), seen) in parts {
+                if let Some(month) = month
+                    && part.models().is_none()
+                    && let Some(of) = threshold.reached_by_part(month)
+                {
+                    let reached = (threshold, Some(part.clone()), month.used, of);
+                    self.note(entry, seen, bit, reached, now);
+                }
+            }
+        }
+    }
+
+    /// Queues the claim of a threshold, unless it was seen before.
+    fn note(
+        &mut self,
+        entry: &Arc<AccountEntry>,
+        seen: &mut u32,
+        bit: usize,
+        (threshold, part, used, of): (Threshold, Option<Part>, Credits, Credits),
+        now: Duration,
+    ) {
+        // Without randomness, the next answer is tried.
+        if *seen & (1 << bit) == 0
+            && let Ok(by) = LeaseId::random()
+        {
+            *seen |= 1 << bit;
+            let entry = Arc::clone(entry);
+            self.queue.push_back(Claim { entry, threshold, part, used, of, by, not_before: now });
         }
     }
 
@@ -100,7 +123,7 @@ impl ThresholdNotifier {
             && self.queue.front().is_some_and(|claim| claim.not_before <= now)
             && let Some(claim) = self.queue.pop_front()
         {
-            let Some(name) = claim.threshold.name() else { continue };
+            let Some(name) = claim.threshold.name(claim.part.as_ref()) else { continue };
             let ledger = Arc::clone(ledger);
             self.under_way.push(Box::pin(async move {
                 let claiming = async {
@@ -134,11 +157,12 @@ impl ThresholdNotifier {
 
     /// Calls the hook, or repeats the claim.
     pub(super) fn land(&mut self, (claim, answer): Answered, now: Duration) {
-        let Claim { entry, threshold, used, of, .. } = &claim;
+        let Claim { entry, threshold, part, used, of, .. } = &claim;
         match answer {
             Ok(true) => {
                 let reached = ThresholdReached {
                     account: entry.account.clone(),
+                    part: part.clone(),
                     period: entry.period,
                     threshold: *threshold,
                     used: *used,

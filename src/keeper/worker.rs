@@ -24,7 +24,7 @@ use tokio::{
 use super::{
     answer::{Effect, apply},
     calls::{Calls, Landed},
-    entry::{AccountEntry, EntryState},
+    entry::{AccountEntry, EntryState, ThresholdsSeen},
     handle::{AccountHandle, deliver},
     notifier::{Answered, ThresholdNotifier},
     phase::{Phase, SHUTDOWN_TIMEOUT},
@@ -129,7 +129,8 @@ impl Worker {
         let now = self.table.now();
         for entry in self.table.entries() {
             let mut state = entry.lock();
-            (state.timer, state.is_in_backlog, state.thresholds_seen) = (None, false, 0);
+            (state.timer, state.is_in_backlog) = (None, false);
+            state.thresholds_seen = ThresholdsSeen::default();
             state.leases_mut().for_each(|lease| lease.abandon_in_flight(&self.table.rules, now));
             drop(state);
             self.table.attend(&entry);
@@ -398,9 +399,10 @@ impl Worker {
         effect.log_full(&landed.entry);
         let Effect { served, month, settled, standing, .. } = effect;
         let entry = landed.entry;
-        if let (Some(notifier), Some(standing)) = (&mut self.notifier, standing) {
+        if let (Some(notifier), Some((standing, months))) = (&mut self.notifier, standing) {
             let mut state = entry.lock();
-            notifier.check(&entry, &mut state.thresholds_seen, &standing, now);
+            let EntryState { thresholds_seen, stated, .. } = &mut **state;
+            notifier.check(&entry, thresholds_seen, (&standing, &months), &stated.parts, now);
         }
         self.table.settled.fetch_add(settled.as_nano_usd(), Ordering::AcqRel);
         let handle = AccountHandle { table: Arc::clone(&self.table), entry };

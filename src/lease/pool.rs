@@ -34,6 +34,9 @@ pub(super) struct Pool<W, R> {
     surplus: Surplus,
     permits: PermitPool,
     concurrency: ConcurrencyPool,
+    /// The ledger had not enough for a request. (14) No permits are asked for while that is so: a
+    /// request that is denied for it would use one.
+    is_dry: bool,
 }
 
 /// The pool's part of a renewal.
@@ -64,6 +67,7 @@ impl<W, R: Run> Pool<W, R> {
             surplus: Surplus::new(now),
             permits: PermitPool::default(),
             concurrency: ConcurrencyPool::default(),
+            is_dry: false,
         }
     }
 
@@ -272,7 +276,8 @@ impl<W, R: Run> Pool<W, R> {
         let keep = self.slices.total().saturating_add(unsent).saturating_add(ahead);
         let refill = self.slices.request_refills(now);
         let need = self.queue.request_all();
-        let permits = self.permits.request(self.queue.permits_needed(), rules, now);
+        let waiting = if self.is_dry { 0 } else { self.queue.permits_needed() };
+        let permits = self.permits.request(waiting, rules, now);
         let concurrency =
             self.concurrency.request(self.slices.running(), self.queue.shares_needed(), rules, now);
         if keep.is_zero() && self.slices.is_empty() && self.queue.is_empty() {
@@ -351,6 +356,7 @@ impl<W, R: Run> Pool<W, R> {
             if !requested && (slice.is_none() || !has_room) {
                 break;
             }
+            self.is_dry = slice.is_none();
             let Some(slice) = slice else {
                 served.refused.extend(self.queue.pop().map(|(handle, _)| handle));
                 continue;

@@ -62,6 +62,7 @@ impl StoredKey {
                     spent: std::mem::take(&mut state.record.spent),
                     part_limits: std::mem::take(&mut state.record.part_limits),
                     part_days: std::mem::take(&mut state.record.part_days),
+                    parts_day: state.record.parts_day,
                     ..with.record.clone()
                 };
             }
@@ -69,6 +70,7 @@ impl StoredKey {
             Self::Parts => {
                 state.record.part_limits.clone_from(&with.record.part_limits);
                 state.record.part_days.clone_from(&with.record.part_days);
+                state.record.parts_day = with.record.parts_day;
             }
             Self::Book(month)
             | Self::Leases(month)

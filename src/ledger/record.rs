@@ -68,6 +68,9 @@ pub struct Record {
     /// What each part used on the day of its last debit.
     #[serde(default)]
     pub(super) part_days: BTreeMap<Part, DayTotal>,
+    /// The last day on which those of days before yesterday were removed from `part_days`.
+    #[serde(default)]
+    pub(super) parts_day: u64,
     /// Request rates of the account, as far as they are not unused.
     #[serde(default)]
     pub(super) rates: BTreeMap<AccountRate, RateCell>,
@@ -124,6 +127,7 @@ impl Default for Record {
             today: DayTotal::default(),
             part_limits: BTreeMap::new(),
             part_days: BTreeMap::new(),
+            parts_day: 0,
             rates: BTreeMap::new(),
             shares: BTreeMap::new(),
             day_credits: BTreeMap::new(),

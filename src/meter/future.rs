@@ -25,7 +25,11 @@ use super::{
     usage_headers,
 };
 use crate::{
-    BoxError, Rejection, identify::RequestHead, metering::End, observe, plan::BodyProblem,
+    BoxError, Rejection,
+    identify::RequestHead,
+    metering::End,
+    observe::{self, DeniedRequest},
+    plan::BodyProblem,
     rejection::DenialStyle,
 };
 
@@ -374,7 +378,13 @@ fn denied_state<W, B, T, F>(
 where
     B: Body,
 {
-    observe::denied(rejection.reason(), request.uri().path());
+    observe::denied(&DeniedRequest {
+        reason: rejection.reason(),
+        path: request.uri().path(),
+        budget: rejection.budget().map(|(part, span, limit)| (part, span.as_str(), limit)),
+        left: rejection.left(),
+        resets_at: rejection.resets_at().as_deref(),
+    });
     let style = meter.denial_style(RequestHead::from(&request));
     let response =
         add_headers(rejection.into_styled_response(style), None, meter.inner.settings.response);

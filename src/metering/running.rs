@@ -119,7 +119,7 @@ impl RunningRequest {
         }
     }
 
-    /// Counts it in a number of requests, until it is dropped.
+    /// Counts it in a number of requests, until it ends.
     pub(crate) fn count_in(&mut self, number: &Arc<AtomicUsize>) {
         if self.counted.is_none() {
             number.fetch_add(1, Ordering::AcqRel);
@@ -409,6 +409,7 @@ impl Run for RunningRequest {
     }
 
     fn end(&mut self, now: Duration) -> Option<Usage> {
+        self.counted = None;
         let now = self.now(now);
         self.end_compute(now);
         self.used(now)

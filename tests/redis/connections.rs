@@ -31,7 +31,7 @@ async fn works(ledger: &RedisLedger, reader: &RedisLedger) {
     );
     let terms = Terms {
         included: nanos(0),
-        included_per_day: Credits::ZERO,
+        included_per_day: nanos(0),
         per_seat: false,
         pay_as_you_go: nanos(0),
     };

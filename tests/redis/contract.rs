@@ -33,7 +33,7 @@ async fn leases_expire_after_62_days_books_after_13_months_and_records_do_not() 
         extra: nanos(0),
         terms: Terms {
             included: nanos(1_000),
-            included_per_day: Credits::ZERO,
+            included_per_day: nanos(0),
             per_seat: false,
             pay_as_you_go: nanos(0),
         },

@@ -155,7 +155,7 @@ async fn speed(ledger: impl Ledger + Clone) -> f64 {
                     extra: nanos(0),
                     terms: Terms {
                         included: nanos(2_000_000_000),
-                        included_per_day: Credits::ZERO,
+                        included_per_day: nanos(0),
                         per_seat: false,
                         pay_as_you_go: nanos(0),
                     },

@@ -118,6 +118,12 @@ impl Book {
         if record.most_per_day(renewal) != Credits::MAX {
             record.today.add(cost, now);
         }
+        let today = now.days();
+        if !renewal.parts.is_empty() && record.parts_day < today {
+            // Else those of parts that are used no more would stay for ever.
+            record.parts_day = today;
+            record.part_days.retain(|_, used| used.day + 1 >= today);
+        }
         for PartTerms { part, .. } in renewal.parts.iter() {
             record.part_days.entry(part.clone()).or_default().add(cost, now);
             if is_here {

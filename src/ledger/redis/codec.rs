@@ -20,8 +20,8 @@ use super::{
     schema::{
         CLAIM, CLOSED, DAY_CREDITS, ERASED, GRANT, Keys, LATE_LINE, LIMIT, MOVED_FROM, MOVED_TO,
         NEVER, NEXT_EXPIRY, NOT_SET, OTHER_LINE, PART_HOLD, PART_LIMITS, PART_TODAY, PART_TOTAL,
-        PER_DAY, PURCHASED_USED, RATE, REFUND, RESERVED, SEATS, SEPARATOR, SHARE, SUM, TERMS,
-        TODAY, TOTAL, UNLIMITED,
+        PARTS_DAY, PER_DAY, PURCHASED_USED, RATE, REFUND, RESERVED, SEATS, SEPARATOR, SHARE, SUM,
+        TERMS, TODAY, TOTAL, UNLIMITED,
     },
 };
 use crate::names::GrantId;
@@ -172,6 +172,8 @@ fn read_part_of_account(record: &mut Record, field: &str, value: &str) -> Option
         record.part_limits.insert(Part::stored(part), limits);
     } else if let Some(part) = field.strip_prefix(PART_TODAY) {
         record.part_days.insert(Part::stored(part), read_day(value)?);
+    } else if field == PARTS_DAY {
+        record.parts_day = value.parse().ok()?;
     }
     Some(())
 }

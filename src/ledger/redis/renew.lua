@@ -49,7 +49,7 @@ local FIRST_LINE = FIRST_PART + 3 * P.count
 local current_key = KEYS[P.count > 0 and 8 or 6]
 
 P.own_hold, P.next_expiry, P.totals = 0, 0, {}
-P.day_changes, P.changes, P.deletions = {}, {}, {}
+P.day_changes, P.day_deletions, P.changes, P.deletions = {}, {}, {}, {}
 
 function P.total(name)
   if not P.totals[name] then P.totals[name] = { used = 0, held = 0 } end
@@ -131,8 +131,10 @@ function P.read()
     of_month[i + 2] = WORDS.PART_TOTAL .. name
   end
   if P.count == 0 then return drawn end
+  of_account[2 * P.count + 1] = WORDS.PARTS_DAY
   local found = read('HMGET', KEYS[6], unpack(of_account))
   local found_month = read('HMGET', KEYS[7], unpack(of_month))
+  P.parts_day = numbers(KEYS[6], WORDS.PARTS_DAY, found[2 * P.count + 1], 1, 'days since 1970')[1]
   P.next_expiry =
     numbers(KEYS[7], WORDS.NEXT_EXPIRY, found_month[1], 1, 'milliseconds since 1970')[1]
   if found_month[2] then P.own_hold = P.read_hold(of_month[2], found_month[2]) end
@@ -301,11 +303,20 @@ if is_news and P.cost > 0 then
     last_day, used_on_last_day = P.today, add(P.on_today(last_day, used_on_last_day), P.cost)
     change_record(TODAY, text(last_day) .. ' ' .. text(used_on_last_day))
   end
-  for i, part in ipairs(P.drawn) do
+  if P.count > 0 and P.parts_day < P.today then
+    -- Else the counts of parts that are used no more would stay for ever.
+    local all = redis.call('HGETALL', KEYS[6])
+    for i = 1, #all, 2 do
+      local day = has_prefix(all[i], WORDS.PART_TODAY) and string.match(all[i + 1], '^(%d+) ')
+      if day and day + 1 < P.today then P.day_deletions[#P.day_deletions + 1] = all[i] end
+    end
+    P.day_changes = { WORDS.PARTS_DAY, text(P.today) }
+  end
+  for _, part in ipairs(P.drawn) do
     part.used_on_last_day = add(P.on_today(part.last_day, part.used_on_last_day), P.cost)
     part.last_day = P.today
-    P.day_changes[2 * i - 1] = WORDS.PART_TODAY .. part.name
-    P.day_changes[2 * i] = text(P.today) .. ' ' .. text(part.used_on_last_day)
+    P.day_changes[#P.day_changes + 1] = WORDS.PART_TODAY .. part.name
+    P.day_changes[#P.day_changes + 1] = text(P.today) .. ' ' .. text(part.used_on_last_day)
     if not elsewhere then
       local total = P.total(part.name)
       total.used, total.changed = add(total.used, P.cost), true
@@ -629,6 +640,7 @@ for name, total in pairs(P.totals) do
   end
 end
 in_chunks('HDEL', KEYS[7], P.deletions)
+in_chunks('HDEL', KEYS[6], P.day_deletions)
 in_chunks('HSET', KEYS[6], P.day_changes)
 in_chunks('HSET', KEYS[7], P.changes)
 for _, part in ipairs(P.drawn) do

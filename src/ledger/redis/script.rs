@@ -83,6 +83,7 @@ pub(super) fn renew_text(clock: &str) -> String {
             &[
                 ("PART_LIMITS", schema::PART_LIMITS),
                 ("PART_TODAY", schema::PART_TODAY),
+                ("PARTS_DAY", schema::PARTS_DAY),
                 ("PART_TOTAL", schema::PART_TOTAL),
                 ("PART_HOLD", schema::PART_HOLD),
                 ("NEXT_EXPIRY", schema::NEXT_EXPIRY),
