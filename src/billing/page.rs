@@ -198,7 +198,11 @@ fn notice(meter: &CreditMeter, bill: &Bill) -> Option<String> {
         return None;
     }
     let limited = statement.spending_limit.is_some_and(|own| own < bill.tier.terms().pay_as_you_go);
-    let or_month_ends = format!(", or until the month ends on {}", end_of(statement.period));
+    let or_month_ends = if statement.included_per_day.is_zero() {
+        format!(", or until the month ends on {}", end_of(statement.period))
+    } else {
+        ", or until midnight (UTC)".to_owned()
+    };
     let (what, until, or) = match (limited, bill.is_own()) {
         (true, true) => ("You have reached your spending limit", "you raise it", &*or_month_ends),
         (true, false) => {

@@ -58,17 +58,32 @@ requests = { count = 2, per = "1m" }
 included = "1.00"
 when_used_up = "block"
 most_running = 2
+[tiers.narrow-nodes]
+included = "1.00"
+when_used_up = "block"
+most_running = { count = 2, scope = "node" }
+[tiers.each-day]
+included = "0.00012"
+included_per_day = "0.00024"
+when_used_up = "block"
+[tiers.charged]
+included_per_day = "0.00024"
+when_used_up = "pay-as-you-go"
+[tiers.empty]
+included = "0"
+when_used_up = "block"
+requests = { count = 2, per = "1m" }
 "#;
 
-struct World {
-    clock: ManualClock,
-    meter: CreditMeter,
-    accounts: Accounts,
+pub struct World {
+    pub clock: ManualClock,
+    pub meter: CreditMeter,
+    pub accounts: Accounts,
     way: Switched,
 }
 
 impl World {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let clock = november();
         let ledger = MemoryLedger::with_clock(clock.clone());
         let way = Switched::to(ledger.clone());
@@ -78,7 +93,7 @@ impl World {
     }
 
     /// Has a call made that takes a second.
-    async fn call(&self, request: Request<Empty<Bytes>>) -> Response<MeterBody<Empty<Bytes>>> {
+    pub async fn call(&self, request: Request<Empty<Bytes>>) -> Response<MeterBody<Empty<Bytes>>> {
         let clock = self.clock.clone();
         let service = ServiceBuilder::new().layer(self.meter.clone()).service(service_fn(
             move |_: Request<Empty<Bytes>>| {
@@ -90,7 +105,7 @@ impl World {
     }
 
     /// Asks for a second of a model; answers how that went once it is settled.
-    async fn runs(&self, who: &Identity, model: &str) -> StatusCode {
+    pub async fn runs(&self, who: &Identity, model: &str) -> StatusCode {
         let response = self.call(of(who, model)).await;
         let status = response.status();
         drop(response);
@@ -98,19 +113,19 @@ impl World {
         status
     }
 
-    async fn statement(&self, who: &Identity) -> tower_credits::ledger::Statement {
+    pub async fn statement(&self, who: &Identity) -> tower_credits::ledger::Statement {
         self.meter.statement(who, None).await.unwrap()
     }
 
     /// Asks as somebody who is denied; answers the problem.
-    async fn denied(&self, who: &Identity, model: &str) -> Value {
+    pub async fn denied(&self, who: &Identity, model: &str) -> Value {
         let response = self.call(of(who, model)).await;
         assert_eq!(response.status(), StatusCode::FORBIDDEN);
         let body = Box::pin(response.into_body()).collect().await.unwrap().to_bytes();
         serde_json::from_slice(&body).unwrap()
     }
 
-    async fn limit(&self, who: &Identity, part: Option<&str>, month: i64, day: i64) {
+    pub async fn limit(&self, who: &Identity, part: Option<&str>, month: i64, day: i64) {
         let part: Option<Part> = part.map(|part| part.parse().unwrap());
         let limit = |slices| (slices > 0).then(|| nanos(slices * SLICE));
         let limits = Limits { per_month: limit(month), per_day: limit(day) };
@@ -118,11 +133,11 @@ impl World {
     }
 }
 
-fn of(who: &Identity, model: &str) -> Request<Empty<Bytes>> {
+pub fn of(who: &Identity, model: &str) -> Request<Empty<Bytes>> {
     Request::post(format!("/models/{model}")).extension(who.clone()).body(Empty::new()).unwrap()
 }
 
-fn member(part: &str) -> Identity {
+pub fn member(part: &str) -> Identity {
     identity("acme", "team").in_part(part.parse().unwrap())
 }
 
@@ -362,7 +377,7 @@ async fn parts_share_their_accounts_request_rate_concurrency_and_outage_allowanc
 }
 
 /// Two nodes of one ledger, on a clock that they share.
-fn two_nodes(requests: &str) -> [CreditMeter; 2] {
+pub fn two_nodes(requests: &str) -> [CreditMeter; 2] {
     let november = "2026-11".parse::<Period>().unwrap();
     let clock = FromMoment(november.begins(), tokio::time::Instant::now());
     let ledger = MemoryLedger::with_clock(clock);
@@ -374,7 +389,7 @@ fn two_nodes(requests: &str) -> [CreditMeter; 2] {
     })
 }
 
-async fn answer(meter: &CreditMeter, who: &Identity) -> Response<MeterBody<Empty<Bytes>>> {
+pub async fn answer(meter: &CreditMeter, who: &Identity) -> Response<MeterBody<Empty<Bytes>>> {
     let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
         async |_: Request<Empty<Bytes>>| Ok::<_, Infallible>(Response::new(Empty::new())),
     ));

@@ -112,6 +112,61 @@ fn seconds_each(
 }
 
 #[tokio::test(start_paused = true)]
+async fn parts_reach_thresholds_of_their_own_once_over_all_nodes() {
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ledger = MemoryLedger::new();
+    let nodes = [(); 2].map(|()| {
+        let heard = Arc::clone(&heard);
+        meter(ledger.clone())
+            .thresholds([Threshold::PartLimit(50), Threshold::PartLimit(100)], move |reached| {
+                let part = reached.part.map(|part| part.to_string()).unwrap_or_default();
+                let slices = [reached.used, reached.of].map(|amount| amount.as_nano_usd() / SLICE);
+                heard.lock().unwrap().push((part, reached.threshold, slices));
+            })
+            .build()
+            .unwrap()
+    });
+    let accounts = tower_credits::Accounts::new(ledger);
+    let member = identity("acme", "ten").in_part("research/alice".parse().unwrap());
+    let limits = |slices: i64, day: Option<i64>| tower_credits::Limits {
+        per_month: Some(nanos(slices * SLICE)),
+        per_day: day.map(|day| nanos(day * SLICE)),
+    };
+    // The day's limit is the tighter one all the time.
+    let limit = async |part: &str, limits| {
+        accounts.set_limits(&member.account, Some(&part.parse().unwrap()), limits).await.unwrap();
+    };
+    limit("research", limits(8, None)).await;
+    limit("research/alice", limits(4, Some(4))).await;
+    for number in 1..=4 {
+        let request = http::Request::post("/models/echo").extension(member.clone());
+        let request = request.body(Empty::new()).unwrap();
+        let response = seconds_each(&nodes[number % 2]).oneshot(request).await.unwrap();
+        assert_eq!(response.status(), 200);
+        drop(response);
+        eventually(async || {
+            let statement = nodes[0].statement(&member, None).await.unwrap();
+            (statement.requests() == number as u64 && statement.held.is_zero()).then_some(())
+        })
+        .await;
+    }
+    let all = [
+        ("research/alice", Threshold::PartLimit(50), [2, 4]),
+        ("research", Threshold::PartLimit(50), [4, 8]),
+        ("research/alice", Threshold::PartLimit(100), [4, 4]),
+    ];
+    eventually(async || (heard.lock().unwrap().len() >= all.len()).then_some(())).await;
+    for meter in &nodes {
+        meter.shutdown().await;
+    }
+    let mut heard = heard.lock().unwrap().clone();
+    heard.sort_by_key(|(part, threshold, _)| (*threshold, part.clone()));
+    let mut expected = all.map(|(part, threshold, slices)| (part.to_owned(), threshold, slices));
+    expected.sort_by_key(|(part, threshold, _)| (*threshold, part.clone()));
+    assert_eq!(*heard, expected);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_claim_whose_answer_was_lost_is_made_again_and_told_once() {
     let heard = Heard::default();
     let ledger = Lossy {

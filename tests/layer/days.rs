@@ -1,0 +1,83 @@
+//! Credits that a tier includes each day.
+
+use bytes::Bytes;
+use http::StatusCode;
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tower_credits::{Credits, clock::Clock};
+
+use crate::{
+    parts::{World, of},
+    support::*,
+};
+
+fn slices(credits: Credits) -> i64 {
+    assert_eq!(credits.as_nano_usd() % SLICE, 0);
+    credits.as_nano_usd() / SLICE
+}
+
+fn next_day(world: &World) {
+    world.clock.set_unix_time(world.clock.unix_time() + seconds(86_400));
+}
+
+#[tokio::test]
+async fn they_are_used_before_the_months_and_lapse_at_midnight() {
+    let world = World::new();
+    let alice = identity("alice", "each-day");
+    let statement = async || {
+        let statement = world.statement(&alice).await;
+        assert_eq!(slices(statement.included_per_day), 2);
+        [
+            statement.used,
+            statement.included,
+            statement.included_left_today,
+            statement.included_used(),
+        ]
+        .map(slices)
+    };
+    // Two of the day, and one of the month.
+    assert_eq!(statement().await, [0, 3, 2, 0]);
+    assert_eq!(world.runs(&alice, "echo").await, 200);
+    assert_eq!(statement().await, [1, 3, 1, 1]);
+    // Of the day's two, one is left: it lapses.
+    next_day(&world);
+    assert_eq!(statement().await, [1, 4, 2, 1]);
+    for status in [200, 200, 200, 402] {
+        assert_eq!(world.runs(&alice, "echo").await, status);
+    }
+    assert_eq!(statement().await, [4, 4, 0, 4]);
+    let response = world.call(of(&alice, "echo")).await;
+    assert_eq!(response.status(), StatusCode::PAYMENT_REQUIRED);
+    let body: Bytes = Box::pin(response.into_body()).collect().await.unwrap().to_bytes();
+    let problem: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!(problem["reason"], "CREDITS_USED_UP");
+    assert_eq!(problem["resets_at"], "2026-11-03T00:00:00Z");
+    assert_eq!(
+        problem["detail"],
+        "Your credits for today are used up. New ones are included from 2026-11-03T00:00:00Z."
+    );
+    // The month's is used up now.
+    next_day(&world);
+    for status in [200, 200, 402] {
+        assert_eq!(world.runs(&alice, "echo").await, status);
+    }
+    let audit = world.accounts.audit(&alice.account, world.statement(&alice).await.period).await;
+    assert!(audit.unwrap().is_sound());
+}
+
+#[tokio::test]
+async fn what_is_charged_on_one_day_is_no_debt_of_the_next() {
+    let world = World::new();
+    let alice = identity("alice", "charged");
+    for (day, charged) in [(1, 3), (2, 6), (3, 9)] {
+        for _ in 0..5 {
+            assert_eq!(world.runs(&alice, "echo").await, 200);
+        }
+        let statement = world.statement(&alice).await;
+        assert_eq!(slices(statement.pay_as_you_go), charged, "day {day}");
+        assert_eq!(slices(statement.included_used()), 2 * day);
+        assert!(statement.beyond().is_zero());
+        next_day(&world);
+        assert_eq!(slices(world.statement(&alice).await.pay_as_you_go), charged, "a new day");
+    }
+}
