@@ -1,12 +1,7 @@
-//! The requests of an account that may run at the same time over all nodes: leases ask for shares
-//! of that number in their renewals.
+//! Concurrent requests over all nodes: the messages by which leases ask for a share of those that
+//! may run.
 
-use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
-
-use serde::{Deserialize, Serialize};
-
-use super::{LeaseId, holds::is_live};
-use crate::clock::UnixTime;
+use std::{num::NonZeroU32, time::Duration};
 
 /// The time for which a lease has its share without a renewal: of a node that died, others get it
 /// then.
@@ -31,67 +26,4 @@ pub struct Concurrency {
     pub granted: u32,
     /// More that would be granted.
     pub remaining: u32,
-}
-
-/// A lease's share.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Share {
-    pub(super) count: u32,
-    pub(super) expires: UnixTime,
-}
-
-/// Answers a request for a share, which is set if it `is_news`.
-pub(super) fn share(
-    shares: &mut BTreeMap<LeaseId, Share>,
-    lease: LeaseId,
-    request: Option<ConcurrencyRequest>,
-    is_news: bool,
-    now: UnixTime,
-) -> Option<Concurrency> {
-    if request.is_none() && !shares.contains_key(&lease) {
-        return None;
-    }
-    let is_share_live = |share: &Share| is_live(share.expires, now);
-    let before = shares.get(&lease).copied().filter(is_share_live).map_or(0, |share| share.count);
-    if is_news {
-        shares.retain(|_, share| is_share_live(share));
-        shares.remove(&lease);
-    }
-    let ConcurrencyRequest { most, running, wanted } = request?;
-    let others = shares
-        .iter()
-        .filter(|(other, share)| **other != lease && is_share_live(share))
-        .fold(0_u32, |sum, (_, share)| sum.saturating_add(share.count));
-    let left = most.get().saturating_sub(others);
-    let granted = if is_news { running.min(before).max(wanted.min(left)) } else { before };
-    if is_news && granted > 0 {
-        shares.insert(lease, Share { count: granted, expires: now + SHARE_LIFETIME });
-    }
-    Some(Concurrency { granted, remaining: left.saturating_sub(granted) })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_are_within_the_limit_and_lapse() {
-        let (mut shares, now) = (BTreeMap::new(), UnixTime::from_secs(1_800_000_000));
-        let mut ask = |lease: u128, running, wanted, seconds| {
-            let request = ConcurrencyRequest { most: 8.try_into().unwrap(), running, wanted };
-            let now = now + Duration::from_secs(seconds);
-            let answer =
-                share(&mut shares, LeaseId::from_bits(lease), Some(request), true, now).unwrap();
-            (answer.granted, answer.remaining)
-        };
-        assert_eq!(ask(1, 0, 5, 0), (5, 3));
-        assert_eq!(ask(2, 0, 5, 1), (3, 0), "what is left");
-        assert_eq!(ask(1, 4, 9, 2), (5, 0), "it keeps what it has, and there is no more");
-        assert_eq!(ask(1, 1, 1, 3), (1, 4), "what it does not ask for again is free");
-        assert_eq!(ask(2, 3, 9, 4), (7, 0));
-        assert_eq!(ask(3, 0, 1, 5), (0, 0));
-        // The first two were not heard of for 30 s.
-        assert_eq!(ask(3, 0, 9, 40), (8, 0));
-        assert_eq!(ask(2, 7, 7, 41), (0, 0), "what lapsed is not kept by right");
-    }
 }

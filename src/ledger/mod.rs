@@ -69,6 +69,7 @@ mod rates;
 mod record;
 #[cfg(feature = "redis")]
 mod redis;
+mod shares;
 mod statement;
 mod stored;
 mod terms_in_force;

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use super::{
     AccountRate, Concurrency, LeaseId, LedgerError, PermitRequest, Permits, Renewal,
     SETTLEMENT_WINDOW,
-    concurrency::{Share, share},
     day_credits::DayCredits,
     holds::is_live,
     parts::DayTotal,
     rates::RateCell,
+    shares::{Share, share},
     terms_in_force::TermsInForce,
 };
 use crate::names::GrantId;

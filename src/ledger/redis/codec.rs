@@ -8,13 +8,13 @@ use std::{
 use super::{
     super::{
         Book, Grant, LeaseId, LedgerError, LineKey, Record, Refund, Terms, Usage,
-        concurrency::Share,
         day_credits::DayCredits,
         holds::{Hold, Holds},
         leases::{Entry, LeaseSums, Leases, SettledSums},
         parts::{DayTotal, PartHold, PartTotal, Parts},
         rates::RateCell,
         record::Reservation,
+        shares::Share,
         terms_in_force::TermsInForce,
     },
     schema::{
