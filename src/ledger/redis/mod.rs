@@ -36,6 +36,8 @@ mod list;
 mod schema;
 mod script;
 #[cfg(test)]
+mod script_cost;
+#[cfg(test)]
 mod tests;
 
 pub use self::{builder::RedisLedgerBuilder, ledger::RedisLedger};

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// In place of the server's clock.
-const TEST_CLOCK: &str =
+pub(super) const TEST_CLOCK: &str =
     "local function clock() return tonumber(redis.call('GET', 'test:clock')) end\n";
 
 /// The key of a part.
@@ -42,13 +42,13 @@ fn key_of(part: StoredKey, keys: &[Keys; 4]) -> &str {
 }
 
 /// The scripts of schema version 4, which was released before this one.
-const SCHEMA_4: [&str; 2] = [
+pub(super) const SCHEMA_4: [&str; 2] = [
     include_str!("../../../tests/redis/schema-4/renew.lua"),
     include_str!("../../../tests/redis/schema-4/amend.lua"),
 ];
 
 /// Returns the same call by a node of schema version 4, which has no parts.
-fn downgraded(call: &redis::Cmd) -> redis::Cmd {
+pub(super) fn downgraded(call: &redis::Cmd) -> redis::Cmd {
     let args: Vec<_> = call.args_iter().collect();
     let text = |at: usize| match args[at] {
         redis::Arg::Simple(text) => std::str::from_utf8(text).unwrap(),

@@ -1,0 +1,188 @@
+//! What the script that renews takes of the server, and how many bytes go over the wire: a table
+//! that `scripts/faults` prints. Schema version 4, which had no parts, is beside it in the same run.
+
+use std::{collections::HashMap, time::Duration};
+
+use redis::{Script, aio::MultiplexedConnection};
+
+use super::{
+    super::{
+        ConcurrencyRequest, LeaseId, LineKey, PartTerms, PermitRequest, Renewal, Terms, Usage,
+        UsageLine, histories::nanos,
+    },
+    call,
+    schema::Keys,
+    script,
+    tests::{SCHEMA_4, TEST_CLOCK, downgraded},
+};
+use crate::{
+    Account, Credits, Limits, Part, Period, clock::UnixTime,
+    redis_server::tests::redis_server::RedisServer,
+};
+
+/// Renewals of a round, and rounds.
+const RENEWALS: u64 = 500;
+const ROUNDS: usize = 101;
+
+/// One row.
+struct Kind {
+    name: &'static str,
+    is_old: bool,
+    change: fn(Renewal) -> Renewal,
+}
+
+fn renewal(seq: u64) -> Renewal {
+    let line = UsageLine {
+        key: LineKey::Of {
+            day: 1,
+            model: "flux-dev".parse().unwrap(),
+            hardware: "gpu-small".parse().unwrap(),
+            feature: "api".parse().unwrap(),
+            subject: "alice".parse().unwrap(),
+        },
+        usage: Usage { requests: 1, compute_micros: 100_000, cost: nanos(12_000) },
+    };
+    let settled = nanos(12_000 * i64::try_from(seq).unwrap());
+    Renewal {
+        lease: LeaseId::from_bits(7),
+        seq,
+        batch: seq,
+        settled,
+        reported: settled.saturating_sub(nanos(12_000)),
+        lines: [line].into(),
+        keep: nanos(120_000),
+        refill: Credits::ZERO,
+        need: nanos(120_000),
+        extra: nanos(120_000),
+        terms: Terms {
+            included: nanos(1 << 50),
+            included_per_day: nanos(0),
+            per_seat: false,
+            pay_as_you_go: nanos(0),
+        },
+        terms_at: UnixTime::EPOCH,
+        ttl: Duration::from_secs(600),
+        forget: false,
+        most_per_day: None,
+        parts: [].into(),
+        permits: None,
+        concurrency: None,
+    }
+}
+
+fn with_path(renewal: Renewal) -> Renewal {
+    let limits = Limits { per_month: Some(nanos(1 << 50)), per_day: Some(nanos(1 << 50)) };
+    let path: Part = "research/alice/ci".parse().unwrap();
+    let parts = path.path().map(|part| PartTerms { part, limits }).collect();
+    Renewal { parts, ..renewal }
+}
+
+fn with_permits(renewal: Renewal) -> Renewal {
+    let permits = PermitRequest { rate: "600000/60000000/100000".parse().unwrap(), wanted: 3 };
+    Renewal { permits: Some(permits), ..renewal }
+}
+
+fn with_concurrency(renewal: Renewal) -> Renewal {
+    let request = ConcurrencyRequest { most: 8.try_into().unwrap(), running: 1, wanted: 3 };
+    Renewal { concurrency: Some(request), ..renewal }
+}
+
+fn with_days(renewal: Renewal) -> Renewal {
+    let terms = Terms { included_per_day: nanos(1 << 50), ..renewal.terms };
+    Renewal { terms, ..renewal }
+}
+
+const KINDS: [Kind; 8] = [
+    Kind { name: "schema 4", is_old: true, change: |renewal| renewal },
+    Kind { name: "no part", is_old: false, change: |renewal| renewal },
+    Kind {
+        name: "a limit of the account's day",
+        is_old: false,
+        change: |renewal| Renewal { most_per_day: Some(nanos(1 << 50)), ..renewal },
+    },
+    Kind { name: "credits of a day", is_old: false, change: with_days },
+    Kind { name: "a rate over all nodes", is_old: false, change: with_permits },
+    Kind { name: "concurrent requests over all nodes", is_old: false, change: with_concurrency },
+    Kind { name: "a path of three", is_old: false, change: with_path },
+    Kind {
+        name: "all of these",
+        is_old: false,
+        change: |renewal| with_path(with_days(with_concurrency(with_permits(renewal)))),
+    },
+];
+
+/// Returns the microseconds that the server took for each call, by its own count, and the bytes of
+/// a call and of its answer.
+async fn round(
+    link: &mut MultiplexedConnection,
+    script: &Script,
+    kind: &Kind,
+    account: &Account,
+    from: u64,
+) -> (f64, usize, usize) {
+    let now = UnixTime::now();
+    let keys = Keys::new("tc", account, Period::containing(now));
+    let mut pipe = redis::pipe();
+    let mut bytes = 0;
+    for seq in from..from + RENEWALS {
+        let renewal = (kind.change)(renewal(seq));
+        let how = ("EVALSHA", script.get_hash());
+        let call = call::renewal(how, &keys, &renewal, 20_000, now, now + Duration::from_secs(60));
+        let call = if kind.is_old { downgraded(&call) } else { call };
+        bytes += call.get_packed_command().len();
+        pipe.add_command(call);
+    }
+    redis::cmd("CONFIG").arg("RESETSTAT").exec_async(link).await.unwrap();
+    let answers: Vec<String> = pipe.query_async(link).await.unwrap();
+    assert!(answers.iter().all(|answer| answer.starts_with("renewed ")), "{:?}", answers.first());
+    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(link).await.unwrap();
+    let stats: HashMap<_, _> = stats.lines().filter_map(|line| line.split_once(':')).collect();
+    let took = stats["cmdstat_evalsha"].split(',').find_map(|field| field.strip_prefix("usec="));
+    let renewals = RENEWALS as usize;
+    let answered = answers.iter().map(String::len).sum::<usize>();
+    (took.unwrap().parse::<f64>().unwrap() / RENEWALS as f64, bytes / renewals, answered / renewals)
+}
+
+#[tokio::test]
+#[ignore = "a table: scripts/faults prints it"]
+async fn what_the_script_costs() {
+    let server = RedisServer::start_with(&["--appendonly", "no"]);
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut link = client.get_multiplexed_async_connection().await.unwrap();
+    let texts = [SCHEMA_4[0].replace("--CLOCK--\n", TEST_CLOCK), script::renew_text(TEST_CLOCK)];
+    let scripts = texts.map(|text| Script::new(&text));
+    for script in &scripts {
+        script.load_async(&mut link).await.unwrap();
+    }
+    let mut times = vec![Vec::new(); KINDS.len()];
+    let mut sizes = [(0, 0); KINDS.len()];
+    for number in 0..=ROUNDS {
+        let now = UnixTime::now().as_millis();
+        redis::cmd("SET").arg("test:clock").arg(now).exec_async(&mut link).await.unwrap();
+        for (at, kind) in KINDS.iter().enumerate() {
+            let account = Account::user(&format!("kind-{at}")).unwrap();
+            let script = &scripts[usize::from(!kind.is_old)];
+            let from = 1 + number as u64 * RENEWALS;
+            let (took, sent, answered) = round(&mut link, script, kind, &account, from).await;
+            // The first round warms up.
+            if number > 0 {
+                times[at].push(took);
+            }
+            sizes[at] = (sent, answered);
+        }
+    }
+    let medians = times.iter_mut().map(|times| {
+        times.sort_by(f64::total_cmp);
+        (times[times.len() / 2], times[times.len() / 20], times[times.len() * 19 / 20])
+    });
+    let medians: Vec<_> = medians.collect();
+    println!("| renewal | us of the server (5 % .. 95 %) | / schema 4's | bytes sent | answered |");
+    println!("|---|---|---|---|---|");
+    for ((kind, (median, low, high)), (sent, answered)) in KINDS.iter().zip(&medians).zip(sizes) {
+        let ratio = median / medians[0].0;
+        println!(
+            "| {} | {median:.2} ({low:.2} .. {high:.2}) | {ratio:.3} | {sent} | {answered} |",
+            kind.name
+        );
+    }
+}
