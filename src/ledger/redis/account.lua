@@ -1,5 +1,5 @@
 -- The beginning of every script that changes an account: reads and checks the account's keys, and
--- has the functions that change its totals. The constants in capital letters come from Rust; see
+-- has the functions that change its totals. Rust writes the constants in capital letters into the text; see
 -- `script.rs`. docs/redis-schema.md describes the keys.
 --
 -- All amounts are whole nano-dollars up to 2^53 - 1, which a Lua number holds exactly; larger sums
@@ -40,8 +40,9 @@ local function read(command, key, ...)
   return found
 end
 
-local PATTERNS = { '^(%d+)$' }
-for count = 2, 8 do PATTERNS[count] = '^' .. string.rep('(%d+) ', count - 1) .. '(%d+)$' end
+local PATTERNS = { '^(%d+)$', '^(%d+) (%d+)$', '^(%d+) (%d+) (%d+)$', '^(%d+) (%d+) (%d+) (%d+)$',
+  '^(%d+) (%d+) (%d+) (%d+) (%d+)$', nil, nil,
+  '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$' }
 
 -- Parses `count` whole numbers; zeros if there is no value. `wanted` tells the operator what to
 -- write.
@@ -64,10 +65,9 @@ local seats, spending_limit, closed, erased = 1, nil, '', nil
 -- The most that the account may use on a day, what it used on the last one, and which that was.
 local per_day, last_day, used_on_last_day = nil, 0, 0
 local grants, reserved, purchased_used_by, rates = {}, {}, {}, {}
--- The credits that are included each day, by month, and the shares that leases have of the requests
--- that may run at the same time. In one table each with their functions, for a script may have only
--- 200 local variables.
-DAYS.by_month, SHARES.by_lease = {}, {}
+-- What few accounts have: the credits that are included each day, by month, with their functions,
+-- and the shares that leases have of the requests that may run at the same time.
+local day_credits, shares, days, DAYS
 -- Its changes: fields and values to write, and fields to delete.
 local record_changes, record_deletions = {}, {}
 
@@ -113,13 +113,15 @@ local function read_record_field(key, field, value)
   elseif has_prefix(field, RATE) then
     local found = numbers(key, field, value, 2, '"at used"')
     rates[string.sub(field, #RATE + 1)] = { at = found[1], used = found[2] }
-  elseif has_prefix(field, DAYS.FIELD) then
+  elseif has_prefix(field, DAY_CREDITS) then
     local found = numbers(key, field, value, 4, '"each covered day today"')
-    DAYS.by_month[string.sub(field, #DAYS.FIELD + 1)] =
+    day_credits = day_credits or {}
+    day_credits[string.sub(field, #DAY_CREDITS + 1)] =
       { each = found[1], covered = found[2], day = found[3], today = found[4] }
-  elseif has_prefix(field, SHARES.FIELD) then
+  elseif has_prefix(field, SHARE) then
     local found = numbers(key, field, value, 2, '"count expires"')
-    SHARES.by_lease[string.sub(field, #SHARES.FIELD + 1)] = { count = found[1], expires = found[2] }
+    shares = shares or {}
+    shares[string.sub(field, #SHARE + 1)] = { count = found[1], expires = found[2] }
   elseif has_prefix(field, GRANT) then
     grants[#grants + 1] = read_grant(key, field, value)
   elseif has_prefix(field, RESERVED) then
@@ -135,6 +137,7 @@ local function read_record()
   local key = KEYS[1]
   local record = read('HGETALL', key)
   for i = 1, #record, 2 do read_record_field(key, record[i], record[i + 1]) end
+  if day_credits then DAYS = days() end
 end
 
 -- A call takes some thousands of arguments at most.
@@ -151,42 +154,6 @@ local function write_record()
   in_chunks('HSET', KEYS[1], record_changes)
 end
 
--- What to write, in errors about what was read. In one table, for a script may have only 200 local
--- variables.
-local FORMS = {
-  TOTAL = '"used purchased_used charged recovered refunded settled forgotten lines", in '
-    .. 'nano-dollars and a count',
-  TERMS = '"included per_seat pay_as_you_go seats stated_at"',
-  LINE = '"requests micros cost"',
-  LEASE_SUM = '"settled forgotten behind_until moved"',
-  MOVED = '"month amount"',
-}
-
-DAYS.NONE = { each = 0, covered = 0, day = 0, today = 0 }
-
-function DAYS.of(month) return DAYS.by_month[month] or DAYS.NONE end
-
--- Notes a month's state, and forgets the oldest month if there are too many.
-function DAYS.note(month, state)
-  local before = DAYS.of(month)
-  if state.each == before.each and state.covered == before.covered and state.day == before.day
-    and state.today == before.today then
-    return
-  end
-  DAYS.by_month[month] = state
-  change_record(DAYS.FIELD .. month, string.format('%.0f %.0f %.0f %.0f', state.each,
-    state.covered, state.day, state.today))
-  local count, first = 0, nil
-  for other in pairs(DAYS.by_month) do
-    count = count + 1
-    if not first or other < first then first = other end
-  end
-  if count > MAX_PURCHASED_USED_PERIODS then
-    DAYS.by_month[first] = nil
-    delete_from_record(DAYS.FIELD .. first)
-  end
-end
-
 -- Makes a book of what HMGET found under TOTAL, TERMS and the names of some lines. Its month ends at
 -- `ends`.
 local function open_book(key, found, names, ends)
@@ -201,14 +168,14 @@ local function open_book(key, found, names, ends)
     changed_lines = {},
   }
   b.used, b.purchased_used, b.charged, b.recovered, b.refunded, b.settled, b.forgotten,
-    b.line_count = unpack(numbers(key, TOTAL, found[1], 8, FORMS.TOTAL))
+    b.line_count = unpack(numbers(key, TOTAL, found[1], 8, FORM_TOTAL))
   terms = terms and string.gsub(terms, UNLIMITED_PATTERN, text(MAX_AMOUNT), 1)
   b.included_each, b.per_seat, b.max_pay_as_you_go, b.seats, b.stated_at =
-    unpack(numbers(key, TERMS, terms, 5, FORMS.TERMS))
-  b.included_per_day = b.has_terms and DAYS.of(b.period).each or 0
+    unpack(numbers(key, TERMS, terms, 5, FORM_TERMS))
+  b.included_per_day = DAYS and b.has_terms and DAYS.of(b.period).each or 0
   for i, name in ipairs(names) do
     local value = found[i + 2]
-    if value then b.lines[name] = numbers(key, name, value, 3, FORMS.LINE) end
+    if value then b.lines[name] = numbers(key, name, value, 3, FORM_LINE) end
   end
   return b
 end
@@ -217,10 +184,10 @@ end
 local function read_moved(key, field, value)
   local moved = {}
   if value and string.gsub(value, '%d%d%d%d%-%d%d %d+ ?', '') ~= '' then
-    note_malformed(key, field, value, FORMS.MOVED)
+    note_malformed(key, field, value, FORM_MOVED)
   end
   for month, amount in string.gmatch(value or '', '(%S+) (%d+)') do
-    moved[month] = numbers(key, field, amount, 1, FORMS.MOVED)[1]
+    moved[month] = numbers(key, field, amount, 1, FORM_MOVED)[1]
   end
   return moved
 end
@@ -259,42 +226,82 @@ local function included(b) return for_seats(b, b.included_each) end
 -- The month's cost: what was used, less refunds.
 local function net(b) return subtract(b.used, b.refunded) end
 
--- The state of the day's credits. What nobody has paid for yet is paid by those of a new day first.
-function DAYS.state(b)
-  local known = DAYS.of(b.period)
-  local day = math.floor(math.min(now, b.ends - 1) / 86400000)
-  local of_day = for_seats(b, b.included_per_day)
-  if of_day == 0 or day <= known.day then return known end
-  local paid = add(add(add(included(b), known.covered), b.purchased_used), b.charged)
-  local debt = math.min(subtract(net(b), paid), of_day)
-  return { each = known.each, covered = add(known.covered, debt), day = day, today = debt }
-end
-
--- What is left of the day's credits.
-function DAYS.left(b, state) return subtract(for_seats(b, b.included_per_day), state.today) end
-
--- Included credits of the month, of its days as far as they were used, and of today.
-function DAYS.included_so_far(b)
-  local state = DAYS.state(b)
-  return add(add(included(b), state.covered), DAYS.left(b, state))
-end
-
 -- Included credits of the month that are left, and purchased ones whose usage was refunded since,
 -- if the credits of its days paid for `covered`.
 local function included_left(b, covered)
   return subtract(add(add(included(b), covered), b.purchased_used), net(b))
 end
 
--- Included credits that are left, of the month and of the day.
-function DAYS.all_left(b)
-  local state = DAYS.state(b)
-  return add(included_left(b, state.covered), DAYS.left(b, state))
+-- The functions of credits that are included each day.
+function days()
+  day_credits = day_credits or {}
+  local self = {}
+  local none = { each = 0, covered = 0, day = 0, today = 0 }
+
+  function self.of(month) return day_credits[month] or none end
+
+  -- Notes a month's state, and forgets the oldest month if there are too many.
+  function self.note(month, state)
+    local before = self.of(month)
+    if state.each == before.each and state.covered == before.covered and state.day == before.day
+      and state.today == before.today then
+      return
+    end
+    day_credits[month] = state
+    change_record(DAY_CREDITS .. month, string.format('%.0f %.0f %.0f %.0f', state.each,
+      state.covered, state.day, state.today))
+    local count, first = 0, nil
+    for other in pairs(day_credits) do
+      count = count + 1
+      if not first or other < first then first = other end
+    end
+    if count > MAX_PURCHASED_USED_PERIODS then
+      day_credits[first] = nil
+      delete_from_record(DAY_CREDITS .. first)
+    end
+  end
+
+  -- Notes a month's terms, as far as they are of days.
+  function self.note_terms(b)
+    local known = self.of(b.period)
+    self.note(b.period, { each = b.included_per_day, covered = known.covered, day = known.day,
+      today = known.today })
+  end
+
+  -- The state of the day's credits. What nobody has paid for yet is paid by those of a new day
+  -- first.
+  function self.state(b)
+    local known = self.of(b.period)
+    local day = math.floor(math.min(now, b.ends - 1) / 86400000)
+    local of_day = for_seats(b, b.included_per_day)
+    if of_day == 0 or day <= known.day then return known end
+    local paid = add(add(add(included(b), known.covered), b.purchased_used), b.charged)
+    local debt = math.min(subtract(net(b), paid), of_day)
+    return { each = known.each, covered = add(known.covered, debt), day = day, today = debt }
+  end
+
+  -- What is left of the day's credits.
+  function self.left(b, state) return subtract(for_seats(b, b.included_per_day), state.today) end
+
+  -- Included credits of the month, of its days as far as they were used, and of today.
+  function self.included_so_far(b)
+    local state = self.state(b)
+    return add(add(included(b), state.covered), self.left(b, state))
+  end
+
+  -- Included credits that are left, of the month and of the day.
+  function self.all_left(b)
+    local state = self.state(b)
+    return add(included_left(b, state.covered), self.left(b, state))
+  end
+
+  return self
 end
 
 -- The part of the month's cost that is charged as pay-as-you-go: charged so when it was debited, as
 -- far as included credits do not cover it since.
 local function pay_as_you_go(b)
-  local included_used = add(included(b), DAYS.of(b.period).covered)
+  local included_used = add(included(b), DAYS and DAYS.of(b.period).covered or 0)
   return math.min(b.charged, subtract(subtract(net(b), b.purchased_used), included_used))
 end
 
@@ -361,15 +368,15 @@ end
 -- Debits `cost`: of the day's credits first, then of the month's, then of grants valid at a moment,
 -- then as pay-as-you-go as far as that goes.
 local function debit(b, cost, grants_valid_at)
-  local day = DAYS.state(b)
-  local of_day = math.min(cost, DAYS.left(b, day))
-  local rest = subtract(subtract(cost, of_day), included_left(b, day.covered))
+  local day, of_day = DAYS and DAYS.state(b), 0
+  if day then of_day = math.min(cost, DAYS.left(b, day)) end
+  local rest = subtract(subtract(cost, of_day), included_left(b, day and day.covered or 0))
   local purchased = math.min(rest, purchased_available(b, grants_valid_at))
   local chargeable = subtract(max_pay_as_you_go(b), pay_as_you_go(b))
   b.purchased_used = add(b.purchased_used, use_grants(b, purchased, grants_valid_at))
   b.charged = add(b.charged, math.min(rest - purchased, chargeable))
   b.used = add(b.used, cost)
-  if cost > 0 then
+  if day and cost > 0 then
     DAYS.note(b.period, { each = b.included_per_day, covered = add(day.covered, of_day),
       day = day.day, today = add(day.today, of_day) })
   end

@@ -49,7 +49,7 @@ end
 
 local function settled_by_leases()
   local sums = read('HMGET', KEYS[4], SUM)[1]
-  return numbers(KEYS[4], SUM, sums, 4, FORMS.LEASE_SUM)[1]
+  return numbers(KEYS[4], SUM, sums, 4, FORM_LEASE_SUM)[1]
 end
 
 local function close(period, ends)

@@ -32,124 +32,125 @@ local now_seconds = math.floor(now / 1000)
 local stated_at = math.min(a[13], now_seconds)
 local ttl, forget, not_after, begins, ends = a[14], a[15] == 1, a[16], a[17], a[18]
 local current_begins, current_ends, max_lines = a[19], a[20], a[21]
--- The parts of the account that the lease draws on, and everything about them: `own_hold` and
--- `next_expiry`, `totals` by name, and their changes: fields and values of the account's parts and
--- of the period's, and fields of the latter to delete. In one table, for a script may have only 200
--- local variables.
-local P = {}
-do
+-- What few renewals have: the parts of the account that the lease draws on (`count`), the limit of
+-- the account's day, permits, a share of concurrent requests, credits of a day; and the functions of
+-- these, which are only made if they are needed.
+local P = { count = 0, most_per_day = MAX_AMOUNT, included_per_day = 0, drawn = {} }
+if ARGV[FIRST_PART - 1] ~= '0' then
   local words = {}
   for word in string.gmatch(ARGV[FIRST_PART - 1], '%S+') do words[#words + 1] = word end
   P.count, P.most_per_day = tonumber(words[1]), tonumber(words[2]) or MAX_AMOUNT
-  P.wanted, P.rate = tonumber(words[3]), words[4] ~= WORDS.NOT_SET and words[4] or nil
+  P.wanted, P.rate = tonumber(words[3]), words[4] ~= NOT_SET and words[4] or nil
   P.included_per_day = tonumber(words[5]) or 0
-  P.most_running, P.running, P.share_wanted = tonumber(words[6]), tonumber(words[7]), tonumber(words[8])
+  P.most_running, P.running, P.share_wanted =
+    tonumber(words[6]), tonumber(words[7]), tonumber(words[8])
 end
 local FIRST_LINE = FIRST_PART + 3 * P.count
 local current_key = KEYS[P.count > 0 and 8 or 6]
 
-P.own_hold, P.next_expiry, P.totals = 0, 0, {}
-P.day_changes, P.day_deletions, P.changes, P.deletions = {}, {}, {}, {}
+if P.count > 0 then
+  -- `own_hold` and `next_expiry`, `totals` by name, and their changes: fields and values of the
+  -- account's parts and of the period's, and fields to delete.
+  P.own_hold, P.next_expiry, P.totals = 0, 0, {}
+  P.day_changes, P.day_deletions, P.changes, P.deletions = {}, {}, {}, {}
 
-function P.total(name)
-  if not P.totals[name] then P.totals[name] = { used = 0, held = 0 } end
-  return P.totals[name]
-end
+  function P.total(name)
+    if not P.totals[name] then P.totals[name] = { used = 0, held = 0 } end
+    return P.totals[name]
+  end
 
-function P.read_limits(part, field, value)
-  if not value then return end
-  for i, word in ipairs({ string.match(value, '^(%S+) (%S+)$') }) do
-    local limit = tonumber(word)
-    if limit and limit <= MAX_AMOUNT then
-      part[i == 1 and 'per_month' or 'per_day'] = limit
-    elseif word ~= WORDS.NOT_SET then
+  function P.read_limits(part, field, value)
+    if not value then return end
+    for i, word in ipairs({ string.match(value, '^(%S+) (%S+)$') }) do
+      local limit = tonumber(word)
+      if limit and limit <= MAX_AMOUNT then
+        part[i == 1 and 'per_month' or 'per_day'] = limit
+      elseif word ~= NOT_SET then
+        note_malformed(KEYS[6], field, value, '"per_month per_day"')
+      end
+    end
+    if not string.match(value, '^%S+ %S+$') then
       note_malformed(KEYS[6], field, value, '"per_month per_day"')
     end
   end
-  if not string.match(value, '^%S+ %S+$') then
-    note_malformed(KEYS[6], field, value, '"per_month per_day"')
+
+  function P.read_total(name, field, value)
+    local used, held = unpack(numbers(KEYS[7], field, value, 2, '"used held"'))
+    P.totals[name] = { used = used, held = held }
   end
-end
 
-function P.read_total(name, field, value)
-  local used, held = unpack(numbers(KEYS[7], field, value, 2, '"used held"'))
-  P.totals[name] = { used = used, held = held }
-end
-
--- Answers a hold's amount, when it expires, and its parts.
-function P.read_hold(field, value)
-  local amount, expires, names = string.match(value, '^(%d+) (%d+) (.*)$')
-  amount, expires = tonumber(amount), tonumber(expires)
-  if not (amount and expires) or amount > MAX_AMOUNT then
-    note_malformed(KEYS[7], field, value, '"amount expires parts"')
-    return 0, 0, ''
+  -- Answers a hold's amount, when it expires, and its parts.
+  function P.read_hold(field, value)
+    local amount, expires, names = string.match(value, '^(%d+) (%d+) (.*)$')
+    amount, expires = tonumber(amount), tonumber(expires)
+    if not (amount and expires) or amount > MAX_AMOUNT then
+      note_malformed(KEYS[7], field, value, '"amount expires parts"')
+      return 0, 0, ''
+    end
+    return amount, expires, names
   end
-  return amount, expires, names
-end
 
--- Releases the holds that nobody renewed in time, and adds up the others anew.
-function P.release()
-  local all = read('HGETALL', KEYS[7])
-  local held = {}
-  P.next_expiry = 0
-  for i = 1, #all, 2 do
-    local field, value = all[i], all[i + 1]
-    if has_prefix(field, WORDS.PART_TOTAL) then
-      P.read_total(string.sub(field, #WORDS.PART_TOTAL + 1), field, value)
-    elseif has_prefix(field, WORDS.PART_HOLD) then
-      local amount, expires, names = P.read_hold(field, value)
-      if is_live(expires) then
-        for name in string.gmatch(names, '[^' .. WORDS.SEPARATOR .. ']+') do
-          held[name] = add(held[name] or 0, amount)
+  -- Releases the holds that nobody renewed in time, and adds up the others anew.
+  function P.release()
+    local all = read('HGETALL', KEYS[7])
+    local held = {}
+    P.next_expiry = 0
+    for i = 1, #all, 2 do
+      local field, value = all[i], all[i + 1]
+      if has_prefix(field, PART_TOTAL) then
+        P.read_total(string.sub(field, #PART_TOTAL + 1), field, value)
+      elseif has_prefix(field, PART_HOLD) then
+        local amount, expires, names = P.read_hold(field, value)
+        if is_live(expires) then
+          for name in string.gmatch(names, '[^' .. SEPARATOR .. ']+') do
+            held[name] = add(held[name] or 0, amount)
+          end
+          if P.next_expiry == 0 or expires < P.next_expiry then P.next_expiry = expires end
+        else
+          P.deletions[#P.deletions + 1] = field
+          if field == PART_HOLD .. lease then P.own_hold = 0 end
         end
-        if P.next_expiry == 0 or expires < P.next_expiry then P.next_expiry = expires end
-      else
-        P.deletions[#P.deletions + 1] = field
-        if field == WORDS.PART_HOLD .. lease then P.own_hold = 0 end
       end
     end
+    for name in pairs(held) do P.total(name) end
+    for name, total in pairs(P.totals) do
+      total.held, total.changed = held[name] or 0, true
+    end
+    if P.next_expiry == 0 then
+      P.deletions[#P.deletions + 1] = NEXT_EXPIRY
+    else
+      P.changes = { NEXT_EXPIRY, text(P.next_expiry) }
+    end
   end
-  for name in pairs(held) do P.total(name) end
-  for name, total in pairs(P.totals) do
-    total.held, total.changed = held[name] or 0, true
-  end
-  if P.next_expiry == 0 then
-    P.deletions[#P.deletions + 1] = WORDS.NEXT_EXPIRY
-  else
-    P.changes = { WORDS.NEXT_EXPIRY, text(P.next_expiry) }
+
+  -- Reads the parts that the lease draws on.
+  function P.read()
+    local drawn, of_account, of_month = {}, {}, { NEXT_EXPIRY, PART_HOLD .. lease }
+    for i = 1, P.count do
+      local at = FIRST_PART + 3 * (i - 1)
+      local name = ARGV[at]
+      drawn[i] = { name = name, per_month = tonumber(ARGV[at + 1]), per_day = tonumber(ARGV[at + 2]) }
+      of_account[2 * i - 1], of_account[2 * i] = PART_LIMITS .. name, PART_TODAY .. name
+      of_month[i + 2] = PART_TOTAL .. name
+    end
+    of_account[2 * P.count + 1] = PARTS_DAY
+    local found = read('HMGET', KEYS[6], unpack(of_account))
+    local found_month = read('HMGET', KEYS[7], unpack(of_month))
+    P.parts_day = numbers(KEYS[6], PARTS_DAY, found[2 * P.count + 1], 1, 'days since 1970')[1]
+    P.next_expiry =
+      numbers(KEYS[7], NEXT_EXPIRY, found_month[1], 1, 'milliseconds since 1970')[1]
+    if found_month[2] then P.own_hold = P.read_hold(of_month[2], found_month[2]) end
+    for i, part in ipairs(drawn) do
+      P.read_limits(part, of_account[2 * i - 1], found[2 * i - 1])
+      part.last_day, part.used_on_last_day =
+        unpack(numbers(KEYS[6], of_account[2 * i], found[2 * i], 2, '"day used"'))
+      if found_month[i + 2] then P.read_total(part.name, of_month[i + 2], found_month[i + 2]) end
+      part.is_new = not found_month[i + 2]
+    end
+    if P.next_expiry > 0 and not is_live(P.next_expiry) then P.release() end
+    return drawn
   end
 end
-
--- Reads the parts that the lease draws on.
-function P.read()
-  local drawn, of_account, of_month = {}, {}, { WORDS.NEXT_EXPIRY, WORDS.PART_HOLD .. lease }
-  for i = 1, P.count do
-    local at = FIRST_PART + 3 * (i - 1)
-    local name = ARGV[at]
-    drawn[i] = { name = name, per_month = tonumber(ARGV[at + 1]), per_day = tonumber(ARGV[at + 2]) }
-    of_account[2 * i - 1], of_account[2 * i] = WORDS.PART_LIMITS .. name, WORDS.PART_TODAY .. name
-    of_month[i + 2] = WORDS.PART_TOTAL .. name
-  end
-  if P.count == 0 then return drawn end
-  of_account[2 * P.count + 1] = WORDS.PARTS_DAY
-  local found = read('HMGET', KEYS[6], unpack(of_account))
-  local found_month = read('HMGET', KEYS[7], unpack(of_month))
-  P.parts_day = numbers(KEYS[6], WORDS.PARTS_DAY, found[2 * P.count + 1], 1, 'days since 1970')[1]
-  P.next_expiry =
-    numbers(KEYS[7], WORDS.NEXT_EXPIRY, found_month[1], 1, 'milliseconds since 1970')[1]
-  if found_month[2] then P.own_hold = P.read_hold(of_month[2], found_month[2]) end
-  for i, part in ipairs(drawn) do
-    P.read_limits(part, of_account[2 * i - 1], found[2 * i - 1])
-    part.last_day, part.used_on_last_day =
-      unpack(numbers(KEYS[6], of_account[2 * i], found[2 * i], 2, '"day used"'))
-    if found_month[i + 2] then P.read_total(part.name, of_month[i + 2], found_month[i + 2]) end
-    part.is_new = not found_month[i + 2]
-  end
-  if P.next_expiry > 0 and not is_live(P.next_expiry) then P.release() end
-  return drawn
-end
-
-P.today = math.floor(now / 86400000)
 
 local function without_effect(outcome) return outcome .. ' ' .. text(now) end
 
@@ -158,6 +159,7 @@ if now > ends + SETTLEMENT_WINDOW then return without_effect(PERIOD_CLOSED) end
 
 -- Everything is read, and checked.
 read_record()
+if P.included_per_day > 0 then DAYS = DAYS or days() end
 local names = {}
 for i = FIRST_LINE, #ARGV, 4 do names[#names + 1] = ARGV[i] end
 if #names > 0 then names[#names + 1] = OTHER_LINE end
@@ -173,7 +175,7 @@ local known = found_lease[1] and true or false
 local entry_seq, entry_batch, entry_settled =
   unpack(numbers(KEYS[4], lease, found_lease[1], 3, '"seq batch settled"'))
 local lease_settled, lease_forgotten, behind_until, lease_moved =
-  unpack(numbers(KEYS[4], SUM, found_lease[2], 4, FORMS.LEASE_SUM))
+  unpack(numbers(KEYS[4], SUM, found_lease[2], 4, FORM_LEASE_SUM))
 local own_hold = numbers(KEYS[5], lease, found_hold[1], 2, '"amount expires"')[1]
 local held, next_expiry = unpack(numbers(KEYS[5], SUM, found_hold[2], 2, '"held next"'))
 local current = found_current and open_book(current_key, found_current, { LATE_LINE }, current_ends)
@@ -181,7 +183,7 @@ local book = open_book(KEYS[3], found_book, names, ends)
 local moved_to = current_key and read_moved(KEYS[3], MOVED_TO, found_to[1])
 local moved_from = current_key and read_moved(current_key, MOVED_FROM, found_current[4])
 
-P.drawn = P.read()
+if P.count > 0 then P.drawn = P.read() end
 
 -- Holds are scanned only when one may have expired.
 local scanned = (next_expiry > 0 and not is_live(next_expiry)) or (next_expiry == 0 and held > 0)
@@ -293,12 +295,16 @@ if now < ends or not book.has_terms then
 end
 
 P.most_per_day = math.min(P.most_per_day, per_day or MAX_AMOUNT)
-function P.on_today(day, used) return day == P.today and used or 0 end
+P.has_limits = P.most_per_day < MAX_AMOUNT or P.count > 0
+if P.has_limits then
+  P.today = math.floor(now / 86400000)
+  function P.on_today(day, used) return day == P.today and used or 0 end
+end
 
 -- Counts what is settled in the parts. What is debited in another month counts in the day's totals
 -- alone.
 P.cost = subtract(debited, repaired)
-if is_news and P.cost > 0 then
+if P.has_limits and is_news and P.cost > 0 then
   if P.most_per_day < MAX_AMOUNT then
     last_day, used_on_last_day = P.today, add(P.on_today(last_day, used_on_last_day), P.cost)
     change_record(TODAY, text(last_day) .. ' ' .. text(used_on_last_day))
@@ -307,15 +313,15 @@ if is_news and P.cost > 0 then
     -- Else the counts of parts that are used no more would stay for ever.
     local all = redis.call('HGETALL', KEYS[6])
     for i = 1, #all, 2 do
-      local day = has_prefix(all[i], WORDS.PART_TODAY) and string.match(all[i + 1], '^(%d+) ')
+      local day = has_prefix(all[i], PART_TODAY) and string.match(all[i + 1], '^(%d+) ')
       if day and day + 1 < P.today then P.day_deletions[#P.day_deletions + 1] = all[i] end
     end
-    P.day_changes = { WORDS.PARTS_DAY, text(P.today) }
+    P.day_changes = { PARTS_DAY, text(P.today) }
   end
   for _, part in ipairs(P.drawn) do
     part.used_on_last_day = add(P.on_today(part.last_day, part.used_on_last_day), P.cost)
     part.last_day = P.today
-    P.day_changes[#P.day_changes + 1] = WORDS.PART_TODAY .. part.name
+    P.day_changes[#P.day_changes + 1] = PART_TODAY .. part.name
     P.day_changes[#P.day_changes + 1] = text(P.today) .. ' ' .. text(part.used_on_last_day)
     if not elsewhere then
       local total = P.total(part.name)
@@ -324,15 +330,10 @@ if is_news and P.cost > 0 then
   end
 end
 
--- Written with the record: the terms, as far as they are of days.
+-- The terms, as far as they are of days, are written with the record.
 P.writes_terms =
   terms_changed and ((not is_closed and (is_news or missing > 0)) or restored > 0)
-function P.note_terms(b)
-  local days = DAYS.of(b.period)
-  DAYS.note(b.period, { each = b.included_per_day, covered = days.covered, day = days.day,
-    today = days.today })
-end
-if P.writes_terms then P.note_terms(book) end
+if DAYS and P.writes_terms then DAYS.note_terms(book) end
 
 local book_changed = is_news or missing > 0 or book.settled ~= settled_before
   or book.forgotten ~= forgotten_before
@@ -351,119 +352,129 @@ if not elsewhere or restored > 0 then
     add(book.recovered, elsewhere and restored or subtract(debited, lines_cost))
 end
 
+-- Included credits of the month, of its days as far as they were used, and of today.
+local function included_so_far() return DAYS and DAYS.included_so_far(book) or included(book) end
+
 -- The most that can be used. Usage of a closed month, or of one that has not begun, is debited in
 -- another. No total grows beyond the largest amount.
 local function limit()
   if is_closed or early or book.used == MAX_AMOUNT then return net(book) end
-  local prepaid =
-    add(add(DAYS.included_so_far(book), book.purchased_used), purchased_available(book, now))
+  local prepaid = add(add(included_so_far(), book.purchased_used), purchased_available(book, now))
   return add(prepaid, max_pay_as_you_go(book))
 end
 
--- Calls `see(level, is_day, limit, used, held)` for each limit that the lease draws on besides the
--- account's.
-function P.each_limit(see)
-  if P.most_per_day < MAX_AMOUNT then
-    see(0, 1, P.most_per_day, P.on_today(last_day, used_on_last_day), held)
-  end
-  for level, part in ipairs(P.drawn) do
-    local total = P.totals[part.name] or { used = 0, held = 0 }
-    if part.per_month < MAX_AMOUNT then see(level, 0, part.per_month, total.used, total.held) end
-    if part.per_day < MAX_AMOUNT then
-      see(level, 1, part.per_day, P.on_today(part.last_day, part.used_on_last_day), total.held)
+if P.has_limits then
+  -- Calls `see(level, is_day, limit, used, held)` for each limit that the lease draws on besides the
+  -- account's.
+  function P.each_limit(see)
+    if P.most_per_day < MAX_AMOUNT then
+      see(0, 1, P.most_per_day, P.on_today(last_day, used_on_last_day), held)
     end
-  end
-end
-
--- Takes permits of the account's request rate if the renewal is news, and answers what it says of
--- them.
-function P.permits()
-  local micros, wanted = now * 1000, is_news and P.wanted or 0
-  local count, per, burst = string.match(P.rate, '^(%d+)/(%d+)/?(%d*)$')
-  count, per, burst = tonumber(count), tonumber(per), tonumber(burst)
-  local cell = rates[P.rate] or { at = 0, used = 0 }
-  local available, granted, next_after, reset_after
-  if burst then
-    local interval = math.ceil(per / count)
-    local tolerance = math.min(interval * burst, WORDS.MAX_TOLERANCE)
-    -- A cell that is farther ahead was written by a clock that was.
-    local at = math.min(math.max(cell.at, micros), micros + tolerance)
-    available = math.floor((micros + tolerance - at) / interval)
-    granted = math.min(available, wanted)
-    cell = { at = at + granted * interval, used = 0 }
-    reset_after = cell.at - micros
-    next_after = subtract(reset_after + interval, tolerance)
-  else
-    local window = math.floor(micros / per)
-    if cell.at ~= window then cell = { at = window, used = 0 } end
-    available = subtract(count, cell.used)
-    granted = math.min(available, wanted)
-    cell.used = cell.used + granted
-    reset_after = (window + 1) * per - micros
-    next_after = reset_after
-  end
-  if available > granted then next_after = 0 end
-  if is_news then
-    rates[P.rate] = cell
-    for rate, other in pairs(rates) do
-      local _, other_per, other_burst = string.match(rate, '^(%d+)/(%d+)/?(%d*)$')
-      local is_over = other_burst == '' and other.at ~= math.floor(micros / other_per)
-        or other_burst ~= '' and other.at <= micros
-      if is_over then
-        delete_from_record(RATE .. rate)
-      elseif rate == P.rate then
-        change_record(RATE .. rate, text(other.at) .. ' ' .. text(other.used))
+    for level, part in ipairs(P.drawn) do
+      local total = P.totals[part.name] or { used = 0, held = 0 }
+      if part.per_month < MAX_AMOUNT then see(level, 0, part.per_month, total.used, total.held) end
+      if part.per_day < MAX_AMOUNT then
+        see(level, 1, part.per_day, P.on_today(part.last_day, part.used_on_last_day), total.held)
       end
     end
   end
-  return string.format('%.0f %.0f %.0f %.0f', granted, available - granted, next_after, reset_after)
 end
 
--- Sets the lease's share of the requests that may run at the same time if the renewal is news, and
--- answers what it says of it.
-function P.share()
-  local before = SHARES.by_lease[lease]
-  if not P.most_running and not before then return '' end
-  before = before and is_live(before.expires) and before.count or 0
-  local others = 0
-  for other, share in pairs(SHARES.by_lease) do
-    if is_live(share.expires) then
-      if other ~= lease then others = math.min(WORDS.MAX_RUNNING, others + share.count) end
-    elseif is_news and other ~= lease then
-      delete_from_record(SHARES.FIELD .. other)
-    end
-  end
-  local left = subtract(P.most_running or 0, others)
-  local granted = 0
-  if P.most_running then
-    granted = is_news
-      and math.max(math.min(P.running, before), math.min(P.share_wanted, left)) or before
-  end
-  if is_news and granted > 0 then
-    change_record(SHARES.FIELD .. lease, text(granted) .. ' ' .. text(now + WORDS.SHARE_LIFETIME))
-  elseif is_news and SHARES.by_lease[lease] then
-    delete_from_record(SHARES.FIELD .. lease)
-  end
-  return P.most_running
-    and WORDS.RUNNING .. text(granted) .. ' ' .. text(subtract(left, granted)) or ''
-end
-
--- Answers what the parts used of their months' limits.
-function P.months()
-  local words, has_limit = {}, false
-  for i, part in ipairs(P.drawn) do
-    local total = P.totals[part.name]
-    if part.per_month < MAX_AMOUNT then
-      words[i] = text(part.per_month) .. ' ' .. text(total and total.used or 0)
-      has_limit = true
+if P.rate then
+  -- Takes permits of the account's request rate if the renewal is news, and answers what it says of
+  -- them.
+  function P.permits()
+    local micros, wanted = now * 1000, is_news and P.wanted or 0
+    local count, per, burst = string.match(P.rate, '^(%d+)/(%d+)/?(%d*)$')
+    count, per, burst = tonumber(count), tonumber(per), tonumber(burst)
+    local cell = rates[P.rate] or { at = 0, used = 0 }
+    local available, granted, next_after, reset_after
+    if burst then
+      local interval = math.ceil(per / count)
+      local tolerance = math.min(interval * burst, MAX_TOLERANCE)
+      -- A cell that is farther ahead was written by a clock that was.
+      local at = math.min(math.max(cell.at, micros), micros + tolerance)
+      available = math.floor((micros + tolerance - at) / interval)
+      granted = math.min(available, wanted)
+      cell = { at = at + granted * interval, used = 0 }
+      reset_after = cell.at - micros
+      next_after = subtract(reset_after + interval, tolerance)
     else
-      words[i] = WORDS.NOT_SET .. ' ' .. WORDS.NOT_SET
+      local window = math.floor(micros / per)
+      if cell.at ~= window then cell = { at = window, used = 0 } end
+      available = subtract(count, cell.used)
+      granted = math.min(available, wanted)
+      cell.used = cell.used + granted
+      reset_after = (window + 1) * per - micros
+      next_after = reset_after
     end
+    if available > granted then next_after = 0 end
+    if is_news then
+      rates[P.rate] = cell
+      for rate, other in pairs(rates) do
+        local _, other_per, other_burst = string.match(rate, '^(%d+)/(%d+)/?(%d*)$')
+        local is_over = other_burst == '' and other.at ~= math.floor(micros / other_per)
+          or other_burst ~= '' and other.at <= micros
+        if is_over then
+          delete_from_record(RATE .. rate)
+        elseif rate == P.rate then
+          change_record(RATE .. rate, text(other.at) .. ' ' .. text(other.used))
+        end
+      end
+    end
+    return string.format('%.0f %.0f %.0f %.0f', granted, available - granted, next_after, reset_after)
   end
-  return has_limit and WORDS.PARTS .. table.concat(words, ' ') or ''
 end
 
-P.share_answer = P.share()
+if P.most_running or (shares and shares[lease]) then
+  -- Sets the lease's share of the requests that may run at the same time if the renewal is news, and
+  -- answers what it says of it.
+  shares = shares or {}
+  function P.share()
+    local before = shares[lease]
+    before = before and is_live(before.expires) and before.count or 0
+    local others = 0
+    for other, share in pairs(shares) do
+      if is_live(share.expires) then
+        if other ~= lease then others = math.min(MAX_RUNNING, others + share.count) end
+      elseif is_news and other ~= lease then
+        delete_from_record(SHARE .. other)
+      end
+    end
+    local left = subtract(P.most_running or 0, others)
+    local granted = 0
+    if P.most_running then
+      granted = is_news
+        and math.max(math.min(P.running, before), math.min(P.share_wanted, left)) or before
+    end
+    if is_news and granted > 0 then
+      change_record(SHARE .. lease, text(granted) .. ' ' .. text(now + SHARE_LIFETIME))
+    elseif is_news and shares[lease] then
+      delete_from_record(SHARE .. lease)
+    end
+    return P.most_running
+      and RUNNING .. text(granted) .. ' ' .. text(subtract(left, granted)) or ''
+  end
+end
+
+if P.count > 0 then
+  -- Answers what the parts used of their months' limits.
+  function P.months()
+    local words, has_limit = {}, false
+    for i, part in ipairs(P.drawn) do
+      local total = P.totals[part.name]
+      if part.per_month < MAX_AMOUNT then
+        words[i] = text(part.per_month) .. ' ' .. text(total and total.used or 0)
+        has_limit = true
+      else
+        words[i] = NOT_SET .. ' ' .. NOT_SET
+      end
+    end
+    return has_limit and PARTS .. table.concat(words, ' ') or ''
+  end
+end
+
+P.share_answer = P.share and P.share() or ''
 
 local outcome = RENEWED
 if unknown_farewell then
@@ -481,11 +492,13 @@ if is_news then
   local others = subtract(held, own_hold)
   local kept = math.min(keep, subtract(own_hold, cost))
   local available = subtract(subtract(subtract(limit(), net(book)), others), kept)
-  P.each_limit(function(level, _, most, used, on_hold)
-    local own = level == 0 and own_hold or P.own_hold
-    local left = subtract(subtract(most, used), subtract(on_hold, own))
-    available = math.min(available, subtract(left, kept))
-  end)
+  if P.has_limits then
+    P.each_limit(function(level, _, most, used, on_hold)
+      local own = level == 0 and own_hold or P.own_hold
+      local left = subtract(subtract(most, used), subtract(on_hold, own))
+      available = math.min(available, subtract(left, kept))
+    end)
+  end
   if now >= ends or early then need, extra = 0, 0 end
   local more = math.min(add(add(keep - kept, refill), need), available)
   hold = kept + more + math.min(extra, math.floor((available - more) / SURPLUS_DIVISOR))
@@ -505,11 +518,11 @@ if is_news then
       local total = P.total(part.name)
       total.held, total.changed = add(subtract(total.held, P.own_hold), hold), true
     end
-    local field = WORDS.PART_HOLD .. lease
+    local field = PART_HOLD .. lease
     if hold > 0 then
       if P.next_expiry == 0 or expires < P.next_expiry then P.next_expiry = expires end
-      P.changes = { WORDS.NEXT_EXPIRY, text(P.next_expiry), field,
-        text(hold) .. ' ' .. text(expires) .. ' ' .. table.concat(names, WORDS.SEPARATOR) }
+      P.changes = { NEXT_EXPIRY, text(P.next_expiry), field,
+        text(hold) .. ' ' .. text(expires) .. ' ' .. table.concat(names, SEPARATOR) }
     elseif P.own_hold > 0 then
       P.deletions[#P.deletions + 1] = field
     end
@@ -518,7 +531,7 @@ if is_news then
   -- Purchased credits that this period's holds may use are reserved, so that another period does
   -- not hold them too.
   local amount =
-    math.min(subtract(held, DAYS.all_left(book)), purchased_available(book, now))
+    math.min(subtract(held, DAYS and DAYS.all_left(book) or included_left(book, 0)), purchased_available(book, now))
   for month, reservation in pairs(reserved) do
     local is_own = month == book.period
     if (is_own and amount == 0) or (not is_own and not is_live(reservation.ends)) then
@@ -543,22 +556,25 @@ end
 local answer = without_effect(outcome)
 if outcome == RENEWED then
   answer = string.format('%s %.0f %.0f %.0f %.0f %.0f %.0f %d %d %d', outcome, now, hold,
-    net(book), held, limit(), DAYS.included_so_far(book),
+    net(book), held, limit(), included_so_far(),
     max_pay_as_you_go(book) < book.max_pay_as_you_go and 1 or 0, early and 1 or 0,
     now >= ends and 1 or 0)
-  local least, tightest = subtract(subtract(limit(), net(book)), held), ''
-  P.each_limit(function(level, is_day, most, used, on_hold)
-    local left = subtract(subtract(most, used), on_hold)
-    local resets = is_day == 1 and (P.today + 1) * 86400000 or ends
-    -- Of two that leave the same, the one that does so for longer.
-    if left < least or (left == least and tightest ~= '' and resets > P.resets) then
-      least, P.resets = left, resets
-      tightest = string.format(' %d %d %.0f %.0f %.0f %.0f', level, is_day, most, used, on_hold,
-        resets)
-    end
-  end)
-  answer = answer .. tightest .. P.months() .. P.share_answer
-  if P.rate then answer = answer .. WORDS.PERMITS .. P.permits() end
+  if P.has_limits then
+    local least, tightest = subtract(subtract(limit(), net(book)), held), ''
+    P.each_limit(function(level, is_day, most, used, on_hold)
+      local left = subtract(subtract(most, used), on_hold)
+      local resets = is_day == 1 and (P.today + 1) * 86400000 or ends
+      -- Of two that leave the same, the one that does so for longer.
+      if left < least or (left == least and tightest ~= '' and resets > P.resets) then
+        least, P.resets = left, resets
+        tightest = string.format(' %d %d %.0f %.0f %.0f %.0f', level, is_day, most, used, on_hold,
+          resets)
+      end
+    end)
+    answer = answer .. tightest .. (P.count > 0 and P.months() or '')
+  end
+  answer = answer .. P.share_answer
+  if P.rate then answer = answer .. PERMITS .. P.permits() end
 end
 
 local debits_elsewhere = elsewhere and (brings_lines or debited > 0)
@@ -581,8 +597,10 @@ if debits_elsewhere then
   if current_is_new then
     current.included_each, current.per_seat = terms_included, terms_per_seat
     current.max_pay_as_you_go, current.seats, current.stated_at = terms_max, seats, stated_at
-    current.included_per_day = P.included_per_day
-    P.note_terms(current)
+    if DAYS then
+      current.included_per_day = P.included_per_day
+      DAYS.note_terms(current)
+    end
   end
   local late = line_of(current, LATE_LINE)
   if brings_lines then
@@ -631,21 +649,23 @@ elseif (found_lease[2] or known or behind_until > 0) and lease_sums ~= found_lea
   delete_lease_sums_if_alone()
 end
 
--- The parts after the leases: what a write that is torn leaves out of them does not count there
--- twice.
-for name, total in pairs(P.totals) do
-  if total.changed then
-    P.changes[#P.changes + 1] = WORDS.PART_TOTAL .. name
-    P.changes[#P.changes + 1] = text(total.used) .. ' ' .. text(total.held)
+if P.count > 0 then
+  -- The parts after the leases: what a write that is torn leaves out of them does not count there
+  -- twice.
+  for name, total in pairs(P.totals) do
+    if total.changed then
+      P.changes[#P.changes + 1] = PART_TOTAL .. name
+      P.changes[#P.changes + 1] = text(total.used) .. ' ' .. text(total.held)
+    end
   end
-end
-in_chunks('HDEL', KEYS[7], P.deletions)
-in_chunks('HDEL', KEYS[6], P.day_deletions)
-in_chunks('HSET', KEYS[6], P.day_changes)
-in_chunks('HSET', KEYS[7], P.changes)
-for _, part in ipairs(P.drawn) do
-  if part.is_new and #P.changes > 0 then
-    redis.call('PEXPIREAT', KEYS[7], text(ends + BOOK_LIFETIME))
+  in_chunks('HDEL', KEYS[7], P.deletions)
+  in_chunks('HDEL', KEYS[6], P.day_deletions)
+  in_chunks('HSET', KEYS[6], P.day_changes)
+  in_chunks('HSET', KEYS[7], P.changes)
+  for _, part in ipairs(P.drawn) do
+    if part.is_new and #P.changes > 0 then
+      redis.call('PEXPIREAT', KEYS[7], text(ends + BOOK_LIFETIME))
+    end
   end
 end
 

@@ -1,7 +1,7 @@
 //! The Lua scripts: their texts, with the constants that they share with Rust, and how they are
 //! called.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind};
 
@@ -17,7 +17,7 @@ use super::{
     call::RENEWAL_ARGUMENTS,
     schema::{self, BOOK_LIFETIME},
 };
-use crate::{Credits, clock::UnixTime, redis_server::Link};
+use crate::{Credits, redis_server::Link};
 
 const CLOCK: &str = include_str!("clock.lua");
 const ACCOUNT: &str = include_str!("account.lua");
@@ -48,7 +48,7 @@ impl LoadedScript {
 
     /// The script that reads what a statement is made of.
     pub(super) fn read() -> Self {
-        Self::new(format!("local SUM = '{}'\n{READ}", schema::SUM))
+        Self::new(filled_in(&[READ], &[]))
     }
 
     /// Calls the script by its hash. If the server forgot it, and may be made to forget it again at
@@ -73,30 +73,25 @@ pub(super) fn renew_text(clock: &str) -> String {
         number("FIRST_PART", RENEWAL_ARGUMENTS as u64 + 1),
         number("SURPLUS_DIVISOR", SURPLUS_DIVISOR.unsigned_abs()),
         number("NOTE_SAME_TERMS_EVERY", NOTE_SAME_TERMS_EVERY.as_secs()),
+        number("MAX_TOLERANCE", MAX_TOLERANCE),
+        number("MAX_RUNNING", u32::MAX.into()),
         millis("CLOCK_SKEW", CLOCK_SKEW),
         millis("SETTLEMENT_WINDOW", SETTLEMENT_WINDOW),
         millis("REPORT_AGAIN_WITHIN", REPORT_AGAIN_WITHIN),
+        millis("SHARE_LIFETIME", SHARE_LIFETIME),
         word("LATE_LINE", schema::LATE_LINE),
         word("OTHER_LINE", schema::OTHER_LINE),
-        table(
-            "WORDS",
-            &[
-                ("PART_LIMITS", schema::PART_LIMITS),
-                ("PART_TODAY", schema::PART_TODAY),
-                ("PARTS_DAY", schema::PARTS_DAY),
-                ("PART_TOTAL", schema::PART_TOTAL),
-                ("PART_HOLD", schema::PART_HOLD),
-                ("NEXT_EXPIRY", schema::NEXT_EXPIRY),
-                ("NOT_SET", schema::NOT_SET),
-                ("PERMITS", schema::PERMITS),
-                ("PARTS", schema::PARTS),
-                ("RUNNING", schema::RUNNING),
-                ("SEPARATOR", "\\t"),
-            ],
-        ),
-        number_in("WORDS", "MAX_TOLERANCE", MAX_TOLERANCE),
-        number_in("WORDS", "MAX_RUNNING", u32::MAX.into()),
-        number_in("WORDS", "SHARE_LIFETIME", (UnixTime::EPOCH + SHARE_LIFETIME).as_millis()),
+        word("PART_LIMITS", schema::PART_LIMITS),
+        word("PART_TODAY", schema::PART_TODAY),
+        word("PARTS_DAY", schema::PARTS_DAY),
+        word("PART_TOTAL", schema::PART_TOTAL),
+        word("PART_HOLD", schema::PART_HOLD),
+        word("NEXT_EXPIRY", schema::NEXT_EXPIRY),
+        word("NOT_SET", schema::NOT_SET),
+        word("PERMITS", schema::PERMITS),
+        word("PARTS", schema::PARTS),
+        word("RUNNING", schema::RUNNING),
+        word("SEPARATOR", "\\t"),
         word("RENEWED", schema::RENEWED),
         word("SUPERSEDED", schema::SUPERSEDED),
         word("FORGOTTEN", schema::FORGOTTEN),
@@ -105,7 +100,7 @@ pub(super) fn renew_text(clock: &str) -> String {
         word("PERIOD_CLOSED", schema::PERIOD_CLOSED),
         word("ACCOUNT_ERASED", schema::ACCOUNT_ERASED),
     ];
-    format!("{}{}{clock}{ACCOUNT}{RENEW}", account_constants(), constants.concat())
+    filled_in(&[clock, ACCOUNT, RENEW], &constants)
 }
 
 /// The text of the script that amends, on a clock as [`renew_text`] has it.
@@ -117,12 +112,12 @@ pub(super) fn amend_text(clock: &str) -> String {
         word("REFUND", schema::REFUND),
         word("CLAIM", schema::CLAIM),
     ];
-    format!("{}{}{clock}{ACCOUNT}{AMEND}", account_constants(), constants.concat())
+    filled_in(&[clock, ACCOUNT, AMEND], &constants)
 }
 
 /// The constants of `account.lua`.
-fn account_constants() -> String {
-    [
+fn account_constants() -> Vec<Constant> {
+    vec![
         number("MAX_AMOUNT", Credits::MAX.as_nano_usd().unsigned_abs()),
         number("MAX_SEATS", u32::MAX.into()),
         word("SEATS_FORM", &format!("a whole number from 1 to {}", u32::MAX)),
@@ -139,8 +134,8 @@ fn account_constants() -> String {
         word("PURCHASED_USED", schema::PURCHASED_USED),
         word("PER_DAY", schema::PER_DAY),
         word("RATE", schema::RATE),
-        table("DAYS", &[("FIELD", schema::DAY_CREDITS)]),
-        table("SHARES", &[("FIELD", schema::SHARE)]),
+        word("DAY_CREDITS", schema::DAY_CREDITS),
+        word("SHARE", schema::SHARE),
         word("TODAY", schema::TODAY),
         word("NEVER", schema::NEVER),
         word("TOTAL", schema::TOTAL),
@@ -153,29 +148,55 @@ fn account_constants() -> String {
         word("SUM", schema::SUM),
         word("MALFORMED", schema::MALFORMED),
         word("REFUSED", schema::REFUSED),
+        // What to write, in errors about what was read.
+        word(
+            "FORM_TOTAL",
+            "\"used purchased_used charged recovered refunded settled forgotten lines\", in \
+             nano-dollars and a count",
+        ),
+        word("FORM_TERMS", "\"included per_seat pay_as_you_go seats stated_at\""),
+        word("FORM_LINE", "\"requests micros cost\""),
+        word("FORM_LEASE_SUM", "\"settled forgotten behind_until moved\""),
+        word("FORM_MOVED", "\"month amount\""),
     ]
-    .concat()
 }
 
-fn number(name: &str, value: u64) -> String {
-    format!("local {name} = {value}\n")
+/// The name of a constant, and what stands for it in Lua.
+type Constant = (&'static str, String);
+
+fn number(name: &'static str, value: u64) -> Constant {
+    (name, value.to_string())
 }
 
-fn millis(name: &str, value: Duration) -> String {
-    format!("local {name} = {}\n", value.as_millis())
+fn millis(name: &'static str, value: Duration) -> Constant {
+    (name, value.as_millis().to_string())
 }
 
-fn word(name: &str, value: &str) -> String {
-    format!("local {name} = '{value}'\n")
+fn word(name: &'static str, value: &str) -> Constant {
+    (name, format!("'{value}'"))
 }
 
-/// Several words under one name: a script may have only 200 local variables.
-fn table(name: &str, words: &[(&str, &str)]) -> String {
-    let words: Vec<_> = words.iter().map(|(name, word)| format!("{name} = '{word}'")).collect();
-    format!("local {name} = {{ {} }}\n", words.join(", "))
-}
-
-/// A number under the name of a table.
-fn number_in(table: &str, name: &str, value: u64) -> String {
-    format!("{table}.{name} = {value}\n")
+/// Returns the texts as one, with the constants in place of their names: each call runs the whole
+/// text, and a script may have only 200 local variables.
+fn filled_in(texts: &[&str], constants: &[Constant]) -> String {
+    let constants: HashMap<_, _> =
+        account_constants().into_iter().chain(constants.iter().cloned()).collect();
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut filled = String::new();
+    for line in texts.iter().flat_map(|text| text.lines()) {
+        let (mut rest, code_ends) = (line, line.find("--").unwrap_or(line.len()));
+        while let Some(at) = rest.find(|c: char| c.is_ascii_uppercase()) {
+            let begins_word = !rest[..at].ends_with(is_of_name);
+            let end = rest[at..].find(|c| !is_of_name(c)).map_or(rest.len(), |end| at + end);
+            filled.push_str(&rest[..at]);
+            let name = &rest[at..end];
+            let is_code = line.len() - rest.len() + at < code_ends;
+            let value = constants.get(name).filter(|_| begins_word && is_code);
+            filled.push_str(value.map_or(name, String::as_str));
+            rest = &rest[end..];
+        }
+        filled.push_str(rest);
+        filled.push('\n');
+    }
+    filled
 }
