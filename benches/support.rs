@@ -257,6 +257,7 @@ pub const NAMES: &[&str] = &[
     "free path",
     "ahead",
     "ahead, with a request rate",
+    "ahead, with a request rate, without its fields",
     "ahead, as it is by default",
     "strict, lease warm",
 ];
@@ -299,6 +300,14 @@ pub fn contender(name: &str) -> Contender {
         "ahead" => Contender::new(name, warm(ahead("pro")).layer(Echo), model),
         "ahead, with a request rate" => {
             Contender::new(name, warm(ahead("limited")).layer(Echo), model)
+        }
+        "ahead, with a request rate, without its fields" => {
+            let meter = plain(MemoryLedger::new(), "limited")
+                .hold_ahead(HoldAhead::default())
+                .rate_limit_headers(false)
+                .build()
+                .unwrap();
+            Contender::new(name, warm(meter).layer(Echo), model)
         }
         "ahead, as it is by default" => {
             let meter = builder(MemoryLedger::new(), "pro")

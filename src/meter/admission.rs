@@ -228,7 +228,7 @@ impl CreditMeter {
             .map(|quota| count(&handle, &request.context, quota, now.lease))
             .transpose();
         let rate = match counted {
-            Ok(rate) => rate.map(Box::new),
+            Ok(rate) => rate.filter(|_| self.inner.settings.response.rate_limit).map(Box::new),
             Err(rejection) => return Decision::now(self.deny_metered(rejection, request, None)),
         };
         match self.take_slice(&request, handle, now) {
@@ -398,7 +398,9 @@ impl CreditMeter {
     }
 
     fn admitted(&self, slice: HeldSlice, request: CreditRequest, mut rate: Rate) -> Admitted {
-        if rate.is_none()
+        if !self.inner.settings.response.rate_limit {
+            rate = None;
+        } else if rate.is_none()
             && request.context.want.rate.is_some()
             && let Some(quota) = request.context.tier.requests
         {

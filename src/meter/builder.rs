@@ -117,7 +117,11 @@ impl CreditMeterBuilder {
                     grpc: false,
                     grpc_web: false,
                 },
-                response: ResponseSettings { inference_id: true, usage_headers: false },
+                response: ResponseSettings {
+                    inference_id: true,
+                    rate_limit: true,
+                    usage_headers: false,
+                },
                 identify_timeout: Duration::from_secs(5),
                 read_ahead: ReadAheadLimits::default(),
                 uploads: UploadSettings {
@@ -347,6 +351,24 @@ impl CreditMeterBuilder {
     #[must_use]
     pub fn inference_id(mut self, on: bool) -> Self {
         self.settings.response.inference_id = on;
+        self
+    }
+
+    /// Sets if responses of accounts with a [request rate](crate::plan::Tier::requests) say what is
+    /// left of it, in the fields `RateLimit` and `RateLimit-Policy`. Default: they do. Denials for
+    /// the rate always do. Without them, a request takes a few heap allocations less.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.rate_limit_headers(false).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn rate_limit_headers(mut self, on: bool) -> Self {
+        self.settings.response.rate_limit = on;
         self
     }
 

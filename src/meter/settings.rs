@@ -38,6 +38,7 @@ pub(super) struct UploadSettings {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ResponseSettings {
     pub(super) inference_id: bool,
+    pub(super) rate_limit: bool,
     pub(super) usage_headers: bool,
 }
 

@@ -1,6 +1,7 @@
 //! What faults cost, and how fast ledgers are: tables, not tests. `scripts/faults` prints them.
 
 use std::{
+    convert::Infallible,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -8,8 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures_util::future::join_all;
+use http::{Request, Response};
+use http_body_util::Empty;
 use tokio::task::spawn_blocking;
+use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
     Account, CreditMeter, Period, RedisLedger,
     clock::UnixTime,
@@ -276,5 +281,75 @@ async fn what_a_journal_costs() {
         let name = if journaled { "yes" } else { "no" };
         let kib = (written() - before) / 1_024;
         println!("| {name} | {served} | {} us | {kib} KiB |", slowest.as_micros());
+    }
+}
+
+/// A rate of 600 a minute, 100 at once, on five nodes over Redis, for a minute of real time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a table: scripts/faults prints it"]
+async fn a_rate_over_five_nodes_for_a_minute() {
+    const MINUTE: Duration = Duration::from_secs(60);
+    let server = RedisServer::start();
+    let plan = PLAN
+        .replace("count = 6, per = \"1m\", burst = 2", "count = 600, per = \"1m\", burst = 100");
+    let plan = tower_credits::Plan::from_toml(&plan).unwrap();
+    // Requests a second of each node: fewer than the rate, about as many, more.
+    println!(
+        "| requests a second of the nodes | asked | begun | of what may | most over the bound |"
+    );
+    println!("|---|---|---|---|---|");
+    for (number, loads) in
+        [[5.0, 2.0, 1.0, 0.5, 0.2], [8.0, 4.0, 2.0, 0.5, 0.1], [40.0, 10.0, 5.0, 1.0, 0.2]]
+            .into_iter()
+            .enumerate()
+    {
+        let began = Instant::now();
+        let nodes = loads.map(|load: f64| {
+            let (url, plan) = (server.url(), plan.clone());
+            tokio::spawn(async move {
+                let ledger = RedisLedger::connect(url).await.unwrap();
+                let meter = CreditMeter::new(plan, ledger, IdentityFromExtensions);
+                let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+                    async |_: Request<Empty<Bytes>>| {
+                        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+                    },
+                ));
+                let (mut begun, mut asked) = (Vec::new(), 0);
+                let mut next = began;
+                while next < began + MINUTE {
+                    tokio::time::sleep_until(next.into()).await;
+                    let who = request(&format!("minute-{number}"), "slow", Empty::new());
+                    asked += 1;
+                    if service.clone().oneshot(who).await.unwrap().status() == 200 {
+                        begun.push(began.elapsed());
+                    }
+                    next += Duration::from_secs_f64(-(1.0 - fastrand::f64()).ln() / load);
+                }
+                meter.shutdown().await;
+                (begun, asked)
+            })
+        });
+        let (mut begun, mut asked) = (Vec::new(), 0);
+        for node in nodes {
+            let (of_node, number): (Vec<Duration>, u32) = node.await.unwrap();
+            begun.extend(of_node);
+            asked += number;
+        }
+        begun.sort();
+        // A bucket that drains at the rate: what it holds more than the burst.
+        let (mut level, mut last, mut most) = (0.0_f64, Duration::ZERO, 0.0_f64);
+        for at in &begun {
+            level = (level - (*at - last).as_secs_f64() * 10.0).max(0.0) + 1.0;
+            (last, most) = (*at, most.max(level));
+        }
+        // Permits lapse in 0.2 s: ten a second make two.
+        let over = most - 100.0 - 2.0;
+        let may = f64::from(asked).min(100.0 + 600.0);
+        println!(
+            "| {loads:?} | {asked} | {} | {:.1} % | {over:.1} |",
+            begun.len(),
+            100.0 * begun.len() as f64 / may
+        );
+        assert!(over <= 1.0 && begun.len() as f64 >= 0.97 * may);
     }
 }
