@@ -36,11 +36,16 @@ pub(super) struct ConcurrencyPool {
 }
 
 impl ConcurrencyPool {
-    /// Returns `true` if one more request may begin than those that are `running`.
-    pub(super) fn has_room(&mut self, most: NonZeroU32, running: usize, now: Duration) -> bool {
+    /// Notes the limit of a request. A share under another limit is of no use.
+    pub(super) fn set_limit(&mut self, most: NonZeroU32) {
         if self.most != Some(most) {
             *self = Self { most: Some(most), asked_at: self.asked_at, ..Self::default() };
         }
+    }
+
+    /// Returns `true` if one more request may begin than those that are `running`.
+    pub(super) fn has_room(&mut self, most: NonZeroU32, running: usize, now: Duration) -> bool {
+        self.set_limit(most);
         count(running) < self.share && now < self.admit_until
     }
 
@@ -106,7 +111,8 @@ impl ConcurrencyPool {
             _ if self.share == 0 && running == 0 => Duration::MAX,
             // Others are denied for lack of it.
             running if running < self.share && self.left == Some(0) => asked_at + rules.flush / 10,
-            running if running < self.share => asked_at + rules.flush * WINDOW,
+            // More than is kept ahead of so few.
+            running if running.saturating_mul(2) < self.share => asked_at + rules.flush * WINDOW,
             _ => asked_at + admit_for(rules),
         }
     }

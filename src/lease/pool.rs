@@ -181,6 +181,9 @@ impl<W, R: Run> Pool<W, R> {
 
     /// Queues a request until the ledger answers.
     pub(super) fn enqueue(&mut self, want: SliceRequest, run: R, handle: W) {
+        if let Some(most) = want.most_running {
+            self.concurrency.set_limit(most);
+        }
         self.queue.push(want, run, handle);
         self.surplus.wants(want.hold);
     }

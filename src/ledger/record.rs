@@ -76,7 +76,7 @@ pub struct Record {
     pub(super) rates: BTreeMap<AccountRate, RateCell>,
     /// Shares that leases have of the requests that may run at the same time.
     #[serde(default)]
-    pub(super) shares: BTreeMap<LeaseId, Share>,
+    pub(crate) shares: BTreeMap<LeaseId, Share>,
     /// Credits that are included each day, by month.
     #[serde(default)]
     pub(super) day_credits: BTreeMap<Period, DayCredits>,
@@ -206,6 +206,11 @@ impl Record {
         }
     }
 
+    /// Limits of parts, counts of what parts used on a day, and the day of these.
+    fn part_fields(&self) -> usize {
+        self.part_limits.len() + self.part_days.len() + usize::from(self.parts_day > 0)
+    }
+
     /// Sets or removes limits.
     pub(crate) fn set_limits(
         &mut self,
@@ -215,7 +220,7 @@ impl Record {
         if let Some(part) = &part
             && !limits.is_none()
             && !self.part_limits.contains_key(part)
-            && self.part_limits.len() + self.part_days.len() >= MAX_PART_FIELDS
+            && self.part_fields() >= MAX_PART_FIELDS
         {
             return Err(LedgerError::Refused(TOO_MANY_PARTS.into()));
         }

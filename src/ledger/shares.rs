@@ -10,8 +10,8 @@ use crate::clock::UnixTime;
 
 /// A lease's share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Share {
-    pub(super) count: u32,
+pub(crate) struct Share {
+    pub(crate) count: u32,
     pub(super) expires: UnixTime,
 }
 

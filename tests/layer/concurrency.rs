@@ -135,3 +135,22 @@ async fn a_request_that_is_denied_for_credits_uses_no_permit() {
         assert_eq!(world.runs(&alice, "echo").await, status);
     }
 }
+
+#[tokio::test]
+async fn while_the_ledger_is_away_a_node_counts_for_itself_and_says_so() {
+    let world = World::new();
+    let alice = identity("alice", "alone");
+    world.way.off(true);
+    let mut held = Held::new();
+    held.begin(&world.meter, &alice);
+    held.until_started(1).await;
+    assert_eq!(asks(&world.meter, &alice).await.1["reason"], "TOO_MANY_RUNNING");
+    held.release.send_replace(true);
+    assert_eq!(held.running.join_all().await, [200]);
+    for (status, left) in [(200, "r=1"), (200, "r=0"), (429, "r=0")] {
+        let response = world.call(of(&alice, "echo")).await;
+        assert_eq!(response.status(), status);
+        let field = response.headers()["ratelimit"].to_str().unwrap().to_owned();
+        assert!(field.contains(left), "{field}");
+    }
+}

@@ -16,7 +16,7 @@ use tower_credits::{
     meter::MeterBody,
 };
 
-use crate::support::{switched::Switched, *};
+use crate::support::{logs::Log, switched::Switched, *};
 
 const PLAN: &str = r#"
 [hardware.gpu-small]
@@ -69,6 +69,12 @@ when_used_up = "block"
 [tiers.charged]
 included_per_day = "0.00024"
 when_used_up = "pay-as-you-go"
+[tiers.alone]
+included = "1.00"
+when_used_up = "block"
+requests = { count = 3, per = "1m" }
+most_running = 1
+during_outage = { allow = "0.01" }
 [tiers.empty]
 included = "0"
 when_used_up = "block"
@@ -79,7 +85,7 @@ pub struct World {
     pub clock: ManualClock,
     pub meter: CreditMeter,
     pub accounts: Accounts,
-    way: Switched,
+    pub way: Switched,
 }
 
 impl World {
@@ -235,6 +241,21 @@ async fn a_days_limit_is_the_tiers_or_a_lower_one_and_ends_with_the_day() {
         .await
         .unwrap_err();
     assert!(error.to_string().contains("spending limit"), "{error}");
+}
+
+#[tokio::test]
+async fn events_say_which_part_it_was_and_which_limit() {
+    let world = World::new();
+    let ci = member("research/alice/ci");
+    world.limit(&ci, Some("research"), 1, 0).await;
+    let (log, _guard) = Log::from(tracing::Level::INFO);
+    assert_eq!(world.runs(&ci, "echo").await, 200);
+    assert_eq!(world.runs(&ci, "echo").await, 403);
+    let metered = log.lines(&["metered", "part=research/alice/ci"]);
+    assert_eq!(metered.len(), 1, "{metered:?}");
+    let limit = ["denied", "part=research ", "limit=$0.00012", "limit_per=\"month\"", "left=$0"];
+    let denied = log.lines(&limit);
+    assert!(denied.len() == 1 && denied[0].contains("resets_at=\"2026-12-01"), "{denied:?}");
 }
 
 #[tokio::test]

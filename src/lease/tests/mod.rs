@@ -1,5 +1,6 @@
 //! A lease on its own, against a book that answers it.
 
+mod permits;
 mod renewal;
 mod requests;
 mod surplus;
