@@ -637,7 +637,8 @@ impl CreditMeterBuilder {
 
     /// Sets the most accounts of which this node keeps leases at once. Default 262 144. Requests of
     /// more accounts are denied as unavailable. An account takes some kilobytes while it is used,
-    /// and until ten minutes after.
+    /// and until ten minutes after. Each [part](crate::Part) of it that asks counts as another one,
+    /// and so do models that have limits of their own.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};

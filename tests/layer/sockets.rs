@@ -217,7 +217,9 @@ async fn the_bill_as_json() {
     };
     let zeros = json!({
         "account": "user:free", "tier": "free", "period": "2026-11", "resets_at": "2026-12-01T00:00:00Z",
-        "included_nano_usd": 100_000_000, "included_used_nano_usd": 0, "used_nano_usd": 0, "held_nano_usd": 0, "pay_as_you_go_nano_usd": 0,
+        "included_nano_usd": 100_000_000, "included_used_nano_usd": 0,
+        "included_per_day_nano_usd": 0,
+        "included_left_today_nano_usd": 0, "used_nano_usd": 0, "held_nano_usd": 0, "pay_as_you_go_nano_usd": 0,
         "refunded_nano_usd": 0, "beyond_nano_usd": 0, "refunds": [], "closed": false,
         "purchased_used_nano_usd": 0, "purchased_left_nano_usd": 0, "spending_limit_nano_usd": null, "seats": 1, "most_per_day_nano_usd": null, "used_today_nano_usd": 0, "requests": 0, "compute_seconds": 0.0, "lines": [],
     });

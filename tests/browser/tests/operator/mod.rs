@@ -1,6 +1,8 @@
 //! What operators did shows: refunds, purchased credits, closed months and what came late of them,
 //! seats and members.
 
+mod limits;
+
 use std::time::Duration;
 
 use axum::{Router, body::Body, extract::Path, http::Request, routing::post};
