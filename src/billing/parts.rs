@@ -22,6 +22,9 @@ pub(super) struct LimitsForm {
 /// A part on the page.
 pub(super) struct PartRow {
     pub(super) name: String,
+    /// The path before the last name, with a `/` at its end, and that name.
+    pub(super) parent: String,
+    pub(super) last: String,
     pub(super) depth: usize,
     pub(super) used: Credits,
     pub(super) used_today: Credits,
@@ -46,8 +49,12 @@ pub(super) fn rows(bill: &Bill) -> Vec<PartRow> {
 fn row(bill: &Bill, part: &StatementPart) -> PartRow {
     let depth = part.part.as_str().matches('/').count();
     let tiers = bill.tier.part_limits.get(depth).copied().unwrap_or_default();
+    let name = part.part.as_str();
+    let (parent, last) = name.split_at(name.rfind('/').map_or(0, |at| at + 1));
     PartRow {
-        name: part.part.to_string(),
+        name: name.to_owned(),
+        parent: parent.to_owned(),
+        last: last.to_owned(),
         depth,
         used: part.used,
         used_today: part.used_today,
