@@ -276,6 +276,8 @@ fn rows(page: &str, table: &str) -> BTreeMap<String, i64> {
     let (_, table) = page.split_once(&format!("<table id=\"table-{table}\"")).unwrap();
     let (_, body) = table.split_once("<tbody>").unwrap();
     let body = body.split("</tbody>").next().unwrap();
+    // The path before a part's name is only read aloud.
+    let body = body.replace("<span class=\"unseen\">", "").replace("</span>", "");
     let row = |row: &str| {
         let name = row.split("</th>").next().unwrap().rsplit('>').next().unwrap();
         let cost = row.split("<td class=\"number\">").nth(1).unwrap().split('<').next().unwrap();
