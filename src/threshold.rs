@@ -10,8 +10,9 @@ use crate::{
 /// Maximum number of thresholds that a meter watches.
 pub(crate) const MAX_THRESHOLDS: usize = 32;
 
-/// A share of the monthly spending of an account, or of a part of it, in percent. It is reached once that share is used,
-/// less refunds; credits on hold do not count.
+/// A percentage of what an account, or a part of it, may use in a month. An account reaches it once
+/// what it used, less refunds, is that much; for a part, refunds are not subtracted. Credits on
+/// hold do not count.
 ///
 /// ```
 /// use tower_credits::{CreditMeter, Threshold};
@@ -32,8 +33,9 @@ pub enum Threshold {
     /// more than 100 for accounts that can use more. Accounts without included credits never reach
     /// it.
     ///
-    /// If the tier [includes credits each day](crate::plan::Tier::included_per_day), those of the
-    /// month's days so far count. It is reached once a month all the same.
+    /// If the tier [includes credits each day](crate::plan::Tier::included_per_day), it is one of
+    /// the month's credits, of what earlier days' credits paid for, and of today's. It is reached
+    /// once a month all the same.
     Included(u16),
     /// Percent of everything that the account may use: included credits, purchased credits, and
     /// pay-as-you-go up to its limit. Accounts without a limit never reach it.
@@ -55,7 +57,7 @@ pub struct ThresholdReached {
     pub period: Period,
     /// The threshold.
     pub threshold: Threshold,
-    /// Usage at the time of the report, less refunds.
+    /// Usage at the time of the report; of an account less refunds.
     pub used: Credits,
     /// Amount of which the threshold is a percentage.
     pub of: Credits,

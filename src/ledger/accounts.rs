@@ -202,7 +202,8 @@ impl Accounts {
     /// stands for no limit, whatever the tier says. Of the account's own day, the lower of this
     /// limit and the tier's counts.
     ///
-    /// Running requests learn of it with their next refill. Usage from before counts.
+    /// Running requests learn of it with their next refill. What a part used
+    /// before counts; the account's own day is counted only while it has a limit.
     ///
     /// ```
     /// use tower_credits::{Account, Accounts, Limits, MemoryLedger, Part};

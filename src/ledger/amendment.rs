@@ -26,8 +26,8 @@ pub enum Amendment {
     /// requests are denied with 403.
     SpendingLimit(Option<Credits>),
     /// Sets the limits of a part of the account, or with `None` that of the account's own day.
-    /// Those that are `None` are removed: those of the tier count then. When one is reached, requests are
-    /// denied with 403.
+    /// Those that are `None` are removed: those of the tier count then. When one is reached,
+    /// requests are denied with 403.
     Limits {
         /// The part; `None` for the account itself, whose month has
         /// [`SpendingLimit`](Self::SpendingLimit).

@@ -247,7 +247,8 @@ pub struct Standing {
     pub held: Credits,
     /// The most that can be used: included, purchased and pay-as-you-go credits.
     pub limit: Credits,
-    /// Included credits, seats counted.
+    /// Included credits, seats counted: of the month, of its days as far as they were used, and of
+    /// the current day.
     pub included: Credits,
     /// `true` if `limit` is bounded by the owner's own spending limit.
     pub limited_by_owner: bool,

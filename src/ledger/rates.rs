@@ -38,7 +38,7 @@ pub struct Permits {
     pub granted: u32,
     /// More that would be granted.
     pub remaining: u32,
-    /// Time until another one would be; nothing if `remaining` is not 0.
+    /// Time until another one would be; zero if `remaining` is not 0.
     pub next_after: Duration,
     /// Time until all of them would be.
     pub reset_after: Duration,

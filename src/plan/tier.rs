@@ -33,8 +33,8 @@ pub struct Tier {
     pub name: TierName,
     /// Credits included each month.
     pub included: Credits,
-    /// Credits included each day (UTC), in addition. They are used first, and those that are left at
-    /// midnight lapse. Default: none.
+    /// Credits included each day (UTC), in addition. They are used first, and those that are left
+    /// at midnight lapse. Default: none.
     pub included_per_day: Credits,
     /// `true` if `included` and `included_per_day` count once for each of the account's seats.
     /// Default: `false`.
@@ -274,7 +274,8 @@ pub struct RequestQuota {
     /// The time in which `count` requests are refilled, 1 ms to 24 h. A used-up `burst` must be
     /// full again within 31 days.
     pub per: Duration,
-    /// Requests that may come at once. Default: `count`. Without meaning for fixed windows.
+    /// Requests that may come at once. Default: `count`. A plan with a fixed
+    /// window and another burst is refused.
     pub burst: NonZeroU32,
     /// The nodes over which it holds. Default: [`LimitScope::Account`], all.
     pub scope: LimitScope,
@@ -291,7 +292,8 @@ pub enum LimitScope {
     ///
     /// * Of a request rate they bring permits: in any time `t` at most
     ///   `burst + count x (t + 2 x report_within) / per` requests begin.
-    /// * Of concurrent requests they bring each lease its share. If a node does not reach the ledger
+    /// * Of concurrent requests they bring each lease its share. If a node does not reach the
+    ///   ledger
     ///   for 30 s, others get its share, although its requests may still run.
     Account,
     /// Each node by itself, without the ledger.

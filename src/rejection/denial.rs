@@ -118,10 +118,12 @@ pub enum Rejection {
         /// Period whose limit was reached.
         period: Period,
     },
-    /// A [limit](crate::Limits) of the account's day, or of the [part](crate::Part) that asks, is
-    /// reached, while the account itself has credits. 403.
+    /// A [limit](crate::Limits) of the account's day, of a [part](crate::Part) along the caller's
+    /// path, or of [models](crate::plan::Tier::models) is reached, while the account itself has
+    /// credits. 403.
     Budget {
-        /// The part whose limit it is; `None` for the account's own.
+        /// The part whose limit it is; `None` for the account's own day. One that begins with `/`
+        /// stands for the models that match the rest.
         part: Option<Part>,
         /// The time that the limit is for.
         span: Span,
