@@ -27,26 +27,24 @@ pub(super) struct ConcurrencyPool {
     peak: u32,
     before: u32,
     since: Duration,
-    /// What is left of the limit, by the ledger's last answer; `None` if it said nothing of it.
-    left: Option<u32>,
+    /// What is left of the limit, by the ledger's last answer.
+    left: u32,
     /// The last renewal that asked for a share was sent then.
     asked_at: Option<Duration>,
-    /// The limit that the renewal in flight asks under.
-    in_flight: Option<NonZeroU32>,
+    /// `true` if the last renewal that asked for a share asked for requests that wait.
+    asks_for_waiting: bool,
 }
 
 impl ConcurrencyPool {
-    /// Notes the limit of a request. A share under another limit is of no use.
+    /// Notes the limit of a request that comes.
     pub(super) fn set_limit(&mut self, most: NonZeroU32) {
-        if self.most != Some(most) {
-            *self = Self { most: Some(most), asked_at: self.asked_at, ..Self::default() };
-        }
+        self.most = Some(most);
+        self.share = self.share.min(most.get());
     }
 
     /// Returns `true` if one more request may begin than those that are `running`.
-    pub(super) fn has_room(&mut self, most: NonZeroU32, running: usize, now: Duration) -> bool {
-        self.set_limit(most);
-        count(running) < self.share && now < self.admit_until
+    pub(super) fn has_room(&self, most: NonZeroU32, running: usize, now: Duration) -> bool {
+        count(running) < self.share.min(most.get()) && now < self.admit_until
     }
 
     /// Notes that so many requests run.
@@ -54,9 +52,9 @@ impl ConcurrencyPool {
         self.peak = self.peak.max(count(running));
     }
 
-    /// Returns `true` if the ledger's last answer said something of the limit.
-    pub(super) fn is_answered(&self) -> bool {
-        self.left.is_some()
+    /// Returns `true` if the ledger was asked for requests that wait.
+    pub(super) fn asked_for_waiting(&self) -> bool {
+        self.asks_for_waiting
     }
 
     /// Returns what a renewal asks for.
@@ -75,7 +73,7 @@ impl ConcurrencyPool {
         }
         let wanted = running.saturating_add(waiting.max(ahead));
         self.share = self.share.min(wanted);
-        (self.asked_at, self.in_flight) = (Some(now), Some(most));
+        (self.asked_at, self.asks_for_waiting) = (Some(now), waiting > 0);
         if wanted == 0 {
             // The share is given back, and nothing needs to be asked until a request comes.
             *self = Self::default();
@@ -86,17 +84,19 @@ impl ConcurrencyPool {
 
     /// Returns how many more to ask for than run: none where others are denied.
     fn ahead(&self, running: u32) -> u32 {
-        let Some(left @ 1..) = self.left else { return 0 };
-        let free = self.share.saturating_sub(running).saturating_add(left);
+        if self.left == 0 {
+            return 0;
+        }
+        let free = self.share.saturating_sub(running).saturating_add(self.left);
         let lately = self.peak.max(self.before);
         lately.saturating_mul(2).saturating_sub(running).min(free / AHEAD_DIVISOR)
     }
 
     /// Takes the share that the ledger answers to the renewal that was sent at `sent_at`.
     pub(super) fn granted(&mut self, answer: Concurrency, rules: &LeaseRules, sent_at: Duration) {
-        if self.in_flight.take() == self.most {
-            self.share = answer.granted;
-            self.left = Some(answer.remaining);
+        if let Some(most) = self.most {
+            self.share = answer.granted.min(most.get());
+            self.left = answer.remaining;
             self.admit_until = sent_at + admit_for(rules);
         }
     }
@@ -110,15 +110,25 @@ impl ConcurrencyPool {
         match count(running) {
             _ if self.share == 0 && running == 0 => Duration::MAX,
             // Others are denied for lack of it.
-            running if running < self.share && self.left == Some(0) => asked_at + rules.flush / 10,
+            running if running < self.share && self.left == 0 => asked_at + rules.flush / 10,
             // More than is kept ahead of so few.
-            running if running.saturating_mul(2) < self.share => asked_at + rules.flush * WINDOW,
+            running if running.saturating_mul(2) < self.share => {
+                asked_at + (rules.flush * WINDOW).min(admit_for(rules))
+            }
             _ => asked_at + admit_for(rules),
         }
     }
 
-    /// Admits nothing until the ledger has answered again.
-    pub(super) fn suspend(&mut self) {
+    /// Admits no request on what was granted before the process was suspended: the ledger may have
+    /// given it to others since.
+    pub(super) fn mark_suspended(&mut self, rules: &LeaseRules, woke_at: Duration) {
+        if self.admit_until < woke_at + admit_for(rules) {
+            self.admit_until = Duration::ZERO;
+        }
+    }
+
+    /// (8) Under a new name of the lease there is no share yet.
+    pub(super) fn rename(&mut self) {
         self.admit_until = Duration::ZERO;
     }
 }

@@ -34,9 +34,11 @@ pub(super) struct Pool<W, R> {
     surplus: Surplus,
     permits: PermitPool,
     concurrency: ConcurrencyPool,
-    /// The ledger had not enough for a request. (14) No permits are asked for while that is so: a
-    /// request that is denied for it would use one.
-    is_dry: bool,
+    /// The ledger had not as much as this for a request. (14, 15) Neither permits nor shares are
+    /// asked for while that is so: a request that is denied for it would use them.
+    dry_below: Option<Credits>,
+    /// (15) As many ran as may. (14) No permits are asked for while that is so.
+    is_full: bool,
 }
 
 /// The pool's part of a renewal.
@@ -67,7 +69,8 @@ impl<W, R: Run> Pool<W, R> {
             surplus: Surplus::new(now),
             permits: PermitPool::default(),
             concurrency: ConcurrencyPool::default(),
-            is_dry: false,
+            dry_below: None,
+            is_full: false,
         }
     }
 
@@ -163,6 +166,9 @@ impl<W, R: Run> Pool<W, R> {
         let Some(slice) = self.slice_for(want, now).filter(|_| self.queue.is_empty()) else {
             return Err(run);
         };
+        if let Some(most) = want.most_running {
+            self.concurrency.set_limit(most);
+        }
         // Last, so that nothing else keeps a request from beginning that has a permit.
         if !self.has_room(want, now)
             || want.rate.is_some_and(|rate| self.permits.take(rate, now) != PermitAnswer::AtHand)
@@ -174,7 +180,7 @@ impl<W, R: Run> Pool<W, R> {
     }
 
     /// (15) Returns `true` if a request may begin beside those that run on all nodes.
-    fn has_room(&mut self, want: SliceRequest, now: Duration) -> bool {
+    fn has_room(&self, want: SliceRequest, now: Duration) -> bool {
         let running = self.slices.running();
         want.most_running.is_none_or(|most| self.concurrency.has_room(most, running, now))
     }
@@ -279,10 +285,15 @@ impl<W, R: Run> Pool<W, R> {
         let keep = self.slices.total().saturating_add(unsent).saturating_add(ahead);
         let refill = self.slices.request_refills(now);
         let need = self.queue.request_all();
-        let waiting = if self.is_dry { 0 } else { self.queue.permits_needed() };
+        let is_dry = self.dry_below.is_some();
+        let waiting = if is_dry || self.is_full { 0 } else { self.queue.permits_needed() };
         let permits = self.permits.request(waiting, rules, now);
-        let concurrency =
-            self.concurrency.request(self.slices.running(), self.queue.shares_needed(), rules, now);
+        let concurrency = self.concurrency.request(
+            self.slices.running(),
+            if is_dry { 0 } else { self.queue.shares_needed() },
+            rules,
+            now,
+        );
         if keep.is_zero() && self.slices.is_empty() && self.queue.is_empty() {
             // What holds nothing takes little memory.
             self.slices.free_memory();
@@ -304,6 +315,7 @@ impl<W, R: Run> Pool<W, R> {
         admit_until: Duration,
     ) {
         self.hold.renew(settled.saturating_add(hold), admit_until);
+        self.dry_below = self.dry_below.filter(|least| left < *least);
         self.surplus.note_left(left);
     }
 
@@ -359,16 +371,18 @@ impl<W, R: Run> Pool<W, R> {
             if !requested && (slice.is_none() || !has_room) {
                 break;
             }
-            self.is_dry = slice.is_none();
+            self.dry_below = slice.is_none().then_some(want.min_slice);
             let Some(slice) = slice else {
                 served.refused.extend(self.queue.pop().map(|(handle, _)| handle));
                 continue;
             };
+            // The ledger was not asked for those that wait.
+            if !has_room && !self.concurrency.asked_for_waiting() && self.queue.ask_again() {
+                self.is_full = false;
+                break;
+            }
+            self.is_full = !has_room;
             if !has_room {
-                // The ledger was asked under another limit.
-                if !self.concurrency.is_answered() && self.queue.ask_again() {
-                    break;
-                }
                 served.too_many.extend(self.queue.pop().map(|(handle, _)| handle));
                 continue;
             }
@@ -427,7 +441,7 @@ impl<W, R: Run> Pool<W, R> {
     /// Admits no request on what was granted before the process was suspended, until `woke_at`.
     pub(super) fn mark_suspended(&mut self, rules: &LeaseRules, woke_at: Duration) {
         self.permits.mark_suspended(woke_at);
-        self.concurrency.suspend();
+        self.concurrency.mark_suspended(rules, woke_at);
         self.hold.mark_suspended(rules, woke_at);
     }
 
@@ -441,7 +455,7 @@ impl<W, R: Run> Pool<W, R> {
         self.outbox.rename();
         self.hold.rename(self.outbox.spent());
         self.surplus.rename();
-        self.concurrency.suspend();
+        self.concurrency.rename();
     }
 
     fn surplus_target(&self, rules: &LeaseRules, now: Duration) -> Credits {

@@ -5,6 +5,9 @@ use std::{collections::VecDeque, time::Duration};
 use super::run::SliceRequest;
 use crate::Credits;
 
+/// The most times that the ledger is asked once more for a permit or a share.
+const MAX_ASKED_AGAIN: u8 = 3;
+
 /// The requests that wait, first come, first served.
 ///
 /// The requests that the renewal in flight asks for are always at the front. A request that comes
@@ -21,9 +24,9 @@ struct Waiting<W, R> {
     handle: W,
     /// `true` if a renewal that was sent asked for it.
     is_requested: bool,
-    /// (14, 15) `true` if its permit or its share was asked for once more, because the first answer
-    /// said nothing of it.
-    is_asked_again: bool,
+    /// (14, 15) Times that its permit or its share was asked for once more, because an answer said
+    /// nothing of it.
+    asked_again: u8,
 }
 
 impl<W, R> Queue<W, R> {
@@ -47,13 +50,7 @@ impl<W, R> Queue<W, R> {
     }
 
     pub(super) fn push(&mut self, want: SliceRequest, run: R, handle: W) {
-        self.waiting.push_back(Waiting {
-            want,
-            run,
-            handle,
-            is_requested: false,
-            is_asked_again: false,
-        });
+        self.waiting.push_back(Waiting { want, run, handle, is_requested: false, asked_again: 0 });
     }
 
     /// Returns when the ledger is to be asked: now, if it has not been asked for a request.
@@ -77,11 +74,12 @@ impl<W, R> Queue<W, R> {
         self.waiting.iter().filter(|waiting| waiting.want.rate.is_some()).count()
     }
 
-    /// (14, 15) Has the first request asked for once more. `false` if it was before.
+    /// (14, 15) Has the first request asked for once more. `false` if it was too often.
     pub(super) fn ask_again(&mut self) -> bool {
         let Some(first) = self.waiting.front_mut() else { return false };
         first.is_requested = false;
-        !std::mem::replace(&mut first.is_asked_again, true)
+        first.asked_again += 1;
+        first.asked_again <= MAX_ASKED_AGAIN
     }
 
     /// (15) Returns how many requests need a share of those that may run.

@@ -142,8 +142,8 @@ impl Book {
         self.standing_by(record, self.terms_in_force(record, stated, now), now)
     }
 
-    /// Returns what is left of the day's included credits, and how many there are each day. Nothing
-    /// is left of a month that has ended.
+    /// Returns what is left of the day's included credits, and how many there are each day. Of a
+    /// month that has ended it is what its last day left.
     pub(super) fn included_today(
         &self,
         record: &Record,
@@ -168,7 +168,7 @@ impl Book {
         let (was_lost, missing) = (self.is_empty(), self.missing());
         let stated = terms.map(|terms| (terms, UnixTime::MAX));
         let terms = self.terms_in_force(record, stated, now);
-        self.store_terms(record, terms);
+        self.store_terms(record, terms, now);
         if (was_lost || !record.is_closed(self.period, now)) && !self.is_early(now) {
             self.repair(record, missing, now);
         }
@@ -268,9 +268,13 @@ impl Book {
         })
     }
 
-    fn store_terms(&mut self, record: &mut Record, terms: TermsInForce) {
+    /// Stores the terms, and a day that has begun if it pays what days before owe: it pays that once.
+    fn store_terms(&mut self, record: &mut Record, terms: TermsInForce, now: UnixTime) {
         let each = terms.terms.included_per_day;
-        let day_credits = DayCredits { each, ..record.day_credits(self.period) };
+        let (known, begun) =
+            (record.day_credits(self.period), self.day_credits(record, terms, now));
+        let owed = begun.covered > known.covered;
+        let day_credits = DayCredits { each, ..if owed { begun } else { known } };
         record.note_day_credits(self.period, day_credits);
         let month = Terms { included_per_day: Credits::ZERO, ..terms.terms };
         self.terms = Some(TermsInForce { terms: month, ..terms });
@@ -287,7 +291,8 @@ impl Book {
         let known = record.day_credits(self.period);
         let day = now.min(self.period.ends() - Duration::from_millis(1)).days();
         let included = terms.included_per_day();
-        if included.is_zero() || day <= known.day {
+        // A clock that was ahead by more than a little wrote a day that is none.
+        if included.is_zero() || day == known.day || day + 1 == known.day {
             return known;
         }
         let paid = terms
@@ -295,7 +300,12 @@ impl Book {
             .saturating_add(known.covered)
             .saturating_add(self.purchased_used)
             .saturating_add(self.charged);
-        known.begin_day(day, self.net().saturating_sub(paid).min(included))
+        let debt = self.net().saturating_sub(paid);
+        // Days without usage pay, too.
+        let idle = if known.day == 0 { 0 } else { day.saturating_sub(known.day + 1).min(31) };
+        let idle = u32::try_from(idle).unwrap_or_default();
+        let of_idle = debt.min(included.checked_mul(idle).unwrap_or(Credits::MAX));
+        known.begin_day(day, of_idle, debt.saturating_sub(of_idle).min(included))
     }
 
     /// Included credits of the month, of its days as far as they were used, and of today.

@@ -33,8 +33,10 @@ impl DayCredits {
         }
     }
 
-    /// Returns the state at the begin of a day, which pays `debt` of the days before first.
-    pub(super) fn begin_day(self, day: u64, debt: Credits) -> Self {
-        Self { day, today: Credits::ZERO, ..self }.pay(debt)
+    /// Returns the state at the begin of a day: days without usage paid some of what was owed, and
+    /// this one pays `debt` of it first.
+    pub(super) fn begin_day(self, day: u64, of_idle_days: Credits, debt: Credits) -> Self {
+        let covered = self.covered.saturating_add(of_idle_days);
+        Self { day, covered, today: Credits::ZERO, ..self }.pay(debt)
     }
 }

@@ -25,6 +25,10 @@ pub(super) const MAX_PURCHASED_USED_PERIODS: usize = 14;
 /// another part is set.
 pub(super) const MAX_PART_FIELDS: usize = 10_000;
 
+/// The days for which it is stored what a part used on a day: a clock that is ahead for a while must
+/// not remove that of the real day.
+pub(super) const PART_DAYS: u64 = 31;
+
 /// The reason why no more are set.
 pub(super) const TOO_MANY_PARTS: &str =
     "the account has too many parts: take limits of others away, or set one of a larger part";
@@ -68,7 +72,7 @@ pub struct Record {
     /// What each part used on the day of its last debit.
     #[serde(default)]
     pub(super) part_days: BTreeMap<Part, DayTotal>,
-    /// The last day on which those of days before yesterday were removed from `part_days`.
+    /// The last day on which old ones were removed from `part_days`.
     #[serde(default)]
     pub(super) parts_day: u64,
     /// Request rates of the account, as far as they are not unused.
@@ -184,10 +188,11 @@ impl Record {
     pub(super) fn share(
         &mut self,
         renewal: &Renewal,
-        is_news: bool,
+        (is_news, is_current): (bool, bool),
         now: UnixTime,
     ) -> Option<Concurrency> {
-        share(&mut self.shares, renewal.lease, renewal.concurrency, is_news, now)
+        let how = (is_news, is_current);
+        share(&mut self.shares, renewal.lease, renewal.concurrency, how, now)
     }
 
     /// Returns the credits that are included each day of a month.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Concurrency, ConcurrencyRequest, LeaseId, SHARE_LIFETIME, holds::is_live};
+use super::{Concurrency, ConcurrencyRequest, LeaseId, SHARE_LIFETIME};
 use crate::clock::UnixTime;
 
 /// A lease's share.
@@ -15,18 +15,21 @@ pub(crate) struct Share {
     pub(super) expires: UnixTime,
 }
 
-/// Answers a request for a share, which is set if it `is_news`.
+/// Answers a request for a share, which is set if it `is_news`. In another month than the current
+/// one, nothing begins.
 pub(super) fn share(
     shares: &mut BTreeMap<LeaseId, Share>,
     lease: LeaseId,
     request: Option<ConcurrencyRequest>,
-    is_news: bool,
+    (is_news, is_current): (bool, bool),
     now: UnixTime,
 ) -> Option<Concurrency> {
     if request.is_none() && !shares.contains_key(&lease) {
         return None;
     }
-    let is_share_live = |share: &Share| is_live(share.expires, now);
+    // Once a clock that was ahead goes back, none lasts longer.
+    let is_share_live =
+        |share: &Share| now < share.expires && share.expires <= now + SHARE_LIFETIME;
     let before = shares.get(&lease).copied().filter(is_share_live).map_or(0, |share| share.count);
     if is_news {
         shares.retain(|_, share| is_share_live(share));
@@ -37,6 +40,7 @@ pub(super) fn share(
         .iter()
         .filter(|(other, share)| **other != lease && is_share_live(share))
         .fold(0_u32, |sum, (_, share)| sum.saturating_add(share.count));
+    let wanted = if is_current { wanted } else { wanted.min(running) };
     let left = most.get().saturating_sub(others);
     let granted = if is_news { running.min(before).max(wanted.min(left)) } else { before };
     if is_news && granted > 0 {
@@ -58,7 +62,8 @@ mod tests {
             let request = ConcurrencyRequest { most: 8.try_into().unwrap(), running, wanted };
             let now = now + Duration::from_secs(seconds);
             let answer =
-                share(&mut shares, LeaseId::from_bits(lease), Some(request), true, now).unwrap();
+                share(&mut shares, LeaseId::from_bits(lease), Some(request), (true, true), now)
+                    .unwrap();
             (answer.granted, answer.remaining)
         };
         assert_eq!(ask(1, 0, 5, 0), (5, 3));

@@ -153,15 +153,20 @@ impl Statement {
         let (mut book, mut record) = (book.clone(), record.clone());
         book.refresh(&mut record, terms, now);
         let standing = book.standing(&record, terms, now);
-        let (included_left_today, included_per_day) = book.included_today(&record, terms, now);
+        let (mut left_today, included_per_day) = book.included_today(&record, terms, now);
+        // Nothing can use what the last day of a month that has ended left.
+        let lapsed = if standing.ended { std::mem::take(&mut left_today) } else { Credits::ZERO };
+        let lapse = |credits: Credits| {
+            if credits == Credits::MAX { credits } else { credits.saturating_sub(lapsed) }
+        };
         Self {
-            included: standing.included,
-            included_left_today,
+            included: lapse(standing.included),
+            included_left_today: left_today,
             included_per_day,
             used: book.used,
             held: book.held(),
             refunded: book.refunded,
-            limit: standing.limit,
+            limit: lapse(standing.limit),
             purchased_used: book.purchased_used,
             purchased_left: record.purchased_left(now),
             spending_limit: record.spending_limit,

@@ -117,6 +117,9 @@ pub enum Rejection {
     SpendingLimit {
         /// Period whose limit was reached.
         period: Period,
+        /// The end of the day if the tier [includes credits each
+        /// day](crate::plan::Tier::included_per_day); `None` if more are included next month.
+        day_ends_at: Option<UnixTime>,
     },
     /// A [limit](crate::Limits) of the account's day, of a [part](crate::Part) along the caller's
     /// path, or of [models](crate::plan::Tier::models) is reached, while the account itself has
@@ -197,16 +200,16 @@ impl Rejection {
             let part = part.map(|terms| terms.part.clone());
             return Self::Budget { part, span, limit, left, resets_at };
         }
+        let is_daily = !context.tier.included_per_day.is_zero();
+        let day_ends_at = is_daily.then(|| standing.at.next_day());
         let left = standing.limit.saturating_sub(standing.used);
         if left >= least {
             Self::CreditsOnHold { left, hint: hint.map(Into::into) }
         } else if standing.limited_by_owner {
-            Self::SpendingLimit { period }
+            Self::SpendingLimit { period, day_ends_at }
         } else if standing.limit == Credits::MAX {
             Self::LargestAmount { period }
         } else {
-            let is_daily = !context.tier.included_per_day.is_zero();
-            let day_ends_at = is_daily.then(|| standing.at.next_day());
             Self::CreditsUsedUp { period, day_ends_at, left, hint: hint.map(Into::into) }
         }
     }
@@ -323,10 +326,11 @@ impl Rejection {
     /// Returns the moment at which the credits reset, if the caller can wait for it.
     pub(crate) fn resets_at(&self) -> Option<String> {
         match self {
-            Self::CreditsUsedUp { day_ends_at: Some(at), .. } => Some(at.to_string()),
+            Self::CreditsUsedUp { day_ends_at: Some(at), .. }
+            | Self::SpendingLimit { day_ends_at: Some(at), .. } => Some(at.to_string()),
             Self::CreditsUsedUp { period, .. }
             | Self::LargestAmount { period }
-            | Self::SpendingLimit { period } => Some(period.resets_at()),
+            | Self::SpendingLimit { period, .. } => Some(period.resets_at()),
             Self::Budget { resets_at, .. } => Some(resets_at.to_string()),
             _ => None,
         }

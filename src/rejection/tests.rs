@@ -44,7 +44,7 @@ fn all() -> Vec<Rejection> {
         Rejection::LargestAmount { period },
         Rejection::AccountErased,
         Rejection::CreditsOnHold { left: Credits::SMALLEST, hint: hint.clone() },
-        Rejection::SpendingLimit { period },
+        Rejection::SpendingLimit { period, day_ends_at: None },
         Rejection::Budget {
             part: Some("research/alice".parse().unwrap()),
             span: Span::Day,

@@ -124,12 +124,12 @@ impl fmt::Display for Rejection {
                 )?;
                 write_hint(f, hint.as_deref())
             }
-            Self::SpendingLimit { period } => write!(
+            Self::SpendingLimit { period, .. } => write!(
                 f,
                 "This account has reached its spending limit for {}. Its owner can raise the \
                  limit. Otherwise you can send requests again from {}.",
                 period.name(),
-                period.resets_at()
+                self.resets_at().unwrap_or_default()
             ),
             Self::Budget { part, span, limit, left, resets_at } => {
                 match part.as_ref().map(|part| (part, part.models())) {

@@ -81,3 +81,67 @@ async fn what_is_charged_on_one_day_is_no_debt_of_the_next() {
         assert_eq!(slices(world.statement(&alice).await.pay_as_you_go), charged, "a new day");
     }
 }
+
+#[tokio::test]
+async fn a_debt_is_paid_once_by_the_days_that_follow() {
+    for idles in [false, true] {
+        let world = World::new();
+        let alice = identity("alice", "in-debt");
+        // Of five that are used, the day pays two.
+        let response = world.call_for(of(&alice, "echo"), 5).await;
+        assert_eq!(response.status(), 200);
+        drop(response);
+        eventually(async || {
+            let statement = world.statement(&alice).await;
+            (slices(statement.used) == 5 && statement.held.is_zero()).then_some(())
+        })
+        .await;
+        assert_eq!(slices(world.statement(&alice).await.beyond()), 3);
+        next_day(&world);
+        if !idles {
+            for _ in 0..3 {
+                assert_eq!(world.runs(&alice, "echo").await, 402, "the second day pays two");
+            }
+            assert_eq!(slices(world.statement(&alice).await.beyond()), 1);
+        }
+        next_day(&world);
+        for status in [200, 402, 402] {
+            assert_eq!(world.runs(&alice, "echo").await, status, "the third day has one left");
+        }
+        next_day(&world);
+        for status in [200, 200, 402] {
+            assert_eq!(world.runs(&alice, "echo").await, status, "all is paid");
+        }
+        let statement = world.statement(&alice).await;
+        assert_eq!((slices(statement.used), slices(statement.beyond())), (8, 0));
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_takes_no_day_away() {
+    let world = World::new();
+    let alice = identity("alice", "each-day");
+    let real = world.clock.unix_time();
+    world.clock.set_unix_time(real + seconds(8 * 86_400));
+    assert_eq!(world.runs(&alice, "echo").await, 200);
+    world.clock.set_unix_time(real);
+    for day in 0..3 {
+        world.clock.set_unix_time(real + seconds(day * 86_400));
+        for _ in 0..2 {
+            assert_eq!(world.runs(&alice, "echo").await, 200, "day {day}");
+        }
+    }
+    assert_eq!(world.statement(&alice).await.included_used(), world.statement(&alice).await.used);
+}
+
+#[tokio::test]
+async fn what_the_last_day_left_is_not_on_the_statement_of_a_month_that_has_ended() {
+    let world = World::new();
+    let alice = identity("alice", "each-day");
+    assert_eq!(world.runs(&alice, "echo").await, 200);
+    let november = world.statement(&alice).await.period;
+    world.clock.set_unix_time(november.ends() + seconds(3_600));
+    let statement = world.accounts.statement(&alice.account, november).await.unwrap();
+    assert_eq!((slices(statement.included), slices(statement.limit)), (2, 2));
+    assert!(statement.included_left_today.is_zero());
+}

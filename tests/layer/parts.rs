@@ -66,6 +66,10 @@ most_running = { count = 2, scope = "node" }
 included = "0.00012"
 included_per_day = "0.00024"
 when_used_up = "block"
+[tiers.in-debt]
+included_per_day = "0.00024"
+when_used_up = "block"
+midway = "finish"
 [tiers.charged]
 included_per_day = "0.00024"
 when_used_up = "pay-as-you-go"
@@ -100,10 +104,19 @@ impl World {
 
     /// Has a call made that takes a second.
     pub async fn call(&self, request: Request<Empty<Bytes>>) -> Response<MeterBody<Empty<Bytes>>> {
+        self.call_for(request, 1).await
+    }
+
+    /// Has a call made that takes some seconds.
+    pub async fn call_for(
+        &self,
+        request: Request<Empty<Bytes>>,
+        takes: u64,
+    ) -> Response<MeterBody<Empty<Bytes>>> {
         let clock = self.clock.clone();
         let service = ServiceBuilder::new().layer(self.meter.clone()).service(service_fn(
             move |_: Request<Empty<Bytes>>| {
-                clock.advance(seconds(1));
+                clock.advance(seconds(takes));
                 std::future::ready(Ok::<_, Infallible>(Response::new(Empty::new())))
             },
         ));

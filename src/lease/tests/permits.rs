@@ -158,3 +158,63 @@ fn a_share_is_of_no_use_once_the_ledger_may_have_given_it_to_others() {
     pair.lease.mark_suspended(&pair.rules, s(13));
     assert!(!pair.ask(want, s(13)));
 }
+
+#[test]
+fn a_share_is_there_again_after_a_suspension_that_is_noticed_again_and_again() {
+    let mut pair = Pair::with_ahead(100_000);
+    let want = with_most(100);
+    pair.ask(want, s(1));
+    pair.renew(s(1));
+    let woke_at = s(2);
+    pair.lease.mark_suspended(&pair.rules, woke_at);
+    assert!(!pair.ask(want, s(2)));
+    pair.renew(s(2) + FLUSH / 10);
+    pair.renew(s(3));
+    for at in 4..8 {
+        pair.lease.mark_suspended(&pair.rules, woke_at);
+        assert!(pair.ask(want, s(at)), "at {at} s");
+        pair.renew(s(at));
+    }
+}
+
+#[test]
+fn who_is_denied_for_credits_or_for_concurrency_takes_nothing_of_the_other_limits() {
+    // There are no credits.
+    let mut pair = Pair::new(0);
+    let want = SliceRequest { most_running: NonZeroU32::new(4), ..with_rate(rate(60)) };
+    let mut now = s(1);
+    let (mut shares, mut permits) = (0, 0);
+    for _ in 0..10 {
+        assert!(!pair.ask(want, now));
+        let renewal = pair.send(now);
+        shares += u32::from(renewal.concurrency.is_some_and(|asked| asked.wanted > 0));
+        permits += renewal.permits.map_or(0, |asked| asked.wanted);
+        assert_eq!(pair.answer(&renewal, now, now).refused.len(), 1);
+        now += s(1);
+    }
+    assert_eq!((shares, permits), (1, 1), "the first time only");
+    pair.limit = 100_000;
+    assert!(!pair.ask(want, now));
+    let admitted: usize = (0..4).map(|at| pair.renew(now + FLUSH * at).admitted.len()).sum();
+    assert_eq!(admitted, 1);
+
+    // As many run as may.
+    let mut pair = Pair::new(100_000);
+    let want = SliceRequest { most_running: NonZeroU32::new(1), ..with_rate(rate(60)) };
+    let mut now = s(1);
+    assert!(!pair.ask(want, now));
+    let id = pair.renew(now).admitted[0].1;
+    let mut permits = 0;
+    for _ in 0..10 {
+        now += s(1);
+        assert!(!pair.ask(want, now));
+        let renewal = pair.send(now);
+        permits += renewal.permits.map_or(0, |asked| asked.wanted);
+        assert_eq!(pair.answer(&renewal, now, now).too_many.len(), 1);
+    }
+    assert_eq!(permits, 1, "the first time only");
+    pair.lease.end(id, false, now);
+    assert!(!pair.ask(want, now));
+    let served: Vec<_> = (0..4).map(|at| pair.renew(now + FLUSH * at)).collect();
+    assert_eq!(served.iter().map(|served| served.admitted.len()).sum::<usize>(), 1);
+}

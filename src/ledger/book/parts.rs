@@ -4,6 +4,7 @@
 use super::{
     super::{
         LimitStanding, MAX_LEASE_PARTS, MonthStanding, PartTerms, Renewal, Span, parts::PartTotal,
+        record::PART_DAYS,
     },
     Book, Record,
 };
@@ -119,10 +120,10 @@ impl Book {
             record.today.add(cost, now);
         }
         let today = now.days();
-        if !renewal.parts.is_empty() && record.parts_day < today {
+        if !renewal.parts.is_empty() && record.parts_day != today {
             // Else those of parts that are used no more would stay for ever.
             record.parts_day = today;
-            record.part_days.retain(|_, used| used.day + 1 >= today);
+            record.part_days.retain(|_, used| used.day + PART_DAYS >= today);
         }
         for PartTerms { part, .. } in renewal.parts.iter() {
             record.part_days.entry(part.clone()).or_default().add(cost, now);

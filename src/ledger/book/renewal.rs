@@ -137,7 +137,7 @@ impl Book {
         }
         let is_restored = !repair.restored.is_zero();
         if (!closed && (report.is_news || !repair.missing.is_zero())) || is_restored {
-            self.store_terms(record, terms);
+            self.store_terms(record, terms, now);
         }
         if current.is_none() {
             self.debit_lines(
@@ -150,7 +150,10 @@ impl Book {
         } else if is_restored {
             self.debit_lines(record, repair.restored, (&[], Credits::ZERO), grants_valid_at, now);
         }
-        let concurrency = record.share(renewal, report.is_news, now);
+        let concurrency = {
+            let is_current = now < self.period.ends() && !self.is_early(now);
+            record.share(renewal, (report.is_news, is_current), now)
+        };
         let outcome = self
             .settle(record, &report, &mut repair.lease_sums, terms, cost, now)
             .unwrap_or_else(|| {
@@ -382,7 +385,7 @@ impl Book {
         let stated_at = renewal.terms_at.whole_seconds().min(now.whole_seconds());
         let terms = TermsInForce { terms: renewal.terms, seats: record.seats, stated_at };
         if self.terms.is_none() {
-            self.store_terms(record, terms);
+            self.store_terms(record, terms, now);
         }
         let mut late = Usage { cost, ..Usage::default() };
         for line in report.lines {

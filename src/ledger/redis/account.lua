@@ -261,23 +261,31 @@ function days()
     end
   end
 
-  -- Notes a month's terms, as far as they are of days.
-  function self.note_terms(b)
-    local known = self.of(b.period)
-    self.note(b.period, { each = b.included_per_day, covered = known.covered, day = known.day,
-      today = known.today })
-  end
-
   -- The state of the day's credits. What nobody has paid for yet is paid by those of a new day
   -- first.
   function self.state(b)
     local known = self.of(b.period)
     local day = math.floor(math.min(now, b.ends - 1) / 86400000)
     local of_day = for_seats(b, b.included_per_day)
-    if of_day == 0 or day <= known.day then return known end
+    -- A clock that was ahead by more than a little wrote a day that is none.
+    if of_day == 0 or day == known.day or day + 1 == known.day then return known end
     local paid = add(add(add(included(b), known.covered), b.purchased_used), b.charged)
-    local debt = math.min(subtract(net(b), paid), of_day)
-    return { each = known.each, covered = add(known.covered, debt), day = day, today = debt }
+    local debt = subtract(net(b), paid)
+    -- Days without usage pay, too.
+    local idle = known.day == 0 and 0 or math.min(31, math.max(0, day - known.day - 1))
+    local of_idle = math.min(debt, MAX_AMOUNT, of_day * idle)
+    local of_today = math.min(subtract(debt, of_idle), of_day)
+    return { each = known.each, covered = add(add(known.covered, of_idle), of_today), day = day,
+      today = of_today }
+  end
+
+  -- Notes a month's terms, as far as they are of days, and a day that has begun if it pays what days
+  -- before owe: it pays that once.
+  function self.note_terms(b)
+    local known, begun = self.of(b.period), self.state(b)
+    local state = begun.covered > known.covered and begun or known
+    self.note(b.period, { each = b.included_per_day, covered = state.covered, day = state.day,
+      today = state.today })
   end
 
   -- What is left of the day's credits.

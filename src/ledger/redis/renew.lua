@@ -309,12 +309,12 @@ if P.has_limits and is_news and P.cost > 0 then
     last_day, used_on_last_day = P.today, add(P.on_today(last_day, used_on_last_day), P.cost)
     change_record(TODAY, text(last_day) .. ' ' .. text(used_on_last_day))
   end
-  if P.count > 0 and P.parts_day < P.today then
+  if P.count > 0 and P.parts_day ~= P.today then
     -- Else the counts of parts that are used no more would stay for ever.
     local all = redis.call('HGETALL', KEYS[6])
     for i = 1, #all, 2 do
       local day = has_prefix(all[i], PART_TODAY) and string.match(all[i + 1], '^(%d+) ')
-      if day and day + 1 < P.today then P.day_deletions[#P.day_deletions + 1] = all[i] end
+      if day and day + PART_DAYS < P.today then P.day_deletions[#P.day_deletions + 1] = all[i] end
     end
     P.day_changes = { PARTS_DAY, text(P.today) }
   end
@@ -331,9 +331,8 @@ if P.has_limits and is_news and P.cost > 0 then
 end
 
 -- The terms, as far as they are of days, are written with the record.
-P.writes_terms =
-  terms_changed and ((not is_closed and (is_news or missing > 0)) or restored > 0)
-if DAYS and P.writes_terms then DAYS.note_terms(book) end
+P.keeps_terms = (not is_closed and (is_news or missing > 0)) or restored > 0
+if DAYS and P.keeps_terms then DAYS.note_terms(book) end
 
 local book_changed = is_news or missing > 0 or book.settled ~= settled_before
   or book.forgotten ~= forgotten_before
@@ -432,10 +431,11 @@ if P.most_running or (shares and shares[lease]) then
   shares = shares or {}
   function P.share()
     local before = shares[lease]
-    before = before and is_live(before.expires) and before.count or 0
+    local function lasts(share) return now < share.expires and share.expires <= now + SHARE_LIFETIME end
+    before = before and lasts(before) and before.count or 0
     local others = 0
     for other, share in pairs(shares) do
-      if is_live(share.expires) then
+      if lasts(share) then
         if other ~= lease then others = math.min(MAX_RUNNING, others + share.count) end
       elseif is_news and other ~= lease then
         delete_from_record(SHARE .. other)
@@ -444,8 +444,9 @@ if P.most_running or (shares and shares[lease]) then
     local left = subtract(P.most_running or 0, others)
     local granted = 0
     if P.most_running then
-      granted = is_news
-        and math.max(math.min(P.running, before), math.min(P.share_wanted, left)) or before
+      -- In another month than the current one, nothing begins.
+      local wanted = (now >= ends or early) and math.min(P.share_wanted, P.running) or P.share_wanted
+      granted = is_news and math.max(math.min(P.running, before), math.min(wanted, left)) or before
     end
     if is_news and granted > 0 then
       change_record(SHARE .. lease, text(granted) .. ' ' .. text(now + SHARE_LIFETIME))
@@ -684,7 +685,7 @@ elseif scanned or (is_news and own_hold > 0) then
 end
 
 if book_changed then
-  write_book(book, ends, P.writes_terms, book_fields)
+  write_book(book, ends, terms_changed and P.keeps_terms, book_fields)
 end
 if debits_elsewhere or #current_fields > 0 then
   write_book(current, current_ends, current_is_new, current_fields)

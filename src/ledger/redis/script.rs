@@ -12,7 +12,9 @@ use super::{
         holds::MAX_HOLD_LIFETIME,
         leases::REPORT_AGAIN_WITHIN,
         rates::MAX_TOLERANCE,
-        record::{ERASED_FOR, MAX_PART_FIELDS, MAX_PURCHASED_USED_PERIODS, TOO_MANY_PARTS},
+        record::{
+            ERASED_FOR, MAX_PART_FIELDS, MAX_PURCHASED_USED_PERIODS, PART_DAYS, TOO_MANY_PARTS,
+        },
     },
     call::RENEWAL_ARGUMENTS,
     schema::{self, BOOK_LIFETIME},
@@ -84,6 +86,7 @@ pub(super) fn renew_text(clock: &str) -> String {
         word("PART_LIMITS", schema::PART_LIMITS),
         word("PART_TODAY", schema::PART_TODAY),
         word("PARTS_DAY", schema::PARTS_DAY),
+        number("PART_DAYS", PART_DAYS),
         word("PART_TOTAL", schema::PART_TOTAL),
         word("PART_HOLD", schema::PART_HOLD),
         word("NEXT_EXPIRY", schema::NEXT_EXPIRY),
