@@ -187,9 +187,6 @@ impl<W, R: Run> Pool<W, R> {
 
     /// Queues a request until the ledger answers.
     pub(super) fn enqueue(&mut self, want: SliceRequest, run: R, handle: W) {
-        if let Some(most) = want.most_running {
-            self.concurrency.set_limit(most);
-        }
         self.queue.push(want, run, handle);
         self.surplus.wants(want.hold);
     }
@@ -286,6 +283,9 @@ impl<W, R: Run> Pool<W, R> {
         let refill = self.slices.request_refills(now);
         let need = self.queue.request_all();
         let is_dry = self.dry_below.is_some();
+        if let Some(most) = self.queue.most_running() {
+            self.concurrency.set_limit(most);
+        }
         let waiting = if is_dry || self.is_full { 0 } else { self.queue.permits_needed() };
         let permits = self.permits.request(waiting, rules, now);
         let concurrency = self.concurrency.request(

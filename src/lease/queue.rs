@@ -1,6 +1,6 @@
 //! The requests that wait to be admitted.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, num::NonZeroU32, time::Duration};
 
 use super::run::SliceRequest;
 use crate::Credits;
@@ -80,6 +80,11 @@ impl<W, R> Queue<W, R> {
         first.is_requested = false;
         first.asked_again += 1;
         first.asked_again <= MAX_ASKED_AGAIN
+    }
+
+    /// (15) Returns the limit of concurrent requests that the last request to come has.
+    pub(super) fn most_running(&self) -> Option<NonZeroU32> {
+        self.waiting.back()?.want.most_running
     }
 
     /// (15) Returns how many requests need a share of those that may run.
