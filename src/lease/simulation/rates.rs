@@ -141,6 +141,139 @@ fn run(seed: u64, rate: AccountRate, loads: &[f64], ahead: bool) -> Seen {
     Seen { begun, asked: asked as f64 / all as f64, denied }
 }
 
+/// Ten seconds with lost, repeated and late messages, and nodes that die. Returns the moments at which
+/// requests began, and whether the ledger had anything on hold once all leases had lapsed.
+fn run_with_faults(seed: u64, rate: AccountRate) -> (Vec<u64>, bool) {
+    const END: u64 = 10_000;
+    const DEADLINE: u64 = 250;
+    const LOSS: f64 = 0.05;
+    let mut rng = Rng::with_seed(seed);
+    let ahead = rng.bool().then(HoldAhead::default);
+    let rules =
+        LeaseRules { flush: at(FLUSH), deadline: at(DEADLINE), ahead, ..Default::default() };
+    let terms = Terms { included: nanos(1 << 50), ..Terms::nothing() };
+    let period = "2026-11".parse().unwrap();
+    let (mut book, mut record) = (Book::new(period), Record::default());
+    let clock = |tick| period.begins() + at(tick);
+    let mut names = 0;
+    let mut new_node = |load| {
+        names += 1;
+        let lease: Lease<(), Rc<Request>> = Lease::new(LeaseId::from_bits(names), at(0));
+        (lease, Vec::<(RunId, u64)>::new(), Vec::<(u64, u64)>::new(), load)
+    };
+    let mut nodes: Vec<_> = (0..rng.usize(1..=5))
+        .map(|_| [0.5, 5.0, 50.0, 500.0][rng.usize(0..4)])
+        .map(&mut new_node)
+        .collect();
+    let want = SliceRequest {
+        hold: nanos(HOLD),
+        min_slice: nanos(LEAST),
+        first_refill_after: at(HOLD.unsigned_abs() / 2),
+        max_concurrent: None,
+        rate: Some(rate),
+        most_running: None,
+    };
+    let mut sent: Vec<(u64, usize, u64, Renewal)> = Vec::new();
+    let mut begun = Vec::new();
+    for tick in 0..END {
+        let now = at(tick);
+        for (_, number, sent_at, renewal) in sent.extract_if(.., |(arrives, ..)| *arrives <= tick) {
+            let not_after = clock(sent_at + DEADLINE);
+            let answer = book.renew(&mut record, &renewal, None, not_after, clock(tick)).unwrap();
+            let (lease, running, awaited, _) = &mut nodes[number];
+            if lease.id() == renewal.lease && rng.f64() >= LOSS {
+                awaited.retain(|(seq, _)| *seq != renewal.seq);
+                for ((), id) in
+                    lease.answered(&rules, renewal.seq, &answer, |()| false, now).admitted
+                {
+                    running.push((id, tick + 3));
+                    begun.push(tick);
+                }
+            }
+        }
+        for (number, node) in nodes.iter_mut().enumerate() {
+            if rng.f64() < 0.000_2 {
+                *node = new_node(node.3);
+            }
+            let (lease, running, awaited, load) = node;
+            for (id, _) in running.extract_if(.., |(_, ends)| *ends <= tick) {
+                lease.end(id, false, now);
+            }
+            for ((), id) in lease.grant_spare(|()| false, now).admitted {
+                running.push((id, tick + 3));
+                begun.push(tick);
+            }
+            if rng.f64() < *load / 1_000.0 && !lease.is_leaving() {
+                let request = Rc::new(Request::new(true, 2, true));
+                let found = lease.find_permit(rate, now);
+                match found {
+                    PermitAnswer::None(_) => {}
+                    PermitAnswer::AtHand | PermitAnswer::Ask => {
+                        let admitted = if found == PermitAnswer::AtHand {
+                            lease.admit(want, request, now)
+                        } else {
+                            Err(request)
+                        };
+                        match admitted {
+                            Ok(id) => {
+                                running.push((id, tick + 3));
+                                begun.push(tick);
+                            }
+                            Err(request) => lease.enqueue(want, request, ()),
+                        }
+                    }
+                }
+            }
+            let late = |(_, sent_at): &mut (u64, u64)| tick - *sent_at >= DEADLINE;
+            for (seq, _) in awaited.extract_if(.., late).collect::<Vec<_>>() {
+                lease.unanswered(&rules, seq, now);
+                drop(lease.drain_queue());
+            }
+            if lease.next(&rules, false, now) == Next::Renew {
+                let renewal = lease.renew(&rules, terms, false, now);
+                awaited.push((renewal.seq, tick));
+                for _ in 0..=usize::from(rng.f64() < LOSS) {
+                    if rng.f64() >= LOSS {
+                        let delay = [1, 1, 2, 3, 150, 300][rng.usize(0..6)];
+                        sent.push((tick + delay, number, tick, renewal.clone()));
+                    }
+                }
+            }
+        }
+    }
+    let account = crate::Account::user("alice").unwrap();
+    let much_later = clock(END) + rules.ttl * 2;
+    let statement =
+        crate::ledger::Statement::from_book(&account, &book, &record, Some(terms), much_later);
+    (begun, !statement.held.is_zero())
+}
+
+#[test]
+fn a_rate_is_within_its_bound_whatever_is_lost_and_whichever_node_dies() {
+    let seeds: u64 = std::env::var("SIMULATION_SEEDS")
+        .map_or(97, |seeds| seeds.parse().expect("SIMULATION_SEEDS is a number"));
+    let (mut most_used, mut all) = (0.0_f64, 0);
+    for seed in 0..seeds * 4 {
+        let (count, burst) = [(600, 100), (60, 1), (6_000, 20), (600, 600)][seed as usize % 4];
+        let rate = AccountRate {
+            count: count.try_into().unwrap(),
+            per: at(PER),
+            burst: Some(burst.try_into().unwrap()),
+        };
+        let (begun, is_held) = run_with_faults(seed, rate);
+        assert!(!is_held, "{seed}");
+        all += begun.len();
+        for window in [1, FLUSH, 1_000, 10_000] {
+            let bound = u64::from(burst) + u64::from(count) * (window + 2 * FLUSH) / PER + 1;
+            let most = most_in(&begun, window);
+            assert!(most <= bound, "{seed}, {rate}: {most} in {window} ms, and {bound} may");
+            most_used = most_used.max(most as f64 / bound as f64);
+        }
+    }
+    eprintln!("{all} requests began; at most {:.1} % of the bound", most_used * 100.0);
+    assert!(most_used > 0.9, "the bound is reached");
+}
+
 /// The most requests that began in any `window`.
 fn most_in(begun: &[u64], window: u64) -> u64 {
     let mut from = 0;
