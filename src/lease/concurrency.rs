@@ -27,7 +27,7 @@ pub(super) struct ConcurrencyPool {
     peak: u32,
     before: u32,
     since: Duration,
-    /// What is left of the limit, by the ledger's last answer.
+    /// Rest of the limit, by the ledger's last answer.
     left: u32,
     /// The last renewal that asked for a share was sent then.
     asked_at: Option<Duration>,

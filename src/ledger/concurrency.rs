@@ -24,6 +24,6 @@ pub struct Concurrency {
     /// The lease's share: so many of its requests may run until it is renewed again, for 30 s at
     /// most.
     pub granted: u32,
-    /// What is left of the limit after this.
+    /// Rest of the limit after this.
     pub remaining: u32,
 }

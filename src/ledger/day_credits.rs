@@ -14,7 +14,7 @@ pub(super) struct DayCredits {
     pub(super) covered: Credits,
     /// The last day on which they paid, in days since 1970, UTC.
     pub(super) day: u64,
-    /// What they paid on that day.
+    /// Usage that they paid for on that day.
     pub(super) today: Credits,
 }
 

@@ -1,4 +1,4 @@
-//! What the parts of an account used in a month, and what is on hold in them.
+//! Usage of the parts of an account in a month, and the holds in them.
 //!
 //! A lease draws on all parts along its path, and on the account, in one step. A hold of a part
 //! expires by itself, as one of the account does. Nothing here is repaired if the storage loses it:

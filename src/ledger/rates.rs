@@ -44,7 +44,7 @@ pub struct Permits {
     pub reset_after: Duration,
 }
 
-/// What is stored of a rate.
+/// Stored state of a rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RateCell {
     /// The theoretical arrival time of a bucket, in microseconds since 1970, or the number of a

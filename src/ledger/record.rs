@@ -63,7 +63,7 @@ pub struct Record {
     /// The account's own limit for a day.
     #[serde(default)]
     pub(super) per_day: Option<Credits>,
-    /// What the account used on the day of the last debit. Counted while the day has a limit.
+    /// Usage of the account on the day of the last debit. Counted while the day has a limit.
     #[serde(default)]
     pub(super) today: DayTotal,
     /// The limits of parts that were set.

@@ -1,5 +1,5 @@
-//! What a renewal draws on besides the account's credits: the account's day, and the parts along a
-//! path.
+//! Limits that a renewal draws on besides the account's credits: those of the account's day, and of
+//! the parts along a path.
 
 use super::{
     super::{
