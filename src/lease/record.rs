@@ -1,4 +1,4 @@
-//! What a journal keeps of a lease, so that its usage is settled if the process dies.
+//! Record that a journal keeps of a lease, so that its usage is settled if the process dies.
 
 #[cfg(any(test, feature = "journal"))]
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use crate::{
     ledger::{LeaseId, LineKey, Usage},
 };
 
-/// What a journal keeps of a lease: its name, and its usage as it was reported and is to be
+/// Record that a journal keeps of a lease: its name, and its usage as it was reported and is to be
 /// reported. What the process spent and reported later is not in it. That is settled or lost, and
 /// not settled twice: totals and numbers of batches only grow under one name of a lease.
 #[cfg(any(test, feature = "journal"))]

@@ -268,7 +268,8 @@ impl Book {
         })
     }
 
-    /// Stores the terms, and a day that has begun if it pays what days before owe: it pays that once.
+    /// Stores the terms, and a day that has begun if it pays what days before owe: it pays that
+    /// once.
     fn store_terms(&mut self, record: &mut Record, terms: TermsInForce, now: UnixTime) {
         let each = terms.terms.included_per_day;
         let (known, begun) =

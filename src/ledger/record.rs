@@ -25,8 +25,8 @@ pub(super) const MAX_PURCHASED_USED_PERIODS: usize = 14;
 /// another part is set.
 pub(super) const MAX_PART_FIELDS: usize = 10_000;
 
-/// The days for which it is stored what a part used on a day: a clock that is ahead for a while must
-/// not remove that of the real day.
+/// The days for which it is stored what a part used on a day: a clock that is ahead for a while
+/// must not remove that of the real day.
 pub(super) const PART_DAYS: u64 = 31;
 
 /// The reason why no more are set.
@@ -69,7 +69,7 @@ pub struct Record {
     /// The limits of parts that were set.
     #[serde(default)]
     pub(super) part_limits: BTreeMap<Part, Limits>,
-    /// What each part used on the day of its last debit.
+    /// Usage of each part on the day of its last debit.
     #[serde(default)]
     pub(super) part_days: BTreeMap<Part, DayTotal>,
     /// The last day on which old ones were removed from `part_days`.

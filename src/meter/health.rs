@@ -32,8 +32,8 @@ pub struct Health {
     /// Moment at which the ledger last answered a renewal, by this node's clock; `None` if it has
     /// not answered one yet.
     pub last_answer: Option<UnixTime>,
-    /// What the ledger has not acknowledged yet: usage of requests that ended, and of those that
-    /// run up to their last report.
+    /// Amount that the ledger has not acknowledged yet: usage of requests that ended, and of those
+    /// that run up to their last report.
     pub unsettled: Credits,
 }
 

@@ -1,4 +1,4 @@
-//! What a server must be fit for before it is used: it has the data, deletes none of it, and stores
+//! Checks of a server before it is used: it has the data, deletes none of it, and stores
 //! it as this crate reads it.
 
 use std::collections::HashMap;

@@ -30,12 +30,12 @@ const PURPOSE: Purpose = Purpose {
 /// A file in which a node keeps what the ledger has not acknowledged yet, so that it is debited
 /// even if the process is killed: when the node starts again with the same file.
 ///
-/// What had ended, and what running requests had used up to 20 ms before the crash (and a flush of
-/// the disk) is debited once. Without a journal, a crash loses what was not reported: what ended
-/// within [`report_within`](crate::CreditMeterBuilder::report_within), and during an outage of the
-/// ledger all since it began. Running requests whose end decides what they cost (a handler with a
-/// [`ComputeClock`](crate::ComputeClock), a [`bill_if`](crate::CreditMeterBuilder::bill_if)) are
-/// not in it until they end.
+/// Usage that had ended, and what running requests had used up to 20 ms before the crash (and a
+/// flush of the disk) is debited once. Without a journal, a crash loses what was not reported: what
+/// ended within [`report_within`](crate::CreditMeterBuilder::report_within), and during an outage
+/// of the ledger all since it began. Running requests whose end decides what they cost (a handler
+/// with a [`ComputeClock`](crate::ComputeClock), a [`bill_if`](crate::CreditMeterBuilder::bill_if))
+/// are not in it until they end.
 ///
 /// Requests do not wait for it. If the disk fails, they are served as without a journal, and the
 /// log says so.

@@ -141,8 +141,8 @@ fn run(seed: u64, rate: AccountRate, loads: &[f64], ahead: bool) -> Seen {
     Seen { begun, asked: asked as f64 / all as f64, denied }
 }
 
-/// Ten seconds with lost, repeated and late messages, and nodes that die. Returns the moments at which
-/// requests began, and whether the ledger had anything on hold once all leases had lapsed.
+/// Ten seconds with lost, repeated and late messages, and nodes that die. Returns the moments at
+/// which requests began, and whether the ledger had anything on hold once all leases had lapsed.
 fn run_with_faults(seed: u64, rate: AccountRate) -> (Vec<u64>, bool) {
     const END: u64 = 10_000;
     const DEADLINE: u64 = 250;

@@ -1,6 +1,6 @@
 -- The beginning of every script that changes an account: reads and checks the account's keys, and
--- has the functions that change its totals. Rust writes the constants in capital letters into the text; see
--- `script.rs`. docs/redis-schema.md describes the keys.
+-- has the functions that change its totals. Rust writes the constants in capital letters into the
+-- text; see `script.rs`. docs/redis-schema.md describes the keys.
 --
 -- All amounts are whole nano-dollars up to 2^53 - 1, which a Lua number holds exactly; larger sums
 -- are reduced to it. Numbers are written with `%.0f`, because `tostring` rounds to 14 digits.
@@ -154,8 +154,8 @@ local function write_record()
   in_chunks('HSET', KEYS[1], record_changes)
 end
 
--- Makes a book of what HMGET found under TOTAL, TERMS and the names of some lines. Its month ends at
--- `ends`.
+-- Makes a book of what HMGET found under TOTAL, TERMS and the names of some lines. Its month ends
+-- at `ends`.
 local function open_book(key, found, names, ends)
   local terms = found[2]
   local b = {
@@ -279,8 +279,8 @@ function days()
       today = of_today }
   end
 
-  -- Notes a month's terms, as far as they are of days, and a day that has begun if it pays what days
-  -- before owe: it pays that once.
+  -- Notes a month's terms, as far as they are of days, and a day that has begun if it pays what
+  -- days before owe: it pays that once.
   function self.note_terms(b)
     local known, begun = self.of(b.period), self.state(b)
     local state = begun.covered > known.covered and begun or known

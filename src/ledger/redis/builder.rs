@@ -85,7 +85,7 @@ impl RedisLedgerBuilder {
     /// Redis is away, and serves requests by each tier's
     /// [`during_outage`](crate::plan::Tier::during_outage) until Redis is there.
     ///
-    /// What [`connect`](Self::connect) would have refused, the first calls do:
+    /// The first calls refuse what [`connect`](Self::connect) would have refused:
     /// [`CreditMeter::health`](crate::CreditMeter::health) says why.
     ///
     /// # Errors

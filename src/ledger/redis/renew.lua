@@ -16,10 +16,10 @@
 --
 -- Answers "outcome now", and of a renewal that took effect also "hold used held limit included
 -- limited_by_owner early ended". If a limit of the account's day or of a part leaves less than the
--- account has: "level is_day limit used held resets_at" of the one that leaves least. Then, if a part
--- has a limit for the month, "parts limit used ..." of each part, with `-` for those without; if a
--- share is asked for, "running granted remaining"; and if permits are asked for, "permits granted
--- remaining next_after reset_after", in microseconds.
+-- account has: "level is_day limit used held resets_at" of the one that leaves least. Then, if a
+-- part has a limit for the month, "parts limit used ..." of each part, with `-` for those without;
+-- if a share is asked for, "running granted remaining"; and if permits are asked for, "permits
+-- granted remaining next_after reset_after", in microseconds.
 
 local lease = ARGV[1]
 local a = {}
@@ -33,8 +33,8 @@ local stated_at = math.min(a[13], now_seconds)
 local ttl, forget, not_after, begins, ends = a[14], a[15] == 1, a[16], a[17], a[18]
 local current_begins, current_ends, max_lines = a[19], a[20], a[21]
 -- What few renewals have: the parts of the account that the lease draws on (`count`), the limit of
--- the account's day, permits, a share of concurrent requests, credits of a day; and the functions of
--- these, which are only made if they are needed.
+-- the account's day, permits, a share of concurrent requests, credits of a day; and the functions
+-- of these, which are only made if they are needed.
 local P = { count = 0, most_per_day = MAX_AMOUNT, included_per_day = 0, drawn = {} }
 if ARGV[FIRST_PART - 1] ~= '0' then
   local words = {}
@@ -363,8 +363,8 @@ local function limit()
 end
 
 if P.has_limits then
-  -- Calls `see(level, is_day, limit, used, held)` for each limit that the lease draws on besides the
-  -- account's.
+  -- Calls `see(level, is_day, limit, used, held)` for each limit that the lease draws on besides
+  -- the account's.
   function P.each_limit(see)
     if P.most_per_day < MAX_AMOUNT then
       see(0, 1, P.most_per_day, P.on_today(last_day, used_on_last_day), held)
@@ -426,8 +426,8 @@ if P.rate then
 end
 
 if P.most_running or (shares and shares[lease]) then
-  -- Sets the lease's share of the requests that may run at the same time if the renewal is news, and
-  -- answers what it says of it.
+  -- Sets the lease's share of the requests that may run at the same time if the renewal is news,
+  -- and answers what it says of it.
   shares = shares or {}
   function P.share()
     local before = shares[lease]

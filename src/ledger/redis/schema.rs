@@ -40,7 +40,8 @@ pub(super) const SHARE: &str = "running:";
 pub(super) const PART_LIMITS: &str = "limits:";
 pub(super) const PART_TODAY: &str = "today:";
 
-/// The field of an account's parts that has the last day on which counts of older days were removed.
+/// The field of an account's parts that has the last day on which counts of older days were
+/// removed.
 pub(super) const PARTS_DAY: &str = "day";
 
 /// A limit that nobody set.

@@ -1,5 +1,6 @@
-//! What the script that renews takes of the server, and how many bytes go over the wire: a table
-//! that `scripts/faults` prints. Schema version 4, which had no parts, is beside it in the same run.
+//! Cost of the script that renews: the time it takes of the server, and how many bytes go over the
+//! wire: a table that `scripts/faults` prints. Schema version 4, which had no parts, is beside it
+//! in the same run.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -1,4 +1,4 @@
-//! How a cluster's topology is read: from any server that answers, once for all who wait for it.
+//! Reading of a cluster's topology: from any server that answers, once for all who wait for it.
 
 use std::{
     sync::{Arc, PoisonError, atomic::Ordering},
