@@ -117,6 +117,28 @@ async fn a_debt_is_paid_once_by_the_days_that_follow() {
     }
 }
 
+/// The account had no credits of a day before, so no day is known from which on days pay.
+#[tokio::test]
+async fn a_debt_from_another_tier_is_paid_by_the_days_that_follow_too() {
+    let world = World::new();
+    let response = world.call_for(of(&identity("alice", "monthly"), "echo"), 5).await;
+    assert_eq!(response.status(), 200);
+    drop(response);
+    let alice = identity("alice", "in-debt");
+    eventually(async || {
+        let statement = world.statement(&alice).await;
+        (slices(statement.used) == 5 && statement.held.is_zero()).then_some(())
+    })
+    .await;
+    // Each of the first two days pays two, and the third one.
+    for statuses in [[402, 402], [402, 402], [200, 402]] {
+        for status in statuses {
+            assert_eq!(world.runs(&alice, "echo").await, status);
+        }
+        next_day(&world);
+    }
+}
+
 #[tokio::test]
 async fn a_clock_that_was_ahead_takes_no_day_away() {
     let world = World::new();

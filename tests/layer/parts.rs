@@ -66,6 +66,10 @@ most_running = { count = 2, scope = "node" }
 included = "0.00012"
 included_per_day = "0.00024"
 when_used_up = "block"
+[tiers.monthly]
+included = "0.00012"
+when_used_up = "block"
+midway = "finish"
 [tiers.in-debt]
 included_per_day = "0.00024"
 when_used_up = "block"
