@@ -7,8 +7,12 @@ use std::{fmt, str::FromStr, sync::Arc};
 
 use crate::names::{NameError, check};
 
+/// The beginning of a shadow account.
+const SHADOW: &str = "shadow-";
+
 /// Account that pays: `user:<id>` or `org:<id>`. The id has 1 to 128 bytes, no control characters
-/// and no braces. Cheap to clone.
+/// and no braces. Cheap to clone. What it uses in [shadow mode](crate::CreditMeterBuilder::shadow)
+/// is in the books of `shadow-user:<id>` or `shadow-org:<id>`.
 ///
 /// ```
 /// use tower_credits::Account;
@@ -49,6 +53,17 @@ impl Account {
         &self.0
     }
 
+    /// Returns the account in whose books a meter in shadow mode keeps what this one uses:
+    /// `shadow-user:<id>` or `shadow-org:<id>`.
+    pub(crate) fn shadow(&self) -> Self {
+        Self(format!("{SHADOW}{}", self.0).into())
+    }
+
+    /// Returns the account of which this is the shadow.
+    pub(crate) fn unshadowed(&self) -> Option<Self> {
+        self.0.strip_prefix(SHADOW).map(|account| Self(account.into()))
+    }
+
     fn of(kind: &str, id: &str) -> Result<Self, NameError> {
         check(id)?;
         if id.contains(['{', '}']) {
@@ -65,6 +80,8 @@ impl FromStr for Account {
         match text.split_once(':') {
             Some(("user", id)) => Self::user(id),
             Some(("org", id)) => Self::org(id),
+            Some(("shadow-user", id)) => Self::user(id).map(|account| account.shadow()),
+            Some(("shadow-org", id)) => Self::org(id).map(|account| account.shadow()),
             _ => Err(NameError::Kind),
         }
     }

@@ -39,10 +39,12 @@ mod observe;
 mod part;
 mod period;
 pub mod plan;
+pub mod records;
 #[cfg(feature = "redis")]
 mod redis_server;
 mod rejection;
 mod reload;
+mod request_id;
 mod terms;
 mod threshold;
 mod unix_time;
@@ -64,6 +66,7 @@ pub use self::{
     period::{Period, PeriodError},
     plan::{Feature, Plan, PlanFile},
     rejection::Rejection,
+    request_id::{RequestId, RequestIdError},
     threshold::{Threshold, ThresholdReached},
 };
 #[cfg(feature = "redis")]

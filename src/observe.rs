@@ -8,7 +8,7 @@
 use std::{fmt, time::Duration};
 
 use crate::{
-    Account, Credits, Name, Part,
+    Account, Credits, Name, Part, RequestId,
     names::{Subject, TierName},
 };
 
@@ -25,6 +25,8 @@ mod meters {
     pub(super) const OVERSHOOT: &str = "tower_credits_overshoot_seconds";
     pub(super) const DENIED: &str = "tower_credits_denied_total";
     pub(super) const WOULD_DENY: &str = "tower_credits_would_deny_total";
+    pub(super) const RECORDS: &str = "tower_credits_records_total";
+    pub(super) const FORGIVEN: &str = "tower_credits_forgiven_total";
     pub(super) const RELOADS: &str = "tower_credits_reloads_total";
     pub(super) const LEDGER_AWAY: &str = "tower_credits_ledger_away";
     pub(super) const RENEWAL: &str = "tower_credits_renewal_seconds";
@@ -57,6 +59,16 @@ mod meters {
             "Requests that were admitted only because of shadow mode. Label: reason."
         );
         describe_counter!(
+            RECORDS,
+            Unit::Count,
+            "Usage records. Labels: sink, outcome (delivered, dropped)."
+        );
+        describe_counter!(
+            FORGIVEN,
+            Unit::Count,
+            "Requests that ended and were not billed. Labels: tier, hardware, end."
+        );
+        describe_counter!(
             RELOADS,
             Unit::Count,
             "Changes of watched files. Labels: what (plan, tokens), outcome (applied, refused)."
@@ -76,8 +88,9 @@ pub(crate) fn describe() {
     meters::describe();
 }
 
-/// A metered request that ended and was billed.
+/// A metered request that ended.
 pub(crate) struct MeteredRequest<'a> {
+    pub(crate) id: &'a RequestId,
     pub(crate) account: &'a Account,
     pub(crate) part: Option<&'a Part>,
     pub(crate) subject: &'a Subject,
@@ -93,79 +106,123 @@ pub(crate) struct MeteredRequest<'a> {
     pub(crate) status: Option<u16>,
     /// End of the request: for the event, and as a label.
     pub(crate) end: (&'a dyn fmt::Debug, &'static str),
+    /// `Some` if it was not billed: its path.
+    pub(crate) forgiven: Option<&'a str>,
+}
+
+/// Emits the event of a request that ended, with a message.
+macro_rules! ended_event {
+    ($request:expr, $($path:ident = $value:expr,)? $message:literal) => {{
+        let MeteredRequest { id, account, part, subject, tier, model, hardware, feature, .. } =
+            $request;
+        tracing::info!(
+            target: "tower_credits",
+            request_id = %id,
+            %account,
+            part = part.map(tracing::field::display),
+            %subject,
+            %tier,
+            %model,
+            %hardware,
+            %feature,
+            $($path = $value,)?
+            compute_seconds = $request.compute.as_secs_f64(),
+            overshoot_seconds = $request.overshoot.as_secs_f64(),
+            cost = %$request.cost,
+            left = %$request.left,
+            status = $request.status,
+            end = ?$request.end.0,
+            $message
+        );
+    }};
 }
 
 /// Reports a metered request that ended.
 pub(crate) fn ended(request: &MeteredRequest<'_>) {
-    let MeteredRequest { account, part, subject, tier, model, hardware, feature, .. } = request;
-    tracing::info!(
-        target: "tower_credits",
-        %account,
-        part = part.map(tracing::field::display),
-        %subject,
-        %tier,
-        %model,
-        %hardware,
-        %feature,
-        compute_seconds = request.compute.as_secs_f64(),
-        overshoot_seconds = request.overshoot.as_secs_f64(),
-        cost = %request.cost,
-        left = %request.left,
-        status = request.status,
-        end = ?request.end.0,
-        "metered"
-    );
+    if let Some(path) = request.forgiven {
+        ended_event!(request, path = shortened(path), "forgiven");
+    } else {
+        ended_event!(request, "metered");
+    }
     #[cfg(feature = "metrics")]
     {
-        let (tier, hardware) = (tier.shared(), hardware.shared());
+        let (tier, hardware) = (request.tier.shared(), request.hardware.shared());
+        let end = request.end.1;
         let tags = [("tier", tier.clone()), ("hardware", hardware.clone())];
+        let ended = if request.forgiven.is_some() { meters::FORGIVEN } else { meters::REQUESTS };
+        meters::counter!(ended, "tier" => tier, "hardware" => hardware, "end" => end).increment(1);
+        if request.forgiven.is_some() {
+            return;
+        }
         let micros = u64::try_from(request.compute.as_micros()).unwrap_or(u64::MAX);
         meters::counter!(meters::COMPUTE, &tags).increment(micros);
         meters::counter!(meters::COST, &tags).increment(request.cost.as_nano_usd().unsigned_abs());
         if !request.overshoot.is_zero() {
             meters::histogram!(meters::OVERSHOOT, &tags).record(request.overshoot.as_secs_f64());
         }
-        let end = request.end.1;
-        meters::counter!(meters::REQUESTS, "tier" => tier, "hardware" => hardware, "end" => end)
-            .increment(1);
     }
 }
 
 /// A request that was denied before its service was called.
 pub(crate) struct DeniedRequest<'a> {
+    pub(crate) id: &'a RequestId,
     pub(crate) reason: &'static str,
     pub(crate) path: &'a str,
-    /// If a limit of a part or of a day is the reason: the part, the time that it is for, and the
-    /// limit.
-    pub(crate) budget: Option<(Option<&'a Part>, &'static str, Credits)>,
+    pub(crate) account: Option<&'a Account>,
+    pub(crate) part: Option<&'a Part>,
+    pub(crate) subject: Option<&'a Subject>,
+    pub(crate) tier: Option<&'a TierName>,
+    pub(crate) model: Option<&'a str>,
+    /// If a limit of a part or of a day is the reason: the time that it is for, and the limit.
+    pub(crate) limit: Option<(&'static str, Credits)>,
     pub(crate) left: Option<Credits>,
-    pub(crate) resets_at: Option<&'a str>,
+    pub(crate) resets_at: Option<String>,
+}
+
+/// Emits the event of a denial: at a level, and with a message.
+macro_rules! denial_event {
+    ($emit:ident, $denied:expr, $message:literal) => {{
+        let DeniedRequest { id, reason, path, account, part, subject, tier, .. } = $denied;
+        let DeniedRequest { model, limit, left, resets_at, .. } = $denied;
+        tracing::$emit!(
+            target: "tower_credits",
+            request_id = %id,
+            reason,
+            path = shortened(path),
+            account = account.map(tracing::field::display),
+            part = part.map(tracing::field::display),
+            subject = subject.map(tracing::field::display),
+            tier = tier.map(tracing::field::display),
+            model = model.map(shortened),
+            limit = limit.map(|(_, limit)| tracing::field::display(limit)),
+            limit_per = limit.map(|(per, _)| per),
+            left = left.map(tracing::field::display),
+            resets_at = resets_at.as_deref(),
+            $message
+        );
+    }};
 }
 
 /// Reports a request that was denied before its service was called.
 pub(crate) fn denied(request: &DeniedRequest<'_>) {
-    let DeniedRequest { reason, path, budget, left, resets_at } = *request;
-    let part = budget.and_then(|(part, ..)| part);
-    tracing::info!(
-        target: "tower_credits",
-        reason,
-        path = shortened(path),
-        part = part.map(tracing::field::display),
-        limit = budget.map(|(_, _, limit)| tracing::field::display(limit)),
-        limit_per = budget.map(|(_, per, _)| per),
-        left = left.map(tracing::field::display),
-        resets_at,
-        "denied"
-    );
+    denial_event!(info, request, "denied");
     #[cfg(feature = "metrics")]
-    meters::counter!(meters::DENIED, "reason" => reason).increment(1);
+    meters::counter!(meters::DENIED, "reason" => request.reason).increment(1);
 }
 
 /// Reports a request that was admitted only because of shadow mode.
-pub(crate) fn would_deny(reason: &'static str) {
-    tracing::warn!(target: "tower_credits", reason, "would be denied");
+pub(crate) fn would_deny(request: &DeniedRequest<'_>) {
+    denial_event!(warn, request, "would be denied");
     #[cfg(feature = "metrics")]
-    meters::counter!(meters::WOULD_DENY, "reason" => reason).increment(1);
+    meters::counter!(meters::WOULD_DENY, "reason" => request.reason).increment(1);
+}
+
+/// Counts usage records for a sink by what became of them.
+pub(crate) fn records(sink: &str, outcome: &'static str, number: u64) {
+    #[cfg(feature = "metrics")]
+    meters::counter!(meters::RECORDS, "sink" => sink.to_owned(), "outcome" => outcome)
+        .increment(number);
+    let _ = (sink, outcome, number);
 }
 
 /// A meter was built: what it runs on.

@@ -50,23 +50,8 @@ pub(super) struct Bill {
 impl Bill {
     /// Reads the bill that a request asks for.
     pub(super) async fn read(meter: &CreditMeter, parts: &Parts) -> Result<Self, Denied> {
-        let head = RequestHead::from(parts);
-        let caller = meter.caller(head).await.map_err(|error| meter.not_identified(error))?;
-        let Ok(Query(query)) = Query::<BillQuery>::try_from_uri(&parts.uri) else {
-            let detail = "The query cannot be read. Write `period=YYYY-MM` and \
-                `organisation=<id>`, each at most once.";
-            return Err(Denied::other(StatusCode::BAD_REQUEST, "Invalid query", detail));
-        };
-        let organisation = match &query.organisation {
-            Some(organisation) => Some(organisation.as_str()),
-            None => meter.bill_to(head)?,
-        };
-        let identity = match organisation {
-            Some(organisation) => {
-                caller.billed_to(organisation).ok_or(IdentifyError::NotAMember)?
-            }
-            None => Arc::clone(&caller),
-        };
+        let (caller, identity) = account_of(meter, parts).await?;
+        let query = read_query(parts)?;
         let period = query
             .period
             .as_deref()
@@ -123,6 +108,32 @@ impl Bill {
     pub(super) fn is_own(&self) -> bool {
         self.identity.account == self.caller.account
     }
+}
+
+fn read_query(parts: &Parts) -> Result<BillQuery, Denied> {
+    Query::try_from_uri(&parts.uri).map(|Query(query)| query).map_err(|_| {
+        let detail = "The query cannot be read. Write `period=YYYY-MM` and `organisation=<id>`, \
+            each at most once.";
+        Denied::other(StatusCode::BAD_REQUEST, "Invalid query", detail)
+    })
+}
+
+/// Returns the caller of a request, and the identity whose account it asks about.
+pub(super) async fn account_of(
+    meter: &CreditMeter,
+    parts: &Parts,
+) -> Result<(Arc<Identity>, Arc<Identity>), Denied> {
+    let head = RequestHead::from(parts);
+    let caller = meter.caller(head).await.map_err(|error| meter.not_identified(error))?;
+    let organisation = match read_query(parts)?.organisation {
+        Some(organisation) => Some(organisation),
+        None => meter.bill_to(head)?.map(str::to_owned),
+    };
+    let identity = match organisation {
+        Some(organisation) => caller.billed_to(&organisation).ok_or(IdentifyError::NotAMember)?,
+        None => Arc::clone(&caller),
+    };
+    Ok((caller, identity))
 }
 
 /// Answers a request of a program with the bill that it asks for.

@@ -7,6 +7,10 @@
 //!   [also taken from a cookie](crate::BearerTokens::or_cookie).
 //! * `POST /billing/spending-limit`: sets or removes the owner's limit on pay-as-you-go spending.
 //! * `POST /billing/limits`: sets or removes limits of the account's parts, and of its day.
+//! * `POST /billing/requests`: the costs of requests by their ids, if they are
+//!   [kept](crate::CreditMeterBuilder::keep_costs). The body is
+//!   `{"requestIds": ["<id>", ...]}`, with 10 000 ids at most; the answer is
+//!   `{"requests": [{"requestId": "<id>", "costNanoUsd": 2478}]}`, without ids that are not known.
 //! * `GET /billing/parts.csv`: what each part used, and its limits.
 //!
 //! ```no_run
@@ -35,6 +39,7 @@
 
 mod bill;
 mod chart;
+mod costs;
 mod csv;
 mod denied;
 mod html;

@@ -6,7 +6,7 @@ use axum::{
     routing::{get, post},
 };
 
-use super::{csv, html, json, limits, page, sign_in, spending_limit};
+use super::{costs, csv, html, json, limits, page, sign_in, spending_limit};
 use crate::CreditMeter;
 
 /// Returns the billing routes; see the [module](crate::billing) for what they serve.
@@ -22,6 +22,7 @@ pub fn router(meter: &CreditMeter) -> Router {
         .route("/billing/sign-out", post(sign_in::sign_out).get(back))
         .route("/billing/spending-limit", post(spending_limit::set).get(back))
         .route("/billing/limits", post(limits::set).get(back))
+        .route("/billing/requests", post(costs::show))
         .route("/billing/parts.csv", get(limits::show))
         .route("/billing.json", get(json::show))
         .route("/billing.csv", get(csv::show))

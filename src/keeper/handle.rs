@@ -189,6 +189,7 @@ impl HeldSlice {
     ) -> Option<EndedRequest> {
         let RunRef { handle, id } = self.0.take()?;
         let AccountHandle { table, entry } = &handle;
+        let read = now;
         let now = now.lease;
         let mut state = entry.lock();
         // It is not there if its lease is gone, with a month that ended long ago.
@@ -217,6 +218,9 @@ impl HeldSlice {
         } else if is_news {
             let is_open = table.phase.get() == Phase::Open;
             table.attend_by(entry, if is_open { now + table.rules.flush } else { now });
+        }
+        if let Some(ended) = &ended {
+            ended.observe(table, read);
         }
         ended
     }
@@ -248,7 +252,7 @@ pub(super) fn deliver(
     }
     for (request, billed) in served.settled {
         let ended = EndedRequest::new(request, billed, &entry.lock().lease);
-        ended.observe();
+        ended.observe(&handle.table, handle.table.time.now());
     }
     if !served.beyond_rate.is_empty() {
         let wait = entry.lock().lease.no_permit_for(handle.table.now());

@@ -18,6 +18,7 @@ use crate::{
     clock::{Time, UnixTime},
     lease::{Lease, LeaseRules, Served},
     ledger::Ledger,
+    records::{RecordStats, Records},
     threshold::ThresholdHook,
 };
 
@@ -40,6 +41,8 @@ pub struct Settlement {
     /// Amounts that the ledger did not acknowledge: they may or may not have been debited. With a
     /// journal, the next start settles them.
     pub unsettled: Vec<Unsettled>,
+    /// Number of usage records that were not [delivered](crate::records), of all sinks.
+    pub lost_records: u64,
 }
 
 /// An amount that may or may not have been debited.
@@ -62,8 +65,10 @@ impl Keeper {
         rules: LeaseRules,
         max_accounts: usize,
         hook: Option<ThresholdHook>,
+        records: Records,
     ) -> Self {
-        Self { table: Arc::new(AccountTable::new(ledger, time, rules, max_accounts, hook)) }
+        let table = AccountTable::new(ledger, time, rules, max_accounts, hook, records);
+        Self { table: Arc::new(table) }
     }
 
     /// Goes on with the leases of a journal, and writes it from now on.
@@ -106,6 +111,11 @@ impl Keeper {
         })
     }
 
+    /// Returns what became of usage records.
+    pub(crate) fn record_stats(&self) -> Vec<RecordStats> {
+        self.table.records.stats()
+    }
+
     /// Waits until the journal has what is left.
     async fn close_journal(&self) {
         #[cfg(feature = "journal")]
@@ -143,7 +153,10 @@ impl Keeper {
         }
         self.close_journal().await;
         let settled = Credits::clamped(self.table.settled.load(Ordering::Acquire));
-        Settlement { settled, unsettled }
+        // Those of the requests that were ended above are among them.
+        self.table.records.close();
+        let lost_records = self.table.records.closed().await;
+        Settlement { settled, unsettled, lost_records }
     }
 }
 

@@ -26,6 +26,7 @@ use crate::{
     clock::Time,
     lease::{Lease, LeaseRules},
     ledger::{LeaseId, Ledger},
+    records::Records,
     terms::LeaseScope,
     threshold::ThresholdHook,
 };
@@ -53,6 +54,8 @@ pub(crate) struct AccountTable {
     /// `true` once the worker has nothing more to do.
     pub(super) done: watch::Sender<bool>,
     pub(super) hook: Option<ThresholdHook>,
+    /// Queues of records, for each sink of the host's.
+    pub(super) records: Records,
     #[cfg(feature = "journal")]
     pub(super) journal: std::sync::OnceLock<Arc<JournalList>>,
     /// Dormant entries, the oldest first. They make room for others.
@@ -74,6 +77,7 @@ impl AccountTable {
         rules: LeaseRules,
         max_accounts: usize,
         hook: Option<ThresholdHook>,
+        records: Records,
     ) -> Self {
         Self {
             ledger,
@@ -89,6 +93,7 @@ impl AccountTable {
             settled: AtomicI64::new(0),
             done: watch::Sender::new(false),
             hook,
+            records,
             #[cfg(feature = "journal")]
             journal: std::sync::OnceLock::new(),
             dormant: Mutex::default(),

@@ -98,6 +98,7 @@ impl Worker {
     /// Works until the keeper is shut down or dropped, and everything is settled. A panic, for
     /// instance of the host's clock, does not end it.
     pub(crate) async fn run(mut self) {
+        self.table.records.spawn();
         loop {
             let works = AssertUnwindSafe(async {
                 self.start();
@@ -113,6 +114,10 @@ impl Worker {
             sleep(PAUSE_AFTER_PANIC).await;
         }
         observe::ledger_expected();
+        if self.table.phase.get() == Phase::Orphaned {
+            // Nobody else does.
+            self.table.records.close();
+        }
         self.table.done.send_replace(true);
         self.permit.done();
     }

@@ -8,10 +8,11 @@ use std::{
 use futures_util::future::join_all;
 
 use super::{
-    AccountsPage, Amendment, Audit, AuditsPage, Cursor, Ledger, LedgerError, Refund, Statement,
+    AccountsPage, Amendment, Audit, AuditsPage, Cursor, Ledger, LedgerError, Refund, RequestCost,
+    Statement, costs::MAX_REQUEST_IDS,
 };
 use crate::names::{GrantId, Reason, RefundId};
-use crate::{Account, Credits, Limits, Part, Period, clock::UnixTime};
+use crate::{Account, Credits, Limits, Part, Period, RequestId, clock::UnixTime};
 
 /// The operator's handle: statements, the list of accounts, and every change of an account except
 /// its usage.
@@ -55,11 +56,32 @@ impl Accounts {
         self.ledger.statement(account, period, None).await
     }
 
+    /// Reads the costs of requests of an account by their ids, if the meter
+    /// [keeps](crate::CreditMeterBuilder::keep_costs) them: 10 000 ids at most. Ids that are not
+    /// known, or not any more, are left out. A cost is there some seconds after the request's end.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`] for more ids and by ledgers that keep no costs, another
+    /// [`LedgerError`] if there was no answer.
+    pub async fn costs(
+        &self,
+        account: &Account,
+        ids: &[RequestId],
+    ) -> Result<Vec<RequestCost>, LedgerError> {
+        if ids.len() > MAX_REQUEST_IDS {
+            let reason = format!("{} ids: ask for {MAX_REQUEST_IDS} at most", ids.len());
+            return Err(LedgerError::Refused(reason));
+        }
+        self.ledger.costs(account, ids).await
+    }
+
     /// Lists the accounts that used something in a month, about `page_size` at a time, from the
     /// beginning or from the end of a page. A page that is empty need not be the last, and an
     /// account may be listed twice if others are added meanwhile. An account that exists during the
     /// whole listing is listed at least once, unless Redis is restarted, or a slot of a cluster is
-    /// moving: list again then.
+    /// moving: list again then. The shadows of accounts are listed only by the handle of a meter in
+    /// [shadow mode](crate::CreditMeterBuilder::shadow).
     ///
     /// # Errors
     ///
@@ -71,7 +93,9 @@ impl Accounts {
         from: Option<&Cursor>,
         page_size: NonZeroUsize,
     ) -> Result<AccountsPage, LedgerError> {
-        self.ledger.list(period, from, page_size).await
+        let mut page = self.ledger.list(period, from, page_size).await?;
+        page.accounts.retain(|summary| summary.account.unshadowed().is_none());
+        Ok(page)
     }
 
     /// Audits what is stored of an account's month: whether usage, lines, holds, leases, refunds

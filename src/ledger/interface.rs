@@ -12,12 +12,13 @@ use std::{
 use super::{
     amendment::Amendment,
     audit::Audit,
+    costs::RequestCost,
     error::LedgerError,
     list::{AccountsPage, Cursor},
     protocol::{Answer, LeaseId, Renewal},
     statement::Statement,
 };
-use crate::{Account, Name, Period, ledger::Terms};
+use crate::{Account, Name, Period, RequestId, ledger::Terms};
 
 /// A boxed future of a ledger's answer.
 pub type LedgerFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, LedgerError>> + Send + 'a>>;
@@ -129,6 +130,42 @@ pub trait Ledger: fmt::Debug + Send + Sync + 'static {
         Box::pin(ready(Ok(())))
     }
 
+    /// Keeps the costs of requests of an account for [`costs`](Self::costs), for at least
+    /// `keep_for`, which is at most seven days. A cost that is kept already, by its id, is
+    /// replaced. An account that was erased keeps none.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`] by ledgers that keep no costs, which is the default; another
+    /// [`LedgerError`] if there was no answer: the same costs are sent again then.
+    fn keep_costs<'a>(
+        &'a self,
+        account: &'a Account,
+        costs: &'a [RequestCost],
+        keep_for: Duration,
+    ) -> LedgerFuture<'a, ()> {
+        let _ = (account, costs, keep_for);
+        let refused = "this ledger keeps no costs of requests: implement `Ledger::keep_costs`";
+        Box::pin(ready(Err(LedgerError::Refused(refused.into()))))
+    }
+
+    /// Reads the costs of requests of an account. Ids that are not known, or whose costs are no
+    /// longer kept, are left out.
+    ///
+    /// # Errors
+    ///
+    /// [`LedgerError::Refused`] by ledgers that keep no costs, which is the default; another
+    /// [`LedgerError`] if there was no answer.
+    fn costs<'a>(
+        &'a self,
+        account: &'a Account,
+        ids: &'a [RequestId],
+    ) -> LedgerFuture<'a, Vec<RequestCost>> {
+        let _ = (account, ids);
+        let refused = "this ledger keeps no costs of requests: implement `Ledger::costs`";
+        Box::pin(ready(Err(LedgerError::Refused(refused.into()))))
+    }
+
     /// Lists the accounts that used something in a period, about `page_size` at a time. If a page
     /// has a `next`, there may be more, even if the page is empty. An account that exists during
     /// the whole listing is listed at least once.
@@ -194,6 +231,23 @@ impl<L: Ledger + ?Sized> Ledger for Arc<L> {
 
     fn describe(&self) -> String {
         (**self).describe()
+    }
+
+    fn keep_costs<'a>(
+        &'a self,
+        account: &'a Account,
+        costs: &'a [RequestCost],
+        keep_for: Duration,
+    ) -> LedgerFuture<'a, ()> {
+        (**self).keep_costs(account, costs, keep_for)
+    }
+
+    fn costs<'a>(
+        &'a self,
+        account: &'a Account,
+        ids: &'a [RequestId],
+    ) -> LedgerFuture<'a, Vec<RequestCost>> {
+        (**self).costs(account, ids)
     }
 
     fn check(&self, within: Duration) -> LedgerFuture<'_, ()> {

@@ -10,10 +10,10 @@ use std::{
 
 use super::{
     AccountState, AccountSummary, AccountsPage, Amendment, Answer, Audit, Cursor, LeaseId, Ledger,
-    LedgerFuture, Renewal, Statement, Terms,
+    LedgerFuture, Renewal, RequestCost, Statement, Terms, costs::DayCosts,
 };
 use crate::{
-    Account, Name, Period,
+    Account, Name, Period, RequestId,
     clock::{Clock, SystemClock, UnixTime},
 };
 
@@ -24,6 +24,7 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct MemoryLedger {
     accounts: Arc<Mutex<HashMap<Account, AccountState>>>,
+    costs: Arc<Mutex<DayCosts>>,
     clock: Arc<dyn Clock>,
     new_account: AccountState,
 }
@@ -38,6 +39,7 @@ impl MemoryLedger {
     pub fn with_clock(clock: impl Clock) -> Self {
         Self {
             accounts: Arc::default(),
+            costs: Arc::default(),
             clock: Arc::new(clock),
             new_account: AccountState::default(),
         }
@@ -59,6 +61,10 @@ impl MemoryLedger {
         // A state is changed by plain arithmetic that does not panic: the state behind a poisoned
         // mutex is whole.
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn day_costs(&self) -> MutexGuard<'_, DayCosts> {
+        self.costs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the state of an account, which it makes if there is none.
@@ -110,6 +116,9 @@ impl Ledger for MemoryLedger {
 
     fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
         let now = self.now();
+        if matches!(amendment, Amendment::Erase) {
+            self.day_costs().erase(account);
+        }
         Box::pin(ready(self.change(account, |state| state.amend(amendment, now))))
     }
 
@@ -122,6 +131,28 @@ impl Ledger for MemoryLedger {
     ) -> LedgerFuture<'a, bool> {
         let now = self.now();
         Box::pin(ready(self.change(account, |state| state.claim(period, threshold, by, now))))
+    }
+
+    fn keep_costs<'a>(
+        &'a self,
+        account: &'a Account,
+        costs: &'a [RequestCost],
+        keep_for: Duration,
+    ) -> LedgerFuture<'a, ()> {
+        let is_erased =
+            self.accounts().get(account).is_some_and(|state| state.record.erased.is_some());
+        if !is_erased {
+            self.day_costs().keep(account, costs, keep_for, self.now());
+        }
+        Box::pin(ready(Ok(())))
+    }
+
+    fn costs<'a>(
+        &'a self,
+        account: &'a Account,
+        ids: &'a [RequestId],
+    ) -> LedgerFuture<'a, Vec<RequestCost>> {
+        Box::pin(ready(Ok(self.day_costs().find(account, ids, self.now()))))
     }
 
     fn list<'a>(

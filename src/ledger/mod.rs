@@ -42,7 +42,7 @@
 //!
 //! The types of the protocol ([`Renewal`], [`Terms`], [`Answer`], [`Outcome`], [`Standing`],
 //! [`UsageLine`], [`LineKey`], [`Usage`], and of accounts [`Grant`], [`Refund`], [`AccountsPage`],
-//! [`AccountSummary`]) are closed: a ledger of your own builds and matches them as a whole, and a
+//! [`AccountSummary`], [`RequestCost`]) are closed: a ledger of your own builds and matches them as a whole, and a
 //! change of them is a change of the protocol.
 
 mod account_state;
@@ -52,6 +52,7 @@ mod audit;
 mod book;
 mod concurrency;
 pub mod contract;
+mod costs;
 mod day_credits;
 #[cfg(feature = "embedded")]
 mod embedded;
@@ -85,6 +86,7 @@ pub use self::{
     audit::{Audit, AuditsPage, Finding},
     book::Book,
     concurrency::{Concurrency, ConcurrencyRequest},
+    costs::RequestCost,
     error::LedgerError,
     interface::{Ledger, LedgerFuture},
     list::{AccountSummary, AccountsPage, Cursor},
@@ -99,6 +101,7 @@ pub use self::{
 };
 pub(crate) use self::{
     concurrency::SHARE_LIFETIME,
+    costs::{MAX_KEPT_FOR, MAX_REQUEST_IDS},
     protocol::{CLOCK_SKEW, MAX_LEASE_PARTS, SETTLEMENT_WINDOW, SURPLUS_DIVISOR},
 };
 pub use crate::{

@@ -5,11 +5,15 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
-    charge::Charge, context_cache::find_context, credit_meter::CreditMeter, unknown::Unlisted,
+    charge::Charge,
+    context_cache::find_context,
+    credit_meter::CreditMeter,
+    denied::{Denied, Whose},
+    unknown::Unlisted,
     upload::Unread,
 };
 use crate::{
-    Credits, Feature, Identity, Period, Plan,
+    Credits, Feature, Identity, Period, Plan, RequestId,
     clock::{Now, until},
     contained::contained,
     identify::{IdentifyError, Identifying, RequestHead},
@@ -17,7 +21,7 @@ use crate::{
         AccountHandle, Admission, HeldSlice, Ticket, TicketAnswer, admit, admit_without_ledger,
     },
     limit::RateState,
-    metering::{BillingContext, RunningRequest},
+    metering::{BillingContext, Origin, RunningRequest},
     observe,
     plan::{
         BodyProblem, Classification, DuringOutage, Midway, ModelInBody, RequestQuota, UpstreamTime,
@@ -42,7 +46,7 @@ pub(super) struct Admitted {
 }
 
 /// A request that goes on, or its denial; `None` if it is free.
-pub(super) type Decided = Result<Option<Admitted>, Rejection>;
+pub(super) type Decided = Result<Option<Admitted>, Denied>;
 
 /// The decision on a request.
 pub(super) enum Decision {
@@ -62,6 +66,7 @@ pub(super) enum Known {
 /// A request whose caller is known, and whose body says what it runs.
 pub(super) struct NeedsBody {
     pub(super) payer: Arc<Identity>,
+    origin: Origin,
     plan: Arc<Plan>,
     model: Arc<ModelInBody>,
 }
@@ -80,6 +85,7 @@ pub(super) type Rate = Option<Box<RateState>>;
 /// A request that asks for credits.
 struct CreditRequest {
     context: Arc<BillingContext>,
+    origin: Origin,
     /// `Some` if it is inserted into the request's extensions.
     identity: Option<Arc<Identity>>,
     /// The month by this node's clock, and the day of it.
@@ -88,12 +94,21 @@ struct CreditRequest {
 
 impl CreditMeter {
     /// Decides on a request by its head.
-    pub(super) fn decide(&self, head: RequestHead<'_>, body_is_empty: bool) -> Decision {
+    pub(super) fn decide(
+        &self,
+        head: RequestHead<'_>,
+        id: &RequestId,
+        body_is_empty: bool,
+    ) -> Decision {
         let plan = self.inner.plan.load();
         let classification = match &self.inner.classify {
             Some(classify) => match contained("the classifier", || classify(head, &plan)) {
                 Ok(classification) => classification,
-                Err(_) => return Decision::now(self.deny(Rejection::Unclassified)),
+                Err(_) => {
+                    let origin = self.origin(head, id);
+                    let denied = self.deny(Rejection::Unclassified, Whose::Unknown, &origin);
+                    return Decision::now(denied);
+                }
             },
             None => plan.classify_parts(head.uri.path(), head.uri.query(), head.headers),
         };
@@ -119,19 +134,21 @@ impl CreditMeter {
             Classification::Unknown => Target::Unlisted(self.unlisted(head, &plan, None)),
         };
         self.ensure_worker();
+        let origin = self.origin(head, id);
         let bill_to = self.bill_to(head);
         match self.identifying(head) {
             Identifying::Ready(identity) => {
-                let payer = identity.and_then(|identity| self.payer(identity, bill_to));
-                self.decide_for(&plan, payer, target)
+                let payer = identity.and_then(|identity| self.payer(identity, bill_to, &origin));
+                self.decide_for(&plan, payer, target, origin)
             }
             Identifying::Later(identity) => {
                 let (meter, plan) = (self.clone(), Arc::clone(&plan));
                 let bill_to = bill_to.map(|bill_to| bill_to.map(str::to_owned));
                 Decision::Later(Box::pin(async move {
                     let identity = meter.in_time(identity).await;
-                    let payer = identity.and_then(|identity| meter.payer(identity, bill_to));
-                    match meter.decide_for(&plan, payer, target) {
+                    let payer =
+                        identity.and_then(|identity| meter.payer(identity, bill_to, &origin));
+                    match meter.decide_for(&plan, payer, target, origin) {
                         Decision::Now(known) => known,
                         Decision::Later(deciding) => deciding.await,
                     }
@@ -147,21 +164,27 @@ impl CreditMeter {
         plan: &Arc<Plan>,
         payer: Result<Arc<Identity>, IdentifyError>,
         target: Target,
+        origin: Origin,
     ) -> Decision {
         let payer = match payer {
             Ok(payer) => payer,
-            Err(error) => return Decision::now(self.deny(self.not_identified(error))),
+            Err(error) => {
+                let rejection = self.not_identified(error);
+                return Decision::now(self.deny(rejection, Whose::Unknown, &origin));
+            }
         };
         match target {
-            Target::Workload(workload) => self.ask(plan, &payer, workload),
+            Target::Workload(workload) => self.ask(plan, &payer, workload, origin),
             Target::InBody(model) => Decision::Now(Known::NeedsBody(Box::new(NeedsBody {
                 payer,
+                origin,
                 plan: Arc::clone(plan),
                 model,
             }))),
             Target::Authenticated => Decision::now(Ok(None)),
             Target::Unlisted(unlisted) => {
-                Decision::now(self.deny(self.inner.not_in_plan(plan, unlisted)))
+                let rejection = self.inner.not_in_plan(plan, unlisted);
+                Decision::now(self.deny(rejection, Whose::Caller(payer), &origin))
             }
         }
     }
@@ -176,48 +199,71 @@ impl CreditMeter {
         let classification = match body {
             Ok(body) => needs.plan.classify_body(&needs.model, head.headers, body),
             Err(Unread::Problem(problem)) => Err(problem.clone()),
-            Err(Unread::NoMemory) => return Decision::now(self.deny(Rejection::Busy)),
+            Err(Unread::NoMemory) => {
+                return Decision::now(self.deny_unread(needs, Rejection::Busy));
+            }
         };
-        let NeedsBody { payer, plan, .. } = needs;
+        let NeedsBody { payer, plan, origin, .. } = needs;
         match classification {
             Ok(Classification::Workload(workload)) => {
-                self.ask(plan, payer, with_feature(head, plan, workload))
+                self.ask(plan, payer, with_feature(head, plan, workload), origin.clone())
             }
             Ok(Classification::UnknownModel(model)) => {
                 let unlisted = self.unlisted_in_body(head, model);
-                Decision::now(self.deny(self.inner.not_in_plan(plan, unlisted)))
+                let rejection = self.inner.not_in_plan(plan, unlisted);
+                Decision::now(self.deny_unread(needs, rejection))
             }
             // A body names a model, or is refused.
-            Ok(_) => Decision::now(self.deny(Rejection::Unclassified)),
-            Err(problem) => Decision::now(self.deny(needs.reject(problem))),
+            Ok(_) => Decision::now(self.deny_unread(needs, Rejection::Unclassified)),
+            Err(problem) => Decision::now(self.deny_unread(needs, needs.problem(problem))),
         }
     }
 
     /// Decides on a request whose body would have to be read, by a layer that reads none.
-    pub(super) fn no_body(&self, path: &str) -> Decided {
+    pub(super) fn no_body(&self, needs: &NeedsBody, path: &str) -> Decided {
         let path = observe::shortened(path);
         if self.inner.may_log(path) {
             let advice = "its route takes the model from the body, which this layer does not read: \
                           put `meter.buffer_bodies()` around the service in place of the meter";
             self.inner.log_unknown(path, advice);
         }
-        self.deny(Rejection::Unclassified)
+        self.deny_unread(needs, Rejection::Unclassified)
+    }
+
+    /// Denies a request by its body.
+    fn deny_unread(&self, needs: &NeedsBody, rejection: Rejection) -> Decided {
+        self.deny(rejection, Whose::Caller(Arc::clone(&needs.payer)), &needs.origin)
+    }
+
+    /// Returns the origin of a request that is not free.
+    fn origin(&self, head: RequestHead<'_>, id: &RequestId) -> Origin {
+        let has_path = self.inner.settings.shadow || self.inner.bill_policy.is_some();
+        Origin::new(id.clone(), head.uri, has_path)
     }
 
     /// Counts a request against its account's rate, and asks for a slice.
-    fn ask(&self, plan: &Plan, identity: &Arc<Identity>, workload: Arc<Workload>) -> Decision {
+    fn ask(
+        &self,
+        plan: &Plan,
+        identity: &Arc<Identity>,
+        workload: Arc<Workload>,
+        origin: Origin,
+    ) -> Decision {
         let now = self.inner.time.now();
         let today = self.inner.time.date(now);
         let (context, handle) = match find_context(self, plan, identity, workload, today.0) {
             Ok(found) => found,
-            Err(rejection) => return Decision::now(self.deny(rejection)),
+            Err(rejection) => {
+                let whose = Whose::Caller(Arc::clone(identity));
+                return Decision::now(self.deny(rejection, whose, &origin));
+            }
         };
         let identity = self.inner.settings.request_extensions.then(|| Arc::clone(identity));
         let denied = context.is_model_denied.then(|| Rejection::ModelDenied {
             model: context.workload.model.clone(),
             hint: context.tier.hint.as_deref().map(Into::into),
         });
-        let request = CreditRequest { context, identity, today };
+        let request = CreditRequest { context, origin, identity, today };
         if let Some(rejection) = denied {
             return Decision::now(self.deny_metered(rejection, request, None));
         }
@@ -283,9 +329,11 @@ impl CreditMeter {
                 TicketAnswer::Erased => {
                     return self.deny_metered(Rejection::AccountErased, request, rate);
                 }
-                TicketAnswer::ShuttingDown => return self.deny(Rejection::ShuttingDown),
+                TicketAnswer::ShuttingDown => {
+                    return self.deny_asked(Rejection::ShuttingDown, &request);
+                }
                 TicketAnswer::OtherPeriod(_) if has_moved => {
-                    return self.deny(Rejection::LedgerUnreachable);
+                    return self.deny_asked(Rejection::LedgerUnreachable, &request);
                 }
                 TicketAnswer::OtherPeriod(period) => {
                     has_moved = true;
@@ -353,18 +401,24 @@ impl CreditMeter {
     }
 
     /// Denies a request. In shadow mode it only emits the event, and the request goes on unmetered.
-    fn deny(&self, rejection: Rejection) -> Decided {
+    fn deny(&self, rejection: Rejection, whose: Whose, origin: &Origin) -> Decided {
+        let denied = Denied { rejection, whose };
         if !self.inner.settings.shadow {
-            return Err(rejection);
+            return Err(denied);
         }
-        observe::would_deny(rejection.reason());
+        self.would_deny(&denied, origin);
         Ok(None)
+    }
+
+    /// Denies a request whose account is known, and which is not metered in shadow mode either.
+    fn deny_asked(&self, rejection: Rejection, request: &CreditRequest) -> Decided {
+        self.deny(rejection, Whose::Request(Arc::clone(&request.context)), &request.origin)
     }
 
     /// Denies a request whose account is known. In shadow mode it is metered all the same, and what
     /// it uses is owed.
     fn deny_metered(&self, rejection: Rejection, request: CreditRequest, rate: Rate) -> Decided {
-        self.deny(rejection)?;
+        self.deny_asked(rejection, &request)?;
         let slice = self.take_unheld_slice(&request, Credits::MAX);
         Ok(slice.map(|slice| self.admitted(slice, request, rate)))
     }
@@ -391,6 +445,7 @@ impl CreditMeter {
     fn running(&self, request: &CreditRequest) -> RunningRequest {
         RunningRequest::new(
             Arc::clone(&request.context),
+            request.origin.clone(),
             request.today,
             self.inner.settings.shadow,
             self.inner.bill_policy.is_some(),
@@ -423,7 +478,12 @@ impl Decision {
 
 impl NeedsBody {
     /// Returns the denial of a request whose body cannot be read.
-    pub(super) fn reject(&self, problem: BodyProblem) -> Rejection {
+    pub(super) fn reject(&self, problem: BodyProblem) -> Denied {
+        let whose = Whose::Caller(Arc::clone(&self.payer));
+        Denied { rejection: self.problem(problem), whose }
+    }
+
+    fn problem(&self, problem: BodyProblem) -> Rejection {
         Rejection::InvalidBody { problem, offered: Arc::clone(self.plan.models()) }
     }
 }

@@ -18,6 +18,7 @@ use super::{
     credit_meter::{CreditMeter, Inner},
     drain::MAX_LONG_DRAINS,
     settings::{Classify, FormatChoice, ResponseSettings, Settings, UploadSettings},
+    shadow::{ShadowCounts, ShadowLedger},
     upload_budget::{UploadBudget, UploadMemory},
 };
 use crate::{
@@ -26,13 +27,14 @@ use crate::{
     identify::{Identify, RequestHead},
     keeper::{Keeper, Worker},
     lease::LeaseRules,
-    ledger::Ledger,
+    ledger::{Ledger, MAX_KEPT_FOR},
     metering::{
         FinishedRequest, Instruments, ReadAheadBudget, ReadAheadLimits, ReportHistories,
         SharedClocks,
     },
     observe,
     plan::{Classification, PlanHandle},
+    records::{KeptCosts, RecordDelivery, Records},
     rejection::DenialStyle,
     threshold::{MAX_THRESHOLDS, ThresholdHook},
 };
@@ -47,6 +49,9 @@ const MAX_REQUEST_BODIES_TOTAL: usize = 256 << 20;
 /// The field in which a request names the organisation that pays, as Hugging Face's clients send
 /// it.
 const BILL_TO: HeaderName = HeaderName::from_static("x-hf-bill-to");
+
+/// The shortest time for which costs of requests are kept.
+const MIN_KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// A slice pays for at least so many of the ledger's timeouts, so that it can be refilled in time.
 const TIMEOUTS_PER_SLICE: u32 = 4;
@@ -92,6 +97,8 @@ pub struct CreditMeterBuilder {
     bill_policy: Option<BillPolicy>,
     bill_to_header: Option<HeaderName>,
     hook: Option<ThresholdHook>,
+    records: Vec<RecordDelivery>,
+    keep_costs_for: Option<Duration>,
     format_choice: FormatChoice,
     #[cfg(feature = "journal")]
     journal: Option<crate::Journal>,
@@ -133,6 +140,8 @@ impl CreditMeterBuilder {
             bill_policy: None,
             bill_to_header: Some(BILL_TO),
             hook: None,
+            records: Vec::new(),
+            keep_costs_for: None,
             format_choice: FormatChoice::default(),
             #[cfg(feature = "journal")]
             journal: None,
@@ -196,6 +205,46 @@ impl CreditMeterBuilder {
     ) -> Self {
         let thresholds = thresholds.into_iter().collect();
         self.hook = Some(ThresholdHook { thresholds, call: Arc::new(hook) });
+        self
+    }
+
+    /// Delivers a [record](crate::records) of each request that ended to a sink. Each call adds
+    /// one; default: none.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// use tower_credits::records::JsonLines;
+    ///
+    /// let meter = builder.records(JsonLines::stdout()).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn records(mut self, delivery: impl Into<RecordDelivery>) -> Self {
+        self.records.push(delivery.into());
+        self
+    }
+
+    /// Keeps the cost of each request in the ledger by its [id](crate::RequestId), for this time:
+    /// one minute to seven days. [`Accounts::costs`](crate::Accounts::costs) and `POST /billing/requests` read them.
+    /// Default: they are not kept.
+    ///
+    /// Costs are written in batches, a second after the request's end at the latest: one call of
+    /// the ledger for each account of a batch. In Redis a cost takes about 100 bytes.
+    ///
+    /// ```
+    /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
+    /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
+    /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
+    /// let meter = builder.keep_costs(std::time::Duration::from_secs(24 * 60 * 60)).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn keep_costs(mut self, keep_for: Duration) -> Self {
+        self.keep_costs_for = Some(keep_for);
         self
     }
 
@@ -392,8 +441,13 @@ impl CreditMeterBuilder {
     }
 
     /// Sets shadow mode: nothing is denied and nothing is stopped. Default: off. Each denial
-    /// becomes an event, and the request is metered if its account is known. Its cost is owed, and
-    /// is on the bill. Use it to put the meter in front of live traffic.
+    /// becomes an event, [`CreditMeter::shadow_denials`] has their sums, and the request is metered
+    /// if its account is known. Use it to put the meter in front of live traffic.
+    ///
+    /// The books are kept apart: what an account uses is debited to its shadow (`shadow-user:<id>`),
+    /// which has no grants and limits but its own, and does not count once denials are enforced.
+    /// [`CreditMeter::accounts`], [`CreditMeter::statement`] and the billing page of this meter are
+    /// those of the shadows. No [threshold](Self::thresholds) is notified.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
@@ -714,6 +768,9 @@ impl CreditMeterBuilder {
         if !(shortest..=Duration::from_secs(5)).contains(&deadline) {
             return Err(ConfigError::new("ledger_timeout", "set 1 ms to 5 s"));
         }
+        if self.keep_costs_for.is_some_and(|time| !(MIN_KEPT_FOR..=MAX_KEPT_FOR).contains(&time)) {
+            return Err(ConfigError::new("keep_costs", "set one minute to seven days"));
+        }
         if !(shortest..=ttl / 10).contains(&flush) {
             return Err(ConfigError::new("report_within", "set 1 ms to 60 s"));
         }
@@ -752,16 +809,26 @@ impl CreditMeterBuilder {
             bill_policy,
             bill_to_header,
             hook,
+            mut records,
+            keep_costs_for,
             format_choice,
             #[cfg(feature = "journal")]
             journal,
         } = self;
+        let ledger: Arc<dyn Ledger> =
+            if settings.shadow { Arc::new(ShadowLedger(ledger)) } else { ledger };
+        if let Some(keep_for) = keep_costs_for {
+            let kept = KeptCosts { ledger: Arc::clone(&ledger), keep_for };
+            records.push(RecordDelivery::to(kept));
+        }
         let keeper = Keeper::new(
             Arc::clone(&ledger),
             time.clone(),
             settings.rules,
             settings.max_accounts,
-            hook,
+            // Nobody is to hear of what does not count.
+            hook.filter(|_| !settings.shadow),
+            Records::new(records),
         );
         let instruments = Instruments {
             clock: time.other().cloned(),
@@ -783,6 +850,8 @@ impl CreditMeterBuilder {
             bill_policy,
             bill_to_header,
             logged_paths: Mutex::default(),
+            shadow_denials: ShadowCounts::default(),
+            keeps_costs: keep_costs_for.is_some(),
             instruments,
             format_choice,
             upload_memory: UploadMemory::new(settings.upload_memory, settings.uploads.max_bytes),

@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, HeaderValue, Response, StatusCode};
-use uuid::Uuid;
+use http::{HeaderName, Response, StatusCode};
 
 use super::{
-    admission::Rate, charge::Charge, compute_clock::WeakComputeClock, settings::ResponseSettings,
+    admission::Rate, charge::Charge, compute_clock::WeakComputeClock, credit_meter::CreditMeter,
+    settings::ResponseSettings,
 };
-use crate::{plan::UpstreamTime, rejection::DenialStyle};
+use crate::{RequestId, plan::UpstreamTime, rejection::DenialStyle};
 
 /// The field that names a response, for questions about its bill.
-const INFERENCE_ID: HeaderName = HeaderName::from_static("inference-id");
+pub(super) const INFERENCE_ID: HeaderName = HeaderName::from_static("inference-id");
 
 /// The same, as the SDKs of OpenAI and Anthropic read it.
 const REQUEST_IDS: [HeaderName; 2] =
@@ -19,6 +19,7 @@ const REQUEST_IDS: [HeaderName; 2] =
 
 /// A call that goes on.
 pub(super) struct Call {
+    pub(super) id: RequestId,
     /// `None` if it is free.
     pub(super) charge: Option<Charge>,
     /// The clock that the handler found in its request.
@@ -29,8 +30,8 @@ pub(super) struct Call {
     pub(super) accepts_trailers: bool,
     /// Compute time ends with the head.
     pub(super) compute_until_head: bool,
-    /// Nothing stops it.
-    pub(super) is_shadow: bool,
+    /// The meter, if it is in shadow mode: nothing stops the call.
+    pub(super) shadow: Option<CreditMeter>,
     pub(super) style: DenialStyle,
     pub(super) settings: ResponseSettings,
     pub(super) rate: Rate,
@@ -56,6 +57,7 @@ impl Call {
 pub(super) fn add_headers<B>(
     mut response: Response<B>,
     rate: Rate,
+    id: &RequestId,
     settings: ResponseSettings,
 ) -> Response<B> {
     if let Some(rate) = rate {
@@ -64,9 +66,8 @@ pub(super) fn add_headers<B>(
     let headers = response.headers_mut();
     // The service's own id is the response's.
     let own = headers.get(INFERENCE_ID).cloned();
-    let made = || HeaderValue::try_from(Uuid::now_v7().to_string()).ok();
     if settings.inference_id
-        && let Some(id) = own.or_else(made)
+        && let Some(id) = own.or_else(|| id.to_header())
     {
         // All three at once: the map grows no more than once.
         headers.reserve(REQUEST_IDS.len() + 1);

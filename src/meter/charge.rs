@@ -224,7 +224,7 @@ impl Charge {
         self.close_at(end, now)
     }
 
-    /// Closes it, at a moment that was just read: bills the request, and emits its event. `None` if
+    /// Closes it, at a moment that was just read: bills the request, which emits its event. `None` if
     /// the ledger is asked first how much of its usage can be paid; the lease bills it then.
     pub(super) fn close_at(&mut self, end: End, now: Now) -> Option<EndedRequest> {
         let slice = self.slice.take()?;
@@ -238,9 +238,7 @@ impl Charge {
         });
         // Until the ledger has answered, all of it is billed as far as this node knows.
         self.billed = ended.as_ref().map_or(used, |ended| ended.billed);
-        let ended = ended?;
-        ended.observe();
-        Some(ended)
+        ended
     }
 }
 

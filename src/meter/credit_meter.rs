@@ -9,24 +9,26 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use http::HeaderName;
+use http::{Extensions, HeaderName};
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{
     bill_policy::BillPolicy,
+    denied::{Denied, Whose},
     settings::{Classify, FormatChoice, Settings},
+    shadow::{ShadowCounts, ShadowDenials},
     upload_budget::{UploadBudget, UploadMemory},
 };
 use crate::{
-    Accounts, Identity, Period, Rejection,
+    Accounts, Identity, Period, RequestId,
     clock::Time,
     contained::{Panicked, contained},
     identify::{Identify, IdentifyError, Identifying, RequestHead},
     keeper::{Keeper, Settlement, Unsettled},
     ledger::{Ledger, LedgerError, Statement},
-    metering::Instruments,
-    observe,
+    metering::{Instruments, Origin},
     plan::PlanHandle,
+    records::RecordStats,
 };
 
 /// The most paths that are logged because they are not in the plan, once each.
@@ -58,6 +60,10 @@ pub(super) struct Inner {
     pub(super) bill_policy: Option<BillPolicy>,
     pub(super) bill_to_header: Option<HeaderName>,
     pub(super) logged_paths: Mutex<HashSet<String>>,
+    /// `true` if costs of requests are kept.
+    pub(super) keeps_costs: bool,
+    /// Requests that shadow mode let pass.
+    pub(super) shadow_denials: ShadowCounts,
     pub(super) instruments: Instruments,
     pub(super) format_choice: FormatChoice,
     /// Bytes of request bodies in memory.
@@ -80,7 +86,8 @@ impl CreditMeter {
     pub async fn identify(&self, head: RequestHead<'_>) -> Result<Arc<Identity>, IdentifyError> {
         let bill_to = self.bill_to(head).map(|bill_to| bill_to.map(str::to_owned));
         let identity = self.caller(head).await?;
-        self.payer(identity, bill_to)
+        let id = self.id_of(head.extensions);
+        self.payer(identity, bill_to, &Origin::new(id, head.uri, self.inner.settings.shadow))
     }
 
     /// Identifies the caller, whatever account is to pay.
@@ -115,6 +122,11 @@ impl CreditMeter {
         }
     }
 
+    /// Returns the id of a request: the one that the host has given it, or a new one.
+    pub(super) fn id_of(&self, extensions: &Extensions) -> RequestId {
+        RequestId::of_request(extensions, self.inner.time.unix_time())
+    }
+
     /// Returns the organisation that a request names as its payer.
     pub(crate) fn bill_to<'a>(
         &self,
@@ -134,6 +146,12 @@ impl CreditMeter {
         self.inner.settings.shadow
     }
 
+    /// `true` if the costs of requests are kept in the ledger.
+    #[cfg(feature = "axum")]
+    pub(crate) fn keeps_costs(&self) -> bool {
+        self.inner.keeps_costs
+    }
+
     /// Returns the name of the cookie in which browsers keep their token.
     #[cfg(feature = "axum")]
     pub(crate) fn cookie(&self) -> Option<&crate::Name> {
@@ -146,6 +164,7 @@ impl CreditMeter {
         &self,
         identity: Arc<Identity>,
         bill_to: Result<Option<impl AsRef<str>>, IdentifyError>,
+        origin: &Origin,
     ) -> Result<Arc<Identity>, IdentifyError> {
         // An unknown caller learns nothing about organisations.
         let paid = bill_to.and_then(|bill_to| match bill_to {
@@ -156,7 +175,8 @@ impl CreditMeter {
         });
         match paid {
             Err(error) if self.inner.settings.shadow => {
-                observe::would_deny(Rejection::from(error).reason());
+                let whose = Whose::Caller(Arc::clone(&identity));
+                self.would_deny(&Denied { rejection: error.into(), whose }, origin);
                 Ok(identity)
             }
             paid => paid,
@@ -194,9 +214,22 @@ impl CreditMeter {
         Accounts::of(Arc::clone(&self.inner.ledger))
     }
 
+    /// Returns what became of the [usage records](crate::records) for each sink of this node, in
+    /// the order in which the sinks were given.
+    pub fn record_stats(&self) -> Vec<RecordStats> {
+        self.inner.keeper.record_stats()
+    }
+
+    /// Returns how many requests [shadow mode](crate::CreditMeterBuilder::shadow) has let pass on
+    /// this node, by account and reason, the most first. Empty if it is off.
+    pub fn shadow_denials(&self) -> Vec<ShadowDenials> {
+        self.inner.shadow_denials.sums()
+    }
+
     /// Shuts the meter down: denies new requests, ends the charge of requests that still run at
     /// what they have used, and waits until the ledger has acknowledged everything, five seconds at
-    /// most. Returns what was settled, and what could not be.
+    /// most, and until usage records are delivered, for up to five seconds more. Returns what was
+    /// settled, and what could not be.
     ///
     /// Call it when the server has shut down. Requests that still run are not charged for the time
     /// after it.

@@ -19,18 +19,15 @@ use super::{
     call::{Call, add_headers},
     compute_clock::ComputeClock,
     credit_meter::CreditMeter,
+    denied::{Denied, Whose},
     drain::Drain,
     response::respond,
     upload::{Unread, Upload},
     usage_headers,
 };
 use crate::{
-    BoxError, Rejection,
-    identify::RequestHead,
-    metering::End,
-    observe::{self, DeniedRequest},
-    plan::BodyProblem,
-    rejection::DenialStyle,
+    BoxError, Rejection, RequestId, identify::RequestHead, metering::End, observe,
+    plan::BodyProblem, rejection::DenialStyle,
 };
 
 pin_project! {
@@ -64,6 +61,7 @@ type Deciding = Pin<Box<dyn Future<Output = Known> + Send>>;
 struct Waiting<S, B, T> {
     service: S,
     request: Request<RequestBody<B, T>>,
+    id: RequestId,
     meter: CreditMeter,
 }
 
@@ -94,25 +92,26 @@ where
     pub(super) fn new(
         service: S,
         request: Request<B>,
+        id: RequestId,
         decision: Decision,
         meter: &CreditMeter,
     ) -> Self {
-        let waiting = |service, request: Request<B>| {
+        let waiting = |service, request: Request<B>, id| {
             let request = request.map(RequestBody::Unread);
-            Box::new(Waiting { service, request, meter: meter.clone() })
+            Box::new(Waiting { service, request, id, meter: meter.clone() })
         };
         let state = match decision {
             Decision::Now(Known::Decided(Ok(admitted))) => {
-                calling_state::<S, B, M>(admitted, service, request.map(M::unread), meter)
+                calling_state::<S, B, M>(admitted, service, request.map(M::unread), id, meter)
             }
-            Decision::Now(Known::Decided(Err(rejection))) => {
-                denied_state(rejection, request.map(RequestBody::<_, M::Body>::Unread), meter)
+            Decision::Now(Known::Decided(Err(denied))) => {
+                denied_state(&denied, request.map(RequestBody::<_, M::Body>::Unread), &id, meter)
             }
             Decision::Now(Known::NeedsBody(needs)) => {
-                read_state::<S, B, M>(needs, waiting(service, request))
+                read_state::<S, B, M>(needs, waiting(service, request, id))
             }
             Decision::Later(deciding) => {
-                State::Deciding { deciding, waiting: waiting(service, request) }
+                State::Deciding { deciding, waiting: waiting(service, request, id) }
             }
         };
         Self { state }
@@ -171,7 +170,7 @@ where
                                     charge.billed(),
                                 );
                             }
-                            add_headers(response, None, call.settings)
+                            add_headers(response, None, &call.id, call.settings)
                         }
                     };
                     this.state.set(State::Done);
@@ -205,8 +204,8 @@ where
     match known {
         Known::NeedsBody(needs) => read_state::<S, B, M>(needs, waiting),
         Known::Decided(decided) => {
-            let Waiting { service, request, meter } = *waiting;
-            decided_state::<S, B, M>(decided, service, request, &meter)
+            let Waiting { service, request, id, meter } = *waiting;
+            decided_state::<S, B, M>(decided, service, request, id, &meter)
         }
     }
 }
@@ -238,9 +237,9 @@ where
         // It is read once.
         *waiting.request.body_mut() = body;
     }
-    let Waiting { service, request, meter } = *waiting;
-    let decided = meter.no_body(request.uri().path());
-    decided_state::<S, B, M>(decided, service, request, &meter)
+    let Waiting { service, request, id, meter } = *waiting;
+    let decided = meter.no_body(&needs, request.uri().path());
+    decided_state::<S, B, M>(decided, service, request, id, &meter)
 }
 
 /// Goes on with a body that was read.
@@ -285,6 +284,7 @@ fn decided_state<S, B, M>(
     decided: Decided,
     service: S,
     request: Request<RequestBody<B, M::Body>>,
+    id: RequestId,
     meter: &CreditMeter,
 ) -> State<Waiting<S, B, M::Body>, B, S::Future>
 where
@@ -294,7 +294,7 @@ where
 {
     let admitted = match decided {
         Ok(admitted) => admitted,
-        Err(rejection) => return denied_state(rejection, request, meter),
+        Err(denied) => return denied_state(&denied, request, &id, meter),
     };
     let (parts, body) = request.into_parts();
     let body = match body {
@@ -303,10 +303,11 @@ where
         // What a mode that reads no bodies has read.
         RequestBody::Taken(rest) => {
             let request = Request::from_parts(parts, RequestBody::Taken(rest));
-            return denied_state::<_, B, M::Body, _>(Rejection::Unclassified, request, meter);
+            let denied = Denied { rejection: Rejection::Unclassified, whose: Whose::Unknown };
+            return denied_state::<_, B, M::Body, _>(&denied, request, &id, meter);
         }
     };
-    calling_state::<S, B, M>(admitted, service, Request::from_parts(parts, body), meter)
+    calling_state::<S, B, M>(admitted, service, Request::from_parts(parts, body), id, meter)
 }
 
 /// Calls the inner service.
@@ -315,6 +316,7 @@ fn calling_state<S, B, M>(
     admitted: Option<Admitted>,
     mut service: S,
     mut request: Request<M::Body>,
+    id: RequestId,
     meter: &CreditMeter,
 ) -> State<Waiting<S, B, M::Body>, B, S::Future>
 where
@@ -323,13 +325,14 @@ where
 {
     let settings = &meter.inner.settings;
     let mut call = Call {
+        id,
         charge: None,
         clock: None,
         is_head: false,
         is_connect: false,
         accepts_trailers: false,
         compute_until_head: settings.compute_until_head,
-        is_shadow: settings.shadow,
+        shadow: settings.shadow.then(|| meter.clone()),
         style: settings.denials,
         settings: settings.response,
         rate: None,
@@ -337,7 +340,7 @@ where
     };
     match admitted {
         // A free request keeps its extensions as they are.
-        None if !call.is_shadow => {
+        None if call.shadow.is_none() => {
             return State::Calling { future: service.call(request), call };
         }
         Some(Admitted { charge, identity, has_begun, may_be_cut, rate, upstream_time }) => {
@@ -353,6 +356,7 @@ where
                 call.clock = Some(clock.attach(&charge));
                 request.extensions_mut().insert(clock);
                 request.extensions_mut().insert(identity);
+                request.extensions_mut().insert(call.id.clone());
             }
             if !has_begun {
                 charge.begin();
@@ -371,23 +375,18 @@ where
 
 /// Denies a request, once its client can read the answer.
 fn denied_state<W, B, T, F>(
-    rejection: Rejection,
+    denied: &Denied,
     request: Request<RequestBody<B, T>>,
+    id: &RequestId,
     meter: &CreditMeter,
 ) -> State<W, B, F>
 where
     B: Body,
 {
-    observe::denied(&DeniedRequest {
-        reason: rejection.reason(),
-        path: request.uri().path(),
-        budget: rejection.budget().map(|(part, span, limit)| (part, span.as_str(), limit)),
-        left: rejection.left(),
-        resets_at: rejection.resets_at().as_deref(),
-    });
+    observe::denied(&denied.event(id, request.uri().path()));
     let style = meter.denial_style(RequestHead::from(&request));
-    let response =
-        add_headers(rejection.into_styled_response(style), None, meter.inner.settings.response);
+    let response = denied.rejection.clone().into_styled_response(style);
+    let response = add_headers(response, None, id, meter.inner.settings.response);
     let needs_no_drain = needs_no_drain(&request, style);
     let rest = match request.into_body() {
         RequestBody::Unread(body) => Some(Box::pin(body)),

@@ -48,6 +48,7 @@ mod credit_meter;
 mod cut_off;
 mod cut_off_watch;
 mod denials;
+mod denied;
 mod drain;
 mod future;
 mod head;
@@ -57,6 +58,7 @@ mod queue;
 mod response;
 mod service;
 mod settings;
+mod shadow;
 mod unknown;
 mod upload;
 mod upload_budget;
@@ -73,6 +75,7 @@ pub use self::{
     future::ResponseFuture,
     health::Health,
     service::{BufferBodies, CreditService},
+    shadow::ShadowDenials,
 };
 #[cfg(feature = "journal")]
 pub use crate::keeper::JournalError;

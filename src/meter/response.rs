@@ -1,6 +1,6 @@
 //! A response whose head is there: its body is metered, or the protocol is switched.
 
-use std::task::Context;
+use std::{sync::Arc, task::Context};
 
 use bytes::Bytes;
 use http::Response;
@@ -8,17 +8,17 @@ use http_body::Body;
 
 use super::{
     body::MeterBody,
-    call::{Call, add_headers},
+    call::{Call, INFERENCE_ID, add_headers},
     charge::Charge,
     compute_clock::{ComputeClock, ComputeTime},
+    denied::{Denied, Whose},
     head::Head,
     upstream_time::{self, UpstreamTimeReader},
     usage_headers,
 };
 use crate::{
-    BoxError,
+    BoxError, RequestId,
     metering::{End, RunningRequest},
-    observe,
     rejection::Rejection,
 };
 
@@ -35,6 +35,9 @@ where
     let Some(mut charge) = call.charge.take() else { return response.map(MeterBody::free) };
     let (mut parts, body) = response.into_parts();
     charge.set_head(&parts);
+    if let Some(id) = parts.headers.get(INFERENCE_ID).and_then(RequestId::of_header) {
+        charge.with_request(|request| request.set_service_id(id));
+    }
     let reported = parts.extensions.remove();
     if let Some(ComputeTime(total)) = reported {
         ComputeClock::new(&charge).report(total);
@@ -69,7 +72,7 @@ where
         }
         Response::from_parts(parts, metered.body)
     };
-    add_headers(response, call.rate.take(), call.settings)
+    add_headers(response, call.rate.take(), &call.id, call.settings)
 }
 
 /// Leaves the charge with the handler's clock: only the handler knows when the new protocol has
@@ -81,9 +84,14 @@ fn switch<R>(call: &mut Call, response: Response<R>, charge: Charge) -> Response
         None => Some(charge),
     };
     let Some(mut charge) = unparked else { return response.map(MeterBody::free) };
-    if call.is_shadow {
+    if let Some(meter) = &call.shadow {
+        if let Some((context, origin)) =
+            charge.with_request(|request| (Arc::clone(&request.context), request.origin.clone()))
+        {
+            let rejection = Rejection::UnmeteredUpgrade;
+            meter.would_deny(&Denied { rejection, whose: Whose::Request(context) }, &origin);
+        }
         charge.close(End::Complete);
-        observe::would_deny(Rejection::UnmeteredUpgrade.reason());
         return response.map(MeterBody::free);
     }
     charge.close(End::Failed);

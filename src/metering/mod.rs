@@ -15,6 +15,7 @@ mod compute;
 mod context;
 mod end;
 mod moment;
+mod origin;
 mod pace;
 mod read_ahead;
 mod refill;
@@ -27,6 +28,7 @@ pub(crate) use self::context::MIN_ADMITTED_TIME;
 pub use self::end::{End, FinishedRequest};
 pub(crate) use self::{
     context::{BillingContext, Instruments},
+    origin::Origin,
     pace::Pace,
     read_ahead::{ReadAheadBudget, ReadAheadLimits},
     report_history::ReportHistories,

@@ -14,11 +14,12 @@ use super::{
     compute::Compute,
     context::BillingContext,
     end::{End, FinishedRequest},
+    origin::Origin,
     refill::{Overdue, Refill},
     shared_clock::SharedTime,
 };
 use crate::{
-    Credits, Period,
+    Credits, Period, RequestId,
     clock::Now,
     lease::{RefillDenial, Run},
     ledger::{LineKey, Usage},
@@ -29,6 +30,9 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct RunningRequest {
     pub(crate) context: Arc<BillingContext>,
+    pub(crate) origin: Origin,
+    /// The moment at which its service was called.
+    began: Option<Duration>,
     compute: Compute,
     /// Its time on hardware that requests share. Compute time is measured in that time then.
     shared: Option<Box<SharedTime>>,
@@ -52,6 +56,8 @@ pub(crate) struct RunningRequest {
     finished: Option<FinishedRequest>,
     /// The service's answer may report compute time, at its head or at its end.
     awaits_report: bool,
+    /// The `Inference-Id` that the service set.
+    service_id: Option<RequestId>,
     /// The number of its account's requests in parts, in which it counts.
     counted: Option<Counted>,
 }
@@ -87,6 +93,7 @@ impl RunningRequest {
     /// `is_undecided` says that its end decides if it is billed.
     pub(crate) fn new(
         context: Arc<BillingContext>,
+        origin: Origin,
         today: (Period, u8),
         is_shadow: bool,
         is_undecided: bool,
@@ -102,6 +109,8 @@ impl RunningRequest {
         Self {
             awaits_report: context.workload.upstream_time.is_some(),
             context,
+            origin,
+            began: None,
             compute: Compute::default(),
             shared,
             slice: Credits::ZERO,
@@ -115,6 +124,7 @@ impl RunningRequest {
             is_unstoppable: is_shadow,
             is_shadow,
             finished: None,
+            service_id: None,
             counted: None,
         }
     }
@@ -147,7 +157,13 @@ impl RunningRequest {
 
     /// Begins its compute time: the service is called now.
     pub(crate) fn begin(&mut self, now: Duration) {
+        self.began.get_or_insert(now);
         self.change(now, Compute::begin);
+    }
+
+    /// Returns how long ago its service was called; `None` before that.
+    pub(crate) fn age(&self, now: Duration) -> Option<Duration> {
+        self.began.map(|began| now.saturating_sub(began))
     }
 
     /// Ends its compute time.
@@ -205,6 +221,16 @@ impl RunningRequest {
         }
         self.wake();
         is_plausible
+    }
+
+    /// Notes the id that the service has set on its response.
+    pub(crate) fn set_service_id(&mut self, id: RequestId) {
+        self.service_id = Some(id);
+    }
+
+    /// Returns the id that the service has set on its response.
+    pub(crate) const fn service_id(&self) -> Option<&RequestId> {
+        self.service_id.as_ref()
     }
 
     /// Notes the handler's clock: while it lives, the service can report.

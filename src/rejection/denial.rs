@@ -354,6 +354,15 @@ impl Rejection {
         }
     }
 
+    /// Returns the model that the request names, if that is the reason.
+    pub(crate) fn model(&self) -> Option<&str> {
+        match self {
+            Self::UnknownModel { model, .. } => Some(model),
+            Self::ModelDenied { model, .. } => Some(model.as_str()),
+            _ => None,
+        }
+    }
+
     /// Returns the credits that the account has left, if they are the reason.
     pub(crate) const fn left(&self) -> Option<Credits> {
         match self {

@@ -1,16 +1,20 @@
 //! Rules of what an operator changes.
 
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    time::Duration,
+};
 
 use super::{
     ContractError,
     probe::{Probe, TERMS, nanos},
 };
 use crate::{
-    Credits, Name, Period,
+    Credits, Name, Period, RequestId,
     clock::UnixTime,
     ledger::{
-        AccountSummary, Amendment, GrantId, LeaseId, Ledger, LedgerError, Outcome, Renewal, Terms,
+        AccountSummary, Amendment, GrantId, LeaseId, Ledger, LedgerError, Outcome, Renewal,
+        RequestCost, Terms,
     },
 };
 
@@ -62,6 +66,40 @@ pub(super) async fn spending_limit(ledger: &dyn Ledger) -> Result<(), ContractEr
     let unbounded = Renewal { seq: 2, batch: 2, ..bounded };
     let standing = probe.expect_hold("without a limit", &unbounded, 100).await?;
     probe.equal("limited by the owner", &standing.limited_by_owner, &false)
+}
+
+pub(super) async fn costs(ledger: &dyn Ledger) -> Result<(), ContractError> {
+    let probe = Probe::new(ledger, "costs of requests are found by account and id").await?;
+    let other = Probe::new(ledger, probe.rule).await?;
+    let [a, b, free, unknown] = ["a", "order-17", "free", "unknown"].map(RequestId::known);
+    let cost = |id: &RequestId, nano_usd| RequestCost { id: id.clone(), cost: nanos(nano_usd) };
+    let day = Duration::from_secs(24 * 60 * 60);
+    for costs in [&[cost(&a, 7), cost(&free, 0)][..], &[cost(&a, 7), cost(&b, 9)]] {
+        match ledger.keep_costs(&probe.account, costs, day).await {
+            Ok(()) => {}
+            // The ledger keeps no costs.
+            Err(LedgerError::Refused(_)) => return Ok(()),
+            Err(error) => return Err(probe.failed(error)),
+        }
+    }
+    let found = |probe: &Probe<'_>| {
+        let (account, ids) = (probe.account.clone(), [&b, &unknown, &free, &a].map(Clone::clone));
+        async move { ledger.costs(&account, &ids).await }
+    };
+    let sorted = |mut costs: Vec<RequestCost>| {
+        costs.sort_by(|a, b| a.id.cmp(&b.id));
+        costs
+    };
+    let costs = sorted(found(&probe).await.map_err(|error| probe.failed(error))?);
+    let expected = [cost(&a, 7), cost(&free, 0), cost(&b, 9)].to_vec();
+    probe.equal("those that are known", &costs, &expected)?;
+    let costs = found(&other).await.map_err(|error| other.failed(error))?;
+    other.equal("of another account", &costs, &Vec::new())?;
+    probe.amend("whether it is erased now", Amendment::Erase, true).await?;
+    let again = ledger.keep_costs(&probe.account, &[cost(&a, 7)], day).await;
+    again.map_err(|error| probe.failed(error))?;
+    let costs = found(&probe).await.map_err(|error| probe.failed(error))?;
+    probe.equal("of an account that was erased", &costs, &Vec::new())
 }
 
 pub(super) async fn thresholds(ledger: &dyn Ledger) -> Result<(), ContractError> {

@@ -13,8 +13,8 @@ use crate::ledger::Ledger;
 /// must not end meanwhile.
 ///
 /// A ledger that returns [`LedgerError::Refused`](crate::ledger::LedgerError::Refused) from
-/// [`claim`](Ledger::claim) or [`list`](Ledger::list) does not have thresholds or a list, which is
-/// allowed.
+/// [`claim`](Ledger::claim), [`list`](Ledger::list) or [`keep_costs`](Ledger::keep_costs) does not
+/// have thresholds, a list or costs of requests, which is allowed.
 ///
 /// # Errors
 ///
@@ -40,6 +40,7 @@ pub async fn check(
     accounts::seats(ledger).await?;
     accounts::spending_limit(ledger).await?;
     accounts::thresholds(ledger).await?;
+    accounts::costs(ledger).await?;
     accounts::listed(ledger).await?;
     accounts::erased(ledger).await?;
     corrections::refunded(ledger).await?;

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 use super::{
     super::{
         AccountState, AccountsPage, Amendment, Answer, Audit, Cursor, LeaseId, Ledger, LedgerError,
-        LedgerFuture, Renewal, Statement, Terms,
+        LedgerFuture, Renewal, RequestCost, Statement, Terms, costs,
     },
     account::whole,
     failure::{Failure, PURPOSE},
@@ -24,7 +24,7 @@ use super::{
     writer::{Call, Writer},
 };
 use crate::{
-    Account, Name, Period,
+    Account, Name, Period, RequestId,
     clock::Clock,
     database_file::{DatabaseFailed, DatabaseFile, ROWS},
 };
@@ -198,6 +198,39 @@ impl Ledger for EmbeddedLedger {
     ) -> LedgerFuture<'a, bool> {
         let account = account.clone();
         Box::pin(self.call(move |answer| Call::Claim { account, period, threshold, by, answer }))
+    }
+
+    fn keep_costs<'a>(
+        &'a self,
+        account: &'a Account,
+        costs: &'a [RequestCost],
+        keep_for: Duration,
+    ) -> LedgerFuture<'a, ()> {
+        let (account, costs) = (account.clone(), costs.to_vec());
+        Box::pin(async move {
+            let keep = |answer| Call::KeepCosts { account, costs, keep_for, answer };
+            self.call(keep).await.map(drop)
+        })
+    }
+
+    fn costs<'a>(
+        &'a self,
+        account: &'a Account,
+        ids: &'a [RequestId],
+    ) -> LedgerFuture<'a, Vec<RequestCost>> {
+        let (account, ids, now) = (account.clone(), ids.to_vec(), self.inner.clock.unix_time());
+        Box::pin(self.read(move |rows| {
+            let mut found = Vec::new();
+            for id in ids {
+                for day in costs::days(now) {
+                    if let Some(cost) = rows::cost(rows, day, &account, &id)? {
+                        found.push(RequestCost { id, cost });
+                        break;
+                    }
+                }
+            }
+            Ok(found)
+        }))
     }
 
     fn list<'a>(

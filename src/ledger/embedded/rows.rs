@@ -6,6 +6,7 @@
 //! | `r` account | the account's record, and its months with the number of their usage lines |
 //! | `m` month NUL account | the month's book, without usage lines |
 //! | `l` month NUL account NUL line | what the usage line adds up to |
+//! | `c` day NUL account NUL id | the cost of a request, in nano-dollars |
 //!
 //! An account and a line's JSON have no control characters, so the keys of a month's accounts, and
 //! of an account's lines, are in a row.
@@ -20,7 +21,7 @@ use super::{
     failure::Failure,
 };
 use crate::{
-    Account, Period,
+    Account, Credits, Period, RequestId,
     database_file::{sealed, unsealed},
 };
 
@@ -72,6 +73,36 @@ pub(super) fn line_key(period: Period, account: &Account, line: &LineKey) -> Vec
 /// Reads the line of a line's key.
 pub(super) fn read_line(key: &[u8], lines: &Range<Vec<u8>>) -> Result<LineKey, Failure> {
     read_json(key.get(lines.start.len()..).unwrap_or_default())
+}
+
+/// The keys of the costs of an account's requests on a day.
+pub(super) fn costs_of(day: u64, account: &Account) -> Range<Vec<u8>> {
+    let of = |end: &[u8]| {
+        [format!("c{day:08}").as_bytes(), b"\0", account.as_str().as_bytes(), end].concat()
+    };
+    of(b"\0")..of(b"\x01")
+}
+
+/// The keys of the costs of all days before one.
+pub(super) fn costs_before(day: u64) -> Range<Vec<u8>> {
+    b"c".to_vec()..format!("c{day:08}").into_bytes()
+}
+
+pub(super) fn cost_key(day: u64, account: &Account, id: &RequestId) -> Vec<u8> {
+    let mut key = costs_of(day, account).start;
+    key.extend(id.to_string().into_bytes());
+    key
+}
+
+/// Reads the cost of a request.
+pub(super) fn cost(
+    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    day: u64,
+    account: &Account,
+    id: &RequestId,
+) -> Result<Option<Credits>, Failure> {
+    let nanos: Option<i64> = get(rows, &cost_key(day, account, id))?;
+    nanos.map(|nanos| Credits::from_nano_usd(nanos).map_err(|error| malformed(&error))).transpose()
 }
 
 /// Returns the row of a value.

@@ -2,6 +2,7 @@
 //! that is on the disk.
 
 use std::{
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, mpsc},
     thread,
@@ -12,9 +13,10 @@ use redb::ReadableTable;
 use tokio::sync::oneshot;
 
 use super::{
-    super::{Amendment, Answer, LeaseId, LedgerError, LineKey, Renewal},
+    super::{Amendment, Answer, LeaseId, LedgerError, LineKey, Renewal, RequestCost, costs},
     account::{Excerpt, Rows},
     failure::Failure,
+    rows,
 };
 use crate::{
     Account, Name, Period,
@@ -24,6 +26,9 @@ use crate::{
 
 /// The most calls of a transaction.
 const MAX_BATCH: usize = 1_024;
+
+/// The most rows of old costs that are removed with a call.
+const MAX_REMOVED: usize = 4_096;
 
 /// A call, and where its answer goes.
 pub(super) enum Call {
@@ -42,6 +47,12 @@ pub(super) enum Call {
     },
     /// Writes something, to know that it can be written.
     Check { answer: oneshot::Sender<Result<bool, LedgerError>> },
+    KeepCosts {
+        account: Account,
+        costs: Vec<RequestCost>,
+        keep_for: Duration,
+        answer: oneshot::Sender<Result<bool, LedgerError>>,
+    },
     Claim {
         account: Account,
         period: Period,
@@ -154,6 +165,10 @@ impl Writer {
                 rows.insert(SCHEMA_KEY, &*schema.unwrap_or_default())?;
                 Reply::Bool(answer, Ok(true))
             }
+            Call::KeepCosts { account, costs, keep_for, answer } => {
+                let done = keep_costs(rows, &account, &costs, keep_for, now);
+                Reply::Bool(answer, call_result(done)?)
+            }
             Call::Claim { account, period, threshold, by, answer } => {
                 let done = self.change(rows, &account, &[period], &[], |state| {
                     state.claim(period, threshold, by, now)
@@ -190,6 +205,11 @@ impl Writer {
             Amendment::Refund { period, .. } | Amendment::Close(period) => *period,
             _ => today,
         };
+        if matches!(amendment, Amendment::Erase) {
+            for day in costs::days(now) {
+                remove(rows, &rows::costs_of(day, account), usize::MAX)?;
+            }
+        }
         self.change(rows, account, &[period], &[], |state| state.amend(amendment, now))
     }
 
@@ -212,6 +232,38 @@ impl Writer {
     }
 }
 
+/// Keeps the costs of requests, and removes some of those that were kept for long enough.
+fn keep_costs(
+    rows: &mut Rows<'_>,
+    account: &Account,
+    costs: &[RequestCost],
+    keep_for: Duration,
+    now: UnixTime,
+) -> Result<bool, Failure> {
+    let kept_since = now.saturating_sub(keep_for).days();
+    remove(rows, &rows::costs_before(kept_since), MAX_REMOVED)?;
+    if rows::record(rows, account)?.record.erased.is_some() {
+        return Ok(false);
+    }
+    for RequestCost { id, cost } in costs {
+        let key = rows::cost_key(now.days(), account, id);
+        rows.insert(&*key, &*rows::row(&key, &cost.as_nano_usd()))?;
+    }
+    Ok(true)
+}
+
+/// Removes rows, `most` at most.
+fn remove(rows: &mut Rows<'_>, keys: &Range<Vec<u8>>, most: usize) -> Result<(), Failure> {
+    let mut found: Vec<Vec<u8>> = Vec::new();
+    for row in rows.range(&*keys.start..&*keys.end)?.take(most) {
+        found.push(row?.0.value().to_vec());
+    }
+    for key in found {
+        rows.remove(&*key)?;
+    }
+    Ok(())
+}
+
 /// Separates what failed: the call, or the file.
 fn call_result<T>(done: Result<T, Failure>) -> Result<Result<T, LedgerError>, Failure> {
     match done {
@@ -225,7 +277,10 @@ impl Call {
     fn fail(self, error: &LedgerError) {
         match self {
             Self::Renew { answer, .. } => Reply::Answer(answer, Err(again(error))).send(),
-            Self::Amend { answer, .. } | Self::Claim { answer, .. } | Self::Check { answer } => {
+            Self::Amend { answer, .. }
+            | Self::Claim { answer, .. }
+            | Self::KeepCosts { answer, .. }
+            | Self::Check { answer } => {
                 Reply::Bool(answer, Err(again(error))).send();
             }
         }

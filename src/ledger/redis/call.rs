@@ -10,7 +10,8 @@ use redis::{Cmd, ToRedisArgs};
 use super::{
     super::{
         Amendment, Answer, Concurrency, ConcurrencyRequest, LeaseId, LedgerError, LimitStanding,
-        LineKey, MonthStanding, Outcome, PartTerms, Permits, Renewal, Span, Standing,
+        LineKey, MonthStanding, Outcome, PartTerms, Permits, Renewal, RequestCost, Span, Standing,
+        costs,
     },
     schema::{
         self, ACCOUNT_ERASED, FORGOTTEN, Keys, LATE_LINE, LATE_RENEWAL, LIMIT, NEVER, NOT_BEGUN,
@@ -239,7 +240,8 @@ pub(super) fn amendment(
             .to_owned(),
         Amendment::Erase => {
             let previous = |month: &Period| Some(month.previous());
-            let of_account = keys(today).parts;
+            let Keys { record, parts: of_account, .. } = keys(today);
+            let costs = costs::days(now).map(|day| Keys::costs_of(&record, day));
             let all: Vec<_> = std::iter::successors(Some(today.next().next()), previous)
                 .take(STORED_MONTHS)
                 .map(keys)
@@ -247,6 +249,7 @@ pub(super) fn amendment(
                     [book, leases, holds, claims, month_parts]
                 })
                 .chain([of_account])
+                .chain(costs)
                 .collect();
             let all: Vec<_> = all.iter().map(String::as_str).collect();
             amending(how, &keys(today), &all, "erase")
@@ -263,6 +266,23 @@ fn amending(how: (&str, &str), keys: &Keys, further_keys: &[&str], action: &str)
         .arg(&keys.spent)
         .arg(further_keys)
         .arg(action);
+    call
+}
+
+/// A call that keeps costs, of which there is at least one, at about `now` by the ledger's clock.
+pub(super) fn costs(
+    how: (&str, &str),
+    record: &str,
+    costs: &[RequestCost],
+    keep_for: Duration,
+    now: UnixTime,
+) -> Cmd {
+    let mut call = redis::cmd(how.0);
+    call.arg(how.1).arg(2).arg(record).arg(Keys::costs_of(record, now.days()));
+    call.arg(costs::kept_until(now, keep_for).as_millis());
+    for RequestCost { id, cost } in costs {
+        call.arg(id.to_string()).arg(cost.as_nano_usd());
+    }
     call
 }
 

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{
     super::{
         AccountsPage, Amendment, Answer, Audit, Book, Cursor, LeaseId, Ledger, LedgerError,
-        LedgerFuture, Outcome, Record, Renewal, Statement, Terms,
+        LedgerFuture, Outcome, Record, Renewal, RequestCost, Statement, Terms, costs,
     },
     call,
     codec::{Hash, Hashes},
@@ -16,13 +16,16 @@ use super::{
     script::LoadedScript,
 };
 use crate::{
-    Account, Name, Period,
+    Account, Credits, Name, Period, RequestId,
     clock::UnixTime,
     redis_server::{Fault, Link, Servers, concerns_one_account, says, server_time},
 };
 
 /// The error that a node's copy of the server's clock may have, beyond a renewal's own deadline.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(50);
+
+/// The most costs that are written or read in one call, so that others do not wait for long.
+const MAX_COSTS_OF_CALL: usize = 1_000;
 
 /// A ledger in Redis (6.0 or newer): on one server, on the master that Sentinels name, or in a
 /// cluster. [`RedisServer`](crate::RedisServer) says where. Clones share their connections.
@@ -42,6 +45,7 @@ struct Inner {
     renew: LoadedScript,
     amend: LoadedScript,
     read: LoadedScript,
+    costs: LoadedScript,
 }
 
 impl RedisLedger {
@@ -60,6 +64,7 @@ impl RedisLedger {
                 renew: LoadedScript::renew(),
                 amend: LoadedScript::amend(),
                 read: LoadedScript::read(),
+                costs: LoadedScript::costs(),
             }),
         }
     }
@@ -162,6 +167,68 @@ impl RedisLedger {
         Ok(inner.servers.run(&keys.record, inner.timeout, invoke).await?)
     }
 
+    async fn keep_costs(
+        &self,
+        account: &Account,
+        costs: &[RequestCost],
+        keep_for: Duration,
+    ) -> Result<(), LedgerError> {
+        let inner = &*self.inner;
+        let key = &schema::record_key(&inner.prefix, account);
+        for costs in costs.chunks(MAX_COSTS_OF_CALL) {
+            let invoke = |link: Link| async move {
+                let now = link.clock().now();
+                let call = |how: (&str, &str)| call::costs(how, key, costs, keep_for, now);
+                inner.costs.call(link, call).await
+            };
+            let _: bool = inner.servers.run(key, inner.timeout, invoke).await?;
+        }
+        Ok(())
+    }
+
+    async fn costs(
+        &self,
+        account: &Account,
+        ids: &[RequestId],
+    ) -> Result<Vec<RequestCost>, LedgerError> {
+        let inner = &*self.inner;
+        let key = &schema::record_key(&inner.prefix, account);
+        let mut found = Vec::new();
+        for ids in ids.chunks(MAX_COSTS_OF_CALL) {
+            // Most are of today. A day is asked only for those that the newer ones do not have.
+            let mut wanted: Vec<&RequestId> = ids.iter().collect();
+            for ago in 0.. {
+                if wanted.is_empty() {
+                    break;
+                }
+                let asked = &wanted;
+                let read = |mut link: Link| async move {
+                    let Some(day) = costs::days(link.clock().now()).nth(ago) else {
+                        return Ok(None);
+                    };
+                    let mut read = redis::cmd("HMGET");
+                    read.arg(Keys::costs_of(key, day));
+                    for id in asked {
+                        read.arg(id.to_string());
+                    }
+                    read.query_async(&mut link).await.map(Some)
+                };
+                let costs: Option<Vec<Option<i64>>> =
+                    inner.servers.run(key, inner.timeout, read).await?;
+                let Some(costs) = costs else { break };
+                let mut missing = Vec::new();
+                for (id, cost) in wanted.into_iter().zip(costs) {
+                    match cost.map(Credits::from_nano_usd) {
+                        Some(Ok(cost)) => found.push(RequestCost { id: id.clone(), cost }),
+                        _ => missing.push(id),
+                    }
+                }
+                wanted = missing;
+            }
+        }
+        Ok(found)
+    }
+
     async fn list(
         &self,
         period: Period,
@@ -224,6 +291,23 @@ impl Ledger for RedisLedger {
         by: LeaseId,
     ) -> LedgerFuture<'a, bool> {
         Box::pin(async move { self.claim(account, period, &threshold, by).await })
+    }
+
+    fn keep_costs<'a>(
+        &'a self,
+        account: &'a Account,
+        costs: &'a [RequestCost],
+        keep_for: Duration,
+    ) -> LedgerFuture<'a, ()> {
+        Box::pin(self.keep_costs(account, costs, keep_for))
+    }
+
+    fn costs<'a>(
+        &'a self,
+        account: &'a Account,
+        ids: &'a [RequestId],
+    ) -> LedgerFuture<'a, Vec<RequestCost>> {
+        Box::pin(self.costs(account, ids))
     }
 
     fn list<'a>(

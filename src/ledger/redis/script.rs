@@ -25,6 +25,7 @@ const CLOCK: &str = include_str!("clock.lua");
 const ACCOUNT: &str = include_str!("account.lua");
 const RENEW: &str = include_str!("renew.lua");
 const AMEND: &str = include_str!("amend.lua");
+const COSTS: &str = include_str!("costs.lua");
 const READ: &str = include_str!("read.lua");
 
 /// A script, and its text for a server that forgot it.
@@ -51,6 +52,11 @@ impl LoadedScript {
     /// The script that reads what a statement is made of.
     pub(super) fn read() -> Self {
         Self::new(filled_in(&[READ], &[]))
+    }
+
+    /// The script that keeps costs.
+    pub(super) fn costs() -> Self {
+        Self::new(filled_in(&[COSTS], &[]))
     }
 
     /// Calls the script by its hash. If the server forgot it, and may be made to forget it again at

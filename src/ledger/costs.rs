@@ -1,0 +1,87 @@
+//! The costs of single requests, by their ids: kept for some days, beside the balances, which do
+//! not depend on them.
+//!
+//! Costs are kept by account and by the day, UTC, on which they came. A day's costs go together,
+//! once the last of them has been kept for long enough.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Duration,
+};
+
+use crate::{Account, Credits, RequestId, clock::UnixTime};
+
+/// The longest time for which costs are kept.
+pub(crate) const MAX_KEPT_FOR: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// The most ids that are asked for at once.
+pub(crate) const MAX_REQUEST_IDS: usize = 10_000;
+
+/// The days of which costs may be there: those of the longest time, today, and the next for a clock
+/// that was set back.
+pub(super) const KEPT_DAYS: u64 = 9;
+
+/// Cost of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestCost {
+    /// Name of the request.
+    pub id: RequestId,
+    /// Cost that was debited; zero for a request that was forgiven.
+    pub cost: Credits,
+}
+
+/// Returns the days, as numbers since 1970, of which costs may be there: the newest first.
+pub(super) fn days(now: UnixTime) -> impl Iterator<Item = u64> {
+    let last = now.days() + 1;
+    (0..=KEPT_DAYS).map_while(move |ago| last.checked_sub(ago))
+}
+
+/// Returns the moment at which the costs of today go.
+pub(super) fn kept_until(now: UnixTime, keep_for: Duration) -> UnixTime {
+    now.next_day() + keep_for
+}
+
+/// The costs of one process.
+#[derive(Debug, Default)]
+pub(super) struct DayCosts(BTreeMap<u64, DayOfCosts>);
+
+#[derive(Debug, Default)]
+struct DayOfCosts {
+    until: UnixTime,
+    accounts: HashMap<Account, HashMap<RequestId, Credits>>,
+}
+
+impl DayCosts {
+    pub(super) fn keep(
+        &mut self,
+        account: &Account,
+        costs: &[RequestCost],
+        keep_for: Duration,
+        now: UnixTime,
+    ) {
+        self.0.retain(|_, day| day.until > now);
+        let day = self.0.entry(now.days()).or_default();
+        day.until = day.until.max(kept_until(now, keep_for));
+        let known = day.accounts.entry(account.clone()).or_default();
+        known.extend(costs.iter().map(|RequestCost { id, cost }| (id.clone(), *cost)));
+    }
+
+    pub(super) fn find(
+        &self,
+        account: &Account,
+        ids: &[RequestId],
+        now: UnixTime,
+    ) -> Vec<RequestCost> {
+        let days = self.0.values().rev().filter(|day| day.until > now);
+        let known: Vec<_> = days.filter_map(|day| day.accounts.get(account)).collect();
+        let cost = |id: &RequestId| known.iter().find_map(|known| known.get(id));
+        let found = |id: &RequestId| Some(RequestCost { id: id.clone(), cost: *cost(id)? });
+        ids.iter().filter_map(found).collect()
+    }
+
+    pub(super) fn erase(&mut self, account: &Account) {
+        for day in self.0.values_mut() {
+            day.accounts.remove(account);
+        }
+    }
+}
