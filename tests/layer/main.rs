@@ -40,6 +40,7 @@ mod parts;
 #[cfg(feature = "axum")]
 mod paths;
 mod read_ahead;
+mod records;
 mod reload;
 mod shared_hardware;
 mod shutdown;
