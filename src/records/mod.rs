@@ -29,6 +29,8 @@
 //! # }
 //! ```
 
+#[cfg(feature = "cloud-events")]
+mod cloud_events;
 mod delivery;
 mod json_lines;
 mod kept_costs;
@@ -36,6 +38,8 @@ mod queue;
 mod record;
 mod sink;
 
+#[cfg(feature = "cloud-events")]
+pub use self::cloud_events::CloudEvents;
 pub use self::{
     json_lines::JsonLines,
     queue::{RecordDelivery, RecordStats},

@@ -87,6 +87,7 @@ impl Server {
             tokens,
         )
         .clock(clock.clone())
+        .keep_costs(Duration::from_secs(3600))
         .build()
         .unwrap();
         let passing = clock.clone();

@@ -583,3 +583,51 @@ async fn an_owner_sets_limits_of_groups_and_members_and_sees_what_each_used() {
     assert_eq!(set("owner", "part=research&per_month=&per_day=").await.unwrap().status(), 303);
     assert_eq!(server.run("ben", "/models/echo", &acme).await, 200);
 }
+
+/// What each request cost, in the form in which Hugging Face asks providers.
+#[tokio::test]
+async fn the_costs_of_requests_are_read_by_their_ids() {
+    let server = Server::start().await;
+    let mut ids = Vec::new();
+    for user in ["free", "free", "pro"] {
+        let response =
+            server.client.post(server.url("/models/echo")).bearer_auth(user).send().await.unwrap();
+        ids.push(response.headers()["inference-id"].to_str().unwrap().to_owned());
+    }
+    let ask = async |token: &str, body: String| {
+        let url = server.url("/billing/requests");
+        let response = server.client.post(url).bearer_auth(token).body(body).send().await.unwrap();
+        let status = response.status().as_u16();
+        (status, serde_json::from_str::<serde_json::Value>(&text(response).await).unwrap())
+    };
+    let of = |ids: &[String]| serde_json::json!({ "requestIds": ids }).to_string();
+    let wanted = [&ids[..], &[ids[0].clone(), "no id".into(), "unknown".into()]].concat();
+    let found = eventually(async || {
+        let (status, found) = ask("free", of(&wanted)).await;
+        assert_eq!(status, 200);
+        (found["requests"].as_array().unwrap().len() == 2).then_some(found)
+    })
+    .await;
+    let statement = server.settled(&person("free", "free"), 2).await;
+    let mut sum = 0;
+    for cost in found["requests"].as_array().unwrap() {
+        let id = cost["requestId"].as_str().unwrap();
+        assert!(ids[..2].iter().any(|own| own == id), "another account's are not shown");
+        sum += cost["costNanoUsd"].as_i64().unwrap();
+    }
+    assert_eq!(sum, statement.used.as_nano_usd());
+    assert_eq!(ask("free", of(&wanted)).await.1, found, "again, the same");
+    assert_eq!(ask("free", of(&[])).await.1, serde_json::json!({ "requests": [] }));
+
+    let many: Vec<_> = (0..10_000).map(|at| format!("{at}")).collect();
+    assert_eq!(ask("free", of(&many)).await.0, 200);
+    let more: Vec<_> = (0..10_001).map(|at| format!("{at}")).collect();
+    let (status, problem) = ask("free", of(&more)).await;
+    assert!(status == 413 && problem["detail"].as_str().unwrap().contains("at most 10000"));
+    for body in ["", "{}", "[]", r#"{"requestIds": [1]}"#] {
+        let (status, problem) = ask("free", body.into()).await;
+        assert_eq!(status, 400, "{body}");
+        assert!(problem["detail"].as_str().unwrap().contains("requestIds"), "{problem}");
+    }
+    assert_eq!(ask("guess", of(&ids)).await.0, 401);
+}

@@ -18,6 +18,8 @@ mod bill;
 #[cfg(feature = "axum")]
 mod billing;
 mod bodies;
+#[cfg(all(feature = "cloud-events", feature = "axum"))]
+mod cloud_events;
 mod compute;
 mod concurrency;
 mod context_cache;

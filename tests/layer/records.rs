@@ -99,7 +99,7 @@ fn recorded(sink: &Receiver) -> CreditMeterBuilder {
 }
 
 /// Asks a service that reports some compute time, and shows the id that its handler found.
-async fn ask(
+pub(super) async fn ask(
     meter: &CreditMeter,
     request: Request<Empty<Bytes>>,
     own_id: Option<&'static str>,
