@@ -45,6 +45,7 @@ mod redis_server;
 mod rejection;
 mod reload;
 mod request_id;
+mod tariff;
 mod terms;
 mod threshold;
 mod unix_time;

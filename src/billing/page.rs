@@ -192,8 +192,8 @@ fn notice(meter: &CreditMeter, bill: &Bill) -> Option<String> {
     let least = meter
         .plan()
         .current()
-        .lowest_price()
-        .map_or(Credits::ZERO, |price| price.cost_or_max(MIN_ADMITTED_TIME));
+        .lowest_cost(MIN_ADMITTED_TIME, bill.tier.price_factor)
+        .unwrap_or_default();
     if !bill.is_current || meter.is_shadow() || statement.left() >= least.max(Credits::SMALLEST) {
         return None;
     }

@@ -73,6 +73,7 @@ pub(super) fn apply(
             }
         }
         Ok(answer) => {
+            table.note_ledger_time(answer.now);
             effect.month = Some(Period::containing(answer.now));
             effect.served =
                 lease.answered(&table.rules, landed.seq, answer, oneshot::Sender::is_closed, now);

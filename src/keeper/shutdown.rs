@@ -111,6 +111,11 @@ impl Keeper {
         })
     }
 
+    /// Returns the time by the ledger's clock, as far as its last answer said it.
+    pub(crate) fn ledger_time(&self) -> UnixTime {
+        self.table.ledger_time()
+    }
+
     /// Returns what became of usage records.
     pub(crate) fn record_stats(&self) -> Vec<RecordStats> {
         self.table.records.stats()

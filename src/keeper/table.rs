@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     Account,
-    clock::Time,
+    clock::{Time, UnixTime},
     lease::{Lease, LeaseRules},
     ledger::{LeaseId, Ledger},
     records::Records,
@@ -49,6 +49,8 @@ pub(crate) struct AccountTable {
     /// Moment of the ledger's last answer, in milliseconds since the Unix epoch; 0 before the
     /// first.
     pub(super) last_answer: AtomicU64,
+    /// Milliseconds that the ledger's clock is ahead of this node's.
+    ledger_ahead: AtomicI64,
     /// Nano-dollars that were settled in all.
     pub(super) settled: AtomicI64,
     /// `true` once the worker has nothing more to do.
@@ -90,6 +92,7 @@ impl AccountTable {
             phase: SharedPhase::open(),
             away: AwayShards::default(),
             last_answer: AtomicU64::new(0),
+            ledger_ahead: AtomicI64::new(0),
             settled: AtomicI64::new(0),
             done: watch::Sender::new(false),
             hook,
@@ -104,6 +107,20 @@ impl AccountTable {
     /// Returns the time in which leases are counted.
     pub(super) fn now(&self) -> Duration {
         self.time.now().lease
+    }
+
+    /// Notes the time that the ledger's clock says now.
+    pub(super) fn note_ledger_time(&self, ledger: UnixTime) {
+        let millis = |time: UnixTime| i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+        let ahead = millis(ledger) - millis(self.time.unix_time());
+        self.ledger_ahead.store(ahead, Ordering::Relaxed);
+    }
+
+    /// Returns the time by the ledger's clock, as far as its last answer said it.
+    pub(super) fn ledger_time(&self) -> UnixTime {
+        let (now, ahead) = (self.time.unix_time(), self.ledger_ahead.load(Ordering::Relaxed));
+        let by = Duration::from_millis(ahead.unsigned_abs());
+        if ahead < 0 { now - by } else { now + by }
     }
 
     /// Returns the moment of tokio's clock that is `at` of the leases' time.

@@ -5,6 +5,7 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 use super::{
+    bill_policy::BillPolicy,
     charge::Charge,
     context_cache::find_context,
     credit_meter::CreditMeter,
@@ -20,8 +21,9 @@ use crate::{
     keeper::{
         AccountHandle, Admission, HeldSlice, Ticket, TicketAnswer, admit, admit_without_ledger,
     },
+    lease::SliceRequest,
     limit::RateState,
-    metering::{BillingContext, Origin, RunningRequest},
+    metering::{BillingContext, MIN_ADMITTED_TIME, Origin, RunningRequest},
     observe,
     plan::{
         BodyProblem, Classification, DuringOutage, Midway, ModelInBody, RequestQuota, UpstreamTime,
@@ -46,7 +48,7 @@ pub(super) struct Admitted {
 }
 
 /// A request that goes on, or its denial; `None` if it is free.
-pub(super) type Decided = Result<Option<Admitted>, Denied>;
+pub(super) type Decided = Result<Option<Admitted>, Box<Denied>>;
 
 /// The decision on a request.
 pub(super) enum Decision {
@@ -86,6 +88,7 @@ pub(super) type Rate = Option<Box<RateState>>;
 struct CreditRequest {
     context: Arc<BillingContext>,
     origin: Origin,
+    want: SliceRequest,
     /// `Some` if it is inserted into the request's extensions.
     identity: Option<Arc<Identity>>,
     /// The month by this node's clock, and the day of it.
@@ -105,7 +108,7 @@ impl CreditMeter {
             Some(classify) => match contained("the classifier", || classify(head, &plan)) {
                 Ok(classification) => classification,
                 Err(_) => {
-                    let origin = self.origin(head, id);
+                    let origin = self.origin(&plan, head, id);
                     let denied = self.deny(Rejection::Unclassified, Whose::Unknown, &origin);
                     return Decision::now(denied);
                 }
@@ -134,7 +137,7 @@ impl CreditMeter {
             Classification::Unknown => Target::Unlisted(self.unlisted(head, &plan, None)),
         };
         self.ensure_worker();
-        let origin = self.origin(head, id);
+        let origin = self.origin(&plan, head, id);
         let bill_to = self.bill_to(head);
         match self.identifying(head) {
             Identifying::Ready(identity) => {
@@ -236,9 +239,11 @@ impl CreditMeter {
     }
 
     /// Returns the origin of a request that is not free.
-    fn origin(&self, head: RequestHead<'_>, id: &RequestId) -> Origin {
-        let has_path = self.inner.settings.shadow || self.inner.bill_policy.is_some();
-        Origin::new(id.clone(), head.uri, has_path)
+    fn origin(&self, plan: &Plan, head: RequestHead<'_>, id: &RequestId) -> Origin {
+        let has_path = self.inner.settings.shadow
+            || self.inner.host_policy.is_some()
+            || plan.unbilled().is_some();
+        Origin::new(id.clone(), head.uri, head.headers, has_path)
     }
 
     /// Counts a request against its account's rate, and asks for a slice.
@@ -251,6 +256,11 @@ impl CreditMeter {
     ) -> Decision {
         let now = self.inner.time.now();
         let today = self.inner.time.date(now);
+        let workload = match workload.has_dated_rates() {
+            true => workload.in_force_at(self.inner.keeper.ledger_time()).cloned(),
+            false => None,
+        }
+        .unwrap_or(workload);
         let (context, handle) = match find_context(self, plan, identity, workload, today.0) {
             Ok(found) => found,
             Err(rejection) => {
@@ -263,8 +273,9 @@ impl CreditMeter {
             model: context.workload.model.clone(),
             hint: context.tier.hint.as_deref().map(Into::into),
         });
-        let request = CreditRequest { context, origin, identity, today };
-        if let Some(rejection) = denied {
+        let (want, caps) = within_caps(&context, &origin);
+        let request = CreditRequest { context, origin, want, identity, today };
+        if let Some(rejection) = denied.or(caps) {
             return Decision::now(self.deny_metered(rejection, request, None));
         }
         // A rate over all nodes is counted by the ledger.
@@ -367,7 +378,7 @@ impl CreditMeter {
 
     /// Admits a request within its tier's allowance for outages, or denies it.
     fn without_ledger(&self, request: CreditRequest, mut rate: Rate) -> Decided {
-        let BillingContext { tier, want, .. } = &*request.context;
+        let (tier, want) = (&request.context.tier, request.want);
         if tier.during_outage == DuringOutage::Deny && !want.hold.is_zero() {
             return self.deny_metered(Rejection::LedgerUnreachable, request, rate);
         }
@@ -402,7 +413,7 @@ impl CreditMeter {
 
     /// Denies a request. In shadow mode it only emits the event, and the request goes on unmetered.
     fn deny(&self, rejection: Rejection, whose: Whose, origin: &Origin) -> Decided {
-        let denied = Denied { rejection, whose };
+        let denied = Box::new(Denied { rejection, whose });
         if !self.inner.settings.shadow {
             return Err(denied);
         }
@@ -430,14 +441,13 @@ impl CreditMeter {
         handle: AccountHandle,
         now: Now,
     ) -> Result<Admission, Rejection> {
-        let BillingContext { stated, want, .. } = &*request.context;
-        admit(handle, stated, *want, self.running(request), now.lease)
+        admit(handle, &request.context.stated, request.want, self.running(request), now.lease)
             .map_err(|error| Rejection::of_admission(error, &request.context))
     }
 
     /// Takes a slice that the ledger has not put on hold.
     fn take_unheld_slice(&self, request: &CreditRequest, allowance: Credits) -> Option<HeldSlice> {
-        let (scope, want) = (request.context.scope(), request.context.want);
+        let (scope, want) = (request.context.scope(), request.want);
         let table = self.inner.keeper.table();
         admit_without_ledger(table, &scope, want, self.running(request), allowance)
     }
@@ -448,7 +458,7 @@ impl CreditMeter {
             request.origin.clone(),
             request.today,
             self.inner.settings.shadow,
-            self.inner.bill_policy.is_some(),
+            self.inner.host_policy.is_some() || request.context.unbilled.is_some(),
         )
     }
 
@@ -461,11 +471,13 @@ impl CreditMeter {
         {
             rate = slice.permit_state(quota).map(Box::new);
         }
-        let charge = Charge::new(slice, self.inner.bill_policy.as_ref());
-        let CreditRequest { context, identity, .. } = request;
+        let CreditRequest { context, origin, identity, .. } = request;
+        let policy = BillPolicy::new(self.inner.host_policy.as_ref(), context.unbilled.as_ref());
+        let charge = Charge::new(slice, policy);
         let upstream_time = context.workload.upstream_time.clone();
-        let may_be_cut =
-            context.tier.midway == Midway::Stop || context.tier.most_per_request.is_some();
+        let may_be_cut = context.tier.midway == Midway::Stop
+            || context.tier.most_per_request.is_some()
+            || matches!(origin.caps, Ok(Some(_)));
         Admitted { charge, identity, has_begun: false, may_be_cut, rate, upstream_time }
     }
 }
@@ -478,9 +490,9 @@ impl Decision {
 
 impl NeedsBody {
     /// Returns the denial of a request whose body cannot be read.
-    pub(super) fn reject(&self, problem: BodyProblem) -> Denied {
+    pub(super) fn reject(&self, problem: BodyProblem) -> Box<Denied> {
         let whose = Whose::Caller(Arc::clone(&self.payer));
-        Denied { rejection: self.problem(problem), whose }
+        Box::new(Denied { rejection: self.problem(problem), whose })
     }
 
     fn problem(&self, problem: BodyProblem) -> Rejection {
@@ -495,6 +507,20 @@ fn with_feature(head: RequestHead<'_>, plan: &Plan, workload: Arc<Workload>) -> 
             plan.with_feature(&workload, feature)
         }
         _ => workload,
+    }
+}
+
+/// Returns the slice that a request asks for within the caps that its client set, and the reason to
+/// deny it if there is one.
+fn within_caps(context: &BillingContext, origin: &Origin) -> (SliceRequest, Option<Rejection>) {
+    let want = context.want;
+    match origin.caps {
+        Ok(None) => (want, None),
+        Ok(Some(caps)) => match caps.bound(want, &context.tariff, MIN_ADMITTED_TIME) {
+            Some(want) => (want, None),
+            None => (want, Some(Rejection::ClientCap)),
+        },
+        Err(field) => (want, Some(Rejection::InvalidCap { field })),
     }
 }
 

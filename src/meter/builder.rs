@@ -14,7 +14,7 @@ use std::{
 use http::{HeaderName, StatusCode, response::Parts};
 
 use super::{
-    bill_policy::BillPolicy,
+    bill_policy::HostPolicy,
     credit_meter::{CreditMeter, Inner},
     drain::MAX_LONG_DRAINS,
     settings::{Classify, FormatChoice, ResponseSettings, Settings, UploadSettings},
@@ -94,7 +94,7 @@ pub struct CreditMeterBuilder {
     classify: Option<Box<Classify>>,
     time: Time,
     settings: Settings,
-    bill_policy: Option<BillPolicy>,
+    host_policy: Option<HostPolicy>,
     bill_to_header: Option<HeaderName>,
     hook: Option<ThresholdHook>,
     records: Vec<RecordDelivery>,
@@ -137,7 +137,7 @@ impl CreditMeterBuilder {
                 },
                 upload_memory: MAX_REQUEST_BODIES_TOTAL,
             },
-            bill_policy: None,
+            host_policy: None,
             bill_to_header: Some(BILL_TO),
             hook: None,
             records: Vec::new(),
@@ -485,7 +485,7 @@ impl CreditMeterBuilder {
         mut self,
         bill_if: impl Fn(&FinishedRequest) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.bill_policy = Some(BillPolicy::AtEnd(Arc::new(bill_if)));
+        self.host_policy = Some(HostPolicy::AtEnd(Arc::new(bill_if)));
         self
     }
 
@@ -509,7 +509,7 @@ impl CreditMeterBuilder {
         mut self,
         bill_if: impl Fn(Option<&Parts>) -> bool + Send + Sync + 'static,
     ) -> Self {
-        self.bill_policy = Some(BillPolicy::AtHead(Arc::new(bill_if)));
+        self.host_policy = Some(HostPolicy::AtHead(Arc::new(bill_if)));
         self
     }
 
@@ -806,7 +806,7 @@ impl CreditMeterBuilder {
             classify,
             time,
             settings,
-            bill_policy,
+            host_policy,
             bill_to_header,
             hook,
             mut records,
@@ -847,7 +847,7 @@ impl CreditMeterBuilder {
             ledger,
             time,
             settings,
-            bill_policy,
+            host_policy,
             bill_to_header,
             logged_paths: Mutex::default(),
             shadow_denials: ShadowCounts::default(),

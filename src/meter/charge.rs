@@ -11,9 +11,7 @@ use std::{
 use http::{StatusCode, response::Parts};
 
 use super::{
-    bill_policy::{BillPolicy, is_billed},
-    cut_off_watch::CutOffWatch,
-    upstream_time::UpstreamTimeReader,
+    bill_policy::BillPolicy, cut_off_watch::CutOffWatch, upstream_time::UpstreamTimeReader,
 };
 use crate::{
     Credits,
@@ -30,7 +28,7 @@ pub(crate) struct Charge {
     slice: Option<HeldSlice>,
     watch: CutOffWatch,
     /// `None` if everything is billed, or it is decided already.
-    policy: Option<BillPolicy>,
+    policy: Option<Box<BillPolicy>>,
     status: Option<StatusCode>,
     grpc_status: Option<u8>,
     billed: Option<Usage>,
@@ -39,11 +37,11 @@ pub(crate) struct Charge {
 }
 
 impl Charge {
-    pub(super) fn new(slice: HeldSlice, policy: Option<&BillPolicy>) -> Self {
+    pub(super) fn new(slice: HeldSlice, policy: Option<Box<BillPolicy>>) -> Self {
         Self {
             slice: Some(slice),
             watch: CutOffWatch::default(),
-            policy: policy.cloned(),
+            policy,
             status: None,
             grpc_status: None,
             billed: None,
@@ -92,12 +90,11 @@ impl Charge {
     /// Takes note of the response's head.
     pub(super) fn set_head(&mut self, head: &Parts) {
         self.status = Some(head.status);
-        let Some(BillPolicy::AtHead(bill_if)) =
-            self.policy.take_if(|policy| matches!(policy, BillPolicy::AtHead(_)))
+        let Some(is_billed) = self.policy.as_mut().and_then(|policy| policy.decide_at_head(head))
         else {
             return;
         };
-        let is_billed = is_billed(|| bill_if(Some(head)));
+        self.policy = None;
         self.with_request(|request| request.decide_at_head(is_billed));
         if let Some(slice) = self.slice.as_ref().filter(|_| !is_billed) {
             slice.release();
@@ -209,6 +206,7 @@ impl Charge {
         let is_capped = self.with(|request, now| request.is_capped(now)).unwrap_or_default();
         self.is_final = true;
         match self.close(End::CutOff) {
+            Some(ended) if is_capped && ended.request.is_capped_by_client() => Rejection::ClientCap,
             _ if is_capped => Rejection::RequestCap,
             Some(ended) if ended.request.denial().is_some_and(|denial| denial.answered) => {
                 let standing = ended.standing.with_unreported(ended.unreported);

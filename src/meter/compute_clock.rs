@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::charge::Charge;
-use crate::{clock::Now, keeper::RunRef, metering::RunningRequest, plan::Workload};
+use crate::{Credits, clock::Now, keeper::RunRef, metering::RunningRequest, plan::Workload};
 
 /// A stopwatch with which a service measures its own compute time, for services that know when
 /// their hardware was busy. It is in the request's extensions.
@@ -110,6 +110,25 @@ impl ComputeClock {
                 "a reported compute time of more than 31 days is ignored"
             );
         }
+        if let Some(run) = &self.0.run {
+            run.attend();
+        }
+    }
+
+    /// Adds to what the request costs, beside its compute time: a price for each image or token,
+    /// for example. The amount is billed as it is, without the tier's [price
+    /// factor](crate::plan::Tier::price_factor). Amounts add up.
+    ///
+    /// ```
+    /// use tower_credits::ComputeClock;
+    ///
+    /// # fn example(clock: &ComputeClock) -> Result<(), tower_credits::MoneyError> {
+    /// clock.add("0.04".parse()?); // an image
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn add(&self, credits: Credits) {
+        self.with(|request, now| request.add(credits, now));
         if let Some(run) = &self.0.run {
             run.attend();
         }

@@ -13,7 +13,7 @@ use http::{Extensions, HeaderName};
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{
-    bill_policy::BillPolicy,
+    bill_policy::HostPolicy,
     denied::{Denied, Whose},
     settings::{Classify, FormatChoice, Settings},
     shadow::{ShadowCounts, ShadowDenials},
@@ -56,8 +56,8 @@ pub(super) struct Inner {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) time: Time,
     pub(super) settings: Settings,
-    /// `None` if everything is billed.
-    pub(super) bill_policy: Option<BillPolicy>,
+    /// The host's own policy on what is billed.
+    pub(super) host_policy: Option<HostPolicy>,
     pub(super) bill_to_header: Option<HeaderName>,
     pub(super) logged_paths: Mutex<HashSet<String>>,
     /// `true` if costs of requests are kept.
@@ -87,7 +87,11 @@ impl CreditMeter {
         let bill_to = self.bill_to(head).map(|bill_to| bill_to.map(str::to_owned));
         let identity = self.caller(head).await?;
         let id = self.id_of(head.extensions);
-        self.payer(identity, bill_to, &Origin::new(id, head.uri, self.inner.settings.shadow))
+        self.payer(
+            identity,
+            bill_to,
+            &Origin::new(id, head.uri, head.headers, self.inner.settings.shadow),
+        )
     }
 
     /// Identifies the caller, whatever account is to pay.

@@ -20,7 +20,8 @@ use crate::{
     identify::Subject,
     lease::SliceRequest,
     ledger::AccountRate,
-    plan::{LimitScope, RateWindow, RequestCap, RequestQuota, Tier, Workload},
+    plan::{LimitScope, RateWindow, RequestCap, RequestQuota, Tier, Unbilled, Workload},
+    tariff::Tariff,
     terms::{LeaseScope, PartTerms, StatedTerms},
 };
 
@@ -61,10 +62,14 @@ pub(crate) struct BillingContext {
     /// `true` if the tier does not allow the workload's model.
     pub(crate) is_model_denied: bool,
     pub(crate) workload: Arc<Workload>,
+    /// The prices of its workload in its tier.
+    pub(crate) tariff: Tariff,
     pub(crate) period: Period,
     pub(crate) want: SliceRequest,
-    /// The most compute time that a request may use.
-    pub(super) cap: Option<Duration>,
+    /// The most that a request may use, in compute time or in cost.
+    pub(super) cap: Option<RequestCap>,
+    /// The outcomes that are not billed.
+    pub(crate) unbilled: Option<Arc<Unbilled>>,
     /// The clock of compute time, if it is not the leases' clock.
     pub(super) clock: Option<Arc<dyn Clock>>,
     /// The clock of the hardware, if requests share it.
@@ -82,25 +87,26 @@ impl BillingContext {
         period: Period,
     ) -> Result<Self, UnknownTier> {
         let tier = plan.tier(&identity.tier).cloned().ok_or(UnknownTier)?;
-        let price = workload.price;
+        let tariff = workload.tariff(tier.price_factor);
         let rule = tier.rule_for(workload.model.as_str());
         let is_model_denied = rule.is_some_and(|rule| rule.deny);
         let models = rule.filter(|rule| !rule.limits.is_none());
         let models = models.map(|rule| (Part::of_models(&rule.pattern), rule.limits));
         let stated = stated_terms(&tier, identity.part.as_ref(), models.as_ref());
-        let cap = tier.most_per_request.map(|cap| match cap {
+        let cap = tier.most_per_request;
+        let longest = cap.map(|cap| match cap {
             RequestCap::Compute(time) => time,
-            RequestCap::Cost(cost) => price.runway(cost),
+            RequestCap::Cost(cost) => tariff.runway(cost),
         });
-        let hold = cap.unwrap_or(Duration::MAX).min(tier.hold.max(instruments.min_hold));
-        // If a second costs anything, so does a request, however short it has to be.
-        let min_cost = if price.a_second().is_zero() { Credits::ZERO } else { Credits::SMALLEST };
-        let cost = |time: Duration| price.cost_or_max(time).max(min_cost);
+        let hold = longest.unwrap_or(Duration::MAX).min(tier.hold.max(instruments.min_hold));
+        // If anything costs something, so does a request, however short it has to be.
+        let min_cost = if tariff.is_free() { Credits::ZERO } else { Credits::SMALLEST };
+        let cost = |time: Duration| tariff.cost(time).max(min_cost);
         let (hold, least) = (cost(hold), cost(MIN_ADMITTED_TIME.min(hold)));
         let want = SliceRequest {
             hold,
             min_slice: least,
-            first_refill_after: price.runway(hold.saturating_sub(hold.half())),
+            first_refill_after: tariff.first_refill_after(hold),
             max_concurrent: tier.most_running,
             rate: tier.requests.and_then(over_all_nodes),
             most_running: tier
@@ -115,10 +121,12 @@ impl BillingContext {
             stated,
             models: models.map(|(part, _)| part),
             is_model_denied,
+            unbilled: plan.unbilled().cloned(),
             part: identity.part.clone(),
             tier,
             shared_clock: workload.shared.then(|| instruments.shared_clocks.of(&workload.hardware)),
             history: instruments.histories.of(&workload),
+            tariff,
             workload,
             period,
             want,

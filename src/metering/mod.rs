@@ -11,6 +11,7 @@
 //!   lease asks it what it has used, and tells it what it may use.
 //! * [`FinishedRequest`] says how a request ended.
 
+mod client_caps;
 mod compute;
 mod context;
 mod end;
@@ -23,7 +24,6 @@ mod report_history;
 mod running;
 mod shared_clock;
 
-#[cfg(feature = "axum")]
 pub(crate) use self::context::MIN_ADMITTED_TIME;
 pub use self::end::{End, FinishedRequest};
 pub(crate) use self::{

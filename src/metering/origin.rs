@@ -1,8 +1,10 @@
-//! The origin of a request: its name, and the host's trace that it belongs to.
+//! The origin of a request: its name, the host's trace that it belongs to, and the caps that its
+//! client set.
 
-use http::{Uri, uri::PathAndQuery};
+use http::{HeaderMap, Uri, uri::PathAndQuery};
 use tracing::Span;
 
+use super::client_caps::ClientCaps;
 use crate::RequestId;
 
 /// Origin of a request, taken when the layer sees it first.
@@ -12,17 +14,20 @@ pub(crate) struct Origin {
     /// The host's span at that moment. Events of the request are inside of it, also those that are
     /// emitted elsewhere, after the client has gone away.
     pub(crate) span: Span,
+    /// The caps that its client set, or the field that cannot be read.
+    pub(crate) caps: Result<Option<ClientCaps>, &'static str>,
     /// `Some` if the request may be reported with its path.
     path: Option<PathAndQuery>,
 }
 
 impl Origin {
     /// Returns the origin of a request that is being decided on.
-    pub(crate) fn new(id: RequestId, uri: &Uri, has_path: bool) -> Self {
+    pub(crate) fn new(id: RequestId, uri: &Uri, headers: &HeaderMap, has_path: bool) -> Self {
         let span = Span::current();
         // If the host has declared the field. Otherwise this does nothing.
         span.record("request_id", tracing::field::display(&id));
-        Self { id, span, path: uri.path_and_query().filter(|_| has_path).cloned() }
+        let caps = ClientCaps::read(headers);
+        Self { id, span, caps, path: uri.path_and_query().filter(|_| has_path).cloned() }
     }
 
     /// Returns the path, without the query.

@@ -11,6 +11,7 @@ use std::{
 };
 
 use super::{
+    client_caps::ClientCaps,
     compute::Compute,
     context::BillingContext,
     end::{End, FinishedRequest},
@@ -23,7 +24,7 @@ use crate::{
     clock::Now,
     lease::{RefillDenial, Run},
     ledger::{LineKey, Usage},
-    plan::Midway,
+    plan::{Midway, RequestCap},
 };
 
 /// A request that runs on a slice of its account's lease.
@@ -56,6 +57,8 @@ pub(crate) struct RunningRequest {
     finished: Option<FinishedRequest>,
     /// The service's answer may report compute time, at its head or at its end.
     awaits_report: bool,
+    /// The cost that the service added.
+    added: Credits,
     /// The `Inference-Id` that the service set.
     service_id: Option<RequestId>,
     /// The number of its account's requests in parts, in which it counts.
@@ -124,6 +127,7 @@ impl RunningRequest {
             is_unstoppable: is_shadow,
             is_shadow,
             finished: None,
+            added: Credits::ZERO,
             service_id: None,
             counted: None,
         }
@@ -223,6 +227,16 @@ impl RunningRequest {
         is_plausible
     }
 
+    /// Adds to its cost.
+    pub(crate) fn add(&mut self, credits: Credits, now: Now) {
+        let was_over = self.is_over(now.compute);
+        self.added = self.added.saturating_add(credits);
+        if !was_over && self.is_over(now.compute) {
+            self.refill.needed(now.lease);
+        }
+        self.wake();
+    }
+
     /// Notes the id that the service has set on its response.
     pub(crate) fn set_service_id(&mut self, id: RequestId) {
         self.service_id = Some(id);
@@ -298,7 +312,7 @@ impl RunningRequest {
 
     /// Returns the compute time that its slice pays for.
     pub(crate) fn runway_of_slice(&self) -> Duration {
-        self.context.workload.price.runway(self.slice)
+        self.context.tariff.runway(self.slice.saturating_sub(self.added))
     }
 
     /// Returns the time for which it may go on: at least this long, and on shared hardware longer
@@ -345,7 +359,53 @@ impl RunningRequest {
 
     /// The most compute time that it may use.
     fn cap(&self) -> Option<Duration> {
-        self.context.cap.filter(|_| !self.is_unstoppable && !self.forgiven)
+        if self.is_unstoppable || self.forgiven {
+            return None;
+        }
+        let plans = self.context.cap.map(|cap| self.longest(cap));
+        let clients = self.client_caps();
+        clients.map(|cap| self.longest(cap)).chain(plans).min()
+    }
+
+    /// Returns the compute time for which it stays within a cap.
+    fn longest(&self, cap: RequestCap) -> Duration {
+        match cap {
+            RequestCap::Compute(time) => time,
+            RequestCap::Cost(cost) => self.context.tariff.runway(cost.saturating_sub(self.added)),
+        }
+    }
+
+    /// Returns the most that it may cost.
+    fn cost_cap(&self) -> Option<Credits> {
+        if self.is_unstoppable || self.forgiven {
+            return None;
+        }
+        let caps = self.client_caps().chain(self.context.cap);
+        caps.filter_map(|cap| match cap {
+            RequestCap::Cost(cost) => Some(cost),
+            RequestCap::Compute(_) => None,
+        })
+        .min()
+    }
+
+    /// Returns the caps that its client set.
+    fn client_caps(&self) -> impl Iterator<Item = RequestCap> {
+        self.origin.caps.into_iter().flatten().flat_map(ClientCaps::caps)
+    }
+
+    /// `true` if the cap that it reached is its client's.
+    pub(crate) fn is_capped_by_client(&self) -> bool {
+        let plans = self.context.cap.map(|cap| self.longest(cap));
+        let clients = self.client_caps();
+        clients
+            .map(|cap| self.longest(cap))
+            .min()
+            .is_some_and(|cap| plans.is_none_or(|of| cap < of))
+    }
+
+    /// Returns the cost of some compute time, and of what the service added.
+    fn cost_of(&self, compute: Duration) -> Credits {
+        self.context.tariff.cost(compute).saturating_add(self.added)
     }
 
     fn stops_at_slice(&self) -> bool {
@@ -370,9 +430,9 @@ impl RunningRequest {
             return None;
         }
         let compute = self.compute_so_far(now);
-        let price = self.context.workload.price;
-        let cost = price.cost_or_max(compute);
-        let cost = self.cap().map_or(cost, |cap| cost.min(price.cost_or_max(cap)));
+        let cost = self.cost_of(compute);
+        let cost = self.cap().map_or(cost, |cap| cost.min(self.cost_of(cap)));
+        let cost = self.cost_cap().map_or(cost, |cap| cost.min(cap));
         let compute_micros = compute
             .as_secs()
             .saturating_mul(1_000_000)
@@ -388,16 +448,17 @@ impl RunningRequest {
 
 impl Run for RunningRequest {
     fn accrued(&self, now: Duration) -> Credits {
-        if self.forgiven {
+        // A fee is not owed before the service is called.
+        if self.forgiven || !self.compute.has_begun() {
             Credits::ZERO
         } else {
-            self.context.workload.price.cost_or_max(self.compute_so_far(self.now(now)))
+            self.cost_of(self.compute_so_far(self.now(now)))
         }
     }
 
     fn time_until(&self, cost: Credits, now: Duration) -> Duration {
         let so_far = self.compute_so_far(self.now(now));
-        self.context.workload.price.runway(cost).saturating_sub(so_far)
+        self.context.tariff.runway(cost.saturating_sub(self.added)).saturating_sub(so_far)
     }
 
     fn granted(&mut self, slice: Credits, _: Duration) {

@@ -1,10 +1,12 @@
 //! Plans built in code.
 
 use super::{
-    Plan, PlanError, Route, Tier, UpstreamTime,
-    draft::{Draft, Language, Problem},
+    Outcome, Plan, PlanError, Route, Tier, UpstreamTime,
+    catalog::Fees,
+    draft::{Draft, Field, Language, Problem},
+    rates::Rates,
 };
-use crate::{Name, Price};
+use crate::{Credits, Name};
 
 impl Plan {
     /// Returns a builder of a plan: the same plan that a file describes, as values.
@@ -38,26 +40,29 @@ impl Plan {
 #[derive(Clone, Debug, Default)]
 #[must_use]
 pub struct PlanBuilder {
-    hardware: Vec<(Name, Price, bool)>,
+    hardware: Vec<(Name, Rates, bool)>,
+    fees: Vec<(Name, Fees)>,
     models: Vec<(Name, Name, Option<UpstreamTime>)>,
     routes: Vec<(String, Route)>,
     otherwise: Option<Route>,
     free_preflights: bool,
     tiers: Vec<Tier>,
+    unbilled: Vec<Outcome>,
 }
 
 impl PlanBuilder {
-    /// Adds hardware and its price.
-    pub fn hardware(mut self, name: Name, price: Price) -> Self {
-        self.hardware.push((name, price, false));
+    /// Adds hardware and its rates: a [`Price`](crate::Price), or [`Rates`] with a fee, a least
+    /// charge, and those of dates to come.
+    pub fn hardware(mut self, name: Name, rates: impl Into<Rates>) -> Self {
+        self.hardware.push((name, rates.into(), false));
         self
     }
 
-    /// Adds hardware that runs several requests at a time, in batches, and its price. Requests that
+    /// Adds hardware that runs several requests at a time, in batches, and its rates. Requests that
     /// run on it at the same time, on this node, share its second: together they are billed the
     /// time in which the hardware was busy.
-    pub fn shared_hardware(mut self, name: Name, price: Price) -> Self {
-        self.hardware.push((name, price, true));
+    pub fn shared_hardware(mut self, name: Name, rates: impl Into<Rates>) -> Self {
+        self.hardware.push((name, rates.into(), true));
         self
     }
 
@@ -71,6 +76,19 @@ impl PlanBuilder {
     /// it runs on.
     pub fn reporting_model(mut self, name: Name, hardware: Name, time: UpstreamTime) -> Self {
         self.models.push((name, hardware, Some(time)));
+        self
+    }
+
+    /// Sets the fee of each request of a model, and the least that fee and compute time are charged
+    /// as; `None` if they are those of its hardware.
+    pub fn model_fees(
+        mut self,
+        model: Name,
+        fee_per_request: Option<Credits>,
+        least_per_request: Option<Credits>,
+    ) -> Self {
+        let fees = Fees { fee: fee_per_request, least: least_per_request };
+        self.fees.push((model, fees));
         self
     }
 
@@ -92,6 +110,12 @@ impl PlanBuilder {
     /// Set it if your CORS layer is inside of the meter.
     pub const fn free_preflights(mut self, on: bool) -> Self {
         self.free_preflights = on;
+        self
+    }
+
+    /// Adds an outcome that is not billed. Default: every request whose service was called is.
+    pub fn unbilled(mut self, outcome: Outcome) -> Self {
+        self.unbilled.push(outcome);
         self
     }
 
@@ -125,11 +149,20 @@ impl PlanBuilder {
 
     fn draft(mut self) -> Result<Draft, Problem> {
         let mut draft = Draft::new(Language::Rust);
-        for (name, price, shared) in self.hardware {
-            draft.add_hardware(name, price, shared)?;
+        for (name, rates, shared) in self.hardware {
+            draft.add_hardware(name, rates, shared)?;
         }
         for (name, hardware, time) in self.models {
-            draft.add_model(name, hardware, time)?;
+            let at = self.fees.iter().position(|(model, _)| *model == name);
+            let fees = at.map(|at| self.fees.swap_remove(at).1).unwrap_or_default();
+            draft.add_model(name, hardware, time, fees)?;
+        }
+        if let Some((model, _)) = self.fees.first() {
+            let reason = format!(
+                "fees of model `{model}`: the plan does not have it, or has its fees twice: add it \
+                 with PlanBuilder::model, and its fees once"
+            );
+            return Err(Problem { field: Field::Key, reason });
         }
         // In a file, too, their order does not matter.
         self.routes.sort_by(|(one, _), (other, _)| one.cmp(other));
@@ -143,6 +176,7 @@ impl PlanBuilder {
         for tier in self.tiers {
             draft.add_tier(tier)?;
         }
+        self.unbilled.into_iter().for_each(|outcome| draft.add_unbilled(outcome));
         Ok(draft)
     }
 }

@@ -1,9 +1,15 @@
 //! The models, the hardware that they run on, and its prices.
 
+#[cfg(feature = "axum")]
+use std::time::Duration;
 use std::{collections::HashMap, sync::Arc};
 
-use super::upstream_time::UpstreamTime;
-use crate::{Name, Price};
+use super::{rates::Rates, upstream_time::UpstreamTime};
+use crate::{
+    Credits, Name, Price,
+    clock::UnixTime,
+    tariff::{PriceFactor, Tariff},
+};
 
 /// Model that a request runs, and the price of a second of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +21,10 @@ pub struct Workload {
     pub hardware: Name,
     /// The price of a second on that hardware.
     pub price: Price,
+    /// Fee of each request.
+    pub fee: Credits,
+    /// The least that fee and compute time are charged as.
+    pub least: Credits,
     /// `true` if requests that run on that hardware at the same time share its second.
     pub shared: bool,
     /// The place where the service's answer says its compute time.
@@ -22,6 +32,33 @@ pub struct Workload {
     /// The feature that the model is used through: `api` unless the route or the request's
     /// [`Feature`] names another.
     pub feature: Name,
+    /// The same workload at the rates of moments to come, the earliest first.
+    later: Vec<(UnixTime, Arc<Self>)>,
+}
+
+impl Workload {
+    /// `true` if its rates change.
+    pub(crate) const fn has_dated_rates(&self) -> bool {
+        !self.later.is_empty()
+    }
+
+    /// Returns the same workload at the rates that are in force at a moment; `None` if those are
+    /// its own.
+    pub(crate) fn in_force_at(&self, now: UnixTime) -> Option<&Arc<Self>> {
+        self.later.iter().rev().find(|(from, _)| *from <= now).map(|(_, workload)| workload)
+    }
+
+    /// Returns the tariff of it, for tiers with a factor.
+    pub(crate) const fn tariff(&self, factor: PriceFactor) -> Tariff {
+        Tariff { price: self.price, fee: self.fee, least: self.least, factor }
+    }
+
+    /// Returns the same workload, used through another feature.
+    fn through(&self, feature: &Name) -> Self {
+        let later = self.later.iter();
+        let later = later.map(|(from, of)| (*from, Arc::new(of.through(feature)))).collect();
+        Self { feature: feature.clone(), later, ..self.clone() }
+    }
 }
 
 /// Request extension that names the feature through which a request uses a model. It replaces the
@@ -50,9 +87,9 @@ pub(super) struct Catalog {
 }
 
 /// Hardware, and the rules by which its time is billed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Hardware {
-    pub(super) price: Price,
+    pub(super) rates: Rates,
     pub(super) shared: bool,
 }
 
@@ -61,6 +98,14 @@ pub(super) struct Hardware {
 pub(super) struct Model {
     pub(super) hardware: Name,
     pub(super) upstream_time: Option<Arc<UpstreamTime>>,
+    pub(super) fees: Fees,
+}
+
+/// Fee and least charge of a model, if they are not those of its hardware.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fees {
+    pub(super) fee: Option<Credits>,
+    pub(super) least: Option<Credits>,
 }
 
 impl Catalog {
@@ -118,20 +163,17 @@ impl Catalog {
     /// Returns the same workload, used through another feature.
     pub(super) fn with_feature(&self, workload: &Arc<Workload>, feature: &Name) -> Arc<Workload> {
         let is_same = |indexed: &&Arc<Workload>| {
-            Workload { feature: workload.feature.clone(), ..Workload::clone(indexed) } == **workload
-                && indexed.feature == *feature
+            indexed.feature == *feature && indexed.through(&workload.feature) == **workload
         };
         let indexed =
             self.workloads.get(&workload.model).and_then(|indexed| indexed.iter().find(is_same));
-        indexed.cloned().unwrap_or_else(|| {
-            Arc::new(Workload { feature: feature.clone(), ..Workload::clone(workload) })
-        })
+        indexed.cloned().unwrap_or_else(|| Arc::new(workload.through(feature)))
     }
 
     fn workload_of(&self, name: &Name, model: &Model, feature: &Name) -> Option<Arc<Workload>> {
-        let mut workload = self.on_hardware(name, &model.hardware, feature)?;
-        Arc::make_mut(&mut workload).upstream_time.clone_from(&model.upstream_time);
-        Some(workload)
+        let Model { hardware: on, upstream_time, fees } = model;
+        let hardware = self.hardware.get(on)?;
+        Some(hardware.workload(name, on, feature, upstream_time.as_ref(), *fees))
     }
 
     /// Makes the workload of a model on some hardware. `None` if the hardware is unknown.
@@ -141,24 +183,46 @@ impl Catalog {
         hardware: &Name,
         feature: &Name,
     ) -> Option<Arc<Workload>> {
-        let Hardware { price, shared } = *self.hardware.get(hardware)?;
-        Some(Arc::new(Workload {
-            model: model.clone(),
-            hardware: hardware.clone(),
-            price,
-            shared,
-            upstream_time: None,
-            feature: feature.clone(),
-        }))
+        let of = self.hardware.get(hardware)?;
+        Some(of.workload(model, hardware, feature, None, Fees::default()))
     }
 
-    /// Returns the lowest price of a second that is above zero.
+    /// Returns the least that a request of some compute time costs, if it costs anything, in a tier
+    /// with a factor.
     #[cfg(feature = "axum")]
-    pub(super) fn lowest_price(&self) -> Option<Price> {
-        self.hardware
-            .values()
-            .map(|hardware| hardware.price)
-            .filter(|price| !price.a_second().is_zero())
-            .min_by_key(|price| price.a_second())
+    pub(super) fn lowest_cost(&self, compute: Duration, factor: PriceFactor) -> Option<Credits> {
+        let models =
+            self.models.iter().filter_map(|(name, model)| self.workload_of(name, model, name));
+        let hardware = self.hardware.keys().filter_map(|on| self.on_hardware(on, on, on));
+        let costs = models.chain(hardware).map(|workload| workload.tariff(factor).cost(compute));
+        costs.filter(|cost| !cost.is_zero()).min()
+    }
+}
+
+impl Hardware {
+    fn workload(
+        &self,
+        model: &Name,
+        name: &Name,
+        feature: &Name,
+        upstream_time: Option<&Arc<UpstreamTime>>,
+        fees: Fees,
+    ) -> Arc<Workload> {
+        let at = |rates: &Rates, later| {
+            Arc::new(Workload {
+                model: model.clone(),
+                hardware: name.clone(),
+                price: rates.price,
+                fee: fees.fee.unwrap_or(rates.fee),
+                least: fees.least.unwrap_or(rates.least),
+                shared: self.shared,
+                upstream_time: upstream_time.cloned(),
+                feature: feature.clone(),
+                later,
+            })
+        };
+        let later = self.rates.later.iter();
+        let later = later.map(|(from, rates)| (*from, at(rates, Vec::new()))).collect();
+        at(&self.rates, later)
     }
 }

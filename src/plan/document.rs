@@ -9,11 +9,12 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 
 use super::{
-    DuringOutage, LimitScope, Midway, Plan, RateWindow, RequestCap, RequestQuota, Route, Tier,
-    TierModels, TimeUnit, UpstreamTime, WhenUsedUp,
+    DuringOutage, LimitScope, Midway, Plan, PriceFactor, PriceFactorError, RateWindow, Rates,
+    RequestCap, RequestQuota, Route, Tier, TierModels, TimeUnit, UpstreamTime, WhenUsedUp,
+    catalog::Fees,
     draft::{Draft, Field, Language, Problem},
 };
-use crate::{Credits, DenialFormat, Limits, Name, NameError, Price};
+use crate::{Credits, DenialFormat, Limits, Name, NameError, clock::UnixTime};
 
 /// Forms of a route, for error messages.
 const ROUTE_REMEDY: &str = "write \"free\", \"authenticated\", \"refuse\", \
@@ -31,6 +32,8 @@ const DENIAL_FORMATS: [(&str, DenialFormat); 3] = [
 #[serde(deny_unknown_fields)]
 struct RawPlan {
     #[serde(default)]
+    unbilled: Vec<Spanned<String>>,
+    #[serde(default)]
     hardware: BTreeMap<Spanned<String>, RawHardware>,
     #[serde(default)]
     models: BTreeMap<Spanned<String>, RawModel>,
@@ -44,8 +47,21 @@ struct RawPlan {
 #[serde(deny_unknown_fields)]
 struct RawHardware {
     price_per_second: Option<Spanned<Value>>,
+    fee_per_request: Option<Spanned<Value>>,
+    least_per_request: Option<Spanned<Value>>,
     #[serde(default)]
     shared: bool,
+    #[serde(default)]
+    prices: Vec<Spanned<RawDatedRates>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDatedRates {
+    from: Option<Spanned<Value>>,
+    price_per_second: Option<Spanned<Value>>,
+    fee_per_request: Option<Spanned<Value>>,
+    least_per_request: Option<Spanned<Value>>,
 }
 
 #[derive(Deserialize)]
@@ -53,6 +69,8 @@ struct RawHardware {
 struct RawModel {
     hardware: Option<Spanned<String>>,
     compute_time: Option<Spanned<Value>>,
+    fee_per_request: Option<Spanned<Value>>,
+    least_per_request: Option<Spanned<Value>>,
 }
 
 #[derive(Deserialize)]
@@ -62,6 +80,7 @@ struct RawTier {
     included_per_day: Option<Spanned<Value>>,
     #[serde(default)]
     per_seat: bool,
+    price_factor: Option<Spanned<Value>>,
     when_used_up: Option<Spanned<Value>>,
     midway: Option<Spanned<Value>>,
     hold: Option<Spanned<Value>>,
@@ -141,18 +160,40 @@ fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
         let tier = tier(&key, &raw)?;
         draft.add_tier(tier).map_err(|problem| tier_problem(&key, &raw, problem))?;
     }
+    for word in raw.unbilled {
+        let outcome = word.as_ref().parse().map_err(|error| {
+            wrong(word.span(), format!("unbilled {:?}: {error}", word.as_ref()))
+        })?;
+        draft.add_unbilled(outcome);
+    }
     draft.finish().map_err(|problem| Wrong { span: None, reason: problem.reason })
 }
 
 fn add_hardware(draft: &mut Draft, key: &Spanned<String>, raw: &RawHardware) -> Result<(), Wrong> {
     let entry = format!("hardware `{}`", key.as_ref());
-    let price = raw.price_per_second.as_ref().ok_or_else(|| {
-        let reason = format!("{entry} has no price: write price_per_second = \"0.00012\"");
-        wrong(key.span(), reason)
-    })?;
-    let price = Price::per_second(amount(price, &format!("{entry}, price_per_second"))?);
+    let RawHardware { price_per_second: price, fee_per_request: fee, .. } = raw;
+    let of = RawRates { price, fee, least: &raw.least_per_request };
+    let mut rates = rates(of, key.span(), &entry)?;
+    let mut last = None;
+    for (at, dated) in raw.prices.iter().enumerate() {
+        let entry = format!("{entry}, prices[{at}]");
+        let (span, dated) = (dated.span(), dated.as_ref());
+        let place = dated.from.as_ref().map_or(span.clone(), Spanned::span);
+        let from = dated.from.as_ref().and_then(moment).ok_or_else(|| {
+            let remedy = "write from = \"2027-01-01T00:00:00Z\", a moment with its time zone";
+            wrong(place.clone(), format!("{entry} does not say from when it counts: {remedy}"))
+        })?;
+        if last.is_some_and(|last| from <= last) {
+            let reason = format!("{entry}: not after the one before: write the earliest first");
+            return Err(wrong(place, reason));
+        }
+        last = Some(from);
+        let RawDatedRates { price_per_second: price, fee_per_request: fee, .. } = dated;
+        let of = RawRates { price, fee, least: &dated.least_per_request };
+        rates = rates.after(from, self::rates(of, span, &entry)?);
+    }
     draft
-        .add_hardware(name(key, "hardware")?, price, raw.shared)
+        .add_hardware(name(key, "hardware")?, rates, raw.shared)
         .map_err(|problem| wrong(key.span(), problem.reason))
 }
 
@@ -166,12 +207,53 @@ fn add_model(draft: &mut Draft, key: &Spanned<String>, raw: &RawModel) -> Result
     let time = raw.compute_time.as_ref();
     let upstream_time =
         time.map(|time| upstream_time(time, &format!("{entry}, compute_time"))).transpose()?;
-    let added = draft.add_model(name, hardware_name, upstream_time);
+    let fees = Fees {
+        fee: optional_amount(&raw.fee_per_request, &entry, "fee_per_request")?,
+        least: optional_amount(&raw.least_per_request, &entry, "least_per_request")?,
+    };
+    let added = draft.add_model(name, hardware_name, upstream_time, fees);
     added.map_err(|Problem { field, reason }| match field {
         Field::ModelHardware => wrong(hardware.span(), reason),
         Field::ModelTime => wrong(time.map_or_else(|| key.span(), Spanned::span), reason),
         _ => wrong(key.span(), reason),
     })
+}
+
+/// A price of a second, a fee and a least charge.
+#[derive(Clone, Copy)]
+struct RawRates<'a> {
+    price: &'a Option<Spanned<Value>>,
+    fee: &'a Option<Spanned<Value>>,
+    least: &'a Option<Spanned<Value>>,
+}
+
+fn rates(raw: RawRates<'_>, span: Range<usize>, entry: &str) -> Result<Rates, Wrong> {
+    let RawRates { price, fee, least } = raw;
+    let price = optional_amount(price, entry, "price_per_second")?.ok_or_else(|| {
+        wrong(span, format!("{entry} has no price: write price_per_second = \"0.00012\""))
+    })?;
+    Ok(Rates::per_second(price)
+        .fee_per_request(optional_amount(fee, entry, "fee_per_request")?.unwrap_or_default())
+        .least_per_request(optional_amount(least, entry, "least_per_request")?.unwrap_or_default()))
+}
+
+/// Reads a moment with its time zone: a text as RFC 3339 has it, or TOML's own form of that.
+fn moment(value: &Spanned<Value>) -> Option<UnixTime> {
+    let text = match value.as_ref() {
+        Value::String(text) => text.clone(),
+        Value::Datetime(moment) => moment.to_string(),
+        _ => return None,
+    };
+    let millis = text.parse::<jiff::Timestamp>().ok()?.as_millisecond();
+    u64::try_from(millis).ok().map(UnixTime::from_millis)
+}
+
+fn optional_amount(
+    value: &Option<Spanned<Value>>,
+    entry: &str,
+    name: &str,
+) -> Result<Option<Credits>, Wrong> {
+    value.as_ref().map(|value| amount(value, &format!("{entry}, {name}"))).transpose()
 }
 
 fn upstream_time(value: &Spanned<Value>, entry: &str) -> Result<UpstreamTime, Wrong> {
@@ -287,11 +369,8 @@ fn route(pattern: &Spanned<String>, value: &Spanned<Value>) -> Result<Route, Wro
 
 fn tier(key: &Spanned<String>, raw: &RawTier) -> Result<Tier, Wrong> {
     let entry = format!("tier `{}`", key.as_ref());
-    let credits = |value: &Option<Spanned<Value>>, name: &str| {
-        value.as_ref().map(|value| amount(value, &format!("{entry}, {name}"))).transpose()
-    };
-    let included = credits(&raw.included, "included")?;
-    let included_per_day = credits(&raw.included_per_day, "included_per_day")?;
+    let included = optional_amount(&raw.included, &entry, "included")?;
+    let included_per_day = optional_amount(&raw.included_per_day, &entry, "included_per_day")?;
     if included.is_none() && included_per_day.is_none() {
         let reason = "does not say what is included: write included = \"0.10\", dollars a month, \
                       or included_per_day";
@@ -301,6 +380,12 @@ fn tier(key: &Spanned<String>, raw: &RawTier) -> Result<Tier, Wrong> {
     let mut tier = Tier::new(name(key, "tier")?, included.unwrap_or_default(), when_used_up)
         .included_per_day(included_per_day.unwrap_or_default())
         .per_seat(raw.per_seat);
+    if let Some(value) = &raw.price_factor {
+        let factor = value.as_ref().as_str().map(str::parse::<PriceFactor>);
+        tier = tier.price_factor(factor.and_then(Result::ok).ok_or_else(|| {
+            wrong(value.span(), format!("{entry}, price_factor: {PriceFactorError}"))
+        })?);
+    }
     if let Some(value) = &raw.midway {
         tier = tier.midway(midway(value, &format!("{entry}, midway"))?);
     }
@@ -345,12 +430,9 @@ fn limits(
     per_day: &Option<Spanned<Value>>,
     entry: &str,
 ) -> Result<Limits, Wrong> {
-    let limit = |value: &Option<Spanned<Value>>, name: &str| {
-        value.as_ref().map(|value| amount(value, &format!("{entry}, {name}"))).transpose()
-    };
     Ok(Limits {
-        per_month: limit(per_month, "most_per_month")?,
-        per_day: limit(per_day, "most_per_day")?,
+        per_month: optional_amount(per_month, entry, "most_per_month")?,
+        per_day: optional_amount(per_day, entry, "most_per_day")?,
     })
 }
 

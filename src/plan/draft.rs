@@ -5,15 +5,17 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use super::{
     LimitScope, RateWindow, RequestCap, RequestQuota, Tier, TierModels, TierName,
-    catalog::{Catalog, Hardware, Model},
+    catalog::{Catalog, Fees, Hardware, Model},
     pattern::{self, PatternError},
     policy::Plan,
+    rates::Rates,
     route::{Route, RouteKind},
     routes::{Routes, Target},
     template::Template,
+    unbilled::{Outcome, Unbilled},
     upstream_time::UpstreamTime,
 };
-use crate::{Name, Price, names, part::MAX_DEPTH};
+use crate::{Name, names, part::MAX_DEPTH};
 
 /// The feature of a metered route that does not name one.
 const DEFAULT_FEATURE: &str = "api";
@@ -67,21 +69,28 @@ pub(super) struct Draft {
     catalog: Catalog,
     routes: Routes,
     tiers: HashMap<TierName, Arc<Tier>>,
+    unbilled: Vec<Outcome>,
 }
 
 impl Draft {
     pub(super) fn new(language: Language) -> Self {
-        Self { language, catalog: Catalog::default(), routes: Routes::new(), tiers: HashMap::new() }
+        Self {
+            language,
+            catalog: Catalog::default(),
+            routes: Routes::new(),
+            tiers: HashMap::new(),
+            unbilled: Vec::new(),
+        }
     }
 
     pub(super) fn add_hardware(
         &mut self,
         name: Name,
-        price: Price,
+        rates: Rates,
         shared: bool,
     ) -> Result<(), Problem> {
         let entry = format!("hardware `{name}`");
-        if self.catalog.add_hardware(name, Hardware { price, shared }) {
+        if self.catalog.add_hardware(name, Hardware { rates, shared }) {
             Ok(())
         } else {
             Err(duplicate(&entry))
@@ -93,6 +102,7 @@ impl Draft {
         name: Name,
         hardware: Name,
         upstream_time: Option<UpstreamTime>,
+        fees: Fees,
     ) -> Result<(), Problem> {
         let entry = format!("model `{name}`");
         self.check_hardware(&hardware, &entry, Field::ModelHardware)?;
@@ -117,7 +127,7 @@ impl Draft {
             return Err(Problem { field: Field::ModelTime, reason });
         }
         let upstream_time = upstream_time.map(Arc::new);
-        if self.catalog.add_model(name, Model { hardware, upstream_time }) {
+        if self.catalog.add_model(name, Model { hardware, upstream_time, fees }) {
             Ok(())
         } else {
             Err(duplicate(&entry))
@@ -162,6 +172,10 @@ impl Draft {
         }
     }
 
+    pub(super) fn add_unbilled(&mut self, outcome: Outcome) {
+        self.unbilled.push(outcome);
+    }
+
     pub(super) fn finish(self) -> Result<Plan, Problem> {
         if self.tiers.is_empty() {
             let remedy = self.remedy(
@@ -178,7 +192,7 @@ impl Draft {
                  a path that is similar to a metered route's is refused"
             );
         }
-        Ok(Plan::new(self.catalog, self.tiers, self.routes))
+        Ok(Plan::new(self.catalog, self.tiers, self.routes, Unbilled::new(self.unbilled)))
     }
 
     fn target(&self, pattern: &str, route: Route) -> Result<Target, Problem> {

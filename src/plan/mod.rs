@@ -54,14 +54,17 @@ mod pattern;
 mod policy;
 mod precomputed;
 mod query;
+mod rates;
 mod route;
 mod routes;
 mod template;
 #[cfg(test)]
 mod tests;
 mod tier;
+mod unbilled;
 mod upstream_time;
 
+pub(crate) use self::unbilled::{Ending, Unbilled};
 pub use self::{
     builder::PlanBuilder,
     catalog::{Feature, Workload},
@@ -69,12 +72,18 @@ pub use self::{
     file::PlanFile,
     handle::PlanHandle,
     policy::Plan,
+    rates::Rates,
     route::Route,
     routes::{Classification, ModelInBody},
     tier::{
         DuringOutage, LimitScope, Midway, RateWindow, RequestCap, RequestQuota, Tier, TierModels,
         WhenUsedUp,
     },
+    unbilled::{Outcome, OutcomeError},
     upstream_time::{TimeUnit, UpstreamTime},
 };
-pub use crate::{body_fields::BodyProblem, names::TierName};
+pub use crate::{
+    body_fields::BodyProblem,
+    names::TierName,
+    tariff::{PriceFactor, PriceFactorError},
+};

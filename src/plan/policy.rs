@@ -16,10 +16,12 @@ use super::{
     precomputed::PrecomputedPaths,
     routes::{Classification, ModelInBody, Routes, explain_unknown_model},
     tier::Tier,
+    unbilled::Unbilled,
 };
 use crate::{
     DenialFormat, Name,
     body_fields::{self, BodyProblem},
+    tariff::PriceFactor,
 };
 
 /// Hardware prices, models, routes and tiers. A plan is valid once it exists.
@@ -36,6 +38,7 @@ pub struct Plan {
     tiers: HashMap<TierName, Arc<Tier>>,
     routes: Routes,
     precomputed: PrecomputedPaths,
+    unbilled: Option<Arc<Unbilled>>,
 }
 
 impl Plan {
@@ -45,6 +48,7 @@ impl Plan {
         mut catalog: Catalog,
         tiers: HashMap<TierName, Arc<Tier>>,
         routes: Routes,
+        unbilled: Option<Unbilled>,
     ) -> Self {
         static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
         catalog.index_workloads(routes.features());
@@ -57,6 +61,7 @@ impl Plan {
             catalog,
             tiers,
             routes,
+            unbilled: unbilled.map(Arc::new),
         }
     }
 
@@ -148,15 +153,25 @@ impl Plan {
         &self.models
     }
 
+    /// Returns the outcomes that are not billed, if there are any.
+    pub(crate) const fn unbilled(&self) -> Option<&Arc<Unbilled>> {
+        self.unbilled.as_ref()
+    }
+
     /// Returns the same workload, used through another feature.
     pub(crate) fn with_feature(&self, workload: &Arc<Workload>, feature: &Name) -> Arc<Workload> {
         self.catalog.with_feature(workload, feature)
     }
 
-    /// Returns the lowest price of a second that is above zero.
+    /// Returns the least that a request of some compute time costs, if it costs anything, in a tier
+    /// with a factor.
     #[cfg(feature = "axum")]
-    pub(crate) fn lowest_price(&self) -> Option<crate::Price> {
-        self.catalog.lowest_price()
+    pub(crate) fn lowest_cost(
+        &self,
+        compute: std::time::Duration,
+        factor: PriceFactor,
+    ) -> Option<crate::Credits> {
+        self.catalog.lowest_cost(compute, factor)
     }
 
     /// `true` if browsers' preflights to paths that the plan has pass without credentials.

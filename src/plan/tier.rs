@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use super::TierName;
-use crate::{Credits, Limits, ledger::Terms};
+use crate::{Credits, Limits, ledger::Terms, tariff::PriceFactor};
 
 /// The hold of a tier that does not set one.
 const DEFAULT_HOLD: Duration = Duration::from_secs(1);
@@ -39,6 +39,9 @@ pub struct Tier {
     /// `true` if `included` and `included_per_day` count once for each of the account's seats.
     /// Default: `false`.
     pub per_seat: bool,
+    /// Factor by which fees, least charges and prices of time are multiplied: `0.8` is a discount
+    /// of 20 %. Default: 1.
+    pub price_factor: PriceFactor,
     /// Policy for when the included and purchased credits are used up.
     pub when_used_up: WhenUsedUp,
     /// Policy for running requests when no credits are left. Default: [`Midway::Stop`] with
@@ -84,6 +87,7 @@ impl Tier {
             included,
             included_per_day: Credits::ZERO,
             per_seat: false,
+            price_factor: PriceFactor::ONE,
             when_used_up,
             midway: match when_used_up {
                 WhenUsedUp::Block => Midway::Stop,
@@ -114,6 +118,13 @@ impl Tier {
     #[must_use]
     pub const fn per_seat(mut self, on: bool) -> Self {
         self.per_seat = on;
+        self
+    }
+
+    /// Multiplies prices; see [`price_factor`](Self#structfield.price_factor).
+    #[must_use]
+    pub const fn price_factor(mut self, factor: PriceFactor) -> Self {
+        self.price_factor = factor;
         self
     }
 

@@ -164,6 +164,14 @@ pub enum Rejection {
     /// The request used all that its tier allows [one
     /// request](crate::plan::Tier::most_per_request), and was cut off. 403.
     RequestCap,
+    /// The request reached the limit that its client set (`x-max-cost`, `x-max-compute`), or that
+    /// does not pay for its begin. It was cut off, or its service not called. 403.
+    ClientCap,
+    /// A limit that the client set cannot be read. 400.
+    InvalidCap {
+        /// The header field.
+        field: &'static str,
+    },
     /// The ledger does not answer, and the tier does not admit requests without it. 503.
     LedgerUnreachable,
     /// The credentials cannot be checked at the moment. 503.
@@ -241,6 +249,8 @@ impl Rejection {
             Self::RequestRate { .. } => "REQUEST_RATE",
             Self::TooManyRunning { .. } => "TOO_MANY_RUNNING",
             Self::RequestCap => "REQUEST_CAP",
+            Self::ClientCap => "CLIENT_CAP",
+            Self::InvalidCap { .. } => "INVALID_CAP",
             Self::LedgerUnreachable => "LEDGER_UNREACHABLE",
             Self::CredentialsUnchecked => "CREDENTIALS_UNCHECKED",
             Self::Busy => "BUSY",
@@ -269,9 +279,12 @@ impl Rejection {
             | Self::Budget { .. }
             | Self::ModelDenied { .. }
             | Self::AccountErased
-            | Self::RequestCap => StatusCode::FORBIDDEN,
+            | Self::RequestCap
+            | Self::ClientCap => StatusCode::FORBIDDEN,
             Self::NotInPlan | Self::UnknownModel { .. } => StatusCode::NOT_FOUND,
-            Self::NoSuchPeriod | Self::ModelNotNamed { .. } => StatusCode::BAD_REQUEST,
+            Self::NoSuchPeriod | Self::ModelNotNamed { .. } | Self::InvalidCap { .. } => {
+                StatusCode::BAD_REQUEST
+            }
             Self::InvalidBody { problem, .. } => match problem {
                 BodyProblem::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
                 BodyProblem::Stalled => StatusCode::REQUEST_TIMEOUT,

@@ -114,9 +114,10 @@ impl Rejection {
             | Self::AccountErased
             | Self::ModelDenied { .. } => Code::PermissionDenied,
             Self::NotInPlan | Self::UnknownModel { .. } => Code::NotFound,
-            Self::NoSuchPeriod | Self::ModelNotNamed { .. } | Self::InvalidBody { .. } => {
-                Code::InvalidArgument
-            }
+            Self::NoSuchPeriod
+            | Self::ModelNotNamed { .. }
+            | Self::InvalidCap { .. }
+            | Self::InvalidBody { .. } => Code::InvalidArgument,
             Self::CreditsUsedUp { .. }
             | Self::LargestAmount { .. }
             | Self::CreditsOnHold { .. }
@@ -124,7 +125,8 @@ impl Rejection {
             | Self::Budget { .. }
             | Self::RequestRate { .. }
             | Self::TooManyRunning { .. }
-            | Self::RequestCap => Code::ResourceExhausted,
+            | Self::RequestCap
+            | Self::ClientCap => Code::ResourceExhausted,
             Self::LedgerUnreachable
             | Self::CredentialsUnchecked
             | Self::Busy

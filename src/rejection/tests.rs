@@ -60,6 +60,8 @@ fn all() -> Vec<Rejection> {
         },
         Rejection::TooManyRunning { limit: number(8) },
         Rejection::RequestCap,
+        Rejection::ClientCap,
+        Rejection::InvalidCap { field: "x-max-cost" },
         Rejection::LedgerUnreachable,
         Rejection::CredentialsUnchecked,
         Rejection::Busy,
@@ -99,6 +101,8 @@ const fn kinds(rejection: &Rejection) -> usize {
         | Rejection::RequestRate { .. }
         | Rejection::TooManyRunning { .. }
         | Rejection::RequestCap
+        | Rejection::ClientCap
+        | Rejection::InvalidCap { .. }
         | Rejection::LedgerUnreachable
         | Rejection::CredentialsUnchecked
         | Rejection::Busy
@@ -106,7 +110,7 @@ const fn kinds(rejection: &Rejection) -> usize {
         | Rejection::Unclassified
         | Rejection::UnknownTier
         | Rejection::NoSuchPeriod
-        | Rejection::UnmeteredUpgrade => 25,
+        | Rejection::UnmeteredUpgrade => 27,
     }
 }
 

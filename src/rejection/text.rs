@@ -36,6 +36,8 @@ impl Rejection {
             Self::RequestRate { .. } => "Too many requests",
             Self::TooManyRunning { .. } => "Too many concurrent requests",
             Self::RequestCap => "Request used too much",
+            Self::ClientCap => "Request reached its own limit",
+            Self::InvalidCap { .. } => "Invalid limit",
             Self::LedgerUnreachable
             | Self::CredentialsUnchecked
             | Self::Busy
@@ -170,6 +172,16 @@ impl fmt::Display for Rejection {
             Self::RequestCap => f.write_str(
                 "The request was stopped: it has used the most that one request may use. Send a \
                  smaller request.",
+            ),
+            Self::ClientCap => f.write_str(
+                "The request was stopped at the limit that it set in `x-max-cost` or \
+                 `x-max-compute`. Set a higher one, or send a smaller request.",
+            ),
+            Self::InvalidCap { field } => write!(
+                f,
+                "The field `{field}` cannot be read. Write dollars in `x-max-cost` and seconds in \
+                 `x-max-compute`, each once and with at most nine digits after the point, for \
+                 example `{field}: 0.05`."
             ),
             Self::LedgerUnreachable => {
                 f.write_str("Your credit balance cannot be checked at the moment. Try again soon.")

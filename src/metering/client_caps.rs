@@ -1,0 +1,79 @@
+//! The caps that a client sets for its request: `x-max-cost` and `x-max-compute`.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName};
+
+use crate::{Credits, lease::SliceRequest, plan::RequestCap, tariff::Tariff};
+
+/// The most that the request may cost, in dollars.
+const MAX_COST: HeaderName = HeaderName::from_static("x-max-cost");
+
+/// The longest compute time of the request, in seconds.
+const MAX_COMPUTE: HeaderName = HeaderName::from_static("x-max-compute");
+
+/// Caps of one request, set by its client. At least one is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ClientCaps {
+    cost: Option<Credits>,
+    compute: Option<Duration>,
+}
+
+impl ClientCaps {
+    /// Reads the caps of a request.
+    ///
+    /// # Errors
+    ///
+    /// The name of a field that cannot be read.
+    pub(crate) fn read(headers: &HeaderMap) -> Result<Option<Self>, &'static str> {
+        let cost = read(headers, &MAX_COST, |text| text.parse().ok()).ok_or("x-max-cost")?;
+        // Seconds have the digits of amounts: nine after the point.
+        let seconds = |text: &str| {
+            let nanos = text.parse::<Credits>().ok()?.as_nano_usd().unsigned_abs();
+            Some(Duration::from_nanos(nanos))
+        };
+        let compute = read(headers, &MAX_COMPUTE, seconds).ok_or("x-max-compute")?;
+        Ok((cost.is_some() || compute.is_some()).then_some(Self { cost, compute }))
+    }
+
+    /// Returns them as caps of a plan.
+    pub(crate) fn caps(self) -> impl Iterator<Item = RequestCap> {
+        let cost = self.cost.map(RequestCap::Cost);
+        cost.into_iter().chain(self.compute.map(RequestCap::Compute))
+    }
+
+    /// Returns the slice that a request with these caps asks for; `None` if they do not pay for the
+    /// least that a request of `min_admitted` costs.
+    pub(crate) fn bound(
+        self,
+        want: SliceRequest,
+        tariff: &Tariff,
+        min_admitted: Duration,
+    ) -> Option<SliceRequest> {
+        let compute = self.compute.unwrap_or(Duration::MAX);
+        let cost = self.cost.unwrap_or(Credits::MAX);
+        if cost < tariff.cost(min_admitted.min(compute)) || compute.is_zero() {
+            return None;
+        }
+        let most = cost.min(tariff.cost(compute)).max(want.min_slice.min(Credits::SMALLEST));
+        let hold = want.hold.min(most);
+        Some(SliceRequest {
+            hold,
+            min_slice: want.min_slice.min(hold),
+            first_refill_after: tariff.first_refill_after(hold),
+            ..want
+        })
+    }
+}
+
+/// Reads a field that may be there once. `None` if it cannot be read.
+fn read<T>(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    parse: impl FnOnce(&str) -> Option<T>,
+) -> Option<Option<T>> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Some(None) };
+    let text = value.to_str().ok().filter(|_| values.next().is_none())?;
+    parse(text.trim()).map(Some)
+}
