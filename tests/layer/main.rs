@@ -41,6 +41,7 @@ mod order;
 mod parts;
 #[cfg(feature = "axum")]
 mod paths;
+mod prices;
 mod read_ahead;
 mod records;
 mod reload;
