@@ -35,7 +35,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?
         .or_cookie("tower-credits-token".parse()?);
     let builder = CreditMeter::builder(plan, process::ledger().await?, tokens);
-    let meter = process::journaled(builder)?.build()?;
+    let meter = process::accounted(process::journaled(builder)?)?.build()?;
 
     let metered = Router::new()
         .route("/models/rnnoise", post(rnnoise))

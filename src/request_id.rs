@@ -1,6 +1,13 @@
 //! The name of a request, under which its event, its record, its cost and its denial are found.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
 
 use http::{Extensions, HeaderValue};
 use uuid::{NoContext, Timestamp, Uuid};
@@ -13,13 +20,14 @@ const MAX_ID_BYTES: usize = 128;
 /// Name of a request: a UUID of version 7, which the layer makes when the request comes, or an id
 /// that the host has put into the request's extensions before. Cheap to clone.
 ///
-/// Handlers find it in the request's extensions. It is in every event, in the
-/// [`UsageRecord`](crate::records::UsageRecord), in every denial, and in the response
+/// Handlers of metered requests find it in the request's extensions. It is in every event of the
+/// request, in its [`UsageRecord`](crate::records::UsageRecord), and in its response or denial
 /// (`Inference-Id`, and `x-request-id` unless the service sets that).
 ///
-/// A host that has ids of its own gives them in a layer outside of the meter. Two requests must
-/// not have the same id: those who get records take the second one for a repetition of the first.
-/// An id that the client has sent is not fit for this.
+/// A host that has ids of its own gives them in a layer outside of the meter. Two calls of the meter
+/// must not have the same id: those who get records take the second one for a repetition of the
+/// first. So an id that the client has sent is not fit for this, and a layer that retries gives each
+/// try another one.
 ///
 /// ```
 /// use tower_credits::RequestId;
@@ -28,8 +36,12 @@ const MAX_ID_BYTES: usize = 128;
 /// request.extensions_mut().insert("order-17".parse::<RequestId>()?);
 /// # Ok::<(), tower_credits::RequestIdError>(())
 /// ```
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RequestId(Text);
+#[derive(Clone)]
+pub struct RequestId {
+    text: Text,
+    /// A meter has given it to its handler: for another meter it is no id of the host's.
+    is_used: bool,
+}
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Text {
@@ -45,12 +57,28 @@ pub struct RequestIdError;
 impl RequestId {
     /// Returns the id that the host has given a request, or makes one at this moment.
     pub(crate) fn of_request(extensions: &Extensions, now: UnixTime) -> Self {
-        extensions.get().cloned().unwrap_or_else(|| Self::at(now))
+        let given = extensions.get().filter(|id: &&Self| !id.is_used);
+        given.cloned().unwrap_or_else(|| Self::at(now))
+    }
+
+    /// Returns it for the extensions of the request. If the handler passes them on to another
+    /// meter, that one makes an id of its own: two debits do not get one id.
+    pub(crate) fn for_handler(&self) -> Self {
+        Self { text: self.text.clone(), is_used: true }
+    }
+
+    /// Returns the moment at which it was made, if it says that: a UUID of version 7 does.
+    pub(crate) fn made_at(&self) -> Option<UnixTime> {
+        let Text::Made(uuid) = &self.text else { return None };
+        let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
+        let is_v7 = uuid.get_version_num() == 7;
+        let millis = Duration::from_nanos(nanos.into());
+        is_v7.then(|| UnixTime::from_secs(seconds) + millis)
     }
 
     /// Makes an id that is written in this crate.
     pub(crate) fn known(text: &'static str) -> Self {
-        Self(Text::Given(text.into()))
+        Text::Given(text.into()).into()
     }
 
     /// Makes an id.
@@ -59,7 +87,7 @@ impl RequestId {
         // bits of each are random without.
         let nanos = now.as_millis() % 1_000 * 1_000_000;
         let nanos = u32::try_from(nanos).unwrap_or_default();
-        Self(Text::Made(Uuid::new_v7(Timestamp::from_unix(NoContext, now.as_secs(), nanos))))
+        Text::Made(Uuid::new_v7(Timestamp::from_unix(NoContext, now.as_secs(), nanos))).into()
     }
 
     /// Returns the id that a field of a response has, if it can be one.
@@ -69,13 +97,45 @@ impl RequestId {
 
     /// Returns it as the value of a field.
     pub(crate) fn to_header(&self) -> Option<HeaderValue> {
-        match &self.0 {
+        match &self.text {
             Text::Made(uuid) => {
                 HeaderValue::from_str(uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
             }
             Text::Given(text) => HeaderValue::from_str(text),
         }
         .ok()
+    }
+}
+
+impl From<Text> for RequestId {
+    fn from(text: Text) -> Self {
+        Self { text, is_used: false }
+    }
+}
+
+impl PartialEq for RequestId {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for RequestId {}
+
+impl PartialOrd for RequestId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for RequestId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.text.cmp(&other.text)
+    }
+}
+
+impl Hash for RequestId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
     }
 }
 
@@ -90,7 +150,7 @@ impl FromStr for RequestId {
         }
         // One id has one form, whoever writes it.
         let made = Uuid::try_parse(text).ok().filter(|uuid| uuid.to_string() == text);
-        Ok(Self(made.map_or_else(|| Text::Given(text.into()), Text::Made)))
+        Ok(made.map_or_else(|| Text::Given(text.into()), Text::Made).into())
     }
 }
 
@@ -102,7 +162,7 @@ impl serde::Serialize for RequestId {
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
+        match &self.text {
             Text::Made(uuid) => fmt::Display::fmt(uuid, f),
             Text::Given(text) => f.write_str(text),
         }
@@ -125,6 +185,7 @@ mod tests {
         assert_eq!(made.to_string().parse(), Ok(made.clone()));
         assert_eq!(made.to_header().and_then(|id| RequestId::of_header(&id)), Some(made.clone()));
         assert!(made.to_string().starts_with("01a19467-e87b-7"), "{made}");
+        assert_eq!(made.made_at(), Some(UnixTime::from_millis(1_793_491_200_123)));
         for text in ["order-17", "{0}", "01A19467-E87B-7000-8000-000000000000", &"x".repeat(128)] {
             assert_eq!(text.parse::<RequestId>().unwrap().to_string(), text);
         }

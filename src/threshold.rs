@@ -1,4 +1,4 @@
-//! Thresholds: shares of an account's monthly spending that are reported to the host, once each.
+//! Thresholds of an account's monthly spending, and of what is left, that are reported to the host.
 
 use std::{fmt, sync::Arc};
 
@@ -10,9 +10,9 @@ use crate::{
 /// Maximum number of thresholds that a meter watches.
 pub(crate) const MAX_THRESHOLDS: usize = 32;
 
-/// A percentage of what an account, or a part of it, may use in a month. An account reaches it once
-/// what it used, less refunds, is that much; for a part, refunds are not subtracted. Credits on
-/// hold do not count.
+/// A percentage of what an account, or a part of it, may use in a month, or an amount that is left
+/// of it. An account reaches a percentage once what it used, less refunds, is that much; for a part,
+/// refunds are not subtracted. Credits on hold do not count.
 ///
 /// ```
 /// use tower_credits::{CreditMeter, Threshold};
@@ -43,6 +43,15 @@ pub enum Threshold {
     /// Percent of the [limit](crate::Limits) that a [part](Part) of the account has for the month,
     /// for each of its parts. Parts without such a limit never reach it.
     PartLimit(u16),
+    /// Less than this much is left of everything that the account may use: included credits,
+    /// purchased credits, and pay-as-you-go up to its limit. Accounts without a limit never reach
+    /// it.
+    ///
+    /// It can be reached again in the same month once that everything has changed, by a purchase
+    /// for example: a hook that grants credits is an automatic top-up. Use an id for the grant that
+    /// is the same if the hook is called twice, such as one made of [`ThresholdReached::period`] and
+    /// [`ThresholdReached::of`].
+    Left(Credits),
 }
 
 /// Report that an account has reached a [`Threshold`].
@@ -59,7 +68,8 @@ pub struct ThresholdReached {
     pub threshold: Threshold,
     /// Usage at the time of the report; of an account less refunds.
     pub used: Credits,
-    /// Amount of which the threshold is a percentage.
+    /// Amount of which the threshold is a percentage; of [`Threshold::Left`], everything that the
+    /// account may use.
     pub of: Credits,
 }
 
@@ -77,6 +87,10 @@ impl Threshold {
             Self::Included(percent) => reached(standing.used, percent, standing.included),
             Self::Limit(percent) => reached(standing.used, percent, standing.limit),
             Self::PartLimit(_) => None,
+            Self::Left(least) => {
+                let left = standing.limit.saturating_sub(standing.used);
+                (standing.limit != Credits::MAX && left < least).then_some(standing.limit)
+            }
         }
     }
 
@@ -84,12 +98,20 @@ impl Threshold {
     pub(crate) fn reached_by_part(self, month: &MonthStanding) -> Option<Credits> {
         match self {
             Self::PartLimit(percent) => reached(month.used, percent, month.limit),
-            Self::Included(_) | Self::Limit(_) => None,
+            Self::Included(_) | Self::Limit(_) | Self::Left(_) => None,
         }
     }
 
-    /// Returns its name in ledgers.
-    pub(crate) fn name(self, part: Option<&Part>) -> Option<Name> {
+    /// `true` if it can be reached again once the account's limit has changed.
+    pub(crate) const fn can_come_again(self) -> bool {
+        matches!(self, Self::Left(_))
+    }
+
+    /// Returns its name in ledgers. `of` is the amount of which it was reached.
+    pub(crate) fn name(self, part: Option<&Part>, of: Credits) -> Option<Name> {
+        if self.can_come_again() {
+            return format!("{self} of {of}").parse().ok();
+        }
         let Some(part) = part else { return self.to_string().parse().ok() };
         let name = format!("{self} of {part}").parse();
         name.or_else(|_| format!("{self} of {:016x}", fnv_1a(part.as_str())).parse()).ok()
@@ -117,6 +139,7 @@ impl fmt::Display for Threshold {
             Self::Included(percent) => write!(f, "included {percent} %"),
             Self::Limit(percent) => write!(f, "limit {percent} %"),
             Self::PartLimit(percent) => write!(f, "part limit {percent} %"),
+            Self::Left(least) => write!(f, "less than {least} left"),
         }
     }
 }
@@ -129,7 +152,8 @@ mod tests {
     fn each_part_has_a_name_of_its_own() {
         let long = |last: char| format!("{}/{}/{last}", "a".repeat(100), "b".repeat(100));
         let parts = ["a/b", "a", &long('x'), &long('y')].map(|part| part.parse::<Part>().unwrap());
-        let names = parts.map(|part| Threshold::PartLimit(80).name(Some(&part)).unwrap());
+        let names =
+            parts.map(|part| Threshold::PartLimit(80).name(Some(&part), Credits::ZERO).unwrap());
         assert_eq!(names[0].as_str(), "part limit 80 % of a/b");
         assert!((1..4).all(|at| !names[at..].contains(&names[at - 1])), "{names:?}");
         // The hash of an empty text and of one byte, as its authors publish them.
@@ -154,6 +178,11 @@ mod tests {
             (251, Threshold::Limit(80), nanos(313), Some(313)),
             (i64::MAX, Threshold::Limit(80), Credits::MAX, None),
             (0, Threshold::Limit(0), nanos(0), None),
+            (50, Threshold::Left(nanos(50)), nanos(100), None),
+            (51, Threshold::Left(nanos(50)), nanos(100), Some(100)),
+            (51, Threshold::Left(nanos(50)), nanos(101), None),
+            (0, Threshold::Left(nanos(50)), nanos(0), Some(0)),
+            (i64::MAX, Threshold::Left(nanos(50)), Credits::MAX, None),
         ] {
             assert_eq!(
                 threshold.reached(&standing(used, limit)),

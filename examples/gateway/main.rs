@@ -50,13 +50,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let plan = PlanFile::watch(setting("PLAN", "examples/gateway/plan.toml"))?;
     let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?
         .or_cookie("tower-credits-token".parse()?);
-    let meter = CreditMeter::builder(plan, process::ledger().await?, tokens)
+    let builder = CreditMeter::builder(plan, process::ledger().await?, tokens)
         .usage_headers(true)
         // A server that refuses or fails has computed nothing. A caller who does not wait for the
         // head pays.
         .bill_if_head(|head| head.is_none_or(|head| head.status.is_success()))
-        .max_request_body(32 << 20) // recordings and images
-        .build()?;
+        .max_request_body(32 << 20); // recordings and images
+    let meter = process::accounted(builder)?.build()?;
     let upstreams = Upstreams::from_settings(
         &setting("UPSTREAM", "http://127.0.0.1:8080"),
         env::var("UPSTREAMS").ok().as_deref(),

@@ -7,6 +7,7 @@ use tokio::{signal, time::sleep};
 use tower_credits::{
     CreditMeterBuilder, EmbeddedLedger, MemoryLedger, RedisLedger,
     ledger::{Ledger, LedgerError},
+    records::JsonLines,
 };
 use tracing::level_filters::LevelFilter;
 
@@ -46,6 +47,17 @@ pub(crate) fn journaled(
     builder: CreditMeterBuilder,
 ) -> Result<CreditMeterBuilder, std::convert::Infallible> {
     Ok(builder)
+}
+
+/// Keeps the cost of each request for a day, and writes usage records if `RECORDS` names a file for
+/// them.
+#[allow(dead_code, reason = "some of the examples do")]
+pub(crate) fn accounted(builder: CreditMeterBuilder) -> std::io::Result<CreditMeterBuilder> {
+    let builder = builder.keep_costs(Duration::from_secs(24 * 60 * 60));
+    Ok(match env::var("RECORDS") {
+        Ok(file) => builder.records(JsonLines::file(file)?),
+        Err(_) => builder,
+    })
 }
 
 pub(crate) fn log() {

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use axum::{
     Json,
-    body::Bytes,
+    body::{Body, Bytes},
     extract::{FromRequest, Request, State},
     http::{StatusCode, request::Parts},
     response::{IntoResponse, Response},
@@ -42,28 +42,24 @@ struct Cost {
 
 pub(super) async fn show(State(meter): State<CreditMeter>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let body = Bytes::from_request(Request::from_parts(parts.clone(), body), &()).await;
-    let body = body.map_err(|error| {
-        let detail = format!("The body cannot be read: {}.", error.body_text());
-        Denied::other(error.status(), "Invalid body", &detail)
-    });
-    let found = match body {
-        Ok(body) => find(&meter, &parts, &body).await,
-        Err(denied) => Err(denied),
-    };
-    match found {
+    match find(&meter, &parts, body).await {
         Ok(found) => no_store(Json(found)),
         Err(denied) => denied.into_response(&meter, &parts).into_response(),
     }
 }
 
-async fn find(meter: &CreditMeter, parts: &Parts, body: &[u8]) -> Result<Found, Denied> {
+async fn find(meter: &CreditMeter, parts: &Parts, body: Body) -> Result<Found, Denied> {
     let (_, identity) = account_of(meter, parts).await?;
     if !meter.keeps_costs() {
         let detail = "The costs of single requests are not kept on this server.";
         return Err(Denied::other(StatusCode::NOT_IMPLEMENTED, "Costs are not kept", detail));
     }
-    let Asked { request_ids } = serde_json::from_slice(body).map_err(|error| {
+    let body = Bytes::from_request(Request::from_parts(parts.clone(), body), &()).await;
+    let body = body.map_err(|error| {
+        let detail = format!("The body cannot be read: {}.", error.body_text());
+        Denied::other(error.status(), "Invalid body", &detail)
+    })?;
+    let Asked { request_ids } = serde_json::from_slice(&body).map_err(|error| {
         let detail = format!(
             "The body cannot be read: {error}. Write {{\"requestIds\": [\"<id>\", ...]}}, with at \
              most {MAX_REQUEST_IDS} ids."
@@ -81,6 +77,10 @@ async fn find(meter: &CreditMeter, parts: &Parts, body: &[u8]) -> Result<Found, 
     let ids: BTreeSet<RequestId> = request_ids.iter().filter_map(|id| id.parse().ok()).collect();
     let ids: Vec<_> = ids.into_iter().collect();
     let account = &identity.account;
+    // Few at a time: the ledger admits everybody's requests, too.
+    let Ok(_turn) = meter.cost_lookups().acquire().await else {
+        return Err(Rejection::ShuttingDown.into());
+    };
     let costs = meter.accounts().costs(account, &ids).await.map_err(|error| {
         tracing::warn!(target: "tower_credits", %account, %error, "costs could not be read");
         Rejection::LedgerUnreachable

@@ -9,12 +9,14 @@
 //! * [Clients](clients): what well-known clients print of a denial.
 //! * [Gateway](gateway): credits in front of vLLM, llama.cpp and any other server.
 //! * [Settings](settings): the methods of the builder, and the keys of a tier that need a choice.
+//! * [Recipes](recipes): thirty questions, and for each the plan, the code, or "no".
 //! * [Stacks](stacks): axum, tonic, hyper, other layers, gateways.
 //! * [Testing](testing): tests without Redis.
 //!
 //! **Run it**
 //!
 //! * [Accounts](accounts): purchases, refunds, limits, thresholds, bill runs, closing a month.
+//! * [Records](records): the id of a request, usage records, costs by id.
 //! * [Production](production): Redis, several nodes, what to watch, failures, proxies.
 //! * [Scaling](scaling): what many nodes need from Redis.
 //!
@@ -57,6 +59,14 @@ pub mod gateway {}
 #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
 #[doc = include_str!("../../docs/settings.md")]
 pub mod settings {}
+
+#[cfg_attr(not(doctest), doc = include_str!("links.md"))]
+#[doc = include_str!("../../docs/records.md")]
+pub mod records {}
+
+#[cfg_attr(not(doctest), doc = include_str!("links.md"))]
+#[doc = include_str!("../../docs/recipes.md")]
+pub mod recipes {}
 
 #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
 #[cfg_attr(any(not(doctest), feature = "axum"), doc = include_str!("../../docs/stacks.md"))]

@@ -5,13 +5,17 @@ use std::time::Duration;
 use crate::{
     Credits,
     clock::Now,
+    lease::Lease,
     ledger::{Standing, Usage},
-    metering::{BillingContext, RunningRequest},
+    metering::{BillingContext, End, FinishedRequest, RunningRequest},
     observe::{self, MeteredRequest},
     records::UsageRecord,
 };
 
-use super::{entry::AccountLease, table::AccountTable};
+use super::{
+    entry::{AccountEntry, AccountLease},
+    table::AccountTable,
+};
 
 /// A request that ended.
 #[derive(Debug)]
@@ -36,16 +40,13 @@ impl EndedRequest {
 
     /// Emits the event of the request, and queues its record, if its service was called.
     pub(super) fn observe(&self, table: &AccountTable, now: Now) {
-        let (Some(finished), Some(age)) = (self.request.finished(), self.request.age(now.compute))
+        let (Some(finished), Some(_)) = (self.request.finished(), self.request.age(now.compute))
         else {
             return;
         };
         let RunningRequest { context, origin, .. } = &self.request;
         let BillingContext { account, part, subject, tier, workload, .. } = &**context;
-        let (compute, cost) = match self.billed {
-            Some(usage) => (Duration::from_micros(usage.compute_micros), usage.cost),
-            None => (self.request.compute_so_far(now.compute), Credits::ZERO),
-        };
+        let (compute, cost) = used(&self.request, self.billed, now);
         let status = finished.status.map(|status| status.as_u16());
         let forgiven = self.billed.is_none().then(|| origin.path().unwrap_or_default());
         origin.span.in_scope(|| {
@@ -67,26 +68,66 @@ impl EndedRequest {
                 forgiven,
             });
         });
-        if table.records.is_empty() {
-            return;
+        if !table.records.is_empty() && !self.request.is_shut_down() {
+            table.records.push(record_of(&self.request, self.billed, finished, table, now));
         }
-        table.records.push(UsageRecord {
-            id: origin.id.clone(),
-            service_id: self.request.service_id().cloned(),
-            account: account.clone(),
-            part: part.clone(),
-            subject: subject.clone(),
-            tier: tier.name.clone(),
-            model: workload.model.clone(),
-            hardware: workload.hardware.clone(),
-            feature: workload.feature.clone(),
-            began_at: table.time.unix_time() - age,
-            compute,
-            cost,
-            end: finished.end,
-            status,
-            grpc_status: finished.grpc_status,
-            forgiven: forgiven.is_some(),
-        });
+    }
+}
+
+/// Records the requests of an account that were ended while they ran, because the meter is shut
+/// down: their owners end them too late for that.
+pub(super) fn record_running(table: &AccountTable, entry: &AccountEntry) {
+    if table.records.is_empty() {
+        return;
+    }
+    let now = table.time.now();
+    let end = FinishedRequest { status: None, grpc_status: None, end: End::ShutDown };
+    let mut state = entry.lock();
+    let ended = state.leases_mut().flat_map(Lease::unclaimed_mut).filter_map(|(run, billed)| {
+        let is_new = run.finished().is_none() && run.age(now.compute).is_some();
+        (is_new && run.shut_down()).then(|| record_of(run, billed, end, table, now))
+    });
+    let records: Vec<_> = ended.collect();
+    drop(state);
+    records.into_iter().for_each(|record| table.records.push(record));
+}
+
+/// Makes the record of a request.
+fn record_of(
+    request: &RunningRequest,
+    billed: Option<Usage>,
+    finished: FinishedRequest,
+    table: &AccountTable,
+    now: Now,
+) -> UsageRecord {
+    let BillingContext { account, part, subject, tier, workload, .. } = &*request.context;
+    let (compute, cost) = used(request, billed, now);
+    let age = request.age(now.compute).unwrap_or_default();
+    UsageRecord {
+        id: request.origin.id.clone(),
+        service_id: request.service_id().cloned(),
+        account: account.clone(),
+        part: part.clone(),
+        subject: subject.clone(),
+        tier: tier.name.clone(),
+        model: workload.model.clone(),
+        hardware: workload.hardware.clone(),
+        feature: workload.feature.clone(),
+        began_at: table.time.unix_time() - age,
+        compute,
+        cost,
+        end: finished.end,
+        status: finished.status.map(|status| status.as_u16()),
+        grpc_status: finished.grpc_status,
+        forgiven: billed.is_none(),
+    }
+}
+
+/// Returns the compute time and the cost of a request: of one that was not billed, the time that
+/// would have been.
+fn used(request: &RunningRequest, billed: Option<Usage>, now: Now) -> (Duration, Credits) {
+    match billed {
+        Some(usage) => (Duration::from_micros(usage.compute_micros), usage.cost),
+        None => (request.compute_so_far(now.compute), Credits::ZERO),
     }
 }

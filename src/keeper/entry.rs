@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    Account, Period,
+    Account, Credits, Period,
     clock::UnixTime,
     lease::{Lease, RunId},
     ledger::{LeaseId, MAX_LEASE_PARTS, Standing},
@@ -71,6 +71,8 @@ pub(super) struct EntryState {
 /// draws on.
 #[derive(Default)]
 pub(super) struct ThresholdsSeen {
+    /// The limit at which thresholds that can come again were last looked for.
+    pub(super) limit: Option<Credits>,
     pub(super) account: u32,
     pub(super) parts: [u32; MAX_LEASE_PARTS],
 }

@@ -77,10 +77,15 @@ impl ThresholdNotifier {
         now: Duration,
     ) {
         let thresholds = Arc::clone(&self.hook.thresholds);
+        if seen.limit.replace(standing.limit) != Some(standing.limit) {
+            for (bit, _) in thresholds.iter().enumerate().filter(|(_, of)| of.can_come_again()) {
+                seen.account &= !(1 << bit);
+            }
+        }
         for (bit, &threshold) in thresholds.iter().enumerate() {
             // The limit of a month that has ended shrinks with the purchased credits that later
             // months draw.
-            if !(standing.ended && matches!(threshold, Threshold::Limit(_)))
+            if !(standing.ended && matches!(threshold, Threshold::Limit(_) | Threshold::Left(_)))
                 && let Some(of) = threshold.reached(standing)
             {
                 self.note(entry, &mut seen.account, bit, (threshold, None, standing.used, of), now);
@@ -123,7 +128,7 @@ impl ThresholdNotifier {
             && self.queue.front().is_some_and(|claim| claim.not_before <= now)
             && let Some(claim) = self.queue.pop_front()
         {
-            let Some(name) = claim.threshold.name(claim.part.as_ref()) else { continue };
+            let Some(name) = claim.threshold.name(claim.part.as_ref(), claim.of) else { continue };
             let ledger = Arc::clone(ledger);
             self.under_way.push(Box::pin(async move {
                 let claiming = async {

@@ -8,6 +8,7 @@ use std::{
 use tokio::time::timeout;
 
 use super::{
+    ended::record_running,
     handle::{AccountHandle, deliver},
     phase::{Phase, SHUTDOWN_TIMEOUT},
     table::AccountTable,
@@ -153,12 +154,12 @@ impl Keeper {
                 unsettled.push(Unsettled { account, period, amount });
             }
             drop(state);
+            record_running(&self.table, &entry);
             let handle = AccountHandle { table: Arc::clone(&self.table), entry };
             deliver(&handle, Served { settled, ..Served::none() }, None);
         }
         self.close_journal().await;
         let settled = Credits::clamped(self.table.settled.load(Ordering::Acquire));
-        // Those of the requests that were ended above are among them.
         self.table.records.close();
         let lost_records = self.table.records.closed().await;
         Settlement { settled, unsettled, lost_records }

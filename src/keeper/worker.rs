@@ -24,6 +24,7 @@ use tokio::{
 use super::{
     answer::{Effect, apply},
     calls::{Calls, Landed},
+    ended::record_running,
     entry::{AccountEntry, EntryState, ThresholdsSeen},
     handle::{AccountHandle, deliver},
     notifier::{Answered, ThresholdNotifier},
@@ -271,6 +272,9 @@ impl Worker {
         let table = Arc::clone(&self.table);
         let step = self.ending.as_ref().map(|ending| ending.step);
         let is_ending = step.is_some();
+        if is_ending {
+            record_running(&table, entry);
+        }
         let rules = if is_ending {
             let farewell = step == Some(Step::CloseLeases);
             LeaseRules { ahead: None, farewell, ..table.rules }

@@ -242,6 +242,12 @@ impl<W, R: Run> Lease<W, R> {
         self.pool.give_up_pending()
     }
 
+    /// Returns the requests that were billed and that their owners have not ended, and what each was
+    /// billed.
+    pub(crate) fn unclaimed_mut(&mut self) -> impl Iterator<Item = (&mut R, Option<Usage>)> {
+        self.pool.slices_mut().unclaimed_mut()
+    }
+
     /// Frees what a request holds: it needs nothing more.
     pub(crate) fn release(&mut self, id: RunId, now: Duration) {
         self.pool.release(id, now);

@@ -69,6 +69,15 @@ impl<R: Run> Slices<R> {
         self.named_mut(id).map(Running::run_mut)
     }
 
+    /// Returns the requests that were billed and that their owners have not ended, and what each was
+    /// billed.
+    pub(super) fn unclaimed_mut(&mut self) -> impl Iterator<Item = (&mut R, Option<Usage>)> {
+        self.running.iter_mut().filter_map(|(_, running)| {
+            let billed = running.billed()?;
+            Some((running.run_mut(), billed))
+        })
+    }
+
     /// Returns a request that still runs.
     pub(super) fn running_mut(&mut self, id: RunId) -> Option<&mut R> {
         self.named_mut(id).filter(|running| running.is_running()).map(Running::run_mut)

@@ -270,7 +270,8 @@ impl Accounts {
         self.ledger.amend(account, Amendment::Close(period)).await
     }
 
-    /// Erases an account: its months, its purchased credits, its refunds, everything. This cannot
+    /// Erases an account: its months, its purchased credits, its refunds, the costs of its requests,
+    /// and its books of [shadow mode](crate::CreditMeterBuilder::shadow). This cannot
     /// be undone. Usage that running nodes still report of it brings nothing back, and its requests
     /// are denied with 403 for 93 days; after that the name may be used again. Revoke its tokens
     /// first. Returns `false` if it is erased already.
@@ -279,6 +280,9 @@ impl Accounts {
     ///
     /// [`LedgerError`] if there was no answer: send it again.
     pub async fn erase(&self, account: &Account) -> Result<bool, LedgerError> {
+        if account.unshadowed().is_none() {
+            self.ledger.amend(&account.shadow(), Amendment::Erase).await?;
+        }
         self.ledger.amend(account, Amendment::Erase).await
     }
 }

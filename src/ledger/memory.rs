@@ -116,10 +116,13 @@ impl Ledger for MemoryLedger {
 
     fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
         let now = self.now();
-        if matches!(amendment, Amendment::Erase) {
-            self.day_costs().erase(account);
-        }
-        Box::pin(ready(self.change(account, |state| state.amend(amendment, now))))
+        let is_erasure = matches!(amendment, Amendment::Erase);
+        Box::pin(ready(self.change(account, |state| {
+            if is_erasure {
+                self.day_costs().erase(account);
+            }
+            state.amend(amendment, now)
+        })))
     }
 
     fn claim<'a>(
@@ -139,10 +142,10 @@ impl Ledger for MemoryLedger {
         costs: &'a [RequestCost],
         keep_for: Duration,
     ) -> LedgerFuture<'a, ()> {
-        let is_erased =
-            self.accounts().get(account).is_some_and(|state| state.record.erased.is_some());
-        if !is_erased {
-            self.day_costs().keep(account, costs, keep_for, self.now());
+        let (accounts, now) = (self.accounts(), self.now());
+        // Under the lock of accounts, so that an account is not erased meanwhile.
+        if !accounts.get(account).is_some_and(|state| state.record.is_erased(now)) {
+            self.day_costs().keep(account, costs, keep_for, now);
         }
         Box::pin(ready(Ok(())))
     }

@@ -141,7 +141,8 @@ impl CreditMeter {
         let bill_to = self.bill_to(head);
         match self.identifying(head) {
             Identifying::Ready(identity) => {
-                let payer = identity.and_then(|identity| self.payer(identity, bill_to, &origin));
+                let payer =
+                    identity.and_then(|identity| self.payer(identity, bill_to, Some(&origin)));
                 self.decide_for(&plan, payer, target, origin)
             }
             Identifying::Later(identity) => {
@@ -150,7 +151,7 @@ impl CreditMeter {
                 Decision::Later(Box::pin(async move {
                     let identity = meter.in_time(identity).await;
                     let payer =
-                        identity.and_then(|identity| meter.payer(identity, bill_to, &origin));
+                        identity.and_then(|identity| meter.payer(identity, bill_to, Some(&origin)));
                     match meter.decide_for(&plan, payer, target, origin) {
                         Decision::Now(known) => known,
                         Decision::Later(deciding) => deciding.await,

@@ -71,7 +71,7 @@ impl BillPolicy {
                 End::Failed => Ending::Failed,
                 End::Dropped => Ending::Dropped,
                 End::Stalled => Ending::Stalled,
-                End::Complete | End::CutOff => Ending::Other,
+                End::Complete | End::CutOff | End::ShutDown => Ending::Other,
             };
             let code = finished.grpc_status;
             if unbilled.has_ending(ending) || code.is_some_and(|code| unbilled.has_grpc_code(code))

@@ -50,6 +50,10 @@ const MAX_REQUEST_BODIES_TOTAL: usize = 256 << 20;
 /// it.
 const BILL_TO: HeaderName = HeaderName::from_static("x-hf-bill-to");
 
+/// The most lookups of costs at once.
+#[cfg(feature = "axum")]
+const MAX_COST_LOOKUPS: usize = 4;
+
 /// The shortest time for which costs of requests are kept.
 const MIN_KEPT_FOR: Duration = Duration::from_secs(60);
 
@@ -175,8 +179,8 @@ impl CreditMeterBuilder {
     /// The hook runs on the background task: spawn what takes longer than a moment. A hook that
     /// owns the meter keeps it alive.
     ///
-    /// A threshold is not reached a second time if the account's credits grow later in the month,
-    /// for example by a change of tier. If a node dies between the claim of a threshold in the
+    /// A percentage is not reached a second time if the account's credits grow later in the month,
+    /// for example by a change of tier; [`Threshold::Left`] can be. If a node dies between the claim of a threshold in the
     /// ledger and the call, the hook is never called. If a failover of the ledger forgets the
     /// claim, another node may call it again.
     ///
@@ -231,7 +235,7 @@ impl CreditMeterBuilder {
     /// one minute to seven days. [`Accounts::costs`](crate::Accounts::costs) and `POST /billing/requests` read them.
     /// Default: they are not kept.
     ///
-    /// Costs are written in batches, a second after the request's end at the latest: one call of
+    /// Costs are written in batches, as a rule a second after the request was billed: one call of
     /// the ledger for each account of a batch. In Redis a cost takes about 100 bytes.
     ///
     /// ```
@@ -445,9 +449,12 @@ impl CreditMeterBuilder {
     /// if its account is known. Use it to put the meter in front of live traffic.
     ///
     /// The books are kept apart: what an account uses is debited to its shadow (`shadow-user:<id>`),
-    /// which has no grants and limits but its own, and does not count once denials are enforced.
-    /// [`CreditMeter::accounts`], [`CreditMeter::statement`] and the billing page of this meter are
-    /// those of the shadows. No [threshold](Self::thresholds) is notified.
+    /// and does not count once denials are enforced. [`CreditMeter::statement`], the billing page and
+    /// [`CreditMeter::accounts`] of this meter show the shadows. Grants, seats and limits that are
+    /// made through them are the account's and its shadow's; refunds and closed months are the
+    /// shadow's only. A shadow does not know what the account had before.
+    ///
+    /// No [threshold](Self::thresholds) is notified, and there is no journal.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
@@ -771,6 +778,12 @@ impl CreditMeterBuilder {
         if self.keep_costs_for.is_some_and(|time| !(MIN_KEPT_FOR..=MAX_KEPT_FOR).contains(&time)) {
             return Err(ConfigError::new("keep_costs", "set one minute to seven days"));
         }
+        #[cfg(feature = "journal")]
+        if self.settings.shadow && self.journal.is_some() {
+            let remedy = "leave it out in shadow mode: nothing of that is owed, and what a journal \
+                          keeps is settled in the account's own books";
+            return Err(ConfigError::new("journal", remedy));
+        }
         if !(shortest..=ttl / 10).contains(&flush) {
             return Err(ConfigError::new("report_within", "set 1 ms to 60 s"));
         }
@@ -818,7 +831,7 @@ impl CreditMeterBuilder {
         let ledger: Arc<dyn Ledger> =
             if settings.shadow { Arc::new(ShadowLedger(ledger)) } else { ledger };
         if let Some(keep_for) = keep_costs_for {
-            let kept = KeptCosts { ledger: Arc::clone(&ledger), keep_for };
+            let kept = KeptCosts::new(Arc::clone(&ledger), keep_for);
             records.push(RecordDelivery::to(kept));
         }
         let keeper = Keeper::new(
@@ -852,6 +865,8 @@ impl CreditMeterBuilder {
             logged_paths: Mutex::default(),
             shadow_denials: ShadowCounts::default(),
             keeps_costs: keep_costs_for.is_some(),
+            #[cfg(feature = "axum")]
+            cost_lookups: tokio::sync::Semaphore::new(MAX_COST_LOOKUPS),
             instruments,
             format_choice,
             upload_memory: UploadMemory::new(settings.upload_memory, settings.uploads.max_bytes),

@@ -62,6 +62,9 @@ pub(super) struct Inner {
     pub(super) logged_paths: Mutex<HashSet<String>>,
     /// `true` if costs of requests are kept.
     pub(super) keeps_costs: bool,
+    /// Turns of those who ask for costs.
+    #[cfg(feature = "axum")]
+    pub(super) cost_lookups: tokio::sync::Semaphore,
     /// Requests that shadow mode let pass.
     pub(super) shadow_denials: ShadowCounts,
     pub(super) instruments: Instruments,
@@ -86,12 +89,7 @@ impl CreditMeter {
     pub async fn identify(&self, head: RequestHead<'_>) -> Result<Arc<Identity>, IdentifyError> {
         let bill_to = self.bill_to(head).map(|bill_to| bill_to.map(str::to_owned));
         let identity = self.caller(head).await?;
-        let id = self.id_of(head.extensions);
-        self.payer(
-            identity,
-            bill_to,
-            &Origin::new(id, head.uri, head.headers, self.inner.settings.shadow),
-        )
+        self.payer(identity, bill_to, None)
     }
 
     /// Identifies the caller, whatever account is to pay.
@@ -150,6 +148,12 @@ impl CreditMeter {
         self.inner.settings.shadow
     }
 
+    /// Returns the turns of those who ask for costs.
+    #[cfg(feature = "axum")]
+    pub(crate) fn cost_lookups(&self) -> &tokio::sync::Semaphore {
+        &self.inner.cost_lookups
+    }
+
     /// `true` if the costs of requests are kept in the ledger.
     #[cfg(feature = "axum")]
     pub(crate) fn keeps_costs(&self) -> bool {
@@ -168,7 +172,7 @@ impl CreditMeter {
         &self,
         identity: Arc<Identity>,
         bill_to: Result<Option<impl AsRef<str>>, IdentifyError>,
-        origin: &Origin,
+        origin: Option<&Origin>,
     ) -> Result<Arc<Identity>, IdentifyError> {
         // An unknown caller learns nothing about organisations.
         let paid = bill_to.and_then(|bill_to| match bill_to {
@@ -179,8 +183,10 @@ impl CreditMeter {
         });
         match paid {
             Err(error) if self.inner.settings.shadow => {
-                let whose = Whose::Caller(Arc::clone(&identity));
-                self.would_deny(&Denied { rejection: error.into(), whose }, origin);
+                if let Some(origin) = origin {
+                    let whose = Whose::Caller(Arc::clone(&identity));
+                    self.would_deny(&Denied { rejection: error.into(), whose }, origin);
+                }
                 Ok(identity)
             }
             paid => paid,
@@ -240,6 +246,12 @@ impl CreditMeter {
     pub async fn shutdown(&self) -> Settlement {
         self.ensure_worker();
         let settlement = self.inner.keeper.shutdown().await;
+        if settlement.lost_records > 0 {
+            let number = settlement.lost_records;
+            tracing::error!(
+                target: "tower_credits", number, "usage records were not delivered in all"
+            );
+        }
         for unsettled in &settlement.unsettled {
             let Unsettled { account, period, amount } = unsettled;
             tracing::error!(

@@ -356,7 +356,7 @@ where
                 call.clock = Some(clock.attach(&charge));
                 request.extensions_mut().insert(clock);
                 request.extensions_mut().insert(identity);
-                request.extensions_mut().insert(call.id.clone());
+                request.extensions_mut().insert(call.id.for_handler());
             }
             if !has_begun {
                 charge.begin();

@@ -2,7 +2,8 @@
 //!
 //! In shadow mode a meter's ledger is a [`ShadowLedger`], under which each account has a shadow with
 //! a record and months of its own. So nothing that was used in shadow mode counts when denials are
-//! enforced.
+//! enforced. Purchases, seats and limits that come through this meter are the account's and its
+//! shadow's.
 
 use std::{
     collections::HashMap,
@@ -93,7 +94,19 @@ impl Ledger for ShadowLedger {
 
     fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
         let shadow = account.shadow();
-        Box::pin(async move { self.0.amend(&shadow, amendment).await })
+        Box::pin(async move {
+            match amendment {
+                // Corrections of what was used.
+                Amendment::Refund { .. } | Amendment::Close(_) => {
+                    self.0.amend(&shadow, amendment).await
+                }
+                // What an account may use counts in shadow mode, and after it.
+                amendment => {
+                    self.0.amend(&shadow, amendment.clone()).await?;
+                    self.0.amend(account, amendment).await
+                }
+            }
+        })
     }
 
     fn claim<'a>(

@@ -18,6 +18,8 @@ pub enum End {
     /// The client read nothing for the [stall
     /// timeout](crate::CreditMeterBuilder::stall_timeout), and the response was abandoned.
     Stalled,
+    /// The meter was shut down while it ran. It was billed what it had used by then.
+    ShutDown,
 }
 
 impl End {
@@ -29,6 +31,7 @@ impl End {
             Self::Dropped => "dropped",
             Self::CutOff => "cut_off",
             Self::Stalled => "stalled",
+            Self::ShutDown => "shut_down",
         }
     }
 }

@@ -55,6 +55,7 @@ pub(crate) struct RunningRequest {
     /// Nothing stops it, and its `ComputeClock` says so.
     is_shadow: bool,
     finished: Option<FinishedRequest>,
+    is_shut_down: bool,
     /// The service's answer may report compute time, at its head or at its end.
     awaits_report: bool,
     /// The cost that the service added.
@@ -127,6 +128,7 @@ impl RunningRequest {
             is_unstoppable: is_shadow,
             is_shadow,
             finished: None,
+            is_shut_down: false,
             added: Credits::ZERO,
             service_id: None,
             counted: None,
@@ -280,6 +282,16 @@ impl RunningRequest {
         {
             history.add_silence();
         }
+    }
+
+    /// Takes note that the meter was shut down while it ran. `true` the first time.
+    pub(crate) fn shut_down(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_shut_down, true)
+    }
+
+    /// `true` if the meter was shut down while it ran: it has its record.
+    pub(crate) const fn is_shut_down(&self) -> bool {
+        self.is_shut_down
     }
 
     /// Returns its end, once it has ended.

@@ -1,9 +1,20 @@
 //! Records as CloudEvents, over HTTP in batches.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-use reqwest::{Client, StatusCode, Url, header::CONTENT_TYPE};
+use bytes::Bytes;
+use http::{
+    HeaderValue, Request, StatusCode, Uri,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
+use http_body_util::{BodyExt, Collected, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::{
     record::UsageRecord,
@@ -15,6 +26,9 @@ const BATCH: &str = "application/cloudevents-batch+json; charset=UTF-8";
 
 /// The time that one delivery may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The most bytes of an error's body that are read.
+const MAX_ANSWER_BYTES: usize = 64 << 10;
 
 /// The most bytes of an error's body that are logged.
 const MAX_LOGGED_BYTES: usize = 300;
@@ -32,21 +46,21 @@ const MAX_LOGGED_BYTES: usize = 300;
 /// | `data` | [`UsageRecord`] as JSON |
 ///
 /// Receivers tell repetitions by `source` and `id`: give all nodes the same source. Answers 400,
-/// 413, 415 and 422 refuse a batch; with all others it is posted again. A URL with `https` needs the
-/// feature `tls`. A redirect is not followed.
+/// 413, 415 and 422 refuse a batch; with all others it is posted again. A redirect is not followed.
+/// For `https`, the system's certificates count.
 ///
 /// ```
 /// use tower_credits::records::CloudEvents;
 ///
 /// # fn example(token: &str) -> Result<(), tower_credits::BoxError> {
-/// let openmeter = CloudEvents::to("http://openmeter:8888/api/v1/events")?.bearer_token(token);
+/// let openmeter = CloudEvents::to("https://openmeter.cloud/api/v1/events")?.bearer_token(token)?;
 /// # Ok(())
 /// # }
 /// ```
 pub struct CloudEvents {
-    client: Client,
-    url: Url,
-    token: Option<String>,
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    url: Uri,
+    token: Option<HeaderValue>,
     source: String,
     event_type: String,
 }
@@ -68,30 +82,33 @@ impl CloudEvents {
     ///
     /// # Errors
     ///
-    /// An error if the URL cannot be read, if it is of `https` and the feature `tls` is off, or if
-    /// the system's certificates cannot be read.
+    /// An error if the URL cannot be read, or if the system's certificates cannot be found.
     pub fn to(url: &str) -> Result<Self, crate::BoxError> {
-        let url: Url = url.parse().map_err(|error| format!("the URL {url:?}: {error}"))?;
-        match url.scheme() {
-            "http" => {}
-            "https" if cfg!(feature = "tls") => {}
-            "https" => return Err("a URL of https needs the feature `tls`".into()),
-            scheme => return Err(format!("{scheme}: write a URL of http or https").into()),
+        let url: Uri = url.parse().map_err(|error| format!("the URL {url:?}: {error}"))?;
+        let scheme = url.scheme_str().unwrap_or_default();
+        if !matches!(scheme, "http" | "https") || url.host().is_none() {
+            return Err(format!("the URL {url}: write a URL of http or https").into());
         }
-        #[cfg(feature = "tls")]
-        {
-            // The process's own choice counts, if it has made one.
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        let client = Client::builder().timeout(TIMEOUT).redirect(reqwest::redirect::Policy::none());
+        let connector = HttpsConnectorBuilder::new()
+            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())?
+            .https_or_http()
+            .enable_http1()
+            .build();
+        let client = Client::builder(TokioExecutor::new()).build(connector);
         let (source, event_type) = ("tower-credits".to_owned(), "inference".to_owned());
-        Ok(Self { client: client.build()?, url, token: None, source, event_type })
+        Ok(Self { client, url, token: None, source, event_type })
     }
 
     /// Sets the token that is sent in `Authorization: Bearer`. Default: none.
-    #[must_use]
-    pub fn bearer_token(self, token: &str) -> Self {
-        Self { token: Some(token.to_owned()), ..self }
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidHeaderValue`](http::header::InvalidHeaderValue) if it has characters that cannot be
+    /// sent, such as a line end.
+    pub fn bearer_token(self, token: &str) -> Result<Self, http::header::InvalidHeaderValue> {
+        let mut value = HeaderValue::try_from(format!("Bearer {token}"))?;
+        value.set_sensitive(true);
+        Ok(Self { token: Some(value), ..self })
     }
 
     /// Sets the `source` of the events: a URI reference that names this service. Default
@@ -125,26 +142,20 @@ impl CloudEvents {
     }
 
     async fn post(&self, batch: Vec<u8>) -> Result<(), SinkError> {
-        let request = self.client.post(self.url.clone()).header(CONTENT_TYPE, BATCH).body(batch);
-        let request = match &self.token {
-            Some(token) => request.bearer_auth(token),
-            None => request,
-        };
-        let unavailable = |error: reqwest::Error| {
-            let mut reason = error.to_string();
-            let mut source = std::error::Error::source(&error);
-            while let Some(error) = source {
-                reason = format!("{reason}: {error}");
-                source = error.source();
-            }
-            SinkError::Unavailable(reason)
-        };
-        let response = request.send().await.map_err(unavailable)?;
+        let mut request = Request::post(self.url.clone()).header(CONTENT_TYPE, BATCH);
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        let request = request
+            .body(Full::from(batch))
+            .map_err(|error| SinkError::Refused(error.to_string()))?;
+        let response = self.client.request(request).await.map_err(|error| unavailable(&error))?;
         let status = response.status();
         if status.is_success() {
             return Ok(());
         }
-        let body = response.bytes().await.map_err(unavailable)?;
+        let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+        let body = body.map(Collected::to_bytes).unwrap_or_default();
         let said = String::from_utf8_lossy(&body[..body.len().min(MAX_LOGGED_BYTES)]);
         let reason = format!("it answered {status}: {said}");
         Err(match status {
@@ -157,18 +168,32 @@ impl CloudEvents {
     }
 }
 
+/// Returns an error with its sources.
+fn unavailable(error: &dyn Error) -> SinkError {
+    let mut reason = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        reason = format!("{reason}: {error}");
+        source = error.source();
+    }
+    SinkError::Unavailable(reason)
+}
+
 impl RecordSink for CloudEvents {
     fn deliver<'a>(&'a self, records: &'a [Arc<UsageRecord>]) -> SinkFuture<'a> {
         Box::pin(async move {
             let batch =
                 self.batch(records).map_err(|error| SinkError::Refused(error.to_string()))?;
-            self.post(batch).await
+            let posting = timeout(TIMEOUT, self.post(batch)).await;
+            posting.unwrap_or_else(|_| {
+                Err(SinkError::Unavailable(format!("it did not answer within {TIMEOUT:?}")))
+            })
         })
     }
 
     fn name(&self) -> String {
         // Without a user and a password.
-        format!("CloudEvents, {}", self.url.host_str().unwrap_or_default())
+        format!("CloudEvents, {}", self.url.host().unwrap_or_default())
     }
 }
 

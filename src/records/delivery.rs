@@ -30,6 +30,9 @@ use crate::{contained::Panicked, observe};
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// The most records that are refused one after the other without a pause.
+const MAX_REFUSED: u64 = 20;
+
 /// The time for what waits when the meter is shut down.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -77,11 +80,19 @@ struct State {
     /// The most records of the batch that are delivered at once: fewer after a refusal.
     at_once: usize,
     pause: Duration,
+    /// The number of records that were refused one after the other.
+    refused: u64,
 }
 
 impl Delivery {
     pub(super) fn new(to: RecordDelivery, receiver: mpsc::Receiver<Arc<UsageRecord>>) -> Self {
-        let state = State { receiver, batch: Vec::new(), at_once: usize::MAX, pause: FIRST_PAUSE };
+        let state = State {
+            receiver,
+            batch: Vec::new(),
+            at_once: usize::MAX,
+            pause: FIRST_PAUSE,
+            refused: 0,
+        };
         Self {
             name: to.sink.name(),
             to,
@@ -109,6 +120,12 @@ impl Delivery {
         }
     }
 
+    /// Returns how many records were dropped since that was last logged.
+    fn unsaid(&self) -> u64 {
+        let mut line = self.log[0].lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut line.number)
+    }
+
     /// Returns how many such things happened since the last line about them, if it is time for
     /// another one.
     fn may_log(&self, line: usize, number: u64) -> Option<u64> {
@@ -131,20 +148,38 @@ impl Delivery {
         RecordStats { sink: self.name.clone(), delivered, dropped, waiting, retries }
     }
 
-    /// Delivers until it is closed, or nobody can send any more. It ends at once if another task
-    /// delivers.
+    /// Delivers until it is closed, or nobody can send any more. While another task delivers, it
+    /// waits.
     pub(super) async fn run(self: Arc<Self>) {
-        let Ok(mut state) = self.state.try_lock() else { return };
+        // The task before may be about to end with its runtime: this one takes over then.
+        let mut state = self.state.lock().await;
         let mut phase = self.phase.subscribe();
-        while self.step(&mut state, &mut phase).await {}
+        if matches!(*phase.borrow(), Phase::Ended) {
+            return;
+        }
+        loop {
+            match AssertUnwindSafe(self.step(&mut state, &mut phase)).catch_unwind().await {
+                Ok(true) => {}
+                Ok(false) => break,
+                // For instance of the host's recorder of metrics.
+                Err(_) => drop(Panicked::of("the host's code around records")),
+            }
+        }
         // What is left was accepted, and is lost.
         state.receiver.close();
         let mut left = std::mem::take(&mut state.batch).len() as u64;
         while state.receiver.try_recv().is_ok() {
             left += 1;
         }
-        if left > 0 {
-            self.dropped(left, &"the sink did not take them before the meter was shut down");
+        self.counts.dropped.fetch_add(left, Ordering::Relaxed);
+        observe::records(&self.name, "dropped", left);
+        let unsaid = self.unsaid() + left;
+        if unsaid > 0 {
+            tracing::error!(
+                target: "tower_credits", sink = %self.name, number = unsaid,
+                "usage records were dropped; debits are not concerned: they were not delivered \
+                 before the meter was shut down"
+            );
         }
         self.phase.send_replace(Phase::Ended);
     }
@@ -158,15 +193,20 @@ impl Delivery {
         match delivered {
             Ok(()) => {
                 let number = state.batch.drain(..state.next()).len() as u64;
-                (state.at_once, state.pause) = (usize::MAX, FIRST_PAUSE);
+                state.at_once = state.at_once.saturating_mul(2);
+                (state.pause, state.refused) = (FIRST_PAUSE, 0);
                 self.counts.delivered.fetch_add(number, Ordering::Relaxed);
                 observe::records(&self.name, "delivered", number);
             }
             Err(SinkError::Refused(reason)) => match state.next() {
                 0 | 1 => {
                     drop(state.batch.drain(..state.next()));
-                    state.at_once = usize::MAX;
                     self.dropped(1, &format_args!("the sink refused them: {reason}"));
+                    state.refused += 1;
+                    // It may refuse all of them.
+                    if state.refused > MAX_REFUSED {
+                        return self.wait(state, phase).await;
+                    }
                 }
                 // Most of them may be well.
                 several => state.at_once = several / 2,

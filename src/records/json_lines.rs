@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -25,7 +25,8 @@ const BLOCK: u64 = 64 << 10;
 ///
 /// A file that a batch would make larger than [`max_bytes`](Self::max_bytes) is renamed first:
 /// `usage.jsonl` becomes `usage.jsonl.1`, that becomes `usage.jsonl.2`, and so on;
-/// [`max_files`](Self::max_files) of them are kept. Use one file for each process.
+/// [`max_files`](Self::max_files) of them are kept. The file is locked: each process needs one of its
+/// own. If somebody else moves it or cuts it off, the next batch begins a new one.
 ///
 /// A batch is taken once the operating system has it. After a loss of power the last ones may be
 /// missing. Half of a line, left by such a loss or by a full disk, is removed before the next one
@@ -133,17 +134,28 @@ impl RecordSink for JsonLines {
 }
 
 impl Rotating {
-    /// Opens the file at the end of its last whole line.
+    /// Opens the file at the end of its last whole line, unless it is open and as this process left
+    /// it.
     fn open(&mut self) -> io::Result<(&mut File, &mut u64)> {
-        let (file, length) = match self.open.take() {
+        let is_as_left = |(_, length): &(File, u64)| {
+            // Somebody may have moved it or cut it off.
+            fs::metadata(&self.path).is_ok_and(|found| found.len() == *length)
+        };
+        let (file, length) = match self.open.take().filter(is_as_left) {
             Some(open) => open,
             None => {
-                let mut file = OpenOptions::new()
-                    .create(true)
-                    .read(true)
-                    .write(true)
-                    .truncate(false)
-                    .open(&self.path)?;
+                let mut file =
+                    OpenOptions::new().create(true).read(true).append(true).open(&self.path)?;
+                file.try_lock().map_err(|error| match error {
+                    TryLockError::WouldBlock => io::Error::new(
+                        io::ErrorKind::ResourceBusy,
+                        format!(
+                            "another process, or another sink, writes {}: name a file for each",
+                            self.path.display()
+                        ),
+                    ),
+                    TryLockError::Error(error) => error,
+                })?;
                 let length = end_of_lines(&mut file)?;
                 file.set_len(length)?;
                 (file, length)
@@ -160,19 +172,15 @@ impl Rotating {
             self.rotate()?;
         }
         let (file, length) = self.open()?;
-        let written = file.seek(SeekFrom::Start(*length)).and_then(|_| file.write_all(lines));
-        match written {
-            Ok(()) => *length += lines.len() as u64,
-            Err(error) => {
-                // The same lines come again: what was written of them must go. If that fails, too,
-                // the file is opened again, which removes at least a torn line.
-                let (file, length) = self.open()?;
-                if file.set_len(*length).is_err() {
-                    self.open = None;
-                }
-                return Err(error);
+        if let Err(error) = file.write_all(lines) {
+            // The same lines come again: what was written of them must go. If that fails, too, the
+            // file is opened again, which removes at least a torn line.
+            if file.set_len(*length).is_err() {
+                self.open = None;
             }
+            return Err(error);
         }
+        *length += lines.len() as u64;
         Ok(())
     }
 

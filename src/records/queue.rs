@@ -15,6 +15,9 @@ const BATCH_SIZE: usize = 500;
 /// The longest time that a record waits for others, by default.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// The longest time that a record can be made to wait.
+const MAX_LINGER: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// A sink, and how records are delivered to it. A [`RecordSink`] becomes one with the defaults.
 #[derive(Debug)]
 pub struct RecordDelivery {
@@ -44,10 +47,10 @@ impl RecordDelivery {
         Self { batch_size: records.max(1), ..self }
     }
 
-    /// Sets the longest time that a record waits until its batch is full. Default 1 s.
+    /// Sets the longest time that a record waits until its batch is full, at most a day. Default 1 s.
     #[must_use]
     pub fn linger(self, time: Duration) -> Self {
-        Self { linger: time, ..self }
+        Self { linger: time.min(MAX_LINGER), ..self }
     }
 }
 

@@ -35,6 +35,7 @@ struct Receiver {
     /// How often each batch fails: before it is stored, after that, or by a panic.
     faults: Arc<Mutex<Option<fastrand::Rng>>>,
     repeated: Arc<Mutex<usize>>,
+    calls: Arc<Mutex<usize>>,
     is_dead: bool,
     refuses: Option<&'static str>,
 }
@@ -57,6 +58,7 @@ impl Receiver {
 impl RecordSink for Receiver {
     fn deliver<'a>(&'a self, records: &'a [Arc<UsageRecord>]) -> SinkFuture<'a> {
         let fault = self.faults.lock().unwrap().as_mut().map_or(9, |random| random.u8(0..10));
+        *self.calls.lock().unwrap() += 1;
         Box::pin(async move {
             tokio::task::yield_now().await;
             if self.is_dead || fault == 0 {
@@ -335,9 +337,20 @@ async fn the_books_of_shadow_mode_are_kept_apart_and_denials_are_summed_up() {
     let shadow_of_carol = "shadow-user:carol".parse().unwrap();
     let kept = enforced.accounts().statement(&shadow_of_carol, month).await.unwrap();
     assert_eq!(kept.used, nanos(1_200), "the operator can still read them");
-    let (response, _) = ask(&enforced, request("carol", "quick", Empty::new()), None).await;
+    // What is bought in shadow mode is there after it, and an erasure takes the shadow along.
+    let dave = Account::user("dave").unwrap();
+    let order = "order-1".parse().unwrap();
+    assert!(shadow.accounts().grant(&dave, order, nanos(5), None).await.unwrap());
+    for accounts in [shadow.accounts(), enforced.accounts()] {
+        assert_eq!(accounts.statement(&dave, month).await.unwrap().purchased_left, nanos(5));
+    }
+    let carol = Account::user("carol").unwrap();
+    assert!(enforced.accounts().erase(&carol).await.unwrap());
+    let erased = enforced.accounts().statement(&shadow_of_carol, month).await.unwrap();
+    assert!(erased.used.is_zero());
+    let (response, _) = ask(&enforced, request("erin", "quick", Empty::new()), None).await;
     assert_eq!(response.status().as_u16(), 200);
-    settled(&enforced, "carol", "quick", 1).await;
+    settled(&enforced, "erin", "quick", 1).await;
     let told = || notified.load(std::sync::atomic::Ordering::Relaxed);
     eventually(async || (told() == 1).then_some(())).await;
 }
@@ -414,6 +427,86 @@ async fn only_records_that_are_refused_are_dropped() {
     eventually(async || (meter.record_stats()[0].dropped == 3).then_some(())).await;
 }
 
+/// Somebody else's rotation: the file is moved away, or copied and cut off.
+#[tokio::test]
+async fn a_file_that_is_moved_or_cut_off_is_begun_again() {
+    let folder = Folder::new("moved-records");
+    let path = folder.0.join("usage.jsonl");
+    let delivery = RecordDelivery::to(JsonLines::file(&path).unwrap()).linger(Duration::ZERO);
+    let meter = meter(MemoryLedger::new()).records(delivery).build().unwrap();
+    let mut delivered = 0;
+    for rotate in [true, false, true] {
+        for _ in 0..3 {
+            ask(&meter, request("alice", "pro", Empty::new()), None).await;
+        }
+        delivered += 3;
+        eventually(async || (meter.record_stats()[0].delivered == delivered).then_some(())).await;
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.lines().count() == 3 && !text.contains('\0'), "{text:?}");
+        if rotate {
+            std::fs::rename(&path, folder.0.join("old.jsonl")).unwrap();
+        } else {
+            std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(0).unwrap();
+        }
+    }
+}
+
+/// A request that runs when the meter is shut down is billed what it has used, and recorded.
+#[tokio::test]
+async fn what_runs_at_a_shutdown_is_recorded_once() {
+    let sink = Receiver::default();
+    let meter = recorded(&sink).keep_costs(seconds(3600)).build().unwrap();
+    let (feed, body) = Fed::new();
+    let body = Arc::new(Mutex::new(Some(body)));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |_: Request<Empty<Bytes>>| {
+            let body = body.lock().unwrap().take().unwrap();
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        },
+    ));
+    let response = service.oneshot(request("alice", "pro", Empty::new())).await.unwrap();
+    feed.send(Bytes::from_static(b"first")).await.unwrap();
+    let settlement = meter.shutdown().await;
+    assert_eq!(settlement.lost_records, 0, "{settlement:?}");
+    let record = sink.only().await;
+    assert_eq!((record.end, record.status), (End::ShutDown, None));
+    assert_eq!(record.cost, settlement.settled);
+    assert_eq!(cost_of(&meter, "alice", &record.id).await, record.cost);
+    drop((feed, response));
+    assert_eq!(sink.records().len(), 1);
+    assert_eq!(meter.record_stats()[0].dropped, 0, "its owner makes no second one");
+}
+
+/// A sink that refuses everything is not asked without end.
+#[tokio::test]
+async fn a_sink_that_refuses_everything_is_given_pauses() {
+    let sink = Receiver { refuses: Some("bad"), ..Receiver::default() };
+    let calls = Arc::clone(&sink.calls);
+    let delivery = RecordDelivery::to(sink).linger(Duration::from_millis(50)).batch_size(500);
+    let meter = meter(MemoryLedger::new()).records(delivery).build().unwrap();
+    for _ in 0..200 {
+        ask(&meter, request("bad", "pro", Empty::new()), None).await;
+    }
+    eventually(async || (meter.record_stats()[0].dropped >= 20).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    let asked = *calls.lock().unwrap();
+    assert!(asked < 50, "{asked} deliveries");
+}
+
+/// A handler that calls another metered service with what it got makes no second request of one
+/// id.
+#[tokio::test]
+async fn an_id_that_a_meter_made_is_not_taken_for_the_hosts() {
+    let sink = Receiver::default();
+    let meter = recorded(&sink).build().unwrap();
+    let (_, in_handler) = ask(&meter, request("alice", "pro", Empty::new()), None).await;
+    let mut passed_on = request("alice", "pro", Empty::new());
+    passed_on.extensions_mut().insert(in_handler.clone().unwrap());
+    let (_, again) = ask(&meter, passed_on, None).await;
+    assert!(again.is_some() && again != in_handler);
+    eventually(async || (sink.records().len() == 2).then_some(())).await;
+}
+
 /// What waits when the meter is shut down is delivered first.
 #[tokio::test]
 async fn a_shutdown_delivers_what_waits() {
@@ -446,7 +539,11 @@ async fn a_file_of_lines_rotates_and_goes_on_after_half_a_line() {
         let mut torn = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
         torn.write_all(b"{\"id\":\"torn").unwrap();
     }
-    drop(JsonLines::file(&path).unwrap());
+    {
+        let _ours = JsonLines::file(&path).unwrap();
+        let error = JsonLines::file(&path).unwrap_err().to_string();
+        assert!(error.contains("name a file for each"), "{error}");
+    }
     let mut found = Vec::new();
     let mut files = 0;
     for entry in std::fs::read_dir(&folder.0).unwrap() {

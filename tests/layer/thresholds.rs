@@ -282,3 +282,44 @@ fn more_thresholds_than_are_watched_are_refused() {
     assert_eq!(built(32), Ok(()));
     assert_eq!(built(33).unwrap_err().to_string(), "thresholds cannot be used: set at most 32");
 }
+
+/// What is left falls below an amount, a hook grants credits, and it falls below it again: an
+/// automatic top-up, by two nodes, once each time.
+#[tokio::test]
+async fn credits_that_run_low_are_topped_up_each_time() {
+    let ledger = MemoryLedger::new();
+    let accounts = tower_credits::Accounts::new(ledger.clone());
+    let topped_up = Arc::new(AtomicUsize::new(0));
+    let build = || {
+        let (accounts, topped_up) = (accounts.clone(), Arc::clone(&topped_up));
+        meter(ledger.clone())
+            .thresholds([Threshold::Left("0.0006".parse().unwrap())], move |reached| {
+                let (accounts, topped_up) = (accounts.clone(), Arc::clone(&topped_up));
+                tokio::spawn(async move {
+                    let id = format!("top-up {} {}", reached.period, reached.of).parse().unwrap();
+                    let amount = "0.0012".parse().unwrap();
+                    let is_new = accounts.grant(&reached.account, id, amount, None).await.unwrap();
+                    topped_up.fetch_add(usize::from(is_new), Ordering::SeqCst);
+                });
+            })
+            .build()
+            .unwrap()
+    };
+    let meters = [build(), build()];
+    // Ten slices are included. Each request uses one.
+    for at in 0..35 {
+        let service = ServiceBuilder::new().layer(meters[at % 2].clone()).service(service_fn(
+            async |_: Request<Empty<Bytes>>| {
+                let response = Response::builder().extension(ComputeTime(seconds(1)));
+                Ok::<_, Infallible>(response.body(Empty::<Bytes>::new()).unwrap())
+            },
+        ));
+        let response = service.oneshot(request("alice", "ten", Empty::new())).await.unwrap();
+        assert_eq!(response.status().as_u16(), 200, "{at}");
+        let used = settled(&meters[0], "alice", "ten", at as u64 + 1).await.used.as_nano_usd();
+        // Fewer than five slices are left after six, sixteen, twenty-six.
+        let expected = usize::try_from((used / SLICE + 4) / 10).unwrap();
+        eventually(async || (topped_up.load(Ordering::SeqCst) == expected).then_some(())).await;
+    }
+    assert_eq!(topped_up.load(Ordering::SeqCst), 3);
+}

@@ -53,6 +53,32 @@ async fn one_before_the_call_and_none_before_the_response() {
     assert_eq!(statement(&meter, "alice-0", "pro").await.requests(), 1);
 }
 
+/// Costs by id are kept in one call for all requests of an account that come together, and none
+/// before or while a request runs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn costs_of_a_batch_are_one_call() {
+    let server = Arc::new(RedisServer::start());
+    let ledger = RedisLedger::connect(server.url()).await.unwrap();
+    let meter = meter(ledger).report_within(seconds(5)).keep_costs(seconds(3_600)).build().unwrap();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        async |_: Request<Empty<Bytes>>| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())),
+    ));
+    let mut ids = Vec::new();
+    for _ in 0..100 {
+        let response = service.clone().oneshot(request("alice", "pro", Empty::new())).await;
+        let response = response.unwrap();
+        ids.push(response.headers()["inference-id"].to_str().unwrap().parse().unwrap());
+        read(response).await.unwrap();
+    }
+    let kept = || meter.record_stats()[0].delivered;
+    eventually(async || (kept() == 100).then_some(())).await;
+    let account = tower_credits::Account::user("alice").unwrap();
+    assert_eq!(meter.accounts().costs(&account, &ids).await.unwrap().len(), 100);
+    // Only that script says PTTL: once for a key, and five minutes may end meanwhile.
+    assert!(server.calls("pttl") <= 3, "{} calls kept them", server.calls("pttl"));
+    meter.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_takes_a_while_asks_no_more_than_its_refills() {
     let server = RedisServer::start();

@@ -83,6 +83,16 @@ pub(super) fn costs_of(day: u64, account: &Account) -> Range<Vec<u8>> {
     of(b"\0")..of(b"\x01")
 }
 
+/// The keys of the costs of a day and all later ones.
+pub(super) fn costs_from(day: u64) -> Range<Vec<u8>> {
+    format!("c{day:08}").into_bytes()..b"d".to_vec()
+}
+
+/// The day of the key of a cost.
+pub(super) fn day_of_cost(key: &[u8]) -> Option<u64> {
+    std::str::from_utf8(key.get(1..9)?).ok()?.parse().ok()
+}
+
 /// The keys of the costs of all days before one.
 pub(super) fn costs_before(day: u64) -> Range<Vec<u8>> {
     b"c".to_vec()..format!("c{day:08}").into_bytes()

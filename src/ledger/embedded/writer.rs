@@ -13,7 +13,7 @@ use redb::ReadableTable;
 use tokio::sync::oneshot;
 
 use super::{
-    super::{Amendment, Answer, LeaseId, LedgerError, LineKey, Renewal, RequestCost, costs},
+    super::{Amendment, Answer, LeaseId, LedgerError, LineKey, Renewal, RequestCost},
     account::{Excerpt, Rows},
     failure::Failure,
     rows,
@@ -27,8 +27,8 @@ use crate::{
 /// The most calls of a transaction.
 const MAX_BATCH: usize = 1_024;
 
-/// The most rows of old costs that are removed with a call.
-const MAX_REMOVED: usize = 4_096;
+/// The most rows of old costs that are removed in a transaction.
+const MAX_REMOVED: usize = 1_000;
 
 /// A call, and where its answer goes.
 pub(super) enum Call {
@@ -113,8 +113,9 @@ impl Writer {
         let written = begun.and_then(|transaction| {
             {
                 let mut rows = transaction.open_table(ROWS)?;
+                let mut may_remove = MAX_REMOVED;
                 for call in batch {
-                    replies.push(self.run(&mut rows, call)?);
+                    replies.push(self.run(&mut rows, call, &mut may_remove)?);
                 }
             }
             Ok(transaction.commit()?)
@@ -137,7 +138,12 @@ impl Writer {
     }
 
     /// Makes a call. Only a failure of the file is an error.
-    fn run(&self, rows: &mut Rows<'_>, call: Call) -> Result<Reply, Failure> {
+    fn run(
+        &self,
+        rows: &mut Rows<'_>,
+        call: Call,
+        may_remove: &mut usize,
+    ) -> Result<Reply, Failure> {
         let now = self.clock.unix_time();
         let today = Period::containing(now);
         Ok(match call {
@@ -166,7 +172,12 @@ impl Writer {
                 Reply::Bool(answer, Ok(true))
             }
             Call::KeepCosts { account, costs, keep_for, answer } => {
-                let done = keep_costs(rows, &account, &costs, keep_for, now);
+                let done = keep_costs(rows, &account, &costs, now);
+                // Some of those that were kept for long enough, once in a transaction: who waits
+                // for it is not to wait for long.
+                let most = std::mem::take(may_remove);
+                let kept_since = now.saturating_sub(keep_for).days();
+                remove(rows, &rows::costs_before(kept_since), most)?;
                 Reply::Bool(answer, call_result(done)?)
             }
             Call::Claim { account, period, threshold, by, answer } => {
@@ -206,9 +217,7 @@ impl Writer {
             _ => today,
         };
         if matches!(amendment, Amendment::Erase) {
-            for day in costs::days(now) {
-                remove(rows, &rows::costs_of(day, account), usize::MAX)?;
-            }
+            erase_costs(rows, account)?;
         }
         self.change(rows, account, &[period], &[], |state| state.amend(amendment, now))
     }
@@ -232,17 +241,29 @@ impl Writer {
     }
 }
 
-/// Keeps the costs of requests, and removes some of those that were kept for long enough.
+/// Removes the costs of an account, of all days that there are.
+fn erase_costs(rows: &mut Rows<'_>, account: &Account) -> Result<(), Failure> {
+    let mut from = 0;
+    loop {
+        let first =
+            rows.range(&*rows::costs_from(from).start..&*rows::costs_from(from).end)?.next();
+        let Some(day) = first.transpose()?.and_then(|(key, _)| rows::day_of_cost(key.value()))
+        else {
+            return Ok(());
+        };
+        remove(rows, &rows::costs_of(day, account), usize::MAX)?;
+        from = day + 1;
+    }
+}
+
+/// Keeps the costs of requests.
 fn keep_costs(
     rows: &mut Rows<'_>,
     account: &Account,
     costs: &[RequestCost],
-    keep_for: Duration,
     now: UnixTime,
 ) -> Result<bool, Failure> {
-    let kept_since = now.saturating_sub(keep_for).days();
-    remove(rows, &rows::costs_before(kept_since), MAX_REMOVED)?;
-    if rows::record(rows, account)?.record.erased.is_some() {
+    if rows::record(rows, account)?.record.is_erased(now) {
         return Ok(false);
     }
     for RequestCost { id, cost } in costs {

@@ -19,7 +19,8 @@ read_record()
 
 if action == 'erase' then
   if erased then return 0 end
-  redis.call('DEL', unpack(KEYS))
+  -- In the background, as far as the server can.
+  redis.call('UNLINK', unpack(KEYS))
   redis.call('HSET', KEYS[1], ERASED, text(now))
   redis.call('PEXPIREAT', KEYS[1], text(now + ERASED_FOR))
   return 1

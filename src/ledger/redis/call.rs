@@ -3,7 +3,7 @@
 //! `how` is `EVALSHA` and a script's hash, or `EVAL` and the script itself. `renew.lua` and
 //! `amend.lua` describe their arguments in their heads.
 
-use std::{array, fmt, time::Duration};
+use std::{array, collections::BTreeMap, fmt, time::Duration};
 
 use redis::{Cmd, ToRedisArgs};
 
@@ -11,7 +11,7 @@ use super::{
     super::{
         Amendment, Answer, Concurrency, ConcurrencyRequest, LeaseId, LedgerError, LimitStanding,
         LineKey, MonthStanding, Outcome, PartTerms, Permits, Renewal, RequestCost, Span, Standing,
-        costs,
+        costs::Bucket,
     },
     schema::{
         self, ACCOUNT_ERASED, FORGOTTEN, Keys, LATE_LINE, LATE_RENEWAL, LIMIT, NEVER, NOT_BEGUN,
@@ -241,7 +241,7 @@ pub(super) fn amendment(
         Amendment::Erase => {
             let previous = |month: &Period| Some(month.previous());
             let Keys { record, parts: of_account, .. } = keys(today);
-            let costs = costs::days(now).map(|day| Keys::costs_of(&record, day));
+            let costs = Bucket::all(now).map(|bucket| Keys::costs_of(&record, bucket));
             let all: Vec<_> = std::iter::successors(Some(today.next().next()), previous)
                 .take(STORED_MONTHS)
                 .map(keys)
@@ -277,11 +277,21 @@ pub(super) fn costs(
     keep_for: Duration,
     now: UnixTime,
 ) -> Cmd {
+    let mut buckets: BTreeMap<Bucket, Vec<&RequestCost>> = BTreeMap::new();
+    for cost in costs {
+        buckets.entry(Bucket::of(&cost.id, now)).or_default().push(cost);
+    }
     let mut call = redis::cmd(how.0);
-    call.arg(how.1).arg(2).arg(record).arg(Keys::costs_of(record, now.days()));
-    call.arg(costs::kept_until(now, keep_for).as_millis());
-    for RequestCost { id, cost } in costs {
-        call.arg(id.to_string()).arg(cost.as_nano_usd());
+    call.arg(how.1).arg(1 + buckets.len()).arg(record);
+    for bucket in buckets.keys() {
+        call.arg(Keys::costs_of(record, *bucket));
+    }
+    call.arg((now + keep_for).as_millis());
+    for costs in buckets.values() {
+        call.arg(costs.len());
+        for RequestCost { id, cost } in costs {
+            call.arg(id.to_string()).arg(cost.as_nano_usd());
+        }
     }
     call
 }

@@ -1,13 +1,13 @@
 //! [`RedisLedger`]: the calls of a ledger, as calls of scripts.
 
-use std::{fmt, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, num::NonZeroUsize, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
 use super::{
     super::{
         AccountsPage, Amendment, Answer, Audit, Book, Cursor, LeaseId, Ledger, LedgerError,
-        LedgerFuture, Outcome, Record, Renewal, RequestCost, Statement, Terms, costs,
+        LedgerFuture, Outcome, Record, Renewal, RequestCost, Statement, Terms, costs::Bucket,
     },
     call,
     codec::{Hash, Hashes},
@@ -195,36 +195,32 @@ impl RedisLedger {
         let key = &schema::record_key(&inner.prefix, account);
         let mut found = Vec::new();
         for ids in ids.chunks(MAX_COSTS_OF_CALL) {
-            // Most are of today. A day is asked only for those that the newer ones do not have.
-            let mut wanted: Vec<&RequestId> = ids.iter().collect();
-            for ago in 0.. {
-                if wanted.is_empty() {
-                    break;
-                }
-                let asked = &wanted;
-                let read = |mut link: Link| async move {
-                    let Some(day) = costs::days(link.clock().now()).nth(ago) else {
-                        return Ok(None);
-                    };
-                    let mut read = redis::cmd("HMGET");
-                    read.arg(Keys::costs_of(key, day));
-                    for id in asked {
-                        read.arg(id.to_string());
-                    }
-                    read.query_async(&mut link).await.map(Some)
-                };
-                let costs: Option<Vec<Option<i64>>> =
-                    inner.servers.run(key, inner.timeout, read).await?;
-                let Some(costs) = costs else { break };
-                let mut missing = Vec::new();
-                for (id, cost) in wanted.into_iter().zip(costs) {
-                    match cost.map(Credits::from_nano_usd) {
-                        Some(Ok(cost)) => found.push(RequestCost { id: id.clone(), cost }),
-                        _ => missing.push(id),
+            let read = |mut link: Link| async move {
+                let now = link.clock().now();
+                let mut buckets: BTreeMap<Bucket, Vec<&RequestId>> = BTreeMap::new();
+                for id in ids {
+                    for bucket in Bucket::all_of(id, now) {
+                        buckets.entry(bucket).or_default().push(id);
                     }
                 }
-                wanted = missing;
-            }
+                let mut pipe = redis::pipe();
+                for (bucket, ids) in &buckets {
+                    pipe.cmd("HMGET").arg(Keys::costs_of(key, *bucket));
+                    for id in ids {
+                        pipe.arg(id.to_string());
+                    }
+                }
+                let costs: Vec<Vec<Option<i64>>> = pipe.query_async(&mut link).await?;
+                Ok(buckets.into_values().flatten().zip(costs.into_iter().flatten()).collect())
+            };
+            let costs: Vec<(&RequestId, Option<i64>)> =
+                inner.servers.run(key, inner.timeout, read).await?;
+            let known: BTreeMap<_, _> = costs
+                .into_iter()
+                .filter_map(|(id, cost)| Some((id, Credits::from_nano_usd(cost?).ok()?)))
+                .collect();
+            let cost = |(id, cost): (&RequestId, Credits)| RequestCost { id: id.clone(), cost };
+            found.extend(known.into_iter().map(cost));
         }
         Ok(found)
     }

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use crate::{Account, Period, clock::UnixTime};
+use super::super::costs::Bucket;
+use crate::{Account, Period};
 
 /// The time that a book is stored after its month ended: 13 months.
 pub(super) const BOOK_LIFETIME: Duration = Duration::from_secs(396 * 24 * 60 * 60);
@@ -140,10 +141,9 @@ impl Keys {
         }
     }
 
-    /// The costs of requests of an account on a day, by its number since 1970.
-    pub(super) fn costs_of(record: &str, day: u64) -> String {
-        let date = (UnixTime::EPOCH + Duration::from_secs(day * 24 * 60 * 60)).to_string();
-        format!("{record}:costs:{}", date.get(..10).unwrap_or(&date))
+    /// A bucket of the costs of an account's requests.
+    pub(super) fn costs_of(record: &str, bucket: Bucket) -> String {
+        format!("{record}:costs:{bucket}")
     }
 
     /// The book of another period of the account.
