@@ -22,7 +22,9 @@ use tokio::sync::mpsc;
 use tower::{Layer, Service};
 use tower_credits::{
     Account, BearerTokens, CreditMeter, CreditMeterBuilder, HoldAhead, Identity, MemoryLedger,
-    Plan, ledger::Ledger,
+    Plan,
+    ledger::Ledger,
+    records::{RecordDelivery, RecordSink, SinkFuture, UsageRecord},
 };
 
 pub type Asked = Request<Full<Bytes>>;
@@ -78,6 +80,17 @@ pub fn plain(ledger: impl Ledger, tier: &str) -> CreditMeterBuilder {
 
 pub fn ahead(tier: &str) -> CreditMeter {
     plain(MemoryLedger::new(), tier).hold_ahead(HoldAhead::default()).build().unwrap()
+}
+
+/// A sink that takes records and does nothing: what they cost is what they cost on a request's path,
+/// and to free.
+#[derive(Debug)]
+struct NoRecords;
+
+impl RecordSink for NoRecords {
+    fn deliver<'a>(&'a self, _: &'a [std::sync::Arc<UsageRecord>]) -> SinkFuture<'a> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 }
 
 /// The service at the bottom: it answers at once.
@@ -258,6 +271,7 @@ pub const NAMES: &[&str] = &[
     "ahead",
     "ahead, with a request rate",
     "ahead, with a request rate, without its fields",
+    "ahead, with records",
     "ahead, as it is by default",
     "strict, lease warm",
 ];
@@ -305,6 +319,15 @@ pub fn contender(name: &str) -> Contender {
             let meter = plain(MemoryLedger::new(), "limited")
                 .hold_ahead(HoldAhead::default())
                 .rate_limit_headers(false)
+                .build()
+                .unwrap();
+            Contender::new(name, warm(meter).layer(Echo), model)
+        }
+        "ahead, with records" => {
+            let records = RecordDelivery::to(NoRecords).queue_size(1 << 20).batch_size(10_000);
+            let meter = plain(MemoryLedger::new(), "pro")
+                .hold_ahead(HoldAhead::default())
+                .records(records)
                 .build()
                 .unwrap();
             Contender::new(name, warm(meter).layer(Echo), model)

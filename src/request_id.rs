@@ -24,10 +24,10 @@ const MAX_ID_BYTES: usize = 128;
 /// request, in its [`UsageRecord`](crate::records::UsageRecord), and in its response or denial
 /// (`Inference-Id`, and `x-request-id` unless the service sets that).
 ///
-/// A host that has ids of its own gives them in a layer outside of the meter. Two calls of the meter
-/// must not have the same id: those who get records take the second one for a repetition of the
-/// first. So an id that the client has sent is not fit for this, and a layer that retries gives each
-/// try another one.
+/// A host that has ids of its own gives them in a layer outside of the meter. Two calls of the
+/// meter must not have the same id: those who get records take the second one for a repetition of
+/// the first. So an id that the client has sent is not fit for this, and a layer that retries gives
+/// each try another one.
 ///
 /// ```
 /// use tower_credits::RequestId;

@@ -180,9 +180,9 @@ impl CreditMeterBuilder {
     /// owns the meter keeps it alive.
     ///
     /// A percentage is not reached a second time if the account's credits grow later in the month,
-    /// for example by a change of tier; [`Threshold::Left`] can be. If a node dies between the claim of a threshold in the
-    /// ledger and the call, the hook is never called. If a failover of the ledger forgets the
-    /// claim, another node may call it again.
+    /// for example by a change of tier; [`Threshold::Left`] can be. If a node dies between the
+    /// claim of a threshold in the ledger and the call, the hook is never called. If a failover of
+    /// the ledger forgets the claim, another node may call it again.
     ///
     /// ```
     /// use tower_credits::{
@@ -232,8 +232,8 @@ impl CreditMeterBuilder {
     }
 
     /// Keeps the cost of each request in the ledger by its [id](crate::RequestId), for this time:
-    /// one minute to seven days. [`Accounts::costs`](crate::Accounts::costs) and `POST /billing/requests` read them.
-    /// Default: they are not kept.
+    /// one minute to seven days. [`Accounts::costs`](crate::Accounts::costs) and `POST
+    /// /billing/requests` read them. Default: they are not kept.
     ///
     /// Costs are written in batches, as a rule a second after the request was billed: one call of
     /// the ledger for each account of a batch. In Redis a cost takes about 100 bytes.
@@ -448,11 +448,12 @@ impl CreditMeterBuilder {
     /// becomes an event, [`CreditMeter::shadow_denials`] has their sums, and the request is metered
     /// if its account is known. Use it to put the meter in front of live traffic.
     ///
-    /// The books are kept apart: what an account uses is debited to its shadow (`shadow-user:<id>`),
-    /// and does not count once denials are enforced. [`CreditMeter::statement`], the billing page and
-    /// [`CreditMeter::accounts`] of this meter show the shadows. Grants, seats and limits that are
-    /// made through them are the account's and its shadow's; refunds and closed months are the
-    /// shadow's only. A shadow does not know what the account had before.
+    /// The books are kept apart: what an account uses is debited to its shadow
+    /// (`shadow-user:<id>`), and does not count once denials are enforced.
+    /// [`CreditMeter::statement`], the billing page and [`CreditMeter::accounts`] of this meter
+    /// show the shadows. Grants, seats and limits that are made through them are the account's and
+    /// its shadow's; refunds and closed months are the shadow's only. A shadow does not know what
+    /// the account had before.
     ///
     /// No [threshold](Self::thresholds) is notified, and there is no journal.
     ///

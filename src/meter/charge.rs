@@ -222,8 +222,8 @@ impl Charge {
         self.close_at(end, now)
     }
 
-    /// Closes it, at a moment that was just read: bills the request, which emits its event. `None` if
-    /// the ledger is asked first how much of its usage can be paid; the lease bills it then.
+    /// Closes it, at a moment that was just read: bills the request, which emits its event. `None`
+    /// if the ledger is asked first how much of its usage can be paid; the lease bills it then.
     pub(super) fn close_at(&mut self, end: End, now: Now) -> Option<EndedRequest> {
         let slice = self.slice.take()?;
         self.watch.stop();

@@ -1,8 +1,8 @@
 //! Shadow mode: books of their own, and the sums of what would have been denied.
 //!
-//! In shadow mode a meter's ledger is a [`ShadowLedger`], under which each account has a shadow with
-//! a record and months of its own. So nothing that was used in shadow mode counts when denials are
-//! enforced. Purchases, seats and limits that come through this meter are the account's and its
+//! In shadow mode a meter's ledger is a [`ShadowLedger`], under which each account has a shadow
+//! with a record and months of its own. So nothing that was used in shadow mode counts when denials
+//! are enforced. Purchases, seats and limits that come through this meter are the account's and its
 //! shadow's.
 
 use std::{

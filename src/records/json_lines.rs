@@ -25,8 +25,8 @@ const BLOCK: u64 = 64 << 10;
 ///
 /// A file that a batch would make larger than [`max_bytes`](Self::max_bytes) is renamed first:
 /// `usage.jsonl` becomes `usage.jsonl.1`, that becomes `usage.jsonl.2`, and so on;
-/// [`max_files`](Self::max_files) of them are kept. The file is locked: each process needs one of its
-/// own. If somebody else moves it or cuts it off, the next batch begins a new one.
+/// [`max_files`](Self::max_files) of them are kept. The file is locked: each process needs one of
+/// its own. If somebody else moves it or cuts it off, the next batch begins a new one.
 ///
 /// A batch is taken once the operating system has it. After a loss of power the last ones may be
 /// missing. Half of a line, left by such a loss or by a full disk, is removed before the next one

@@ -2,17 +2,20 @@
 //! ledger.
 //!
 //! A [`UsageRecord`] is made when a request has ended and is billed. It goes into the queue of each
-//! [`RecordSink`] that the meter was [given](crate::CreditMeterBuilder::records), and a task of that
-//! queue delivers it, in batches. Requests never wait for this, and debits do not depend on it: the
-//! ledger's totals are right whatever becomes of the records.
+//! [`RecordSink`] that the meter was [given](crate::CreditMeterBuilder::records), and a task of
+//! that queue delivers it, in batches. Requests never wait for this, and debits do not depend on
+//! it: the ledger's totals are right whatever becomes of the records.
 //!
-//! * A batch that the sink cannot take now is delivered again, with the same ids, until it is taken.
+//! * A batch that the sink cannot take now is delivered again, with the same ids, until it is
+//!   taken.
 //!   So a record can reach a receiver more than once. Receivers drop the repetitions by the
 //!   [id](UsageRecord::id).
-//! * A queue has a [maximum](RecordDelivery::queue_size). While it is full, new records are dropped.
-//!   They are counted, logged, and in [`CreditMeter::record_stats`](crate::CreditMeter::record_stats).
+//! * A queue has a [maximum](RecordDelivery::queue_size). While it is full, new records are
+//!   dropped.
+//! They are counted, logged, and in
+//! [`CreditMeter::record_stats`](crate::CreditMeter::record_stats).
 //! * Records that were not delivered are lost with the process if it is killed.
-//!   [`CreditMeter::shutdown`](crate::CreditMeter::shutdown) delivers them, for five seconds at most.
+//! [`CreditMeter::shutdown`](crate::CreditMeter::shutdown) delivers them, for five seconds at most.
 //!
 //! Sinks of this crate: [`JsonLines`], a file or the standard output; and, with the feature
 //! `cloud-events`, [`CloudEvents`], over HTTP to OpenMeter and others.

@@ -47,7 +47,8 @@ impl RecordDelivery {
         Self { batch_size: records.max(1), ..self }
     }
 
-    /// Sets the longest time that a record waits until its batch is full, at most a day. Default 1 s.
+    /// Sets the longest time that a record waits until its batch is full, at most a day. Default 1
+    /// s.
     #[must_use]
     pub fn linger(self, time: Duration) -> Self {
         Self { linger: time.min(MAX_LINGER), ..self }

@@ -201,8 +201,8 @@ async fn ids_of_the_host_and_of_the_service_are_kept() {
     }
 }
 
-/// The event of a stream that its client leaves is emitted elsewhere, and is in the host's trace all
-/// the same.
+/// The event of a stream that its client leaves is emitted elsewhere, and is in the host's trace
+/// all the same.
 #[tokio::test]
 async fn the_event_of_an_aborted_stream_is_inside_of_the_hosts_span() {
     let sink = Receiver::default();
