@@ -84,10 +84,14 @@ impl CloudEvents {
     ///
     /// An error if the URL cannot be read, or if the system's certificates cannot be found.
     pub fn to(url: &str) -> Result<Self, crate::BoxError> {
-        let url: Uri = url.parse().map_err(|error| format!("the URL {url:?}: {error}"))?;
-        let scheme = url.scheme_str().unwrap_or_default();
-        if !matches!(scheme, "http" | "https") || url.host().is_none() {
-            return Err(format!("the URL {url}: write a URL of http or https").into());
+        let wrong = |reason: &dyn fmt::Display| {
+            format!("the URL {url:?} cannot be used ({reason}): write a URL of http or https")
+        };
+        let url: Uri = url.parse().map_err(|error| wrong(&error))?;
+        match (url.scheme_str(), url.host()) {
+            (Some("http" | "https"), Some(_)) => {}
+            (Some("http" | "https"), None) | (None, _) => return Err(wrong(&"no server").into()),
+            (Some(scheme), _) => return Err(wrong(&format_args!("`{scheme}`")).into()),
         }
         let connector = HttpsConnectorBuilder::new()
             .with_provider_and_native_roots(rustls::crypto::ring::default_provider())?

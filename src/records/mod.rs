@@ -7,15 +7,14 @@
 //! it: the ledger's totals are right whatever becomes of the records.
 //!
 //! * A batch that the sink cannot take now is delivered again, with the same ids, until it is
-//!   taken.
-//!   So a record can reach a receiver more than once. Receivers drop the repetitions by the
+//!   taken. So a record can reach a receiver more than once. Receivers drop the repetitions by the
 //!   [id](UsageRecord::id).
-//! * A queue has a [maximum](RecordDelivery::queue_size). While it is full, new records are
-//!   dropped.
-//! They are counted, logged, and in
-//! [`CreditMeter::record_stats`](crate::CreditMeter::record_stats).
-//! * Records that were not delivered are lost with the process if it is killed.
-//! [`CreditMeter::shutdown`](crate::CreditMeter::shutdown) delivers them, for five seconds at most.
+//! * A queue has a [maximum](RecordDelivery::queue_size). While it is full, new records are dropped.
+//!   They are counted, logged, and in [`RecordStats`].
+//! * Records that were not delivered are lost with the process if it is killed. [`shutdown`] delivers
+//!   them, for five seconds at most.
+//!
+//! [`shutdown`]: crate::CreditMeter::shutdown
 //!
 //! Sinks of this crate: [`JsonLines`], a file or the standard output; and, with the feature
 //! `cloud-events`, [`CloudEvents`], over HTTP to OpenMeter and others.

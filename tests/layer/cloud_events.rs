@@ -101,7 +101,7 @@ async fn what_the_receiver_refuses_is_dropped_and_said() {
 fn a_url_that_cannot_be_used_is_an_error_with_a_remedy() {
     for (url, says) in [
         ("openmeter:8888/events", "write a URL of http or https"),
-        ("not a url", "the URL \"not a url\""),
+        ("not a url", "the URL \"not a url\" cannot be used"),
         ("/events", "write a URL of http or https"),
         ("ftp://openmeter/", "write a URL of http or https"),
     ] {
