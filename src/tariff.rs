@@ -32,6 +32,13 @@ impl PriceFactor {
     /// The factor that changes nothing.
     pub const ONE: Self = Self(BILLION as u64);
 
+    /// Returns it in percent, unless it is [`ONE`](Self::ONE).
+    #[cfg(feature = "axum")]
+    pub(crate) fn percent(self) -> Option<String> {
+        // At most a hundred times the largest, which fits.
+        (self != Self::ONE).then(|| Self(self.0.saturating_mul(100)).to_string())
+    }
+
     const MAX: Self = Self(1_000 * BILLION as u64);
 }
 
@@ -84,6 +91,11 @@ impl Tariff {
             .checked_mul(u128::from(self.factor.0))
             .and_then(|product| i64::try_from(product.div_ceil(BILLION * BILLION)).ok());
         cost.map_or(Credits::MAX, Credits::clamped)
+    }
+
+    /// Returns the cost of some time of a request that goes on.
+    pub(crate) fn cost_of_time(&self, compute: Duration) -> Credits {
+        Self { fee: Credits::ZERO, least: Credits::ZERO, ..*self }.cost(compute)
     }
 
     /// Returns the longest compute time of a request that costs no more than `credits`:

@@ -25,6 +25,8 @@ use crate::{
 struct BillJson<'a> {
     account: &'a str,
     tier: &'a str,
+    /// The factor by which the tier's prices are multiplied now, as a decimal.
+    price_factor: String,
     period: String,
     resets_at: String,
     included_nano_usd: i64,
@@ -113,6 +115,7 @@ impl<'a> BillJson<'a> {
         Self {
             account: statement.account.as_str(),
             tier: bill.identity.tier.as_str(),
+            price_factor: bill.tier.price_factor.to_string(),
             period: statement.period.to_string(),
             resets_at: statement.period.resets_at(),
             included_nano_usd: statement.included.as_nano_usd(),

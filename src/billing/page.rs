@@ -28,6 +28,8 @@ const ENCODED_IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').
 struct Page<'a> {
     account: &'a str,
     tier: &'a str,
+    /// The share of prices that the tier pays, in percent, unless it is all.
+    percent_of_prices: Option<String>,
     period: String,
     /// The end of the month: a timestamp, and the same for people.
     resets_at: String,
@@ -128,6 +130,7 @@ impl<'a> Page<'a> {
         Self {
             account: statement.account.as_str(),
             tier: bill.identity.tier.as_str(),
+            percent_of_prices: bill.tier.price_factor.percent(),
             period: period.name(),
             resets_at: period.resets_at(),
             resets: end_of(period),
@@ -192,7 +195,7 @@ fn notice(meter: &CreditMeter, bill: &Bill) -> Option<String> {
     let least = meter
         .plan()
         .current()
-        .lowest_cost(MIN_ADMITTED_TIME, bill.tier.price_factor)
+        .lowest_cost(MIN_ADMITTED_TIME, bill.tier.price_factor, meter.ledger_time())
         .unwrap_or_default();
     if !bill.is_current || meter.is_shadow() || statement.left() >= least.max(Credits::SMALLEST) {
         return None;

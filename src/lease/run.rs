@@ -15,6 +15,11 @@ pub(crate) trait Run {
     fn time_until(&self, cost: Credits, now: Duration) -> Duration;
     /// Tells the request how much it may use in all.
     fn granted(&mut self, slice: Credits, now: Duration);
+    /// Returns what it is refilled to while it runs, of the `hold` that it began with: less if a part
+    /// of that is used up once, at its begin.
+    fn refilled_to(&self, hold: Credits) -> Credits {
+        hold
+    }
     /// Tells the request that it used more than it was granted and that this is settled: what it
     /// may use in all grew to `slice` by this debt.
     fn in_debt(&mut self, _slice: Credits) {}

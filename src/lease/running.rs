@@ -57,12 +57,12 @@ impl<R: Run> Running<R> {
             Duration::ZERO
         };
         Self {
-            run,
             serial,
             state: State::Running,
             slice,
             settled: Usage::default(),
-            hold,
+            hold: run.refilled_to(hold),
+            run,
             refill_from,
             requested: Credits::ZERO,
         }
@@ -253,9 +253,9 @@ impl<R: Run> Running<R> {
     /// It needs more when only half of its hold is left.
     fn is_due(&self, now: Duration) -> bool {
         self.is_pending()
-            || (!self.hold.is_zero()
-                && now >= self.refill_from
-                && self.run.accrued(now) >= self.refill_level())
+            || (now >= self.refill_from
+                && self.run.accrued(now) >= self.refill_level()
+                && (!self.hold.is_zero() || self.run.accrued(now) > self.slice))
     }
 
     /// Returns the cost at which half of its hold is left.
@@ -269,7 +269,9 @@ impl<R: Run> Running<R> {
             return now;
         }
         if self.hold.is_zero() {
-            return Duration::MAX;
+            // It needs more only if it came to cost more, which nobody could foresee.
+            let is_beyond = self.is_running() && self.run.accrued(now) > self.slice;
+            return if is_beyond { now.max(self.refill_from) } else { Duration::MAX };
         }
         let refill_at =
             now.saturating_add(self.run.time_until(self.refill_level(), now)).max(self.refill_from);

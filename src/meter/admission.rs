@@ -21,9 +21,8 @@ use crate::{
     keeper::{
         AccountHandle, Admission, HeldSlice, Ticket, TicketAnswer, admit, admit_without_ledger,
     },
-    lease::SliceRequest,
     limit::RateState,
-    metering::{BillingContext, MIN_ADMITTED_TIME, Origin, RunningRequest},
+    metering::{BillingContext, Origin, RunningRequest},
     observe,
     plan::{
         BodyProblem, Classification, DuringOutage, Midway, ModelInBody, RequestQuota, UpstreamTime,
@@ -88,7 +87,6 @@ pub(super) type Rate = Option<Box<RateState>>;
 struct CreditRequest {
     context: Arc<BillingContext>,
     origin: Origin,
-    want: SliceRequest,
     /// `Some` if it is inserted into the request's extensions.
     identity: Option<Arc<Identity>>,
     /// The month by this node's clock, and the day of it.
@@ -274,9 +272,9 @@ impl CreditMeter {
             model: context.workload.model.clone(),
             hint: context.tier.hint.as_deref().map(Into::into),
         });
-        let (want, caps) = within_caps(&context, &origin);
-        let request = CreditRequest { context, origin, want, identity, today };
-        if let Some(rejection) = denied.or(caps) {
+        let denied = denied.or_else(|| beyond_cap(&context, &origin));
+        let request = CreditRequest { context, origin, identity, today };
+        if let Some(rejection) = denied {
             return Decision::now(self.deny_metered(rejection, request, None));
         }
         // A rate over all nodes is counted by the ledger.
@@ -379,7 +377,7 @@ impl CreditMeter {
 
     /// Admits a request within its tier's allowance for outages, or denies it.
     fn without_ledger(&self, request: CreditRequest, mut rate: Rate) -> Decided {
-        let (tier, want) = (&request.context.tier, request.want);
+        let (tier, want) = (&request.context.tier, request.context.want);
         if tier.during_outage == DuringOutage::Deny && !want.hold.is_zero() {
             return self.deny_metered(Rejection::LedgerUnreachable, request, rate);
         }
@@ -442,13 +440,19 @@ impl CreditMeter {
         handle: AccountHandle,
         now: Now,
     ) -> Result<Admission, Rejection> {
-        admit(handle, &request.context.stated, request.want, self.running(request), now.lease)
-            .map_err(|error| Rejection::of_admission(error, &request.context))
+        admit(
+            handle,
+            &request.context.stated,
+            request.context.want,
+            self.running(request),
+            now.lease,
+        )
+        .map_err(|error| Rejection::of_admission(error, &request.context))
     }
 
     /// Takes a slice that the ledger has not put on hold.
     fn take_unheld_slice(&self, request: &CreditRequest, allowance: Credits) -> Option<HeldSlice> {
-        let (scope, want) = (request.context.scope(), request.want);
+        let (scope, want) = (request.context.scope(), request.context.want);
         let table = self.inner.keeper.table();
         admit_without_ledger(table, &scope, want, self.running(request), allowance)
     }
@@ -474,7 +478,8 @@ impl CreditMeter {
         }
         let CreditRequest { context, origin, identity, .. } = request;
         let policy = BillPolicy::new(self.inner.host_policy.as_ref(), context.unbilled.as_ref());
-        let charge = Charge::new(slice, policy);
+        let shadow = self.inner.settings.shadow.then(|| self.clone());
+        let charge = Charge::new(slice, policy, shadow);
         let upstream_time = context.workload.upstream_time.clone();
         let may_be_cut = context.tier.midway == Midway::Stop
             || context.tier.most_per_request.is_some()
@@ -511,17 +516,16 @@ fn with_feature(head: RequestHead<'_>, plan: &Plan, workload: Arc<Workload>) -> 
     }
 }
 
-/// Returns the slice that a request asks for within the caps that its client set, and the reason to
-/// deny it if there is one.
-fn within_caps(context: &BillingContext, origin: &Origin) -> (SliceRequest, Option<Rejection>) {
-    let want = context.want;
+/// Returns the reason why a request is denied by a cap: its client's, or one of the plan's that does
+/// not pay for its begin.
+fn beyond_cap(context: &BillingContext, origin: &Origin) -> Option<Rejection> {
+    if context.is_cap_too_low {
+        return Some(Rejection::RequestCap);
+    }
     match origin.caps {
-        Ok(None) => (want, None),
-        Ok(Some(caps)) => match caps.bound(want, &context.tariff, MIN_ADMITTED_TIME) {
-            Some(want) => (want, None),
-            None => (want, Some(Rejection::ClientCap)),
-        },
-        Err(field) => (want, Some(Rejection::InvalidCap { field })),
+        Ok(None) => None,
+        Ok(Some(caps)) => (!caps.pay_for_begin(&context.tariff)).then_some(Rejection::ClientCap),
+        Err(field) => Some(Rejection::InvalidCap { field }),
     }
 }
 

@@ -9,14 +9,22 @@ use crate::{
     contained::contained,
     metering::{End, FinishedRequest},
     plan::{Ending, Unbilled},
-    rejection::{grpc_status_of, is_grpc_message},
+    rejection::{grpc_status_of, is_grpc_message, is_grpc_web_message},
 };
+
+/// The code of gRPC for a call that ended without one.
+const UNKNOWN: u8 = 2;
+
+/// The status of a service that failed without a response.
+const INTERNAL_SERVER_ERROR: u16 = 500;
 
 /// The policy for one request, as far as it is not decided yet.
 #[derive(Clone, Debug)]
 pub(crate) struct BillPolicy {
     host: Option<HostPolicy>,
     plan: Option<Arc<Unbilled>>,
+    /// The response is one of gRPC.
+    is_grpc: bool,
 }
 
 /// The host's policy.
@@ -38,7 +46,7 @@ impl BillPolicy {
         plan: Option<&Arc<Unbilled>>,
     ) -> Option<Box<Self>> {
         let is_any = host.is_some() || plan.is_some();
-        is_any.then(|| Box::new(Self { host: host.cloned(), plan: plan.cloned() }))
+        is_any.then(|| Box::new(Self { host: host.cloned(), plan: plan.cloned(), is_grpc: false }))
     }
 
     /// Decides by the head of the response; `None` if its end decides.
@@ -50,8 +58,10 @@ impl BillPolicy {
             return Some(false);
         }
         let is_grpc = is_grpc_message(&head.headers);
+        self.is_grpc = is_grpc;
         if let Some(unbilled) = &self.plan {
-            let code = if is_grpc { grpc_status_of(&head.headers) } else { None };
+            let has_code = is_grpc || is_grpc_web_message(&head.headers);
+            let code = if has_code { grpc_status_of(&head.headers) } else { None };
             if unbilled.has_status(head.status.as_u16())
                 || code.is_some_and(|code| unbilled.has_grpc_code(code))
             {
@@ -64,6 +74,13 @@ impl BillPolicy {
         (self.host.is_none() && self.plan.is_none()).then_some(true)
     }
 
+    /// Decides for a connection that is no longer HTTP: it has no outcome that the plan knows. `None`
+    /// if its end decides.
+    pub(super) fn decide_at_upgrade(&mut self) -> Option<bool> {
+        self.plan = None;
+        self.host.is_none().then_some(true)
+    }
+
     /// Decides for a request that ended, and that was not decided at its head.
     pub(super) fn decide_at_end(&self, finished: &FinishedRequest) -> bool {
         if let Some(unbilled) = &self.plan {
@@ -73,8 +90,14 @@ impl BillPolicy {
                 End::Stalled => Ending::Stalled,
                 End::Complete | End::CutOff | End::ShutDown => Ending::Other,
             };
-            let code = finished.grpc_status;
-            if unbilled.has_ending(ending) || code.is_some_and(|code| unbilled.has_grpc_code(code))
+            // A stream of gRPC that ends without a code is UNKNOWN to its client.
+            let is_unknown = self.is_grpc && finished.end == End::Complete;
+            let code = finished.grpc_status.or(is_unknown.then_some(UNKNOWN));
+            // A service that fails without a response is a server's error.
+            let failed = finished.end == End::Failed && finished.status.is_none();
+            if unbilled.has_ending(ending)
+                || code.is_some_and(|code| unbilled.has_grpc_code(code))
+                || (failed && unbilled.has_status(INTERNAL_SERVER_ERROR))
             {
                 return false;
             }

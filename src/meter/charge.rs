@@ -11,7 +11,8 @@ use std::{
 use http::{StatusCode, response::Parts};
 
 use super::{
-    bill_policy::BillPolicy, cut_off_watch::CutOffWatch, upstream_time::UpstreamTimeReader,
+    bill_policy::BillPolicy, credit_meter::CreditMeter, cut_off_watch::CutOffWatch,
+    upstream_time::UpstreamTimeReader,
 };
 use crate::{
     Credits,
@@ -34,10 +35,16 @@ pub(crate) struct Charge {
     billed: Option<Usage>,
     /// The ledger has said that it has no more.
     is_final: bool,
+    /// The meter, if it is in shadow mode.
+    shadow: Option<CreditMeter>,
 }
 
 impl Charge {
-    pub(super) fn new(slice: HeldSlice, policy: Option<Box<BillPolicy>>) -> Self {
+    pub(super) fn new(
+        slice: HeldSlice,
+        policy: Option<Box<BillPolicy>>,
+        shadow: Option<CreditMeter>,
+    ) -> Self {
         Self {
             slice: Some(slice),
             watch: CutOffWatch::default(),
@@ -46,6 +53,7 @@ impl Charge {
             grpc_status: None,
             billed: None,
             is_final: false,
+            shadow,
         }
     }
 
@@ -99,6 +107,20 @@ impl Charge {
         if let Some(slice) = self.slice.as_ref().filter(|_| !is_billed) {
             slice.release();
         }
+    }
+
+    /// Takes note that the connection is no longer HTTP.
+    pub(super) fn set_upgraded(&mut self) {
+        if let Some(is_billed) = self.policy.as_mut().and_then(|policy| policy.decide_at_upgrade())
+        {
+            self.policy = None;
+            self.with_request(|request| request.decide_at_head(is_billed));
+        }
+    }
+
+    /// `true` if it costs more by now than its client allows.
+    pub(super) fn is_beyond_client_caps(&self) -> bool {
+        self.with(|request, now| request.is_beyond_client_caps(now)).unwrap_or_default()
     }
 
     /// Takes note of a gRPC call's status.
@@ -234,6 +256,9 @@ impl Charge {
             request.finish(finished, is_billed, now.compute);
             used = request.used(now.compute);
         });
+        if let (Some(meter), Some(ended)) = (&self.shadow, &ended) {
+            meter.would_cut_off(ended, now);
+        }
         // Until the ledger has answered, all of it is billed as far as this node knows.
         self.billed = ended.as_ref().map_or(used, |ended| ended.billed);
         ended

@@ -154,6 +154,12 @@ impl CreditMeter {
         &self.inner.cost_lookups
     }
 
+    /// Returns the time by the ledger's clock, as far as its last answer said it.
+    #[cfg(feature = "axum")]
+    pub(crate) fn ledger_time(&self) -> crate::clock::UnixTime {
+        self.inner.keeper.ledger_time()
+    }
+
     /// `true` if the costs of requests are kept in the ledger.
     #[cfg(feature = "axum")]
     pub(crate) fn keeps_costs(&self) -> bool {

@@ -59,6 +59,14 @@ where
     if call.compute_until_head {
         charge.end_compute(charge.now());
     }
+    if call.shadow.is_none() && charge.is_beyond_client_caps() {
+        // The response stays here: what its client does not get, it does not pay beyond its cap.
+        let mut response = charge.cut_off().into_styled_response(call.style).map(MeterBody::text);
+        if call.style.grpc {
+            usage_headers::add_to_trailers(response.headers_mut(), charge.billed());
+        }
+        return add_headers(response, None, &call.id, call.settings);
+    }
     let response = if call.switches_protocols(parts.status) {
         switch(call, Response::from_parts(parts, body), charge)
     } else {
@@ -77,7 +85,8 @@ where
 
 /// Leaves the charge with the handler's clock: only the handler knows when the new protocol has
 /// ended.
-fn switch<R>(call: &mut Call, response: Response<R>, charge: Charge) -> Response<MeterBody<R>> {
+fn switch<R>(call: &mut Call, response: Response<R>, mut charge: Charge) -> Response<MeterBody<R>> {
+    charge.set_upgraded();
     // Without request extensions no handler has a clock.
     let unparked = match call.clock.take() {
         Some(clock) => clock.park(charge),

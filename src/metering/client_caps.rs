@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
 
-use crate::{Credits, lease::SliceRequest, plan::RequestCap, tariff::Tariff};
+use super::context::MIN_ADMITTED_TIME;
+use crate::{Credits, plan::RequestCap, tariff::Tariff};
 
 /// The most that the request may cost, in dollars.
 const MAX_COST: HeaderName = HeaderName::from_static("x-max-cost");
@@ -42,27 +43,11 @@ impl ClientCaps {
         cost.into_iter().chain(self.compute.map(RequestCap::Compute))
     }
 
-    /// Returns the slice that a request with these caps asks for; `None` if they do not pay for the
-    /// least that a request of `min_admitted` costs.
-    pub(crate) fn bound(
-        self,
-        want: SliceRequest,
-        tariff: &Tariff,
-        min_admitted: Duration,
-    ) -> Option<SliceRequest> {
-        let compute = self.compute.unwrap_or(Duration::MAX);
-        let cost = self.cost.unwrap_or(Credits::MAX);
-        if cost < tariff.cost(min_admitted.min(compute)) || compute.is_zero() {
-            return None;
-        }
-        let most = cost.min(tariff.cost(compute)).max(want.min_slice.min(Credits::SMALLEST));
-        let hold = want.hold.min(most);
-        Some(SliceRequest {
-            hold,
-            min_slice: want.min_slice.min(hold),
-            first_refill_after: tariff.first_refill_after(hold),
-            ..want
-        })
+    /// `true` if they pay for the begin of a request: the least time for which one is admitted.
+    pub(crate) fn pay_for_begin(self, tariff: &Tariff) -> bool {
+        let least = tariff.cost(MIN_ADMITTED_TIME).max(Credits::SMALLEST);
+        self.cost.is_none_or(|cost| cost >= least)
+            && self.compute.is_none_or(|compute| compute >= MIN_ADMITTED_TIME)
     }
 }
 

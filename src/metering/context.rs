@@ -64,10 +64,14 @@ pub(crate) struct BillingContext {
     pub(crate) workload: Arc<Workload>,
     /// The prices of its workload in its tier.
     pub(crate) tariff: Tariff,
+    /// What a running request is refilled to.
+    pub(super) refill: Credits,
     pub(crate) period: Period,
     pub(crate) want: SliceRequest,
     /// The most that a request may use, in compute time or in cost.
     pub(super) cap: Option<RequestCap>,
+    /// `true` if the plan's cap does not pay for the begin of a request.
+    pub(crate) is_cap_too_low: bool,
     /// The outcomes that are not billed.
     pub(crate) unbilled: Option<Arc<Unbilled>>,
     /// The clock of compute time, if it is not the leases' clock.
@@ -102,6 +106,7 @@ impl BillingContext {
         // If anything costs something, so does a request, however short it has to be.
         let min_cost = if tariff.is_free() { Credits::ZERO } else { Credits::SMALLEST };
         let cost = |time: Duration| tariff.cost(time).max(min_cost);
+        let refill = tariff.cost_of_time(hold);
         let (hold, least) = (cost(hold), cost(MIN_ADMITTED_TIME.min(hold)));
         let want = SliceRequest {
             hold,
@@ -121,12 +126,14 @@ impl BillingContext {
             stated,
             models: models.map(|(part, _)| part),
             is_model_denied,
+            is_cap_too_low: matches!(cap, Some(RequestCap::Cost(most)) if most < tariff.cost(Duration::ZERO)),
             unbilled: plan.unbilled().cloned(),
             part: identity.part.clone(),
             tier,
             shared_clock: workload.shared.then(|| instruments.shared_clocks.of(&workload.hardware)),
             history: instruments.histories.of(&workload),
             tariff,
+            refill,
             workload,
             period,
             want,

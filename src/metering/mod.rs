@@ -32,6 +32,6 @@ pub(crate) use self::{
     pace::Pace,
     read_ahead::{ReadAheadBudget, ReadAheadLimits},
     report_history::ReportHistories,
-    running::{RemainingTime, RunningRequest},
+    running::{Passed, RemainingTime, RunningRequest},
     shared_clock::SharedClocks,
 };

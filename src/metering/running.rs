@@ -56,6 +56,8 @@ pub(crate) struct RunningRequest {
     is_shadow: bool,
     finished: Option<FinishedRequest>,
     is_shut_down: bool,
+    /// What it used beyond its slice was settled.
+    is_in_debt: bool,
     /// The service's answer may report compute time, at its head or at its end.
     awaits_report: bool,
     /// The cost that the service added.
@@ -74,6 +76,14 @@ impl Drop for Counted {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
     }
+}
+
+/// The limit at which shadow mode let a request go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Passed {
+    RequestCap,
+    ClientCap,
+    Credits,
 }
 
 /// The time for which a request may go on.
@@ -129,6 +139,7 @@ impl RunningRequest {
             is_shadow,
             finished: None,
             is_shut_down: false,
+            is_in_debt: false,
             added: Credits::ZERO,
             service_id: None,
             counted: None,
@@ -324,7 +335,7 @@ impl RunningRequest {
 
     /// Returns the compute time that its slice pays for.
     pub(crate) fn runway_of_slice(&self) -> Duration {
-        self.context.tariff.runway(self.slice.saturating_sub(self.added))
+        self.runway(self.slice)
     }
 
     /// Returns the time for which it may go on: at least this long, and on shared hardware longer
@@ -333,7 +344,12 @@ impl RunningRequest {
     pub(crate) fn remaining(&mut self, now: Now, fresh: Duration, waker: &Waker) -> RemainingTime {
         let so_far = self.compute_so_far(now.compute);
         let capped = self.cap().map(|cap| cap.saturating_sub(so_far));
+        // What the service adds can come at any time.
+        self.watch(waker);
         if self.compute.has_ended() {
+            if self.cost_cap().is_some_and(|cap| self.cost_of(so_far) > cap) {
+                return RemainingTime::None;
+            }
             if !self.stops_at_slice()
                 || self.used(now.compute).is_none_or(|used| used.cost <= self.slice)
             {
@@ -342,7 +358,6 @@ impl RunningRequest {
         } else if capped.is_some_and(|left| left.is_zero()) {
             return RemainingTime::None;
         }
-        self.watch(waker);
         if !self.stops_at_slice() {
             return match capped {
                 Some(_) if self.compute.is_frozen() => RemainingTime::Frozen,
@@ -374,16 +389,23 @@ impl RunningRequest {
         if self.is_unstoppable || self.forgiven {
             return None;
         }
-        let plans = self.context.cap.map(|cap| self.longest(cap));
-        let clients = self.client_caps();
-        clients.map(|cap| self.longest(cap)).chain(plans).min()
+        let clients = self.client_caps().filter(|_| self.is_bounded_by_client());
+        clients.chain(self.context.cap).map(|cap| self.longest(cap)).min()
     }
 
     /// Returns the compute time for which it stays within a cap.
     fn longest(&self, cap: RequestCap) -> Duration {
         match cap {
             RequestCap::Compute(time) => time,
-            RequestCap::Cost(cost) => self.context.tariff.runway(cost.saturating_sub(self.added)),
+            RequestCap::Cost(cost) => self.runway(cost),
+        }
+    }
+
+    /// Returns the compute time that an amount pays for, beside what the service added.
+    fn runway(&self, amount: Credits) -> Duration {
+        match amount >= self.added {
+            true => self.context.tariff.runway(amount.saturating_sub(self.added)),
+            false => Duration::ZERO,
         }
     }
 
@@ -392,12 +414,34 @@ impl RunningRequest {
         if self.is_unstoppable || self.forgiven {
             return None;
         }
-        let caps = self.client_caps().chain(self.context.cap);
-        caps.filter_map(|cap| match cap {
-            RequestCap::Cost(cost) => Some(cost),
-            RequestCap::Compute(_) => None,
-        })
-        .min()
+        let clients = self.client_caps().filter(|_| self.is_bounded_by_client());
+        clients
+            .chain(self.context.cap)
+            .filter_map(|cap| match cap {
+                RequestCap::Cost(cost) => Some(cost),
+                RequestCap::Compute(_) => None,
+            })
+            .min()
+    }
+
+    /// Returns the way in which shadow mode let it go on although it would have been cut off: at a
+    /// cap, or because the ledger refused more.
+    pub(crate) fn passed_in_shadow(&self, now: Duration) -> Option<Passed> {
+        if !self.is_shadow || self.forgiven {
+            return None;
+        }
+        let compute = self.compute_so_far(now);
+        let is_beyond = |cap| compute > self.longest(cap);
+        if self.client_caps().any(is_beyond) {
+            return Some(Passed::ClientCap);
+        }
+        if self.context.cap.is_some_and(is_beyond) {
+            return Some(Passed::RequestCap);
+        }
+        let is_beyond = self.is_in_debt || self.cost_of(compute) > self.slice;
+        let is_refused = self.refill.denial().is_some_and(|denial| denial.answered);
+        (self.context.tier.midway == Midway::Stop && is_refused && is_beyond)
+            .then_some(Passed::Credits)
     }
 
     /// Returns the caps that its client set.
@@ -407,12 +451,29 @@ impl RunningRequest {
 
     /// `true` if the cap that it reached is its client's.
     pub(crate) fn is_capped_by_client(&self) -> bool {
-        let plans = self.context.cap.map(|cap| self.longest(cap));
-        let clients = self.client_caps();
-        clients
-            .map(|cap| self.longest(cap))
-            .min()
-            .is_some_and(|cap| plans.is_none_or(|of| cap < of))
+        let longest = |caps: &mut dyn Iterator<Item = RequestCap>| {
+            // If what was added is beyond both, the lower amount is reached first.
+            let cost = |cap| match cap {
+                RequestCap::Cost(cost) => cost,
+                RequestCap::Compute(_) => Credits::MAX,
+            };
+            caps.map(|cap| (self.longest(cap), cost(cap))).min()
+        };
+        let plans = longest(&mut self.context.cap.into_iter());
+        let clients = longest(&mut self.client_caps());
+        clients.is_some_and(|clients| plans.is_none_or(|plans| clients < plans))
+    }
+
+    /// `true` if it costs more by now than its client allows.
+    pub(crate) fn is_beyond_client_caps(&self, now: Duration) -> bool {
+        let compute = self.compute_so_far(now);
+        !self.is_unstoppable && self.client_caps().any(|cap| compute > self.longest(cap))
+    }
+
+    /// `true` if the caps that its client set bound its bill: as long as it runs, and if it was cut
+    /// off there. What was delivered in spite of them is billed.
+    fn is_bounded_by_client(&self) -> bool {
+        self.finished.is_none_or(|finished| finished.end == End::CutOff)
     }
 
     /// Returns the cost of some compute time, and of what the service added.
@@ -462,15 +523,15 @@ impl Run for RunningRequest {
     fn accrued(&self, now: Duration) -> Credits {
         // A fee is not owed before the service is called.
         if self.forgiven || !self.compute.has_begun() {
-            Credits::ZERO
-        } else {
-            self.cost_of(self.compute_so_far(self.now(now)))
+            return Credits::ZERO;
         }
+        let cost = self.cost_of(self.compute_so_far(self.now(now)));
+        self.cost_cap().map_or(cost, |cap| cost.min(cap))
     }
 
     fn time_until(&self, cost: Credits, now: Duration) -> Duration {
         let so_far = self.compute_so_far(self.now(now));
-        self.context.tariff.runway(cost.saturating_sub(self.added)).saturating_sub(so_far)
+        self.runway(cost).saturating_sub(so_far)
     }
 
     fn granted(&mut self, slice: Credits, _: Duration) {
@@ -481,6 +542,11 @@ impl Run for RunningRequest {
 
     fn in_debt(&mut self, slice: Credits) {
         self.slice = slice;
+        self.is_in_debt = true;
+    }
+
+    fn refilled_to(&self, hold: Credits) -> Credits {
+        hold.min(self.context.refill)
     }
 
     fn denied(&mut self, denial: RefillDenial) {

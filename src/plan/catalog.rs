@@ -44,7 +44,7 @@ impl Workload {
 
     /// Returns the same workload at the rates that are in force at a moment; `None` if those are
     /// its own.
-    pub(crate) fn in_force_at(&self, now: UnixTime) -> Option<&Arc<Self>> {
+    pub fn in_force_at(&self, now: UnixTime) -> Option<&Arc<Self>> {
         self.later.iter().rev().find(|(from, _)| *from <= now).map(|(_, workload)| workload)
     }
 
@@ -190,11 +190,19 @@ impl Catalog {
     /// Returns the least that a request of some compute time costs, if it costs anything, in a tier
     /// with a factor.
     #[cfg(feature = "axum")]
-    pub(super) fn lowest_cost(&self, compute: Duration, factor: PriceFactor) -> Option<Credits> {
+    pub(super) fn lowest_cost(
+        &self,
+        compute: Duration,
+        factor: PriceFactor,
+        now: UnixTime,
+    ) -> Option<Credits> {
         let models =
             self.models.iter().filter_map(|(name, model)| self.workload_of(name, model, name));
         let hardware = self.hardware.keys().filter_map(|on| self.on_hardware(on, on, on));
-        let costs = models.chain(hardware).map(|workload| workload.tariff(factor).cost(compute));
+        let costs = models.chain(hardware).map(|workload| {
+            let workload = workload.in_force_at(now).unwrap_or(&workload);
+            workload.tariff(factor).cost(compute)
+        });
         costs.filter(|cost| !cost.is_zero()).min()
     }
 }

@@ -174,7 +174,7 @@ fn add_hardware(draft: &mut Draft, key: &Spanned<String>, raw: &RawHardware) -> 
     let RawHardware { price_per_second: price, fee_per_request: fee, .. } = raw;
     let of = RawRates { price, fee, least: &raw.least_per_request };
     let mut rates = rates(of, key.span(), &entry)?;
-    let mut last = None;
+    let (mut last, mut before) = (None, rates.clone());
     for (at, dated) in raw.prices.iter().enumerate() {
         let entry = format!("{entry}, prices[{at}]");
         let (span, dated) = (dated.span(), dated.as_ref());
@@ -190,7 +190,12 @@ fn add_hardware(draft: &mut Draft, key: &Spanned<String>, raw: &RawHardware) -> 
         last = Some(from);
         let RawDatedRates { price_per_second: price, fee_per_request: fee, .. } = dated;
         let of = RawRates { price, fee, least: &dated.least_per_request };
-        rates = rates.after(from, self::rates(of, span, &entry)?);
+        let mut new = self::rates(of, span, &entry)?;
+        // What an entry leaves out stays as it was.
+        new.fee = if fee.is_some() { new.fee } else { before.fee };
+        new.least = if dated.least_per_request.is_some() { new.least } else { before.least };
+        before = new.clone();
+        rates = rates.after(from, new);
     }
     draft
         .add_hardware(name(key, "hardware")?, rates, raw.shared)

@@ -192,7 +192,15 @@ impl Draft {
                  a path that is similar to a metered route's is refused"
             );
         }
-        Ok(Plan::new(self.catalog, self.tiers, self.routes, Unbilled::new(self.unbilled)))
+        let unbilled = Unbilled::new(self.unbilled);
+        if unbilled.as_ref().is_some_and(Unbilled::depends_on_clients) {
+            tracing::warn!(
+                target: "tower_credits",
+                "the plan does not bill requests that their clients drop or stall: a client that \
+                 does so before the last byte pays nothing for the others"
+            );
+        }
+        Ok(Plan::new(self.catalog, self.tiers, self.routes, unbilled))
     }
 
     fn target(&self, pattern: &str, route: Route) -> Result<Target, Problem> {

@@ -170,8 +170,9 @@ impl Plan {
         &self,
         compute: std::time::Duration,
         factor: PriceFactor,
+        now: crate::clock::UnixTime,
     ) -> Option<crate::Credits> {
-        self.catalog.lowest_cost(compute, factor)
+        self.catalog.lowest_cost(compute, factor, now)
     }
 
     /// `true` if browsers' preflights to paths that the plan has pass without credentials.

@@ -7,12 +7,12 @@ use std::{ops::RangeInclusive, str::FromStr};
 /// | word | outcome |
 /// |---|---|
 /// | `4xx`, `client_error` | status 400 to 499 |
-/// | `5xx`, `server_error` | status 500 to 599 |
+/// | `5xx`, `server_error` | status 500 to 599, and a service that failed without a response |
 /// | `503`, or another status | that status |
 /// | `timeout` | status 408 or 504 |
 /// | `UNAVAILABLE`, or another code | that code of gRPC |
-/// | `failed` | the service failed without a response, or its body did |
-/// | `dropped` | the client went away before the end |
+/// | `failed` | the service failed without a response, or its body failed |
+/// | `dropped` | the response was dropped before its end: the client went away, a timeout outside of the meter struck, or the handler panicked |
 /// | `stalled` | the client read nothing for too long |
 ///
 /// A status also stands for the codes of gRPC that [google.rpc.Code] maps to it: `5xx` for
@@ -129,6 +129,11 @@ impl Unbilled {
             Ending::Other => return false,
         };
         self.0.iter().any(|outcome| outcome.0 == kind)
+    }
+
+    /// `true` if a client can end its request in such a way.
+    pub(super) fn depends_on_clients(&self) -> bool {
+        self.has_ending(Ending::Dropped) || self.has_ending(Ending::Stalled)
     }
 
     /// `true` if the head of a response does not decide it.

@@ -355,6 +355,45 @@ async fn the_books_of_shadow_mode_are_kept_apart_and_denials_are_summed_up() {
     eventually(async || (told() == 1).then_some(())).await;
 }
 
+/// Shadow mode also says which requests it would have cut off, at a cap or because credits ended.
+#[tokio::test(start_paused = true)]
+async fn shadow_mode_sums_up_what_it_would_have_cut_off() {
+    let meter = meter(MemoryLedger::new()).shadow(true).build().unwrap();
+    for (user, tier, lasts, cap) in [
+        ("within", "ten", 9, None),
+        ("beyond", "ten", 12, None),
+        ("finishes", "ten-finish", 12, None),
+        ("capped", "pro", 3, Some("2")),
+        ("uncapped", "pro", 3, Some("4")),
+    ] {
+        let (feed, body) = Fed::new();
+        let body = Arc::new(Mutex::new(Some(body)));
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+            move |_: Request<Empty<Bytes>>| {
+                let body = body.lock().unwrap().take().unwrap();
+                async move { Ok::<_, Infallible>(Response::new(body)) }
+            },
+        ));
+        let mut asked = request(user, tier, Empty::new());
+        if let Some(cap) = cap {
+            asked.headers_mut().insert("x-max-compute", cap.parse().unwrap());
+        }
+        let response = service.oneshot(asked).await.unwrap();
+        tokio::spawn(async move {
+            for _ in 0..lasts {
+                feed.send(Bytes::from_static(b"x")).await.unwrap();
+                tokio::time::sleep(seconds(1)).await;
+            }
+        });
+        read(response).await.expect("nothing is cut off");
+        settled(&meter, user, tier, 1).await;
+    }
+    let sums = meter.shadow_denials().into_iter();
+    let sums: Vec<_> = sums.map(|sum| (sum.account.unwrap().to_string(), sum.reason)).collect();
+    let expected = [("user:beyond", "CREDITS_USED_UP"), ("user:capped", "CLIENT_CAP")];
+    assert_eq!(sums, expected.map(|(account, reason)| (account.to_owned(), reason)));
+}
+
 /// A sink that fails at random, before or after it has stored a batch, or panics: everything
 /// arrives, and what the receiver has twice has one id. `RECORDS` sets how many.
 #[tokio::test]
