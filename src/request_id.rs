@@ -17,7 +17,7 @@ use crate::clock::UnixTime;
 /// The longest id that a host may give, in bytes.
 const MAX_ID_BYTES: usize = 128;
 
-/// Name of a request: a UUID of version 7, which the layer makes when the request comes, or an id
+/// Id of a request: a UUID of version 7, which the layer makes when the request comes, or an id
 /// that the host has put into the request's extensions before. Cheap to clone.
 ///
 /// Handlers of metered requests find it in the request's extensions. It is in every event of the

@@ -47,8 +47,8 @@ pub enum Threshold {
     /// purchased credits, and pay-as-you-go up to its limit. Accounts without a limit never reach
     /// it.
     ///
-    /// It can be reached again in the same month once that everything has changed, by a purchase
-    /// for example: a hook that grants credits is an automatic top-up. Use an id for the grant that
+    /// It can be reached again in the same month when that total has changed, by a purchase for
+    /// example: a hook that grants credits is an automatic top-up. Use an id for the grant that
     /// is the same if the hook is called twice, such as one made of [`ThresholdReached::period`] and
     /// [`ThresholdReached::of`].
     Left(Credits),

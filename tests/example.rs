@@ -200,9 +200,28 @@ async fn denoises_and_bills(ledger: &str) {
         response.headers().contains_key("inference-id")
             && response.headers().contains_key("ratelimit")
     );
+    let id = response.headers()["inference-id"].to_str().unwrap().to_owned();
     is_denoised(&sample, &response.bytes().await.unwrap());
 
     let logged = example.line_with("metered");
+    assert!(logged.contains(&format!("request_id={id} ")), "{logged}");
+    // What it cost, by its id: as in the log.
+    let limit = std::time::Instant::now() + Duration::from_secs(10);
+    let costs = loop {
+        let asked = client
+            .post(format!("{}/billing/requests", example.url))
+            .bearer_auth("demo-free")
+            .body(serde_json::json!({ "requestIds": [id] }).to_string());
+        let found = asked.send().await.unwrap().bytes().await.unwrap();
+        let found: Value = serde_json::from_slice(&found).unwrap();
+        if let [cost] = &found["requests"].as_array().unwrap()[..] {
+            break cost["costNanoUsd"].as_i64().unwrap();
+        }
+        assert!(std::time::Instant::now() < limit, "{found}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    let cost = format!("cost=${}.{:09}", costs / 1_000_000_000, costs % 1_000_000_000);
+    assert!(logged.contains(cost.trim_end_matches('0')), "{cost}: {logged}");
     for field in [
         "tier=free",
         "model=rnnoise",

@@ -23,7 +23,7 @@ use crate::{
 /// The most accounts whose denials are summed up one by one.
 const MAX_ACCOUNTS: usize = 10_000;
 
-/// Requests that were admitted only because of shadow mode, by account and reason.
+/// Requests that were admitted, or not cut off, only because of shadow mode, by account and reason.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct ShadowDenials {

@@ -107,7 +107,9 @@ impl BillingContext {
         let min_cost = if tariff.is_free() { Credits::ZERO } else { Credits::SMALLEST };
         let cost = |time: Duration| tariff.cost(time).max(min_cost);
         let refill = tariff.cost_of_time(hold);
-        let (hold, least) = (cost(hold), cost(MIN_ADMITTED_TIME.min(hold)));
+        let least_hold = workload.hold;
+        let least = cost(MIN_ADMITTED_TIME.min(hold)).max(least_hold);
+        let hold = cost(hold).max(least_hold);
         let want = SliceRequest {
             hold,
             min_slice: least,

@@ -25,6 +25,8 @@ pub struct Workload {
     pub fee: Credits,
     /// The least that fee and compute time are charged as.
     pub least: Credits,
+    /// The least that a request puts on hold.
+    pub hold: Credits,
     /// `true` if requests that run on that hardware at the same time share its second.
     pub shared: bool,
     /// The place where the service's answer says its compute time.
@@ -223,6 +225,7 @@ impl Hardware {
                 price: rates.price,
                 fee: fees.fee.unwrap_or(rates.fee),
                 least: fees.least.unwrap_or(rates.least),
+                hold: rates.hold,
                 shared: self.shared,
                 upstream_time: upstream_time.cloned(),
                 feature: feature.clone(),

@@ -49,6 +49,7 @@ struct RawHardware {
     price_per_second: Option<Spanned<Value>>,
     fee_per_request: Option<Spanned<Value>>,
     least_per_request: Option<Spanned<Value>>,
+    hold_per_request: Option<Spanned<Value>>,
     #[serde(default)]
     shared: bool,
     #[serde(default)]
@@ -62,6 +63,7 @@ struct RawDatedRates {
     price_per_second: Option<Spanned<Value>>,
     fee_per_request: Option<Spanned<Value>>,
     least_per_request: Option<Spanned<Value>>,
+    hold_per_request: Option<Spanned<Value>>,
 }
 
 #[derive(Deserialize)]
@@ -172,7 +174,7 @@ fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
 fn add_hardware(draft: &mut Draft, key: &Spanned<String>, raw: &RawHardware) -> Result<(), Wrong> {
     let entry = format!("hardware `{}`", key.as_ref());
     let RawHardware { price_per_second: price, fee_per_request: fee, .. } = raw;
-    let of = RawRates { price, fee, least: &raw.least_per_request };
+    let of = RawRates { price, fee, least: &raw.least_per_request, hold: &raw.hold_per_request };
     let mut rates = rates(of, key.span(), &entry)?;
     let (mut last, mut before) = (None, rates.clone());
     for (at, dated) in raw.prices.iter().enumerate() {
@@ -189,11 +191,13 @@ fn add_hardware(draft: &mut Draft, key: &Spanned<String>, raw: &RawHardware) -> 
         }
         last = Some(from);
         let RawDatedRates { price_per_second: price, fee_per_request: fee, .. } = dated;
-        let of = RawRates { price, fee, least: &dated.least_per_request };
+        let of =
+            RawRates { price, fee, least: &dated.least_per_request, hold: &dated.hold_per_request };
         let mut new = self::rates(of, span, &entry)?;
         // What an entry leaves out stays as it was.
         new.fee = if fee.is_some() { new.fee } else { before.fee };
         new.least = if dated.least_per_request.is_some() { new.least } else { before.least };
+        new.hold = if dated.hold_per_request.is_some() { new.hold } else { before.hold };
         before = new.clone();
         rates = rates.after(from, new);
     }
@@ -230,16 +234,18 @@ struct RawRates<'a> {
     price: &'a Option<Spanned<Value>>,
     fee: &'a Option<Spanned<Value>>,
     least: &'a Option<Spanned<Value>>,
+    hold: &'a Option<Spanned<Value>>,
 }
 
 fn rates(raw: RawRates<'_>, span: Range<usize>, entry: &str) -> Result<Rates, Wrong> {
-    let RawRates { price, fee, least } = raw;
+    let RawRates { price, fee, least, hold } = raw;
     let price = optional_amount(price, entry, "price_per_second")?.ok_or_else(|| {
         wrong(span, format!("{entry} has no price: write price_per_second = \"0.00012\""))
     })?;
     Ok(Rates::per_second(price)
         .fee_per_request(optional_amount(fee, entry, "fee_per_request")?.unwrap_or_default())
-        .least_per_request(optional_amount(least, entry, "least_per_request")?.unwrap_or_default()))
+        .least_per_request(optional_amount(least, entry, "least_per_request")?.unwrap_or_default())
+        .hold_per_request(optional_amount(hold, entry, "hold_per_request")?.unwrap_or_default()))
 }
 
 /// Reads a moment with its time zone: a text as RFC 3339 has it, or TOML's own form of that.

@@ -2,7 +2,7 @@
 
 use crate::{Credits, Price, clock::UnixTime};
 
-/// Rates of hardware. A [`Price`] becomes those of compute time alone.
+/// Rates of hardware. A [`Price`] becomes rates without a fee and without a minimum charge.
 ///
 /// A request costs `fee + price x compute time`, and no less than the least charge. The tier's
 /// [price factor](super::Tier::price_factor) multiplies the sum.
@@ -22,6 +22,7 @@ pub struct Rates {
     pub(super) price: Price,
     pub(super) fee: Credits,
     pub(super) least: Credits,
+    pub(super) hold: Credits,
     /// Those that replace all of these from a moment on, the earliest first.
     pub(super) later: Vec<(UnixTime, Self)>,
 }
@@ -30,7 +31,8 @@ impl Rates {
     /// Returns rates of compute time alone: `credits` for each second.
     pub const fn per_second(credits: Credits) -> Self {
         let price = Price::per_second(credits);
-        Self { price, fee: Credits::ZERO, least: Credits::ZERO, later: Vec::new() }
+        let (fee, least, hold) = (Credits::ZERO, Credits::ZERO, Credits::ZERO);
+        Self { price, fee, least, hold, later: Vec::new() }
     }
 
     /// Sets the fee of each request whose service was called. Default: none.
@@ -39,9 +41,19 @@ impl Rates {
         self
     }
 
-    /// Sets the least that fee and compute time of a request are charged as. Default: nothing.
+    /// Sets the minimum charge: a request whose fee and compute time cost less costs this much.
+    /// Default: nothing.
     pub const fn least_per_request(mut self, least: Credits) -> Self {
         self.least = least;
+        self
+    }
+
+    /// Sets the least that a request puts on hold, for services that
+    /// [add](crate::ComputeClock::add) to its cost. Accounts that have less are denied before the
+    /// service is called. Default: nothing, so where time and fees cost nothing, nobody is denied
+    /// before the first amount is added.
+    pub const fn hold_per_request(mut self, credits: Credits) -> Self {
+        self.hold = credits;
         self
     }
 

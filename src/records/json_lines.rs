@@ -65,7 +65,7 @@ impl JsonLines {
     ///
     /// # Errors
     ///
-    /// [`io::Error`] if the file cannot be opened for writing.
+    /// [`io::Error`] if the file cannot be opened for writing, or if another process has it.
     pub fn file(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref().to_owned();
         let name = format!("file {}", path.display());

@@ -1,7 +1,7 @@
 //! Usage records: for each request that ended, what it used and cost, for systems outside of the
 //! ledger.
 //!
-//! A [`UsageRecord`] is made when a request has ended and is billed. It goes into the queue of each
+//! A [`UsageRecord`] is made when a request has ended, billed or not. It goes into the queue of each
 //! [`RecordSink`] that the meter was [given](crate::CreditMeterBuilder::records), and a task of
 //! that queue delivers it, in batches. Requests never wait for this, and debits do not depend on
 //! it: the ledger's totals are right whatever becomes of the records.

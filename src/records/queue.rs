@@ -69,7 +69,8 @@ pub struct RecordStats {
     pub sink: String,
     /// Records that the sink has taken.
     pub delivered: u64,
-    /// Records that were dropped: the queue was full, or the sink refused them.
+    /// Records that were dropped: the queue was full, the sink refused them, or the meter was shut
+    /// down.
     pub dropped: u64,
     /// Records that wait, or are being delivered.
     pub waiting: u64,

@@ -20,14 +20,14 @@ use crate::{
 /// | `part` | string; `null` if the account was used as a whole |
 /// | `beganAt` | string, as RFC 3339 has it: `2026-11-29T08:04:18.250Z` |
 /// | `computeMicros`, `costNanoUsd` | number |
-/// | `end` | string: `complete`, `failed`, `dropped`, `cut_off` or `stalled` |
+/// | `end` | string: `complete`, `failed`, `dropped`, `cut_off`, `stalled` or `shut_down` |
 /// | `status`, `grpcStatus` | number; `null` if there was none |
 /// | `forgiven` | `true` or `false` |
 /// | `serviceId` | string; left out if the service set no `Inference-Id` |
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct UsageRecord {
-    /// Name of the request. No other request has it.
+    /// Id of the request. No other request has it.
     pub id: RequestId,
     /// `Inference-Id` that the service set on its response, which is the one that the client saw.
     /// Two requests may have the same.
@@ -58,7 +58,7 @@ pub struct UsageRecord {
     pub status: Option<u16>,
     /// Status of a gRPC call.
     pub grpc_status: Option<u8>,
-    /// `true` if the host's policy did not bill it.
+    /// `true` if the plan or the host's code did not bill it.
     pub forgiven: bool,
 }
 

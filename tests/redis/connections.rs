@@ -6,7 +6,7 @@ use std::{io::Write, time::Duration};
 use redis::aio::ConnectionManager;
 use tower_credits::{
     RedisLedger, RedisServer, RedisTokens,
-    ledger::{Amendment, Ledger, LedgerError, Terms},
+    ledger::{Amendment, Ledger, LedgerError, RequestCost, Terms},
 };
 
 use crate::support::{redis_server::RedisServer as Server, *};
@@ -142,6 +142,11 @@ async fn a_user_of_an_acl_needs_no_more_than_the_keys_of_the_prefix() {
     let token = tokens.issue(&alice, "", expires).await.unwrap();
     assert_eq!(tokens.set_tier(&alice.account, &"pro".parse().unwrap()).await.unwrap(), 1);
     assert!(tokens.revoke(&alice.account, &token.id).await.unwrap());
+    let bob = tower_credits::Account::user("bob").unwrap();
+    let cost = RequestCost { id: "order-17".parse().unwrap(), cost: nanos(1) };
+    ledger.keep_costs(&bob, &[cost], seconds(3600)).await.unwrap();
+    assert_eq!(ledger.costs(&bob, &["order-17".parse().unwrap()]).await.unwrap().len(), 1);
+    assert!(tower_credits::Accounts::new(ledger.clone()).erase(&bob).await.unwrap());
     let meter = meter(ledger).build().unwrap();
     let served = crate::outages::under_load(&meter, async |_| ()).await;
     assert!(served > 0, "a restricted user can do all that metering needs");
