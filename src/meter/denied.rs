@@ -2,14 +2,7 @@
 
 use std::sync::Arc;
 
-use super::credit_meter::CreditMeter;
-use crate::{
-    Identity, Rejection, RequestId,
-    clock::Now,
-    keeper::EndedRequest,
-    metering::{BillingContext, Origin, Passed},
-    observe::{self, DeniedRequest},
-};
+use crate::{Identity, Rejection, RequestId, metering::BillingContext, observe::DeniedRequest};
 
 /// A denied request.
 pub(super) struct Denied {
@@ -62,29 +55,5 @@ impl Denied {
                 DeniedRequest { account, part, subject, tier, model, ..event }
             }
         }
-    }
-}
-
-impl CreditMeter {
-    /// Reports a request that is admitted only because of shadow mode.
-    pub(super) fn would_deny(&self, denied: &Denied, origin: &Origin) {
-        let event = denied.event(&origin.id, origin.path().unwrap_or_default());
-        origin.span.in_scope(|| observe::would_deny(&event));
-        self.inner.shadow_denials.count(event.account, event.reason);
-    }
-
-    /// Reports a request that ended, and that only shadow mode did not cut off.
-    pub(super) fn would_cut_off(&self, ended: &EndedRequest, now: Now) {
-        let EndedRequest { request, standing, unreported, .. } = ended;
-        let rejection = match request.passed_in_shadow(now.compute) {
-            None => return,
-            Some(Passed::RequestCap) => Rejection::RequestCap,
-            Some(Passed::ClientCap) => Rejection::ClientCap,
-            Some(Passed::Credits) => {
-                Rejection::of(&standing.with_unreported(*unreported), &request.context)
-            }
-        };
-        let whose = Whose::Request(Arc::clone(&request.context));
-        self.would_deny(&Denied { rejection, whose }, &request.origin);
     }
 }

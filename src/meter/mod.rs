@@ -64,6 +64,7 @@ mod upload;
 mod upload_budget;
 mod upstream_time;
 mod usage_headers;
+mod would_deny;
 
 pub use self::{
     body::MeterBody,

@@ -20,8 +20,8 @@ use tokio::{
 };
 
 use super::{
-    queue::{RecordDelivery, RecordStats},
     record::UsageRecord,
+    settings::{RecordDelivery, RecordStats},
     sink::SinkError,
 };
 use crate::{contained::Panicked, observe};

@@ -38,14 +38,15 @@ mod json_lines;
 mod kept_costs;
 mod queue;
 mod record;
+mod settings;
 mod sink;
 
 #[cfg(feature = "cloud-events")]
 pub use self::cloud_events::CloudEvents;
 pub use self::{
     json_lines::JsonLines,
-    queue::{RecordDelivery, RecordStats},
     record::UsageRecord,
+    settings::{RecordDelivery, RecordStats},
     sink::{RecordSink, SinkError, SinkFuture},
 };
 pub(crate) use self::{kept_costs::KeptCosts, queue::Records};
