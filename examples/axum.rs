@@ -4,10 +4,12 @@
 //!   noise removed by the RNNoise network.
 //! * `GET /` is a widget that denoises your own voice.
 //! * `GET /billing` and `GET /billing.json` show the bill.
+//! * `GET /metrics`, with the feature `metrics`, is for Prometheus.
 //!
 //! Settings are environment variables: `ADDR`, `PLAN`, `TOKENS`, and for balances `REDIS_URL`, or
 //! without it `LEDGER`: a file (`credits.redb`), or `memory`. With the feature `journal`, `JOURNAL`
-//! names the file in which spending waits that the ledger has not acknowledged.
+//! names the file in which spending waits that the ledger has not acknowledged. `RECORDS` names a file
+//! for usage records.
 
 mod denoise;
 mod process;
@@ -34,6 +36,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let plan = PlanFile::watch(setting("PLAN", "examples/plan.toml"))?;
     let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?
         .or_cookie("tower-credits-token".parse()?);
+    #[cfg(feature = "metrics")]
+    let recorder = process::recorder()?;
     let builder = CreditMeter::builder(plan, process::ledger().await?, tokens);
     let meter = process::accounted(process::journaled(builder)?)?.build()?;
 
@@ -45,6 +49,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(meter.clone());
     // The last router answers unknown paths.
     let app = billing::router(&meter).merge(widget::router()).merge(metered);
+    // Not metered, and for everybody who reaches this port.
+    #[cfg(feature = "metrics")]
+    let app = {
+        let meter = meter.clone();
+        let render = move || {
+            meter.update_gauges();
+            std::future::ready(recorder.render())
+        };
+        app.route("/metrics", get(render))
+    };
     let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:3000")).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
     // Small chunks of a stream must not wait until the client has acknowledged earlier ones.

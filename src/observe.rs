@@ -27,6 +27,15 @@ mod meters {
     pub(super) const WOULD_DENY: &str = "tower_credits_would_deny_total";
     pub(super) const RECORDS: &str = "tower_credits_records_total";
     pub(super) const FORGIVEN: &str = "tower_credits_forgiven_total";
+    pub(super) const RECORDS_WAITING: &str = "tower_credits_records_waiting";
+    pub(super) const ADMISSIONS: &str = "tower_credits_admissions_total";
+    pub(super) const ADMISSION_WAIT: &str = "tower_credits_admission_wait_seconds";
+    pub(super) const IDENTIFY: &str = "tower_credits_identify_seconds";
+    pub(super) const LEASES: &str = "tower_credits_leases";
+    pub(super) const RUNNING: &str = "tower_credits_running_requests";
+    pub(super) const WAITING: &str = "tower_credits_waiting_requests";
+    pub(super) const HELD: &str = "tower_credits_held_nano_usd";
+    pub(super) const UNREPORTED: &str = "tower_credits_unreported_nano_usd";
     pub(super) const RELOADS: &str = "tower_credits_reloads_total";
     pub(super) const LEDGER_AWAY: &str = "tower_credits_ledger_away";
     pub(super) const RENEWAL: &str = "tower_credits_renewal_seconds";
@@ -67,6 +76,36 @@ mod meters {
             FORGIVEN,
             Unit::Count,
             "Requests that ended and were not billed. Labels: tier, hardware, end."
+        );
+        describe_gauge!(RECORDS_WAITING, Unit::Count, "Usage records that wait. Label: sink.");
+        describe_counter!(
+            ADMISSIONS,
+            Unit::Count,
+            "Metered requests that were admitted. Label: way (local: on what the lease has; ledger: \
+             after a call of the ledger; allowance: without the ledger, which is away)."
+        );
+        describe_histogram!(
+            ADMISSION_WAIT,
+            Unit::Seconds,
+            "Time for which admitted requests waited for the ledger."
+        );
+        describe_histogram!(
+            IDENTIFY,
+            Unit::Seconds,
+            "Duration of identifying a caller, if that is not known at once."
+        );
+        describe_gauge!(LEASES, Unit::Count, "Leases of this node.");
+        describe_gauge!(RUNNING, Unit::Count, "Metered requests that run on this node.");
+        describe_gauge!(WAITING, Unit::Count, "Requests that wait for the ledger on this node.");
+        describe_gauge!(
+            HELD,
+            Unit::Count,
+            "On hold for this node's requests, in nano-US-dollars, what is spent not included."
+        );
+        describe_gauge!(
+            UNREPORTED,
+            Unit::Count,
+            "Used on this node and not acknowledged by the ledger yet, in nano-US-dollars."
         );
         describe_counter!(
             RELOADS,
@@ -223,6 +262,55 @@ pub(crate) fn records(sink: &str, outcome: &'static str, number: u64) {
     meters::counter!(meters::RECORDS, "sink" => sink.to_owned(), "outcome" => outcome)
         .increment(number);
     let _ = (sink, outcome, number);
+}
+
+/// The sums over all accounts of a node.
+#[cfg(feature = "metrics")]
+#[derive(Default)]
+pub(crate) struct Load {
+    pub(crate) leases: usize,
+    pub(crate) running: usize,
+    pub(crate) waiting: usize,
+    pub(crate) held: Credits,
+    pub(crate) unreported: Credits,
+}
+
+/// Sets the gauges of a node.
+#[cfg(feature = "metrics")]
+pub(crate) fn load(load: &Load, waiting_records: impl Iterator<Item = (String, u64)>) {
+    #[expect(clippy::cast_precision_loss, reason = "gauges are doubles")]
+    let number = |number: usize| number as f64;
+    // At most 2^53 - 1.
+    #[expect(clippy::cast_precision_loss, reason = "gauges are doubles")]
+    let nanos = |credits: Credits| credits.as_nano_usd() as f64;
+    meters::gauge!(meters::LEASES).set(number(load.leases));
+    meters::gauge!(meters::RUNNING).set(number(load.running));
+    meters::gauge!(meters::WAITING).set(number(load.waiting));
+    meters::gauge!(meters::HELD).set(nanos(load.held));
+    meters::gauge!(meters::UNREPORTED).set(nanos(load.unreported));
+    for (sink, waiting) in waiting_records {
+        #[expect(clippy::cast_precision_loss, reason = "gauges are doubles")]
+        meters::gauge!(meters::RECORDS_WAITING, "sink" => sink).set(waiting as f64);
+    }
+}
+
+/// Counts a request that was admitted. `waited` is how long it waited for the ledger.
+pub(crate) fn admitted(way: &'static str, waited: Option<Duration>) {
+    #[cfg(feature = "metrics")]
+    {
+        meters::counter!(meters::ADMISSIONS, "way" => way).increment(1);
+        if let Some(waited) = waited {
+            meters::histogram!(meters::ADMISSION_WAIT).record(waited.as_secs_f64());
+        }
+    }
+    let _ = (way, waited);
+}
+
+/// Reports how long it took to identify a caller.
+pub(crate) fn identified(took: Duration) {
+    #[cfg(feature = "metrics")]
+    meters::histogram!(meters::IDENTIFY).record(took.as_secs_f64());
+    let _ = took;
 }
 
 /// A meter was built: what it runs on.

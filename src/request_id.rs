@@ -6,7 +6,6 @@ use std::{
     hash::{Hash, Hasher},
     str::FromStr,
     sync::Arc,
-    time::Duration,
 };
 
 use http::{Extensions, HeaderValue};
@@ -68,11 +67,12 @@ impl RequestId {
     }
 
     /// Returns the moment at which it was made, if it says that: a UUID of version 7 does.
+    #[cfg(any(feature = "redis", test))]
     pub(crate) fn made_at(&self) -> Option<UnixTime> {
         let Text::Made(uuid) = &self.text else { return None };
         let (seconds, nanos) = uuid.get_timestamp()?.to_unix();
         let is_v7 = uuid.get_version_num() == 7;
-        let millis = Duration::from_nanos(nanos.into());
+        let millis = std::time::Duration::from_nanos(nanos.into());
         is_v7.then(|| UnixTime::from_secs(seconds) + millis)
     }
 

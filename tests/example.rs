@@ -222,6 +222,17 @@ async fn denoises_and_bills(ledger: &str) {
     };
     let cost = format!("cost=${}.{:09}", costs / 1_000_000_000, costs % 1_000_000_000);
     assert!(logged.contains(cost.trim_end_matches('0')), "{cost}: {logged}");
+    if cfg!(feature = "metrics") {
+        let metrics = client.get(format!("{}/metrics", example.url)).send().await.unwrap();
+        let metrics = String::from_utf8(metrics.bytes().await.unwrap().to_vec()).unwrap();
+        for line in [
+            "tower_credits_requests_total{tier=\"free\",hardware=\"gpu-small\",end=\"complete\"} 1",
+            "tower_credits_leases 1",
+            "tower_credits_renewal_seconds_bucket{outcome=\"renewed\",le=\"60\"}",
+        ] {
+            assert!(metrics.contains(line), "{line}: {metrics}");
+        }
+    }
     for field in [
         "tier=free",
         "model=rnnoise",

@@ -121,6 +121,9 @@ async fn requests_compute_cost_overshoot_and_denials_are_counted() {
         recorded.0.render()
     );
     assert!(value("renewal_seconds_count{outcome=\"renewed\"}") > 0.0);
+    // The first request of the account asked the ledger, and others found what it had left.
+    assert!(value("admissions_total{way=\"ledger\"}") > 0.0, "{}", recorded.0.render());
+    assert!(value("admission_wait_seconds_count") > 0.0);
     let text = recorded.0.render();
     assert!(
         text.contains("# HELP tower_credits_cost_nano_usd_total Billed cost in nano-US-dollars"),
@@ -158,4 +161,29 @@ async fn an_outage_shows_in_a_gauge() {
     ledger.off(false);
     eventually(async || (ask().await == 200 && recorded.value(away) == 0.0).then_some(())).await;
     assert!(recorded.value("tower_credits_renewal_seconds_count{outcome=\"unreachable\"}") > 0.0);
+}
+
+/// The load of a node, at the moment at which it is asked for.
+#[tokio::test]
+async fn the_load_of_a_node_shows_in_gauges() {
+    let recorded = Recorded::all();
+    let meter = meter(MemoryLedger::new()).build().unwrap();
+    let (feed, body) = bodies::Fed::new();
+    let body = std::sync::Arc::new(std::sync::Mutex::new(Some(body)));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |_: Request<Empty<Bytes>>| {
+            let body = body.lock().unwrap().take().unwrap();
+            async move { Ok::<_, Infallible>(Response::new(body)) }
+        },
+    ));
+    let response = service.oneshot(request("load", "pro", Empty::new())).await.unwrap();
+    feed.send(Bytes::from_static(b"first")).await.unwrap();
+    let value = |name: &str| recorded.value(&format!("tower_credits_{name}"));
+    meter.update_gauges();
+    assert_eq!((value("leases"), value("running_requests")), (1.0, 1.0));
+    assert!(value("held_nano_usd") > 0.0, "{}", recorded.0.render());
+    drop((feed, response));
+    settled(&meter, "load", "pro", 1).await;
+    meter.update_gauges();
+    assert_eq!((value("running_requests"), value("unreported_nano_usd")), (0.0, 0.0));
 }

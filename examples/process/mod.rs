@@ -60,6 +60,20 @@ pub(crate) fn accounted(builder: CreditMeterBuilder) -> std::io::Result<CreditMe
     })
 }
 
+/// Installs a recorder of metrics. It has to be there before the meter is built. Without buckets,
+/// the exporter would make summaries of histograms, which cannot be added up over nodes.
+#[cfg(feature = "metrics")]
+#[allow(dead_code, reason = "one of the examples does")]
+pub(crate) fn recorder()
+-> Result<metrics_exporter_prometheus::PrometheusHandle, metrics_exporter_prometheus::BuildError> {
+    use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
+    // From a call of a ledger nearby to a stream of some minutes.
+    let seconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 60.0];
+    PrometheusBuilder::new()
+        .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)?
+        .install_recorder()
+}
+
 pub(crate) fn log() {
     tracing_subscriber::fmt()
         .with_max_level(LevelFilter::INFO)

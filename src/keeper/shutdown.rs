@@ -14,6 +14,8 @@ use super::{
     table::AccountTable,
     worker::Worker,
 };
+#[cfg(feature = "metrics")]
+use crate::observe;
 use crate::{
     Account, Credits, Period,
     clock::{Time, UnixTime},
@@ -120,6 +122,24 @@ impl Keeper {
     /// Returns what became of usage records.
     pub(crate) fn record_stats(&self) -> Vec<RecordStats> {
         self.table.records.stats()
+    }
+
+    /// Returns the sums over all accounts of this node.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn load(&self) -> observe::Load {
+        let mut load = observe::Load::default();
+        for entry in self.table.entries() {
+            let state = entry.lock();
+            for lease in state.leases() {
+                let (running, waiting, held) = lease.load();
+                load.leases += 1;
+                load.running += running;
+                load.waiting += waiting;
+                load.held = load.held.saturating_add(held);
+                load.unreported = load.unreported.saturating_add(lease.unreported());
+            }
+        }
+        load
     }
 
     /// Waits until the journal has what is left.

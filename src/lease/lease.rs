@@ -107,6 +107,15 @@ impl<W, R: Run> Lease<W, R> {
         self.pool.slices().running() + self.pool.queue().len()
     }
 
+    /// Returns how many requests run, how many wait, and the credits that the ledger has on hold for
+    /// them and for others to come, as far as they are not spent.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn load(&self) -> (usize, usize, Credits) {
+        let slices = self.pool.slices();
+        let held = self.pool.spare().saturating_add(slices.total());
+        (slices.running(), self.pool.queue().len(), held)
+    }
+
     /// Returns a request that its owner has not ended.
     pub(crate) fn run_mut(&mut self, id: RunId) -> Option<&mut R> {
         self.pool.slices_mut().run_mut(id)

@@ -75,6 +75,8 @@ mod statement;
 mod stored;
 mod terms_in_force;
 
+#[cfg(feature = "axum")]
+pub(crate) use self::costs::MAX_REQUEST_IDS;
 #[cfg(feature = "embedded")]
 pub use self::embedded::{EmbeddedLedger, EmbeddedLedgerBuilder};
 #[cfg(feature = "redis")]
@@ -101,7 +103,7 @@ pub use self::{
 };
 pub(crate) use self::{
     concurrency::SHARE_LIFETIME,
-    costs::{MAX_KEPT_FOR, MAX_REQUEST_IDS},
+    costs::MAX_KEPT_FOR,
     protocol::{CLOCK_SKEW, MAX_LEASE_PARTS, SETTLEMENT_WINDOW, SURPLUS_DIVISOR},
 };
 pub use crate::{

@@ -147,7 +147,9 @@ impl CreditMeter {
                 let (meter, plan) = (self.clone(), Arc::clone(&plan));
                 let bill_to = bill_to.map(|bill_to| bill_to.map(str::to_owned));
                 Decision::Later(Box::pin(async move {
+                    let began = Instant::now();
                     let identity = meter.in_time(identity).await;
+                    observe::identified(began.elapsed());
                     let payer =
                         identity.and_then(|identity| meter.payer(identity, bill_to, Some(&origin)));
                     match meter.decide_for(&plan, payer, target, origin) {
@@ -290,10 +292,11 @@ impl CreditMeter {
         match self.take_slice(&request, handle, now) {
             Err(rejection) => Decision::now(self.deny_metered(rejection, request, rate)),
             // A request that is admitted at once begins at once.
-            Ok(Admission::Admitted(slice)) => Decision::now(Ok(Some(Admitted {
-                has_begun: true,
-                ..self.admitted(slice, request, rate)
-            }))),
+            Ok(Admission::Admitted(slice)) => {
+                observe::admitted("local", None);
+                let admitted = self.admitted(slice, request, rate);
+                Decision::now(Ok(Some(Admitted { has_begun: true, ..admitted })))
+            }
             Ok(Admission::LedgerAway) => Decision::now(self.without_ledger(request, rate)),
             Ok(Admission::Waiting(ticket)) => {
                 // Again: the worker may have ended before this request began to wait.
@@ -314,6 +317,7 @@ impl CreditMeter {
         deadline: Instant,
     ) -> Decided {
         let mut has_moved = false;
+        let began = Instant::now();
         loop {
             let Some(answer) = until(deadline, &mut ticket).await else {
                 drop(ticket);
@@ -321,6 +325,7 @@ impl CreditMeter {
             };
             let period = match answer {
                 TicketAnswer::Admitted(slice) => {
+                    observe::admitted("ledger", Some(began.elapsed()));
                     return Ok(Some(self.admitted(slice, request, rate)));
                 }
                 TicketAnswer::NotEnough(standing) => {
@@ -364,6 +369,7 @@ impl CreditMeter {
             match self.take_slice(&request, handle, self.inner.time.now()) {
                 Err(rejection) => return self.deny_metered(rejection, request, rate),
                 Ok(Admission::Admitted(slice)) => {
+                    observe::admitted("ledger", Some(began.elapsed()));
                     return Ok(Some(self.admitted(slice, request, rate)));
                 }
                 Ok(Admission::LedgerAway) => return self.without_ledger(request, rate),
@@ -393,7 +399,10 @@ impl CreditMeter {
             DuringOutage::Allow(allowance) => self.take_unheld_slice(&request, allowance),
         };
         match slice {
-            Some(slice) => Ok(Some(self.admitted(slice, request, rate))),
+            Some(slice) => {
+                observe::admitted("allowance", None);
+                Ok(Some(self.admitted(slice, request, rate)))
+            }
             None => self.deny_metered(Rejection::LedgerUnreachable, request, rate),
         }
     }

@@ -865,6 +865,7 @@ impl CreditMeterBuilder {
             bill_to_header,
             logged_paths: Mutex::default(),
             shadow_denials: ShadowCounts::default(),
+            #[cfg(feature = "axum")]
             keeps_costs: keep_costs_for.is_some(),
             #[cfg(feature = "axum")]
             cost_lookups: tokio::sync::Semaphore::new(MAX_COST_LOOKUPS),

@@ -19,6 +19,8 @@ use super::{
     shadow::{ShadowCounts, ShadowDenials},
     upload_budget::{UploadBudget, UploadMemory},
 };
+#[cfg(feature = "metrics")]
+use crate::observe;
 use crate::{
     Accounts, Identity, Period, RequestId,
     clock::Time,
@@ -61,6 +63,7 @@ pub(super) struct Inner {
     pub(super) bill_to_header: Option<HeaderName>,
     pub(super) logged_paths: Mutex<HashSet<String>>,
     /// `true` if costs of requests are kept.
+    #[cfg(feature = "axum")]
     pub(super) keeps_costs: bool,
     /// Turns of those who ask for costs.
     #[cfg(feature = "axum")]
@@ -234,6 +237,15 @@ impl CreditMeter {
     /// the order in which the sinks were given.
     pub fn record_stats(&self) -> Vec<RecordStats> {
         self.inner.keeper.record_stats()
+    }
+
+    /// Sets the gauges of this node: leases, requests that run and wait, what is on hold and not
+    /// reported, and records that wait. Call it when your server is asked for its metrics, before
+    /// the recorder writes them.
+    #[cfg(feature = "metrics")]
+    pub fn update_gauges(&self) {
+        let records = self.record_stats().into_iter().map(|stats| (stats.sink, stats.waiting));
+        observe::load(&self.inner.keeper.load(), records);
     }
 
     /// Returns how many requests [shadow mode](crate::CreditMeterBuilder::shadow) has let pass on

@@ -24,6 +24,7 @@ mod report_history;
 mod running;
 mod shared_clock;
 
+#[cfg(feature = "axum")]
 pub(crate) use self::context::MIN_ADMITTED_TIME;
 pub use self::end::{End, FinishedRequest};
 pub(crate) use self::{

@@ -21,7 +21,6 @@ use super::{
 use crate::{
     DenialFormat, Name,
     body_fields::{self, BodyProblem},
-    tariff::PriceFactor,
 };
 
 /// Hardware prices, models, routes and tiers. A plan is valid once it exists.
@@ -169,7 +168,7 @@ impl Plan {
     pub(crate) fn lowest_cost(
         &self,
         compute: std::time::Duration,
-        factor: PriceFactor,
+        factor: super::PriceFactor,
         now: crate::clock::UnixTime,
     ) -> Option<crate::Credits> {
         self.catalog.lowest_cost(compute, factor, now)

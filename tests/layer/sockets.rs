@@ -216,7 +216,8 @@ async fn the_bill_as_json() {
         }
     };
     let zeros = json!({
-        "account": "user:free", "tier": "free", "period": "2026-11", "resets_at": "2026-12-01T00:00:00Z",
+        "account": "user:free", "tier": "free", "price_factor": "1",
+        "period": "2026-11", "resets_at": "2026-12-01T00:00:00Z",
         "included_nano_usd": 100_000_000, "included_used_nano_usd": 0,
         "included_per_day_nano_usd": 0,
         "included_left_today_nano_usd": 0, "used_nano_usd": 0, "held_nano_usd": 0, "pay_as_you_go_nano_usd": 0,

@@ -11,8 +11,8 @@ use super::{
     super::{
         Amendment, Answer, Concurrency, ConcurrencyRequest, LeaseId, LedgerError, LimitStanding,
         LineKey, MonthStanding, Outcome, PartTerms, Permits, Renewal, RequestCost, Span, Standing,
-        costs::Bucket,
     },
+    buckets::Bucket,
     schema::{
         self, ACCOUNT_ERASED, FORGOTTEN, Keys, LATE_LINE, LATE_RENEWAL, LIMIT, NEVER, NOT_BEGUN,
         NOT_SET, OTHER_LINE, PART_LIMITS, PARTS, PER_DAY, PERIOD_CLOSED, PERMITS, RENEWED, RUNNING,

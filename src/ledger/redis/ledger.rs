@@ -7,8 +7,9 @@ use tokio::time::Instant;
 use super::{
     super::{
         AccountsPage, Amendment, Answer, Audit, Book, Cursor, LeaseId, Ledger, LedgerError,
-        LedgerFuture, Outcome, Record, Renewal, RequestCost, Statement, Terms, costs::Bucket,
+        LedgerFuture, Outcome, Record, Renewal, RequestCost, Statement, Terms,
     },
+    buckets::Bucket,
     call,
     codec::{Hash, Hashes},
     list::Listing,

@@ -28,6 +28,7 @@
 //! * `script.rs`: the scripts; `call.rs`: their arguments and answers.
 //! * `schema.rs`: keys and fields; `codec.rs`: reads them.
 
+mod buckets;
 mod builder;
 mod call;
 mod codec;

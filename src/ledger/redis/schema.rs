@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::super::costs::Bucket;
+use super::buckets::Bucket;
 use crate::{Account, Period};
 
 /// The time that a book is stored after its month ended: 13 months.
