@@ -487,3 +487,38 @@ async fn what_is_added_after_the_head_is_bounded_too() {
         assert_eq!(settled(&meter, "alice", tier, 1).await.used, nanos(used), "{tier}");
     }
 }
+
+/// While a request runs, its fee is on hold once: it leaves others what is theirs.
+#[tokio::test(start_paused = true)]
+async fn a_running_request_holds_its_fee_once() {
+    let meter = builder(MemoryLedger::new()).clock(TokioClock).build().unwrap();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        async |_: Request<Empty<Bytes>>| {
+            let (feed, body) = Fed::new();
+            tokio::spawn(async move {
+                for _ in 0..10 {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    if feed.send(Bytes::from_static(b"x")).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            Ok::<_, Infallible>(Response::new(body))
+        },
+    ));
+    let mut running = Vec::new();
+    for (status, held) in [(200, 40_000_000), (200, 80_000_000), (429, 80_000_000)] {
+        let response = service.clone().oneshot(ask_for("image", "alice", "dime")).await.unwrap();
+        assert_eq!(response.status().as_u16(), status);
+        running.push(response);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let now = statement(&meter, "alice", "dime").await;
+        // What was settled of it meanwhile is no longer on hold.
+        assert_eq!(now.held.saturating_add(now.used), nanos(held), "{now:?}");
+    }
+    running.truncate(2);
+    for response in running {
+        assert_eq!(read(response).await.unwrap().len(), 10);
+    }
+    assert_eq!(settled(&meter, "alice", "dime", 2).await.used, nanos(80_000_000));
+}
