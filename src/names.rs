@@ -212,6 +212,13 @@ pub enum NameError {
     Kind,
 }
 
+/// The 64-bit hash FNV-1a of a text, which is the same on every node.
+pub(crate) fn fnv_1a(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
 /// Checks the text of a name, or the id of an account.
 pub(crate) fn check(text: &str) -> Result<(), NameError> {
     if text.is_empty() {
@@ -230,6 +237,11 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+
+    #[test]
+    fn a_hash_is_the_one_that_its_authors_publish() {
+        assert_eq!((fnv_1a(""), fnv_1a("a")), (0xcbf2_9ce4_8422_2325, 0xaf63_dc4c_8601_ec8c));
+    }
 
     #[test]
     fn a_name_type_checks_and_shows_its_text_as_a_name_does() {

@@ -81,8 +81,8 @@ mod meters {
         describe_counter!(
             ADMISSIONS,
             Unit::Count,
-            "Metered requests that were admitted. Label: way (local: on what the lease has; ledger: \
-             after a call of the ledger; allowance: without the ledger, which is away)."
+            "Metered requests that were admitted. Label: way (local: on what the lease has, \
+             ledger: after a call, allowance: without the ledger, which is away)."
         );
         describe_histogram!(
             ADMISSION_WAIT,

@@ -81,6 +81,11 @@ impl RequestId {
         Text::Given(text.into()).into()
     }
 
+    /// Makes an id at this moment, by the system's clock.
+    pub(crate) fn now() -> Self {
+        Self::at(UnixTime::now())
+    }
+
     /// Makes an id.
     fn at(now: UnixTime) -> Self {
         // A context would count the ids of a millisecond behind a lock that all requests share; 74

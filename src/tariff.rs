@@ -1,4 +1,4 @@
-//! What a request costs by its compute time, in exact arithmetic.
+//! Cost of a request by its compute time, in exact arithmetic.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -24,7 +24,8 @@ pub struct PriceFactor(u64);
 /// Error that a text is not a [`PriceFactor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "not a factor: write a decimal from \"0\" to \"1000\" with at most nine digits after the point, like \"0.8\""
+    "not a factor: write a decimal from \"0\" to \"1000\" with at most nine digits after the \
+     point, like \"0.8\""
 )]
 pub struct PriceFactorError;
 

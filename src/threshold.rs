@@ -5,14 +5,15 @@ use std::{fmt, sync::Arc};
 use crate::{
     Account, Credits, Name, Part, Period,
     ledger::{MonthStanding, Standing},
+    names::fnv_1a,
 };
 
 /// Maximum number of thresholds that a meter watches.
 pub(crate) const MAX_THRESHOLDS: usize = 32;
 
 /// A percentage of what an account, or a part of it, may use in a month, or an amount that is left
-/// of it. An account reaches a percentage once what it used, less refunds, is that much; for a part,
-/// refunds are not subtracted. Credits on hold do not count.
+/// of it. An account reaches a percentage once what it used, less refunds, is that much; for a
+/// part, refunds are not subtracted. Credits on hold do not count.
 ///
 /// ```
 /// use tower_credits::{CreditMeter, Threshold};
@@ -49,8 +50,8 @@ pub enum Threshold {
     ///
     /// It can be reached again in the same month when that total has changed, by a purchase for
     /// example: a hook that grants credits is an automatic top-up. Use an id for the grant that
-    /// is the same if the hook is called twice, such as one made of [`ThresholdReached::period`] and
-    /// [`ThresholdReached::of`].
+    /// is the same if the hook is called twice, such as one made of [`ThresholdReached::period`]
+    /// and [`ThresholdReached::of`].
     Left(Credits),
 }
 
@@ -125,14 +126,6 @@ fn reached(used: Credits, percent: u16, of: Credits) -> Option<Credits> {
     (bounded && used * 100 >= of_nanos * i128::from(percent)).then_some(of)
 }
 
-/// The 64-bit hash FNV-1a, which is the same on every node: it stands for a path that is too long
-/// for a name.
-fn fnv_1a(text: &str) -> u64 {
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    })
-}
-
 impl fmt::Display for Threshold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -156,8 +149,6 @@ mod tests {
             parts.map(|part| Threshold::PartLimit(80).name(Some(&part), Credits::ZERO).unwrap());
         assert_eq!(names[0].as_str(), "part limit 80 % of a/b");
         assert!((1..4).all(|at| !names[at..].contains(&names[at - 1])), "{names:?}");
-        // The hash of an empty text and of one byte, as its authors publish them.
-        assert_eq!((fnv_1a(""), fnv_1a("a")), (0xcbf2_9ce4_8422_2325, 0xaf63_dc4c_8601_ec8c));
     }
 
     #[test]

@@ -189,8 +189,7 @@ impl HeldSlice {
     ) -> Option<EndedRequest> {
         let RunRef { handle, id } = self.0.take()?;
         let AccountHandle { table, entry } = &handle;
-        let read = now;
-        let now = now.lease;
+        let (both, now) = (now, now.lease);
         let mut state = entry.lock();
         // It is not there if its lease is gone, with a month that ended long ago.
         state.lease.run_mut(id).map(look)?;
@@ -220,7 +219,7 @@ impl HeldSlice {
             table.attend_by(entry, if is_open { now + table.rules.flush } else { now });
         }
         if let Some(ended) = &ended {
-            ended.observe(table, read);
+            ended.observe(table, both);
         }
         ended
     }

@@ -107,8 +107,8 @@ impl<W, R: Run> Lease<W, R> {
         self.pool.slices().running() + self.pool.queue().len()
     }
 
-    /// Returns how many requests run, how many wait, and the credits that the ledger has on hold for
-    /// them and for others to come, as far as they are not spent.
+    /// Returns how many requests run, how many wait, and the credits that the ledger has on hold
+    /// for them and for others to come, as far as they are not spent.
     #[cfg(feature = "metrics")]
     pub(crate) fn load(&self) -> (usize, usize, Credits) {
         let slices = self.pool.slices();
@@ -251,8 +251,8 @@ impl<W, R: Run> Lease<W, R> {
         self.pool.give_up_pending()
     }
 
-    /// Returns the requests that were billed and that their owners have not ended, and what each was
-    /// billed.
+    /// Returns the requests that were billed and that their owners have not ended, and what each
+    /// was billed.
     pub(crate) fn unclaimed_mut(&mut self) -> impl Iterator<Item = (&mut R, Option<Usage>)> {
         self.pool.slices_mut().unclaimed_mut()
     }

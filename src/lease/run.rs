@@ -15,8 +15,8 @@ pub(crate) trait Run {
     fn time_until(&self, cost: Credits, now: Duration) -> Duration;
     /// Tells the request how much it may use in all.
     fn granted(&mut self, slice: Credits, now: Duration);
-    /// Returns what it is refilled to while it runs, of the `hold` that it began with: less if a part
-    /// of that is used up once, at its begin.
+    /// Returns what it is refilled to while it runs, of the `hold` that it began with: less if a
+    /// part of that is used up once, at its begin.
     fn refilled_to(&self, hold: Credits) -> Credits {
         hold
     }

@@ -69,8 +69,8 @@ impl<R: Run> Slices<R> {
         self.named_mut(id).map(Running::run_mut)
     }
 
-    /// Returns the requests that were billed and that their owners have not ended, and what each was
-    /// billed.
+    /// Returns the requests that were billed and that their owners have not ended, and what each
+    /// was billed.
     pub(super) fn unclaimed_mut(&mut self) -> impl Iterator<Item = (&mut R, Option<Usage>)> {
         self.running.iter_mut().filter_map(|(_, running)| {
             let billed = running.billed()?;

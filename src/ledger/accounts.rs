@@ -270,9 +270,9 @@ impl Accounts {
         self.ledger.amend(account, Amendment::Close(period)).await
     }
 
-    /// Erases an account: its months, its purchased credits, its refunds, the costs of its requests,
-    /// and its books of [shadow mode](crate::CreditMeterBuilder::shadow). This cannot
-    /// be undone. Usage that running nodes still report of it brings nothing back, and its requests
+    /// Erases an account: its months, its purchased credits, its refunds, the costs of its
+    /// requests, and its books of [shadow mode](crate::CreditMeterBuilder::shadow). This cannot be
+    /// undone. Usage that running nodes still report of it brings nothing back, and its requests
     /// are denied with 403 for 93 days; after that the name may be used again. Revoke its tokens
     /// first. Returns `false` if it is erased already.
     ///

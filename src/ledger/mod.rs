@@ -42,8 +42,8 @@
 //!
 //! The types of the protocol ([`Renewal`], [`Terms`], [`Answer`], [`Outcome`], [`Standing`],
 //! [`UsageLine`], [`LineKey`], [`Usage`], and of accounts [`Grant`], [`Refund`], [`AccountsPage`],
-//! [`AccountSummary`], [`RequestCost`]) are closed: a ledger of your own builds and matches them as a whole, and a
-//! change of them is a change of the protocol.
+//! [`AccountSummary`], [`RequestCost`]) are closed: a ledger of your own builds and matches them as
+//! a whole, and a change of them is a change of the protocol.
 
 mod account_state;
 mod accounts;

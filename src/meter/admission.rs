@@ -94,11 +94,11 @@ struct CreditRequest {
 }
 
 impl CreditMeter {
-    /// Decides on a request by its head.
+    /// Decides on a request by its head. `id` is set unless the request is free.
     pub(super) fn decide(
         &self,
         head: RequestHead<'_>,
-        id: &RequestId,
+        id: &mut Option<RequestId>,
         body_is_empty: bool,
     ) -> Decision {
         let plan = self.inner.plan.load();
@@ -240,11 +240,12 @@ impl CreditMeter {
     }
 
     /// Returns the origin of a request that is not free.
-    fn origin(&self, plan: &Plan, head: RequestHead<'_>, id: &RequestId) -> Origin {
+    fn origin(&self, plan: &Plan, head: RequestHead<'_>, id: &mut Option<RequestId>) -> Origin {
         let has_path = self.inner.settings.shadow
             || self.inner.host_policy.is_some()
             || plan.unbilled().is_some();
-        Origin::new(id.clone(), head.uri, head.headers, has_path)
+        let id = id.insert(self.id_of(head.extensions)).clone();
+        Origin::new(id, head.uri, head.headers, has_path)
     }
 
     /// Counts a request against its account's rate, and asks for a slice.
@@ -257,11 +258,12 @@ impl CreditMeter {
     ) -> Decision {
         let now = self.inner.time.now();
         let today = self.inner.time.date(now);
-        let workload = match workload.has_dated_rates() {
-            true => workload.in_force_at(self.inner.keeper.ledger_time()).cloned(),
-            false => None,
-        }
-        .unwrap_or(workload);
+        let workload = if workload.has_dated_rates() {
+            let now = self.inner.keeper.ledger_time();
+            workload.in_force_at(now).cloned().unwrap_or(workload)
+        } else {
+            workload
+        };
         let (context, handle) = match find_context(self, plan, identity, workload, today.0) {
             Ok(found) => found,
             Err(rejection) => {
@@ -383,7 +385,7 @@ impl CreditMeter {
 
     /// Admits a request within its tier's allowance for outages, or denies it.
     fn without_ledger(&self, request: CreditRequest, mut rate: Rate) -> Decided {
-        let (tier, want) = (&request.context.tier, request.context.want);
+        let BillingContext { tier, want, .. } = &*request.context;
         if tier.during_outage == DuringOutage::Deny && !want.hold.is_zero() {
             return self.deny_metered(Rejection::LedgerUnreachable, request, rate);
         }
@@ -449,14 +451,9 @@ impl CreditMeter {
         handle: AccountHandle,
         now: Now,
     ) -> Result<Admission, Rejection> {
-        admit(
-            handle,
-            &request.context.stated,
-            request.context.want,
-            self.running(request),
-            now.lease,
-        )
-        .map_err(|error| Rejection::of_admission(error, &request.context))
+        let BillingContext { stated, want, .. } = &*request.context;
+        admit(handle, stated, *want, self.running(request), now.lease)
+            .map_err(|error| Rejection::of_admission(error, &request.context))
     }
 
     /// Takes a slice that the ledger has not put on hold.
@@ -525,8 +522,8 @@ fn with_feature(head: RequestHead<'_>, plan: &Plan, workload: Arc<Workload>) -> 
     }
 }
 
-/// Returns the reason why a request is denied by a cap: its client's, or one of the plan's that does
-/// not pay for its begin.
+/// Returns the reason why a request is denied by a cap: its client's, or one of the plan's that
+/// does not pay for its begin.
 fn beyond_cap(context: &BillingContext, origin: &Origin) -> Option<Rejection> {
     if context.is_cap_too_low {
         return Some(Rejection::RequestCap);

@@ -74,8 +74,8 @@ impl BillPolicy {
         (self.host.is_none() && self.plan.is_none()).then_some(true)
     }
 
-    /// Decides for a connection that is no longer HTTP: it has no outcome that the plan knows. `None`
-    /// if its end decides.
+    /// Decides for a connection that is no longer HTTP: it has no outcome that the plan knows.
+    /// `None` if its end decides.
     pub(super) fn decide_at_upgrade(&mut self) -> Option<bool> {
         self.plan = None;
         self.host.is_none().then_some(true)

@@ -19,7 +19,8 @@ const REQUEST_IDS: [HeaderName; 2] =
 
 /// A call that goes on.
 pub(super) struct Call {
-    pub(super) id: RequestId,
+    /// `None` if it is free.
+    pub(super) id: Option<RequestId>,
     /// `None` if it is free.
     pub(super) charge: Option<Charge>,
     /// The clock that the handler found in its request.
@@ -57,7 +58,7 @@ impl Call {
 pub(super) fn add_headers<B>(
     mut response: Response<B>,
     rate: Rate,
-    id: &RequestId,
+    id: Option<&RequestId>,
     settings: ResponseSettings,
 ) -> Response<B> {
     if let Some(rate) = rate {
@@ -67,7 +68,10 @@ pub(super) fn add_headers<B>(
     // The service's own id is the response's.
     let own = headers.get(INFERENCE_ID).cloned();
     if settings.inference_id
-        && let Some(id) = own.or_else(|| id.to_header())
+        && let Some(id) = own.or_else(|| match id {
+            Some(id) => id.to_header(),
+            None => RequestId::now().to_header(),
+        })
     {
         // All three at once: the map grows no more than once.
         headers.reserve(REQUEST_IDS.len() + 1);

@@ -117,9 +117,9 @@ impl ComputeClock {
 
     /// Adds to what the request costs, beside its compute time: a price for each image or token,
     /// for example. The amount is billed as it is, without the tier's [price
-    /// factor](crate::plan::Tier::price_factor). Amounts add up. Nothing counts once the response has
-    /// ended. [Report](Self::report) a compute time as well, so that what is added is settled while
-    /// the request runs.
+    /// factor](crate::plan::Tier::price_factor). Amounts add up. Nothing counts once the response
+    /// has ended. [Report](Self::report) a compute time as well, so that what is added is settled
+    /// while the request runs.
     ///
     /// ```
     /// use tower_credits::ComputeClock;

@@ -61,7 +61,8 @@ type Deciding = Pin<Box<dyn Future<Output = Known> + Send>>;
 struct Waiting<S, B, T> {
     service: S,
     request: Request<RequestBody<B, T>>,
-    id: RequestId,
+    /// `None` if it is free.
+    id: Option<RequestId>,
     meter: CreditMeter,
 }
 
@@ -92,7 +93,7 @@ where
     pub(super) fn new(
         service: S,
         request: Request<B>,
-        id: RequestId,
+        id: Option<RequestId>,
         decision: Decision,
         meter: &CreditMeter,
     ) -> Self {
@@ -105,7 +106,7 @@ where
                 calling_state::<S, B, M>(admitted, service, request.map(M::unread), id, meter)
             }
             Decision::Now(Known::Decided(Err(denied))) => {
-                denied_state(&denied, request.map(RequestBody::<_, M::Body>::Unread), &id, meter)
+                denied_state(&denied, request.map(RequestBody::<_, M::Body>::Unread), id, meter)
             }
             Decision::Now(Known::NeedsBody(needs)) => {
                 read_state::<S, B, M>(needs, waiting(service, request, id))
@@ -170,7 +171,7 @@ where
                                     charge.billed(),
                                 );
                             }
-                            add_headers(response, None, &call.id, call.settings)
+                            add_headers(response, None, call.id.as_ref(), call.settings)
                         }
                     };
                     this.state.set(State::Done);
@@ -284,7 +285,7 @@ fn decided_state<S, B, M>(
     decided: Decided,
     service: S,
     request: Request<RequestBody<B, M::Body>>,
-    id: RequestId,
+    id: Option<RequestId>,
     meter: &CreditMeter,
 ) -> State<Waiting<S, B, M::Body>, B, S::Future>
 where
@@ -294,7 +295,7 @@ where
 {
     let admitted = match decided {
         Ok(admitted) => admitted,
-        Err(denied) => return denied_state(&denied, request, &id, meter),
+        Err(denied) => return denied_state(&denied, request, id, meter),
     };
     let (parts, body) = request.into_parts();
     let body = match body {
@@ -304,7 +305,7 @@ where
         RequestBody::Taken(rest) => {
             let request = Request::from_parts(parts, RequestBody::Taken(rest));
             let denied = Denied { rejection: Rejection::Unclassified, whose: Whose::Unknown };
-            return denied_state::<_, B, M::Body, _>(&denied, request, &id, meter);
+            return denied_state::<_, B, M::Body, _>(&denied, request, id, meter);
         }
     };
     calling_state::<S, B, M>(admitted, service, Request::from_parts(parts, body), id, meter)
@@ -316,7 +317,7 @@ fn calling_state<S, B, M>(
     admitted: Option<Admitted>,
     mut service: S,
     mut request: Request<M::Body>,
-    id: RequestId,
+    id: Option<RequestId>,
     meter: &CreditMeter,
 ) -> State<Waiting<S, B, M::Body>, B, S::Future>
 where
@@ -356,7 +357,9 @@ where
                 call.clock = Some(clock.attach(&charge));
                 request.extensions_mut().insert(clock);
                 request.extensions_mut().insert(identity);
-                request.extensions_mut().insert(call.id.for_handler());
+                if let Some(id) = &call.id {
+                    request.extensions_mut().insert(id.for_handler());
+                }
             }
             if !has_begun {
                 charge.begin();
@@ -377,16 +380,17 @@ where
 fn denied_state<W, B, T, F>(
     denied: &Denied,
     request: Request<RequestBody<B, T>>,
-    id: &RequestId,
+    id: Option<RequestId>,
     meter: &CreditMeter,
 ) -> State<W, B, F>
 where
     B: Body,
 {
+    let id = &id.unwrap_or_else(RequestId::now);
     observe::denied(&denied.event(id, request.uri().path()));
     let style = meter.denial_style(RequestHead::from(&request));
     let response = denied.rejection.clone().into_styled_response(style);
-    let response = add_headers(response, None, id, meter.inner.settings.response);
+    let response = add_headers(response, None, Some(id), meter.inner.settings.response);
     let needs_no_drain = needs_no_drain(&request, style);
     let rest = match request.into_body() {
         RequestBody::Unread(body) => Some(Box::pin(body)),

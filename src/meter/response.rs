@@ -65,7 +65,7 @@ where
         if call.style.grpc {
             usage_headers::add_to_trailers(response.headers_mut(), charge.billed());
         }
-        return add_headers(response, None, &call.id, call.settings);
+        return add_headers(response, None, call.id.as_ref(), call.settings);
     }
     let response = if call.switches_protocols(parts.status) {
         switch(call, Response::from_parts(parts, body), charge)
@@ -80,7 +80,7 @@ where
         }
         Response::from_parts(parts, metered.body)
     };
-    add_headers(response, call.rate.take(), &call.id, call.settings)
+    add_headers(response, call.rate.take(), call.id.as_ref(), call.settings)
 }
 
 /// Leaves the charge with the handler's clock: only the handler knows when the new protocol has

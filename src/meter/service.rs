@@ -100,9 +100,9 @@ where
         // place and is polled ready next time.
         let clone = self.inner.clone();
         let ready = std::mem::replace(&mut self.inner, clone);
-        let id = self.meter.id_of(request.extensions());
-        let decision =
-            self.meter.decide(RequestHead::from(&request), &id, request.body().is_end_stream());
+        let mut id = None;
+        let head = RequestHead::from(&request);
+        let decision = self.meter.decide(head, &mut id, request.body().is_end_stream());
         ResponseFuture::new(ready, request, id, decision, &self.meter)
     }
 }

@@ -1,4 +1,4 @@
-//! What shadow mode lets pass: its events, and its sums.
+//! Requests that shadow mode lets pass: their events, and their sums.
 
 use std::sync::Arc;
 

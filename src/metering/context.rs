@@ -64,7 +64,7 @@ pub(crate) struct BillingContext {
     pub(crate) workload: Arc<Workload>,
     /// The prices of its workload in its tier.
     pub(crate) tariff: Tariff,
-    /// What a running request is refilled to.
+    /// The hold that a running request is refilled to.
     pub(super) refill: Credits,
     pub(crate) period: Period,
     pub(crate) want: SliceRequest,
@@ -128,7 +128,10 @@ impl BillingContext {
             stated,
             models: models.map(|(part, _)| part),
             is_model_denied,
-            is_cap_too_low: matches!(cap, Some(RequestCap::Cost(most)) if most < tariff.cost(Duration::ZERO)),
+            is_cap_too_low: cap.is_some_and(|cap| match cap {
+                RequestCap::Cost(most) => most < tariff.cost(Duration::ZERO),
+                RequestCap::Compute(_) => false,
+            }),
             unbilled: plan.unbilled().cloned(),
             part: identity.part.clone(),
             tier,

@@ -56,7 +56,7 @@ pub(crate) struct RunningRequest {
     is_shadow: bool,
     finished: Option<FinishedRequest>,
     is_shut_down: bool,
-    /// What it used beyond its slice was settled.
+    /// Usage beyond its slice was settled.
     is_in_debt: bool,
     /// The service's answer may report compute time, at its head or at its end.
     awaits_report: bool,

@@ -35,8 +35,8 @@ enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "not an outcome: write \"4xx\", \"5xx\", a status like \"503\", \"client_error\", \
-     \"server_error\", \"timeout\", a code of gRPC like \"UNAVAILABLE\", \"failed\", \"dropped\" or \
-     \"stalled\""
+     \"server_error\", \"timeout\", a code of gRPC like \"UNAVAILABLE\", \"failed\", \"dropped\" \
+     or \"stalled\""
 )]
 pub struct OutcomeError;
 

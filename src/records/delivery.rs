@@ -44,8 +44,8 @@ pub(super) struct Delivery {
     to: RecordDelivery,
     name: String,
     counts: Counts,
-    /// Of dropped records, and of failures.
-    log: [Mutex<LogLine>; 2],
+    drops: RareLine,
+    failures: RareLine,
     phase: watch::Sender<Phase>,
     state: TaskLock<State>,
 }
@@ -59,11 +59,29 @@ struct Counts {
     retries: AtomicU64,
 }
 
-/// When a line was last logged, and what has happened since.
+/// A line of the log that is written once in a while, with the number of what happened since.
 #[derive(Default)]
-struct LogLine {
-    at: Option<Instant>,
-    number: u64,
+struct RareLine(Mutex<(Option<Instant>, u64)>);
+
+impl RareLine {
+    /// Returns the number to write, if it is time for another line.
+    fn count(&self, number: u64) -> Option<u64> {
+        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, sum) = &mut *line;
+        *sum += number;
+        let now = Instant::now();
+        if at.is_some_and(|at| now < at + LOG_INTERVAL) {
+            return None;
+        }
+        *at = Some(now);
+        Some(std::mem::take(sum))
+    }
+
+    /// Returns what was counted and not written.
+    fn rest(&self) -> u64 {
+        let mut line = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut line.1)
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -97,7 +115,8 @@ impl Delivery {
             name: to.sink.name(),
             to,
             counts: Counts::default(),
-            log: Default::default(),
+            drops: RareLine::default(),
+            failures: RareLine::default(),
             phase: watch::Sender::new(Phase::Open),
             state: TaskLock::new(state),
         }
@@ -112,31 +131,12 @@ impl Delivery {
     pub(super) fn dropped(&self, number: u64, reason: &dyn fmt::Display) {
         self.counts.dropped.fetch_add(number, Ordering::Relaxed);
         observe::records(&self.name, "dropped", number);
-        if let Some(number) = self.may_log(0, number) {
+        if let Some(number) = self.drops.count(number) {
             tracing::error!(
                 target: "tower_credits", sink = %self.name, number, %reason,
                 "usage records were dropped; debits are not concerned"
             );
         }
-    }
-
-    /// Returns how many records were dropped since that was last logged.
-    fn unsaid(&self) -> u64 {
-        let mut line = self.log[0].lock().unwrap_or_else(PoisonError::into_inner);
-        std::mem::take(&mut line.number)
-    }
-
-    /// Returns how many such things happened since the last line about them, if it is time for
-    /// another one.
-    fn may_log(&self, line: usize, number: u64) -> Option<u64> {
-        let mut line = self.log[line].lock().unwrap_or_else(PoisonError::into_inner);
-        line.number += number;
-        let now = Instant::now();
-        if line.at.is_some_and(|at| now < at + LOG_INTERVAL) {
-            return None;
-        }
-        line.at = Some(now);
-        Some(std::mem::take(&mut line.number))
     }
 
     pub(super) fn stats(&self) -> RecordStats {
@@ -173,7 +173,7 @@ impl Delivery {
         }
         self.counts.dropped.fetch_add(left, Ordering::Relaxed);
         observe::records(&self.name, "dropped", left);
-        let unsaid = self.unsaid() + left;
+        let unsaid = self.drops.rest() + left;
         if unsaid > 0 {
             tracing::error!(
                 target: "tower_credits", sink = %self.name, number = unsaid,
@@ -213,7 +213,7 @@ impl Delivery {
             },
             Err(SinkError::Unavailable(reason)) => {
                 self.counts.retries.fetch_add(1, Ordering::Relaxed);
-                if self.may_log(1, 1).is_some() {
+                if self.failures.count(1).is_some() {
                     tracing::warn!(
                         target: "tower_credits", sink = %self.name, %reason,
                         "usage records were not delivered; it is tried again"

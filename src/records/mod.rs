@@ -1,18 +1,18 @@
 //! Usage records: for each request that ended, what it used and cost, for systems outside of the
 //! ledger.
 //!
-//! A [`UsageRecord`] is made when a request has ended, billed or not. It goes into the queue of each
-//! [`RecordSink`] that the meter was [given](crate::CreditMeterBuilder::records), and a task of
-//! that queue delivers it, in batches. Requests never wait for this, and debits do not depend on
+//! A [`UsageRecord`] is made when a request has ended, billed or not. It goes into the queue of
+//! each [`RecordSink`] that the meter was [given](crate::CreditMeterBuilder::records), and a task
+//! of that queue delivers it, in batches. Requests never wait for this, and debits do not depend on
 //! it: the ledger's totals are right whatever becomes of the records.
 //!
 //! * A batch that the sink cannot take now is delivered again, with the same ids, until it is
 //!   taken. So a record can reach a receiver more than once. Receivers drop the repetitions by the
 //!   [id](UsageRecord::id).
-//! * A queue has a [maximum](RecordDelivery::queue_size). While it is full, new records are dropped.
-//!   They are counted, logged, and in [`RecordStats`].
-//! * Records that were not delivered are lost with the process if it is killed. [`shutdown`] delivers
-//!   them, for five seconds at most.
+//! * A queue has a [maximum](RecordDelivery::queue_size). While it is full, new records are
+//!   dropped. They are counted, logged, and in [`RecordStats`].
+//! * Records that were not delivered are lost with the process if it is killed. [`shutdown`]
+//!   delivers them, for five seconds at most.
 //!
 //! [`shutdown`]: crate::CreditMeter::shutdown
 //!

@@ -59,7 +59,7 @@ impl<S: RecordSink> From<S> for RecordDelivery {
     }
 }
 
-/// What became of the records for one sink since the meter was built.
+/// Numbers of records for one sink, by what became of them, since the meter was built.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecordStats {

@@ -517,7 +517,7 @@ async fn what_runs_at_a_shutdown_is_recorded_once() {
 }
 
 /// A sink that refuses everything is not asked without end.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_sink_that_refuses_everything_is_given_pauses() {
     let sink = Receiver { refuses: Some("bad"), ..Receiver::default() };
     let calls = Arc::clone(&sink.calls);

@@ -4,7 +4,7 @@
 use std::{fmt, time::Duration};
 
 use super::super::costs::days;
-use crate::{RequestId, clock::UnixTime};
+use crate::{RequestId, clock::UnixTime, names::fnv_1a};
 
 /// The time whose costs are in one bucket.
 const BUCKET: Duration = Duration::from_secs(5 * 60);
@@ -51,11 +51,7 @@ impl Bucket {
 }
 
 fn hash(id: &RequestId) -> u64 {
-    // FNV-1a, the same on every node.
-    let hash = id.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
-    hash % GIVEN_BUCKETS
+    fnv_1a(&id.to_string()) % GIVEN_BUCKETS
 }
 
 /// As its key ends: `5978304` or `20786:7`.
