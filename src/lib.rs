@@ -19,13 +19,21 @@ mod account;
 pub mod billing;
 mod body_fields;
 pub mod clock;
+#[cfg(any(feature = "cloud-events", feature = "export"))]
+mod cloud_event;
 mod condition;
 mod contained;
-#[cfg(any(feature = "embedded", feature = "journal"))]
+#[cfg(any(feature = "axum", feature = "export"))]
+mod csv_field;
+#[cfg(any(feature = "embedded", feature = "journal", feature = "export"))]
 mod database_file;
 mod denial_format;
+#[cfg(feature = "export")]
+pub mod export;
 #[cfg(any(doc, doctest))]
 pub mod guide;
+#[cfg(any(feature = "cloud-events", feature = "export"))]
+mod http_client;
 pub mod identify;
 mod keeper;
 mod lease;

@@ -12,7 +12,7 @@ use super::{
     bill::{self, Bill},
     denied::no_store,
 };
-use crate::{CreditMeter, Credits, ledger::Usage};
+use crate::{CreditMeter, Credits, csv_field, ledger::Usage};
 
 /// Heads of the columns. Compute time is in seconds, costs are in dollars; both are exact. A refund
 /// is a row of its own with a negative cost, so that the column adds up to the cost of the month.
@@ -65,7 +65,7 @@ fn table(bill: &Bill) -> String {
 
 fn row(table: &mut String, names: &[&str], usage: Usage, sign: &str, note: &str) {
     for name in names {
-        field(table, name);
+        csv_field::write(table, name);
         table.push(',');
     }
     let (requests, micros, second) = (usage.requests, usage.compute_micros, 1_000_000);
@@ -77,7 +77,7 @@ fn row(table: &mut String, names: &[&str], usage: Usage, sign: &str, note: &str)
         micros % second,
         dollars(usage.cost)
     );
-    field(table, note);
+    csv_field::write(table, note);
     table.push_str("\r\n");
 }
 
@@ -85,38 +85,4 @@ fn row(table: &mut String, names: &[&str], usage: Usage, sign: &str, note: &str)
 pub(super) fn dollars(amount: Credits) -> String {
     let (nanos, dollar) = (amount.as_nano_usd(), 1_000_000_000);
     format!("{}.{:09}", nanos / dollar, nanos % dollar)
-}
-
-/// Writes a text in quotation marks, since some spreadsheets separate fields by semicolons. A text
-/// that a spreadsheet would take for a formula gets an apostrophe, since names come from clients.
-pub(super) fn field(table: &mut String, text: &str) {
-    table.push('"');
-    if text.starts_with(['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠']) {
-        table.push('\'');
-    }
-    table.push_str(&text.replace('"', "\"\""));
-    table.push('"');
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn fields_are_quoted_and_never_formulas() {
-        for (text, written) in [
-            ("rnnoise", "\"rnnoise\""),
-            ("a;=1+1", "\"a;=1+1\""),
-            ("＝1+1", "\"'＝1+1\""),
-            ("a,b", "\"a,b\""),
-            ("say \"hi\"", "\"say \"\"hi\"\"\""),
-            ("=1+1", "\"'=1+1\""),
-            ("@SUM(A1)", "\"'@SUM(A1)\""),
-            ("", "\"\""),
-        ] {
-            let mut table = String::new();
-            field(&mut table, text);
-            assert_eq!(table, written);
-        }
-    }
 }

@@ -10,7 +10,7 @@ use super::{
     parts::{LimitsForm, UNLIMITED},
 };
 use crate::{
-    CreditMeter, Credits, Limits, Part,
+    CreditMeter, Credits, Limits, Part, csv_field,
     identify::{RequestHead, is_csrf_safe},
     ledger::StatementPart,
     rejection::Rejection,
@@ -121,7 +121,7 @@ fn table(bill: &Bill) -> String {
     let period = bill.statement.period.to_string();
     for StatementPart { part, used, held, used_today, limits } in &bill.statement.parts {
         for name in [bill.statement.account.as_str(), &period, part.as_str()] {
-            csv::field(&mut table, name);
+            csv_field::write(&mut table, name);
             table.push(',');
         }
         let limit = |limit: Option<Credits>| match limit {
