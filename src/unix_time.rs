@@ -3,6 +3,7 @@
 use std::{
     fmt,
     ops::{Add, Sub},
+    str::FromStr,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -141,6 +142,27 @@ impl fmt::Display for UnixTime {
     }
 }
 
+/// Text that is no moment.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no moment since 1970: write a day, 2026-12-31, or a time, 2026-12-31T18:00:00Z")]
+pub struct UnixTimeError(String);
+
+/// Reads a time as RFC 3339 has it, `2026-12-31T18:00:00Z`, or the begin of a day (UTC),
+/// `2026-12-31`.
+impl FromStr for UnixTime {
+    type Err = UnixTimeError;
+
+    fn from_str(text: &str) -> Result<Self, UnixTimeError> {
+        let is_day = text.len() == "2026-12-31".len();
+        let time = if is_day { format!("{text}T00:00:00Z") } else { text.to_owned() };
+        let moment: Option<Timestamp> = time.parse().ok();
+        moment
+            .and_then(|moment| u64::try_from(moment.as_millisecond()).ok())
+            .map(Self::from_millis)
+            .ok_or_else(|| UnixTimeError(text.to_owned()))
+    }
+}
+
 impl fmt::Debug for UnixTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -163,6 +185,19 @@ impl<'de> serde::Deserialize<'de> for UnixTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn moments_are_read_as_they_are_written() {
+        for moment in [UnixTime::EPOCH, UnixTime::from_millis(1_793_491_200_123)] {
+            assert_eq!(moment.to_string().parse(), Ok(moment));
+        }
+        let day: UnixTime = "2026-12-31".parse().unwrap();
+        assert_eq!(day.to_string(), "2026-12-31T00:00:00Z");
+        assert_eq!("2026-12-31T01:00:00+01:00".parse(), Ok(day));
+        for wrong in ["", "2026-13-01", "2026-12-31T18:00", "1969-12-31", "tomorrow"] {
+            assert_eq!(wrong.parse::<UnixTime>(), Err(UnixTimeError(wrong.to_owned())));
+        }
+    }
 
     #[test]
     fn moments_stay_in_range_and_in_whole_milliseconds() {

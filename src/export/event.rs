@@ -59,7 +59,6 @@ fn from_nanos<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Credits, D::
 }
 
 mod rfc_3339 {
-    use jiff::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     use crate::clock::UnixTime;
@@ -74,9 +73,6 @@ mod rfc_3339 {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<UnixTime, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let time: Timestamp = text.parse().map_err(D::Error::custom)?;
-        let millis = u64::try_from(time.as_millisecond()).map_err(D::Error::custom)?;
-        Ok(UnixTime::from_millis(millis))
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }
 }

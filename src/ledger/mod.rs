@@ -80,7 +80,7 @@ pub(crate) use self::costs::MAX_REQUEST_IDS;
 #[cfg(feature = "embedded")]
 pub use self::embedded::{EmbeddedLedger, EmbeddedLedgerBuilder};
 #[cfg(feature = "redis")]
-pub use self::redis::{RedisLedger, RedisLedgerBuilder};
+pub use self::redis::{RedisLedger, RedisLedgerBuilder, ServerReport};
 pub use self::{
     account_state::AccountState,
     accounts::Accounts,

@@ -138,6 +138,10 @@ impl Catalog {
         self.models.keys()
     }
 
+    pub(super) fn hardware(&self) -> impl Iterator<Item = &Name> {
+        self.hardware.keys()
+    }
+
     /// Makes the workloads of all models for these features, so that requests share them.
     pub(super) fn index_workloads(&mut self, features: impl IntoIterator<Item = Name>) {
         for feature in features {

@@ -9,6 +9,7 @@
 //!   [`Midway`], [`RequestQuota`], [`RequestCap`], [`DuringOutage`].
 //! * [`Route`] is what the requests to a path run. [`Plan::classify`] answers with a
 //!   [`Classification`]: a [`Workload`] and its price, free, or unknown.
+//! * [`Plan::routes`] and [`Plan::remarks`] show a plan to people.
 //! * [`Feature`] names the feature through which a single request uses a model.
 //!
 //! The keys of the file are explained in `docs/plan.md`.
@@ -57,6 +58,7 @@ mod query;
 mod rates;
 mod route;
 mod routes;
+mod summary;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -75,6 +77,7 @@ pub use self::{
     rates::Rates,
     route::Route,
     routes::{Classification, ModelInBody},
+    summary::{RouteSummary, Runs},
     tier::{
         DuringOutage, LimitScope, Midway, RateWindow, RequestCap, RequestQuota, Tier, TierModels,
         WhenUsedUp,

@@ -69,6 +69,14 @@ impl Plan {
         self.tiers.get(name)
     }
 
+    pub(super) fn all_tiers(&self) -> impl Iterator<Item = &Arc<Tier>> {
+        self.tiers.values()
+    }
+
+    pub(super) const fn parts(&self) -> (&Catalog, &Routes) {
+        (&self.catalog, &self.routes)
+    }
+
     /// Returns the workload of a model that is used through a feature. `None` if the plan does not
     /// have the model.
     pub fn workload(&self, model: &str, feature: &Name) -> Option<Arc<Workload>> {

@@ -135,6 +135,21 @@ impl Routes {
         self.routes.iter().map(|route| route.pattern.as_str())
     }
 
+    /// Returns the patterns with what they lead to, and `otherwise` as the last.
+    pub(super) fn targets(&self) -> impl Iterator<Item = (&str, &Target)> {
+        let listed = self.routes.iter().map(|route| (route.pattern.as_str(), &route.target));
+        listed.chain([("otherwise", &self.otherwise)])
+    }
+
+    /// Returns the workload of a route to hardware.
+    pub(super) fn on_hardware(
+        catalog: &Catalog,
+        hardware: &Name,
+        feature: &Name,
+    ) -> Option<Arc<Workload>> {
+        catalog.on_hardware(&Name::known(UNLISTED_MODEL), hardware, feature)
+    }
+
     /// `true` if there are metered routes, and every path that is not listed is free.
     pub(super) fn are_metered_but_otherwise_free(&self) -> bool {
         self.otherwise == Target::Free && self.routes.iter().any(|route| route.target.is_metered())
@@ -237,7 +252,7 @@ impl Routes {
             Target::Authenticated => Ok(Classification::Authenticated),
             Target::Refuse => Err(Unlisted::Route),
             Target::Hardware { hardware, feature } => {
-                let workload = catalog.on_hardware(&Name::known(UNLISTED_MODEL), hardware, feature);
+                let workload = Self::on_hardware(catalog, hardware, feature);
                 workload.map(Classification::Workload).ok_or(Unlisted::Route)
             }
             Target::Model { model, feature } => {

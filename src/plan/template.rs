@@ -1,6 +1,6 @@
 //! The model of a route: a name, or a template that a request fills.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
 use http::{HeaderMap, HeaderName};
 use matchit::Params;
@@ -108,6 +108,19 @@ impl Template {
             }
         }
         Some(template)
+    }
+}
+
+/// Writes the template as a plan has it.
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|part| match part {
+            Part::Text(text) => f.write_str(text),
+            Part::Parameter(name) => write!(f, "{{{name}}}"),
+            Part::Header(name) => write!(f, "{{header:{name}}}"),
+            Part::Query(name) => write!(f, "{{query:{name}}}"),
+            Part::Body(field) => write!(f, "{{body:{field}}}"),
+        })
     }
 }
 

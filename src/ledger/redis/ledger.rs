@@ -70,6 +70,35 @@ impl RedisLedger {
         }
     }
 
+    pub(super) fn servers(&self) -> &Servers {
+        &self.inner.servers
+    }
+
+    pub(super) fn timeout(&self) -> Duration {
+        self.inner.timeout
+    }
+
+    pub(super) fn record_key(&self, account: &Account) -> String {
+        schema::record_key(&self.inner.prefix, account)
+    }
+
+    /// Reads an account, to see how long that takes.
+    pub(super) async fn read_account(
+        &self,
+        account: &Account,
+        period: Period,
+    ) -> Result<(), LedgerError> {
+        self.read(account, period, false).await.map(drop)
+    }
+
+    /// Returns the version of the schema that the keys have.
+    pub(super) async fn stored_schema(&self) -> Result<Option<String>, LedgerError> {
+        let key = &format!("{}:schema", self.inner.prefix);
+        let get =
+            |mut link: Link| async move { redis::cmd("GET").arg(key).query_async(&mut link).await };
+        Ok(self.inner.servers.run(key, self.inner.timeout, get).await?)
+    }
+
     /// Opens the connections.
     pub(super) async fn open(&self, within: Duration) -> Result<(), LedgerError> {
         Ok(self.inner.servers.open(within).await?)

@@ -25,6 +25,7 @@
 //! * `builder.rs`: settings.
 //! * `ledger.rs`: [`RedisLedger`], the implementation of [`Ledger`](super::Ledger).
 //! * `list.rs`: the list of a month's accounts.
+//! * `inspection.rs`: whether a server is fit for balances, and how fast it is.
 //! * `script.rs`: the scripts; `call.rs`: their arguments and answers.
 //! * `schema.rs`: keys and fields; `codec.rs`: reads them.
 
@@ -32,6 +33,7 @@ mod buckets;
 mod builder;
 mod call;
 mod codec;
+mod inspection;
 mod ledger;
 mod list;
 mod schema;
@@ -41,4 +43,4 @@ mod script_cost;
 #[cfg(test)]
 mod tests;
 
-pub use self::{builder::RedisLedgerBuilder, ledger::RedisLedger};
+pub use self::{builder::RedisLedgerBuilder, inspection::ServerReport, ledger::RedisLedger};

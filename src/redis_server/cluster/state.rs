@@ -105,6 +105,11 @@ impl Cluster {
 }
 
 impl Server {
+    /// Its number, which no other server of the cluster has.
+    pub(crate) fn id(&self) -> u64 {
+        self.0.id
+    }
+
     /// The connection to it.
     pub(crate) fn connection(&self) -> &Connection {
         &self.0.connection
