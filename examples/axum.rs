@@ -6,8 +6,9 @@
 //! * `GET /billing` and `GET /billing.json` show the bill.
 //! * `GET /metrics`, with the feature `metrics`, is for Prometheus.
 //!
-//! Settings are environment variables: `ADDR`, `PLAN`, `TOKENS`, and for balances `REDIS_URL`, or
-//! without it `LEDGER`: a file (`credits.redb`), or `memory`. With the feature `journal`, `JOURNAL`
+//! Settings are environment variables: `ADDR`, `PLAN`, `TOKENS` (a file, or `redis` for those that
+//! `credits tokens` issues), and for balances `REDIS_URL`, or without it `LEDGER`: a file
+//! (`credits.redb`), or `memory`. With the feature `journal`, `JOURNAL`
 //! names the file in which spending waits that the ledger has not acknowledged. `RECORDS` names a file
 //! for usage records.
 
@@ -26,7 +27,7 @@ use axum::{
     serve::ListenerExt,
 };
 use tokio::net::TcpListener;
-use tower_credits::{BearerTokens, ComputeClock, CreditMeter, PlanFile, billing};
+use tower_credits::{ComputeClock, CreditMeter, PlanFile, billing};
 
 use self::process::setting;
 
@@ -34,8 +35,7 @@ use self::process::setting;
 async fn main() -> Result<(), Box<dyn Error>> {
     process::log();
     let plan = PlanFile::watch(setting("PLAN", "examples/plan.toml"))?;
-    let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?
-        .or_cookie("tower-credits-token".parse()?);
+    let tokens = process::tokens("tower-credits-token".parse()?).await?;
     #[cfg(feature = "metrics")]
     let recorder = process::recorder()?;
     let builder = CreditMeter::builder(plan, process::ledger().await?, tokens);

@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, TableComponent, presets};
 use serde::Serialize;
 use tower_credits::Credits;
 
@@ -24,7 +24,9 @@ pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
 /// Returns a table with these heads. Those that begin with `>` are of numbers, on the right.
 pub(crate) fn table(heads: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_preset(presets::UTF8_HORIZONTAL_ONLY);
+    table.load_preset(presets::NOTHING);
+    table.set_style(TableComponent::HeaderLines, '─');
+    table.set_style(TableComponent::MiddleHeaderIntersections, '─');
     table.set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(heads.iter().map(|head| head.trim_start_matches('>')));
     for (index, head) in heads.iter().enumerate() {
@@ -46,6 +48,17 @@ pub(crate) fn facts<'a>(facts: impl IntoIterator<Item = (&'a str, String)>) -> T
         table.add_row([Cell::new(name), Cell::new(printable(&value))]);
     }
     table
+}
+
+/// Returns the lines of a table, without the white space at their ends.
+pub(crate) fn lines(table: &Table) -> String {
+    let lines: Vec<_> = table.lines().map(|line| line.trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+/// Returns a number with the name of what is counted.
+pub(crate) fn counted(number: usize, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
 /// Returns a text without control characters: names come from clients, and a terminal obeys them.

@@ -1,11 +1,12 @@
 //! Code that the examples share: settings from the environment, the ledger, a log, and a shutdown
 //! within a time limit.
 
-use std::{env, io::IsTerminal, sync::Arc, time::Duration};
+use std::{env, error::Error, io::IsTerminal, sync::Arc, time::Duration};
 
 use tokio::{signal, time::sleep};
 use tower_credits::{
-    CreditMeterBuilder, EmbeddedLedger, MemoryLedger, RedisLedger,
+    BearerTokens, CreditMeterBuilder, EmbeddedLedger, MemoryLedger, Name, RedisLedger, RedisTokens,
+    identify::Identify,
     ledger::{Ledger, LedgerError},
     records::JsonLines,
 };
@@ -25,6 +26,19 @@ pub(crate) async fn ledger() -> Result<Arc<dyn Ledger>, LedgerError> {
             "memory" => Arc::new(MemoryLedger::new()),
             file => Arc::new(EmbeddedLedger::open(file)?),
         },
+    })
+}
+
+/// Returns the tokens by `TOKENS`: a file that is followed, or `redis` for those that `credits tokens`
+/// issues, in the Redis of `REDIS_URL`. A browser's token is in the cookie of this name.
+#[allow(dead_code, reason = "one of the examples does")]
+pub(crate) async fn tokens(cookie: Name) -> Result<Arc<dyn Identify>, Box<dyn Error>> {
+    Ok(match &*setting("TOKENS", "examples/tokens.toml") {
+        "redis" => {
+            let url = env::var("REDIS_URL").map_err(|_| "TOKENS=redis needs REDIS_URL")?;
+            Arc::new(RedisTokens::builder(url).or_cookie(cookie).connect().await?)
+        }
+        file => Arc::new(BearerTokens::watch(file)?.or_cookie(cookie)),
     })
 }
 
@@ -67,11 +81,24 @@ pub(crate) fn accounted(builder: CreditMeterBuilder) -> std::io::Result<CreditMe
 pub(crate) fn recorder()
 -> Result<metrics_exporter_prometheus::PrometheusHandle, metrics_exporter_prometheus::BuildError> {
     use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
-    // From a call of a ledger nearby to a stream of some minutes.
-    let seconds = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 60.0];
-    PrometheusBuilder::new()
+    // From a call of a ledger nearby to a stream of a minute. docs/monitoring.md has the same.
+    let seconds = [
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0,
+    ];
+    let recorder = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &seconds)?
-        .install_recorder()
+        .install_recorder()?;
+    // Values of histograms are kept one by one until somebody reads the page, or this is done.
+    tokio::spawn({
+        let recorder = recorder.clone();
+        async move {
+            loop {
+                sleep(Duration::from_secs(5)).await;
+                recorder.run_upkeep();
+            }
+        }
+    });
+    Ok(recorder)
 }
 
 pub(crate) fn log() {

@@ -25,7 +25,8 @@ const HEAD: &str = "id,account,period,day,model,hardware,feature,subject,time,re
 pub struct EventFile {
     path: PathBuf,
     format: Format,
-    file: Arc<Mutex<File>>,
+    /// Opened by the first delivery, so that a preview makes no file.
+    file: Arc<Mutex<Option<File>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -40,9 +41,10 @@ impl EventFile {
     ///
     /// # Errors
     ///
-    /// [`io::Error`] if the file cannot be opened, or if another process has it.
+    /// [`io::Error`] if the file cannot be opened, if another process has it, or if its folder is
+    /// not there.
     pub fn json_lines(path: impl AsRef<Path>) -> io::Result<Self> {
-        Self::open(path.as_ref(), Format::JsonLines)
+        Self::new(path.as_ref(), Format::JsonLines)
     }
 
     /// Returns a receiver that appends [events](UsageEvent) as rows to a file, which is made with a
@@ -50,22 +52,33 @@ impl EventFile {
     ///
     /// # Errors
     ///
-    /// [`io::Error`] if the file cannot be opened, or if another process has it.
+    /// [`io::Error`] if the file cannot be opened, if another process has it, or if its folder is
+    /// not there.
     pub fn csv(path: impl AsRef<Path>) -> io::Result<Self> {
-        Self::open(path.as_ref(), Format::Csv)
+        Self::new(path.as_ref(), Format::Csv)
     }
 
-    fn open(path: &Path, format: Format) -> io::Result<Self> {
-        let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
-        file.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => io::Error::new(
-                io::ErrorKind::ResourceBusy,
-                format!("another process writes {}: name a file for each", path.display()),
-            ),
-            TryLockError::Error(error) => error,
-        })?;
+    fn new(path: &Path, format: Format) -> io::Result<Self> {
+        let file = if path.exists() { Some(open(path)?) } else { None };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            let reason = format!("there is no folder {}: make it first", folder.display());
+            return Err(io::Error::new(io::ErrorKind::NotFound, reason));
+        }
         Ok(Self { path: path.to_owned(), format, file: Arc::new(Mutex::new(file)) })
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => io::Error::new(
+            io::ErrorKind::ResourceBusy,
+            format!("another process writes {}: name a file for each", path.display()),
+        ),
+        TryLockError::Error(error) => error,
+    })?;
+    Ok(file)
 }
 
 impl Receiver for EventFile {
@@ -77,13 +90,17 @@ impl Receiver for EventFile {
                 })?,
                 Format::Csv => rows(events),
             };
-            let (file, format) = (Arc::clone(&self.file), self.format);
+            let (file, path, format) = (Arc::clone(&self.file), self.path.clone(), self.format);
             let writing = tokio::task::spawn_blocking(move || {
                 let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
+                let file = match &mut *file {
+                    Some(file) => file,
+                    none => none.insert(open(&path)?),
+                };
                 if matches!(format, Format::Csv) {
-                    begin_table(&mut file)?;
+                    begin_table(file)?;
                 }
-                append(&mut file, text.as_bytes())
+                append(file, text.as_bytes())
             });
             match writing.await {
                 Ok(Ok(())) => Ok(Vec::new()),

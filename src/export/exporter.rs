@@ -1,6 +1,7 @@
 //! [`Exporter`]: reads statements, and sends what they have more than was sent.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt,
     path::Path,
     sync::Arc,
@@ -26,7 +27,7 @@ use crate::{
 const PAGE_SIZE: std::num::NonZeroUsize = std::num::NonZeroUsize::new(100).unwrap();
 
 /// The first and the longest pause before a delivery is tried again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(30));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 
 /// The time by which a receiver's memory is taken to be shorter than it says.
 const MEMORY_MARGIN: Duration = Duration::from_secs(60 * 60);
@@ -131,7 +132,7 @@ impl Exporter {
         self
     }
 
-    /// Sets for how long a delivery is tried again, with pauses that grow from 200 ms to 30 s.
+    /// Sets for how long a delivery is tried again since something last arrived, with pauses that grow from 100 ms to 30 s.
     /// Default: 60 s.
     #[must_use]
     pub const fn retry_for(mut self, time: Duration) -> Self {
@@ -272,55 +273,72 @@ impl Exporter {
         report: &mut ExportReport,
     ) -> Result<(), ExportError> {
         for batch in pending.chunks(self.receiver.batch_size().max(1)) {
-            let events: Vec<_> = batch.iter().map(|pending| pending.event.clone()).collect();
-            let refusals = self.deliver(&events).await?;
-            let reason = |index: usize| {
-                refusals
-                    .iter()
-                    .find(|refusal| refusal.index == index)
-                    .map(|refusal| &refusal.reason)
-            };
-            let (mut acknowledged, mut refused) = (Vec::new(), Vec::new());
-            for (index, pending) in batch.iter().enumerate() {
-                match reason(index) {
-                    None => {
-                        report.add_sent(&pending.event);
-                        acknowledged.push(pending.number);
-                    }
-                    Some(reason) => {
-                        report.add_refused(pending.event.clone(), reason.clone());
-                        refused.push(Pending { refused: Some(reason.clone()), ..pending.clone() });
-                    }
-                }
-            }
-            self.state.settle(acknowledged, refused).await?;
-            self.tell(report);
+            self.send_batch(batch.to_vec(), report).await?;
         }
         Ok(())
     }
 
     /// Delivers events, again and again for a while.
-    async fn deliver(&self, events: &[UsageEvent]) -> Result<Vec<Refusal>, ExportError> {
-        let (begin, mut pause) = (Instant::now(), PAUSES.0);
-        loop {
-            let error = match self.receiver.deliver(events).await {
-                Ok(refusals) => return Ok(refusals),
+    async fn send_batch(
+        &self,
+        mut batch: Vec<Pending>,
+        report: &mut ExportReport,
+    ) -> Result<(), ExportError> {
+        let (mut begin, mut pause) = (Instant::now(), PAUSES.0);
+        while !batch.is_empty() {
+            let events: Vec<_> = batch.iter().map(|pending| pending.event.clone()).collect();
+            let error = match self.receiver.deliver(&events).await {
+                Ok(refusals) => {
+                    let all = (0..events.len()).collect();
+                    return self.settle(batch, all, &refusals, report).await.map(drop);
+                }
                 Err(error) => error,
             };
-            let wait = match &error {
-                ReceiverError::Unavailable { retry_after, .. } => {
-                    Some(retry_after.unwrap_or_default().max(pause))
-                }
-                ReceiverError::Denied(_) => None,
+            let denied = |error| ExportError::Receiver { receiver: self.receiver.name(), error };
+            let ReceiverError::Unavailable { retry_after, safe, .. } = &error else {
+                return Err(denied(error));
             };
-            match wait.filter(|wait| begin.elapsed() + *wait <= self.retry_for) {
-                Some(wait) => sleep(wait).await,
-                None => {
-                    return Err(ExportError::Receiver { receiver: self.receiver.name(), error });
-                }
+            if !safe.is_empty() {
+                (begin, pause) = (Instant::now(), PAUSES.0);
+                batch = self.settle(batch, safe.iter().copied().collect(), &[], report).await?;
             }
+            let wait = retry_after.unwrap_or_default().max(pause);
+            if begin.elapsed() + wait > self.retry_for {
+                return Err(denied(error));
+            }
+            sleep(wait).await;
             pause = (pause * 2).min(PAUSES.1);
         }
+        Ok(())
+    }
+
+    /// Takes note of events of a batch that were acknowledged or refused. Returns the others.
+    async fn settle(
+        &self,
+        batch: Vec<Pending>,
+        done: BTreeSet<usize>,
+        refusals: &[Refusal],
+        report: &mut ExportReport,
+    ) -> Result<Vec<Pending>, ExportError> {
+        let reasons: BTreeMap<usize, &String> =
+            refusals.iter().map(|refusal| (refusal.index, &refusal.reason)).collect();
+        let (mut acknowledged, mut refused, mut left) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, pending) in batch.into_iter().enumerate() {
+            match reasons.get(&index) {
+                Some(reason) => {
+                    report.add_refused(pending.event.clone(), (*reason).clone());
+                    refused.push(Pending { refused: Some((*reason).clone()), ..pending });
+                }
+                None if done.contains(&index) => {
+                    report.add_sent(&pending.event);
+                    acknowledged.push(pending.number);
+                }
+                None => left.push(pending),
+            }
+        }
+        self.state.settle(acknowledged, refused).await?;
+        self.tell(report);
+        Ok(left)
     }
 
     /// Reads statements, and returns the accounts of which something is to be sent.

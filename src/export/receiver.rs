@@ -66,6 +66,9 @@ pub enum ReceiverError {
         reason: String,
         /// The time after which the receiver wants to be asked again, if it says so.
         retry_after: Option<Duration>,
+        /// Numbers of events in the delivery, from 0, that are safe all the same: they are not
+        /// delivered again.
+        safe: Vec<usize>,
     },
     /// The receiver takes no events until somebody changes something, such as a key.
     #[error("{0}")]
@@ -75,7 +78,7 @@ pub enum ReceiverError {
 impl ReceiverError {
     /// Returns an error of a receiver that says nothing about when to ask it again.
     pub fn unavailable(reason: impl Into<String>) -> Self {
-        Self::Unavailable { reason: reason.into(), retry_after: None }
+        Self::Unavailable { reason: reason.into(), retry_after: None, safe: Vec::new() }
     }
 }
 
@@ -88,7 +91,7 @@ impl From<HttpAnswer> for ReceiverError {
                 let seconds = answer.headers.get(RETRY_AFTER);
                 let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());
                 let retry_after = seconds.map(Duration::from_secs);
-                Self::Unavailable { reason: answer.to_string(), retry_after }
+                Self::Unavailable { reason: answer.to_string(), retry_after, safe: Vec::new() }
             }
         }
     }

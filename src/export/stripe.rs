@@ -152,18 +152,29 @@ impl StripeMeter {
         pace.tick().await;
     }
 
-    /// Posts the events of one customer, one after the other.
-    async fn post_all(
-        &self,
-        events: Vec<(usize, &UsageEvent)>,
-    ) -> Result<Vec<Refusal>, ReceiverError> {
-        let mut refusals = Vec::new();
+    /// Posts the events of one customer, one after the other, until one is not answered.
+    async fn post_all(&self, events: Vec<(usize, &UsageEvent)>) -> Posted {
+        let mut posted = Posted::default();
         for (index, event) in events {
-            let refused = self.post(event).await?;
-            refusals.extend(refused.map(|reason| Refusal { index, reason }));
+            match self.post(event).await {
+                Ok(None) => posted.safe.push(index),
+                Ok(Some(reason)) => posted.refusals.push(Refusal { index, reason }),
+                Err(error) => {
+                    posted.error = Some(error);
+                    break;
+                }
+            }
         }
-        Ok(refusals)
+        posted
     }
+}
+
+/// What became of a customer's events.
+#[derive(Default)]
+struct Posted {
+    safe: Vec<usize>,
+    refusals: Vec<Refusal>,
+    error: Option<ReceiverError>,
 }
 
 /// `true` if an answer says that an event of this identifier was taken before. It has no code.
@@ -197,12 +208,24 @@ impl Receiver for StripeMeter {
             for events in customers.into_values() {
                 posting.push(self.post_all(events));
             }
-            let posted: Vec<_> = stream::iter(posting).buffer_unordered(MAX_CALLS).collect().await;
-            let mut refusals = Vec::new();
-            for posted in posted {
-                refusals.extend(posted?);
+            let mut posting = stream::iter(posting).buffer_unordered(MAX_CALLS);
+            let mut all = Posted::default();
+            while let Some(posted) = posting.next().await {
+                all.safe.extend(posted.safe);
+                all.refusals.extend(posted.refusals);
+                // One that nobody need try again for is told.
+                let is_final = |error: &Option<_>| matches!(error, Some(ReceiverError::Denied(_)));
+                if all.error.is_none() || is_final(&posted.error) {
+                    all.error = posted.error.or(all.error);
+                }
             }
-            Ok(refusals)
+            match all.error {
+                None => Ok(all.refusals),
+                Some(ReceiverError::Unavailable { reason, retry_after, .. }) => {
+                    Err(ReceiverError::Unavailable { reason, retry_after, safe: all.safe })
+                }
+                Some(error) => Err(error),
+            }
         })
     }
 

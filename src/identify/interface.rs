@@ -60,6 +60,29 @@ pub trait Identify: fmt::Debug + Send + Sync + 'static {
     }
 }
 
+/// Callers whose credentials are chosen while the program runs.
+impl<I: Identify + ?Sized> Identify for Arc<I> {
+    fn identify(&self, head: RequestHead<'_>) -> Identifying {
+        (**self).identify(head)
+    }
+
+    fn cookie(&self) -> Option<&Name> {
+        (**self).cookie()
+    }
+
+    fn api_key_header(&self) -> Option<&HeaderName> {
+        (**self).api_key_header()
+    }
+
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+
+    fn check(&self) -> Pin<Box<dyn Future<Output = Condition> + Send + '_>> {
+        (**self).check()
+    }
+}
+
 /// Answer of [`Identify`]. No variant will be added.
 pub enum Identifying {
     /// The answer.

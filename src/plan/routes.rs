@@ -302,11 +302,19 @@ impl Routes {
         headers: &HeaderMap,
     ) -> String {
         match self.try_classify(catalog, path, query, headers) {
-            Ok(_) | Err(Unlisted::Route) => format!(
-                "the plan has no route for this path; under [routes], \
-                 {path:?} = {{ model = \"<name>\" }} meters it, and {path:?} = \"free\" lets it \
-                 pass unmetered"
-            ),
+            Ok(_) | Err(Unlisted::Route) => {
+                let folded = fold_case_and_end_slash(path);
+                let folded = self.by_folded_path.at(&folded).ok();
+                let near = folded.and_then(|matched| self.routes.get(*matched.value));
+                let near = near.map_or_else(String::new, |near| {
+                    format!("; it nearly has route {:?}, which is written otherwise", near.pattern)
+                });
+                format!(
+                    "the plan has no route for this path{near}; under [routes], \
+                     {path:?} = {{ model = \"<name>\" }} meters it, and {path:?} = \"free\" lets \
+                     it pass unmetered"
+                )
+            }
             Err(Unlisted::Model { pattern, model: Some(model) }) => {
                 explain_unknown_model(pattern, &model)
             }

@@ -3,7 +3,7 @@
 use serde_json::json;
 use tower_credits::ledger;
 
-use super::{PAGE_SIZE, list::counted, this_month};
+use super::{PAGE_SIZE, this_month};
 use crate::{
     arguments::{Audit, Global},
     failure::{Done, Failure},
@@ -62,7 +62,10 @@ pub(crate) async fn run(global: &Global, audit: Audit) -> Result<Done, Failure> 
     if global.json {
         output::json(&json!({ "period": period.to_string(), "sound": sound, "found": found }))?;
     } else {
-        output::line(format!("{} of {period} sound, {found} not.", counted(sound)))?;
+        output::line(format!(
+            "{} of {period} sound, {found} not.",
+            output::counted(sound, "account")
+        ))?;
     }
     Ok(if found == 0 { Done::Well } else { Done::Found })
 }

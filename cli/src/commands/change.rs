@@ -58,7 +58,8 @@ pub(crate) async fn seats(
     if global.json {
         output::json(&json!({ "account": account.as_str(), "seats": seats }))?;
     } else {
-        output::line(format!("{account} has {seats} seats from now on."))?;
+        let seats = output::counted(seats.get() as usize, "seat");
+        output::line(format!("{account} has {seats} from now on."))?;
     }
     Ok(Done::Well)
 }
@@ -73,8 +74,8 @@ pub(crate) async fn erase(global: &Global, Erase { account }: Erase) -> Result<D
     };
     if issued > 0 {
         return Err(Failure::Refused(format!(
-            "{account} has {issued} tokens that work: revoke them first (`credits tokens list \
-             {account}`)"
+            "{account} has {} that work: revoke them first (`credits tokens list {account}`)",
+            output::counted(issued, "token")
         )));
     }
     let question = format!(

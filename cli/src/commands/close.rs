@@ -3,7 +3,7 @@
 use serde_json::json;
 use tower_credits::ledger::LedgerError;
 
-use super::{all_accounts, list::counted, this_month};
+use super::{all_accounts, this_month};
 use crate::{
     arguments::{Close, Global},
     confirm,
@@ -26,7 +26,7 @@ pub(crate) async fn run(global: &Global, close: Close) -> Result<Done, Failure> 
         let question = format!(
             "This closes {} of {}: usage, lines and refunds change no more.",
             period.name(),
-            counted(all.len())
+            output::counted(all.len(), "account")
         );
         confirm::typed(&question, &period.to_string(), global.yes)?;
     }
@@ -52,7 +52,7 @@ pub(crate) async fn run(global: &Global, close: Close) -> Result<Done, Failure> 
             .collect();
         output::json(&json!({ "period": period.to_string(), "closed": closed, "failed": failed }))?;
     } else {
-        output::line(format!("{} of {period} closed.", counted(closed)))?;
+        output::line(format!("{} of {period} closed.", output::counted(closed, "account")))?;
         for (account, error) in &failed {
             output::line(output::printable(&format!("not closed: {account}: {error}")))?;
         }

@@ -29,7 +29,7 @@ pub(crate) async fn run(global: &Global, costs: Costs) -> Result<Done, Failure> 
             let cost = cost_of(id).map_or_else(|| "not known".to_owned(), |cost| cost.to_string());
             table.add_row([id.to_string(), cost]);
         }
-        output::line(table.to_string())?;
+        output::line(output::lines(&table))?;
     }
     if costs.ids.iter().all(|id| cost_of(id).is_some()) {
         return Ok(Done::Well);

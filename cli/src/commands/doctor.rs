@@ -35,7 +35,7 @@ pub(crate) async fn run(global: &Global) -> Result<Done, Failure> {
             output::json(&as_json(report, &problems))?;
             continue;
         }
-        output::line(output::facts(facts(report)).to_string())?;
+        output::line(output::lines(&output::facts(facts(report))))?;
         for problem in &problems {
             output::line(format!("problem: {problem}"))?;
         }

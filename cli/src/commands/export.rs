@@ -76,7 +76,13 @@ async fn to(
     let state = export.state.as_ref().ok_or_else(|| {
         Failure::Usage("pass --state FILE, which says what was sent to this receiver".to_owned())
     })?;
-    let exporter = if export.new_state {
+    let exporter = if export.dry_run && export.new_state {
+        // Nothing was sent, so nothing is in it.
+        let state = std::env::temp_dir().join(format!("credits-{}.state", super::new_id()));
+        let exporter = Exporter::create(accounts, receiver, &state);
+        let _ = fs::remove_file(state);
+        exporter?
+    } else if export.new_state {
         Exporter::create(accounts, receiver, state)?
     } else {
         Exporter::open(accounts, receiver, state)?
@@ -145,7 +151,7 @@ async fn preview(
                 sum.cost.to_string(),
             ]);
         }
-        counter.suspend(|| output::line(table.to_string()))?;
+        counter.suspend(|| output::line(output::lines(&table)))?;
     }
     Ok(report)
 }
@@ -181,7 +187,7 @@ fn print(
     ))?;
     if report.skipped > 0 {
         output::line(format!(
-            "{month}: {} accounts have no name at the receiver, and were left out",
+            "{month}: left out, since they have no name at the receiver: {} accounts",
             report.skipped
         ))?;
     }

@@ -53,11 +53,11 @@ pub(crate) async fn run(global: &Global, list: List) -> Result<Done, Failure> {
             if summary.closed { "closed".to_owned() } else { "open".to_owned() },
         ]);
     }
-    output::line(table.to_string())?;
+    output::line(output::lines(&table))?;
     let used =
         found.iter().map(|summary| summary.used).fold(Credits::ZERO, Credits::saturating_add);
     let last = first.saturating_add(size).min(found.len());
-    let mut text = format!("{} of {period}: {used} used", counted(found.len()));
+    let mut text = format!("{} of {period}: {used} used", output::counted(found.len(), "account"));
     if found.len() > size || first > 0 {
         let shown =
             if first < last { format!("{} to {last}", first + 1) } else { "none".to_owned() };
@@ -68,10 +68,6 @@ pub(crate) async fn run(global: &Global, list: List) -> Result<Done, Failure> {
     }
     output::line(text)?;
     Ok(Done::Well)
-}
-
-pub(super) fn counted(accounts: usize) -> String {
-    format!("{accounts} {}", if accounts == 1 { "account" } else { "accounts" })
 }
 
 fn as_json(summary: &AccountSummary) -> serde_json::Value {

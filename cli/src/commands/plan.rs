@@ -43,7 +43,7 @@ pub(crate) fn check(global: &Global, check: &CheckPlan) -> Result<Done, Failure>
     for route in plan.routes() {
         table.add_row([route.pattern.clone(), described(&plan, &route.runs)]);
     }
-    output::line(table.to_string())?;
+    output::line(output::lines(&table))?;
     let mut models = output::table(&["Model", "Hardware", ">A second", ">A request", ">At least"]);
     let api = "api".parse().map_err(|error| Failure::Usage(format!("{error}")))?;
     for model in plan.models().iter() {
@@ -58,7 +58,7 @@ pub(crate) fn check(global: &Global, check: &CheckPlan) -> Result<Done, Failure>
             ]);
         }
     }
-    output::line(format!("\n{models}"))?;
+    output::line(format!("\n{}", output::lines(&models)))?;
     let mut tiers = output::table(&["Tier", ">Included", "When used up", ">Prices"]);
     for tier in plan.tiers() {
         tiers.add_row([
@@ -68,7 +68,7 @@ pub(crate) fn check(global: &Global, check: &CheckPlan) -> Result<Done, Failure>
             format!("x {}", tier.price_factor),
         ]);
     }
-    output::line(format!("\n{tiers}"))?;
+    output::line(format!("\n{}", output::lines(&tiers)))?;
     for (path, found) in &paths {
         let why = is_lost(found).then(|| format!(": {}", plan.explain(path, &headers)));
         output::line(output::printable(&format!(

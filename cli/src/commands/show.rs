@@ -30,7 +30,8 @@ pub(crate) async fn run(global: &Global, show: Show) -> Result<Done, Failure> {
 fn print(statement: &Statement) -> Result<(), Failure> {
     let Statement { account, period, .. } = statement;
     let state = if statement.closed { ", closed" } else { "" };
-    output::line(output::printable(&format!("{account}, {}{state}\n", period.name())))?;
+    output::line(output::printable(&format!("{account}, {}{state}", period.name())))?;
+    output::line("")?;
     let mut facts = vec![
         ("Used", statement.used.to_string()),
         ("  of included credits", {
@@ -59,7 +60,7 @@ fn print(statement: &Statement) -> Result<(), Failure> {
     if !statement.beyond().is_zero() {
         facts.push(("Paid by nobody", statement.beyond().to_string()));
     }
-    output::line(output::facts(facts).to_string())?;
+    output::line(output::lines(&output::facts(facts)))?;
     if !statement.lines.is_empty() {
         let mut table = output::table(&[
             "Day",
@@ -84,7 +85,7 @@ fn print(statement: &Statement) -> Result<(), Failure> {
                 usage.cost.to_string(),
             ]);
         }
-        output::line(format!("\n{table}"))?;
+        output::line(format!("\n{}", output::lines(&table)))?;
     }
     if !statement.parts.is_empty() {
         let mut table = output::table(&[
@@ -105,7 +106,7 @@ fn print(statement: &Statement) -> Result<(), Failure> {
                 output::limit(part.limits.per_day),
             ]);
         }
-        output::line(format!("\n{table}"))?;
+        output::line(format!("\n{}", output::lines(&table)))?;
     }
     if !statement.refunds.is_empty() {
         let mut table = output::table(&["Refund", "Reason", ">Amount"]);
@@ -116,7 +117,7 @@ fn print(statement: &Statement) -> Result<(), Failure> {
                 refund.amount.to_string(),
             ]);
         }
-        output::line(format!("\n{table}"))?;
+        output::line(format!("\n{}", output::lines(&table)))?;
     }
     Ok(())
 }

@@ -76,7 +76,7 @@ pub(crate) async fn list(global: &Global, account: &Account) -> Result<Done, Fai
     if listed.is_empty() {
         output::line(format!("{account} has no tokens."))?;
     } else {
-        output::line(table.to_string())?;
+        output::line(output::lines(&table))?;
     }
     Ok(Done::Well)
 }
@@ -91,8 +91,9 @@ pub(crate) async fn tier(
         output::json(&json!({ "changed": changed }))?;
     } else {
         output::line(format!(
-            "{changed} tokens of {account} have tier {tier}: on every node within the time for \
-             which it caches tokens, 30 s by default."
+            "{} of {account} now of tier {tier}: on every node within the time for which it \
+             caches tokens, 30 s by default.",
+            output::counted(changed, "token")
         ))?;
     }
     Ok(Done::Well)

@@ -168,7 +168,7 @@ fn show(
             row.requests.to_string(),
         ]);
     }
-    text = format!("{text}{table}");
+    text = format!("{text}{}", output::lines(&table));
     if output::is_terminal() {
         // To the first line, and nothing below it.
         text = format!("\x1b[H\x1b[2J{text}");
