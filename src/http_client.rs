@@ -50,11 +50,19 @@ impl HttpClient {
             (Some("http" | "https"), None) | (None, _) => return Err(wrong(&"no server").into()),
             (Some(scheme), _) => return Err(wrong(&format_args!("`{scheme}`")).into()),
         }
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(rustls::crypto::ring::default_provider())?
-            .https_or_http()
-            .enable_http1()
-            .build();
+        let connector = HttpsConnectorBuilder::new();
+        let provider = rustls::crypto::ring::default_provider();
+        let connector = if url.scheme_str() == Some("https") {
+            connector.with_provider_and_native_roots(provider)?
+        } else {
+            // Nobody is to be trusted: there may be no certificates on this machine.
+            let config = rustls::ClientConfig::builder_with_provider(provider.into())
+                .with_safe_default_protocol_versions()?
+                .with_root_certificates(rustls::RootCertStore::empty())
+                .with_no_client_auth();
+            connector.with_tls_config(config)
+        };
+        let connector = connector.https_or_http().enable_http1().build();
         let client = Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { client, url, token: None })
     }

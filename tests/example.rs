@@ -49,6 +49,9 @@ use tonic_reflection::pb::{
     v1alpha,
 };
 
+/// The script that runs an example.
+const RUN_EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/run-example");
+
 struct Example {
     child: Child,
     lines: Receiver<String>,
@@ -60,14 +63,12 @@ struct Example {
 impl Example {
     /// Starts it with balances in this file, or in memory, or in this Redis.
     fn start(name: &str, ledger: &str) -> Self {
-        Self::start_by(Command::new(env!("CARGO")), name, ledger)
+        Self::start_by(Command::new(RUN_EXAMPLE), name, ledger)
     }
 
-    /// Has a command that runs cargo run an example.
+    /// Has a command that runs examples run one.
     fn prepare(command: &mut Command, name: &str, ledger: &str) {
-        command
-            .args(["run", "--quiet", "--all-features", "--example", name])
-            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        command.arg(name).current_dir(env!("CARGO_MANIFEST_DIR"));
         let variable = if ledger.starts_with("redis://") { "REDIS_URL" } else { "LEDGER" };
         command.env("ADDR", "127.0.0.1:0").env_remove("REDIS_URL").env(variable, ledger);
         // What cargo told this test of its own package would have dependencies built anew.
@@ -78,7 +79,7 @@ impl Example {
         }
     }
 
-    /// Starts it by a command that runs cargo.
+    /// Starts it by a command that runs examples.
     fn start_by(mut command: Command, name: &str, ledger: &str) -> Self {
         Self::prepare(&mut command, name, ledger);
         let mut child = command.stdout(Stdio::piped()).spawn().expect("cargo runs");
@@ -385,7 +386,7 @@ async fn in_a_file_balances_survive_a_kill_and_a_file_has_one_process() {
     assert_eq!(denoise(&example).await, 200);
     let before = bill(&example).await;
     assert_eq!(before["requests"], 1);
-    let mut second = Command::new(env!("CARGO"));
+    let mut second = Command::new(RUN_EXAMPLE);
     Example::prepare(&mut second, "axum", file);
     let second = second.output().unwrap();
     let said = String::from_utf8_lossy(&second.stderr);
@@ -413,7 +414,7 @@ async fn on_a_full_disk_requests_are_denied_until_there_is_room_and_the_total_is
     let file = file.to_str().unwrap();
     let mut shell = Command::new("sh");
     let script = r#"trap "" XFSZ; exec "$0" "$@""#;
-    shell.args(["-c", script, env!("CARGO")]);
+    shell.args(["-c", script, RUN_EXAMPLE]);
     let example = Example::start_by(shell, "axum", file);
     let limit = |bytes: &str| {
         let script = format!(
@@ -457,7 +458,7 @@ async fn what_a_killed_process_had_not_settled_is_settled_by_its_journal_once() 
     let mut server = RedisServer::start();
     let url = server.url();
     let start = || {
-        let mut command = Command::new(env!("CARGO"));
+        let mut command = Command::new(RUN_EXAMPLE);
         command.env("JOURNAL", &journal);
         Example::start_by(command, "axum", &url)
     };

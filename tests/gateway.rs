@@ -141,9 +141,10 @@ struct Gateway {
 
 impl Gateway {
     fn start(settings: &[(&str, &str)]) -> Self {
-        let mut command = Command::new(env!("CARGO"));
+        let run = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/run-example");
+        let mut command = Command::new(run);
         command
-            .args(["run", "--quiet", "--all-features", "--example", "gateway"])
+            .arg("gateway")
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .env("ADDR", "127.0.0.1:0")
             .env_remove("REDIS_URL")

@@ -34,12 +34,8 @@ pub(crate) enum Failure {
     TokensNeedRedis,
     #[error("there is no file {0}: name the embedded ledger's file, or a URL (redis://host/)")]
     NoFile(String),
-    #[error("{file}: {error}")]
-    Plan {
-        file: String,
-        #[source]
-        error: PlanError,
-    },
+    #[error("{0}")]
+    Plan(#[from] PlanError),
     #[error("{0}")]
     State(#[from] StateError),
     #[error("{0}")]
@@ -84,7 +80,6 @@ fn ledger_hint(error: &LedgerError) -> &'static str {
         LedgerError::Unfit(reason) if reason.contains("in use by another process") => {
             "; stop the service that uses the file, or ask it by its billing routes"
         }
-        LedgerError::Malformed(_) => "; `credits audit` names what is wrong",
         _ => "",
     }
 }

@@ -1,7 +1,5 @@
 //! Progress of commands that take long, on the standard error if that is a terminal.
 
-use std::time::Duration;
-
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 /// Returns a counter of things whose number is not known before.
@@ -10,7 +8,6 @@ pub(crate) fn counter(what: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{spinner} {pos} {msg} ({per_sec}, {elapsed})");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
     bar.set_message(what);
-    bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }
 

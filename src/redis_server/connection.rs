@@ -167,6 +167,8 @@ impl Connection {
         let opening = open(Arc::clone(&self.connector), self.role.clone()).boxed().shared();
         let generation = slot.generation;
         slot.opening = Some(opening.clone());
+        // A runtime that ends drops a task at once, and its guard with it, which locks the slot.
+        drop(slot);
         // On a task of its own, so that it continues when its callers have given up, and its
         // failure becomes known.
         let (guard, outcome) = (

@@ -9,6 +9,7 @@ pub(crate) mod redis_server;
 
 use std::{net::TcpListener, time::Duration};
 
+use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use super::{
@@ -50,6 +51,36 @@ async fn a_server_that_is_set_to_evict_is_noticed_within_a_minute() {
         }
     };
     assert_eq!(lines.len(), 1, "it is logged, once in {CHECK_INTERVAL:?}");
+}
+
+/// A task that makes a call when it is dropped, as one that runs when its runtime begins to end.
+struct CallsWhenDropped(Connection);
+
+impl Drop for CallsWhenDropped {
+    fn drop(&mut self) {
+        let _ = self.0.open(Duration::ZERO).now_or_never();
+    }
+}
+
+#[test]
+fn a_runtime_ends_in_which_a_connection_is_opened_at_its_end() {
+    let calls = CallsWhenDropped(connection("redis://127.0.0.1:1/".into()));
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+    let runtime = runtime.unwrap();
+    let (send, begun) = std::sync::mpsc::channel();
+    runtime.spawn(async move {
+        let _calls = calls;
+        send.send(()).unwrap();
+        std::future::pending::<()>().await;
+    });
+    begun.recv().unwrap();
+    let (send, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(runtime);
+        send.send(()).unwrap();
+    });
+    ended.recv_timeout(Duration::from_secs(20)).expect("the runtime ends");
 }
 
 #[tokio::test(start_paused = true)]

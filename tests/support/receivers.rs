@@ -29,8 +29,19 @@ pub struct Received {
     pub repeated: usize,
     /// Of so many requests, one is answered with an error, and one is taken without an answer.
     pub fails_one_in: Option<u32>,
+    /// Calls for a customer for whom another was under way.
+    pub overlaps: usize,
     /// Customers for whom a call is under way.
     busy: HashSet<String>,
+}
+
+/// A call for a customer, which ends when its client goes away, too.
+struct Busy(Arc<Mutex<Received>>, String);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().busy.remove(&self.1);
+    }
 }
 
 #[derive(Clone)]
@@ -160,7 +171,7 @@ async fn stripe(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let (fields, fails) = {
+    let (fields, fails, busy) = {
         let mut received = state.lock().unwrap();
         let fails = received.fails();
         if fails == Fails::BeforeIsTaken {
@@ -187,18 +198,19 @@ async fn stripe(
             .collect();
         // One call at a time for a customer.
         let customer = fields.get("payload[stripe_customer_id]").cloned().unwrap_or_default();
-        if !received.busy.insert(customer) {
-            received.wrong.push("two calls at a time for a customer".to_owned());
+        if !received.busy.insert(customer.clone()) {
+            received.overlaps += 1;
             return StatusCode::TOO_MANY_REQUESTS.into_response();
         }
-        (fields, fails)
+        let busy = Busy(Arc::clone(&state), customer);
+        (fields, fails, busy)
     };
     // So that calls for one customer would meet.
     tokio::time::sleep(Duration::from_millis(1)).await;
+    drop(busy);
     let mut received = state.lock().unwrap();
     let field = |name: &str| fields.get(name).cloned().unwrap_or_default();
     let customer = field("payload[stripe_customer_id]");
-    received.busy.remove(&customer);
     let refused = |message: String| {
         let error = json!({"error": {"type": "invalid_request_error", "message": message}});
         (StatusCode::BAD_REQUEST, Json(error)).into_response()

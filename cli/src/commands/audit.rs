@@ -1,7 +1,10 @@
 //! `credits audit`.
 
 use serde_json::json;
-use tower_credits::ledger;
+use tower_credits::{
+    Account,
+    ledger::{self, LedgerError},
+};
 
 use super::{PAGE_SIZE, this_month};
 use crate::{
@@ -15,7 +18,13 @@ pub(crate) async fn run(global: &Global, audit: Audit) -> Result<Done, Failure> 
     let accounts = Store::accounts(global).await?;
     let period = audit.period.unwrap_or_else(this_month);
     if let Some(account) = audit.account {
-        let audit = accounts.audit(&account, period).await?;
+        let audit = match accounts.audit(&account, period).await {
+            Err(error @ LedgerError::Malformed(_)) => {
+                unreadable(global, &account, &error)?;
+                return Ok(Done::Found);
+            }
+            audit => audit?,
+        };
         if global.json {
             output::json(&as_json(&audit))?;
         } else {
@@ -44,14 +53,7 @@ pub(crate) async fn run(global: &Global, audit: Audit) -> Result<Done, Failure> 
         }
         for (account, error) in &page.unreadable {
             found += 1;
-            let text = error.to_string();
-            progress.suspend(|| {
-                if global.json {
-                    output::json(&json!({ "account": account.as_str(), "error": text }))
-                } else {
-                    output::line(output::printable(&format!("{account}: {text}")))
-                }
-            })?;
+            progress.suspend(|| unreadable(global, account, error))?;
         }
         from = page.next;
         if from.is_none() {
@@ -68,6 +70,16 @@ pub(crate) async fn run(global: &Global, audit: Audit) -> Result<Done, Failure> 
         ))?;
     }
     Ok(if found == 0 { Done::Well } else { Done::Found })
+}
+
+/// Shows an account of which something cannot be read.
+fn unreadable(global: &Global, account: &Account, error: &LedgerError) -> std::io::Result<()> {
+    let text = error.to_string();
+    if global.json {
+        output::json(&json!({ "account": account.as_str(), "error": text }))
+    } else {
+        output::line(output::printable(&format!("{account}: {text}")))
+    }
 }
 
 fn as_json(audit: &ledger::Audit) -> serde_json::Value {

@@ -14,8 +14,7 @@ use crate::{
 };
 
 pub(crate) fn check(global: &Global, check: &CheckPlan) -> Result<Done, Failure> {
-    let plan = Plan::from_file(&check.file)
-        .map_err(|error| Failure::Plan { file: check.file.display().to_string(), error })?;
+    let plan = Plan::from_file(&check.file)?;
     let headers = HeaderMap::from_iter(check.headers.iter().cloned());
     let paths: Vec<_> =
         check.paths.iter().map(|path| (path, plan.classify(path, &headers))).collect();

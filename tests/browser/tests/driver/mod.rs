@@ -100,9 +100,8 @@ pub fn example(plan: &Path) -> (Process, String) {
 /// An example's server, with balances in memory.
 pub fn serve(example: &str, settings: &[(&str, &str)]) -> (Process, String) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let mut command = Command::new(env!("CARGO"));
-    // With all features, because the other tests have built the examples with them.
-    command.args(["run", "--quiet", "--all-features", "--example", example]).current_dir(root);
+    let mut command = Command::new(root.join("scripts/run-example"));
+    command.arg(example).current_dir(root);
     for name in ["REDIS_URL", "TOKENS", "UPSTREAM_KEY", "UPSTREAMS"] {
         command.env_remove(name);
     }
