@@ -25,6 +25,7 @@ mod condition;
 mod contained;
 #[cfg(any(feature = "axum", feature = "export"))]
 mod csv_field;
+mod currency;
 #[cfg(any(feature = "embedded", feature = "journal", feature = "export"))]
 mod database_file;
 mod denial_format;

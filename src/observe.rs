@@ -20,7 +20,7 @@ mod meters {
     pub(super) use metrics::{counter, gauge, histogram};
 
     pub(super) const REQUESTS: &str = "tower_credits_requests_total";
-    pub(super) const COMPUTE: &str = "tower_credits_compute_microseconds_total";
+    pub(super) const COMPUTE: &str = "tower_credits_compute_seconds";
     pub(super) const COST: &str = "tower_credits_cost_nano_usd_total";
     pub(super) const OVERSHOOT: &str = "tower_credits_overshoot_seconds";
     pub(super) const DENIED: &str = "tower_credits_denied_total";
@@ -38,14 +38,17 @@ mod meters {
     pub(super) const UNREPORTED: &str = "tower_credits_unreported_nano_usd";
     pub(super) const RELOADS: &str = "tower_credits_reloads_total";
     pub(super) const LEDGER_AWAY: &str = "tower_credits_ledger_away";
+    pub(super) const BREAKER_OPEN: &str = "tower_credits_breaker_open";
+    pub(super) const JOURNAL_WRITE: &str = "tower_credits_journal_write_seconds";
+    pub(super) const JOURNAL_LEASES: &str = "tower_credits_journal_leases";
     pub(super) const RENEWAL: &str = "tower_credits_renewal_seconds";
 
     pub(super) fn describe() {
         describe_counter!(REQUESTS, Unit::Count, "Billed requests. Labels: tier, hardware, end.");
-        describe_counter!(
+        describe_histogram!(
             COMPUTE,
-            Unit::Microseconds,
-            "Billed compute time. Labels: tier, hardware."
+            Unit::Seconds,
+            "Compute time of a billed request. Labels: tier, hardware."
         );
         describe_counter!(
             COST,
@@ -118,6 +121,27 @@ mod meters {
             "1 while the ledger does not answer, otherwise 0."
         );
         describe_histogram!(RENEWAL, Unit::Seconds, "Duration of a lease renewal. Label: outcome.");
+        describe_gauge!(
+            BREAKER_OPEN,
+            Unit::Count,
+            "1 while requests do not wait for a server of the ledger, otherwise 0. Label: server."
+        );
+        describe_histogram!(
+            JOURNAL_WRITE,
+            Unit::Seconds,
+            "Duration of a write of the journal. Label: outcome (written, failed)."
+        );
+        describe_gauge!(JOURNAL_LEASES, Unit::Count, "Leases in the journal's file.");
+        // An increase from nothing to one is no increase to Prometheus.
+        for way in ["local", "ledger", "allowance"] {
+            counter!(ADMISSIONS, "way" => way).increment(0);
+        }
+        for (what, outcome) in ["plan", "tokens"]
+            .into_iter()
+            .flat_map(|what| ["applied", "refused"].map(|o| (what, o)))
+        {
+            counter!(RELOADS, "what" => what, "outcome" => outcome).increment(0);
+        }
     }
 }
 
@@ -183,6 +207,13 @@ pub(crate) fn ended(request: &MeteredRequest<'_>) {
     } else {
         ended_event!(request, "metered");
     }
+    // If the host has declared the fields. Otherwise this does nothing.
+    let span = tracing::Span::current();
+    if !span.is_disabled() {
+        span.record("credits.cost_nano_usd", request.cost.as_nano_usd());
+        span.record("credits.compute_seconds", request.compute.as_secs_f64());
+        span.record("credits.end", request.end.1);
+    }
     #[cfg(feature = "metrics")]
     {
         let (tier, hardware) = (request.tier.shared(), request.hardware.shared());
@@ -193,8 +224,7 @@ pub(crate) fn ended(request: &MeteredRequest<'_>) {
         if request.forgiven.is_some() {
             return;
         }
-        let micros = u64::try_from(request.compute.as_micros()).unwrap_or(u64::MAX);
-        meters::counter!(meters::COMPUTE, &tags).increment(micros);
+        meters::histogram!(meters::COMPUTE, &tags).record(request.compute.as_secs_f64());
         meters::counter!(meters::COST, &tags).increment(request.cost.as_nano_usd().unsigned_abs());
         if !request.overshoot.is_zero() {
             meters::histogram!(meters::OVERSHOOT, &tags).record(request.overshoot.as_secs_f64());
@@ -363,6 +393,30 @@ pub(crate) fn ledger_away(away: bool) {
 pub(crate) fn ledger_expected() {
     #[cfg(feature = "metrics")]
     meters::gauge!(meters::LEDGER_AWAY).set(0.0);
+}
+
+/// Reports that requests stop waiting for a server of the ledger, or wait for it again.
+pub(crate) fn breaker(server: u64, is_open: bool) {
+    #[cfg(feature = "metrics")]
+    meters::gauge!(meters::BREAKER_OPEN, "server" => server.to_string()).set(if is_open {
+        1.0
+    } else {
+        0.0
+    });
+    let _ = (server, is_open);
+}
+
+/// Reports a write of the journal, and how many leases are in it.
+#[cfg(feature = "journal")]
+pub(crate) fn journal_written(is_written: bool, took: Duration, leases: usize) {
+    #[cfg(feature = "metrics")]
+    {
+        let outcome = if is_written { "written" } else { "failed" };
+        meters::histogram!(meters::JOURNAL_WRITE, "outcome" => outcome).record(took.as_secs_f64());
+        #[expect(clippy::cast_precision_loss, reason = "gauges are doubles")]
+        meters::gauge!(meters::JOURNAL_LEASES).set(leases as f64);
+    }
+    let _ = (is_written, took, leases);
 }
 
 /// Reports a renewal that was answered or given up.

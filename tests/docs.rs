@@ -257,3 +257,66 @@ fn the_readme_is_short_and_prose_fits_a_hundred_columns() {
     }
     assert!(wrong.is_empty(), "longer than 100 columns: {}", wrong.join(", "));
 }
+
+/// The names of metrics in a text.
+fn metrics(text: &str) -> BTreeSet<&str> {
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    let begins = text.match_indices("tower_credits_").map(|(at, _)| at);
+    begins
+        .map(|at| &text[at..][..text[at..].find(|c| !is_name(c)).unwrap_or(text.len() - at)])
+        .collect()
+}
+
+#[test]
+fn dashboard_alerts_and_pages_name_metrics_that_exist_and_alerts_have_a_runbook() {
+    let source = read("src/observe.rs");
+    let (dashboard, alerts) =
+        (read("docs/monitoring/dashboard.json"), read("docs/monitoring/alerts.yml"));
+    let known = metrics(&source);
+    // Constants of histograms, by their names in the source.
+    let is_histogram = |name: &str| {
+        let constant = source.lines().find_map(|line| {
+            let (constant, rest) =
+                line.trim().strip_prefix("pub(super) const ")?.split_once(':')?;
+            rest.contains(&format!("\"{name}\"")).then_some(constant)
+        });
+        constant.is_some_and(|constant| {
+            let source = source.split_whitespace().collect::<String>();
+            source.contains(&format!("describe_histogram!({constant},"))
+        })
+    };
+    let exists = |name: &str| {
+        let base = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end));
+        base.map_or_else(
+            || known.contains(name) && !is_histogram(name),
+            |base| known.contains(base) && is_histogram(base),
+        )
+    };
+    let mut queried = BTreeSet::new();
+    for text in [&dashboard, &alerts] {
+        for name in metrics(text) {
+            assert!(exists(name), "{name} is queried, and no such series exists");
+            queried.insert(name.to_owned());
+        }
+    }
+    assert!(queried.len() > 20, "{queried:?}");
+    for page in ["docs/production.md", "docs/monitoring.md"] {
+        for name in metrics(&read(page)).into_iter().filter(|name| *name != "tower_credits_") {
+            assert!(known.contains(name) || exists(name), "{page} names {name}");
+        }
+    }
+    let table = read("docs/production.md");
+    for name in known {
+        assert!(table.contains(name), "docs/production.md does not explain {name}");
+    }
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    assert!(dashboard["panels"].as_array().unwrap().len() > 20);
+    let runbook = read("docs/monitoring.md");
+    let names: Vec<_> =
+        alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")).collect();
+    assert!(names.len() >= 12, "{names:?}");
+    for name in names {
+        assert!(runbook.contains(&format!("### {name}\n")), "{name} has no runbook");
+        assert!(alerts.contains(&format!("docs/monitoring.md#{}", name.to_lowercase())), "{name}");
+    }
+}

@@ -90,7 +90,8 @@ async fn requests_compute_cost_overshoot_and_denials_are_counted() {
         "{}",
         recorded.0.render()
     );
-    assert_eq!(value(&format!("compute_microseconds_total{{{tags}}}")), 9_000_000.0);
+    assert_eq!(value(&format!("compute_seconds_sum{{{tags}}}")), 9.0);
+    assert_eq!(value(&format!("compute_seconds_count{{{tags}}}")), 6.0);
     assert_eq!(value(&format!("cost_nano_usd_total{{{tags}}}")), 6.0 * 180_000.0);
     assert_eq!(value(&format!("overshoot_seconds_sum{{{tags}}}")), 3.0);
     assert_eq!(value(&format!("overshoot_seconds_count{{{tags}}}")), 6.0);

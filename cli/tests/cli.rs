@@ -538,3 +538,24 @@ async fn an_export_that_is_killed_again_and_again_adds_up_to_the_ledger() {
     }
     assert_eq!(of_file, sums);
 }
+
+/// The script that a person can follow, with stand-ins of the systems that make invoices.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_day_ends_with_equal_sums_everywhere() {
+    let (openmeter, stripe, lago) =
+        (Receiver::openmeter().await, Receiver::stripe().await, Receiver::lago().await);
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/operators-day");
+    let mut day = Command::new(script);
+    day.env("CREDITS", env!("CARGO_BIN_EXE_credits"))
+        .env("OPENMETER_URL", &openmeter.url)
+        .env("STRIPE_URL", &stripe.url)
+        .env("LAGO_URL", &lago.url);
+    let output = tokio::task::spawn_blocking(move || day.output()).await.unwrap().unwrap();
+    let text = said(&output, 0, &["operators-day"]);
+    let used = text.lines().last().unwrap().strip_prefix("used_nano_usd=").unwrap();
+    let used: u64 = used.parse().unwrap();
+    assert!(used > 0, "{text}");
+    assert_eq!(openmeter.sums(), HashMap::from([("user:alice".to_owned(), used)]));
+    assert_eq!(stripe.sums(), HashMap::from([("cus_alice".to_owned(), used)]));
+    assert_eq!(lago.sums(), HashMap::from([("user:alice".to_owned(), used)]));
+}

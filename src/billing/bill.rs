@@ -1,6 +1,6 @@
 //! [`Bill`]: the statement that a request asks for, and who may see it.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     extract::{Query, Request},
@@ -11,10 +11,10 @@ use serde::Deserialize;
 
 use super::denied::Denied;
 use crate::{
-    CreditMeter, Identity, Period,
+    CreditMeter, Credits, Identity, Period, Plan,
     identify::{IdentifyError, RequestHead},
     ledger::{Statement, StatementLine, Usage},
-    plan::{Tier, WhenUsedUp},
+    plan::{Amount, Tier, WhenUsedUp},
     rejection::Rejection,
 };
 
@@ -45,6 +45,8 @@ pub(super) struct Bill {
     /// `true` if it is the current month's.
     pub(super) is_current: bool,
     pub(super) sort: Sort,
+    /// The plan in force: labels, units and prices.
+    pub(super) plan: Arc<Plan>,
 }
 
 impl Bill {
@@ -58,7 +60,8 @@ impl Bill {
             .map(str::parse::<Period>)
             .transpose()
             .map_err(|_| Rejection::NoSuchPeriod)?;
-        let Some(tier) = meter.plan().current().tier(&identity.tier).cloned() else {
+        let plan = meter.plan().current();
+        let Some(tier) = plan.tier(&identity.tier).cloned() else {
             return Err(Rejection::UnknownTier.into());
         };
         let statement = meter.statement(&identity, period).await.map_err(|error| {
@@ -76,7 +79,7 @@ impl Bill {
             Some("today") => Sort::Today,
             _ => Sort::Name,
         };
-        Ok(Self { identity, caller, tier, statement, is_current, sort })
+        Ok(Self { identity, caller, tier, statement, is_current, sort, plan })
     }
 
     /// Returns the usage of the lines, added up by a key of each.
@@ -86,6 +89,33 @@ impl Bill {
             merged.entry(key(line)).or_default().add(line.usage);
         }
         merged
+    }
+
+    /// Returns an amount as the plan labels it.
+    pub(super) fn amount(&self, credits: Credits) -> Amount {
+        self.plan.currency().amount(credits)
+    }
+
+    /// Returns what lines computed: seconds, and for hardware whose time is counted in something
+    /// else, how much of that.
+    pub(super) fn computed<'a>(&self, lines: impl Iterator<Item = &'a StatementLine>) -> String {
+        let (mut micros, mut units): (Option<u64>, BTreeMap<&str, u64>) = (None, BTreeMap::new());
+        for line in lines {
+            let time = line.usage.compute_micros;
+            match self.plan.unit(&line.hardware) {
+                None => *micros.get_or_insert_default() += time,
+                Some(unit) => {
+                    let count = units.entry(unit.name.as_str()).or_default();
+                    *count = count.saturating_add(unit.count(Duration::from_micros(time)));
+                }
+            }
+        }
+        if units.is_empty() {
+            micros.get_or_insert_default();
+        }
+        let time = micros.map(|micros| seconds(Duration::from_micros(micros)));
+        let counted = units.into_iter().map(|(name, count)| format!("{count} {name}"));
+        time.into_iter().chain(counted).collect::<Vec<_>>().join(", ")
     }
 
     /// Returns the date of a day of the month: `2026-11-03`.
@@ -108,6 +138,11 @@ impl Bill {
     pub(super) fn is_own(&self) -> bool {
         self.identity.account == self.caller.account
     }
+}
+
+/// `2.000000 s`
+fn seconds(time: Duration) -> String {
+    format!("{}.{:06} s", time.as_secs(), time.subsec_micros())
 }
 
 fn read_query(parts: &Parts) -> Result<BillQuery, Denied> {

@@ -56,6 +56,7 @@ impl Chart {
         let summary = match day_of_highest.and_then(|day| u8::try_from(day).ok()) {
             Some(day) => {
                 let cost = by_day.get(&Some(day)).map_or(Credits::ZERO, |usage| usage.cost);
+                let cost = bill.amount(cost);
                 let date = bill.date(day);
                 match bars.len() {
                     1 => format!("1 day with costs: {cost} on {date}."),

@@ -17,6 +17,7 @@ use crate::{
     CreditMeter, Credits, Name,
     identify::Subject,
     ledger::{Reason, RefundId, StatementPart, StatementRefund, Usage},
+    plan::Currency,
 };
 
 /// The body. Amounts are whole nano-dollars. The costs of the lines always add up to
@@ -55,6 +56,9 @@ struct BillJson<'a> {
     closed: bool,
     requests: u64,
     compute_seconds: f64,
+    /// The label of amounts, unless it is USD.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    currency: Option<String>,
     lines: Vec<Line>,
     refunds: Vec<Refund>,
     /// Groups, members and keys, by path. Usage counts in each part along its path.
@@ -75,7 +79,16 @@ struct Line {
     feature: Name,
     requests: u64,
     compute_seconds: f64,
+    /// What that is in the unit of the hardware, if it has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    units: Option<Units>,
     cost_nano_usd: i64,
+}
+
+#[derive(Serialize)]
+struct Units {
+    name: Name,
+    count: u64,
 }
 
 #[derive(Serialize)]
@@ -136,6 +149,9 @@ impl<'a> BillJson<'a> {
             closed: statement.closed,
             requests: statement.requests(),
             compute_seconds: statement.compute().as_secs_f64(),
+            currency: Some(bill.plan.currency())
+                .filter(|currency| *currency != Currency::USD)
+                .map(|currency| currency.to_string()),
             lines: lines(bill),
             refunds: refunds(bill),
             parts: parts(bill),
@@ -157,6 +173,10 @@ fn lines(bill: &Bill) -> Vec<Line> {
     });
     let line = |((_, day, model, hardware, feature), usage): (_, Usage)| Line {
         day: Option::map(day, |day| bill.date(day)),
+        units: bill.plan.unit(&hardware).map(|unit| Units {
+            name: unit.name.clone(),
+            count: unit.count(Duration::from_micros(usage.compute_micros)),
+        }),
         model,
         hardware,
         feature,

@@ -13,9 +13,14 @@ use super::{
     chart::Chart,
     html,
     parts::{self, LimitsForm, PartRow},
-    tables::{Footnote, Table, footnotes, seconds, tables},
+    tables::{Footnote, PriceRow, Table, footnotes, prices, tables},
 };
-use crate::{CreditMeter, Credits, Period, ledger::StatementRefund, metering::MIN_ADMITTED_TIME};
+use crate::{
+    CreditMeter, Credits, Period,
+    ledger::{Reason, RefundId, StatementRefund},
+    metering::MIN_ADMITTED_TIME,
+    plan::Amount,
+};
 
 /// Months that ledgers keep, the current one included.
 const MONTHS_KEPT: usize = 13;
@@ -41,27 +46,27 @@ struct Page<'a> {
     current: Option<String>,
     this: String,
     notice: Option<String>,
-    included: Credits,
-    included_used: Credits,
-    included_left: Credits,
-    included_per_day: Credits,
-    included_left_today: Credits,
-    used: Credits,
-    pay_as_you_go: Credits,
-    beyond: Credits,
-    held: Credits,
-    purchased_left: Credits,
-    purchased_used: Credits,
+    included: Amount,
+    included_used: Amount,
+    included_left: Amount,
+    included_per_day: Amount,
+    included_left_today: Amount,
+    used: Amount,
+    pay_as_you_go: Amount,
+    beyond: Amount,
+    held: Amount,
+    purchased_left: Amount,
+    purchased_used: Amount,
     seats: u32,
     requests: u64,
     compute: String,
     /// The cost of the month: what was used, less refunds.
-    net: Credits,
+    net: Amount,
     /// The largest pay-as-you-go amount that the tier allows in a month.
-    tier_limit: Option<Credits>,
+    tier_limit: Option<Amount>,
     shows_limit: bool,
     may_set_limit: bool,
-    spending_limit: Option<Credits>,
+    spending_limit: Option<Amount>,
     invalid_limit: Option<InvalidEntry>,
     /// Groups, members and keys, with what each used.
     parts: Vec<PartRow>,
@@ -69,16 +74,33 @@ struct Page<'a> {
     shows_parts: bool,
     /// The limit of the account's day, and what is used of it.
     most_per_day: String,
-    used_today: Credits,
+    used_today: Amount,
     invalid_limits: Option<(LimitsForm, String)>,
-    refunded: Credits,
-    refunds: &'a [StatementRefund],
+    refunded: Amount,
+    refunds: Vec<RefundRow<'a>>,
     closed: bool,
     chart: Chart,
     tables: Vec<Table>,
+    /// Prices in force, of the current month.
+    prices: Vec<PriceRow>,
+    /// Code of the currency that a form takes amounts in.
+    currency: String,
     footnotes: Vec<&'static Footnote>,
     accounts: Vec<AccountLink<'a>>,
     can_sign_out: bool,
+}
+
+/// A refund on the page.
+struct RefundRow<'a> {
+    id: &'a RefundId,
+    reason: &'a Reason,
+    amount: Amount,
+}
+
+impl<'a> RefundRow<'a> {
+    fn new(bill: &Bill, refund: &'a StatementRefund) -> Self {
+        Self { id: &refund.id, reason: &refund.reason, amount: bill.amount(refund.amount) }
+    }
 }
 
 /// A link to an account that the caller may look at.
@@ -142,25 +164,27 @@ impl<'a> Page<'a> {
             current: (period != now && period.next() != now).then(|| query_of(now)),
             this: query(organisation, Some(period)),
             notice: notice(meter, bill),
-            included: statement.included,
-            included_used,
-            included_left: statement.included.saturating_sub(included_used),
-            included_per_day: statement.included_per_day,
-            included_left_today: statement.included_left_today,
-            used: statement.used,
-            pay_as_you_go: statement.pay_as_you_go,
-            beyond: statement.beyond(),
-            held: statement.held,
-            purchased_left: statement.purchased_left,
-            purchased_used: statement.purchased_used,
+            included: bill.amount(statement.included),
+            included_used: bill.amount(included_used),
+            included_left: bill.amount(statement.included.saturating_sub(included_used)),
+            included_per_day: bill.amount(statement.included_per_day),
+            included_left_today: bill.amount(statement.included_left_today),
+            used: bill.amount(statement.used),
+            pay_as_you_go: bill.amount(statement.pay_as_you_go),
+            beyond: bill.amount(statement.beyond()),
+            held: bill.amount(statement.held),
+            purchased_left: bill.amount(statement.purchased_left),
+            purchased_used: bill.amount(statement.purchased_used),
             seats: statement.seats.get(),
             requests: statement.requests(),
-            compute: seconds(statement.compute()),
-            net: statement.net(),
-            tier_limit: Some(bill.tier.terms().pay_as_you_go).filter(|most| *most != Credits::MAX),
+            compute: bill.computed(statement.lines.iter()),
+            net: bill.amount(statement.net()),
+            tier_limit: Some(bill.tier.terms().pay_as_you_go)
+                .filter(|most| *most != Credits::MAX)
+                .map(|most| bill.amount(most)),
             shows_limit: bill.has_limit() && bill.is_current,
             may_set_limit: bill.is_owner(),
-            spending_limit: statement.spending_limit,
+            spending_limit: statement.spending_limit.map(|limit| bill.amount(limit)),
             invalid_limit: invalid.spending_limit,
             parts: parts::rows(bill),
             sort: bill.sort,
@@ -169,14 +193,20 @@ impl<'a> Page<'a> {
                     || statement.account.organisation().is_some()
                     || statement.most_per_day.is_some()
                     || bill.tier.most_per_day.is_some()),
-            most_per_day: parts::shown(lower(statement.most_per_day, bill.tier.most_per_day), None),
-            used_today: statement.used_today,
+            most_per_day: parts::shown(
+                bill,
+                lower(statement.most_per_day, bill.tier.most_per_day),
+                None,
+            ),
+            used_today: bill.amount(statement.used_today),
             invalid_limits: invalid.limits,
-            refunded: statement.refunded,
-            refunds: &statement.refunds,
+            refunded: bill.amount(statement.refunded),
+            refunds: statement.refunds.iter().map(|refund| RefundRow::new(bill, refund)).collect(),
             closed: statement.closed,
             chart: Chart::new(bill),
             tables: tables(bill),
+            prices: if bill.is_current { prices(bill, meter.ledger_time()) } else { Vec::new() },
+            currency: bill.plan.currency().to_string(),
             footnotes: footnotes(bill),
             accounts: accounts(bill),
             can_sign_out: meter.cookie().is_some() && !parts.headers.contains_key(AUTHORIZATION),

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::bill::{Bill, Sort};
-use crate::{Credits, ledger::StatementPart};
+use crate::{Credits, ledger::StatementPart, plan::Amount};
 
 /// The word for a limit that is lifted, whatever the tier says.
 pub(super) const UNLIMITED: &str = "no limit";
@@ -26,9 +26,9 @@ pub(super) struct PartRow {
     pub(super) parent: String,
     pub(super) last: String,
     pub(super) depth: usize,
-    pub(super) used: Credits,
-    pub(super) used_today: Credits,
-    pub(super) held: Credits,
+    pub(super) used: Amount,
+    pub(super) used_today: Amount,
+    pub(super) held: Amount,
     pub(super) per_month: String,
     pub(super) per_day: String,
     /// The limits as the form has them.
@@ -56,11 +56,11 @@ fn row(bill: &Bill, part: &StatementPart) -> PartRow {
         parent: parent.to_owned(),
         last: last.to_owned(),
         depth,
-        used: part.used,
-        used_today: part.used_today,
-        held: part.held,
-        per_month: shown(part.limits.per_month, tiers.per_month),
-        per_day: shown(part.limits.per_day, tiers.per_day),
+        used: bill.amount(part.used),
+        used_today: bill.amount(part.used_today),
+        held: bill.amount(part.held),
+        per_month: shown(bill, part.limits.per_month, tiers.per_month),
+        per_day: shown(bill, part.limits.per_day, tiers.per_day),
         set: LimitsForm {
             part: part.part.to_string(),
             per_month: entered(part.limits.per_month),
@@ -70,9 +70,9 @@ fn row(bill: &Bill, part: &StatementPart) -> PartRow {
 }
 
 /// Returns a limit for people: as it was set, or else the tier's.
-pub(super) fn shown(set: Option<Credits>, tiers: Option<Credits>) -> String {
+pub(super) fn shown(bill: &Bill, set: Option<Credits>, tiers: Option<Credits>) -> String {
     let amount = |limit: Credits| {
-        if limit == Credits::MAX { UNLIMITED.to_owned() } else { limit.to_string() }
+        if limit == Credits::MAX { UNLIMITED.to_owned() } else { bill.amount(limit).to_string() }
     };
     match (set, tiers) {
         (Some(limit), _) => amount(limit),

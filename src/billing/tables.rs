@@ -1,11 +1,14 @@
 //! The page's tables: usage by model, hardware, feature, member and day.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use super::bill::Bill;
 use crate::{
-    Credits,
+    Credits, Name,
+    clock::UnixTime,
     ledger::{StatementLine, Usage},
+    plan::Amount,
+    tariff::Tariff,
 };
 
 pub(super) struct Table {
@@ -20,21 +23,19 @@ pub(super) struct Row {
     pub(super) name: String,
     pub(super) requests: u64,
     pub(super) compute: String,
-    pub(super) cost: Credits,
+    pub(super) cost: Amount,
 }
 
 /// Returns the tables of a bill. Usage whose day or member is not known is in the row of its model,
 /// one of those that [`footnotes`] explain.
 pub(super) fn tables(bill: &Bill) -> Vec<Table> {
-    let row = |(name, usage): (String, Usage)| {
-        let compute = seconds(Duration::from_micros(usage.compute_micros));
-        Row { name, requests: usage.requests, compute, cost: usage.cost }
-    };
-    let by = |id, title, head, key: &dyn Fn(&StatementLine) -> String| Table {
-        id,
-        title,
-        head,
-        rows: bill.usage_by(key).into_iter().map(row).collect(),
+    let by = |id, title, head, key: &dyn Fn(&StatementLine) -> String| {
+        let row = |(name, usage): (String, Usage)| {
+            let lines = bill.statement.lines.iter().filter(|line| key(line) == name);
+            let compute = bill.computed(lines);
+            Row { name, requests: usage.requests, compute, cost: bill.amount(usage.cost) }
+        };
+        Table { id, title, head, rows: bill.usage_by(key).into_iter().map(row).collect() }
     };
     let day = |line: &StatementLine| {
         line.day.map_or_else(|| line.model.to_string(), |day| bill.date(day))
@@ -84,7 +85,41 @@ pub(super) fn footnotes(bill: &Bill) -> Vec<&'static Footnote> {
     FOOTNOTES.iter().filter(is_used).collect()
 }
 
-/// `2.000000 s`
-pub(super) fn seconds(time: Duration) -> String {
-    format!("{}.{:06} s", time.as_secs(), time.subsec_micros())
+/// A price that was in force when the page was made.
+pub(super) struct PriceRow {
+    pub(super) model: String,
+    pub(super) hardware: String,
+    /// The price of a second, or of a million units.
+    pub(super) price: String,
+    pub(super) fee: Amount,
+    pub(super) least: Amount,
 }
+
+/// Returns the prices that the tier pays now for the models that the month used: of time, and for
+/// each request.
+pub(super) fn prices(bill: &Bill, now: UnixTime) -> Vec<PriceRow> {
+    let factor = bill.tier.price_factor;
+    let used: BTreeSet<_> = bill.statement.lines.iter().map(|line| &line.model).collect();
+    let price = |model: &&Name| {
+        let workload = bill.plan.workload(model.as_str(), model)?;
+        let workload = workload.in_force_at(now).unwrap_or(&workload);
+        let tariff = workload.tariff(factor);
+        let (of_a_second, a_second) = (tariff.cost_of_time(SECOND), "a second");
+        let price = match bill.plan.unit(&workload.hardware) {
+            None => format!("{} {a_second}", bill.amount(of_a_second)),
+            Some(unit) => {
+                format!("{} for {} {}", bill.amount(of_a_second), unit.per_second, unit.name)
+            }
+        };
+        Some(PriceRow {
+            model: workload.model.to_string(),
+            hardware: workload.hardware.to_string(),
+            price,
+            fee: bill.amount(Tariff { least: Credits::ZERO, ..tariff }.cost(Duration::ZERO)),
+            least: bill.amount(tariff.cost(Duration::ZERO)),
+        })
+    };
+    used.iter().filter_map(price).collect()
+}
+
+const SECOND: Duration = Duration::from_secs(1);

@@ -17,7 +17,9 @@
 //!
 //! * [Accounts](accounts): purchases, refunds, limits, thresholds, bill runs, closing a month.
 //! * [Records](records): the id of a request, usage records, costs by id.
+//! * [Command](command): `credits` in a shell, an operator's day, exports of usage.
 //! * [Production](production): Redis, several nodes, what to watch, failures, proxies.
+//! * [Monitoring](monitoring): a dashboard, alerts, and a runbook.
 //! * [Scaling](scaling): what many nodes need from Redis.
 //!
 //! **Understand it**
@@ -63,6 +65,14 @@ pub mod settings {}
 #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
 #[doc = include_str!("../../docs/records.md")]
 pub mod records {}
+
+#[cfg_attr(not(doctest), doc = include_str!("links.md"))]
+#[doc = include_str!("../../docs/command.md")]
+pub mod command {}
+
+#[cfg_attr(not(doctest), doc = include_str!("links.md"))]
+#[cfg_attr(any(not(doctest), feature = "metrics"), doc = include_str!("../../docs/monitoring.md"))]
+pub mod monitoring {}
 
 #[cfg_attr(not(doctest), doc = include_str!("links.md"))]
 #[doc = include_str!("../../docs/recipes.md")]

@@ -14,6 +14,7 @@ use std::{
 };
 
 use super::{breaker::Breaker, entry::AccountEntry};
+use crate::observe;
 
 /// Time after which a server that did not answer is forgotten if nobody calls it.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(10);
@@ -150,12 +151,19 @@ impl AwayShards {
             return;
         }
         let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_away {
-            shards.insert(shard);
-        } else {
-            shards.remove(&shard);
-        }
+        let is_news = if is_away { shards.insert(shard) } else { shards.remove(&shard) };
         self.number.store(shards.len(), Ordering::Release);
+        drop(shards);
+        if is_news {
+            observe::breaker(shard, is_away);
+        }
+    }
+
+    /// Takes all for servers that answer: nobody finds out any more.
+    pub(super) fn clear(&self) {
+        let away = std::mem::take(&mut *self.shards.lock().unwrap_or_else(PoisonError::into_inner));
+        self.number.store(0, Ordering::Release);
+        away.into_iter().for_each(|shard| observe::breaker(shard, false));
     }
 
     /// `true` if one is away.

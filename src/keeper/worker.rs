@@ -115,6 +115,7 @@ impl Worker {
             sleep(PAUSE_AFTER_PANIC).await;
         }
         observe::ledger_expected();
+        self.table.away.clear();
         if self.table.phase.get() == Phase::Orphaned {
             // Nobody else does.
             self.table.records.close();

@@ -277,6 +277,7 @@ impl CreditMeter {
             hint: context.tier.hint.as_deref().map(Into::into),
         });
         let denied = denied.or_else(|| beyond_cap(&context, &origin));
+        origin.runs(&context.workload.model);
         let request = CreditRequest { context, origin, identity, today };
         if let Some(rejection) = denied {
             return Decision::now(self.deny_metered(rejection, request, None));

@@ -20,7 +20,7 @@ use crate::{
     identify::Subject,
     lease::SliceRequest,
     ledger::AccountRate,
-    plan::{LimitScope, RateWindow, RequestCap, RequestQuota, Tier, Unbilled, Workload},
+    plan::{Currency, LimitScope, RateWindow, RequestCap, RequestQuota, Tier, Unbilled, Workload},
     tariff::Tariff,
     terms::{LeaseScope, PartTerms, StatedTerms},
 };
@@ -74,6 +74,8 @@ pub(crate) struct BillingContext {
     pub(crate) is_cap_too_low: bool,
     /// The outcomes that are not billed.
     pub(crate) unbilled: Option<Arc<Unbilled>>,
+    /// The label of amounts in what its caller reads.
+    pub(crate) currency: Currency,
     /// The clock of compute time, if it is not the leases' clock.
     pub(super) clock: Option<Arc<dyn Clock>>,
     /// The clock of the hardware, if requests share it.
@@ -133,6 +135,7 @@ impl BillingContext {
                 RequestCap::Compute(_) => false,
             }),
             unbilled: plan.unbilled().cloned(),
+            currency: plan.currency(),
             part: identity.part.clone(),
             tier,
             shared_clock: workload.shared.then(|| instruments.shared_clocks.of(&workload.hardware)),

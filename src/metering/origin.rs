@@ -5,7 +5,7 @@ use http::{HeaderMap, Uri, uri::PathAndQuery};
 use tracing::Span;
 
 use super::client_caps::ClientCaps;
-use crate::RequestId;
+use crate::{Name, RequestId};
 
 /// Origin of a request, taken when the layer sees it first.
 #[derive(Clone, Debug)]
@@ -28,6 +28,14 @@ impl Origin {
         span.record("request_id", tracing::field::display(&id));
         let caps = ClientCaps::read(headers);
         Self { id, span, caps, path: uri.path_and_query().filter(|_| has_path).cloned() }
+    }
+
+    /// Tells the host's trace the model that the request runs. The name is that of OpenTelemetry's
+    /// conventions for generative AI, which are in development.
+    pub(crate) fn runs(&self, model: &Name) {
+        if !self.span.is_disabled() {
+            self.span.record("gen_ai.request.model", model.as_str());
+        }
     }
 
     /// Returns the path, without the query.

@@ -1,8 +1,8 @@
 //! Plans built in code.
 
 use super::{
-    Outcome, Plan, PlanError, Route, Tier, UpstreamTime,
-    catalog::Fees,
+    Currency, Outcome, Plan, PlanError, Route, Tier, Unit, UpstreamTime,
+    catalog::{Fees, Hardware},
     draft::{Draft, Field, Language, Problem},
     rates::Rates,
 };
@@ -48,6 +48,8 @@ pub struct PlanBuilder {
     free_preflights: bool,
     tiers: Vec<Tier>,
     unbilled: Vec<Outcome>,
+    currency: Currency,
+    units: Vec<(Name, Unit)>,
 }
 
 impl PlanBuilder {
@@ -63,6 +65,18 @@ impl PlanBuilder {
     /// time in which the hardware was busy.
     pub fn shared_hardware(mut self, name: Name, rates: impl Into<Rates>) -> Self {
         self.hardware.push((name, rates.into(), true));
+        self
+    }
+
+    /// Sets what time on some hardware is counted in on the bill. Default: seconds.
+    pub fn unit(mut self, hardware: Name, unit: Unit) -> Self {
+        self.units.push((hardware, unit));
+        self
+    }
+
+    /// Sets the label of amounts on the billing page and in denials. Default: [`Currency::USD`].
+    pub const fn currency(mut self, currency: Currency) -> Self {
+        self.currency = currency;
         self
     }
 
@@ -149,8 +163,18 @@ impl PlanBuilder {
 
     fn draft(mut self) -> Result<Draft, Problem> {
         let mut draft = Draft::new(Language::Rust);
+        draft.set_currency(self.currency);
         for (name, rates, shared) in self.hardware {
-            draft.add_hardware(name, rates, shared)?;
+            let at = self.units.iter().position(|(hardware, _)| *hardware == name);
+            let unit = at.map(|at| self.units.swap_remove(at).1);
+            draft.add_hardware(name, Hardware { rates, shared, unit })?;
+        }
+        if let Some((hardware, _)) = self.units.first() {
+            let reason = format!(
+                "unit of hardware `{hardware}`: the plan does not have it, or has its unit twice: \
+                 add it with PlanBuilder::hardware, and its unit once"
+            );
+            return Err(Problem { field: Field::Key, reason });
         }
         for (name, hardware, time) in self.models {
             let at = self.fees.iter().position(|(model, _)| *model == name);

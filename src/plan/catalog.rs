@@ -4,7 +4,7 @@
 use std::time::Duration;
 use std::{collections::HashMap, sync::Arc};
 
-use super::{rates::Rates, upstream_time::UpstreamTime};
+use super::{rates::Rates, unit::Unit, upstream_time::UpstreamTime};
 use crate::{
     Credits, Name, Price,
     clock::UnixTime,
@@ -93,6 +93,8 @@ pub(super) struct Catalog {
 pub(super) struct Hardware {
     pub(super) rates: Rates,
     pub(super) shared: bool,
+    /// What its time is counted in, if that is not seconds.
+    pub(super) unit: Option<Unit>,
 }
 
 /// A model.
@@ -119,6 +121,11 @@ impl Catalog {
     /// Adds a model. `false` if there is a model of that name already.
     pub(super) fn add_model(&mut self, name: Name, model: Model) -> bool {
         self.models.insert(name, model).is_none()
+    }
+
+    /// Returns what time on some hardware is counted in, if that is not seconds.
+    pub(super) fn unit(&self, hardware: &Name) -> Option<&Unit> {
+        self.hardware.get(hardware)?.unit.as_ref()
     }
 
     /// `true` if requests share the hardware's second.

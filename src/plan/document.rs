@@ -10,8 +10,8 @@ use toml::{Spanned, Value};
 
 use super::{
     DuringOutage, LimitScope, Midway, Plan, PriceFactor, PriceFactorError, RateWindow, Rates,
-    RequestCap, RequestQuota, Route, Tier, TierModels, TimeUnit, UpstreamTime, WhenUsedUp,
-    catalog::Fees,
+    RequestCap, RequestQuota, Route, Tier, TierModels, TimeUnit, Unit, UpstreamTime, WhenUsedUp,
+    catalog::{Fees, Hardware},
     draft::{Draft, Field, Language, Problem},
 };
 use crate::{Credits, DenialFormat, Limits, Name, NameError, clock::UnixTime};
@@ -31,6 +31,7 @@ const DENIAL_FORMATS: [(&str, DenialFormat); 3] = [
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawPlan {
+    currency: Option<Spanned<String>>,
     #[serde(default)]
     unbilled: Vec<Spanned<String>>,
     #[serde(default)]
@@ -52,6 +53,7 @@ struct RawHardware {
     hold_per_request: Option<Spanned<Value>>,
     #[serde(default)]
     shared: bool,
+    unit: Option<Spanned<Value>>,
     #[serde(default)]
     prices: Vec<Spanned<RawDatedRates>>,
 }
@@ -149,6 +151,12 @@ pub(super) fn read(text: &str) -> Result<Plan, DocumentError> {
 
 fn plan(raw: RawPlan) -> Result<Plan, Wrong> {
     let mut draft = Draft::new(Language::Toml);
+    if let Some(code) = raw.currency {
+        let currency = code.as_ref().parse();
+        draft.set_currency(
+            currency.map_err(|error| wrong(code.span(), format!("currency: {error}")))?,
+        );
+    }
     for (key, hardware) in raw.hardware {
         add_hardware(&mut draft, &key, &hardware)?;
     }
@@ -201,9 +209,24 @@ fn add_hardware(draft: &mut Draft, key: &Spanned<String>, raw: &RawHardware) -> 
         before = new.clone();
         rates = rates.after(from, new);
     }
+    let unit = raw.unit.as_ref().map(|unit| self::unit(unit, &entry)).transpose()?;
+    let hardware = Hardware { rates, shared: raw.shared, unit };
     draft
-        .add_hardware(name(key, "hardware")?, rates, raw.shared)
+        .add_hardware(name(key, "hardware")?, hardware)
         .map_err(|problem| wrong(key.span(), problem.reason))
+}
+
+fn unit(value: &Spanned<Value>, entry: &str) -> Result<Unit, Wrong> {
+    let refused = || {
+        let remedy = "write unit = { name = \"tokens\", per_second = 1000000 }";
+        wrong(value.span(), format!("{entry}, unit: {} is no unit: {remedy}", value.as_ref()))
+    };
+    let table = value.as_ref().as_table().filter(|table| table.len() == 2).ok_or_else(refused)?;
+    let name = table.get("name").and_then(Value::as_str).and_then(|name| name.parse().ok());
+    let per_second = table.get("per_second").and_then(Value::as_integer);
+    let per_second = per_second.and_then(|number| u32::try_from(number).ok()?.try_into().ok());
+    let (Some(name), Some(per_second)) = (name, per_second) else { return Err(refused()) };
+    Ok(Unit::new(name, per_second))
 }
 
 fn add_model(draft: &mut Draft, key: &Spanned<String>, raw: &RawModel) -> Result<(), Wrong> {

@@ -8,14 +8,13 @@ use super::{
     catalog::{Catalog, Fees, Hardware, Model},
     pattern::{self, PatternError},
     policy::Plan,
-    rates::Rates,
     route::{Route, RouteKind},
     routes::{Routes, Target},
     template::Template,
     unbilled::{Outcome, Unbilled},
     upstream_time::UpstreamTime,
 };
-use crate::{Name, names, part::MAX_DEPTH};
+use crate::{Name, currency::Currency, names, part::MAX_DEPTH};
 
 /// The feature of a metered route that does not name one.
 const DEFAULT_FEATURE: &str = "api";
@@ -70,6 +69,7 @@ pub(super) struct Draft {
     routes: Routes,
     tiers: HashMap<TierName, Arc<Tier>>,
     unbilled: Vec<Outcome>,
+    currency: Currency,
 }
 
 impl Draft {
@@ -80,21 +80,17 @@ impl Draft {
             routes: Routes::new(),
             tiers: HashMap::new(),
             unbilled: Vec::new(),
+            currency: Currency::USD,
         }
     }
 
-    pub(super) fn add_hardware(
-        &mut self,
-        name: Name,
-        rates: Rates,
-        shared: bool,
-    ) -> Result<(), Problem> {
+    pub(super) const fn set_currency(&mut self, currency: Currency) {
+        self.currency = currency;
+    }
+
+    pub(super) fn add_hardware(&mut self, name: Name, hardware: Hardware) -> Result<(), Problem> {
         let entry = format!("hardware `{name}`");
-        if self.catalog.add_hardware(name, Hardware { rates, shared }) {
-            Ok(())
-        } else {
-            Err(duplicate(&entry))
-        }
+        if self.catalog.add_hardware(name, hardware) { Ok(()) } else { Err(duplicate(&entry)) }
     }
 
     pub(super) fn add_model(
@@ -200,7 +196,7 @@ impl Draft {
                  does so before the last byte pays nothing for the others"
             );
         }
-        Ok(Plan::new(self.catalog, self.tiers, self.routes, unbilled))
+        Ok(Plan::new(self.catalog, self.tiers, self.routes, unbilled, self.currency))
     }
 
     fn target(&self, pattern: &str, route: Route) -> Result<Target, Problem> {

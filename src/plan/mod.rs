@@ -64,6 +64,7 @@ mod template;
 mod tests;
 mod tier;
 mod unbilled;
+mod unit;
 mod upstream_time;
 
 pub(crate) use self::unbilled::{Ending, Unbilled};
@@ -83,10 +84,12 @@ pub use self::{
         WhenUsedUp,
     },
     unbilled::{Outcome, OutcomeError},
+    unit::Unit,
     upstream_time::{TimeUnit, UpstreamTime},
 };
 pub use crate::{
     body_fields::BodyProblem,
+    currency::{Amount, Currency, CurrencyError},
     names::TierName,
     tariff::{PriceFactor, PriceFactorError},
 };

@@ -17,10 +17,12 @@ use super::{
     routes::{Classification, ModelInBody, Routes, explain_unknown_model},
     tier::Tier,
     unbilled::Unbilled,
+    unit::Unit,
 };
 use crate::{
     DenialFormat, Name,
     body_fields::{self, BodyProblem},
+    currency::Currency,
 };
 
 /// Hardware prices, models, routes and tiers. A plan is valid once it exists.
@@ -38,6 +40,7 @@ pub struct Plan {
     routes: Routes,
     precomputed: PrecomputedPaths,
     unbilled: Option<Arc<Unbilled>>,
+    currency: Currency,
 }
 
 impl Plan {
@@ -48,6 +51,7 @@ impl Plan {
         tiers: HashMap<TierName, Arc<Tier>>,
         routes: Routes,
         unbilled: Option<Unbilled>,
+        currency: Currency,
     ) -> Self {
         static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
         catalog.index_workloads(routes.features());
@@ -61,6 +65,7 @@ impl Plan {
             tiers,
             routes,
             unbilled: unbilled.map(Arc::new),
+            currency,
         }
     }
 
@@ -153,6 +158,16 @@ impl Plan {
     /// Returns the format of denials that the route of a path has.
     pub(crate) fn denial_format(&self, path: &str) -> Option<DenialFormat> {
         self.routes.denial_format(path)
+    }
+
+    /// Returns the label of amounts.
+    pub const fn currency(&self) -> Currency {
+        self.currency
+    }
+
+    /// Returns what time on some hardware is counted in on the bill, if that is not seconds.
+    pub fn unit(&self, hardware: &Name) -> Option<&Unit> {
+        self.catalog.unit(hardware)
     }
 
     /// Returns the models of the plan, in the order of their names.

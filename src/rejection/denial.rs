@@ -11,7 +11,7 @@ use crate::{
     ledger::{LimitStanding, Span, Standing},
     limit::RateState,
     metering::BillingContext,
-    plan::{BodyProblem, RequestQuota},
+    plan::{BodyProblem, Currency, RequestQuota},
 };
 
 /// The longest wait after which clients should retry by themselves. Some SDKs sleep for as long as
@@ -136,6 +136,8 @@ pub enum Rejection {
         left: Credits,
         /// The end of that day or month.
         resets_at: UnixTime,
+        /// The label of amounts in the text.
+        currency: Currency,
     },
     /// The account's tier does not [allow](crate::plan::Tier::models) the model. 403.
     ModelDenied {
@@ -206,7 +208,8 @@ impl Rejection {
             let at = level.checked_sub(1);
             let part = at.and_then(|at| context.stated.parts.get(at));
             let part = part.map(|terms| terms.part.clone());
-            return Self::Budget { part, span, limit, left, resets_at };
+            let currency = context.currency;
+            return Self::Budget { part, span, limit, left, resets_at, currency };
         }
         let is_daily = !context.tier.included_per_day.is_zero();
         let day_ends_at = is_daily.then(|| standing.at.next_day());

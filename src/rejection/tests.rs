@@ -10,7 +10,7 @@ use super::{DenialStyle, Rejection};
 use crate::{
     Credits, DenialFormat, Name,
     ledger::Span,
-    plan::{BodyProblem, RequestQuota},
+    plan::{BodyProblem, Currency, RequestQuota},
 };
 
 /// One of each kind.
@@ -51,6 +51,7 @@ fn all() -> Vec<Rejection> {
             limit: "5.00".parse().unwrap(),
             left: Credits::SMALLEST,
             resets_at: period.ends(),
+            currency: Currency::USD,
         },
         Rejection::ModelDenied { model: "flux".parse().unwrap(), hint: hint.clone() },
         Rejection::RequestRate {

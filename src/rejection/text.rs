@@ -133,7 +133,7 @@ impl fmt::Display for Rejection {
                 period.name(),
                 self.resets_at().unwrap_or_default()
             ),
-            Self::Budget { part, span, limit, left, resets_at } => {
+            Self::Budget { part, span, limit, left, resets_at, currency } => {
                 match part.as_ref().map(|part| (part, part.models())) {
                     None => f.write_str("This account")?,
                     Some((_, Some(models))) => write!(f, "Your account, on the models {models},")?,
@@ -143,10 +143,11 @@ impl fmt::Display for Rejection {
                     Span::Day => "a day",
                     Span::Month => "a month",
                 };
-                write!(f, " has reached its limit of {limit} for {time}")?;
+                write!(f, " has reached its limit of {} for {time}", currency.amount(*limit))?;
                 if left.is_zero() {
                     f.write_str(". ")?;
                 } else {
+                    let left = currency.amount(*left);
                     write!(f, ": what is left of it, {left}, does not pay for a request. ")?;
                 }
                 write!(f, "You can send requests again from {resets_at}")?;

@@ -38,7 +38,7 @@ async fn ingest(State(ingest): State<Ingest>, headers: HeaderMap, body: Bytes) -
         2 => return StatusCode::UNAUTHORIZED,
         _ => {}
     }
-    assert_eq!(headers["content-type"], "application/cloudevents-batch+json; charset=UTF-8");
+    assert_eq!(headers["content-type"], "application/cloudevents-batch+json");
     assert_eq!(headers["authorization"], "Bearer secret");
     let events: Vec<serde_json::Value> = serde_json::from_slice(&body).unwrap();
     assert!(!events.is_empty());

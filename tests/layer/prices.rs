@@ -522,3 +522,74 @@ async fn a_running_request_holds_its_fee_once() {
     }
     assert_eq!(settled(&meter, "alice", "dime", 2).await.used, nanos(80_000_000));
 }
+
+#[cfg(feature = "axum")]
+#[tokio::test]
+async fn the_bill_has_the_plans_currency_its_units_and_the_prices_in_force() {
+    use crate::bill::Server;
+
+    let plan = format!(
+        "currency = \"EUR\"\n{}\n{}",
+        crate::bill::PLAN.replace("[tiers.pro]", "[tiers.pro]\nprice_factor = \"0.5\""),
+        r#"
+[hardware.tokens]
+price_per_second = "2.50"
+fee_per_request = "0.001"
+unit = { name = "tokens", per_second = 1000000 }
+
+[models.words]
+hardware = "tokens"
+"#
+    );
+    let server = Server::with(&plan).await;
+    let user = identity("pro", "pro");
+    for (path, micros) in [("/models/words", "1234"), ("/models/whisper-or-not", "1")] {
+        let known = path == "/models/words";
+        let status = server.run("pro", path, &[("x-runs-for", micros)]).await;
+        assert_eq!(status.is_success(), known, "{path}");
+    }
+    let used = server.settled(&user, 1).await.used;
+    // 1 234 microseconds at 2.50 a second and a fee, at half the price.
+    assert_eq!(used, nanos(1_542_500 + 500_000));
+    let (status, page) = server.page("pro", "").await;
+    assert_eq!(status, 200);
+    for shown in ["0.0020425 EUR", "1234 tokens", "1.25 EUR for 1000000 tokens", "0.0005 EUR"] {
+        assert!(page.contains(shown), "{shown}: {page}");
+    }
+    assert!(!page.contains('$'), "an amount has another label");
+    let (_, json) = server.json("pro", "").await;
+    assert_eq!((&json["currency"], &json["compute_seconds"]), (&"EUR".into(), &0.001_234.into()));
+    let expected = serde_json::json!({"name": "tokens", "count": 1_234});
+    assert_eq!(json["lines"][0]["units"], expected);
+
+    for (text, error) in [
+        ("currency = \"euro\"", "line 1: currency: `euro` is no code of a currency"),
+        (
+            "[hardware.gpu]\nprice_per_second = \"1\"\nunit = \"tokens\"",
+            "line 3: hardware `gpu`, unit",
+        ),
+        (
+            "[hardware.gpu]\nprice_per_second = \"1\"\nunit = { name = \"t\", per_second = 0 }",
+            "per_second = 1000000",
+        ),
+    ] {
+        let wrong = Plan::from_toml(text).unwrap_err().to_string();
+        assert!(wrong.contains(error), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn a_denial_has_the_plans_currency() {
+    let plan = PRICES
+        .replace("unbilled", "currency = \"EUR\"\nunbilled")
+        .replace("[tiers.pro]", "[tiers.pro]\nmost_per_day = \"0.05\"");
+    let plan = Plan::from_toml(&plan).unwrap();
+    let meter = CreditMeter::new(plan, MemoryLedger::new(), IdentityFromExtensions);
+    let answer = ask(&meter, ask_for("image", "alice", "pro"), Duration::ZERO, 200).await;
+    assert_eq!(answer.status(), 200);
+    settled(&meter, "alice", "pro", 1).await;
+    let denied = ask(&meter, ask_for("image", "alice", "pro"), Duration::ZERO, 200).await;
+    assert_eq!(denied.status(), 403);
+    let text = String::from_utf8(denied.into_body()).unwrap();
+    assert!(text.contains("its limit of 0.05 EUR") && text.contains("0.01 EUR"), "{text}");
+}

@@ -147,8 +147,13 @@ async fn a_request_is_found_by_its_id_in_log_record_ledger_and_bill() {
     let sink = Receiver::default();
     let meter = recorded(&sink).keep_costs(seconds(3600)).build().unwrap();
     let (log, _guard) = Log::from(tracing::Level::INFO);
-    let host = tracing::info_span!("host", request_id = tracing::field::Empty);
-    let asking = ask(&meter, request("alice", "ten", Empty::new()), None).instrument(host);
+    let host = tracing::info_span!(
+        "host",
+        request_id = tracing::field::Empty,
+        gen_ai.request.model = tracing::field::Empty,
+        credits.cost_nano_usd = tracing::field::Empty,
+    );
+    let asking = ask(&meter, request("alice", "ten", Empty::new()), None).instrument(host.clone());
     let (response, in_handler) = asking.await;
     let id = id_of(&response, "inference-id");
     assert_eq!(id_of(&response, "x-request-id"), id);
@@ -156,7 +161,11 @@ async fn a_request_is_found_by_its_id_in_log_record_ledger_and_bill() {
 
     let lines = log.lines(&["metered", &format!("request_id={id}")]);
     let [line] = &lines[..] else { panic!("{lines:?}") };
-    assert!(line.contains(&format!("host{{request_id={id}}}")), "the host's span has it: {line}");
+    let of_host = format!("host{{request_id={id} gen_ai.request.model=\"echo\"");
+    assert!(line.contains(&of_host), "the host's span has it: {line}");
+    host.in_scope(|| tracing::info!("after it"));
+    let after = log.lines(&["after it", &of_host, "credits.cost_nano_usd=1200}"]);
+    assert_eq!(after.len(), 1, "{after:?}");
 
     let record = sink.only().await;
     assert_eq!(

@@ -44,7 +44,14 @@ fn print(statement: &Statement) -> Result<(), Failure> {
         ("  as pay-as-you-go", statement.pay_as_you_go.to_string()),
         ("Refunded", statement.refunded.to_string()),
         ("On hold", statement.held.to_string()),
-        ("Left to use", output::amount(statement.left())),
+        (
+            "Left to use",
+            if statement.limit == Credits::MAX {
+                "no limit".to_owned()
+            } else {
+                statement.left().to_string()
+            },
+        ),
         ("Requests", statement.requests().to_string()),
         (
             "Compute time",
@@ -138,7 +145,7 @@ fn as_json(statement: &Statement) -> serde_json::Value {
         "purchased_used_nano_usd": statement.purchased_used.as_nano_usd(),
         "purchased_left_nano_usd": statement.purchased_left.as_nano_usd(),
         "pay_as_you_go_nano_usd": statement.pay_as_you_go.as_nano_usd(),
-        "left_nano_usd": limited(statement.left()),
+        "left_nano_usd": limited(statement.limit).map(|_| statement.left().as_nano_usd()),
         "spending_limit_nano_usd": limit(statement.spending_limit),
         "day_limit_nano_usd": limit(statement.most_per_day),
         "seats": statement.seats,

@@ -21,6 +21,7 @@ use crate::{
     database_file::{DatabaseFailed, DatabaseFile, ROWS, guarded, sealed},
     lease::Lease,
     ledger::LeaseId,
+    observe,
 };
 
 /// The interval at which it is written while something is in use.
@@ -38,6 +39,8 @@ pub(in super::super) struct Writer {
     active: Vec<Arc<AccountEntry>>,
     /// The rows of each account, by its number, as they were written.
     rows: HashMap<u64, Vec<Row>>,
+    /// Number of all rows.
+    leases: usize,
 }
 
 /// Change of an account's rows.
@@ -70,6 +73,7 @@ impl Writer {
             table: Arc::downgrade(table),
             active: Vec::new(),
             rows: HashMap::new(),
+            leases: 0,
         };
         let now = table.now();
         // Their numbers are ahead of all that were sent before, also by a process that recovered
@@ -102,6 +106,7 @@ impl Writer {
             writer.list.note(&entry, &mut state);
             drop(state);
             writer.rows.entry(entry.id).or_default().push(row);
+            writer.leases += 1;
             table.attend(&entry);
         }
         writer
@@ -156,10 +161,15 @@ impl Writer {
             .collect();
         let is_news =
             changes.iter().any(|change| !change.put.is_empty() || !change.remove.is_empty());
+        let begin = Instant::now();
         let is_written = !is_news || self.commit(&changes);
+        let took = begin.elapsed();
         self.active.clear();
         for change in changes {
             self.land(&table, change, is_written);
+        }
+        if is_news {
+            observe::journal_written(is_written, took, self.leases);
         }
         Some(is_written)
     }
@@ -229,6 +239,7 @@ impl Writer {
             return;
         }
         let rows = self.rows.entry(entry.id).or_default();
+        let before = rows.len();
         rows.retain(|row| !remove.contains(&row.lease.id()));
         for row in put {
             match rows.iter_mut().find(|known| known.lease.id() == row.lease.id()) {
@@ -236,6 +247,7 @@ impl Writer {
                 None => rows.push(row),
             }
         }
+        self.leases = self.leases + rows.len() - before;
         let mut state = entry.lock();
         let has_row = |id| rows.iter().any(|row| row.lease.id() == id);
         let mut may_leave = false;
