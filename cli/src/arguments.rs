@@ -34,6 +34,7 @@ pub(crate) struct Arguments {
 
 /// Options of every command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Ledger: a URL (redis://, rediss://, redis+cluster://, redis+sentinel://), or the file of an
     /// embedded ledger whose service is stopped.

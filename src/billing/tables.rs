@@ -1,6 +1,9 @@
 //! The page's tables: usage by model, hardware, feature, member and day.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use super::bill::Bill;
 use crate::{
@@ -30,12 +33,17 @@ pub(super) struct Row {
 /// one of those that [`footnotes`] explain.
 pub(super) fn tables(bill: &Bill) -> Vec<Table> {
     let by = |id, title, head, key: &dyn Fn(&StatementLine) -> String| {
-        let row = |(name, usage): (String, Usage)| {
-            let lines = bill.statement.lines.iter().filter(|line| key(line) == name);
-            let compute = bill.computed(lines);
+        let mut merged: BTreeMap<String, Vec<&StatementLine>> = BTreeMap::new();
+        for line in &bill.statement.lines {
+            merged.entry(key(line)).or_default().push(line);
+        }
+        let row = |(name, lines): (String, Vec<&StatementLine>)| {
+            let mut usage = Usage::default();
+            lines.iter().for_each(|line| usage.add(line.usage));
+            let compute = bill.computed(lines.into_iter());
             Row { name, requests: usage.requests, compute, cost: bill.amount(usage.cost) }
         };
-        Table { id, title, head, rows: bill.usage_by(key).into_iter().map(row).collect() }
+        Table { id, title, head, rows: merged.into_iter().map(row).collect() }
     };
     let day = |line: &StatementLine| {
         line.day.map_or_else(|| line.model.to_string(), |day| bill.date(day))

@@ -348,6 +348,8 @@ impl Exporter {
         period: Period,
         report: &mut ExportReport,
     ) -> Result<Vec<Advanced>, ExportError> {
+        // Each once: what a page has twice would be sent twice.
+        let accounts: BTreeSet<_> = accounts.into_iter().collect();
         let (taken, skipped): (Vec<_>, Vec<_>) =
             accounts.into_iter().partition(|account| self.receiver.takes(account));
         report.skipped += skipped.len() as u64;

@@ -143,7 +143,10 @@ fn show(
         }))?;
         return Ok(());
     }
-    let mut text = format!("{period}: {} accounts, {used} used, {held} on hold", found.len());
+    let mut text = format!(
+        "{period}: {}, {used} used, {held} on hold",
+        output::counted(found.len(), "account")
+    );
     if let Some(requests) = requests.filter(|_| look.nodes.requests > 0.0) {
         text = format!("{text}, {requests:.1} requests/s");
     }
