@@ -30,7 +30,7 @@ use tower_credits::{
     clock::{ManualClock, UnixTime},
     export::{
         Customers, Doubt, EventFile, ExportError, Exporter, Lago, OpenMeter, Receiver,
-        ReceiverError, ReceiverFuture, StripeMeter, UsageEvent,
+        ReceiverError, ReceiverFuture, Refusal, StripeMeter, UsageEvent,
     },
     ledger::{
         AccountSummary, AccountsPage, Amendment, Answer, Cursor, Ledger, LedgerError, LedgerFuture,
@@ -183,6 +183,8 @@ struct Counting {
     rng: Arc<Mutex<fastrand::Rng>>,
     fails: bool,
     answers: bool,
+    refuses: bool,
+    loses_answers: bool,
     remembers_for: Option<Duration>,
 }
 
@@ -193,6 +195,8 @@ impl Counting {
             rng: Arc::new(Mutex::new(fastrand::Rng::with_seed(seed))),
             fails: false,
             answers: true,
+            refuses: false,
+            loses_answers: false,
             remembers_for: None,
         }
     }
@@ -210,6 +214,10 @@ impl Counting {
 impl Receiver for Counting {
     fn deliver<'a>(&'a self, events: &'a [UsageEvent]) -> ReceiverFuture<'a> {
         Box::pin(async move {
+            if self.refuses {
+                let refusal = |index| Refusal { index, reason: "no such customer".to_owned() };
+                return Ok((0..events.len()).map(refusal).collect());
+            }
             for event in events {
                 if self.fails && self.rng.lock().unwrap().u8(0..8) == 0 {
                     return Err(ReceiverError::unavailable("a fault"));
@@ -218,7 +226,7 @@ impl Receiver for Counting {
                 assert!(before.is_none_or(|before| before == *event), "one id, two events");
                 tokio::task::yield_now().await;
             }
-            if self.fails && self.rng.lock().unwrap().u8(0..4) == 0 {
+            if self.loses_answers || self.fails && self.rng.lock().unwrap().u8(0..4) == 0 {
                 return Err(ReceiverError::unavailable("a lost answer"));
             }
             if !self.answers {
@@ -292,7 +300,7 @@ async fn an_export_that_is_cut_off_at_any_step_adds_up_to_the_ledger() {
                 ledger.forgets(&format!("user:{}", rng.u8(0..8)), rng.i64(1..1_000));
             }
             let exporter = open(&ledger.accounts(), &receiver, &state).await;
-            match within(rng.usize(1..25), exporter.export(period)).await {
+            match within(rng.usize(1..25), exporter.export(&[period])).await {
                 None => cuts += 1,
                 Some(Ok(report)) => complete += usize::from(report.is_complete()),
                 Some(Err(ExportError::Receiver { .. })) => {}
@@ -305,12 +313,12 @@ async fn an_export_that_is_cut_off_at_any_step_adds_up_to_the_ledger() {
         }
         receiver.fails = false;
         let exporter = open(&ledger.accounts(), &receiver, &state).await;
-        assert!(exporter.export(period).await.unwrap().is_complete());
+        assert!(exporter.export(&[period]).await.unwrap().is_complete());
         let ledger: HashMap<_, _> = ledger.sums().into_iter().filter(|(_, sum)| *sum > 0).collect();
         let received: HashMap<_, _> =
             receiver.sums().into_iter().filter(|(_, sum)| *sum > 0).collect();
         assert_eq!(received, ledger, "seed {seed}");
-        let nothing = exporter.export(period).await.unwrap();
+        let nothing = exporter.export(&[period]).await.unwrap();
         assert_eq!((nothing.events, nothing.repeated), (0, 0), "seed {seed}");
     }
     println!("{cuts} exports cut off, {complete} complete, {forgotten} times usage was forgotten");
@@ -318,6 +326,34 @@ async fn an_export_that_is_cut_off_at_any_step_adds_up_to_the_ledger() {
         cuts >= 10 * seeds && complete > 0 && forgotten > 5 * seeds,
         "{cuts}, {complete}, {forgotten}"
     );
+}
+
+/// An export goes on while another one does: each amount is sent once.
+#[tokio::test]
+async fn exports_that_overlap_send_each_amount_once() {
+    let (ledger, folder) = (ledger(), Folder::new("export-overlap"));
+    let receiver = Counting::new(1);
+    let state = folder.0.join("state");
+    let exporter = Exporter::create(ledger.accounts(), receiver.clone(), &state).unwrap();
+    for round in 0..4 {
+        let mut rng = fastrand::Rng::with_seed(round);
+        let months = [this_month()];
+        let grows = async {
+            for _ in 0..20 {
+                ledger.uses("user:1", this_month(), random_line(&mut rng), 3);
+                tokio::task::yield_now().await;
+            }
+        };
+        let one = exporter.export(&months);
+        let (one, other, ()) = tokio::join!(one, exporter.export(&months), grows);
+        assert!(one.unwrap().is_complete() && other.unwrap().is_complete());
+        // One is cut off, and what it began goes on.
+        ledger.uses("user:2", this_month(), line(1, "m", "x"), 5);
+        let _ = within(3 + usize::try_from(round).unwrap() * 3, exporter.export(&months)).await;
+        exporter.export(&months).await.unwrap();
+    }
+    exporter.export(&[this_month()]).await.unwrap();
+    assert_eq!(receiver.sums(), ledger.sums());
 }
 
 /// The ledger of these tests: accounts with several lines, some of days that have passed.
@@ -344,7 +380,7 @@ async fn export_all(
         .unwrap()
         .retry_for(Duration::from_secs(20));
     for round in 0..5 {
-        let report = exporter.export(this_month()).await.unwrap();
+        let report = exporter.export(&[this_month()]).await.unwrap();
         assert!(report.is_complete(), "{report:?}");
         for account in 0..10 {
             let account = format!("user:{account}");
@@ -352,7 +388,7 @@ async fn export_all(
         }
     }
     standin.never_fail();
-    exporter.export(this_month()).await.unwrap();
+    exporter.export(&[this_month()]).await.unwrap();
     let received = standin.received.lock().unwrap();
     assert_eq!((&received.wrong, received.overlaps), (&Vec::new(), 0));
     assert!(received.repeated > 0, "an answer was lost");
@@ -395,7 +431,7 @@ async fn an_event_that_is_refused_is_named_and_holds_up_no_other() {
     let lago = Lago::to(&standin.url, "lago-key", "inference").unwrap();
     let exporter = Exporter::create(ledger.accounts(), lago, folder.0.join("lago")).unwrap();
     for _ in 0..2 {
-        let report = exporter.export(this_month()).await.unwrap();
+        let report = exporter.export(&[this_month()]).await.unwrap();
         assert_eq!((report.refused, report.refusals.len()), (1, 1));
         let (event, reason) = &report.refusals[0];
         assert_eq!(event.account.to_string(), "user:gone");
@@ -413,7 +449,7 @@ async fn an_event_that_is_refused_is_named_and_holds_up_no_other() {
     };
     let state = folder.0.join("stripe");
     let exporter = Exporter::create(ledger.accounts(), stripe("sk_test_1"), &state).unwrap();
-    let report = exporter.export(this_month()).await.unwrap();
+    let report = exporter.export(&[this_month()]).await.unwrap();
     assert_eq!((report.refused, report.accounts, report.skipped), (1, 2, 39));
     assert!(report.refusals[0].1.contains("No such customer"));
     assert_eq!(standin.sums(), HashMap::from([("cus_1".to_owned(), ledger.sums()["user:1"])]));
@@ -422,11 +458,11 @@ async fn an_event_that_is_refused_is_named_and_holds_up_no_other() {
     // A key that is wrong is no event's fault, and nothing is tried again.
     let wrong = Exporter::open(ledger.accounts(), stripe("sk_test_2"), &state).unwrap();
     ledger.uses("user:1", this_month(), line(1, "m", "x"), 7);
-    let error = wrong.export(this_month()).await.unwrap_err().to_string();
+    let error = wrong.export(&[this_month()]).await.unwrap_err().to_string();
     assert!(error.contains("401") && error.contains("Invalid API Key"), "{error}");
     drop(wrong);
     let exporter = Exporter::open(ledger.accounts(), stripe("sk_test_1"), &state).unwrap();
-    exporter.export(this_month()).await.unwrap();
+    exporter.export(&[this_month()]).await.unwrap();
     assert_eq!(standin.sums()["cus_1"], ledger.sums()["user:1"]);
 }
 
@@ -450,20 +486,21 @@ async fn events_that_a_receiver_may_have_forgotten_wait_for_a_decision() {
             let has_none = receiver.events.lock().unwrap().is_empty();
             if has_none { Poll::Pending } else { Poll::Ready(()) }
         });
+        let months = [month];
         tokio::select! {
-            _ = exporter.export(month) => panic!("it has no answer"),
+            _ = exporter.export(&months) => panic!("it has no answer"),
             () = arrived => {}
         }
         drop(exporter);
         clock.advance(Duration::from_secs(23 * 60 * 60));
         let exporter = open(&accounts, &receiver, &state).await.clock(clock.clone());
         ledger.uses("user:a", month, line(1, "m", "x"), 2);
-        let report = exporter.export(month).await.unwrap();
+        let report = exporter.export(&[month]).await.unwrap();
         let found = (report.in_doubt, report.events, report.is_complete());
         assert_eq!(found, (1, 1, false), "{report:?}");
         assert_eq!(report.doubts[0].cost, "0.000000005".parse().unwrap());
-        assert_eq!(exporter.resolve(doubt).await.unwrap(), 1);
-        let report = exporter.export(month).await.unwrap();
+        assert_eq!(exporter.resolve(doubt, |_| true).await.unwrap(), 1);
+        let report = exporter.export(&[month]).await.unwrap();
         assert!(report.is_complete());
         assert_eq!(report.repeated, if doubt == Doubt::Lost { 1 } else { 0 });
         assert_eq!(receiver.sums()["user:a"], 7);
@@ -476,14 +513,16 @@ async fn a_state_belongs_to_one_receiver_and_is_not_made_by_accident() {
     let (one, other) = (folder.0.join("one.jsonl"), folder.0.join("other.jsonl"));
     let state = folder.0.join("state");
     let file = || EventFile::json_lines(&one).unwrap();
+    // Nor is an empty file a state.
+    std::fs::write(&state, b"").unwrap();
     let error = Exporter::open(ledger.accounts(), file(), &state).unwrap_err().to_string();
-    assert!(error.contains("there is no state file"), "{error}");
+    assert!(error.contains("there is no state of an export"), "{error}");
     drop(Exporter::create(ledger.accounts(), file(), &state).unwrap());
     let error = Exporter::create(ledger.accounts(), file(), &state).unwrap_err().to_string();
-    assert!(error.contains("is there already"), "{error}");
+    assert!(error.contains("already: open it"), "{error}");
     let other = EventFile::json_lines(&other).unwrap();
     let error = Exporter::open(ledger.accounts(), other, &state).unwrap_err().to_string();
-    assert!(error.contains("other.jsonl") && error.contains("name another file"), "{error}");
+    assert!(error.contains("other.jsonl") && error.contains("sends everything again"), "{error}");
 }
 
 #[tokio::test]
@@ -498,7 +537,7 @@ async fn a_file_has_each_event_once_wherever_a_write_was_torn() {
         let exporter = Exporter::create(ledger.accounts(), format(name, &file), &state).unwrap();
         // Events that are sent again have the time that they had.
         let clock = ManualClock::at(this_month());
-        exporter.clock(clock.clone()).export(this_month()).await.unwrap();
+        exporter.clock(clock.clone()).export(&[this_month()]).await.unwrap();
         let whole = std::fs::read(&file).unwrap();
         let receiver = format(name, &file);
         // The same events come again, after a crash that left a part of them.
@@ -509,7 +548,7 @@ async fn a_file_has_each_event_once_wherever_a_write_was_torn() {
             let mut events = Vec::new();
             exporter
                 .clock(clock.clone())
-                .preview(this_month(), |event| events.push(event.clone()))
+                .preview(&[this_month()], |event| events.push(event.clone()))
                 .await
                 .unwrap();
             events
@@ -551,9 +590,40 @@ async fn a_preview_sends_and_writes_nothing() {
     let state = folder.0.join("state");
     let exporter = Exporter::create(ledger.accounts(), receiver.clone(), &state).unwrap();
     let mut seen = 0;
-    let found = exporter.preview(this_month(), |_| seen += 1).await.unwrap();
+    let found = exporter.preview(&[this_month()], |_| seen += 1).await.unwrap();
     assert_eq!(found.cost().as_nano_usd().unsigned_abs(), ledger.sums().values().sum::<u64>());
     assert!(receiver.events.lock().unwrap().is_empty());
-    let sent = exporter.export(this_month()).await.unwrap();
+    let sent = exporter.export(&[this_month()]).await.unwrap();
     assert_eq!((seen, found.events, found.usage), (sent.events, sent.events, sent.usage));
+}
+
+/// An event whose answer was lost is in doubt a day later, also if the receiver has refused it since.
+#[tokio::test]
+async fn a_refusal_does_not_end_an_older_doubt() {
+    let (ledger, folder) = (Statements::default(), Folder::new("export-refused-doubt"));
+    let month: Period = "2026-11".parse().unwrap();
+    ledger.uses("user:a", month, line(1, "m", "x"), 5);
+    let (clock, accounts) = (ManualClock::at(month), ledger.accounts());
+    let mut receiver = Counting::new(1);
+    receiver.remembers_for = Some(Duration::from_secs(24 * 60 * 60));
+    let state = folder.0.join("state");
+    let lossy = Counting { loses_answers: true, ..receiver.clone() };
+    let exporter = Exporter::create(accounts.clone(), lossy, &state).unwrap();
+    let exporter = exporter.clock(clock.clone()).retry_for(Duration::ZERO);
+    exporter.export(&[month]).await.unwrap_err();
+    drop(exporter);
+    // Then the receiver refuses it, for whatever reason.
+    let refusing = Counting { refuses: true, ..receiver.clone() };
+    let exporter = open(&accounts, &refusing, &state).await.clock(clock.clone());
+    let report = exporter.export(&[month]).await.unwrap();
+    assert_eq!((report.refused, report.in_doubt), (1, 0));
+    drop(exporter);
+    clock.advance(Duration::from_secs(48 * 60 * 60));
+    let exporter = open(&accounts, &receiver, &state).await.clock(clock.clone());
+    let report = exporter.export(&[month]).await.unwrap();
+    assert_eq!((report.refused, report.in_doubt, report.events), (0, 1, 0));
+    assert_eq!(exporter.resolve(Doubt::Arrived, |event| event.id == "another").await.unwrap(), 0);
+    assert_eq!(exporter.resolve(Doubt::Arrived, |_| true).await.unwrap(), 1);
+    assert!(exporter.export(&[month]).await.unwrap().is_complete());
+    assert_eq!(receiver.sums()["user:a"], 5);
 }

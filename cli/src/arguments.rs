@@ -20,7 +20,7 @@ use tower_credits::{
     version,
     max_term_width = 100,
     arg_required_else_help = true,
-    after_help = "Exit codes: 0 done; 1 could not be done; 2 wrong command line; 3 done, and \
+    after_help = "CREDITS_LOG=warn shows what the library warns of.\n\nExit codes: 0 done; 1 could not be done; 2 wrong command line; 3 done, and \
                   something was found that needs a person; 4 not confirmed.\n\n\
                   Amounts are dollars, such as 12.50; months are written 2026-11; accounts are \
                   written user:alice or org:acme."
@@ -111,15 +111,15 @@ pub(crate) enum Command {
 pub(crate) struct Show {
     /// Account.
     pub(crate) account: Account,
-    /// Month. Default: this one.
-    #[arg(long)]
+    /// Month (UTC), such as 2026-11. Default: this one.
+    #[arg(long, value_name = "MONTH")]
     pub(crate) period: Option<Period>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct List {
-    /// Month. Default: this one.
-    #[arg(long)]
+    /// Month (UTC), such as 2026-11. Default: this one.
+    #[arg(long, value_name = "MONTH")]
     pub(crate) period: Option<Period>,
     /// What the list is sorted by.
     #[arg(long, value_enum, default_value = "used")]
@@ -167,7 +167,7 @@ pub(crate) struct Costs {
 pub(crate) struct Grant {
     /// Account.
     pub(crate) account: Account,
-    /// Dollars.
+    /// Amount in dollars, such as 12.50.
     pub(crate) amount: Credits,
     /// Id of the grant, such as an order's. A second grant with the same id changes nothing.
     /// Default: a new one, which is shown.
@@ -182,13 +182,13 @@ pub(crate) struct Grant {
 pub(crate) struct Refund {
     /// Account.
     pub(crate) account: Account,
-    /// Dollars.
+    /// Amount in dollars, such as 12.50.
     pub(crate) amount: Credits,
     /// Reason, as the bill shows it.
     #[arg(long)]
     pub(crate) reason: Reason,
-    /// Month. Default: this one.
-    #[arg(long)]
+    /// Month (UTC), such as 2026-11. Default: this one.
+    #[arg(long, value_name = "MONTH")]
     pub(crate) period: Option<Period>,
     /// Id of the refund. A second refund with the same id changes nothing. Default: a new one,
     /// which is shown.
@@ -204,11 +204,12 @@ pub(crate) struct Limit {
     /// Part of the account, such as research/alice.
     #[arg(long)]
     pub(crate) part: Option<Part>,
-    /// The most in a month: dollars, `none` for no limit, or `unset` for what the tier says. Without
-    /// a part it limits pay-as-you-go spending.
+    /// The most in a month: dollars, `unset` to remove the limit, or for a part `none`, which lifts
+    /// the tier's limit, too. Without a part it limits pay-as-you-go spending.
     #[arg(long, group = "limits", value_name = "AMOUNT", value_parser = limit)]
     pub(crate) per_month: Option<Setting>,
-    /// The most on a day (UTC): dollars, `none` for no limit, or `unset` for what the tier says.
+    /// The most on a day (UTC): dollars, `unset` to remove the limit, or for a part `none`, which
+    /// lifts the tier's limit, too. Of an account, the lower of this and the tier's counts.
     #[arg(long, group = "limits", value_name = "AMOUNT", value_parser = limit)]
     pub(crate) per_day: Option<Setting>,
 }
@@ -229,8 +230,8 @@ pub(crate) struct Seats {
 pub(crate) struct Close {
     /// Account. Default: all that used something in the month.
     pub(crate) account: Option<Account>,
-    /// Month. Default: the last one.
-    #[arg(long)]
+    /// Month (UTC), such as 2026-11. Default: the last one.
+    #[arg(long, value_name = "MONTH")]
     pub(crate) period: Option<Period>,
 }
 
@@ -238,8 +239,8 @@ pub(crate) struct Close {
 pub(crate) struct Audit {
     /// Account. Default: all that used something in the month.
     pub(crate) account: Option<Account>,
-    /// Month. Default: this one.
-    #[arg(long)]
+    /// Month (UTC), such as 2026-11. Default: this one.
+    #[arg(long, value_name = "MONTH")]
     pub(crate) period: Option<Period>,
 }
 
@@ -294,7 +295,10 @@ pub(crate) struct IssueToken {
 }
 
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("which").required(true))]
+#[command(
+    group = clap::ArgGroup::new("which").required(true),
+    override_usage = "credits tokens revoke <ACCOUNT> <ID>\n       credits tokens revoke --secret"
+)]
 pub(crate) struct RevokeToken {
     /// Account of the token.
     #[arg(requires = "id")]
@@ -338,8 +342,9 @@ pub(crate) struct Export {
     /// Makes the state file: nothing was sent to this receiver before.
     #[arg(long, global = true)]
     pub(crate) new_state: bool,
-    /// Month; can be repeated. Default: the last one and this one.
-    #[arg(long = "period", global = true)]
+    /// Month (UTC), such as 2026-11; can be repeated. Default: this one and the two
+    /// before.
+    #[arg(long = "period", global = true, value_name = "MONTH")]
     pub(crate) periods: Vec<Period>,
     /// Shows what would be sent. Sends and writes nothing.
     #[arg(long, global = true)]
@@ -347,7 +352,14 @@ pub(crate) struct Export {
     /// Decides about the events that are in doubt, before the export.
     #[arg(long, global = true, value_enum, value_name = "DECISION")]
     pub(crate) doubts: Option<Doubts>,
-    /// Text that goes into the ids of events, to tell ledgers that export to one receiver.
+    /// Limits --doubts to events of these ids. Can be repeated.
+    #[arg(long = "doubt", global = true, value_name = "EVENT_ID", requires = "doubts")]
+    pub(crate) doubt_ids: Vec<String>,
+    /// Drops the events that the receiver refused before, before the export: it never gets them.
+    #[arg(long, global = true)]
+    pub(crate) drop_refused: bool,
+    /// Text that goes into the ids of events, to tell ledgers that export to one receiver. Do not
+    /// change it for a state file that was used.
     #[arg(long, global = true, default_value = "tower-credits")]
     pub(crate) namespace: String,
     /// The time for which a delivery is tried again.
@@ -389,7 +401,7 @@ pub(crate) enum ExportTo {
         /// Type of the events, by which meters choose them.
         #[arg(long, default_value = "usage")]
         event_type: String,
-        /// How long OpenMeter is set up to know an event again.
+        /// How long OpenMeter is set up to know an event again, such as 24h.
         #[arg(long, default_value = "24h", value_parser = duration)]
         dedupe_window: Duration,
     },
@@ -441,7 +453,7 @@ pub(crate) struct Watch {
     /// Accounts that are shown.
     #[arg(long, default_value = "20")]
     pub(crate) top: NonZeroU32,
-    /// URL of a node's Prometheus metrics, for requests and denials. Can be repeated.
+    /// URL (http://) of a node's Prometheus metrics, for requests and denials. Can be repeated.
     #[arg(long = "metrics", value_name = "URL", value_hint = ValueHint::Url)]
     pub(crate) metrics: Vec<String>,
 }

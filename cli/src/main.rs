@@ -25,22 +25,38 @@ async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("CREDITS_LOG").unwrap_or_else(|_| EnvFilter::new("error"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
     let json = arguments.global.json;
+    let only_shows = only_shows(&arguments.command);
     match run(arguments).await {
         Ok(Done::Well) => ExitCode::SUCCESS,
         Ok(Done::Found) => ExitCode::from(3),
-        // `credits list | head` is no failure.
-        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+        // `credits list | head` is no failure: who reads has enough.
+        Err(Failure::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe && only_shows => {
             ExitCode::SUCCESS
         }
         Err(failure) => {
+            // It may have what a server said.
+            let text = output::printable(&failure.to_string());
             if json {
-                eprintln!("{}", serde_json::json!({ "error": failure.to_string() }));
+                eprintln!("{}", serde_json::json!({ "error": text }));
             } else {
-                eprintln!("error: {failure}");
+                eprintln!("error: {text}");
             }
             failure.exit_code()
         }
     }
+}
+
+/// `true` if a command does nothing but show, and finds nothing out.
+const fn only_shows(command: &Command) -> bool {
+    matches!(
+        command,
+        Command::Show(_)
+            | Command::List(_)
+            | Command::Tokens(Tokens::List { .. })
+            | Command::Watch(_)
+            | Command::Completions { .. }
+            | Command::Man { .. }
+    )
 }
 
 async fn run(arguments: Arguments) -> Result<Done, Failure> {

@@ -14,7 +14,7 @@ use crate::{
     CreditMeter, Credits, Identity, Period, Plan,
     identify::{IdentifyError, RequestHead},
     ledger::{Statement, StatementLine, Usage},
-    plan::{Amount, Tier, WhenUsedUp},
+    plan::{Amount, Tier, Unit, WhenUsedUp},
     rejection::Rejection,
 };
 
@@ -99,22 +99,22 @@ impl Bill {
     /// Returns what lines computed: seconds, and for hardware whose time is counted in something
     /// else, how much of that.
     pub(super) fn computed<'a>(&self, lines: impl Iterator<Item = &'a StatementLine>) -> String {
-        let (mut micros, mut units): (Option<u64>, BTreeMap<&str, u64>) = (None, BTreeMap::new());
+        let (mut micros, mut units): (Option<u64>, BTreeMap<&str, (&Unit, u64)>) =
+            (None, BTreeMap::new());
         for line in lines {
             let time = line.usage.compute_micros;
             match self.plan.unit(&line.hardware) {
                 None => *micros.get_or_insert_default() += time,
-                Some(unit) => {
-                    let count = units.entry(unit.name.as_str()).or_default();
-                    *count = count.saturating_add(unit.count(Duration::from_micros(time)));
-                }
+                Some(unit) => units.entry(unit.name.as_str()).or_insert((unit, 0)).1 += time,
             }
         }
         if units.is_empty() {
             micros.get_or_insert_default();
         }
         let time = micros.map(|micros| seconds(Duration::from_micros(micros)));
-        let counted = units.into_iter().map(|(name, count)| format!("{count} {name}"));
+        let counted = units.into_iter().map(|(name, (unit, micros))| {
+            format!("{} {name}", unit.count(Duration::from_micros(micros)))
+        });
         time.into_iter().chain(counted).collect::<Vec<_>>().join(", ")
     }
 

@@ -97,14 +97,16 @@ pub(super) fn footnotes(bill: &Bill) -> Vec<&'static Footnote> {
 pub(super) struct PriceRow {
     pub(super) model: String,
     pub(super) hardware: String,
-    /// The price of a second, or of a million units.
+    /// `true` if time is counted in units.
+    has_unit: bool,
+    /// The price of a second, or of as many units as a second has.
     pub(super) price: String,
     pub(super) fee: Amount,
     pub(super) least: Amount,
 }
 
 /// Returns the prices that the tier pays now for the models that the month used: of time, and for
-/// each request.
+/// each request. None if there is nothing but time that is counted in seconds.
 pub(super) fn prices(bill: &Bill, now: UnixTime) -> Vec<PriceRow> {
     let factor = bill.tier.price_factor;
     let used: BTreeSet<_> = bill.statement.lines.iter().map(|line| &line.model).collect();
@@ -113,7 +115,8 @@ pub(super) fn prices(bill: &Bill, now: UnixTime) -> Vec<PriceRow> {
         let workload = workload.in_force_at(now).unwrap_or(&workload);
         let tariff = workload.tariff(factor);
         let (of_a_second, a_second) = (tariff.cost_of_time(SECOND), "a second");
-        let price = match bill.plan.unit(&workload.hardware) {
+        let unit = bill.plan.unit(&workload.hardware);
+        let price = match unit {
             None => format!("{} {a_second}", bill.amount(of_a_second)),
             Some(unit) => {
                 format!("{} for {} {}", bill.amount(of_a_second), unit.per_second, unit.name)
@@ -122,12 +125,15 @@ pub(super) fn prices(bill: &Bill, now: UnixTime) -> Vec<PriceRow> {
         Some(PriceRow {
             model: workload.model.to_string(),
             hardware: workload.hardware.to_string(),
+            has_unit: unit.is_some(),
             price,
             fee: bill.amount(Tariff { least: Credits::ZERO, ..tariff }.cost(Duration::ZERO)),
             least: bill.amount(tariff.cost(Duration::ZERO)),
         })
     };
-    used.iter().filter_map(price).collect()
+    let rows: Vec<_> = used.iter().filter_map(price).collect();
+    let is_more = |row: &PriceRow| row.has_unit || !row.fee.is_zero() || !row.least.is_zero();
+    if rows.iter().any(is_more) { rows } else { Vec::new() }
 }
 
 const SECOND: Duration = Duration::from_secs(1);

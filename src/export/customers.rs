@@ -35,6 +35,15 @@ pub enum CustomersError {
         #[source]
         error: std::io::Error,
     },
+    /// A line of the file is wrong.
+    #[error("{file}, {error}")]
+    Text {
+        /// The file.
+        file: String,
+        /// The line, and what is wrong with it.
+        #[source]
+        error: Box<Self>,
+    },
     /// A line has no comma, or nothing behind it.
     #[error("line {line}: write an account, a comma and its name at the receiver")]
     Line {
@@ -68,9 +77,13 @@ impl Customers {
     /// [`CustomersError`] if it cannot be read, with the line that is wrong.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, CustomersError> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| CustomersError::File { file: path.display().to_string(), error })?;
-        text.parse()
+        let file = path.display().to_string();
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                text.parse().map_err(|error| CustomersError::Text { file, error: Box::new(error) })
+            }
+            Err(error) => Err(CustomersError::File { file, error }),
+        }
     }
 
     /// Returns the name of an account.

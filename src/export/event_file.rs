@@ -21,7 +21,8 @@ const HEAD: &str = "id,account,period,day,model,hardware,feature,subject,time,re
 /// [Receiver] that appends events to a file: as lines of JSON, or as a table (RFC 4180).
 ///
 /// A delivery is acknowledged when it is on the disk. One that is repeated after a crash goes on
-/// where the file ends, so the file has each event once. Do not move the file while an export runs.
+/// where the file ends, so the file has each event once. Move the file only after an export that
+/// ended without an error.
 pub struct EventFile {
     path: PathBuf,
     format: Format,
@@ -65,11 +66,14 @@ impl EventFile {
             let reason = format!("there is no folder {}: make it first", folder.display());
             return Err(io::Error::new(io::ErrorKind::NotFound, reason));
         }
-        Ok(Self { path: path.to_owned(), format, file: Arc::new(Mutex::new(file)) })
+        // The same file by whatever path it is named.
+        let path = path.canonicalize().or_else(|_| std::path::absolute(path))?;
+        Ok(Self { path, format, file: Arc::new(Mutex::new(file)) })
     }
 }
 
 fn open(path: &Path) -> io::Result<File> {
+    let is_new = !path.exists();
     let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
     file.try_lock().map_err(|error| match error {
         TryLockError::WouldBlock => io::Error::new(
@@ -78,6 +82,10 @@ fn open(path: &Path) -> io::Result<File> {
         ),
         TryLockError::Error(error) => error,
     })?;
+    if let Some(folder) = path.parent().filter(|_| is_new) {
+        // So that the file is there after a loss of power.
+        File::open(folder)?.sync_all()?;
+    }
     Ok(file)
 }
 
@@ -86,7 +94,7 @@ impl Receiver for EventFile {
         Box::pin(async move {
             let text = match self.format {
                 Format::JsonLines => lines(events).map_err(|error| {
-                    ReceiverError::Denied(format!("an event cannot be written: {error}"))
+                    ReceiverError::denied(format!("an event cannot be written: {error}"))
                 })?,
                 Format::Csv => rows(events),
             };
@@ -111,7 +119,11 @@ impl Receiver for EventFile {
     }
 
     fn name(&self) -> String {
-        format!("file {}", self.path.display())
+        let format = match self.format {
+            Format::JsonLines => "JSON lines",
+            Format::Csv => "CSV",
+        };
+        format!("file {}, {format}", self.path.display())
     }
 
     fn batch_size(&self) -> usize {
@@ -180,6 +192,10 @@ fn append(file: &mut File, text: &[u8]) -> io::Result<()> {
     let mut end = Vec::new();
     file.read_to_end(&mut end)?;
     let written = (0..=end.len()).rev().find(|have| end.ends_with(&text[..*have])).unwrap_or(0);
+    if written == 0 && end.last().is_some_and(|last| *last != b'\n') {
+        // A torn line of something else.
+        file.write_all(b"\n")?;
+    }
     file.write_all(&text[written..])?;
     file.sync_data()
 }

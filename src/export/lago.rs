@@ -1,9 +1,6 @@
 //! Events of Lago, in batches.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::{collections::BTreeMap, fmt};
 
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use serde::{Deserialize, Serialize};
@@ -103,11 +100,28 @@ impl Lago {
             properties: event,
         });
         let batch = serde_json::to_vec(&Batch { events: events.collect() })
-            .map_err(|error| ReceiverError::Denied(error.to_string()))?;
+            .map_err(|error| ReceiverError::denied(error.to_string()))?;
         let json = HeaderValue::from_static("application/json");
         let headers = HeaderMap::from_iter([(CONTENT_TYPE, json)]);
         self.client.post(headers, batch).await.map_err(ReceiverError::unavailable)
     }
+}
+
+/// Returns the numbers of events that an answer names, with the reason why they are refused; `None`
+/// for those that Lago has already.
+fn wrong_ones(answer: &HttpAnswer, events: usize) -> BTreeMap<usize, Option<String>> {
+    let said = serde_json::from_slice::<Invalid>(&answer.body).ok();
+    let named = said.into_iter().flat_map(|said| said.error_details);
+    let wrong = named.filter_map(|(number, fields)| {
+        let number = number.parse().ok().filter(|number| *number < events)?;
+        let is_known = !fields.is_empty()
+            && fields.iter().all(|(field, problems)| {
+                field == "transaction_id" && problems == &["value_already_exist"]
+            });
+        let reason = (!is_known).then(|| format!("it answered {}: {fields:?}", answer.status));
+        Some((number, reason))
+    });
+    wrong.collect()
 }
 
 impl Receiver for Lago {
@@ -123,40 +137,36 @@ impl Receiver for Lago {
                 }
                 known
             });
-            // Each time at least one is taken out.
-            while !left.is_empty() {
+            // Each time at least one is taken out, or all are posted one by one.
+            let mut batches: Vec<_> = [left].into_iter().filter(|left| !left.is_empty()).collect();
+            while let Some(mut left) = batches.pop() {
                 let answer = self.post(&left).await?;
                 if answer.status.is_success() {
-                    break;
+                    continue;
                 }
-                let invalid = match answer.status.as_u16() {
-                    422 => serde_json::from_slice::<Invalid>(&answer.body).ok(),
-                    _ => return Err(answer.into()),
-                };
-                let mut wrong = BTreeSet::new();
-                for (number, fields) in invalid.into_iter().flat_map(|said| said.error_details) {
-                    let Some(number) = number.parse().ok().filter(|n: &usize| *n < left.len())
-                    else {
-                        continue;
-                    };
-                    wrong.insert(number);
-                    let only_known = fields.iter().all(|(field, problems)| {
-                        field == "transaction_id"
-                            && problems.iter().all(|problem| problem == "value_already_exist")
+                if !matches!(answer.status.as_u16(), 400 | 413 | 422) {
+                    return Err(answer.into());
+                }
+                let wrong = wrong_ones(&answer, left.len());
+                if !wrong.is_empty() {
+                    refusals.extend(wrong.iter().filter_map(|(number, problem)| {
+                        let reason = problem.clone()?;
+                        Some(Refusal { index: left[*number].0, reason })
+                    }));
+                    let mut number = 0;
+                    left.retain(|_| {
+                        number += 1;
+                        !wrong.contains_key(&(number - 1))
                     });
-                    if !only_known {
-                        let reason = format!("it answered {}: {fields:?}", answer.status);
-                        refusals.push(Refusal { index: left[number].0, reason });
+                    if !left.is_empty() {
+                        batches.push(left);
                     }
+                } else if let [(index, _)] = left[..] {
+                    refusals.push(Refusal { index, reason: answer.to_string() });
+                } else {
+                    // It does not say which.
+                    batches.extend(left.into_iter().map(|event| vec![event]));
                 }
-                if wrong.is_empty() {
-                    return Err(ReceiverError::Denied(answer.to_string()));
-                }
-                let mut number = 0;
-                left.retain(|_| {
-                    number += 1;
-                    !wrong.contains(&(number - 1))
-                });
             }
             Ok(refusals)
         })

@@ -12,6 +12,9 @@
 //! * A receiver may remember ids for some time only, Stripe for 24 hours. An event that may have
 //!   arrived longer ago is not sent again by itself: the report has it as [in
 //!   doubt](ExportReport::in_doubt), until you [decide](Exporter::resolve).
+//! * Cost is all usage, also what included and purchased credits paid for. To invoice the rest only,
+//!   use [`pay_as_you_go`](crate::ledger::Statement::pay_as_you_go), or give equal credits at the
+//!   receiver.
 //! * Events are never negative. If a failover of Redis forgets usage that was sent, the ledger
 //!   [recovers](crate::ledger::StatementLine::model) it in a line without details, and that line is
 //!   sent only as far as the receiver does not have it already. Refunds are not sent: give them as
@@ -30,12 +33,10 @@
 //! let file = EventFile::json_lines("usage-events.jsonl")?;
 //! let exporter = Exporter::create(accounts, file, "usage-events.state")?;
 //!
+//! // Usage of last month can still come in until that is closed.
 //! let month = Period::containing(UnixTime::now());
-//! // Usage of a month can still come in until the month is closed.
-//! for month in [month.previous(), month] {
-//!     let report = exporter.export(month).await?;
-//!     println!("{month}: {} events, {}", report.events, report.cost());
-//! }
+//! let report = exporter.export(&[month.previous(), month]).await?;
+//! println!("{} events, {}", report.events, report.cost());
 //! # Ok(())
 //! # }
 //! ```

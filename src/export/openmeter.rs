@@ -85,7 +85,7 @@ impl OpenMeter {
             )
         });
         let batch = serde_json::to_vec(&events.collect::<Vec<_>>())
-            .map_err(|error| ReceiverError::Denied(error.to_string()))?;
+            .map_err(|error| ReceiverError::denied(error.to_string()))?;
         cloud_event::post(&self.client, batch).await.map_err(ReceiverError::unavailable)
     }
 }
@@ -115,7 +115,8 @@ impl Receiver for OpenMeter {
     }
 
     fn name(&self) -> String {
-        format!("OpenMeter, {}, {}", self.client.host(), self.sender.event_type)
+        let Sender { source, event_type } = &self.sender;
+        format!("OpenMeter, {}, {source}, {event_type}", self.client.host())
     }
 
     fn remembers_for(&self) -> Option<Duration> {

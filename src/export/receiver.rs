@@ -34,7 +34,8 @@ pub trait Receiver: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Returns how long the receiver knows an event again. An event that may have arrived longer
-    /// ago is not delivered again by itself, since it might count twice. Default: `None`, for ever.
+    /// ago, less an hour (or a quarter of that time), is not delivered again by itself, since it
+    /// might count twice. Default: `None`, for ever.
     fn remembers_for(&self) -> Option<Duration> {
         None
     }
@@ -70,9 +71,15 @@ pub enum ReceiverError {
         /// delivered again.
         safe: Vec<usize>,
     },
-    /// The receiver takes no events until somebody changes something, such as a key.
-    #[error("{0}")]
-    Denied(String),
+    /// The receiver takes no events until somebody changes something, such as a key. Of this
+    /// delivery, none has arrived but those that are safe.
+    #[error("{reason}")]
+    Denied {
+        /// The reason, for the operator.
+        reason: String,
+        /// As of [`Unavailable`](Self::Unavailable).
+        safe: Vec<usize>,
+    },
 }
 
 impl ReceiverError {
@@ -80,13 +87,18 @@ impl ReceiverError {
     pub fn unavailable(reason: impl Into<String>) -> Self {
         Self::Unavailable { reason: reason.into(), retry_after: None, safe: Vec::new() }
     }
+
+    /// Returns an error of a receiver that took none of the events.
+    pub fn denied(reason: impl Into<String>) -> Self {
+        Self::Denied { reason: reason.into(), safe: Vec::new() }
+    }
 }
 
 /// An answer that takes no events, and says nothing about single ones.
 impl From<HttpAnswer> for ReceiverError {
     fn from(answer: HttpAnswer) -> Self {
         match answer.status.as_u16() {
-            401 | 403 | 404 | 405 => Self::Denied(answer.to_string()),
+            401 | 403 | 404 | 405 => Self::denied(answer.to_string()),
             _ => {
                 let seconds = answer.headers.get(RETRY_AFTER);
                 let seconds = seconds.and_then(|value| value.to_str().ok()?.parse().ok());

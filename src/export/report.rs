@@ -1,7 +1,7 @@
 //! [`ExportReport`]: what an export did.
 
 use super::event::UsageEvent;
-use crate::{Credits, ledger::Usage};
+use crate::{Account, Credits, ledger::Usage};
 
 /// The most refused events, and of those in doubt, that a report has one by one.
 const MAX_LISTED: usize = 1_000;
@@ -30,12 +30,16 @@ pub struct ExportReport {
     pub in_doubt: u64,
     /// The first 1 000 of them.
     pub doubts: Vec<UsageEvent>,
+    /// Number of accounts whose stored data cannot be read. Nothing is sent of them.
+    pub unreadable: u64,
+    /// The first 1 000 of them, with the reason.
+    pub unreadable_accounts: Vec<(Account, String)>,
 }
 
 impl ExportReport {
-    /// `true` if the receiver has everything.
+    /// `true` if the receiver has everything of the months that were exported.
     pub const fn is_complete(&self) -> bool {
-        self.refused == 0 && self.in_doubt == 0
+        self.refused == 0 && self.in_doubt == 0 && self.unreadable == 0
     }
 
     pub(super) fn add_sent(&mut self, event: &UsageEvent) {
@@ -55,6 +59,13 @@ impl ExportReport {
         self.in_doubt += 1;
         if self.doubts.len() < MAX_LISTED {
             self.doubts.push(event);
+        }
+    }
+
+    pub(super) fn add_unreadable(&mut self, account: Account, reason: String) {
+        self.unreadable += 1;
+        if self.unreadable_accounts.len() < MAX_LISTED {
+            self.unreadable_accounts.push((account, reason));
         }
     }
 

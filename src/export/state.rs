@@ -3,7 +3,7 @@
 //! | key | value |
 //! |---|---|
 //! | `s` | the version of the schema |
-//! | `r` | the receiver's name |
+//! | `r`, `n` | the receiver's name, and the namespace |
 //! | `t2026-11:user:alice` | [`SentTotals`] of an account's month |
 //! | `p` and a number of eight bytes | an event that is not acknowledged: a [`Pending`] |
 //!
@@ -11,7 +11,11 @@
 //! receiver has acknowledged it. So after a crash the same events are sent again, with the same
 //! ids, and never others in their place.
 
-use std::{fmt, path::Path, sync::Arc};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -24,6 +28,7 @@ use crate::{
         DatabaseFailed, DatabaseFile, FileError, OpenDatabase, Purpose, ROWS, guarded, sealed,
         unsealed,
     },
+    ledger::Statement,
 };
 
 /// Purpose of the file.
@@ -36,8 +41,9 @@ const PURPOSE: Purpose = Purpose {
     if_damaged: "find out from the receiver what it has; never put an older copy back",
 };
 
-/// The key of the receiver's name.
+/// The keys of the receiver's name, and of the text that goes into the ids of events.
 const RECEIVER_KEY: &[u8] = b"r";
+const NAMESPACE_KEY: &[u8] = b"n";
 
 /// The state of an export to one receiver.
 pub(super) struct ExportState {
@@ -51,67 +57,63 @@ pub(super) struct Pending {
     #[serde(skip)]
     pub(super) number: u64,
     pub(super) event: UsageEvent,
-    /// Moment from which on it may have arrived.
-    pub(super) sent_at: UnixTime,
-    /// The receiver's reason, if it did not take the event. It has not arrived then.
+    /// Moment of the first delivery that had no answer, from which on it may have arrived.
+    pub(super) sent_at: Option<UnixTime>,
+    /// The receiver's reason, if it did not take the event the last time.
     pub(super) refused: Option<String>,
-}
-
-/// Totals of an account's month after events.
-pub(super) struct Advanced {
-    pub(super) account: Account,
-    pub(super) period: Period,
-    pub(super) totals: SentTotals,
-    pub(super) events: Vec<UsageEvent>,
 }
 
 /// The reason why a state cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("{reason}")]
-pub struct StateError {
-    reason: String,
+#[non_exhaustive]
+pub enum StateError {
+    /// There is no state in the file.
+    #[error(
+        "there is no state of an export in {0}: if nothing was exported to this receiver before, \
+         create one; otherwise find the file, since without it everything would be sent again"
+    )]
+    Missing(PathBuf),
+    /// There is a state in the file already.
+    #[error("there is a state of an export in {0} already: open it, or name another file")]
+    Exists(PathBuf),
+    /// The file cannot be used. The text says why.
+    #[error("{0}")]
+    Unusable(String),
 }
 
 impl ExportState {
-    /// Opens a state file, or makes it.
+    /// Opens the state in a file, or makes one.
     pub(super) fn open(path: &Path, receiver: &str, create: bool) -> Result<Self, StateError> {
-        let shown = path.display();
-        match (path.exists(), create) {
-            (false, false) => {
-                return Err(StateError::new(format!(
-                    "there is no state file {shown}: if nothing was exported to this receiver \
-                     before, create one; otherwise find the file, since without it everything \
-                     would be sent again"
-                )));
-            }
-            (true, true) => {
-                return Err(StateError::new(format!(
-                    "the state file {shown} is there already: open it, or name another one"
-                )));
-            }
-            _ => {}
+        if !create && !path.exists() {
+            return Err(StateError::Missing(path.to_owned()));
         }
         let state = Self { file: Arc::new(DatabaseFile::open(path, PURPOSE)?) };
         let database = state.file.database()?;
-        let stored = guarded(|| {
-            let transaction = database.begin_write()?;
-            let stored = {
-                let mut rows = transaction.open_table(ROWS)?;
-                let stored: Option<String> = get(&rows, RECEIVER_KEY)?;
-                if stored.is_none() {
-                    rows.insert(RECEIVER_KEY, row(RECEIVER_KEY, &receiver)?.as_slice())?;
-                }
-                stored
-            };
-            transaction.commit()?;
-            Ok(stored)
-        });
+        let stored = guarded(|| bind(&database, RECEIVER_KEY, receiver, create));
         match stored.map_err(|failed| state.failed(&database, &failed))? {
-            Some(stored) if stored != receiver => Err(StateError::new(format!(
-                "the state file {shown} is that of an export to `{stored}`, and not to \
-                 `{receiver}`: name another file"
+            None if create => Ok(state),
+            None => Err(StateError::Missing(path.to_owned())),
+            Some(_) if create => Err(StateError::Exists(path.to_owned())),
+            Some(stored) if stored == receiver => Ok(state),
+            Some(stored) => Err(StateError::Unusable(format!(
+                "the state file {} is that of an export to `{stored}`, and not to `{receiver}`: \
+                 give the path, the name of events and the measure as before, or name the state \
+                 file of this receiver; a new one sends everything again",
+                path.display()
             ))),
-            _ => Ok(state),
+        }
+    }
+
+    /// Checks that the ids of events are made as before.
+    pub(super) async fn check_namespace(&self, namespace: &str) -> Result<(), StateError> {
+        let new = namespace.to_owned();
+        let stored = self.run(move |database| bind(database, NAMESPACE_KEY, &new, true)).await?;
+        match stored {
+            Some(stored) if stored != namespace => Err(StateError::Unusable(format!(
+                "the events of this state file have the namespace `{stored}`, and not \
+                 `{namespace}`: give the one that they have"
+            ))),
+            _ => Ok(()),
         }
     }
 
@@ -123,11 +125,10 @@ impl ExportState {
         self.run(move |database| {
             let transaction = database.begin_read()?;
             let rows = transaction.open_table(ROWS)?;
-            of.iter()
-                .map(|(account, period)| {
-                    Ok(get(&rows, &totals_key(account, *period))?.unwrap_or_default())
-                })
-                .collect()
+            let totals = |(account, month): &(Account, Period)| {
+                Ok(get(&rows, &totals_key(account, *month))?.unwrap_or_default())
+            };
+            of.iter().map(totals).collect()
         })
         .await
     }
@@ -148,12 +149,15 @@ impl ExportState {
         .await
     }
 
-    /// Writes events, with the totals that count them, before they are sent. Returns them.
+    /// Makes events for what statements have more than was sent, and writes them, with the totals
+    /// that count them, in one transaction, before they are sent. Returns them.
     pub(super) async fn intend(
         &self,
-        advanced: Vec<Advanced>,
+        namespace: &str,
+        statements: Vec<Statement>,
         now: UnixTime,
     ) -> Result<Vec<Pending>, StateError> {
+        let namespace = namespace.to_owned();
         self.run(move |database| {
             let transaction = database.begin_write()?;
             let mut intended = Vec::new();
@@ -165,12 +169,16 @@ impl ExportState {
                     .transpose()?
                     .map(|(key, _)| number(key.value()));
                 let mut next = last.map_or(0, |last| last + 1);
-                for Advanced { account, period, totals, events } in &advanced {
-                    let key = totals_key(account, *period);
-                    rows.insert(key.as_slice(), row(&key, totals)?.as_slice())?;
+                for statement in &statements {
+                    let key = totals_key(&statement.account, statement.period);
+                    let mut totals: SentTotals = get(&rows, &key)?.unwrap_or_default();
+                    let events = totals.advance(&namespace, statement, now);
+                    if events.is_empty() {
+                        continue;
+                    }
+                    rows.insert(key.as_slice(), row(&key, &totals)?.as_slice())?;
                     for event in events {
-                        let (number, event) = (next, event.clone());
-                        let pending = Pending { number, event, sent_at: now, refused: None };
+                        let pending = Pending { number: next, event, sent_at: None, refused: None };
                         let key = pending_key(next);
                         rows.insert(key.as_slice(), row(&key, &pending)?.as_slice())?;
                         intended.push(pending);
@@ -178,7 +186,11 @@ impl ExportState {
                     }
                 }
             }
-            transaction.commit()?;
+            if intended.is_empty() {
+                transaction.abort()?;
+            } else {
+                transaction.commit()?;
+            }
             Ok(intended)
         })
         .await
@@ -225,7 +237,7 @@ impl ExportState {
         });
         match done.await {
             Ok(done) => Ok(done?),
-            Err(error) => Err(StateError::new(error.to_string())),
+            Err(error) => Err(StateError::Unusable(error.to_string())),
         }
     }
 
@@ -236,6 +248,26 @@ impl ExportState {
     ) -> StateError {
         self.file.failed(database, reason).into()
     }
+}
+
+/// Returns the text that is stored under a key, and stores one if there is none and it may.
+fn bind(
+    database: &OpenDatabase,
+    key: &[u8],
+    text: &str,
+    may_store: bool,
+) -> Result<Option<String>, DatabaseFailed> {
+    let transaction = database.begin_write()?;
+    let stored = {
+        let mut rows = transaction.open_table(ROWS)?;
+        let stored: Option<String> = get(&rows, key)?;
+        if stored.is_none() && may_store {
+            rows.insert(key, row(key, &text)?.as_slice())?;
+        }
+        stored
+    };
+    transaction.commit()?;
+    Ok(stored)
 }
 
 fn totals_key(account: &Account, period: Period) -> Vec<u8> {
@@ -268,16 +300,10 @@ fn read<T: DeserializeOwned>(key: &[u8], row: &[u8]) -> Result<T, DatabaseFailed
     serde_json::from_slice(text).map_err(|_| damaged())
 }
 
-impl StateError {
-    const fn new(reason: String) -> Self {
-        Self { reason }
-    }
-}
-
 impl From<FileError> for StateError {
     fn from(error: FileError) -> Self {
         let (FileError::Unfit(reason) | FileError::Away(reason)) = error;
-        Self::new(reason)
+        Self::Unusable(reason)
     }
 }
 

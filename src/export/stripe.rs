@@ -25,6 +25,9 @@ const REMEMBERS_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// The age up to which Stripe takes events.
 const MAX_AGE: Duration = Duration::from_secs(35 * 24 * 60 * 60);
 
+/// The most calls in a second that can be set.
+const MAX_CALLS_PER_SECOND: u32 = 10_000;
+
 /// Calls under way at once, each for another customer.
 const MAX_CALLS: usize = 16;
 
@@ -104,7 +107,7 @@ impl StripeMeter {
     /// keys of its test mode. With live keys it takes 1 000.
     #[must_use]
     pub fn calls_per_second(self, calls: u32) -> Self {
-        Self { calls_per_second: calls.max(1), ..self }
+        Self { calls_per_second: calls.clamp(1, MAX_CALLS_PER_SECOND), ..self }
     }
 
     /// Posts an event. Returns the reason if it is refused.
@@ -213,9 +216,9 @@ impl Receiver for StripeMeter {
             while let Some(posted) = posting.next().await {
                 all.safe.extend(posted.safe);
                 all.refusals.extend(posted.refusals);
-                // One that nobody need try again for is told.
-                let is_final = |error: &Option<_>| matches!(error, Some(ReceiverError::Denied(_)));
-                if all.error.is_none() || is_final(&posted.error) {
+                // Of a denial is known that nothing has arrived.
+                let is_denied = matches!(all.error, None | Some(ReceiverError::Denied { .. }));
+                if is_denied {
                     all.error = posted.error.or(all.error);
                 }
             }
@@ -224,7 +227,9 @@ impl Receiver for StripeMeter {
                 Some(ReceiverError::Unavailable { reason, retry_after, .. }) => {
                     Err(ReceiverError::Unavailable { reason, retry_after, safe: all.safe })
                 }
-                Some(error) => Err(error),
+                Some(ReceiverError::Denied { reason, .. }) => {
+                    Err(ReceiverError::Denied { reason, safe: all.safe })
+                }
             }
         })
     }

@@ -302,6 +302,9 @@ impl Routes {
         headers: &HeaderMap,
     ) -> String {
         match self.try_classify(catalog, path, query, headers) {
+            Err(Unlisted::Route) if self.route(path).is_some() => {
+                "the plan refuses this path: its route is \"refuse\"".to_owned()
+            }
             Ok(_) | Err(Unlisted::Route) => {
                 let folded = fold_case_and_end_slash(path);
                 let folded = self.by_folded_path.at(&folded).ok();

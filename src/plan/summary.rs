@@ -8,7 +8,7 @@ use super::{
     catalog::{Catalog, Workload},
     policy::Plan,
     routes::{Routes, Target},
-    tier::{Tier, WhenUsedUp},
+    tier::Tier,
 };
 use crate::Name;
 
@@ -44,7 +44,8 @@ pub enum Runs {
 }
 
 impl Plan {
-    /// Returns the routes in the order in which they were added, and `otherwise` as the last.
+    /// Returns the routes in the order in which they were added, those of a file in alphabetical
+    /// order, and `otherwise` as the last.
     pub fn routes(&self) -> Vec<RouteSummary> {
         let (catalog, routes) = self.parts();
         let listed = routes.targets().map(|(pattern, target)| RouteSummary {
@@ -61,8 +62,8 @@ impl Plan {
         tiers
     }
 
-    /// Returns what is valid, and probably not meant: models that no route leads to, paths that run
-    /// unpaid, tiers that nobody can use.
+    /// Returns what is valid, and probably not meant: models that no route leads to, hardware that
+    /// nothing uses, and paths that run unpaid.
     pub fn remarks(&self) -> Vec<String> {
         let (catalog, routes) = self.parts();
         let mut remarks = Vec::new();
@@ -99,16 +100,6 @@ impl Plan {
         unused.sort();
         for hardware in unused {
             remarks.push(format!("nothing runs on hardware `{hardware}`: remove it, or use it"));
-        }
-        for tier in self.tiers() {
-            let nothing = tier.included.is_zero() && tier.included_per_day.is_zero();
-            if nothing && tier.when_used_up == WhenUsedUp::Block {
-                remarks.push(format!(
-                    "tier `{}` includes nothing and blocks: its accounts can use only what they \
-                     purchase",
-                    tier.name
-                ));
-            }
         }
         remarks
     }

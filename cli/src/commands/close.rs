@@ -38,6 +38,9 @@ pub(crate) async fn run(global: &Global, close: Close) -> Result<Done, Failure> 
             // The same for all: the month has not ended, or nobody answers.
             Err(error) if matches!(error, LedgerError::Refused(_)) || error.is_outage() => {
                 bar.finish_and_clear();
+                if closed > 0 {
+                    eprintln!("{} of {period} closed.", output::counted(closed, "account"));
+                }
                 return Err(error.into());
             }
             Err(error) => failed.push((account, error)),

@@ -21,7 +21,7 @@ pub(crate) async fn run(global: &Global, costs: Costs) -> Result<Done, Failure> 
     if global.json {
         for RequestCost { id, cost } in &found {
             let nanos = cost.as_nano_usd();
-            output::json(&json!({ "requestId": id.to_string(), "costNanoUsd": nanos }))?;
+            output::json(&json!({ "request_id": id.to_string(), "cost_nano_usd": nanos }))?;
         }
     } else {
         let mut table = output::table(&["Request", ">Cost"]);

@@ -74,7 +74,7 @@ fn facts(report: &ServerReport) -> Vec<(&'static str, String)> {
         ("Persistence", persistence),
         ("Replicas", replicas),
         ("Memory", memory),
-        ("Schema", report.schema.clone().unwrap_or_else(|| "no keys yet".to_owned())),
+        ("Schema", report.schema.clone().unwrap_or_else(unknown)),
         ("Clock", clock),
         ("Round trip", output::millis(report.round_trip)),
         ("Script", output::millis(report.script)),

@@ -6,7 +6,8 @@ use serde_json::json;
 use tower_credits::{
     Account, Accounts, Period,
     export::{
-        Customers, Doubt, EventFile, ExportReport, Exporter, Lago, OpenMeter, Receiver, StripeMeter,
+        Customers, Doubt, EventFile, ExportReport, Exporter, Lago, OpenMeter, Receiver, StateError,
+        StripeMeter,
     },
     ledger::Usage,
 };
@@ -76,16 +77,30 @@ async fn to(
     let state = export.state.as_ref().ok_or_else(|| {
         Failure::Usage("pass --state FILE, which says what was sent to this receiver".to_owned())
     })?;
-    let exporter = if export.dry_run && export.new_state {
-        // Nothing was sent, so nothing is in it.
-        let state = std::env::temp_dir().join(format!("credits-{}.state", super::new_id()));
-        let exporter = Exporter::create(accounts, receiver, &state);
-        let _ = fs::remove_file(state);
-        exporter?
-    } else if export.new_state {
-        Exporter::create(accounts, receiver, state)?
-    } else {
-        Exporter::open(accounts, receiver, state)?
+    let exporter = match (export.dry_run, export.new_state) {
+        (_, false) => Exporter::open(accounts, receiver, state).map_err(|error| match error {
+            StateError::Missing(file) => Failure::Refused(format!(
+                "there is no state of an export in {}: pass --new-state if nothing was sent to \
+                 this receiver before; otherwise find the file, since without it everything is \
+                 sent again",
+                file.display()
+            )),
+            error => error.into(),
+        })?,
+        (true, true) if !state.exists() => {
+            // Nothing was sent, so nothing is in it.
+            let state = std::env::temp_dir().join(format!("credits-{}.state", super::new_id()));
+            let exporter = Exporter::create(accounts, receiver, &state);
+            let _ = fs::remove_file(state);
+            exporter?
+        }
+        (_, true) => Exporter::create(accounts, receiver, state).map_err(|error| match error {
+            StateError::Exists(file) => Failure::Refused(format!(
+                "there is a state of an export in {} already: leave out --new-state",
+                file.display()
+            )),
+            error => error.into(),
+        })?,
     };
     let counter = progress::counter("events");
     let exporter = exporter.namespace(&export.namespace).retry_for(export.retry_for).on_progress({
@@ -93,42 +108,48 @@ async fn to(
         move |report| counter.set_position(report.events)
     });
     if let (Some(doubts), false) = (export.doubts, export.dry_run) {
-        let decided = exporter.resolve(match doubts {
+        let doubt = match doubts {
             Doubts::Arrived => Doubt::Arrived,
             Doubts::Lost => Doubt::Lost,
-        });
+        };
+        let ids = &export.doubt_ids;
+        let decided = exporter.resolve(doubt, |event| ids.is_empty() || ids.contains(&event.id));
         let number = decided.await?;
         eprintln!("{number} events were in doubt, and are decided.");
     }
+    if export.drop_refused && !export.dry_run {
+        let number = exporter.drop_refused().await?;
+        eprintln!("{number} events that were refused are dropped.");
+    }
     let months = match export.periods.as_slice() {
-        [] => vec![this_month().previous(), this_month()],
+        // Usage of a month comes in for 62 days.
+        [] => {
+            let (month, last) = (this_month(), this_month().previous());
+            vec![last.previous(), last, month]
+        }
         periods => periods.to_vec(),
     };
-    let mut is_complete = true;
-    for month in months {
-        let report = if export.dry_run {
-            preview(global, &exporter, month, &counter).await?
-        } else {
-            exporter.export(month).await?
-        };
-        is_complete &= report.is_complete();
-        counter.suspend(|| print(global, month, &report, export.dry_run))?;
-    }
+    let report = if export.dry_run {
+        preview(global, &exporter, &months, &counter).await?
+    } else {
+        exporter.export(&months).await?
+    };
     counter.finish_and_clear();
-    Ok(if is_complete { Done::Well } else { Done::Found })
+    print(global, &months, &report, export.dry_run)?;
+    Ok(if report.is_complete() { Done::Well } else { Done::Found })
 }
 
 /// Shows what would be sent, by account.
 async fn preview(
     global: &Global,
     exporter: &Exporter,
-    month: Period,
+    months: &[Period],
     counter: &indicatif::ProgressBar,
 ) -> Result<ExportReport, Failure> {
     let mut accounts: BTreeMap<Account, (u64, Usage)> = BTreeMap::new();
     let mut written = Ok(());
     let report = exporter
-        .preview(month, |event| {
+        .preview(months, |event| {
             if global.json && written.is_ok() {
                 written = output::json(event);
             }
@@ -158,16 +179,26 @@ async fn preview(
 
 fn print(
     global: &Global,
-    month: Period,
+    months: &[Period],
     report: &ExportReport,
     dry_run: bool,
 ) -> std::io::Result<()> {
+    let months: Vec<_> = months.iter().map(ToString::to_string).collect();
     if global.json {
+        for (event, reason) in &report.refusals {
+            output::json(&json!({ "refused": event, "reason": reason }))?;
+        }
+        for event in &report.doubts {
+            output::json(&json!({ "in_doubt": event }))?;
+        }
+        for (account, reason) in &report.unreadable_accounts {
+            output::json(&json!({ "unreadable": account.as_str(), "reason": reason }))?;
+        }
         return output::json(&json!({
-            "period": month.to_string(),
+            "months": months,
             "dry_run": dry_run,
             "accounts": report.accounts,
-            "skipped": report.skipped,
+            "left_out": report.skipped,
             "events": report.events,
             "repeated": report.repeated,
             "requests": report.usage.requests,
@@ -175,35 +206,39 @@ fn print(
             "cost_nano_usd": report.cost().as_nano_usd(),
             "refused": report.refused,
             "in_doubt": report.in_doubt,
+            "unreadable": report.unreadable,
         }));
     }
-    let verb = if dry_run { "would be sent" } else { "sent" };
     output::line(format!(
-        "{month}: {} events {verb}, {} requests, {}, {}",
+        "{}: {} events {}, {} requests, {}, {}",
+        months.join(", "),
         report.events,
+        if dry_run { "would be sent" } else { "sent" },
         report.usage.requests,
         output::seconds(report.usage.compute_micros),
         report.cost(),
     ))?;
     if report.skipped > 0 {
         output::line(format!(
-            "{month}: left out, since they have no name at the receiver: {} accounts",
-            report.skipped
+            "left out, since they have no name at the receiver: {}",
+            output::counted(usize::try_from(report.skipped).unwrap_or(usize::MAX), "account"),
         ))?;
     }
-    for (event, reason) in report.refusals.iter().take(20) {
-        output::line(output::printable(&format!(
-            "refused: {}, {}: {reason}",
-            event.account, event.id
-        )))?;
+    for (event, reason) in &report.refusals {
+        let text = format!("refused: {}, {}: {reason}", event.account, event.id);
+        output::line(output::printable(&text))?;
     }
     if report.refused > 0 {
         output::line(format!(
-            "{} events were refused; the next export sends them again",
+            "{} events were refused; the next export sends them again, or drops them with \
+             --drop-refused",
             report.refused
         ))?;
     }
-    for event in report.doubts.iter().take(20) {
+    for (account, reason) in &report.unreadable_accounts {
+        output::line(output::printable(&format!("not sent: {account}: {reason}")))?;
+    }
+    for event in &report.doubts {
         output::line(output::printable(&format!("in doubt: {}, {}", event.account, event.id)))?;
     }
     if report.in_doubt > 0 {
@@ -217,7 +252,8 @@ fn print(
 }
 
 fn key(file: &Path) -> Result<String, Failure> {
-    let text = fs::read_to_string(file).map_err(|error| unusable(file, &error))?;
+    let text = fs::read_to_string(file)
+        .map_err(|error| unusable(file, &format!("{error}; check the path and its permissions")))?;
     match text.trim() {
         "" => Err(unusable(file, &"it is empty: write the key into it")),
         key => Ok(key.to_owned()),

@@ -36,7 +36,7 @@ pub(crate) async fn run(global: &Global, limit: Limit) -> Result<Done, Failure> 
             Some(limit) => output::amount(limit),
         };
         output::line(output::printable(&format!(
-            "{of}: a month {}, a day {}",
+            "{of}: limit for a month: {}; for a day: {}",
             shown(per_month),
             shown(per_day)
         )))?;

@@ -1,9 +1,10 @@
 //! `credits plan check`.
 
 use http::HeaderMap;
-use serde_json::json;
+use serde_json::{Value, json};
 use tower_credits::{
-    Plan,
+    Name, Plan,
+    clock::UnixTime,
     plan::{Classification, Runs, Tier, WhenUsedUp, Workload},
 };
 
@@ -24,12 +25,10 @@ pub(crate) fn check(global: &Global, check: &CheckPlan) -> Result<Done, Failure>
     let remarks = plan.remarks();
     let found = !remarks.is_empty() || paths.iter().any(|(_, found)| is_lost(found));
     if global.json {
-        let routes = plan.routes().into_iter().map(
-            |route| json!({ "pattern": route.pattern, "runs": described(&plan, &route.runs) }),
-        );
+        let routes = plan.routes().into_iter().map(|route| route_json(&route.pattern, &route.runs));
         let paths = paths.iter().map(|(path, found)| {
             let why = is_lost(found).then(|| plan.explain(path, &headers));
-            json!({ "path": path, "runs": classified(found), "why": why })
+            path_json(path, found, why)
         });
         output::json(&json!({
             "routes": routes.collect::<Vec<_>>(),
@@ -47,6 +46,7 @@ pub(crate) fn check(global: &Global, check: &CheckPlan) -> Result<Done, Failure>
     let api = "api".parse().map_err(|error| Failure::Usage(format!("{error}")))?;
     for model in plan.models().iter() {
         if let Some(workload) = plan.workload(model.as_str(), &api) {
+            let workload = in_force(&workload);
             let shared = if workload.shared { ", shared" } else { "" };
             models.add_row([
                 output::printable(model.as_str()),
@@ -105,14 +105,12 @@ fn described(plan: &Plan, runs: &Runs) -> String {
     match runs {
         Runs::Free => "free".to_owned(),
         Runs::Authenticated => "free, with credentials".to_owned(),
-        Runs::Refused => "refused".to_owned(),
+        Runs::Refused => "denied".to_owned(),
         Runs::Workload(found) => workload(found),
         Runs::Model { template, feature } => {
-            let through =
-                if feature.as_str() == "api" { String::new() } else { format!(" ({feature})") };
-            format!("model {template}{through}: one of {}", plan.models().len())
+            format!("model {template}{}: one of {}", through(feature), plan.models().len())
         }
-        _ => "something that this version does not know".to_owned(),
+        _ => UNKNOWN.to_owned(),
     }
 }
 
@@ -124,13 +122,66 @@ fn classified(found: &Classification) -> String {
         Classification::InBody(_) => "the model that its body names".to_owned(),
         Classification::UnknownModel(_) => "denied, unknown model".to_owned(),
         Classification::Unknown => "denied".to_owned(),
-        _ => "something that this version does not know".to_owned(),
+        _ => UNKNOWN.to_owned(),
     }
 }
 
+const UNKNOWN: &str = "something that this version does not know";
+
+fn through(feature: &Name) -> String {
+    if feature.as_str() == "api" { String::new() } else { format!(" ({feature})") }
+}
+
+/// Returns a workload at the prices that are in force.
+fn in_force(workload: &Workload) -> &Workload {
+    workload.in_force_at(UnixTime::now()).map_or(workload, |found| found)
+}
+
 fn workload(workload: &Workload) -> String {
-    let Workload { model, hardware, feature, price, fee, .. } = workload;
-    let through = if feature.as_str() == "api" { String::new() } else { format!(" ({feature})") };
+    let Workload { model, hardware, feature, price, fee, .. } = in_force(workload);
     let fee = if fee.is_zero() { String::new() } else { format!(" and {fee} a request") };
-    format!("{model}{through} on {hardware}: {} a second{fee}", price.a_second())
+    format!("{model}{} on {hardware}: {} a second{fee}", through(feature), price.a_second())
+}
+
+fn workload_json(workload: &Workload) -> Value {
+    let Workload { model, hardware, feature, price, fee, least, .. } = in_force(workload);
+    json!({
+        "runs": "workload",
+        "model": model.as_str(),
+        "hardware": hardware.as_str(),
+        "feature": feature.as_str(),
+        "price_nano_usd_per_second": price.a_second().as_nano_usd(),
+        "fee_nano_usd": fee.as_nano_usd(),
+        "least_nano_usd": least.as_nano_usd(),
+    })
+}
+
+fn route_json(pattern: &str, runs: &Runs) -> Value {
+    let mut route = match runs {
+        Runs::Free => json!({ "runs": "free" }),
+        Runs::Authenticated => json!({ "runs": "authenticated" }),
+        Runs::Refused => json!({ "runs": "denied" }),
+        Runs::Workload(found) => workload_json(found),
+        Runs::Model { template, feature } => {
+            json!({ "runs": "model", "template": template, "feature": feature.as_str() })
+        }
+        _ => json!({ "runs": Value::Null }),
+    };
+    route["pattern"] = pattern.into();
+    route
+}
+
+fn path_json(path: &str, found: &Classification, why: Option<String>) -> Value {
+    let mut classified = match found {
+        Classification::Workload(found) => workload_json(found),
+        Classification::Free => json!({ "runs": "free" }),
+        Classification::Authenticated => json!({ "runs": "authenticated" }),
+        Classification::InBody(_) => json!({ "runs": "in_body" }),
+        Classification::UnknownModel(_) => json!({ "runs": "denied", "unknown": "model" }),
+        Classification::Unknown => json!({ "runs": "denied", "unknown": "path" }),
+        _ => json!({ "runs": Value::Null }),
+    };
+    classified["path"] = path.into();
+    classified["why"] = why.into();
+    classified
 }

@@ -115,7 +115,7 @@ impl ServerReport {
         }
         if self.script > SLOW_SCRIPT {
             problems.push(format!(
-                "a script takes {:?}, and a request waits 250 ms for the ledger at most: bring \
+                "a script takes {:?}, and by default a request waits 250 ms for the ledger: bring \
                  the server nearer, or give it a core of its own",
                 self.script
             ));
@@ -126,8 +126,8 @@ impl ServerReport {
 
 impl RedisLedger {
     /// Inspects each server that has accounts: version, settings that decide whether it keeps what
-    /// it acknowledges, clock, and latency. Writes nothing but the schema's version, if there is
-    /// none.
+    /// it acknowledges, clock, and latency. Writes nothing; connecting has written the schema's
+    /// version, if there was none.
     ///
     /// # Errors
     ///
