@@ -189,6 +189,7 @@ impl DatabaseFile {
     }
 
     /// Closes the file.
+    #[cfg(any(feature = "embedded", feature = "journal"))]
     pub(crate) fn close(&self) {
         let reason = "it is closed".to_owned();
         *self.lock() = State::Failed { reason, tried_at: Instant::now() };

@@ -33,6 +33,7 @@ pub(crate) struct HttpClient {
 #[derive(Debug)]
 pub(crate) struct HttpAnswer {
     pub(crate) status: StatusCode,
+    #[cfg(feature = "export")]
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
@@ -112,7 +113,12 @@ impl HttpClient {
                 Err(_) if !head.status.is_success() => Bytes::new(),
                 Err(error) => return Err(causes(&*error)),
             };
-            Ok(HttpAnswer { status: head.status, headers: head.headers, body })
+            Ok(HttpAnswer {
+                status: head.status,
+                #[cfg(feature = "export")]
+                headers: head.headers,
+                body,
+            })
         };
         timeout(TIMEOUT, call)
             .await

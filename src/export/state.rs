@@ -107,7 +107,7 @@ impl ExportState {
     /// Checks that the ids of events are made as before.
     pub(super) async fn check_namespace(&self, namespace: &str) -> Result<(), StateError> {
         let new = namespace.to_owned();
-        let stored = self.run(move |database| bind(database, NAMESPACE_KEY, &new, true)).await?;
+        let stored = self.write(move |database| bind(database, NAMESPACE_KEY, &new, true)).await?;
         match stored {
             Some(stored) if stored != namespace => Err(StateError::Unusable(format!(
                 "the events of this state file have the namespace `{stored}`, and not \
@@ -158,7 +158,7 @@ impl ExportState {
         now: UnixTime,
     ) -> Result<Vec<Pending>, StateError> {
         let namespace = namespace.to_owned();
-        self.run(move |database| {
+        self.write(move |database| {
             let transaction = database.begin_write()?;
             let mut intended = Vec::new();
             {
@@ -207,7 +207,7 @@ impl ExportState {
         acknowledged: Vec<u64>,
         changed: Vec<Pending>,
     ) -> Result<(), StateError> {
-        self.run(move |database| {
+        self.write(move |database| {
             let transaction = database.begin_write()?;
             {
                 let mut rows = transaction.open_table(ROWS)?;
@@ -223,6 +223,16 @@ impl ExportState {
             Ok(())
         })
         .await
+    }
+
+    /// Writes to the file.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&OpenDatabase) -> Result<T, DatabaseFailed> + Send + 'static,
+    ) -> Result<T, StateError> {
+        let done = self.run(work).await?;
+        self.file.committed(1);
+        Ok(done)
     }
 
     /// Works on the file, on a thread that may wait for the disk.
