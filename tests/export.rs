@@ -597,7 +597,7 @@ async fn a_preview_sends_and_writes_nothing() {
     assert_eq!((seen, found.events, found.usage), (sent.events, sent.events, sent.usage));
 }
 
-/// An event whose answer was lost is in doubt a day later, also if the receiver has refused it since.
+/// An event whose answer was lost is in doubt a day later, also if it was refused since.
 #[tokio::test]
 async fn a_refusal_does_not_end_an_older_doubt() {
     let (ledger, folder) = (Statements::default(), Folder::new("export-refused-doubt"));

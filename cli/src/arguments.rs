@@ -13,6 +13,16 @@ use tower_credits::{
     plan::TierName,
 };
 
+/// The end of the help.
+const AFTER_HELP: &str = "\
+CREDITS_LOG=warn shows what the library warns of.
+
+Exit codes: 0 done; 1 could not be done; 2 wrong command line; 3 done, and something was found that
+needs a person; 4 not confirmed.
+
+Amounts are dollars, such as 12.50; months are written 2026-11; accounts are written user:alice or
+org:acme.";
+
 /// The accounts, tokens and plans of tower-credits.
 #[derive(Debug, Parser)]
 #[command(
@@ -20,10 +30,7 @@ use tower_credits::{
     version,
     max_term_width = 100,
     arg_required_else_help = true,
-    after_help = "CREDITS_LOG=warn shows what the library warns of.\n\nExit codes: 0 done; 1 could not be done; 2 wrong command line; 3 done, and \
-                  something was found that needs a person; 4 not confirmed.\n\n\
-                  Amounts are dollars, such as 12.50; months are written 2026-11; accounts are \
-                  written user:alice or org:acme."
+    after_help = AFTER_HELP
 )]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -38,7 +45,13 @@ pub(crate) struct Arguments {
 pub(crate) struct Global {
     /// Ledger: a URL (redis://, rediss://, redis+cluster://, redis+sentinel://), or the file of an
     /// embedded ledger whose service is stopped.
-    #[arg(long, global = true, env = "CREDITS_LEDGER", hide_env_values = true, value_hint = ValueHint::FilePath)]
+    #[arg(
+        long,
+        global = true,
+        env = "CREDITS_LEDGER",
+        hide_env_values = true,
+        value_hint = ValueHint::FilePath
+    )]
     pub(crate) ledger: Option<String>,
     /// What every key in Redis begins with.
     #[arg(long, global = true, env = "CREDITS_PREFIX", default_value = "tc")]
@@ -437,7 +450,11 @@ pub(crate) enum ExportTo {
         #[arg(long, value_hint = ValueHint::FilePath)]
         subscriptions: Option<PathBuf>,
         /// URL.
-        #[arg(long, default_value = "https://api.getlago.com/api/v1/events/batch", value_hint = ValueHint::Url)]
+        #[arg(
+            long,
+            default_value = "https://api.getlago.com/api/v1/events/batch",
+            value_hint = ValueHint::Url
+        )]
         url: String,
     },
 }

@@ -306,6 +306,17 @@ async fn what_is_damaged_is_found_and_has_its_exit_code() {
     service.server.command(&["HSET", &book, "total", "much"]);
     let found = service.run(3, &["audit", "user:alice"]);
     assert!(found.contains("cannot be read") && found.contains("much"), "{found}");
+    // The others are listed, audited and exported all the same.
+    service.uses("bob", 1_000).await;
+    service.settled("bob", 1).await;
+    assert!(service.run(0, &["list"]).contains("user:bob"));
+    let found = service.run(3, &["audit"]);
+    assert!(found.contains("user:alice: ") && found.contains("1 account of"), "{found}");
+    let (file, state) = (service.file("usage.csv"), service.file("state"));
+    let export = ["export", "csv", text(&file), "--state", text(&state), "--new-state"];
+    let sent = service.run(3, &export);
+    assert!(sent.contains("1 events sent") && sent.contains("not sent: user:alice"), "{sent}");
+    assert!(fs::read_to_string(&file).unwrap().contains("user:bob"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -558,4 +569,29 @@ async fn an_operators_day_ends_with_equal_sums_everywhere() {
     assert_eq!(openmeter.sums(), HashMap::from([("user:alice".to_owned(), used)]));
     assert_eq!(stripe.sums(), HashMap::from([("cus_alice".to_owned(), used)]));
     assert_eq!(lago.sums(), HashMap::from([("user:alice".to_owned(), used)]));
+}
+
+/// On a terminal a person is asked, and types what it is about.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_types_what_cannot_be_undone() {
+    let service = Service::start().await;
+    let last = this_month().previous().to_string();
+    let on_a_terminal = |command: &str, typed: &str, code: i32| {
+        let command = format!("{} {command}", env!("CARGO_BIN_EXE_credits"));
+        // A terminal of its own, whose keyboard is the input.
+        let mut terminal = Command::new("script");
+        terminal.args(["-qec", &command, "/dev/null"]);
+        terminal.env("CREDITS_LEDGER", service.server.url()).stdin(Stdio::piped());
+        let mut child =
+            terminal.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("script runs");
+        child.stdin.take().unwrap().write_all(format!("{typed}\n").as_bytes()).unwrap();
+        said(&child.wait_with_output().unwrap(), code, &[&command])
+    };
+    let asked = on_a_terminal("close user:alice", "no", 4);
+    assert!(asked.contains(&format!("Type `{last}` to go on:")), "{asked}");
+    assert!(on_a_terminal("close user:alice", &last, 0).contains("1 account of"));
+    let asked = on_a_terminal("erase user:alice", "user:bob", 4);
+    assert!(asked.contains("cannot be undone") && asked.contains("was not typed"), "{asked}");
+    assert!(on_a_terminal("erase user:alice", "user:alice", 0).contains("is erased"));
 }

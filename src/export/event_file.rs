@@ -5,7 +5,6 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
 };
 
 use super::{
@@ -26,8 +25,6 @@ const HEAD: &str = "id,account,period,day,model,hardware,feature,subject,time,re
 pub struct EventFile {
     path: PathBuf,
     format: Format,
-    /// Opened by the first delivery, so that a preview makes no file.
-    file: Arc<Mutex<Option<File>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -60,18 +57,25 @@ impl EventFile {
     }
 
     fn new(path: &Path, format: Format) -> io::Result<Self> {
-        let file = if path.exists() { Some(open(path)?) } else { None };
+        let name = path.file_name().ok_or_else(|| {
+            let reason = format!("{} is no name of a file", path.display());
+            io::Error::new(io::ErrorKind::InvalidInput, reason)
+        })?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
-            let reason = format!("there is no folder {}: make it first", folder.display());
-            return Err(io::Error::new(io::ErrorKind::NotFound, reason));
-        }
         // The same file by whatever path it is named.
-        let path = path.canonicalize().or_else(|_| std::path::absolute(path))?;
-        Ok(Self { path, format, file: Arc::new(Mutex::new(file)) })
+        let folder = folder.unwrap_or(Path::new(".")).canonicalize().map_err(|error| {
+            let reason = format!("the folder of {}: {error}: make it first", path.display());
+            io::Error::new(error.kind(), reason)
+        })?;
+        let path = folder.join(name);
+        if path.exists() {
+            drop(open(&path)?);
+        }
+        Ok(Self { path, format })
     }
 }
 
+/// Opens the file for one delivery. Until then somebody may have moved it.
 fn open(path: &Path) -> io::Result<File> {
     let is_new = !path.exists();
     let file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
@@ -98,17 +102,13 @@ impl Receiver for EventFile {
                 })?,
                 Format::Csv => rows(events),
             };
-            let (file, path, format) = (Arc::clone(&self.file), self.path.clone(), self.format);
+            let (path, format) = (self.path.clone(), self.format);
             let writing = tokio::task::spawn_blocking(move || {
-                let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-                let file = match &mut *file {
-                    Some(file) => file,
-                    none => none.insert(open(&path)?),
-                };
+                let mut file = open(&path)?;
                 if matches!(format, Format::Csv) {
-                    begin_table(file)?;
+                    begin_table(&mut file)?;
                 }
-                append(file, text.as_bytes())
+                append(&mut file, text.as_bytes())
             });
             match writing.await {
                 Ok(Ok(())) => Ok(Vec::new()),

@@ -1,81 +1,35 @@
 //! [`Exporter`]: reads statements, and sends what they have more than was sent.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, fmt, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use tokio::time::sleep;
 
 use super::{
+    delivery::Delivery,
+    error::ExportError,
     event::UsageEvent,
-    receiver::{Receiver, ReceiverError, Refusal},
+    receiver::Receiver,
     report::ExportReport,
     state::{ExportState, Pending, StateError},
 };
 use crate::{
     Account, Accounts, Period,
-    clock::{Clock, SystemClock, UnixTime},
+    clock::Clock,
     ledger::{Cursor, LedgerError, Statement},
 };
 
 /// Accounts of a page.
-const PAGE_SIZE: std::num::NonZeroUsize = std::num::NonZeroUsize::new(100).unwrap();
-
-/// The first and the longest pause before a delivery is tried again.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
-
-/// The most time by which a receiver's memory is taken to be shorter than it says.
-const MEMORY_MARGIN: Duration = Duration::from_secs(60 * 60);
-
-/// Function that is told how far an export is.
-type Progress = Box<dyn Fn(&ExportReport) + Send + Sync>;
+const PAGE_SIZE: NonZeroUsize = NonZeroUsize::new(100).unwrap();
 
 /// Exporter of usage to one [`Receiver`].
 ///
 /// The [module](super) has an example, and says what it guarantees.
 pub struct Exporter {
     accounts: Accounts,
-    receiver: Arc<dyn Receiver>,
-    state: ExportState,
+    delivery: Delivery,
     namespace: String,
-    retry_for: Duration,
-    clock: Arc<dyn Clock>,
-    progress: Option<Progress>,
     /// One export at a time.
     turn: tokio::sync::Mutex<()>,
-}
-
-/// Reason why an export ended before its end. What was sent until then is kept in mind.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ExportError {
-    /// A statement or the list of accounts could not be read.
-    #[error("cannot read the ledger: {0}")]
-    Ledger(#[from] LedgerError),
-    /// The state file cannot be used.
-    #[error("cannot use the state of the export: {0}")]
-    State(#[from] StateError),
-    /// The receiver did not take a delivery. The next export sends the same events again.
-    #[error("cannot send to {receiver}: {error}{}", remedy(.error))]
-    Receiver {
-        /// Name of the receiver.
-        receiver: String,
-        /// Reason of its last answer.
-        #[source]
-        error: ReceiverError,
-    },
-}
-
-fn remedy(error: &ReceiverError) -> &'static str {
-    match error {
-        ReceiverError::Unavailable { .. } => "; export again: the same events are sent",
-        ReceiverError::Denied { .. } => "; correct the key or the URL, then export again",
-    }
 }
 
 /// What is done with events that are in doubt.
@@ -126,12 +80,8 @@ impl Exporter {
         let state = ExportState::open(path, &receiver.name(), create)?;
         Ok(Self {
             accounts,
-            receiver,
-            state,
+            delivery: Delivery::new(receiver, state),
             namespace: "tower-credits".to_owned(),
-            retry_for: Duration::from_secs(60),
-            clock: Arc::new(SystemClock),
-            progress: None,
             turn: tokio::sync::Mutex::new(()),
         })
     }
@@ -144,31 +94,33 @@ impl Exporter {
         self
     }
 
-    /// Sets for how long a delivery is tried again since something last arrived, with pauses that grow from 100 ms to 30 s.
+    /// Sets for how long a delivery is tried again since something last arrived, with pauses that
+    /// grow from 100 ms to 30 s.
     /// Default: 60 s.
     #[must_use]
     pub const fn retry_for(mut self, time: Duration) -> Self {
-        self.retry_for = time;
+        self.delivery.retry_for = time;
         self
     }
 
     /// Sets the clock by which events get their time. Default: the system's.
     #[must_use]
     pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Arc::new(clock);
+        self.delivery.clock = Arc::new(clock);
         self
     }
 
     /// Sets a function that is called after each page of accounts and each delivery.
     #[must_use]
     pub fn on_progress(mut self, progress: impl Fn(&ExportReport) + Send + Sync + 'static) -> Self {
-        self.progress = Some(Box::new(progress));
+        self.delivery.progress = Some(Box::new(progress));
         self
     }
 
     /// Sends what the statements of months have more than was sent before: first the events that
     /// were not acknowledged, of whatever month, then new ones. It can be cancelled, killed and
-    /// repeated at any time. Usage of a month can come in until the month is closed, or for 62 days.
+    /// repeated at any time. Usage of a month can come in until the month is closed, or for 62
+    /// days.
     ///
     /// # Errors
     ///
@@ -177,15 +129,19 @@ impl Exporter {
     pub async fn export(&self, months: &[Period]) -> Result<ExportReport, ExportError> {
         let _turn = self.turn.lock().await;
         let mut report = ExportReport::default();
-        self.state.check_namespace(&self.namespace).await?;
-        self.send_pending(&mut report).await?;
+        self.delivery.state.check_namespace(&self.namespace).await?;
+        self.delivery.send_pending(&mut report).await?;
         for month in months {
             let mut pages = Pages::of(*month);
             while let Some(accounts) = pages.next(&self.accounts).await? {
                 let statements = self.statements(accounts, *month, &mut report).await?;
-                let intended = self.state.intend(&self.namespace, statements, self.now()).await?;
-                self.send(intended, &mut report).await?;
-                self.tell(&report);
+                let intended = self
+                    .delivery
+                    .state
+                    .intend(&self.namespace, statements, self.delivery.now())
+                    .await?;
+                self.delivery.send(intended, &mut report).await?;
+                self.delivery.tell(&report);
             }
         }
         Ok(report)
@@ -204,8 +160,8 @@ impl Exporter {
     ) -> Result<ExportReport, ExportError> {
         let _turn = self.turn.lock().await;
         let mut report = ExportReport::default();
-        for pending in self.state.pending().await? {
-            if self.is_in_doubt(&pending) {
+        for pending in self.delivery.state.pending().await? {
+            if self.delivery.is_in_doubt(&pending) {
                 report.add_doubt(pending.event);
             } else {
                 report.repeated += 1;
@@ -218,32 +174,35 @@ impl Exporter {
             while let Some(accounts) = pages.next(&self.accounts).await? {
                 let statements = self.statements(accounts, *month, &mut report).await?;
                 let of = statements.iter().map(|of| (of.account.clone(), *month)).collect();
-                let sent = self.state.totals(of).await?;
+                let sent = self.delivery.state.totals(of).await?;
                 for (statement, mut totals) in statements.iter().zip(sent) {
-                    for found in totals.advance(&self.namespace, statement, self.now()) {
+                    for found in totals.advance(&self.namespace, statement, self.delivery.now()) {
                         report.add_sent(&found);
                         event(&found);
                     }
                 }
-                self.tell(&report);
+                self.delivery.tell(&report);
             }
         }
         Ok(report)
     }
 
-    /// Drops the events that the receiver refused: it will never have them. Returns their number.
-    /// For events that can never be taken, such as those that are too old for Stripe.
+    /// Drops the events that the receiver refused and that are not in doubt: it will never have
+    /// them. Returns their number. For events that can never be taken, such as those that are too
+    /// old for Stripe.
     ///
     /// # Errors
     ///
     /// [`StateError`] if the state cannot be read or written.
     pub async fn drop_refused(&self) -> Result<u64, StateError> {
         let _turn = self.turn.lock().await;
-        let pending = self.state.pending().await?;
-        let refused = pending.iter().filter(|pending| pending.refused.is_some());
+        let pending = self.delivery.state.pending().await?;
+        let refused = pending
+            .iter()
+            .filter(|pending| pending.refused.is_some() && !self.delivery.is_in_doubt(pending));
         let numbers: Vec<_> = refused.map(|pending| pending.number).collect();
         let number = numbers.len() as u64;
-        self.state.settle(numbers, Vec::new()).await?;
+        self.delivery.state.settle(numbers, Vec::new()).await?;
         Ok(number)
     }
 
@@ -259,130 +218,25 @@ impl Exporter {
         of: impl Fn(&UsageEvent) -> bool,
     ) -> Result<u64, StateError> {
         let _turn = self.turn.lock().await;
-        let pending = self.state.pending().await?;
-        let is_meant = |pending: &Pending| self.is_in_doubt(pending) && of(&pending.event);
+        let pending = self.delivery.state.pending().await?;
+        let is_meant = |pending: &Pending| self.delivery.is_in_doubt(pending) && of(&pending.event);
         let doubts: Vec<_> = pending.into_iter().filter(is_meant).collect();
         let number = doubts.len() as u64;
         match doubt {
             Doubt::Arrived => {
                 let numbers = doubts.iter().map(|pending| pending.number).collect();
-                self.state.settle(numbers, Vec::new()).await?;
+                self.delivery.state.settle(numbers, Vec::new()).await?;
             }
             Doubt::Lost => {
-                let lost = doubts.into_iter().map(|doubt| Pending { sent_at: None, ..doubt });
-                self.state.update(lost.collect()).await?;
+                let lost = doubts.into_iter().map(|doubt| Pending {
+                    sent_at: None,
+                    refused: None,
+                    ..doubt
+                });
+                self.delivery.state.update(lost.collect()).await?;
             }
         }
         Ok(number)
-    }
-
-    /// Sends the events that were not acknowledged by an export before.
-    async fn send_pending(&self, report: &mut ExportReport) -> Result<(), ExportError> {
-        let pending = self.state.pending().await?;
-        let (doubts, pending): (Vec<_>, Vec<_>) =
-            pending.into_iter().partition(|pending| self.is_in_doubt(pending));
-        doubts.into_iter().for_each(|doubt| report.add_doubt(doubt.event));
-        report.repeated += pending.len() as u64;
-        self.send(pending, report).await
-    }
-
-    /// Sends events that are in the state, and takes note of what became of them.
-    async fn send(
-        &self,
-        pending: Vec<Pending>,
-        report: &mut ExportReport,
-    ) -> Result<(), ExportError> {
-        for batch in pending.chunks(self.receiver.batch_size().max(1)) {
-            self.send_batch(batch.to_vec(), report).await?;
-        }
-        Ok(())
-    }
-
-    /// Delivers events, again and again for a while.
-    async fn send_batch(
-        &self,
-        mut batch: Vec<Pending>,
-        report: &mut ExportReport,
-    ) -> Result<(), ExportError> {
-        // From now on they may have arrived: those that had no answer before, since then.
-        let now = self.now();
-        let new: BTreeSet<u64> = batch
-            .iter()
-            .filter(|pending| pending.sent_at.is_none())
-            .map(|pending| pending.number)
-            .collect();
-        if self.receiver.remembers_for().is_some() && !new.is_empty() {
-            batch.iter_mut().for_each(|pending| _ = pending.sent_at.get_or_insert(now));
-            let marked = batch.iter().filter(|pending| new.contains(&pending.number));
-            self.state.update(marked.cloned().collect()).await?;
-        }
-        let (mut begin, mut pause) = (Instant::now(), PAUSES.0);
-        // A refusal or a denial that follows a delivery without an answer says nothing about that.
-        let mut had_no_answer = false;
-        while !batch.is_empty() {
-            let events: Vec<_> = batch.iter().map(|pending| pending.event.clone()).collect();
-            let error = match self.receiver.deliver(&events).await {
-                Ok(refusals) => {
-                    if !had_no_answer {
-                        forget(&mut batch, &new);
-                    }
-                    let all = (0..events.len()).collect();
-                    return self.settle(batch, all, &refusals, report).await.map(drop);
-                }
-                Err(error) => error,
-            };
-            let (ReceiverError::Unavailable { safe, .. } | ReceiverError::Denied { safe, .. }) =
-                &error;
-            if !safe.is_empty() {
-                (begin, pause) = (Instant::now(), PAUSES.0);
-                batch = self.settle(batch, safe.iter().copied().collect(), &[], report).await?;
-            }
-            let receiver = self.receiver.name();
-            let ReceiverError::Unavailable { retry_after, .. } = &error else {
-                if !had_no_answer {
-                    forget(&mut batch, &new);
-                    self.state.update(batch).await?;
-                }
-                return Err(ExportError::Receiver { receiver, error });
-            };
-            had_no_answer = true;
-            let wait = retry_after.unwrap_or_default().max(pause);
-            if begin.elapsed().saturating_add(wait) > self.retry_for {
-                return Err(ExportError::Receiver { receiver, error });
-            }
-            sleep(wait).await;
-            pause = (pause * 2).min(PAUSES.1);
-        }
-        Ok(())
-    }
-
-    /// Takes note of events of a batch that were acknowledged or refused. Returns the others.
-    async fn settle(
-        &self,
-        batch: Vec<Pending>,
-        done: BTreeSet<usize>,
-        refusals: &[Refusal],
-        report: &mut ExportReport,
-    ) -> Result<Vec<Pending>, ExportError> {
-        let reasons: BTreeMap<usize, &String> =
-            refusals.iter().map(|refusal| (refusal.index, &refusal.reason)).collect();
-        let (mut acknowledged, mut refused, mut left) = (Vec::new(), Vec::new(), Vec::new());
-        for (index, pending) in batch.into_iter().enumerate() {
-            match reasons.get(&index) {
-                Some(reason) => {
-                    report.add_refused(pending.event.clone(), (*reason).clone());
-                    refused.push(Pending { refused: Some((*reason).clone()), ..pending });
-                }
-                None if done.contains(&index) => {
-                    report.add_sent(&pending.event);
-                    acknowledged.push(pending.number);
-                }
-                None => left.push(pending),
-            }
-        }
-        self.state.settle(acknowledged, refused).await?;
-        self.tell(report);
-        Ok(left)
     }
 
     /// Reads the statements of accounts that the receiver takes.
@@ -395,7 +249,7 @@ impl Exporter {
         // Each once: what a page has twice would be counted twice.
         let accounts: BTreeSet<_> = accounts.into_iter().collect();
         let (taken, skipped): (Vec<_>, Vec<_>) =
-            accounts.into_iter().partition(|account| self.receiver.takes(account));
+            accounts.into_iter().partition(|account| self.delivery.receiver.takes(account));
         report.skipped += skipped.len() as u64;
         report.accounts += taken.len() as u64;
         let reading = taken.iter().map(|account| self.accounts.statement(account, month));
@@ -412,32 +266,6 @@ impl Exporter {
         }
         Ok(statements)
     }
-
-    fn is_in_doubt(&self, pending: &Pending) -> bool {
-        let (Some(time), Some(sent_at)) = (self.receiver.remembers_for(), pending.sent_at) else {
-            return false;
-        };
-        let margin = MEMORY_MARGIN.min(time / 4);
-        self.now().saturating_since(sent_at) + margin >= time
-    }
-
-    fn now(&self) -> UnixTime {
-        self.clock.unix_time()
-    }
-
-    fn tell(&self, report: &ExportReport) {
-        if let Some(progress) = &self.progress {
-            progress(report);
-        }
-    }
-}
-
-/// Takes back that events may have arrived, of those that were sent for the first time.
-fn forget(batch: &mut [Pending], new: &BTreeSet<u64>) {
-    batch
-        .iter_mut()
-        .filter(|pending| new.contains(&pending.number))
-        .for_each(|pending| pending.sent_at = None);
 }
 
 /// The accounts of a month, page by page.
@@ -465,8 +293,8 @@ impl Pages {
 impl fmt::Debug for Exporter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Exporter")
-            .field("receiver", &self.receiver.name())
-            .field("state", &self.state)
+            .field("receiver", &self.delivery.receiver.name())
+            .field("state", &self.delivery.state)
             .finish_non_exhaustive()
     }
 }

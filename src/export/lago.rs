@@ -139,13 +139,18 @@ impl Receiver for Lago {
             });
             // Each time at least one is taken out, or all are posted one by one.
             let mut batches: Vec<_> = [left].into_iter().filter(|left| !left.is_empty()).collect();
+            let mut safe = Vec::new();
             while let Some(mut left) = batches.pop() {
-                let answer = self.post(&left).await?;
+                let answer = match self.post(&left).await {
+                    Ok(answer) => answer,
+                    Err(error) => return Err(error.with_safe(safe)),
+                };
                 if answer.status.is_success() {
+                    safe.extend(left.iter().map(|(index, _)| *index));
                     continue;
                 }
                 if !matches!(answer.status.as_u16(), 400 | 413 | 422) {
-                    return Err(answer.into());
+                    return Err(ReceiverError::from(answer).with_safe(safe));
                 }
                 let wrong = wrong_ones(&answer, left.len());
                 if !wrong.is_empty() {
@@ -153,6 +158,8 @@ impl Receiver for Lago {
                         let reason = problem.clone()?;
                         Some(Refusal { index: left[*number].0, reason })
                     }));
+                    let known = wrong.iter().filter(|(_, problem)| problem.is_none());
+                    safe.extend(known.map(|(number, _)| left[*number].0));
                     let mut number = 0;
                     left.retain(|_| {
                         number += 1;

@@ -12,9 +12,9 @@
 //! * A receiver may remember ids for some time only, Stripe for 24 hours. An event that may have
 //!   arrived longer ago is not sent again by itself: the report has it as [in
 //!   doubt](ExportReport::in_doubt), until you [decide](Exporter::resolve).
-//! * Cost is all usage, also what included and purchased credits paid for. To invoice the rest only,
-//!   use [`pay_as_you_go`](crate::ledger::Statement::pay_as_you_go), or give equal credits at the
-//!   receiver.
+//! * Cost is all usage, also what included and purchased credits paid for. To invoice the rest
+//!   only, use [`pay_as_you_go`](crate::ledger::Statement::pay_as_you_go), or give equal credits at
+//!   the receiver.
 //! * Events are never negative. If a failover of Redis forgets usage that was sent, the ledger
 //!   [recovers](crate::ledger::StatementLine::model) it in a line without details, and that line is
 //!   sent only as far as the receiver does not have it already. Refunds are not sent: give them as
@@ -42,6 +42,8 @@
 //! ```
 
 mod customers;
+mod delivery;
+mod error;
 mod event;
 mod event_file;
 mod exporter;
@@ -56,9 +58,10 @@ mod value;
 
 pub use self::{
     customers::{Customers, CustomersError},
+    error::ExportError,
     event::UsageEvent,
     event_file::EventFile,
-    exporter::{Doubt, ExportError, Exporter},
+    exporter::{Doubt, Exporter},
     lago::Lago,
     openmeter::OpenMeter,
     receiver::{Receiver, ReceiverError, ReceiverFuture, Refusal},

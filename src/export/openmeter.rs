@@ -101,13 +101,15 @@ impl Receiver for OpenMeter {
                 return Err(answer.into());
             }
             // It says nothing about which of them it does not take.
-            let mut refusals = Vec::new();
+            let (mut safe, mut refusals) = (Vec::new(), Vec::new());
             for (index, event) in events.iter().enumerate() {
-                let answer = self.post(std::slice::from_ref(event)).await?;
-                if cloud_event::is_refusal(answer.status) {
-                    refusals.push(Refusal { index, reason: answer.to_string() });
-                } else if !answer.status.is_success() {
-                    return Err(answer.into());
+                match self.post(std::slice::from_ref(event)).await {
+                    Ok(answer) if answer.status.is_success() => safe.push(index),
+                    Ok(answer) if cloud_event::is_refusal(answer.status) => {
+                        refusals.push(Refusal { index, reason: answer.to_string() });
+                    }
+                    Ok(answer) => return Err(ReceiverError::from(answer).with_safe(safe)),
+                    Err(error) => return Err(error.with_safe(safe)),
                 }
             }
             Ok(refusals)

@@ -88,6 +88,14 @@ impl ReceiverError {
         Self::Unavailable { reason: reason.into(), retry_after: None, safe: Vec::new() }
     }
 
+    /// Returns the error, with the numbers of events that are safe.
+    #[must_use]
+    pub fn with_safe(mut self, events: Vec<usize>) -> Self {
+        let (Self::Unavailable { safe, .. } | Self::Denied { safe, .. }) = &mut self;
+        *safe = events;
+        self
+    }
+
     /// Returns an error of a receiver that took none of the events.
     pub fn denied(reason: impl Into<String>) -> Self {
         Self::Denied { reason: reason.into(), safe: Vec::new() }

@@ -19,6 +19,7 @@ use std::{
 
 use redb::ReadableTable;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::sync::Semaphore;
 
 use super::{event::UsageEvent, totals::SentTotals};
 use crate::{
@@ -48,6 +49,8 @@ const NAMESPACE_KEY: &[u8] = b"n";
 /// The state of an export to one receiver.
 pub(super) struct ExportState {
     file: Arc<DatabaseFile>,
+    /// Held by the work that is under way, also if nobody waits for it any more.
+    work: Arc<Semaphore>,
 }
 
 /// An event that is not acknowledged.
@@ -87,7 +90,8 @@ impl ExportState {
         if !create && !path.exists() {
             return Err(StateError::Missing(path.to_owned()));
         }
-        let state = Self { file: Arc::new(DatabaseFile::open(path, PURPOSE)?) };
+        let file = Arc::new(DatabaseFile::open(path, PURPOSE)?);
+        let state = Self { file, work: Arc::new(Semaphore::new(1)) };
         let database = state.file.database()?;
         let stored = guarded(|| bind(&database, RECEIVER_KEY, receiver, create));
         match stored.map_err(|failed| state.failed(&database, &failed))? {
@@ -240,8 +244,10 @@ impl ExportState {
         &self,
         work: impl FnOnce(&OpenDatabase) -> Result<T, DatabaseFailed> + Send + 'static,
     ) -> Result<T, StateError> {
+        let permit = Arc::clone(&self.work).acquire_owned().await;
         let (file, database) = (Arc::clone(&self.file), self.file.database()?);
         let done = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             guarded(|| work(&database))
                 .map_err(|DatabaseFailed(reason)| file.failed(&database, &reason))
         });

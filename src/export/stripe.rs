@@ -58,6 +58,8 @@ const MAX_CALLS: usize = 16;
 pub struct StripeMeter {
     client: HttpClient,
     event_name: String,
+    /// `test` or `live`, as the key says: what one has, the other has not.
+    mode: &'static str,
     customers: Customers,
     measure: Measure,
     calls_per_second: u32,
@@ -81,6 +83,7 @@ impl StripeMeter {
         Ok(Self {
             client,
             event_name: event_name.into(),
+            mode: if key.contains("_test_") { "test" } else { "live" },
             customers,
             measure: Measure::default(),
             calls_per_second: 20,
@@ -235,7 +238,8 @@ impl Receiver for StripeMeter {
     }
 
     fn name(&self) -> String {
-        format!("Stripe, {}, {}, {}", self.client.host(), self.event_name, self.measure)
+        let Self { client, event_name, mode, measure, .. } = self;
+        format!("Stripe, {}, {mode}, {event_name}, {measure}", client.host())
     }
 
     fn remembers_for(&self) -> Option<Duration> {

@@ -14,7 +14,9 @@ pub struct AccountsPage {
     pub next: Option<Cursor>,
 }
 
-/// An account's month in short. Its [`Statement`](super::Statement) has the rest.
+/// An account's month in short. Its [`Statement`](super::Statement) has the rest. If what is stored
+/// of it cannot be read, the amounts are zeros: an [audit](super::Accounts::audit) names what is
+/// wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountSummary {
     /// The account.

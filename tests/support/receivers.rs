@@ -180,7 +180,10 @@ async fn stripe(
         if headers.get(header::AUTHORIZATION).is_none_or(|key| key != "Bearer sk_test_1") {
             return (
                 StatusCode::UNAUTHORIZED,
-                Json(json!({"error": {"type": "invalid_request_error", "message": "Invalid API Key"}})),
+                Json(json!({"error": {
+                    "type": "invalid_request_error",
+                    "message": "Invalid API Key",
+                }})),
             )
                 .into_response();
         }

@@ -51,7 +51,9 @@ pub(crate) async fn run(global: &Global, close: Close) -> Result<Done, Failure> 
     if global.json {
         let failed: Vec<_> = failed
             .iter()
-            .map(|(account, error)| json!({ "account": account.as_str(), "error": error.to_string() }))
+            .map(|(account, error)| {
+                json!({ "account": account.as_str(), "error": error.to_string() })
+            })
             .collect();
         output::json(&json!({ "period": period.to_string(), "closed": closed, "failed": failed }))?;
     } else {

@@ -87,7 +87,13 @@ async fn to(
             )),
             error => error.into(),
         })?,
-        (true, true) if !state.exists() => {
+        (true, true) if state.exists() => {
+            return Err(Failure::Refused(format!(
+                "there is a file {} already: leave out --new-state",
+                state.display()
+            )));
+        }
+        (true, true) => {
             // Nothing was sent, so nothing is in it.
             let state = std::env::temp_dir().join(format!("credits-{}.state", super::new_id()));
             let exporter = Exporter::create(accounts, receiver, &state);

@@ -15,8 +15,8 @@ use tokio::sync::oneshot;
 
 use super::{
     super::{
-        AccountState, AccountsPage, Amendment, Answer, Audit, Cursor, LeaseId, Ledger, LedgerError,
-        LedgerFuture, Renewal, RequestCost, Statement, Terms, costs,
+        AccountState, AccountSummary, AccountsPage, Amendment, Answer, Audit, Book, Cursor,
+        LeaseId, Ledger, LedgerError, LedgerFuture, Renewal, RequestCost, Statement, Terms, costs,
     },
     account::whole,
     failure::{Failure, PURPOSE},
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     Account, Name, Period, RequestId,
-    clock::Clock,
+    clock::{Clock, UnixTime},
     database_file::{DatabaseFailed, DatabaseFile, ROWS},
 };
 
@@ -246,14 +246,20 @@ impl Ledger for EmbeddedLedger {
             for row in rows.range(&*keys.start..&*keys.end)? {
                 let (key, _) = row?;
                 let Some(account) = rows::account_of(key.value()) else { continue };
-                let record = rows::record(rows, &account)?.record;
-                let books = rows::book(rows, period, &account)?.map(|book| (period, book));
-                let state = AccountState {
-                    record,
-                    books: books.into_iter().collect(),
-                    ..AccountState::default()
-                };
-                accounts.extend(state.summary(&account, period, now));
+                match summary(rows, &account, period, now) {
+                    Ok(summary) => accounts.extend(summary),
+                    // Its own trouble: the others are listed, and an audit names what is wrong.
+                    Err(Failure::Call(error @ LedgerError::Malformed(_))) => {
+                        tracing::warn!(
+                            target: "tower_credits", %account, %error,
+                            "an account is listed with zeros"
+                        );
+                        let book = Book::new(period);
+                        let account = account.clone();
+                        accounts.push(AccountSummary::from_book(account, &book, false));
+                    }
+                    Err(failure) => return Err(failure),
+                }
                 number += 1;
                 if number == page_size.get() {
                     last = Some(Cursor::new(account.as_str()));
@@ -263,6 +269,20 @@ impl Ledger for EmbeddedLedger {
             Ok(AccountsPage { accounts, next: last })
         }))
     }
+}
+
+/// Returns the summary of an account's month.
+fn summary(
+    rows: &Rows,
+    account: &Account,
+    period: Period,
+    now: UnixTime,
+) -> Result<Option<AccountSummary>, Failure> {
+    let record = rows::record(rows, account)?.record;
+    let books = rows::book(rows, period, account)?.map(|book| (period, book));
+    let state =
+        AccountState { record, books: books.into_iter().collect(), ..AccountState::default() };
+    Ok(state.summary(account, period, now))
 }
 
 /// Reads an account's record, and one of its months.

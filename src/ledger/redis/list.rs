@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, num::NonZeroUsize, str::FromStr, sync::Arc, tim
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::{
-    super::{AccountSummary, AccountsPage, Cursor, LedgerError},
+    super::{AccountSummary, AccountsPage, Book, Cursor, LedgerError},
     call::{self, SUMMARY_FIELDS},
     codec,
     schema::{self, Keys},
@@ -187,7 +187,18 @@ impl Listing<'_> {
             // An account of which only the leases were found is listed with its book, if it has
             // one.
             if *is_book || total.is_none() {
-                let book = codec::read_summary(keys, values)?;
+                let book = match codec::read_summary(keys, values) {
+                    Ok(book) => book,
+                    // Its own trouble: the others are listed, and an audit names what is wrong.
+                    Err(error @ LedgerError::Malformed(_)) => {
+                        tracing::warn!(
+                            target: "tower_credits", %account, %error,
+                            "an account is listed with zeros"
+                        );
+                        Book::new(self.period)
+                    }
+                    Err(error) => return Err(error),
+                };
                 // Months are written so that later ones are greater.
                 let is_closed = now >= self.period.ends()
                     && closed.is_some_and(|closed| *self.period.to_string() <= *closed);
