@@ -13,7 +13,6 @@ use crate::{Account, names::NameError};
 /// use tower_credits::export::Customers;
 ///
 /// let customers: Customers = "
-///     # account, customer
 ///     user:alice, cus_NffrFeUfNV2Hib
 ///     org:acme, cus_Q0mGrGhkKzDMsn
 /// ".parse()?;
