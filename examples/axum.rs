@@ -49,16 +49,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(meter.clone());
     // The last router answers unknown paths.
     let app = billing::router(&meter).merge(widget::router()).merge(metered);
-    // Not metered, and for everybody who reaches this port.
     #[cfg(feature = "metrics")]
-    let app = {
-        let meter = meter.clone();
-        let render = move || {
-            meter.update_gauges();
-            std::future::ready(recorder.render())
-        };
-        app.route("/metrics", get(render))
-    };
+    let app = process::with_metrics(app, &meter, recorder);
     let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:3000")).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
     // Small chunks of a stream must not wait until the client has acknowledged earlier ones.

@@ -1,5 +1,6 @@
 //! The denoising server over HTTP (`POST /models/rnnoise`, as in `examples/axum.rs`) and gRPC
-//! (`denoise.v1.Denoise`) on one port, with one meter and one bill (`GET /billing.json`).
+//! (`denoise.v1.Denoise`) on one port, with one meter and one bill (`GET /billing.json`). With the
+//! feature `metrics`, `GET /metrics` is for Prometheus.
 //!
 //! Settings are environment variables: `ADDR`, `PLAN`, `TOKENS`, and for balances `REDIS_URL`, or
 //! without it `LEDGER`: a file (`credits.redb`), or `memory`.
@@ -33,6 +34,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     process::log();
     let plan = PlanFile::watch(setting("PLAN", "examples/plan.toml"))?;
     let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?;
+    #[cfg(feature = "metrics")]
+    let recorder = process::recorder()?;
     let meter = CreditMeter::new(plan, process::ledger().await?, tokens);
 
     // tonic's fallback would answer all unknown paths, also those of HTTP.
@@ -45,6 +48,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .layer(meter.clone());
     // The last router answers unknown paths.
     let app = billing::router(&meter).merge(metered);
+    #[cfg(feature = "metrics")]
+    let app = process::with_metrics(app, &meter, recorder);
     let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:3000")).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);
     // Small chunks of a stream must not wait until the client has acknowledged earlier ones.

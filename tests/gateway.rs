@@ -363,6 +363,12 @@ async fn each_model_has_its_server_and_what_is_not_in_the_plan_goes_nowhere() {
     }
     assert_eq!(at_default.requests.lock().unwrap().len(), 1, "nothing else went up");
     assert_eq!(gateway.settled().await["requests"], 2);
+    if cfg!(feature = "metrics") {
+        let metrics = Client::new().get(format!("{}/metrics", gateway.url)).send().await.unwrap();
+        let metrics = String::from_utf8(metrics.bytes().await.unwrap().to_vec()).unwrap();
+        let denied = "tower_credits_denied_total{reason=\"NOT_IN_PLAN\"} 2";
+        assert!(metrics.contains(denied), "{metrics}");
+    }
 }
 
 /// Servers with paths and clocks of their own: Text Embeddings Inference names its time in a header

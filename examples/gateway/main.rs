@@ -5,10 +5,11 @@
 //!   pays, and never reaches the server.
 //! * `GET /v1/models` lists the models of the plan, for who has a token.
 //! * `/playground` and `/data-studio` are pages that use the models; `/billing` is the bill.
+//! * `GET /metrics`, with the feature `metrics`, is for Prometheus.
 //!
 //! Settings are environment variables:
 //!
-//! * `ADDR`, `PLAN` and `TOKENS`;
+//! * `ADDR`, `PLAN` and `TOKENS` (a file, or `redis` for those that `credits tokens` issues);
 //! * for balances `REDIS_URL`, or without it `LEDGER`: a file (`credits.redb`), or `memory`;
 //! * `UPSTREAM`, the server, default `http://127.0.0.1:8080`, and `UPSTREAM_KEY`, its API key;
 //! * `UPSTREAMS`, other servers for some models: `whisper=http://127.0.0.1:8081,…`.
@@ -34,7 +35,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tower_credits::{
-    BearerTokens, ComputeClock, CreditMeter, Name, PlanFile, billing,
+    ComputeClock, CreditMeter, Name, PlanFile, billing,
     plan::{PlanHandle, Workload},
 };
 
@@ -48,8 +49,9 @@ use self::{
 async fn main() -> Result<(), Box<dyn Error>> {
     process::log();
     let plan = PlanFile::watch(setting("PLAN", "examples/gateway/plan.toml"))?;
-    let tokens = BearerTokens::watch(setting("TOKENS", "examples/tokens.toml"))?
-        .or_cookie("tower-credits-token".parse()?);
+    let tokens = process::tokens("tower-credits-token".parse()?).await?;
+    #[cfg(feature = "metrics")]
+    let recorder = process::recorder()?;
     let builder = CreditMeter::builder(plan, process::ledger().await?, tokens)
         .usage_headers(true)
         // A server that refuses or fails has computed nothing. A caller who does not wait for the
@@ -64,6 +66,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     )?;
     let proxy = Arc::new(Proxy::new(upstreams)?);
     let app = router(&meter, proxy)?;
+    #[cfg(feature = "metrics")]
+    let app = process::with_metrics(app, &meter, recorder);
 
     let listener = TcpListener::bind(setting("ADDR", "127.0.0.1:3000")).await?;
     tracing::info!("listening on http://{}", listener.local_addr()?);

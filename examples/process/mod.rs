@@ -31,7 +31,7 @@ pub(crate) async fn ledger() -> Result<Arc<dyn Ledger>, LedgerError> {
 
 /// Returns the tokens by `TOKENS`: a file that is followed, or `redis` for those that `credits tokens`
 /// issues, in the Redis of `REDIS_URL`. A browser's token is in the cookie of this name.
-#[allow(dead_code, reason = "one of the examples does")]
+#[allow(dead_code, reason = "some of the examples do")]
 pub(crate) async fn tokens(cookie: Name) -> Result<Arc<dyn Identify>, Box<dyn Error>> {
     Ok(match &*setting("TOKENS", "examples/tokens.toml") {
         "redis" => {
@@ -77,7 +77,7 @@ pub(crate) fn accounted(builder: CreditMeterBuilder) -> std::io::Result<CreditMe
 /// Installs a recorder of metrics. It has to be there before the meter is built. Without buckets,
 /// the exporter would make summaries of histograms, which cannot be added up over nodes.
 #[cfg(feature = "metrics")]
-#[allow(dead_code, reason = "one of the examples does")]
+#[allow(dead_code, reason = "some of the examples do")]
 pub(crate) fn recorder()
 -> Result<metrics_exporter_prometheus::PrometheusHandle, metrics_exporter_prometheus::BuildError> {
     use metrics_exporter_prometheus::{Matcher, PrometheusBuilder};
@@ -99,6 +99,22 @@ pub(crate) fn recorder()
         }
     });
     Ok(recorder)
+}
+
+/// Adds `GET /metrics`, for Prometheus. It is not metered, and for everybody who reaches this port.
+#[cfg(feature = "metrics")]
+#[allow(dead_code, reason = "some of the examples do")]
+pub(crate) fn with_metrics(
+    app: axum::Router,
+    meter: &tower_credits::CreditMeter,
+    recorder: metrics_exporter_prometheus::PrometheusHandle,
+) -> axum::Router {
+    let meter = meter.clone();
+    let render = move || {
+        meter.update_gauges();
+        std::future::ready(recorder.render())
+    };
+    app.route("/metrics", axum::routing::get(render))
 }
 
 pub(crate) fn log() {

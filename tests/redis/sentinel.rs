@@ -57,8 +57,9 @@ impl Watched {
         redis::cmd("SENTINEL").arg(words).query(&mut sentinel)
     }
 
+    /// What a server says of its role; nothing while it closes connections, since that changes.
     pub fn role(&self, at: usize) -> String {
-        self.servers[at].command_as(PASSWORD, &["INFO", "replication"])
+        self.servers[at].try_command_as(PASSWORD, &["INFO", "replication"]).unwrap_or_default()
     }
 
     pub fn url(&self) -> String {

@@ -86,7 +86,13 @@ impl RedisServer {
 
     /// As [`command`](Self::command), logged in with a password.
     pub fn command_as(&self, password: &str, words: &[&str]) -> String {
-        self.exchange(&[&["AUTH", password], words]).expect("the server answers")
+        self.try_command_as(password, words).expect("the server answers")
+    }
+
+    /// As [`command_as`](Self::command_as), on a server that may close connections, as one does
+    /// whose role changes.
+    pub fn try_command_as(&self, password: &str, words: &[&str]) -> std::io::Result<String> {
+        self.exchange(&[&["AUTH", password], words])
     }
 
     fn try_command(&self, words: &[&str]) -> std::io::Result<String> {
