@@ -9,8 +9,8 @@
 //! Settings are environment variables: `ADDR`, `PLAN`, `TOKENS` (a file, or `redis` for those that
 //! `credits tokens` issues), and for balances `REDIS_URL`, or without it `LEDGER`: a file
 //! (`credits.redb`), or `memory`. With the feature `journal`, `JOURNAL`
-//! names the file in which spending waits that the ledger has not acknowledged. `RECORDS` names a file
-//! for usage records.
+//! names the file in which spending waits that the ledger has not acknowledged. `RECORDS` names a
+//! file for usage records.
 
 mod denoise;
 mod process;

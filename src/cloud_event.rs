@@ -22,7 +22,7 @@ pub(crate) struct CloudEvent<'a, D> {
     data: &'a D,
 }
 
-/// What all events of a sender share.
+/// Attributes that all events of a sender share.
 #[derive(Clone, Debug)]
 pub(crate) struct Sender {
     pub(crate) source: String,

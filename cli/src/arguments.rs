@@ -53,7 +53,7 @@ pub(crate) struct Global {
         value_hint = ValueHint::FilePath
     )]
     pub(crate) ledger: Option<String>,
-    /// What every key in Redis begins with.
+    /// Prefix of every key in Redis.
     #[arg(long, global = true, env = "CREDITS_PREFIX", default_value = "tc")]
     pub(crate) prefix: String,
     /// User of the Redis server, if the URL has none.
@@ -134,7 +134,7 @@ pub(crate) struct List {
     /// Month (UTC), such as 2026-11. Default: this one.
     #[arg(long, value_name = "MONTH")]
     pub(crate) period: Option<Period>,
-    /// What the list is sorted by.
+    /// Order of the list.
     #[arg(long, value_enum, default_value = "used")]
     pub(crate) sort: Sort,
     /// Sorts the other way round.
@@ -154,7 +154,7 @@ pub(crate) struct List {
     pub(crate) page: NonZeroU32,
 }
 
-/// What a list is sorted by.
+/// Order of a list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Sort {
     /// The most used first.
@@ -414,7 +414,7 @@ pub(crate) enum ExportTo {
         /// Type of the events, by which meters choose them.
         #[arg(long, default_value = "usage")]
         event_type: String,
-        /// How long OpenMeter is set up to know an event again, such as 24h.
+        /// Time for which OpenMeter is set up to know an event again, such as 24h.
         #[arg(long, default_value = "24h", value_parser = duration)]
         dedupe_window: Duration,
     },

@@ -29,8 +29,8 @@ pub(crate) async fn ledger() -> Result<Arc<dyn Ledger>, LedgerError> {
     })
 }
 
-/// Returns the tokens by `TOKENS`: a file that is followed, or `redis` for those that `credits tokens`
-/// issues, in the Redis of `REDIS_URL`. A browser's token is in the cookie of this name.
+/// Returns the tokens by `TOKENS`: a file that is followed, or `redis` for those that `credits
+/// tokens` issues, in the Redis of `REDIS_URL`. A browser's token is in the cookie of this name.
 #[allow(dead_code, reason = "some of the examples do")]
 pub(crate) async fn tokens(cookie: Name) -> Result<Arc<dyn Identify>, Box<dyn Error>> {
     Ok(match &*setting("TOKENS", "examples/tokens.toml") {

@@ -79,7 +79,7 @@ struct Line {
     feature: Name,
     requests: u64,
     compute_seconds: f64,
-    /// What that is in the unit of the hardware, if it has one.
+    /// Compute time in the unit of the hardware, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     units: Option<Units>,
     cost_nano_usd: i64,

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 use crate::{Account, Credits, Name, Period, clock::UnixTime, identify::Subject};
 
-/// How much one usage line of an account's month grew since the event before.
+/// Growth of one usage line of an account's month since the event before.
 ///
 /// As JSON it is an object of these members, in this order:
 ///

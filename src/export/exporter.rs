@@ -32,7 +32,7 @@ pub struct Exporter {
     turn: tokio::sync::Mutex<()>,
 }
 
-/// What is done with events that are in doubt.
+/// Decision about events that are in doubt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Doubt {
     /// They have arrived: they are taken for acknowledged.

@@ -6,7 +6,7 @@ use crate::{Account, Credits, ledger::Usage};
 /// The most refused events, and of those in doubt, that a report has one by one.
 const MAX_LISTED: usize = 1_000;
 
-/// What an export did, or a preview found.
+/// Report of an export or of a preview.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct ExportReport {

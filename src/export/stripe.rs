@@ -175,7 +175,7 @@ impl StripeMeter {
     }
 }
 
-/// What became of a customer's events.
+/// Outcome of posting a customer's events.
 #[derive(Default)]
 struct Posted {
     safe: Vec<usize>,

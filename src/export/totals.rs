@@ -1,4 +1,5 @@
-//! What was sent of an account's month, and how much its lines grew since (pure).
+//! [`SentTotals`]: sums of what was sent of an account's month, and growth of its lines since
+//! (pure).
 //!
 //! The sums of what was sent only grow, and a receiver cannot take anything back. A line can become
 //! smaller all the same: a failover of Redis forgets usage, which the ledger then recovers in

@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use super::event::UsageEvent;
 
-/// What a receiver that adds up one number is sent. All are whole numbers, so that sums are exact.
+/// Number of an event that a receiver adds up. All are whole numbers, so that sums are exact.
 ///
 /// | text | number |
 /// |---|---|

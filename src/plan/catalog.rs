@@ -93,7 +93,7 @@ pub(super) struct Catalog {
 pub(super) struct Hardware {
     pub(super) rates: Rates,
     pub(super) shared: bool,
-    /// What its time is counted in, if that is not seconds.
+    /// Unit that its time is counted in, if that is not seconds.
     pub(super) unit: Option<Unit>,
 }
 
@@ -123,7 +123,7 @@ impl Catalog {
         self.models.insert(name, model).is_none()
     }
 
-    /// Returns what time on some hardware is counted in, if that is not seconds.
+    /// Returns the unit that time on some hardware is counted in, if that is not seconds.
     pub(super) fn unit(&self, hardware: &Name) -> Option<&Unit> {
         self.hardware.get(hardware)?.unit.as_ref()
     }

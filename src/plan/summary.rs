@@ -18,11 +18,11 @@ use crate::Name;
 pub struct RouteSummary {
     /// Path pattern of the route; `otherwise` for all paths that no other route has.
     pub pattern: String,
-    /// What its requests run.
+    /// Workload of its requests.
     pub runs: Runs,
 }
 
-/// What the requests of a route run.
+/// Workload of the requests of a route, or the reason why there is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Runs {

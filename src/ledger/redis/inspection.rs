@@ -36,7 +36,7 @@ pub struct ServerReport {
     pub eviction: Option<String>,
     /// `true` if it writes a file of every change (`appendonly yes`).
     pub append_only: Option<bool>,
-    /// When it flushes that file to the disk: its `appendfsync`.
+    /// Its `appendfsync`: the policy by which it flushes that file to the disk.
     pub append_fsync: Option<String>,
     /// Number of replicas that are connected.
     pub replicas: Option<u64>,
