@@ -160,9 +160,35 @@ impl RedisCluster {
         })
     }
 
+    /// Waits until all servers that answer tell the same of who has which slot, by which epoch.
+    ///
+    /// A server that takes a slot gets an epoch higher than all that it has heard of. If it has not
+    /// heard of the highest yet, an older message of the slot's last owner takes the slot from it
+    /// again, and then no server says that it has it.
+    fn until_agreed(&self) {
+        until("all servers agree on who has which slot", || {
+            let views: Vec<Vec<String>> = (0..self.servers.len())
+                .filter_map(|at| self.try_ask::<String>(at, &["CLUSTER", "NODES"]).ok())
+                .map(|nodes| {
+                    let view = nodes.lines().map(|line| {
+                        let words: Vec<_> = line.split(' ').collect();
+                        let slots = words.iter().skip(8).filter(|range| !range.starts_with('['));
+                        let slots: Vec<_> = slots.copied().collect();
+                        format!("{} {} {}", words[0], words[6], slots.join(" "))
+                    });
+                    let mut view: Vec<_> = view.collect();
+                    view.sort();
+                    view
+                })
+                .collect();
+            views.windows(2).all(|views| views[0] == views[1])
+        });
+    }
+
     /// Moves a slot to another server as `redis-cli --cluster reshard` does, key by key, with
     /// `pause` after each.
     pub fn move_slot(&self, slot: u16, to: usize, pause: Duration) {
+        self.until_agreed();
         let from = self.owner(slot).expect("a server has the slot");
         if from == to {
             return;
@@ -181,6 +207,7 @@ impl RedisCluster {
         for at in [to, from] {
             let _: () = self.ask(at, &["CLUSTER", "SETSLOT", &text, "NODE", &to_id]);
         }
+        self.until_agreed();
     }
 }
 
