@@ -38,6 +38,7 @@ pub struct Part(Arc<str>);
 /// # Ok::<(), tower_credits::MoneyError>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Limits {
     /// The most in a month; `None` if nobody set it, [`Credits::MAX`] for no limit.
     pub per_month: Option<Credits>,

@@ -7,6 +7,7 @@ use crate::{Account, Credits, Limits, Part, Period};
 /// The credits that a tier allows an account. The account's own
 /// [`Record`](crate::ledger::Record) may add to them or narrow them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Terms {
     /// Included each period.
     pub included: Credits,
@@ -34,6 +35,7 @@ impl Terms {
 
 /// A part of the account that a lease draws on.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub struct PartTerms {
     /// The part.
     pub part: Part,

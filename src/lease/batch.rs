@@ -14,12 +14,20 @@ const MAX_FURTHER_LINES: usize = 2_000;
 /// Usage that is in no batch yet, by line. It takes no memory on the heap while there is none, and
 /// bounded memory whatever names clients choose.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Tally {
     /// Lines by number: most accounts use few, and those again and again.
     recent: Vec<(u64, UsageLine)>,
     /// Lines beyond the recent ones.
     #[expect(clippy::box_collection, reason = "few accounts have one")]
     further: Option<Box<HashMap<LineKey, Usage>>>,
+}
+
+#[cfg(test)]
+impl std::hash::Hash for Tally {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.lines().hash(state);
+    }
 }
 
 impl Tally {
@@ -90,6 +98,7 @@ impl Tally {
 
 /// (4) What a renewal settles. It is frozen, and sent again unchanged until it is acknowledged.
 #[derive(Clone, Debug)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Batch {
     pub(super) number: u64,
     /// The lease's running total with this batch.

@@ -17,6 +17,7 @@ const WINDOW: u32 = 5;
 
 /// The share of a lease.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct ConcurrencyPool {
     /// The limit of the last request that has one.
     most: Option<NonZeroU32>,

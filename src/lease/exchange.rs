@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::rules::{LeaseRules, MAX_RENEWAL_DELAY};
+use super::rules::{LEDGER_CLOCK_UNIT, LeaseRules, MAX_RENEWAL_DELAY};
 use crate::Credits;
 
 /// Renewals in a row without an answer, after which no request waits for the next.
@@ -15,6 +15,7 @@ const FAILING_AFTER: u32 = 3;
 /// * (7) A renewal that was given up, or a copy of one that was answered, may still act until
 ///   [`acts_until`](Self::acts_until).
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct Exchange {
     seq: u64,
     in_flight: Option<Flight>,
@@ -27,6 +28,7 @@ pub(super) struct Exchange {
 
 /// A renewal in flight, with what its answer is read with.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Flight {
     pub(super) sent_at: Duration,
     /// The number of the batch that it carries.
@@ -106,7 +108,7 @@ impl Exchange {
     /// (7) Notes that a renewal has landed of which copies may still arrive, sent as late as now
     /// perhaps.
     pub(super) fn may_act_again(&mut self, rules: &LeaseRules, now: Duration) {
-        self.acts_until = now + rules.deadline + MAX_RENEWAL_DELAY;
+        self.acts_until = now + rules.deadline + MAX_RENEWAL_DELAY + LEDGER_CLOCK_UNIT;
     }
 
     /// Notes an answer that counts.

@@ -11,6 +11,7 @@ use crate::Credits;
 /// slices, and slices that are [granted without the ledger](Self::grant_unbacked) while it does not
 /// answer.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct Hold {
     /// The credits that may be spent and sliced in all under this name of the lease.
     budget: Credits,

@@ -28,6 +28,7 @@ use crate::{
 /// moment. It does no I/O: its owner sends a renewal when [`next`](Self::next) says so, and hands
 /// in what came of it with [`answered`](Self::answered) or [`unanswered`](Self::unanswered).
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(crate) struct Lease<W, R> {
     id: LeaseId,
     pub(super) pool: Pool<W, R>,
@@ -526,5 +527,10 @@ impl<W, R: Run> Lease<W, R> {
 
     pub(super) fn spent(&self) -> Credits {
         self.pool.outbox().spent()
+    }
+
+    /// Returns what is spent, and what running requests own beyond that.
+    pub(super) fn claimed(&self) -> Credits {
+        self.spent().saturating_add(self.pool.slices().total())
     }
 }

@@ -16,6 +16,7 @@ use super::rules::LeaseRules;
 /// A lease rests if nothing runs or waits, and nothing is owed or on hold. `resting_since` is then
 /// its last use, and `None` otherwise.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct Life {
     stage: Stage,
     /// Last answer of the ledger under this name of the lease.
@@ -26,6 +27,7 @@ pub(super) struct Life {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 enum Stage {
     Open,
     /// A goodbye was sent.

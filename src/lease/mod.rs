@@ -29,6 +29,8 @@
 mod batch;
 mod concurrency;
 mod exchange;
+#[cfg(test)]
+mod exhaustive;
 mod hold;
 mod hold_ahead;
 #[expect(clippy::module_inception, reason = "the lease is what this module is named for")]

@@ -20,6 +20,7 @@ use crate::{
 /// * (4) A batch is frozen until it is acknowledged, and is resent unchanged: the same number, the
 ///   same total, the same lines.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct Outbox {
     /// The cost of all that was used and is settled on the node's side.
     spent: Credits,

@@ -15,6 +15,7 @@ const MIN_LEFT_FOR_ONE_AHEAD: u32 = 16;
 
 /// The permits of a lease.
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct PermitPool {
     rate: Option<AccountRate>,
     /// Permits that were granted together, and when they lapse, the oldest first.

@@ -26,6 +26,7 @@ use crate::{
 /// budget is neither spent nor sliced is *spare*. A slice is only ever cut from what is spare, in
 /// this type.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct Pool<W, R> {
     slices: Slices<R>,
     queue: Queue<W, R>,

@@ -13,11 +13,13 @@ const MAX_ASKED_AGAIN: u8 = 3;
 /// The requests that the renewal in flight asks for are always at the front. A request that comes
 /// later queues behind them, and the next renewal asks for it.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct Queue<W, R> {
     waiting: VecDeque<Waiting<W, R>>,
 }
 
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 struct Waiting<W, R> {
     want: SliceRequest,
     run: R,

@@ -14,6 +14,7 @@ use crate::{
 /// not settled twice: totals and numbers of batches only grow under one name of a lease.
 #[cfg(any(test, feature = "journal"))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(crate) struct LeaseRecord {
     pub(super) id: LeaseId,
     pub(super) seq: u64,
@@ -23,6 +24,7 @@ pub(crate) struct LeaseRecord {
 /// The same of its outbox.
 #[cfg(any(test, feature = "journal"))]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct OutboxRecord {
     pub(super) spent: Credits,
     pub(super) acknowledged: Credits,
@@ -40,6 +42,7 @@ pub(super) type Lines = Vec<(LineKey, Usage)>;
 /// (13) State of a lease's record in a journal.
 #[cfg_attr(not(any(test, feature = "journal")), allow(dead_code, reason = "there is no journal"))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) enum Stored {
     /// Nothing.
     No,

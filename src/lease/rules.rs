@@ -7,6 +7,9 @@ use super::hold_ahead::HoldAhead;
 /// (7) How long after its deadline a renewal may still act, by the ledger's clock, at most.
 pub(crate) const MAX_RENEWAL_DELAY: Duration = Duration::from_millis(100);
 
+/// (7) The unit of the ledger's clock: what may act until a millisecond may act in all of it.
+pub(crate) const LEDGER_CLOCK_UNIT: Duration = Duration::from_millis(1);
+
 /// The times of the lease protocol. The defaults fit a ledger in the same data centre.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeaseRules {

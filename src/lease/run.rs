@@ -43,6 +43,7 @@ pub(crate) trait Run {
 
 /// A request came to need more, the ledger was asked for it after that, and did not grant it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(crate) struct RefillDenial {
     /// Sending of the renewal that asked.
     pub(crate) requested_at: Duration,
@@ -52,6 +53,7 @@ pub(crate) struct RefillDenial {
 
 /// Size of the slice that a request asks its lease for.
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(test, derive(Hash))]
 pub(crate) struct SliceRequest {
     /// The slice that it takes at its admission if there is enough, and is refilled to while it
     /// runs.
@@ -71,6 +73,7 @@ pub(crate) struct SliceRequest {
 /// Names a running request. No two requests of an account ever have the same name, also under
 /// different leases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub(crate) struct RunId {
     pub(super) slot: usize,
     pub(super) serial: u64,

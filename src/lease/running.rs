@@ -10,6 +10,7 @@ use crate::{Credits, ledger::Usage};
 /// The slice is all that the request was granted so far. What of it is settled already is spent;
 /// the rest is *open*, and counts in the lease's [slices](super::slices::Slices).
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct Running<R> {
     run: R,
     /// No other request of this account has it.
@@ -27,6 +28,7 @@ pub(super) struct Running<R> {
 }
 
 #[derive(Clone, Copy, Debug)]
+#[cfg_attr(test, derive(Hash))]
 enum State {
     Running,
     /// It ended with more used than its slice, and the ledger is asked for the rest. `is_claimed`

@@ -1,6 +1,6 @@
 //! The requests that run on a lease, and the sum of their slices.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use slab::Slab;
 
@@ -21,7 +21,7 @@ use crate::{Credits, ledger::Usage};
 /// * No serial number is used twice, so a name never means another request.
 ///
 /// The credits that can be granted are passed in as `spare`: this part does not know the budget.
-#[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Slices<R> {
     running: Slab<Running<R>>,
     total: Credits,
@@ -30,6 +30,29 @@ pub(super) struct Slices<R> {
     pending: usize,
     /// The last serial number that was given.
     last_serial: u64,
+}
+
+/// With its requests, which a slab shows only where `#` is given.
+impl<R: fmt::Debug> fmt::Debug for Slices<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { running, total, ended, pending, last_serial } = self;
+        f.debug_struct("Slices")
+            .field("running", &running.iter().collect::<Vec<_>>())
+            .field("total", total)
+            .field("ended", ended)
+            .field("pending", pending)
+            .field("last_serial", last_serial)
+            .finish()
+    }
+}
+
+#[cfg(test)]
+impl<R: std::hash::Hash> std::hash::Hash for Slices<R> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        let Self { running, total, ended, pending, last_serial } = self;
+        running.iter().for_each(|running| running.hash(state));
+        (total, ended, pending, last_serial).hash(state);
+    }
 }
 
 impl<R: Run> Slices<R> {

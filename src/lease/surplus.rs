@@ -10,6 +10,7 @@ use crate::{Credits, ledger::SURPLUS_DIVISOR};
 /// It follows the [`HoldAhead`](crate::HoldAhead) of the rules while the lease is in use. Some time
 /// after the last use it shrinks to its least, and then to nothing.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct Surplus {
     burn: Burn,
     /// With less than this to spare, more is asked for before anybody has to wait.
@@ -112,6 +113,7 @@ pub(super) fn is_twice(spare: Credits, target: Credits) -> bool {
 /// The credits that an account's requests lately held at once, which they burn while a slice
 /// lasts.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone, Hash))]
 struct Burn {
     /// The most since `since`.
     peak: Peak,
@@ -121,6 +123,7 @@ struct Burn {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
+#[cfg_attr(test, derive(Hash))]
 struct Peak {
     /// Of all requests together.
     together: Credits,

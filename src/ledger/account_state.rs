@@ -40,6 +40,7 @@ pub(super) const MAX_PERIODS: usize = 13;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub struct AccountState {
     pub(super) record: Record,
     pub(super) books: BTreeMap<Period, Book>,

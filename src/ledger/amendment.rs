@@ -74,6 +74,7 @@ impl Amendment {
 
 /// A correction of what a month cost.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Refund {
     /// The amount.
     pub amount: Credits,

@@ -28,6 +28,7 @@ pub(super) const NOTE_SAME_TERMS_EVERY: Duration = Duration::from_secs(10);
 
 /// One account's ledger of one period. [`AccountState`](super::AccountState) changes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Book {
     pub(super) period: Period,
     /// Debited in all.
@@ -128,6 +129,12 @@ impl Book {
     /// The cost of all lines and the recovered usage: always [`Book::used`].
     pub fn lines_cost(&self) -> Credits {
         self.lines.values().fold(self.recovered, |sum, usage| sum.saturating_add(usage.cost))
+    }
+
+    /// Returns what a lease has settled, and what it has on hold; `None` if it is not remembered.
+    #[cfg(test)]
+    pub(crate) fn lease(&self, id: LeaseId) -> Option<(Credits, Credits)> {
+        self.leases.entries.get(&id).map(|entry| (entry.settled, self.holds.of(id)))
     }
 
     /// `true` if nothing was ever settled or put on hold; also if the book was lost.

@@ -9,6 +9,7 @@ pub(crate) const SHARE_LIFETIME: Duration = Duration::from_secs(30);
 
 /// Asks in a [`Renewal`](super::Renewal) for a share of the requests that may run at the same time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub struct ConcurrencyRequest {
     /// The most requests of the account that may run at the same time, by its tier.
     pub most: NonZeroU32,
@@ -20,6 +21,7 @@ pub struct ConcurrencyRequest {
 
 /// The answer to a [`ConcurrencyRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Concurrency {
     /// The lease's share: so many of its requests may run until it is renewed again, for 30 s at
     /// most.

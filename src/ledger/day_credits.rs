@@ -7,6 +7,7 @@ use crate::Credits;
 /// The credits that are included each day of a month (UTC), and the usage of the month that they
 /// paid for. They pay before all others, and those that are left at midnight lapse.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct DayCredits {
     /// Included each day, by the terms in force, for one seat.
     pub(super) each: Credits,

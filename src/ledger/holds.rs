@@ -13,6 +13,7 @@ pub(super) const MAX_HOLD_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60)
 /// The holds of a period. A lease that holds nothing has no entry, so the cost of a scan depends
 /// only on leases that hold something.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Holds {
     pub(super) entries: BTreeMap<LeaseId, Hold>,
     /// On hold by all of them.
@@ -23,6 +24,7 @@ pub(super) struct Holds {
 
 /// A lease's hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Hold {
     pub(super) amount: Credits,
     pub(super) expires: UnixTime,

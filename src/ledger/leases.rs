@@ -18,6 +18,7 @@ pub(super) const REPORT_AGAIN_WITHIN: Duration = Duration::from_secs(60 * 60);
 
 /// The last renewal of a lease that took effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Entry {
     pub(super) seq: u64,
     pub(super) batch: u64,
@@ -26,6 +27,7 @@ pub(super) struct Entry {
 
 /// Sums over all leases that a period ever had.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct SettledSums {
     /// Settled by all leases.
     pub(super) settled: Credits,
@@ -36,6 +38,7 @@ pub(super) struct SettledSums {
 
 /// The sums as they are stored with the leases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct LeaseSums {
     pub(super) sums: SettledSums,
     /// Set while these sums are behind the book's because entries were lost: the moment until which
@@ -47,6 +50,7 @@ pub(super) struct LeaseSums {
 
 /// The leases of a period.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Leases {
     pub(super) entries: BTreeMap<LeaseId, Entry>,
     /// `None` if no lease is remembered: the book's sums are right then.

@@ -13,6 +13,7 @@ use crate::{Credits, Part, clock::UnixTime};
 
 /// The parts of an account in a month.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Parts {
     pub(super) totals: BTreeMap<Part, PartTotal>,
     pub(super) holds: BTreeMap<LeaseId, PartHold>,
@@ -22,6 +23,7 @@ pub(super) struct Parts {
 
 /// Usage of a part in a month, and its hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct PartTotal {
     pub(super) used: Credits,
     pub(super) held: Credits,
@@ -29,6 +31,7 @@ pub(super) struct PartTotal {
 
 /// A lease's hold in the parts that it draws on. They are always the same for a lease.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct PartHold {
     pub(super) amount: Credits,
     pub(super) expires: UnixTime,
@@ -37,6 +40,7 @@ pub(super) struct PartHold {
 
 /// Usage of a day.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct DayTotal {
     /// Days since 1970, UTC.
     pub(super) day: u64,

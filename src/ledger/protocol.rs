@@ -70,6 +70,7 @@ impl FromStr for LeaseId {
 
 /// A message from a node to the ledger about one lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Renewal {
     /// The lease.
     pub lease: LeaseId,
@@ -120,6 +121,7 @@ pub struct Renewal {
 
 /// Usage of one batch that has the same key.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub struct UsageLine {
     /// The purpose of the usage.
     pub key: LineKey,
@@ -152,6 +154,7 @@ pub enum LineKey {
 
 /// An amount of usage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Usage {
     /// Billed requests.
     pub requests: u64,
@@ -182,6 +185,7 @@ impl Usage {
 
 /// The ledger's answer to a [`Renewal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Answer {
     /// The outcome of the renewal.
     pub outcome: Outcome,
@@ -192,6 +196,7 @@ pub struct Answer {
 /// The outcome of a [`Renewal`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(clippy::large_enum_variant, reason = "most are the large one")]
+#[cfg_attr(test, derive(Hash))]
 pub enum Outcome {
     /// It took effect, now or when it arrived the first time.
     Renewed {
@@ -240,6 +245,7 @@ impl Outcome {
 
 /// An account's balance in a period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Standing {
     /// Debited so far, less refunds.
     pub used: Credits,
@@ -266,6 +272,7 @@ pub struct Standing {
 
 /// State of a part's limit for a month.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub struct MonthStanding {
     /// The limit.
     pub limit: Credits,
@@ -275,6 +282,7 @@ pub struct MonthStanding {
 
 /// State of a limit of the account's day, or of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub struct LimitStanding {
     /// 0 for the account's own limit, 1 for that of the first of the [parts](Renewal::parts).
     pub level: usize,
@@ -292,6 +300,7 @@ pub struct LimitStanding {
 
 /// The time that a limit is for, by the ledger's clock, UTC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub enum Span {
     /// A day.
     Day,

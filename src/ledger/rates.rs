@@ -24,6 +24,7 @@ pub(super) const MAX_TOLERANCE: u64 = 366 * 86_400_000_000;
 
 /// Asks for permits in a [`Renewal`](super::Renewal): one lets one request begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub struct PermitRequest {
     /// The rate by the account's tier.
     pub rate: AccountRate,
@@ -33,6 +34,7 @@ pub struct PermitRequest {
 
 /// The answer to a [`PermitRequest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Permits {
     /// Permits that are granted now. Unused ones are not handed back.
     pub granted: u32,
@@ -46,6 +48,7 @@ pub struct Permits {
 
 /// Stored state of a rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct RateCell {
     /// The theoretical arrival time of a bucket, in microseconds since 1970, or the number of a
     /// window.

@@ -41,6 +41,7 @@ pub(super) const ERASED_FOR: Duration =
 /// The part of an account that outlives its periods. [`AccountState`](super::AccountState) changes
 /// it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Record {
     pub(crate) seats: NonZeroU32,
     pub(crate) spending_limit: Option<Credits>,
@@ -88,6 +89,7 @@ pub struct Record {
 
 /// Purchased credits. They are used after the included ones, the first to expire first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub struct Grant {
     /// Purchased.
     pub amount: Credits,
@@ -99,6 +101,7 @@ pub struct Grant {
 
 /// Purchased credits that a period's holds may use, and the moment until which those holds last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct Reservation {
     pub(super) amount: Credits,
     pub(super) until: UnixTime,

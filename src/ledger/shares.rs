@@ -10,6 +10,7 @@ use crate::clock::UnixTime;
 
 /// A lease's share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(crate) struct Share {
     pub(crate) count: u32,
     pub(super) expires: UnixTime,

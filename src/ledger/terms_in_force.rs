@@ -6,6 +6,7 @@ use crate::{Credits, clock::UnixTime, ledger::Terms};
 
 /// The terms by which a month's usage is debited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[cfg_attr(test, derive(Hash))]
 pub(super) struct TermsInForce {
     pub(super) terms: Terms,
     pub(super) seats: NonZeroU32,

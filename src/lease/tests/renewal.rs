@@ -82,7 +82,7 @@ fn if_its_node_ends_a_lease_says_goodbye_once_nothing_older_can_act() {
         }
         pair.renew(s(2));
         assert!(pair.lease.is_settled() && !pair.lease.is_closed());
-        let acts_until = Next::Wait(s(2) + RULES.deadline + Duration::from_millis(100));
+        let acts_until = Next::Wait(s(2) + RULES.deadline + Duration::from_millis(101));
         assert_eq!(pair.lease.next(&RULES, true, s(2)), acts_until);
         assert_eq!(pair.lease.next(&RULES, true, s(3)), Next::Renew);
         let goodbye = pair.lease.renew(&RULES, TERMS, true, s(3));
