@@ -24,9 +24,9 @@ use tower_credits::{
 
 use crate::{
     outages::{Load, under_load},
-    sentinel::Watched,
     support::{
         redis_cluster::{RedisCluster, until},
+        redis_sentinel::Watched,
         redis_server::RedisServer,
         *,
     },

@@ -1,8 +1,5 @@
 //! The ledger on a master that real Sentinels watch: it is found again after a failover.
 
-use std::collections::HashMap;
-
-use redis::{FromRedisValue, RedisResult};
 use tokio::task::spawn_blocking;
 use tower_credits::{
     CreditMeter, RedisLedger, RedisServer, RedisTokens, identify::IdentityFromExtensions,
@@ -11,64 +8,14 @@ use tower_credits::{
 
 use crate::{
     outages::{Load, under_load},
-    support::{folder, redis_cluster::until, redis_server::RedisServer as Server, *},
+    support::{
+        folder,
+        redis_cluster::until,
+        redis_sentinel::{PASSWORD, Watched},
+        redis_server::RedisServer as Server,
+        *,
+    },
 };
-
-/// A master with a password, a replica of it, and three Sentinels with another password.
-pub struct Watched {
-    pub servers: [Server; 2],
-    sentinels: Vec<Server>,
-}
-
-const PASSWORD: &str = "s3cret";
-
-impl Watched {
-    pub fn start() -> Self {
-        let login = ["--requirepass", PASSWORD, "--masterauth", PASSWORD];
-        let master = Server::start_with(&login);
-        let port = master.port.to_string();
-        let of = ["--replicaof", &format!("127.0.0.1 {port}"), "--repl-diskless-sync-delay", "0"];
-        let replica = Server::start_with(&[&login[..], &of].concat());
-        let lines = [
-            format!("sentinel monitor mymaster 127.0.0.1 {port} 2"),
-            format!("sentinel auth-pass mymaster {PASSWORD}"),
-            "sentinel down-after-milliseconds mymaster 500".to_owned(),
-            "sentinel failover-timeout mymaster 3000".to_owned(),
-            "requirepass watch".to_owned(),
-            "sentinel sentinel-pass watch".to_owned(),
-        ];
-        let sentinels = (0..3).map(|_| Server::start_sentinel_of(&lines)).collect();
-        let watched = Self { servers: [master, replica], sentinels };
-        until("the replica follows", || watched.role(1).contains("master_link_status:up"));
-        until("the Sentinels know each other and the replica", || {
-            (0..3).all(|at| {
-                let state: HashMap<String, String> =
-                    watched.ask_sentinel(at, &["MASTER", "mymaster"]).unwrap_or_default();
-                state.get("num-other-sentinels").is_some_and(|number| number == "2")
-                    && state.get("num-slaves").is_some_and(|number| number == "1")
-            })
-        });
-        watched
-    }
-
-    fn ask_sentinel<T: FromRedisValue>(&self, at: usize, words: &[&str]) -> RedisResult<T> {
-        let url = format!("redis://:watch@127.0.0.1:{}/", self.sentinels[at].port);
-        let mut sentinel = redis::Client::open(url)?.get_connection()?;
-        redis::cmd("SENTINEL").arg(words).query(&mut sentinel)
-    }
-
-    /// What a server says of its role; nothing while it closes connections, since that changes.
-    pub fn role(&self, at: usize) -> String {
-        self.servers[at].try_command_as(PASSWORD, &["INFO", "replication"]).unwrap_or_default()
-    }
-
-    pub fn url(&self) -> String {
-        let hosts: Vec<_> =
-            self.sentinels.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
-        let hosts = hosts.join(",");
-        format!("redis+sentinel://:{PASSWORD}@{hosts}/mymaster?sentinel_pass=watch")
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn after_a_failover_the_new_master_is_found_and_the_total_is_exact() {

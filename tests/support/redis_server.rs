@@ -48,7 +48,7 @@ impl RedisServer {
         std::fs::create_dir_all(&folder).expect("a folder for the server");
         let file = format!("port {port}\nbind 127.0.0.1\n{}\n", lines.join("\n"));
         std::fs::write(folder.join("sentinel.conf"), file).expect("its file is written");
-        let child = Command::new("redis-server")
+        let child = Command::new(program())
             .args(["sentinel.conf", "--sentinel"])
             .current_dir(&folder)
             .stdout(Stdio::null())
@@ -144,6 +144,12 @@ impl RedisServer {
         self.wait_until_ready();
     }
 
+    /// Starts it again on its port, with nothing.
+    pub fn restart_empty(&mut self) {
+        let _ = std::fs::remove_dir_all(self.folder.join("appendonlydir"));
+        self.restart();
+    }
+
     /// Takes the last commands off what a killed server had written, as a crash of the machine
     /// does. Answers if a transaction is torn by that.
     pub fn tear_log(&self, commands: usize) -> bool {
@@ -209,8 +215,13 @@ impl Drop for RedisServer {
     }
 }
 
+/// The server's program: `REDIS_SERVER`, or what the system has installed.
+fn program() -> String {
+    std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
+
 fn spawn(port: u16, folder: &std::path::Path, options: &[String]) -> Child {
-    Command::new("redis-server")
+    Command::new(program())
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "no"])
         .args(options)
         .current_dir(folder)

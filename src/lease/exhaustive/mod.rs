@@ -38,11 +38,11 @@ const HOLD: i64 = 2;
 const DEADLINE: u64 = 1;
 const MESSAGE_LIFE: u64 = 2;
 const PATIENCE: u64 = 3;
-const ADMIT_FOR: u64 = 1;
-const TTL: u64 = 3;
+const ADMIT_FOR: u64 = 2;
+const TTL: u64 = 4;
 
 /// Time for which a node is suspended, in ticks: as long as a hold lasts.
-const SLEEP: u64 = 3;
+const SLEEP: u64 = 4;
 
 /// The most of its last writes that the ledger forgets.
 const FORGETTABLE: usize = 2;
@@ -160,14 +160,21 @@ fn requests_that_finish() {
 #[test]
 fn holds_that_are_ahead_of_requests() {
     let faults = Faults { lost: 1, ..NONE };
-    let base = Scene { requests: 2, lengths: &[1], limit: 4, ..Scene::BASE };
+    let base = Scene { requests: 2, lengths: &[1], ..Scene::BASE };
     check(Scene { name: "a surplus ahead", ticks: 3, ahead: true, faults, ..base });
+}
+
+#[test]
+fn requests_that_follow_each_other() {
+    let faults = Faults { lost: 1, ..NONE };
+    let base = Scene { requests: 2, lengths: &[1], ..Scene::BASE };
+    check(Scene { name: "requests one after another", ticks: 3, faults, ..base });
 }
 
 #[test]
 fn a_node_that_sleeps_until_its_hold_is_gone() {
     let faults = Faults { slept: 1, ..NONE };
-    check(Scene { name: "a node sleeps", ticks: 4, lengths: &[3], faults, ..Scene::BASE });
+    check(Scene { name: "a node sleeps", ticks: 5, lengths: &[3], faults, ..Scene::BASE });
 }
 
 #[test]
@@ -178,14 +185,14 @@ fn a_node_that_is_killed() {
 
 #[test]
 fn a_node_that_is_killed_and_has_a_journal() {
-    let faults = Faults { killed: 1, lost: 1, ..NONE };
+    let faults = Faults { killed: 1, ..NONE };
     let base = Scene { lengths: &[3], journal: true, ..Scene::BASE };
     check(Scene { name: "the same, with a journal", ticks: 3, faults, ..base });
 }
 
 #[test]
 fn a_node_that_shuts_down() {
-    let faults = Faults { shut_down: 1, copied: 2, ..NONE };
+    let faults = Faults { shut_down: 1, copied: 1, ..NONE };
     let base = Scene { nodes: 1, requests: 2, ..Scene::BASE };
     check(Scene { name: "a node shuts down", ticks: 4, lengths: &[2], faults, ..base });
 }

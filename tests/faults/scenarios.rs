@@ -1,0 +1,190 @@
+//! The scenarios: data.
+
+use super::{proxy::Network, servers::Kind};
+
+/// What happens, to whom.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    /// Nothing: what the rig measures without.
+    None,
+    // To the server.
+    Killed,
+    /// Killed, and the last commands of its log are lost, as by a crash of its machine.
+    TailLost(usize),
+    RestartedEmpty,
+    Stopped,
+    /// The network between nodes and server.
+    Network(Network),
+    ClientPause,
+    ClientKill,
+    ScriptFlush,
+    /// A script that runs for two seconds.
+    Hog,
+    FullMemory,
+    EvictionChanged,
+    /// A key of one account has another type; a field of one has no number.
+    WrongType,
+    Malformed,
+    PasswordRotated,
+    // To several servers.
+    /// The link to the replica is cut, writes are acknowledged, and the master is killed.
+    LaggingReplica,
+    SentinelFailover,
+    /// The old master comes back after another took over.
+    OldMasterAlive,
+    ClusterFailover(&'static str),
+    ClusterMasterKilled,
+    SlotsMove,
+    ShardStopped,
+    // To nodes.
+    /// Killed this many times, anywhere.
+    NodeKilled(u32),
+    /// Killed just when an answer of the ledger is on its way to it.
+    NodeKilledInCall(u32),
+    NodeTerminated,
+    NodeStopped,
+    NodeRuntimeDropped,
+    HandlerPanics,
+    HandlerAborts,
+    /// Killed, and the journal's file is cut off, or a bit of it is not what it was.
+    JournalTorn,
+    JournalBitFlipped,
+    /// Its disk is full.
+    JournalDiskFull,
+    /// Another process is started with the journal of one that runs.
+    JournalTwice,
+    // To clients of streams.
+    ClientLeaves,
+    ClientResets,
+    ClientVanishes,
+    ClientStalls,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    pub name: &'static str,
+    pub servers: Kind,
+    pub fault: Fault,
+    /// How long it lasts, in milliseconds: from, to.
+    pub lasts: (u64, u64),
+    /// `true` if nodes have a journal.
+    pub journal: bool,
+    /// The ledger forgets holds, so the limit may be passed by what was on hold.
+    pub may_overspend: bool,
+    /// `true` if a node that is gone leaves what it held on hold, for ten minutes.
+    pub leaves_holds: bool,
+    /// `true` if one run of it is in every test run.
+    pub is_quick: bool,
+}
+
+const fn one(name: &'static str, fault: Fault) -> Scenario {
+    Scenario {
+        name,
+        servers: Kind::One("everysec"),
+        fault,
+        lasts: (500, 1_500),
+        journal: false,
+        may_overspend: false,
+        leaves_holds: false,
+        is_quick: true,
+    }
+}
+
+const fn network(name: &'static str, network: Network) -> Scenario {
+    one(name, Fault::Network(network))
+}
+
+const fn node(name: &'static str, fault: Fault) -> Scenario {
+    Scenario { leaves_holds: true, ..one(name, fault) }
+}
+
+const fn journal(name: &'static str, fault: Fault) -> Scenario {
+    Scenario { journal: true, leaves_holds: false, ..one(name, fault) }
+}
+
+const fn cluster(name: &'static str, fault: Fault) -> Scenario {
+    Scenario { servers: Kind::Cluster, may_overspend: true, ..one(name, fault) }
+}
+
+const fn sentinel(name: &'static str, fault: Fault) -> Scenario {
+    Scenario { servers: Kind::Sentinel, may_overspend: true, ..one(name, fault) }
+}
+
+const fn long(scenario: Scenario, lasts: (u64, u64)) -> Scenario {
+    Scenario { lasts, is_quick: false, ..scenario }
+}
+
+const fn with_fsync(scenario: Scenario, fsync: &'static str) -> Scenario {
+    Scenario { servers: Kind::One(fsync), ..scenario }
+}
+
+const fn forgets(scenario: Scenario) -> Scenario {
+    Scenario { may_overspend: true, ..scenario }
+}
+
+impl Scenario {
+    const fn journaled(self) -> Self {
+        Self { journal: true, ..self }
+    }
+}
+
+pub const SCENARIOS: &[Scenario] = &[
+    one("no fault", Fault::None),
+    one("Redis killed", Fault::Killed),
+    with_fsync(one("Redis killed, fsync always", Fault::Killed), "always"),
+    with_fsync(one("Redis killed, fsync no", Fault::Killed), "no"),
+    forgets(one("Redis killed, the last 200 commands lost", Fault::TailLost(200))),
+    forgets(one("Redis restarted empty", Fault::RestartedEmpty)),
+    one("Redis stopped", Fault::Stopped),
+    long(one("Redis stopped for 5 s", Fault::Stopped), (5_000, 5_500)),
+    long(one("Redis stopped for 30 s", Fault::Stopped), (30_000, 31_000)),
+    network("requests arrive late", Network::LateRequests),
+    network("answers arrive late", Network::LateAnswers),
+    network("answers are dropped", Network::DropsAnswers),
+    network("requests are dropped", Network::DropsRequests),
+    network("a black hole", Network::BlackHole),
+    network("a byte a millisecond", Network::Trickle),
+    network("resets in answers", Network::ResetsInAnswers),
+    network("connections refused", Network::Refuses),
+    one("CLIENT PAUSE", Fault::ClientPause),
+    one("CLIENT KILL ten times a second", Fault::ClientKill),
+    one("SCRIPT FLUSH in a loop", Fault::ScriptFlush),
+    one("a script that hogs Redis", Fault::Hog),
+    one("memory full", Fault::FullMemory),
+    one("eviction policy changed", Fault::EvictionChanged),
+    one("a key of another type", Fault::WrongType),
+    one("a malformed field", Fault::Malformed),
+    one("password rotated", Fault::PasswordRotated),
+    Scenario {
+        servers: Kind::Pair,
+        ..forgets(one("a lagging replica takes over", Fault::LaggingReplica))
+    },
+    sentinel("Sentinel's failover", Fault::SentinelFailover),
+    long(sentinel("the old master comes back", Fault::OldMasterAlive), (2_000, 3_000)),
+    cluster("CLUSTER FAILOVER", Fault::ClusterFailover("")),
+    cluster("CLUSTER FAILOVER FORCE", Fault::ClusterFailover("FORCE")),
+    cluster("CLUSTER FAILOVER TAKEOVER", Fault::ClusterFailover("TAKEOVER")),
+    long(cluster("a master of the cluster killed", Fault::ClusterMasterKilled), (500, 1_500)),
+    long(cluster("slots move under load", Fault::SlotsMove), (500, 1_500)),
+    long(cluster("a shard stopped", Fault::ShardStopped), (500, 900)),
+    node("a node killed", Fault::NodeKilled(1)),
+    long(node("a node killed 20 times", Fault::NodeKilled(20)), (100, 400)),
+    node("a node killed in a call", Fault::NodeKilledInCall(3)),
+    journal("a node with a journal killed", Fault::NodeKilled(3)),
+    long(journal("a node with a journal killed 20 times", Fault::NodeKilled(20)), (100, 400)),
+    journal("a node with a journal killed in a call", Fault::NodeKilledInCall(3)),
+    one("SIGTERM in mid-stream", Fault::NodeTerminated),
+    one("a node stopped", Fault::NodeStopped),
+    long(one("a node stopped for 15 s", Fault::NodeStopped), (15_000, 16_000)),
+    node("a runtime dropped", Fault::NodeRuntimeDropped),
+    one("a handler panics", Fault::HandlerPanics),
+    node("a handler aborts the process", Fault::HandlerAborts),
+    node("a journal torn", Fault::JournalTorn).journaled(),
+    node("a bit of a journal flipped", Fault::JournalBitFlipped).journaled(),
+    journal("a journal's disk full", Fault::JournalDiskFull),
+    journal("a journal opened twice", Fault::JournalTwice),
+    one("clients leave in mid-body", Fault::ClientLeaves),
+    one("clients reset in mid-body", Fault::ClientResets),
+    one("clients vanish", Fault::ClientVanishes),
+    one("clients stall", Fault::ClientStalls),
+];

@@ -1,0 +1,65 @@
+//! A real master, its replica and three Sentinels of a test's own, on the loopback interface.
+
+use std::collections::HashMap;
+
+use redis::{FromRedisValue, RedisResult};
+
+use super::{redis_cluster::until, redis_server::RedisServer};
+
+/// A master with a password, a replica of it, and three Sentinels with another password.
+pub struct Watched {
+    pub servers: [RedisServer; 2],
+    pub sentinels: Vec<RedisServer>,
+}
+
+/// The password of the servers.
+pub const PASSWORD: &str = "s3cret";
+
+impl Watched {
+    pub fn start() -> Self {
+        let login = ["--requirepass", PASSWORD, "--masterauth", PASSWORD];
+        let master = RedisServer::start_with(&login);
+        let port = master.port.to_string();
+        let of = ["--replicaof", &format!("127.0.0.1 {port}"), "--repl-diskless-sync-delay", "0"];
+        let replica = RedisServer::start_with(&[&login[..], &of].concat());
+        let lines = [
+            format!("sentinel monitor mymaster 127.0.0.1 {port} 2"),
+            format!("sentinel auth-pass mymaster {PASSWORD}"),
+            "sentinel down-after-milliseconds mymaster 500".to_owned(),
+            "sentinel failover-timeout mymaster 3000".to_owned(),
+            "requirepass watch".to_owned(),
+            "sentinel sentinel-pass watch".to_owned(),
+        ];
+        let sentinels = (0..3).map(|_| RedisServer::start_sentinel_of(&lines)).collect();
+        let watched = Self { servers: [master, replica], sentinels };
+        until("the replica follows", || watched.role(1).contains("master_link_status:up"));
+        until("the Sentinels know each other and the replica", || {
+            (0..3).all(|at| {
+                let state: HashMap<String, String> =
+                    watched.ask_sentinel(at, &["MASTER", "mymaster"]).unwrap_or_default();
+                state.get("num-other-sentinels").is_some_and(|number| number == "2")
+                    && state.get("num-slaves").is_some_and(|number| number == "1")
+            })
+        });
+        watched
+    }
+
+    /// Asks a Sentinel.
+    pub fn ask_sentinel<T: FromRedisValue>(&self, at: usize, words: &[&str]) -> RedisResult<T> {
+        let url = format!("redis://:watch@127.0.0.1:{}/", self.sentinels[at].port);
+        let mut sentinel = redis::Client::open(url)?.get_connection()?;
+        redis::cmd("SENTINEL").arg(words).query(&mut sentinel)
+    }
+
+    /// What a server says of its role; nothing while it closes connections, since that changes.
+    pub fn role(&self, at: usize) -> String {
+        self.servers[at].try_command_as(PASSWORD, &["INFO", "replication"]).unwrap_or_default()
+    }
+
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> =
+            self.sentinels.iter().map(|server| format!("127.0.0.1:{}", server.port)).collect();
+        let hosts = hosts.join(",");
+        format!("redis+sentinel://:{PASSWORD}@{hosts}/mymaster?sentinel_pass=watch")
+    }
+}
