@@ -133,8 +133,10 @@ impl Book {
 
     /// Returns what a lease has settled, and what it has on hold; `None` if it is not remembered.
     #[cfg(test)]
-    pub(crate) fn lease(&self, id: LeaseId) -> Option<(Credits, Credits)> {
-        self.leases.entries.get(&id).map(|entry| (entry.settled, self.holds.of(id)))
+    pub(crate) fn lease(&self, id: LeaseId, now: UnixTime) -> Option<(Credits, Credits)> {
+        let mut holds = self.holds.clone();
+        holds.release(now);
+        self.leases.entries.get(&id).map(|entry| (entry.settled, holds.of(id)))
     }
 
     /// `true` if nothing was ever settled or put on hold; also if the book was lost.

@@ -62,16 +62,31 @@ pub struct Account {
     recent: VecDeque<(Instant, usize)>,
 }
 
-#[derive(Default)]
-pub struct Oracle(Mutex<Vec<Account>>);
+pub struct Oracle {
+    accounts: Mutex<Vec<Account>>,
+    /// A node that was told to end, and when. What runs on it then is billed as far as it came.
+    ending: Mutex<Option<(usize, Instant)>>,
+}
 
 impl Oracle {
     pub fn new() -> Self {
-        Self(Mutex::new((0..USERS).map(|_| Account::default()).collect()))
+        let accounts = (0..USERS).map(|_| Account::default()).collect();
+        Self { accounts: Mutex::new(accounts), ending: Mutex::default() }
     }
 
     pub fn with<T>(&self, look: impl FnOnce(&mut Vec<Account>) -> T) -> T {
-        look(&mut self.0.lock().unwrap())
+        look(&mut self.accounts.lock().unwrap())
+    }
+
+    /// A node is told to end now.
+    pub fn node_ends(&self, node: usize) {
+        *self.ending.lock().unwrap() = Some((node, Instant::now()));
+    }
+
+    /// Returns `true` if a request that began then ran when its node was told to end.
+    fn ended_with(&self, node: usize, began: Instant) -> bool {
+        let is_of = |(ending, at): &(usize, Instant)| *ending == node && began <= *at;
+        self.ending.lock().unwrap().filter(is_of).is_some_and(|(_, at)| Instant::now() >= at)
     }
 
     /// A node was killed: what ended on it in this time may not have been reported, or written.
@@ -156,10 +171,13 @@ async fn call(
             }
             Err(_) => 0,
         };
+        let ended = oracle.ended_with(node, began);
         oracle.with(|accounts| {
             let account = &mut accounts[number];
             account.slowest = account.slowest.max(took);
             match status {
+                // By the clock, as long as it ran until then: twenty milliseconds at most.
+                _ if ended => account.uncertain += 3 * COST,
                 200 => {
                     account.served += 1;
                     account.certain += COST;

@@ -282,9 +282,9 @@ impl Rig {
                 }
             }
             Fault::Hog => {
-                let hog = "local function now() local t = redis.call('TIME') \
-                           return t[1] * 1000 + t[2] / 1000 end \
-                           local till = now() + ARGV[1] while now() < till do end";
+                // The server's own time stands still in a script.
+                let hog = "local till = os.clock() + ARGV[1] / 1000 \
+                           while os.clock() < till do end";
                 server.command(&["EVAL", hog, "0", &millis]);
             }
             Fault::FullMemory => drop(server.command(&["CONFIG", "SET", "maxmemory", "1"])),
@@ -431,6 +431,7 @@ impl Rig {
         self.lasts().await;
         let is_terminated = self.scenario.fault == Fault::NodeTerminated;
         self.addresses.lock().unwrap()[0] = None;
+        self.oracle.node_ends(0);
         let ended = Instant::now();
         self.nodes[0].signal(if is_terminated { "-TERM" } else { "-USR1" });
         block_in_place(|| self.nodes[0].wait());

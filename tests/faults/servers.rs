@@ -43,7 +43,10 @@ impl Servers {
                 Self::One(spawn_blocking(start).await.unwrap())
             }
             Kind::Pair => {
-                let master = spawn_blocking(RedisServer::start).await.unwrap();
+                let master = {
+                    let at_once = ["--repl-diskless-sync-delay", "0"];
+                    spawn_blocking(move || RedisServer::start_with(&at_once)).await.unwrap()
+                };
                 let link = Proxy::before(master.port).await;
                 let port = link.address.port();
                 let start = move || {

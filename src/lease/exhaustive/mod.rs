@@ -87,7 +87,7 @@ const PROPERTIES: [(&str, Condition); 6] = [
     ("usage lines cost what is debited", |_, world| world.lines_add_up()),
     ("never more is debited than was used", |_, world| world.debited() <= world.used_by_requests()),
     ("the limit is kept", |scene, world| world.overspent(scene) <= 0),
-    ("what a lease owns is on hold", |scene, world| !scene.stop || world.is_backed()),
+    ("what a lease owns is on hold", |scene, world| !scene.stop || world.is_backed(scene)),
     ("nobody is cut before the ledger was asked", |_, world| world.tally().wronged == 0),
     ("in the end every debit is exact, and nothing is on hold or remembered", |scene, world| {
         world.tick < scene.ticks || ends_well(scene, world)
@@ -113,6 +113,7 @@ fn ends_well(scene: &Scene, world: &World) -> bool {
     // A batch of a journal may have reached the ledger with less than the journal has.
     let may_recover = faults.failed_over > 0 || scene.journal;
     end.is_over()
+        && end.overspent(scene) <= 0
         && exact.contains(&end.debited())
         && end.lines_add_up()
         && parts_add_up
@@ -159,22 +160,27 @@ fn requests_that_finish() {
 
 #[test]
 fn holds_that_are_ahead_of_requests() {
-    let faults = Faults { lost: 1, ..NONE };
-    let base = Scene { requests: 2, lengths: &[1], ..Scene::BASE };
-    check(Scene { name: "a surplus ahead", ticks: 3, ahead: true, faults, ..base });
+    let base = Scene { requests: 2, lengths: &[1], limit: 9, ahead: true, ..Scene::BASE };
+    check(Scene { name: "a surplus ahead", ticks: 3, ..base });
 }
 
 #[test]
 fn requests_that_follow_each_other() {
-    let faults = Faults { lost: 1, ..NONE };
-    let base = Scene { requests: 2, lengths: &[1], ..Scene::BASE };
-    check(Scene { name: "requests one after another", ticks: 3, faults, ..base });
+    let base = Scene { requests: 2, lengths: &[1], limit: 2, ..Scene::BASE };
+    check(Scene { name: "requests one after another", ticks: 3, ..base });
 }
 
 #[test]
 fn a_node_that_sleeps_until_its_hold_is_gone() {
     let faults = Faults { slept: 1, ..NONE };
-    check(Scene { name: "a node sleeps", ticks: 5, lengths: &[3], faults, ..Scene::BASE });
+    check(Scene { name: "a node sleeps", ticks: 4, lengths: &[3], faults, ..Scene::BASE });
+}
+
+#[test]
+fn a_node_that_sleeps_until_its_surplus_is_gone() {
+    let faults = Faults { slept: 1, ..NONE };
+    let base = Scene { nodes: 1, requests: 2, lengths: &[1], limit: 9, ahead: true, ..Scene::BASE };
+    check(Scene { name: "a node sleeps on a surplus", ticks: 6, faults, ..base });
 }
 
 #[test]

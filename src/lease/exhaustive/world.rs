@@ -252,7 +252,8 @@ impl World {
                 let not_after = sent_at + at(MESSAGE_LIFE);
                 self.note_write();
                 let answer = self.ledger.renew(period, &renewal, not_after, now).unwrap();
-                if matches!(answer.outcome, Outcome::Renewed { .. }) {
+                // A copy has no effect.
+                if matches!(answer.outcome, Outcome::Renewed { .. }) && !message.is_copy {
                     self.acted.insert(lease, self.tick);
                 }
                 let content = Content::Answer(Box::new(answer));
@@ -357,9 +358,10 @@ impl World {
     }
 
     /// Returns `true` if the ledger has on hold whatever leases own and have not settled there.
-    pub(super) fn is_backed(&self) -> bool {
+    pub(super) fn is_backed(&self, scene: &Scene) -> bool {
+        let now = self.clock(scene);
         let is_backed = |(period, lease, claimed): (_, _, Credits)| {
-            let known = self.ledger.book(period).and_then(|book| book.lease(lease));
+            let known = self.ledger.book(period).and_then(|book| book.lease(lease, now));
             let (settled, hold) = known.unwrap_or_default();
             claimed <= settled.saturating_add(hold)
         };
