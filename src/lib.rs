@@ -47,6 +47,8 @@ mod names;
 mod observe;
 mod part;
 mod period;
+#[cfg(test)]
+mod pieces;
 pub mod plan;
 pub mod records;
 #[cfg(feature = "redis")]

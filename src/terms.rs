@@ -72,12 +72,6 @@ impl StatedTerms {
 }
 
 impl LeaseScope {
-    /// The scope of the account alone.
-    #[cfg(test)]
-    pub(crate) const fn of(account: Account, period: Period) -> Self {
-        Self { account, part: None, models: None, period }
-    }
-
     /// Returns the scope of the whole account; `None` if this is it.
     pub(crate) fn whole(&self) -> Option<Self> {
         if self.part.is_none() && self.models.is_none() {

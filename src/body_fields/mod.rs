@@ -10,6 +10,8 @@
 
 mod content_type;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod json;
 mod multipart;
 mod parameters;

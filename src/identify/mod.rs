@@ -53,6 +53,8 @@ mod bearer_tokens;
 mod credentials;
 mod extension;
 mod function;
+#[cfg(test)]
+mod fuzz;
 mod identity;
 mod interface;
 mod origin;

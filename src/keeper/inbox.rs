@@ -1,16 +1,13 @@
 //! The entries that want the worker's attention. Each is in the inbox at most once.
 
-use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use tokio::sync::{Notify, futures::Notified};
 
-use super::entry::AccountEntry;
+use super::{
+    entry::AccountEntry,
+    sync::{Arc, AtomicU64, Mutex, Ordering, PoisonError},
+};
 
 /// The entries that the worker has yet to examine.
 #[derive(Default)]
@@ -70,29 +67,4 @@ impl Inbox {
 
 fn whole_nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Account, lease::Lease, ledger::LeaseId};
-
-    #[test]
-    fn an_entry_is_there_once_and_can_be_added_again_once_it_was_taken() {
-        let inbox = Inbox::new();
-        let lease = Lease::new(LeaseId::from_bits(1), Duration::ZERO);
-        let alice = Account::user("alice").unwrap();
-        let scope = crate::terms::LeaseScope::of(alice, "2026-11".parse().unwrap());
-        let entry = Arc::new(AccountEntry::new(1, scope, None, lease));
-        for _ in 0..2 {
-            inbox.add(&entry, Duration::ZERO);
-            inbox.add(&entry, Duration::ZERO);
-            // A worker that panics now has examined nothing.
-            assert_eq!(inbox.take().len(), 1);
-        }
-        assert!(inbox.take().is_empty());
-        assert!(!inbox.set_next_read(None));
-        inbox.add(&entry, Duration::ZERO);
-        assert!(inbox.set_next_read(None), "it was added before the worker slept");
-    }
 }

@@ -39,9 +39,12 @@ mod inbox;
 mod journal;
 mod notifier;
 mod phase;
+#[cfg(test)]
+mod races;
 mod schedule;
 mod shards;
 mod shutdown;
+mod sync;
 mod table;
 mod worker;
 

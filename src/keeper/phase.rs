@@ -1,9 +1,8 @@
 //! The phases in the life of a keeper.
 
-use std::{
-    sync::atomic::{AtomicU8, Ordering},
-    time::Duration,
-};
+use std::time::Duration;
+
+use super::sync::{AtomicU8, Ordering};
 
 /// The time that a shutdown tries to settle.
 pub(super) const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);

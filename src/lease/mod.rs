@@ -31,6 +31,8 @@ mod concurrency;
 mod exchange;
 #[cfg(test)]
 mod exhaustive;
+#[cfg(test)]
+mod fuzz;
 mod hold;
 mod hold_ahead;
 #[expect(clippy::module_inception, reason = "the lease is what this module is named for")]

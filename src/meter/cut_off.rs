@@ -101,7 +101,7 @@ impl Default for EventBoundary {
 }
 
 impl EventBoundary {
-    fn pass(&mut self, data: &[u8]) {
+    pub(super) fn pass(&mut self, data: &[u8]) {
         for byte in data {
             let ends_pair = std::mem::replace(&mut self.after_carriage_return, *byte == b'\r')
                 && *byte == b'\n';
@@ -119,7 +119,7 @@ impl EventBoundary {
     }
 
     /// `true` between two events. A lone carriage return may be half of a line end.
-    fn is_at(&self) -> bool {
+    pub(super) fn is_at(&self) -> bool {
         self.between_events && !self.after_carriage_return
     }
 }
@@ -135,7 +135,7 @@ pub(super) struct MessageBoundary {
 }
 
 impl MessageBoundary {
-    fn pass(&mut self, mut data: &[u8]) {
+    pub(super) fn pass(&mut self, mut data: &[u8]) {
         while !data.is_empty() {
             let skipped = self.left.min(data.len());
             self.left -= skipped;
@@ -154,7 +154,7 @@ impl MessageBoundary {
         }
     }
 
-    fn is_at(&self) -> bool {
+    pub(super) fn is_at(&self) -> bool {
         self.left == 0 && self.prefix.is_empty()
     }
 }

@@ -51,14 +51,19 @@ mod denials;
 mod denied;
 mod drain;
 mod future;
+#[cfg(test)]
+mod fuzz;
 mod head;
 mod health;
 mod pump;
 mod queue;
+#[cfg(test)]
+mod races;
 mod response;
 mod service;
 mod settings;
 mod shadow;
+mod sync;
 mod unknown;
 mod upload;
 mod upload_budget;

@@ -9,7 +9,6 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
@@ -17,6 +16,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use tokio::time::Instant;
 
+use super::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::{
     BoxError,
     clock::{Now, Time},

@@ -36,6 +36,12 @@ impl ReadAheadBudget {
         Self { limits, held: AtomicUsize::new(0) }
     }
 
+    /// Returns the bytes that all responses hold now.
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> usize {
+        self.held.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn take(&self, bytes: usize) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
     }

@@ -49,6 +49,8 @@ mod document;
 mod draft;
 mod error;
 mod file;
+#[cfg(test)]
+mod fuzz;
 mod handle;
 mod normalization;
 mod pattern;

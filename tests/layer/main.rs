@@ -37,6 +37,7 @@ mod journal;
 mod ledgers;
 mod midway;
 mod neighbours;
+mod node_model;
 mod order;
 mod parts;
 #[cfg(feature = "axum")]

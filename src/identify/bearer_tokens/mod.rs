@@ -3,6 +3,8 @@
 mod document;
 mod error;
 mod file;
+#[cfg(test)]
+mod fuzz;
 mod live_table;
 mod table;
 #[cfg(test)]

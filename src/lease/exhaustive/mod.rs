@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use stateright::{Checker, Model, Property};
 
+pub(super) use self::request::Request;
 use self::{
     scene::{Faults, Scene},
     world::{Action, World},

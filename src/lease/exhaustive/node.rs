@@ -106,12 +106,14 @@ impl Node {
     }
 
     /// Goes on if its time has come, as a process does that was suspended.
-    pub(super) fn wake(&mut self, scene: &Scene, tick: u64) {
-        if self.asleep_until.take_if(|until| *until <= tick).is_some() {
+    pub(super) fn wake(&mut self, scene: &Scene, tick: u64) -> bool {
+        let wakes = self.asleep_until.take_if(|until| *until <= tick).is_some();
+        if wakes {
             for (_, lease) in &mut self.leases {
                 lease.mark_suspended(&scene.rules(), at(tick));
             }
         }
+        wakes
     }
 
     pub(super) fn is_idle(&self) -> bool {

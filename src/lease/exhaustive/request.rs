@@ -11,7 +11,7 @@ use crate::{
 
 /// A request: it runs for `length` ticks.
 #[derive(Clone, Debug, Hash)]
-pub(super) struct Request {
+pub(in crate::lease) struct Request {
     stop: bool,
     length: i64,
     start: Option<Duration>,

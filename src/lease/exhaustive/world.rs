@@ -213,8 +213,9 @@ impl World {
             waits || message.is_copy || tick - message.sent_at <= MESSAGE_LIFE
         });
         for node in 0..self.nodes.len() {
-            self.nodes[node].wake(scene, tick);
-            if self.nodes[node].is_awake() {
+            // A request may come before a node that wakes does anything else.
+            let has_just_woken = self.nodes[node].wake(scene, tick);
+            if self.nodes[node].is_awake() && !has_just_woken {
                 self.nodes[node].run_requests(tick);
                 self.speak(scene, node);
             }

@@ -19,6 +19,8 @@
 mod account;
 mod builder;
 mod failure;
+#[cfg(test)]
+mod fuzz;
 mod ledger;
 mod rows;
 #[cfg(test)]

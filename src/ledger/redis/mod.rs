@@ -33,6 +33,8 @@ mod buckets;
 mod builder;
 mod call;
 mod codec;
+#[cfg(test)]
+mod fuzz;
 mod inspection;
 mod ledger;
 mod list;

@@ -1,0 +1,41 @@
+//! Any header fields as credentials.
+
+use http::{HeaderName, HeaderValue, Request, header};
+
+use super::{
+    RequestHead,
+    credentials::{TokenPlaces, token_of},
+};
+
+const FIELDS: [HeaderName; 6] = [
+    header::AUTHORIZATION,
+    header::COOKIE,
+    HeaderName::from_static("x-api-key"),
+    header::ORIGIN,
+    header::HOST,
+    HeaderName::from_static("sec-fetch-site"),
+];
+
+#[test]
+fn a_token_stands_in_a_field_and_a_cookie_pays_for_its_own_origin_only() {
+    let cookie = Some("token".parse().unwrap());
+    let places = TokenPlaces { cookie, ..TokenPlaces::default() };
+    bolero::check!(name = "credentials").with_type::<Vec<(u8, Vec<u8>)>>().for_each(|fields| {
+        let mut request = Request::post("/models/echo").body(()).unwrap();
+        for (field, value) in fields {
+            if let Ok(value) = HeaderValue::from_bytes(value) {
+                request
+                    .headers_mut()
+                    .append(FIELDS[usize::from(*field) % FIELDS.len()].clone(), value);
+            }
+        }
+        let Ok(token) = token_of(RequestHead::from(&request), &places) else { return };
+        let has = |value: &HeaderValue| value.as_bytes().windows(token.len()).any(|at| at == token);
+        assert!(!token.is_empty() && request.headers().values().any(has));
+        let is_in = |field: &HeaderName| request.headers().contains_key(field);
+        if !is_in(&header::AUTHORIZATION) && !is_in(&FIELDS[2]) {
+            let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
+            assert!(site.is_none_or(|site| site == b"same-origin"), "another site's page");
+        }
+    });
+}

@@ -1,0 +1,17 @@
+//! Text of pieces, for tests that read any text: what a parser knows comes up often enough to get
+//! past its first lines.
+
+/// Returns a text for some bytes. A byte that is the number of a word stands for that word; what is
+/// beyond the words stands for itself.
+pub(crate) fn text_of(bytes: &[u8], words: &[&str]) -> String {
+    let piece = |byte: &u8| {
+        let number = usize::from(*byte);
+        words.get(number).map_or_else(|| char::from(*byte).to_string(), |word| (*word).to_owned())
+    };
+    bytes.iter().map(piece).collect()
+}
+
+/// Returns the text that the bytes are, and that of pieces that they stand for.
+pub(crate) fn both(bytes: &[u8], words: &[&str]) -> [String; 2] {
+    [String::from_utf8_lossy(bytes).into_owned(), text_of(bytes, words)]
+}
