@@ -320,3 +320,32 @@ fn dashboard_alerts_and_pages_name_metrics_that_exist_and_alerts_have_a_runbook(
         assert!(alerts.contains(&format!("docs/monitoring.md#{}", name.to_lowercase())), "{name}");
     }
 }
+
+/// Tests and scenarios that a page names, as `file`: `name` and rig "name".
+#[test]
+fn the_tests_that_guarantees_and_threats_name_exist() {
+    let scenarios = read("tests/faults/scenarios.rs");
+    let mut named = 0;
+    for page in ["docs/guarantees.md", "SECURITY.md"] {
+        for line in read(page).lines() {
+            for (at, _) in line.match_indices("`: `") {
+                let file = line[..at].rsplit('`').next().unwrap();
+                let name = line[at + 4..].split('`').next().unwrap();
+                assert!(
+                    read(file).contains(&format!("fn {name}(")),
+                    "{page}: {file} has no test {name}"
+                );
+                named += 1;
+            }
+            for (at, _) in line.match_indices("rig \"") {
+                let name = line[at + 5..].split('"').next().unwrap();
+                assert!(
+                    scenarios.contains(&format!("\"{name}\"")),
+                    "{page}: the rig has no scenario {name}"
+                );
+                named += 1;
+            }
+        }
+    }
+    assert!(named > 100, "the pages name {named} tests");
+}

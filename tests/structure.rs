@@ -332,3 +332,28 @@ fn imports_point_down_the_list_and_never_in_a_circle() {
     assert!(upward.is_empty(), "imports point up: {upward:?}");
     assert!(circles.is_empty(), "files import each other in circles: {circles:?}");
 }
+
+/// Each rule of the protocol is kept by a line that `scripts/remove-rules` can remove.
+#[test]
+fn each_line_that_keeps_a_rule_is_there_once() {
+    let root = source().parent().unwrap().to_owned();
+    let rules: toml::Table =
+        fs::read_to_string(root.join("tests/rules.toml")).unwrap().parse().unwrap();
+    let rules = rules["rule"].as_array().unwrap();
+    let protocol = fs::read_to_string(root.join("docs/lease-protocol.md")).unwrap();
+    let is_rule = |line: &&str| {
+        line.strip_prefix("### ").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    for heading in protocol.lines().filter(is_rule) {
+        let number = heading.trim_start_matches("### ").split('.').next().unwrap();
+        let is_of = |rule: &&toml::Value| {
+            rule["rule"].as_str().unwrap().split(':').next().unwrap() == number
+        };
+        assert!(rules.iter().any(|rule| is_of(&rule)), "tests/rules.toml lacks {heading}");
+    }
+    for rule in rules {
+        let [file, code] = ["file", "code"].map(|key| rule[key].as_str().unwrap());
+        let text = fs::read_to_string(root.join(file)).unwrap();
+        assert_eq!(text.matches(code).count(), 1, "{file}: {code}");
+    }
+}

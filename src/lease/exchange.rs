@@ -37,6 +37,8 @@ pub(super) struct Flight {
     pub(super) settled: Credits,
     /// `true` if it says goodbye.
     pub(super) is_goodbye: bool,
+    /// `true` if it was sent because the node ends.
+    pub(super) is_of_ending: bool,
     /// `true` if the process was suspended since it was sent: no request is admitted on its answer.
     pub(super) overslept: bool,
 }
@@ -147,7 +149,14 @@ mod tests {
     use super::*;
 
     fn flight(sent_at: Duration) -> Flight {
-        Flight { sent_at, batch: 1, settled: Credits::ZERO, is_goodbye: false, overslept: false }
+        Flight {
+            sent_at,
+            batch: 1,
+            settled: Credits::ZERO,
+            is_goodbye: false,
+            is_of_ending: false,
+            overslept: false,
+        }
     }
 
     fn s(seconds: u64) -> Duration {

@@ -34,7 +34,8 @@ fn a_record_of_which_a_byte_is_not_what_it_was_is_refused_or_debits_what_it_says
 fn check(bytes: &[u8]) {
     let rules = LeaseRules::default();
     let Ok(record) = serde_json::from_slice::<LeaseRecord>(bytes) else { return };
-    let unreported = record.outbox.spent.saturating_sub(record.outbox.acknowledged);
+    let batch = record.outbox.frozen.as_ref().map_or(Credits::ZERO, |(_, settled, _)| *settled);
+    let most = record.outbox.spent.max(batch);
     let mut lease: Lease<(), Request> = Lease::recovered(record, &rules, Duration::ZERO);
     let mut ledger = AccountState::default();
     let period = "2026-11".parse().unwrap();
@@ -49,5 +50,5 @@ fn check(bytes: &[u8]) {
         }
     }
     let debited = ledger.book(period).map_or(Credits::ZERO, Book::used);
-    assert!(debited <= unreported.max(lease.spent()));
+    assert!(debited <= most);
 }

@@ -334,19 +334,22 @@ impl<W, R: Run> Lease<W, R> {
         }
         let resting_since = self.pool.resting_since();
         if flush && rules.farewell && resting_since.is_some() && self.exchange.has_spoken() {
-            // (6) The goodbye.
-            return self.exchange.acts_until().max(now);
+            // (6) The total once more, then the goodbye.
+            let goodbye_at = self.exchange.acts_until().max(now);
+            return if self.life.is_confirmed() { goodbye_at } else { now };
         }
         self.pool.due(rules, flush, now).min(self.life.speaks_at(rules, resting_since))
     }
 
     /// (6) Returns `true` if the next renewal says goodbye. If the node ends, the lease cannot wait
-    /// for what a failover may forget, and leaves as soon as nothing older can act.
+    /// for what a failover may still forget. It leaves as soon as nothing older can act, but not
+    /// before the ledger has answered it once more: so what was forgotten until then is repaired.
     fn may_leave(&self, rules: &LeaseRules, flush: bool, now: Duration) -> bool {
         let resting_since = self.pool.resting_since();
         if flush {
             let may_act = now < self.exchange.acts_until();
-            return rules.farewell && resting_since.is_some() && !may_act;
+            let is_confirmed = self.life.is_confirmed();
+            return rules.farewell && resting_since.is_some() && is_confirmed && !may_act;
         }
         self.life.may_leave(rules, resting_since, now)
     }
@@ -396,6 +399,7 @@ impl<W, R: Run> Lease<W, R> {
             batch: batch.number,
             settled: batch.settled,
             is_goodbye: forget,
+            is_of_ending: flush,
             overslept: false,
         });
         Renewal {
@@ -444,6 +448,9 @@ impl<W, R: Run> Lease<W, R> {
                 self.exchange.may_act_again(rules, now);
                 // (6) A goodbye that brought news is none.
                 self.life.reopen();
+                if flight.is_of_ending {
+                    self.life.confirm();
+                }
                 self.standing = standing;
                 self.take_hold(rules, &flight, hold);
                 self.pool.serve_answered(rules, flight.sent_at, is_gone, now)

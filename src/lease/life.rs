@@ -24,6 +24,8 @@ pub(super) struct Life {
     /// Last acknowledgement of something that the ledger may not have known, or may have forgotten
     /// since.
     news_at: Duration,
+    /// `true` if the ledger has answered since the node began to end.
+    is_confirmed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +40,7 @@ enum Stage {
 
 impl Life {
     pub(super) fn new(now: Duration) -> Self {
-        Self { stage: Stage::Open, answered_at: None, news_at: now }
+        Self { stage: Stage::Open, answered_at: None, news_at: now, is_confirmed: false }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -83,9 +85,19 @@ impl Life {
         self.answered_at = Some(now);
     }
 
+    /// (6) Notes that the ledger has the running total of a node that ends: it answered since.
+    pub(super) fn confirm(&mut self) {
+        self.is_confirmed = true;
+    }
+
+    pub(super) fn is_confirmed(&self) -> bool {
+        self.is_confirmed
+    }
+
     /// (8) Begins anew, under a new name of the lease.
     pub(super) fn rename(&mut self) {
         self.answered_at = None;
+        self.is_confirmed = false;
         self.reopen();
     }
 

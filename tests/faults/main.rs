@@ -33,7 +33,9 @@ use futures_util::{StreamExt, stream};
 use self::{
     rig::{HEAD, Row, run},
     scenarios::{SCENARIOS, Scenario},
+    servers::Kind,
 };
+use crate::support::redis_server::RedisServer;
 
 /// The scenarios of which the name contains `SCENARIO`, or all.
 fn chosen() -> Vec<&'static Scenario> {
@@ -77,7 +79,11 @@ async fn a_run_of_each_scenario() {
 async fn a_mixture() {
     let minutes: u64 = std::env::var("MINUTES").map_or(10, |minutes| minutes.parse().unwrap());
     let until = Instant::now() + Duration::from_secs(60 * minutes);
-    let scenarios = chosen();
+    let mut scenarios = chosen();
+    if !RedisServer::has_movable_clock() {
+        println!("Without scenarios that move the clock: `scripts/other-servers valkey` has them.");
+        scenarios.retain(|scenario| scenario.servers != Kind::Clocked);
+    }
     let mut rng = fastrand::Rng::with_seed(seed());
     let runs = std::iter::from_fn(move || {
         let scenario = scenarios[rng.usize(..scenarios.len())];

@@ -35,8 +35,8 @@ const LATE: Duration = Duration::from_millis(250);
 /// What a node that is killed had not reported of requests that ended: `report_within`, and a call.
 const UNREPORTED: Duration = Duration::from_millis(350);
 
-/// The same of one with a journal.
-const UNWRITTEN: Duration = Duration::from_millis(60);
+/// The same of one with a journal: 20 ms, and what a busy machine is late with.
+const UNWRITTEN: Duration = Duration::from_millis(100);
 
 /// What it loses of a stream: half of its hold, and the time to report it.
 const LOST_OF_STREAM: Duration = Duration::from_millis(850);
@@ -197,6 +197,11 @@ impl Rig {
             Fault::Killed | Fault::TailLost(_) | Fault::RestartedEmpty | Fault::Stopped => {
                 self.harm_server().await;
             }
+            Fault::ClockMoved(by) => {
+                self.servers.server().move_clock(by);
+                self.lasts().await;
+                self.servers.server().move_clock(0);
+            }
             Fault::ClientPause
             | Fault::ClientKill
             | Fault::ScriptFlush
@@ -346,6 +351,13 @@ impl Rig {
                     until("the replica took over", || watched.role(1).contains("role:master"));
                 });
                 watched.servers[0].go_on();
+                // What it acknowledges until then, nodes report again, if they go on.
+                block_in_place(|| {
+                    until("the old master is a replica", || {
+                        let role = watched.role(0);
+                        role.contains("role:slave") && role.contains("link_status:up")
+                    });
+                });
             }
             _ => self.harm_cluster(&user).await,
         }
@@ -406,9 +418,10 @@ impl Rig {
 
     fn take_down(&mut self, node: usize) {
         self.addresses.lock().unwrap()[node] = None;
+        let killed = Instant::now();
         block_in_place(|| self.nodes[node].kill());
         let within = if self.scenario.journal { UNWRITTEN } else { UNREPORTED };
-        self.oracle.node_killed(node, within);
+        self.oracle.node_killed(node, within + killed.elapsed());
     }
 
     /// Starts another process in the place of one that ended. Returns `false` if it cannot be

@@ -26,6 +26,8 @@ pub enum Fault {
     WrongType,
     Malformed,
     PasswordRotated,
+    /// Its clock is this many seconds off for a while.
+    ClockMoved(i64),
     // To several servers.
     /// The link to the replica is cut, writes are acknowledged, and the master is killed.
     LaggingReplica,
@@ -118,6 +120,12 @@ const fn with_fsync(scenario: Scenario, fsync: &'static str) -> Scenario {
     Scenario { servers: Kind::One(fsync), ..scenario }
 }
 
+const fn clocked(name: &'static str, by: i64) -> Scenario {
+    let scenario = one(name, Fault::ClockMoved(by));
+    // Holds expire early by a clock that is ahead. libfaketime moves it.
+    Scenario { servers: Kind::Clocked, may_overspend: by > 0, is_quick: false, ..scenario }
+}
+
 const fn forgets(scenario: Scenario) -> Scenario {
     Scenario { may_overspend: true, ..scenario }
 }
@@ -155,6 +163,8 @@ pub const SCENARIOS: &[Scenario] = &[
     one("a key of another type", Fault::WrongType),
     one("a malformed field", Fault::Malformed),
     one("password rotated", Fault::PasswordRotated),
+    clocked("the clock an hour ahead", 3_600),
+    clocked("the clock an hour behind", -3_600),
     Scenario {
         servers: Kind::Pair,
         ..forgets(one("a lagging replica takes over", Fault::LaggingReplica))

@@ -17,6 +17,8 @@ use crate::support::{
 pub enum Kind {
     /// One server that has its log written to the disk so often, behind a proxy.
     One(&'static str),
+    /// The same, with a clock that can be moved.
+    Clocked,
     /// The same, with a replica that is to take its place behind the proxy.
     Pair,
     /// A master, its replica, and three Sentinels.
@@ -41,6 +43,9 @@ impl Servers {
             Kind::One(fsync) => {
                 let start = move || RedisServer::start_with(&["--appendfsync", fsync]);
                 Self::One(spawn_blocking(start).await.unwrap())
+            }
+            Kind::Clocked => {
+                Self::One(spawn_blocking(RedisServer::start_with_movable_clock).await.unwrap())
             }
             Kind::Pair => {
                 let master = {

@@ -14,6 +14,8 @@ pub struct RedisServer {
     pub port: u16,
     folder: PathBuf,
     options: Vec<String>,
+    /// Environment variables.
+    variables: Vec<(&'static str, String)>,
 }
 
 impl RedisServer {
@@ -29,8 +31,52 @@ impl RedisServer {
             std::env::temp_dir().join(format!("tower-credits-redis-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&folder).expect("a folder for the server");
         let options: Vec<_> = options.iter().map(ToString::to_string).collect();
-        let child = spawn(port, &folder, &options);
-        let mut server = Self { child, port, folder, options };
+        Self::start_in(folder, port, options, Vec::new())
+    }
+
+    /// Starts a server whose clock can be [moved](Self::move_clock), by libfaketime.
+    pub fn start_with_movable_clock() -> Self {
+        let library = ["x86_64-linux-gnu", "aarch64-linux-gnu"]
+            .map(|target| format!("/usr/lib/{target}/faketime/libfaketime.so.1"))
+            .into_iter()
+            .find(|path| std::path::Path::new(path).exists())
+            .expect("libfaketime is installed: apt-get install libfaketime");
+        let port = Self::free_port();
+        let folder =
+            std::env::temp_dir().join(format!("tower-credits-redis-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("a folder for the server");
+        let file = folder.join("clock");
+        std::fs::write(&file, "+0").expect("its clock is written");
+        let variables = vec![
+            ("LD_PRELOAD", library),
+            ("FAKETIME_TIMESTAMP_FILE", file.to_string_lossy().into_owned()),
+            ("FAKETIME_NO_CACHE", "1".to_owned()),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ];
+        Self::start_in(folder, port, Vec::new(), variables)
+    }
+
+    /// Returns `true` if libfaketime can move the clock of the server's program: it cannot under
+    /// jemalloc, which most builds of Redis have.
+    pub fn has_movable_clock() -> bool {
+        let version = Command::new(program()).arg("--version").output();
+        version
+            .is_ok_and(|version| String::from_utf8_lossy(&version.stdout).contains("malloc=libc"))
+    }
+
+    /// Sets how many seconds its clock is ahead, or behind.
+    pub fn move_clock(&self, by: i64) {
+        std::fs::write(self.folder.join("clock"), format!("{by:+}")).expect("its clock is moved");
+    }
+
+    fn start_in(
+        folder: PathBuf,
+        port: u16,
+        options: Vec<String>,
+        variables: Vec<(&'static str, String)>,
+    ) -> Self {
+        let child = spawn(port, &folder, &options, &variables);
+        let mut server = Self { child, port, folder, options, variables };
         server.wait_until_ready();
         server
     }
@@ -58,6 +104,7 @@ impl RedisServer {
             port,
             folder,
             options: Vec::new(),
+            variables: Vec::new(),
         };
         // It knows no QUIT, which ends a test's own commands.
         let limit = Instant::now() + Duration::from_secs(10);
@@ -140,7 +187,7 @@ impl RedisServer {
 
     /// Starts it again on its port, with what it had written.
     pub fn restart(&mut self) {
-        self.child = spawn(self.port, &self.folder, &self.options);
+        self.child = spawn(self.port, &self.folder, &self.options, &self.variables);
         self.wait_until_ready();
     }
 
@@ -220,8 +267,14 @@ fn program() -> String {
     std::env::var("REDIS_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
-fn spawn(port: u16, folder: &std::path::Path, options: &[String]) -> Child {
+fn spawn(
+    port: u16,
+    folder: &std::path::Path,
+    options: &[String],
+    variables: &[(&'static str, String)],
+) -> Child {
     Command::new(program())
+        .envs(variables.iter().cloned())
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "no"])
         .args(options)
         .current_dir(folder)

@@ -10,8 +10,8 @@
 //!
 //! One tick is 100 ms. A request costs one nano-dollar a tick.
 //!
-//! `scripts/exhaustive` visits larger scenes, and removes each rule of the protocol in turn to see
-//! that it is missed.
+//! `scripts/exhaustive` visits larger scenes. `scripts/remove-rules` removes each rule of the protocol
+//! in turn, to see that it is missed.
 
 mod node;
 mod request;
@@ -208,6 +208,13 @@ fn a_node_that_shuts_down() {
 fn a_ledger_that_forgets_its_last_writes() {
     let faults = Faults { failed_over: 1, lost: 1, ..NONE };
     check(Scene { name: "the ledger fails over", ticks: 3, lengths: &[2], faults, ..Scene::BASE });
+}
+
+#[test]
+fn a_node_that_shuts_down_after_a_failover() {
+    let faults = Faults { failed_over: 1, shut_down: 1, ..NONE };
+    let base = Scene { nodes: 1, requests: 2, lengths: &[1], ..Scene::BASE };
+    check(Scene { name: "a node shuts down after a failover", ticks: 4, faults, ..base });
 }
 
 #[test]

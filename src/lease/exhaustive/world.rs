@@ -134,7 +134,9 @@ impl World {
                 actions.push(Action::ShutDown(at));
             }
         }
-        if self.left.failed_over > 0 {
+        // What a node settles as it ends has nobody to repair it.
+        let ends = self.left.shut_down < scene.faults.shut_down;
+        if self.left.failed_over > 0 && !ends {
             actions.extend((1..=self.before.len()).map(Action::FailOver));
         }
         if self.left.closed > 0 && scene.period(self.tick) > first_month() {

@@ -69,7 +69,8 @@ fn it_is_settled_when_nothing_runs_and_everything_is_acknowledged() {
 }
 
 /// The ledger need not remember a lease that nobody will renew again. But a renewal that was given
-/// up, or a copy of one that was answered, may still act, and must find the lease's entry then.
+/// up, or a copy of one that was answered, may still act, and must find the lease's entry then. And
+/// what a failover forgot before the node began to end is repaired first.
 #[test]
 fn if_its_node_ends_a_lease_says_goodbye_once_nothing_older_can_act() {
     for lost in [false, true] {
@@ -80,8 +81,17 @@ fn if_its_node_ends_a_lease_says_goodbye_once_nothing_older_can_act() {
             let given_up = pair.lease.renew(&RULES, TERMS, true, s(1));
             pair.lease.unanswered(&RULES, given_up.seq, s(2));
         }
+        let before = pair.book.clone();
         pair.renew(s(2));
         assert!(pair.lease.is_settled() && !pair.lease.is_closed());
+        pair.book = before;
+        assert_eq!(pair.lease.next(&RULES, true, s(2)), Next::Renew);
+        let once_more = pair.lease.renew(&RULES, TERMS, true, s(2));
+        assert!(!once_more.forget && once_more.settled == nanos(7));
+        let clock = Pair::ledger_clock(s(2));
+        let answer = pair.book.renew(&mut pair.record, &once_more, None, clock, clock).unwrap();
+        pair.lease.answered(&RULES, once_more.seq, &answer, |()| false, s(2));
+        assert_eq!(pair.book.used(), nanos(7));
         let acts_until = Next::Wait(s(2) + RULES.deadline + Duration::from_millis(101));
         assert_eq!(pair.lease.next(&RULES, true, s(2)), acts_until);
         assert_eq!(pair.lease.next(&RULES, true, s(3)), Next::Renew);
