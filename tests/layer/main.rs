@@ -50,5 +50,6 @@ mod shared_hardware;
 mod shutdown;
 #[cfg(feature = "axum")]
 mod sockets;
+mod superseded;
 mod thresholds;
 mod upstream_time;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tower_credits::{
-    Account, MemoryLedger, Period,
+    Account, Credits, MemoryLedger, Period,
     ledger::{
         Amendment, Answer, LeaseId, Ledger, LedgerError, LedgerFuture, Outcome, Renewal, Statement,
         Terms,
@@ -21,6 +21,7 @@ use tower_credits::{
 pub struct Switched {
     ledger: MemoryLedger,
     off: Arc<AtomicBool>,
+    impostor: Arc<AtomicBool>,
     takes_ms: Arc<AtomicU64>,
     under_way: Arc<AtomicUsize>,
     most: Arc<AtomicUsize>,
@@ -36,6 +37,11 @@ impl Switched {
 
     pub fn off(&self, off: bool) {
         self.off.store(off, Ordering::SeqCst);
+    }
+
+    /// Just before the next renewal, another process uses the lease's name.
+    pub fn use_name_twice(&self) {
+        self.impostor.store(true, Ordering::SeqCst);
     }
 
     /// How long an answer takes from now on.
@@ -80,6 +86,21 @@ impl Ledger for Switched {
                     reason: "switched off".into(),
                     source: None,
                 });
+            }
+            if self.impostor.swap(false, Ordering::SeqCst) {
+                let nothing = Credits::ZERO;
+                let other = Renewal {
+                    seq: renewal.seq + 5,
+                    batch: 0,
+                    settled: renewal.reported,
+                    lines: [].into(),
+                    keep: nothing,
+                    refill: nothing,
+                    need: nothing,
+                    extra: nothing,
+                    ..renewal.clone()
+                };
+                self.ledger.renew(account, period, &other, within).await?;
             }
             let answer = self.ledger.renew(account, period, renewal, within).await?;
             let (spoke, left) = &mut *self.leases.lock().unwrap();
