@@ -1,5 +1,5 @@
-//! Text of pieces, for tests that read any text: what a parser knows comes up often enough to get
-//! past its first lines.
+//! Text from bytes for fuzz tests: low bytes become words that a parser knows, so that random input
+//! gets past its first lines.
 
 /// Returns a text for some bytes. A byte that is the number of a word stands for that word; what is
 /// beyond the words stands for itself.

@@ -1,5 +1,6 @@
-//! Races between requests and the worker, in every order that a model checker finds. It compiles the
-//! files of the inbox and of the phase once more, on primitives of its own.
+//! Races between requests and the worker, in random orders of their steps, which shuttle draws.
+//! This compiles the files of the inbox and of the phase once more, on shuttle's primitives. The
+//! table and the worker are plain stand-ins.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The primitives by which threads share what the inbox and the phase have. In `races.rs` those of a
-//! model checker take their place.
+//! The primitives by which threads share what the inbox and the phase have. In `races.rs` those of
+//! shuttle take their place.
 
 pub(super) use std::sync::{
     Arc, Mutex, PoisonError,

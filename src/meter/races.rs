@@ -1,5 +1,6 @@
-//! Races between the task that reads a response ahead and the reader of its queue, in every order
-//! that a model checker finds. It compiles the queue's file once more, on primitives of its own.
+//! Races between the task that reads a response ahead and the reader of its queue, in random orders
+//! of their steps, which shuttle draws. This compiles the queue's file once more, on its
+//! primitives.
 
 use std::{future::poll_fn, time::Duration};
 

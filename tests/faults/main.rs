@@ -1,12 +1,14 @@
 //! The fault rig: real nodes, each a process of its own, on real Redis servers, with faults. An
 //! oracle that knows what each request costs compares the bills.
 //!
-//! * [`scenarios`] are data: the servers, what nodes there are, the fault.
+//! * [`scenarios`] are data: the servers, the nodes, the fault.
 //! * A run is a scenario and a seed, which draws when the fault comes and how long it lasts.
 //! * [`rig`] makes a run, and prints a row: what was lost, doubled, overspent, on hold at the end.
 //!
-//! `cargo test --test faults` makes a run of each. `scripts/soak 10 faults` makes random ones for
-//! ten minutes. A run that fails prints the command that repeats it.
+//! `cargo test --all-features --test faults` makes one run of each short scenario. Long ones, and
+//! those that move a clock, run if `SCENARIO` is their name, and in mixtures: `scripts/soak 10
+//! faults` makes random runs for ten minutes. A run that fails prints the command that makes one
+//! with the same draws.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -37,9 +39,12 @@ use self::{
 };
 use crate::support::redis_server::RedisServer;
 
-/// The scenarios of which the name contains `SCENARIO`, or all.
+/// Returns the scenario that has the name `SCENARIO`, or those of which the name contains it.
 fn chosen() -> Vec<&'static Scenario> {
     let name = std::env::var("SCENARIO").unwrap_or_default();
+    if let Some(scenario) = SCENARIOS.iter().find(|scenario| scenario.name == name) {
+        return vec![scenario];
+    }
     let chosen: Vec<_> =
         SCENARIOS.iter().filter(|scenario| scenario.name.contains(&name)).collect();
     assert!(!chosen.is_empty(), "no scenario has `{name}` in its name");

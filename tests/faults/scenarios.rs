@@ -2,12 +2,11 @@
 
 use super::{proxy::Network, servers::Kind};
 
-/// What happens, to whom.
+/// Fault of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
-    /// Nothing: what the rig measures without.
+    /// No fault, to see that the rig itself finds nothing.
     None,
-    // To the server.
     Killed,
     /// Killed, and the last commands of its log are lost, as by a crash of its machine.
     TailLost(usize),
@@ -18,17 +17,17 @@ pub enum Fault {
     ClientPause,
     ClientKill,
     ScriptFlush,
-    /// A script that runs for two seconds.
+    /// A script that keeps the server busy as long as the fault lasts.
     Hog,
     FullMemory,
     EvictionChanged,
-    /// A key of one account has another type; a field of one has no number.
+    /// A key of one account has another type.
     WrongType,
+    /// A field of one account is no number.
     Malformed,
     PasswordRotated,
     /// Its clock is this many seconds off for a while.
     ClockMoved(i64),
-    // To several servers.
     /// The link to the replica is cut, writes are acknowledged, and the master is killed.
     LaggingReplica,
     SentinelFailover,
@@ -38,7 +37,6 @@ pub enum Fault {
     ClusterMasterKilled,
     SlotsMove,
     ShardStopped,
-    // To nodes.
     /// Killed this many times, anywhere.
     NodeKilled(u32),
     /// Killed just when an answer of the ledger is on its way to it.
@@ -48,14 +46,14 @@ pub enum Fault {
     NodeRuntimeDropped,
     HandlerPanics,
     HandlerAborts,
-    /// Killed, and the journal's file is cut off, or a bit of it is not what it was.
+    /// Killed, and the journal's file is cut off.
     JournalTorn,
+    /// Killed, and a bit of the journal's file is not what it was.
     JournalBitFlipped,
     /// Its disk is full.
     JournalDiskFull,
     /// Another process is started with the journal of one that runs.
     JournalTwice,
-    // To clients of streams.
     ClientLeaves,
     ClientResets,
     ClientVanishes,

@@ -1,17 +1,21 @@
-//! The protocol in every order: the crate's own `Lease` and `AccountState`, with all that can
-//! happen to them in a few ticks. Unlike the [simulation](super::simulation), which draws runs at
-//! random, a model checker visits each state that can be reached.
+//! The protocol in every order: small scenes of the crate's own `Lease` and `AccountState`, of
+//! which a model checker visits each state that can be reached. The [simulation](super::simulation)
+//! draws larger runs at random.
 //!
-//! A [`Scene`] says who is there and which faults may come. In it two nodes take requests of one
-//! account; messages are lost, copied, late and out of order; nodes are killed and come back with
-//! or without their journals, or shut down; the ledger fails over and forgets its last writes; a
-//! month ends and is closed. In each state the [`PROPERTIES`] must hold. When the time of the scene
-//! is over, all that is under way comes to its end without faults, and every debit must be exact.
+//! A [`Scene`] has one or two nodes that take one or two requests of one account each, for some
+//! ticks, and at most two kinds of fault, once or twice each: messages that are lost or copied (all
+//! are late and out of order), nodes that are suspended, that are killed and come back with or
+//! without their journals, or that shut down; a ledger that fails over and forgets up to two
+//! writes; a month that ends and is closed. In each state the [`PROPERTIES`] must hold. When the
+//! time of the scene is over, all that is under way comes to its end without faults, and every
+//! debit must be exact, apart from what a process that was killed had not written.
 //!
-//! One tick is 100 ms. A request costs one nano-dollar a tick.
+//! One tick is 100 ms. A request costs one nano-dollar a tick. Nodes and ledger have one clock.
+//! Permits, concurrent shares, purchased and daily credits, outage allowances and losses of the
+//! storage are not modelled.
 //!
-//! `scripts/exhaustive` visits larger scenes. `scripts/remove-rules` removes each rule of the protocol
-//! in turn, to see that it is missed.
+//! `scripts/exhaustive` visits larger scenes. `scripts/remove-rules` breaks each rule of the
+//! protocol in turn, and expects a failing test.
 
 mod node;
 mod request;

@@ -16,7 +16,7 @@ pub(super) struct Faults {
     pub(super) lost: u8,
     /// Messages of which a copy arrives, too, at any time.
     pub(super) copied: u8,
-    /// Suspensions of a node, for longer than a hold lasts.
+    /// Suspensions of a node, each for as long as a hold lasts.
     pub(super) slept: u8,
     /// Crashes of a node's process.
     pub(super) killed: u8,
@@ -28,7 +28,7 @@ pub(super) struct Faults {
     pub(super) closed: u8,
 }
 
-/// What may happen in a run.
+/// Nodes, requests and faults of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Scene {
     pub(super) name: &'static str,

@@ -13,7 +13,7 @@ use crate::{
     ledger::{AccountState, Amendment, Answer, Book, LeaseId, Outcome, Renewal, Statement},
 };
 
-/// All that there is at one moment.
+/// State of the model.
 #[expect(clippy::derived_hash_with_manual_eq, reason = "both are of all that there is")]
 #[derive(Clone, Debug, Hash)]
 pub(super) struct World {
@@ -134,7 +134,7 @@ impl World {
                 actions.push(Action::ShutDown(at));
             }
         }
-        // What a node settles as it ends has nobody to repair it.
+        // No failover after a shutdown has begun: nobody would repair what it forgets.
         let ends = self.left.shut_down < scene.faults.shut_down;
         if self.left.failed_over > 0 && !ends {
             actions.extend((1..=self.before.len()).map(Action::FailOver));
