@@ -42,8 +42,8 @@ use crate::{
 /// Interval at which an entry that cannot be removed yet is examined.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The least time that closing all leases takes at a shutdown: a call's time passes before their
-/// last renewals, and another one with them.
+/// The least time that closing all leases may take at a shutdown: a call says their totals once
+/// more, a call's time passes until nothing older can act, and another call says goodbye.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time between a panic and the next try.
@@ -228,7 +228,7 @@ impl Worker {
 
     /// Closes all leases, now that nothing is owed: that takes no time from those that owe.
     fn close_leases(&mut self) {
-        let timeout = CLOSING_TIMEOUT.max(2 * self.table.rules.deadline + 2 * MAX_RENEWAL_DELAY);
+        let timeout = CLOSING_TIMEOUT.max(3 * self.table.rules.deadline + 2 * MAX_RENEWAL_DELAY);
         let at = Instant::now() + timeout;
         let entries = self.table.entries();
         let before = self.ending.as_ref().and_then(|ending| ending.gives_up_at);

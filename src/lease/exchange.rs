@@ -37,8 +37,8 @@ pub(super) struct Flight {
     pub(super) settled: Credits,
     /// `true` if it says goodbye.
     pub(super) is_goodbye: bool,
-    /// `true` if it was sent because the node ends.
-    pub(super) is_of_ending: bool,
+    /// `true` if it was sent while its node closes its leases.
+    pub(super) is_of_closing: bool,
     /// `true` if the process was suspended since it was sent: no request is admitted on its answer.
     pub(super) overslept: bool,
 }
@@ -154,7 +154,7 @@ mod tests {
             batch: 1,
             settled: Credits::ZERO,
             is_goodbye: false,
-            is_of_ending: false,
+            is_of_closing: false,
             overslept: false,
         }
     }

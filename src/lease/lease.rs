@@ -336,19 +336,20 @@ impl<W, R: Run> Lease<W, R> {
         if flush && rules.farewell && resting_since.is_some() && self.exchange.has_spoken() {
             // (6) The total once more, then the goodbye.
             let goodbye_at = self.exchange.acts_until().max(now);
-            return if self.life.is_confirmed() { goodbye_at } else { now };
+            return if self.life.is_confirmed(rules, now) { goodbye_at } else { now };
         }
         self.pool.due(rules, flush, now).min(self.life.speaks_at(rules, resting_since))
     }
 
     /// (6) Returns `true` if the next renewal says goodbye. If the node ends, the lease cannot wait
     /// for what a failover may still forget. It leaves as soon as nothing older can act, but not
-    /// before the ledger has answered it once more: so what was forgotten until then is repaired.
+    /// before the ledger has answered it once more, if it had news lately: so what was forgotten until
+    /// then is repaired.
     fn may_leave(&self, rules: &LeaseRules, flush: bool, now: Duration) -> bool {
         let resting_since = self.pool.resting_since();
         if flush {
             let may_act = now < self.exchange.acts_until();
-            let is_confirmed = self.life.is_confirmed();
+            let is_confirmed = self.life.is_confirmed(rules, now);
             return rules.farewell && resting_since.is_some() && is_confirmed && !may_act;
         }
         self.life.may_leave(rules, resting_since, now)
@@ -399,7 +400,7 @@ impl<W, R: Run> Lease<W, R> {
             batch: batch.number,
             settled: batch.settled,
             is_goodbye: forget,
-            is_of_ending: flush,
+            is_of_closing: flush && rules.farewell,
             overslept: false,
         });
         Renewal {
@@ -448,7 +449,7 @@ impl<W, R: Run> Lease<W, R> {
                 self.exchange.may_act_again(rules, now);
                 // (6) A goodbye that brought news is none.
                 self.life.reopen();
-                if flight.is_of_ending {
+                if flight.is_of_closing {
                     self.life.confirm();
                 }
                 self.standing = standing;

@@ -24,7 +24,7 @@ pub(super) struct Life {
     /// Last acknowledgement of something that the ledger may not have known, or may have forgotten
     /// since.
     news_at: Duration,
-    /// `true` if the ledger has answered since the node began to end.
+    /// `true` if the ledger has answered since the leases of its node are closed.
     is_confirmed: bool,
 }
 
@@ -90,8 +90,10 @@ impl Life {
         self.is_confirmed = true;
     }
 
-    pub(super) fn is_confirmed(&self) -> bool {
-        self.is_confirmed
+    /// Returns `true` if its node may end without the ledger's answer to its total once more: that
+    /// came, or its last news is older than what a failover forgets.
+    pub(super) fn is_confirmed(&self, rules: &LeaseRules, now: Duration) -> bool {
+        self.is_confirmed || now >= self.news_at + rules.quiet_after()
     }
 
     /// (8) Begins anew, under a new name of the lease.

@@ -59,15 +59,18 @@ fn seed() -> u64 {
 async fn all(runs: impl Iterator<Item = (&'static Scenario, u64)>, at_once: usize) {
     println!("{HEAD}");
     let rows: Vec<Row> = stream::iter(runs)
-        .map(|(scenario, seed)| tokio::spawn(run(scenario, seed)))
+        .map(async |(scenario, seed)| (scenario, seed, tokio::spawn(run(scenario, seed)).await))
         .buffer_unordered(at_once)
-        .map(|row| {
-            let row = row.expect("the rig does not panic");
+        .map(|(scenario, seed, row)| {
+            let row = row.unwrap_or_else(|error| {
+                panic!("SCENARIO='{}' FAULT_SEED={seed}: {error}", scenario.name)
+            });
             println!("{row}");
             row
         })
         .collect()
         .await;
+    assert!(!rows.is_empty(), "SCENARIO is a part of long scenarios only: write one's whole name");
     let wrong: Vec<_> = rows.iter().filter_map(Row::wrong).collect();
     assert!(wrong.is_empty(), "{} of {} runs:\n{}", wrong.len(), rows.len(), wrong.join("\n"));
     println!("{} runs", rows.len());

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use axum::{
@@ -164,7 +164,11 @@ impl Node {
 
     /// Waits until it has ended.
     pub fn wait(&mut self) {
-        self.process.wait().unwrap();
+        let limit = Instant::now() + Duration::from_secs(30);
+        while self.process.try_wait().unwrap().is_none() {
+            assert!(Instant::now() < limit, "the node does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Starts another process with the same settings. `None` if it ends at once.

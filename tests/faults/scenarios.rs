@@ -194,5 +194,5 @@ pub const SCENARIOS: &[Scenario] = &[
     one("clients leave in mid-body", Fault::ClientLeaves),
     one("clients reset in mid-body", Fault::ClientResets),
     one("clients vanish", Fault::ClientVanishes),
-    one("clients stall", Fault::ClientStalls),
+    one("clients read nothing of a short stream", Fault::ClientStalls),
 ];

@@ -106,7 +106,14 @@ impl Servers {
         if let Some(password) = password {
             server = server.password(password);
         }
-        RedisLedger::connect(server).await.unwrap()
+        let limit = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            match RedisLedger::connect(server.clone()).await {
+                Ok(ledger) => return ledger,
+                Err(error) => assert!(tokio::time::Instant::now() < limit, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     pub fn server(&mut self) -> &mut RedisServer {

@@ -40,7 +40,7 @@ pub(super) enum Step {
 }
 
 impl Request {
-    pub(super) fn new(stop: bool, length: i64) -> Self {
+    pub(in crate::lease) fn new(stop: bool, length: i64) -> Self {
         Self {
             stop,
             length,
