@@ -343,8 +343,8 @@ impl<W, R: Run> Lease<W, R> {
 
     /// (6) Returns `true` if the next renewal says goodbye. If the node ends, the lease cannot wait
     /// for what a failover may still forget. It leaves as soon as nothing older can act, but not
-    /// before the ledger has answered it once more, if it had news lately: so what was forgotten until
-    /// then is repaired.
+    /// before the ledger has answered it once more, if it had news lately: so what was forgotten
+    /// until then is repaired.
     fn may_leave(&self, rules: &LeaseRules, flush: bool, now: Duration) -> bool {
         let resting_since = self.pool.resting_since();
         if flush {

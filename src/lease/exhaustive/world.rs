@@ -20,14 +20,14 @@ pub(super) struct World {
     pub(super) tick: u64,
     pub(super) nodes: Vec<Node>,
     ledger: AccountState,
-    /// What the ledger was before its last writes, the latest last: a failover goes back to one of
+    /// States of the ledger before its last writes, the latest last. A failover goes back to one of
     /// these.
     before: Vec<AccountState>,
     /// Messages on their way. Any of them may be the next to arrive.
     messages: Vec<Message>,
     /// The number of leases that there were.
     names: u128,
-    /// When the ledger last acted on a renewal of a lease.
+    /// Tick at which the ledger last acted on a renewal of each lease.
     acted: BTreeMap<LeaseId, u64>,
     pub(super) left: Faults,
     /// The limit may be passed: a failover forgot holds, or a lease that owed something was silent
