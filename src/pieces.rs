@@ -1,16 +1,43 @@
-//! Text from bytes for fuzz tests: low bytes become words that a parser knows, so that random input
-//! gets past its first lines.
+//! Input of fuzz tests that gets past a parser's first line, made from random bytes: text of words
+//! that the parser knows, and valid documents with some edits.
+
+/// Returns what the bytes stand for: themselves, as words of which the parser knows some, and as
+/// edits of each of some documents.
+pub(crate) fn inputs(bytes: &[u8], words: &[&str], documents: &[&str]) -> Vec<String> {
+    let mut inputs = vec![String::from_utf8_lossy(bytes).into_owned(), text_of(bytes, words)];
+    inputs.extend(documents.iter().map(|document| {
+        String::from_utf8_lossy(&edited(document.as_bytes(), bytes, words)).into_owned()
+    }));
+    inputs
+}
 
 /// Returns a text for some bytes. Of two bytes, one stands for a word, the other for itself.
 pub(crate) fn text_of(bytes: &[u8], words: &[&str]) -> String {
-    let piece = |byte: &u8| {
-        let number = usize::from(*byte) % (2 * words.len());
-        words.get(number).map_or_else(|| char::from(*byte).to_string(), |word| (*word).to_owned())
-    };
+    let piece = |byte: &u8| word_of(*byte, words).unwrap_or_else(|| char::from(*byte).to_string());
     bytes.iter().map(piece).collect()
 }
 
-/// Returns the text that the bytes are, and that of pieces that they stand for.
-pub(crate) fn both(bytes: &[u8], words: &[&str]) -> [String; 2] {
-    [String::from_utf8_lossy(bytes).into_owned(), text_of(bytes, words)]
+/// Returns a document with up to eight edits. Five bytes say what is replaced, and whether a word, a
+/// byte or another piece of the document replaces it.
+pub(crate) fn edited(document: &[u8], edits: &[u8], words: &[&str]) -> Vec<u8> {
+    let mut edited = document.to_vec();
+    for edit in edits.chunks_exact(5).take(8) {
+        let range = |place: &[u8], length: u8| {
+            let from = usize::from(u16::from_le_bytes([place[0], place[1]])) % (edited.len() + 1);
+            from..(from + usize::from(length % 32)).min(edited.len())
+        };
+        let replaced = range(&edit[..2], edit[2] / 8);
+        let new = match edit[2] % 3 {
+            0 => edited[range(&edit[3..], edit[4])].to_vec(),
+            1 => word_of(edit[3] & 0x7f, words).unwrap_or_default().into_bytes(),
+            _ => vec![edit[3]],
+        };
+        edited.splice(replaced, new);
+    }
+    edited
+}
+
+fn word_of(byte: u8, words: &[&str]) -> Option<String> {
+    let number = usize::from(byte) % (2 * words.len()).max(1);
+    words.get(number).map(|word| (*word).to_owned())
 }

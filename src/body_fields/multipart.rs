@@ -67,7 +67,7 @@ impl<'a> Part<'a> {
             }
             let (name, value) = line
                 .split_once(':')
-                .filter(|(name, _)| !name.is_empty() && !name.contains([' ', '\t']))
+                .filter(|(name, _)| http::HeaderName::from_bytes(name.as_bytes()).is_ok())
                 .ok_or(BodyProblem::Multipart("a part has a line that is no header field"))?;
             match name.to_ascii_lowercase().as_str() {
                 "content-disposition" if disposition.is_some() => {

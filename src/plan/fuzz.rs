@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use http::HeaderMap;
 
 use super::{Classification, Plan};
-use crate::pieces::both;
+use crate::pieces::inputs;
 
 const PLAN_WORDS: &[&str] = &[
     "[hardware.gpu]\n",
@@ -49,10 +49,15 @@ const PLAN_WORDS: &[&str] = &[
     "\u{0}",
 ];
 
+const PLANS: &[&str] = &[
+    include_str!("__fuzz__/plan/corpus/example.toml"),
+    include_str!("__fuzz__/plan/corpus/body_model.toml"),
+];
+
 #[test]
 fn a_plan_is_read_or_refused_with_a_reason() {
     bolero::check!(name = "plan").for_each(|bytes| {
-        for text in both(bytes, PLAN_WORDS) {
+        for text in inputs(bytes, PLAN_WORDS, PLANS) {
             match Plan::from_toml(&text) {
                 Ok(plan) => drop(plan.classify("/models/echo", &HeaderMap::new())),
                 Err(error) => assert!(!error.to_string().is_empty()),
@@ -145,7 +150,7 @@ fn a_path_that_any_service_takes_for_a_metered_one_is_not_free() {
     .unwrap();
     let plan = AssertUnwindSafe(plan);
     bolero::check!(name = "path").for_each(|bytes| {
-        for text in both(bytes, PATH_WORDS) {
+        for text in inputs(bytes, PATH_WORDS, &["paid/echo", "paid/a/../%65cho"]) {
             let Ok(uri) = format!("/{text}").parse::<http::Uri>() else { continue };
             let found = plan.classify(uri.path(), &HeaderMap::new());
             if matches!(found, Classification::Free) {

@@ -1,6 +1,6 @@
 //! Any text as a file of tokens.
 
-use crate::pieces::both;
+use crate::pieces::inputs;
 
 const WORDS: &[&str] = &[
     "[[token]]\n",
@@ -23,10 +23,12 @@ const WORDS: &[&str] = &[
     "\u{0}",
 ];
 
+const DOCUMENTS: &[&str] = &[include_str!("__fuzz__/tokens/corpus/example.toml")];
+
 #[test]
 fn tokens_are_read_or_refused_with_a_reason() {
     bolero::check!(name = "tokens").for_each(|bytes| {
-        for text in both(bytes, WORDS) {
+        for text in inputs(bytes, WORDS, DOCUMENTS) {
             if let Err(error) = super::document::read(&text) {
                 assert!(!error.to_string().is_empty());
             }

@@ -5,7 +5,7 @@ use super::{
     codec::{Hash, Hashes},
     schema::Keys,
 };
-use crate::{Account, Part, clock::UnixTime, ledger::Statement, pieces::both};
+use crate::{Account, Part, clock::UnixTime, ledger::Statement, pieces::inputs};
 
 const ANSWER_WORDS: &[&str] = &[
     "renewed",
@@ -29,10 +29,16 @@ const ANSWER_WORDS: &[&str] = &[
     "renewed 1796000000000 5 10 5 100 100 0 0 0",
 ];
 
+const ANSWERS: &[&str] = &[
+    include_str!("__fuzz__/answer/corpus/1"),
+    include_str!("__fuzz__/answer/corpus/2"),
+    include_str!("__fuzz__/answer/corpus/3"),
+];
+
 #[test]
 fn an_answer_is_read_or_refused() {
     bolero::check!(name = "answer").for_each(|bytes| {
-        for text in both(bytes, ANSWER_WORDS) {
+        for text in inputs(bytes, ANSWER_WORDS, ANSWERS) {
             let _ = read_answer(&text);
         }
     });
@@ -80,6 +86,8 @@ const ACCOUNT_WORDS: &[&str] = &[
     "nan",
 ];
 
+const ACCOUNTS: &[&str] = &[include_str!("__fuzz__/account/corpus/one_lease")];
+
 /// Lines of `hash field=value`, as a person would write them.
 fn hash_of(text: &str, name: &str) -> Hash {
     let fields = text.lines().filter_map(|line| {
@@ -95,7 +103,7 @@ fn an_account_is_read_or_the_field_is_named() {
     let (alice, period) = (Account::user("alice").unwrap(), "2026-11".parse().unwrap());
     let keys = Keys::new("tc", &alice, period);
     bolero::check!(name = "account").for_each(|bytes| {
-        for text in both(bytes, ACCOUNT_WORDS) {
+        for text in inputs(bytes, ACCOUNT_WORDS, ACCOUNTS) {
             check_account(&alice, &keys, &text);
         }
     });

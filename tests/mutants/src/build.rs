@@ -1,0 +1,155 @@
+//! One build of a copy that has all mutants.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::{
+    list::Mutant,
+    plan::Plan,
+    switches::{MODULE, Switched, switched},
+};
+
+const COPY: &str = "target/mutants/source";
+
+pub(crate) struct Built {
+    /// Test binaries by name; the library's is `lib`.
+    pub(crate) binaries: BTreeMap<String, PathBuf>,
+    pub(crate) switched: BTreeSet<usize>,
+    pub(crate) uncompilable: BTreeSet<usize>,
+}
+
+/// Compiles the mutants, again without those that do not compile until all do.
+pub(crate) fn build(plan: &Plan, mutants: &[(usize, &Mutant)]) -> Result<Built, String> {
+    copy_tree()?;
+    let mut uncompilable = BTreeSet::new();
+    loop {
+        let files = write(mutants, &uncompilable)?;
+        let (binaries, errors) = compile(plan)?;
+        if errors.is_empty() {
+            let switched = files.values().flat_map(|file| &file.places).map(|place| place.0);
+            return Ok(Built { binaries, switched: switched.collect(), uncompilable });
+        }
+        let before = uncompilable.len();
+        for error in &errors {
+            let places = files.get(&error.file).map(|file| file.places.as_slice());
+            let places = places.unwrap_or_default().iter();
+            let found =
+                places.filter(|(_, bytes)| bytes.start <= error.end && error.at < bytes.end);
+            uncompilable.extend(found.map(|(number, _)| *number));
+        }
+        if uncompilable.len() == before {
+            let first = &errors[0];
+            return Err(format!("{}, byte {}: {}", first.file, first.at, first.message));
+        }
+        eprintln!("{} errors: {} mutants do not compile", errors.len(), uncompilable.len());
+    }
+}
+
+/// Copies what git knows. A file that is the same stays, so that cargo does not compile it again.
+fn copy_tree() -> Result<(), String> {
+    let listed = Command::new("git").args(["ls-files", "-co", "--exclude-standard"]).output();
+    let listed = listed.map_err(|error| format!("git: {error}"))?.stdout;
+    for name in String::from_utf8_lossy(&listed).lines() {
+        let source = Path::new(name);
+        if source.is_file() {
+            let bytes = fs::read(source).map_err(|error| format!("{name}: {error}"))?;
+            replace(&Path::new(COPY).join(name), &bytes)?;
+        }
+    }
+    Ok(())
+}
+
+fn replace(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    if fs::read(path).is_ok_and(|before| before == bytes) {
+        return Ok(());
+    }
+    let written = path.parent().map_or(Ok(()), fs::create_dir_all);
+    written
+        .and_then(|()| fs::write(path, bytes))
+        .map_err(|error| format!("{}: {error}", path.display()))
+}
+
+fn write(
+    mutants: &[(usize, &Mutant)],
+    uncompilable: &BTreeSet<usize>,
+) -> Result<BTreeMap<String, Switched>, String> {
+    let mut by_file: BTreeMap<&str, Vec<(usize, &Mutant)>> = BTreeMap::new();
+    for (number, mutant) in mutants {
+        if !uncompilable.contains(number) {
+            by_file.entry(&mutant.file).or_default().push((*number, mutant));
+        }
+    }
+    let root = fs::read_to_string("src/lib.rs").map_err(|error| format!("src/lib.rs: {error}"))?;
+    replace(&Path::new(COPY).join("src/lib.rs"), (root + MODULE).as_bytes())?;
+    let mut files = BTreeMap::new();
+    for (name, mutants) in by_file {
+        let source = fs::read_to_string(name).map_err(|error| format!("{name}: {error}"))?;
+        let file = switched(&source, &mutants).map_err(|error| format!("{name}: {error}"))?;
+        replace(&Path::new(COPY).join(name), file.text.as_bytes())?;
+        files.insert(name.to_owned(), file);
+    }
+    Ok(files)
+}
+
+struct CompileError {
+    file: String,
+    at: usize,
+    end: usize,
+    message: String,
+}
+
+type Compiled = (BTreeMap<String, PathBuf>, Vec<CompileError>);
+
+fn compile(plan: &Plan) -> Result<Compiled, String> {
+    let stages = plan.groups.iter().flat_map(|group| &group.stages);
+    let names: BTreeSet<_> = stages.filter_map(|stage| stage.split(' ').next()).collect();
+    let mut command = Command::new("cargo");
+    command.args(["test", "--all-features", "--no-run", "--message-format=json"]);
+    for name in names {
+        match name {
+            "lib" => command.arg("--lib"),
+            name => command.args(["--test", name]),
+        };
+    }
+    command.current_dir(COPY).stderr(Stdio::inherit());
+    let target = std::env::current_dir().map_err(|error| error.to_string())?;
+    command.env("CARGO_TARGET_DIR", target.join("target/mutants/target"));
+    command.env("CARGO_INCREMENTAL", "1");
+    let output = command.output().map_err(|error| format!("cargo: {error}"))?;
+    let mut binaries = BTreeMap::new();
+    let mut errors = Vec::new();
+    for line in String::from_utf8_lossy(&output.stdout).lines() {
+        let Ok(message) = serde_json::from_str::<Value>(line) else { continue };
+        if let Some(path) = message["executable"].as_str() {
+            let is_lib = message["target"]["kind"][0] == "lib";
+            let name = message["target"]["name"].as_str().unwrap_or_default();
+            binaries.insert(if is_lib { "lib" } else { name }.to_owned(), path.into());
+        }
+        let message = &message["message"];
+        if message["level"] == "error" {
+            let spans = message["spans"].as_array().into_iter().flatten();
+            errors.extend(spans.filter(|span| span["is_primary"] == true).map(|span| {
+                CompileError {
+                    file: span["file_name"].as_str().unwrap_or_default().to_owned(),
+                    at: number(&span["byte_start"]),
+                    end: number(&span["byte_end"]),
+                    message: message["rendered"].as_str().unwrap_or_default().to_owned(),
+                }
+            }));
+        }
+    }
+    if errors.is_empty() && !output.status.success() {
+        return Err("the copy under target/mutants does not compile".to_owned());
+    }
+    Ok((binaries, errors))
+}
+
+fn number(value: &Value) -> usize {
+    value.as_u64().and_then(|number| usize::try_from(number).ok()).unwrap_or_default()
+}
