@@ -194,6 +194,15 @@ mod tests {
         );
     }
 
+    #[test]
+    fn no_client_is_told_a_time_that_is_too_short() {
+        for (millis, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (59_999, 60)] {
+            assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds, "{millis} ms");
+        }
+        let second = Duration::from_secs(1);
+        assert_eq!(whole_seconds(second + Duration::from_nanos(1)), 2);
+    }
+
     /// Two tokens of one account may have different tiers.
     #[test]
     fn quotas_that_alternate_do_not_start_again() {

@@ -292,6 +292,17 @@ mod tests {
         assert_eq!(expensive.cost(Duration::MAX), Err(MoneyError::TooLarge));
     }
 
+    /// The longest time whose product with the price is calculated in 64 bits, and those beside it.
+    #[test]
+    fn a_cost_at_the_end_of_64_bits_is_exact() {
+        let price = Price::per_second(nanos(1));
+        for seconds in SECONDS_IN_64_BITS - 1..=SECONDS_IN_64_BITS + 1 {
+            let cost = i64::try_from(seconds).unwrap();
+            assert_eq!(price.cost(Duration::new(seconds, 0)), Ok(nanos(cost)), "{seconds}");
+            assert_eq!(price.cost(Duration::new(seconds, 999_999_999)), Ok(nanos(cost + 1)));
+        }
+    }
+
     #[test]
     fn text_that_is_not_an_amount_is_refused_with_its_reason() {
         for (text, reason) in [

@@ -83,8 +83,10 @@ impl<'a> Part<'a> {
             .and_then(|value| value.split_at_checked("form-data".len()))
             .filter(|(kind, _)| kind.eq_ignore_ascii_case("form-data"))
             .and_then(|(_, rest)| parameters::parse(rest))
-            // Servers give others a meaning: `name*0`, for example.
-            .filter(|found| parameters::are_only(found, &["name", "filename", "filename*"]));
+            // Servers give others a meaning: `name*0`, for example. Some read `NAME`, some do not.
+            .filter(|found| {
+                found.iter().all(|(name, _)| ["name", "filename", "filename*"].contains(name))
+            });
         let name = parameters.as_ref().and_then(|found| parameters::get(found, "name"));
         let (Some(parameters), Some(name)) = (&parameters, name.filter(|name| is_plain(name)))
         else {

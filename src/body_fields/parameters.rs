@@ -1,9 +1,9 @@
 //! Parameters of a header field's value (RFC 9110, section 5.6.6), of which all parsers read the
 //! same: `; name="value"; other=value`.
 
-/// Reads parameters; `None` if parsers may differ.
-pub(super) fn parse(mut text: &str) -> Option<Vec<(String, &str)>> {
-    let mut parameters: Vec<(String, &str)> = Vec::new();
+/// Reads parameters, with their names as they are written; `None` if parsers may differ.
+pub(super) fn parse(mut text: &str) -> Option<Vec<(&str, &str)>> {
+    let mut parameters: Vec<(&str, &str)> = Vec::new();
     loop {
         text = text.trim_matches([' ', '\t']);
         if text.is_empty() {
@@ -31,22 +31,17 @@ pub(super) fn parse(mut text: &str) -> Option<Vec<(String, &str)>> {
             }
             (value, rest)
         };
-        let name = name.to_ascii_lowercase();
-        if parameters.iter().any(|(known, _)| *known == name) {
+        if get(&parameters, name).is_some() {
             return None;
         }
         parameters.push((name, value));
     }
 }
 
-/// `true` if there are no parameters but these.
-pub(super) fn are_only(parameters: &[(String, &str)], names: &[&str]) -> bool {
-    parameters.iter().all(|(name, _)| names.contains(&name.as_str()))
-}
-
-/// Returns the value of a parameter.
-pub(super) fn get<'a>(parameters: &[(String, &'a str)], name: &str) -> Option<&'a str> {
-    parameters.iter().find(|(known, _)| known == name).map(|(_, value)| *value)
+/// Returns the value of a parameter. Its name may be in capitals.
+pub(super) fn get<'a>(parameters: &[(&str, &'a str)], name: &str) -> Option<&'a str> {
+    let found = parameters.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| *value)
 }
 
 /// `true` for the characters of a token (RFC 9110, section 5.6.2).

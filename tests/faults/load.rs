@@ -30,23 +30,37 @@ when_used_up = "block"
 hold = "100ms"
 "#;
 
-/// Callers that ask all the time, one whose credits end, and those that open streams.
+/// Callers that ask all the time.
 pub const CALLERS: usize = 6;
+/// A caller whose credits end.
 pub const TIGHT: usize = CALLERS;
+/// A caller that reads streams, one after the other, and one whose credits end in a stream.
+pub const READER: usize = CALLERS + 1;
+pub const TIGHT_READER: usize = CALLERS + 2;
+/// Users of which a scenario opens streams.
+pub const FIRST_STREAM: usize = CALLERS + 3;
 pub const STREAMS: usize = 4;
-pub const USERS: usize = CALLERS + 1 + STREAMS;
+pub const USERS: usize = FIRST_STREAM + STREAMS;
 
-/// Cost of a request: ten milliseconds, by its service's own word.
+/// The most that a busy machine is late with.
+pub const LATE: Duration = Duration::from_millis(400);
+
+/// Cost of a request, and of a frame of a stream: ten milliseconds, by its service's own word.
 pub const COST: i64 = 1_200;
-pub const NANOS_PER_MILLI: i64 = 120;
+const NANOS_PER_MILLI: i64 = 120;
 pub const TIGHT_LIMIT: i64 = 36_000;
+
+/// The users whose credits end.
+pub fn is_tight(number: usize) -> bool {
+    number == TIGHT || number == TIGHT_READER
+}
 
 pub fn user(number: usize) -> String {
     format!("user-{number}")
 }
 
 pub fn tier_of(number: usize) -> &'static str {
-    if number == TIGHT { "tight" } else { "free" }
+    if is_tight(number) { "tight" } else { "free" }
 }
 
 /// What one user is to be billed.
@@ -58,8 +72,33 @@ pub struct Account {
     pub certain: i64,
     pub uncertain: i64,
     pub slowest: Duration,
-    /// The last requests that were served: when, and by which node.
-    recent: VecDeque<(Instant, usize)>,
+    /// The last requests that were served: when, by which node, and what they cost.
+    recent: VecDeque<(Instant, usize, i64)>,
+}
+
+impl Account {
+    /// A request was served, and billed so much.
+    fn serve(&mut self, node: usize, cost: i64) {
+        self.served += 1;
+        self.certain += cost;
+        self.recent.push_back((Instant::now(), node, cost));
+        if self.recent.len() > 200 {
+            self.recent.pop_front();
+        }
+    }
+
+    /// What ended on a node after that time may not be billed.
+    fn doubt(&mut self, node: usize, since: Instant) {
+        let (certain, uncertain) = (&mut self.certain, &mut self.uncertain);
+        self.recent.retain(|(at, by, cost)| {
+            let is_late = *by == node && *at >= since;
+            if is_late {
+                *certain -= cost;
+                *uncertain += cost;
+            }
+            !is_late
+        });
+    }
 }
 
 pub struct Oracle {
@@ -98,11 +137,7 @@ impl Oracle {
             // Under the accounts' lock: an answer that is counted later is seen to be late.
             self.killed.lock().unwrap().push((node, now));
             for account in accounts {
-                let before = account.recent.len();
-                account.recent.retain(|(at, by)| *by != node || now - *at > within);
-                let late = COST * i64::try_from(before - account.recent.len()).unwrap();
-                account.certain -= late;
-                account.uncertain += late;
+                account.doubt(node, now.checked_sub(within).expect("a time of this run"));
             }
         });
     }
@@ -110,6 +145,47 @@ impl Oracle {
     /// How many requests of each caller were served.
     pub fn served(&self) -> Vec<u64> {
         self.with(|accounts| accounts[..CALLERS].iter().map(|account| account.served).collect())
+    }
+
+    /// Notes that a stream ran for so long, at least and at most.
+    pub fn expect(&self, number: usize, least: Duration, most: Duration) {
+        let nanos = |time: Duration| i64::try_from(time.as_millis()).unwrap() * NANOS_PER_MILLI;
+        self.with(|accounts| {
+            accounts[number].certain += nanos(least);
+            accounts[number].uncertain += nanos(most) - nanos(least);
+        });
+    }
+
+    /// Counts an answer to a request that began on a node then: its status, 0 if it has none, and
+    /// how many tens of milliseconds arrived of those that were asked for.
+    fn count(&self, number: usize, node: usize, began: Instant, answer: &Answer) {
+        let (took, ended) = (began.elapsed(), self.ended_with(node, began));
+        let cost = |tens: u32| COST * i64::from(tens);
+        self.with(|accounts| {
+            let account = &mut accounts[number];
+            if number < READER {
+                account.slowest = account.slowest.max(took);
+            }
+            let is_late = |(by, at): &(usize, Instant)| *by == node && began <= *at;
+            let killed = self.killed.lock().unwrap().iter().any(is_late);
+            match answer.status {
+                // Its node was killed just after it answered.
+                200 if killed => account.uncertain += cost(answer.asked),
+                // By the clock, as long as it ran until then: twenty milliseconds more at most.
+                _ if ended => account.uncertain += cost(answer.asked + 2),
+                200 => {
+                    account.serve(node, cost(answer.arrived));
+                    // Of a stream that ends early, the rest may have been computed.
+                    account.uncertain += cost(answer.asked - answer.arrived);
+                }
+                // It ran for a while, and its node was not told in time how long it may.
+                503 if took > Duration::from_millis(600) => account.uncertain += cost(answer.asked),
+                402 | 429 | 503 => account.denied += 1,
+                // Its node is gone: it was billed, or not.
+                0 => account.uncertain += cost(answer.asked),
+                status => panic!("user {number}: status {status}"),
+            }
+        });
     }
 }
 
@@ -125,7 +201,7 @@ pub struct Callers {
 impl Callers {
     pub fn start(addresses: &Addresses, oracle: &Arc<Oracle>, seed: u64) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let tasks = (0..=CALLERS).map(|number| {
+        let tasks = (0..=TIGHT_READER).map(|number| {
             let (addresses, oracle) = (Arc::clone(addresses), Arc::clone(oracle));
             let rng = fastrand::Rng::with_seed(seed ^ (number as u64) << 32);
             tokio::spawn(call(number, addresses, oracle, rng, stopped.clone()))
@@ -160,49 +236,43 @@ async fn call(
             continue;
         };
         let began = Instant::now();
-        let answer = client
-            .post(format!("http://{address}/models/echo"))
-            .bearer_auth(user(number))
-            .header("x-compute", "10")
-            .header("x-wait", rng.u64(0..20))
-            .send()
-            .await;
-        let took = began.elapsed();
-        let status = match answer {
-            Ok(answer) => {
-                let status = answer.status().as_u16();
-                answer.bytes().await.map_or(0, |_| status)
-            }
-            Err(_) => 0,
+        let request = client.post(format!("http://{address}/models/echo"));
+        let request = request.bearer_auth(user(number));
+        let answer = if number < READER {
+            ask(request.header("x-compute", "10").header("x-wait", rng.u64(0..20)), 1).await
+        } else {
+            let frames = rng.u32(5..40);
+            ask(request.header("x-report", frames), frames).await
         };
-        let ended = oracle.ended_with(node, began);
-        oracle.with(|accounts| {
-            let account = &mut accounts[number];
-            account.slowest = account.slowest.max(took);
-            let is_late = |(by, at): &(usize, Instant)| *by == node && began <= *at;
-            let killed = oracle.killed.lock().unwrap().iter().any(is_late);
-            match status {
-                // Its node was killed just after it answered.
-                200 if killed => account.uncertain += COST,
-                // By the clock, as long as it ran until then: twenty milliseconds at most.
-                _ if ended => account.uncertain += 3 * COST,
-                200 => {
-                    account.served += 1;
-                    account.certain += COST;
-                    account.recent.push_back((Instant::now(), node));
-                    if account.recent.len() > 200 {
-                        account.recent.pop_front();
-                    }
-                }
-                // It ran for a while, and its node was not told in time how long it may.
-                503 if took > Duration::from_millis(600) => account.uncertain += COST,
-                402 | 429 | 503 => account.denied += 1,
-                // Its node is gone: it was billed, or not.
-                0 => account.uncertain += COST,
-                status => panic!("user {number}: status {status}"),
-            }
-        });
+        oracle.count(number, node, began, &answer);
         tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// What came of a request.
+struct Answer {
+    /// 0 if there is none.
+    status: u16,
+    /// Tens of milliseconds of compute that were asked for, and those that arrived.
+    asked: u32,
+    arrived: u32,
+}
+
+/// Sends a request for some tens of milliseconds of compute, and reads what arrives.
+async fn ask(request: reqwest::RequestBuilder, asked: u32) -> Answer {
+    let Ok(mut answer) = request.send().await else {
+        return Answer { status: 0, asked, arrived: 0 };
+    };
+    let (status, is_stream) = (answer.status().as_u16(), answer.content_length().is_none());
+    let mut arrived = 0;
+    loop {
+        match answer.chunk().await {
+            // A frame is a byte.
+            Ok(Some(frames)) => arrived += u32::try_from(frames.len()).unwrap(),
+            Ok(None) if !is_stream => return Answer { status, asked, arrived: asked },
+            Err(_) if !is_stream => return Answer { status: 0, asked, arrived: 0 },
+            _ => return Answer { status, asked, arrived },
+        }
     }
 }
 
@@ -214,7 +284,7 @@ pub async fn open_streams(
     let client = reqwest::Client::new();
     let mut streams = Vec::new();
     for stream in 0..STREAMS {
-        let (number, node) = (TIGHT + 1 + stream, stream % addresses.lock().unwrap().len());
+        let (number, node) = (FIRST_STREAM + stream, stream % addresses.lock().unwrap().len());
         let address = addresses.lock().unwrap()[node].unwrap();
         // A busy machine may deny one.
         for attempt in 0..5 {

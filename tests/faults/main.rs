@@ -21,6 +21,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod clients;
 mod load;
 mod node;
 mod proxy;

@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::{
-    Router,
+    Extension, Router,
     body::Body,
     response::{IntoResponse, Response},
     routing::post,
@@ -18,10 +18,10 @@ use axum::{
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
-use http_body_util::StreamBody;
+use http_body_util::{BodyExt, StreamBody};
 use tokio::{net::TcpListener, signal::unix::SignalKind};
 use tower_credits::{
-    BearerTokens, ComputeTime, CreditMeter, Journal, Plan, RedisLedger, RedisServer,
+    BearerTokens, ComputeClock, ComputeTime, CreditMeter, Journal, Plan, RedisLedger, RedisServer,
 };
 
 use super::load::{PLAN, USERS, tier_of, user};
@@ -81,31 +81,50 @@ fn millis(headers: &HeaderMap, name: &str) -> Option<Duration> {
 }
 
 /// Takes `x-wait` milliseconds and reports `x-compute` milliseconds of compute, or streams for
-/// `x-stream` milliseconds, or panics, or ends the process, as the request says.
-async fn answer(headers: HeaderMap) -> Response {
+/// `x-stream` milliseconds, or reports each of `x-report` frames, or panics, as the request says.
+async fn answer(clock: Extension<ComputeClock>, headers: HeaderMap, body: Body) -> Response {
+    if headers.contains_key("x-read") && body.collect().await.is_err() {
+        return StatusCode::BAD_REQUEST.into_response();
+    }
     if let Some(wait) = millis(&headers, "x-wait") {
         tokio::time::sleep(wait).await;
     }
     match headers.get("x-do").map(http::HeaderValue::as_bytes) {
         Some(b"panic") => panic!("as the request says"),
-        Some(b"abort") => std::process::abort(),
+        // As in a program that is compiled with `panic = "abort"`: the hook is all that runs.
+        Some(b"panic where panics abort") => {
+            std::panic::set_hook(Box::new(|_| std::process::abort()));
+            panic!("as the request says");
+        }
         _ => {}
     }
     if let Some(length) = millis(&headers, "x-stream") {
-        let (began, frames) = (tokio::time::Instant::now(), length.as_millis() / 10);
-        let frames = futures_util::stream::unfold(0_u32, move |number| async move {
-            if u128::from(number) == frames {
-                return None;
-            }
-            tokio::time::sleep_until(began + Duration::from_millis(10) * (number + 1)).await;
-            Some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x"))), number + 1))
-        });
-        return Body::new(StreamBody::new(Box::pin(frames))).into_response();
+        return frames(length, |_| {});
+    }
+    if let Some(tens) = millis(&headers, "x-report") {
+        return frames(tens * 10, move |sent| clock.report(sent));
     }
     let compute = millis(&headers, "x-compute").unwrap_or_default();
     let mut response = StatusCode::OK.into_response();
     response.extensions_mut().insert(ComputeTime(compute));
     response
+}
+
+/// Returns a stream with a byte each ten milliseconds, of which `report` is told before.
+fn frames(length: Duration, report: impl Fn(Duration) + Send + 'static) -> Response {
+    const BETWEEN: Duration = Duration::from_millis(10);
+    let began = tokio::time::Instant::now();
+    let frames =
+        futures_util::stream::unfold((Duration::ZERO, report), move |(sent, report)| async move {
+            if sent == length {
+                return None;
+            }
+            let sent = sent + BETWEEN;
+            tokio::time::sleep_until(began + sent).await;
+            report(sent);
+            Some((Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"x"))), (sent, report)))
+        });
+    Body::new(StreamBody::new(Box::pin(frames))).into_response()
 }
 
 /// A node's process.

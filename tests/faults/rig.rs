@@ -2,8 +2,6 @@
 
 use std::{
     fmt,
-    io::{Read, Write},
-    net::TcpStream,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -16,9 +14,10 @@ use tower_credits::{
 };
 
 use super::{
+    clients,
     load::{
-        Addresses, CALLERS, COST, Callers, NANOS_PER_MILLI, Oracle, TIGHT, TIGHT_LIMIT, USERS,
-        open_streams, read_to_end, tier_of, user,
+        Addresses, CALLERS, COST, Callers, FIRST_STREAM, LATE, Oracle, TIGHT_LIMIT, USERS,
+        is_tight, open_streams, read_to_end, tier_of, user,
     },
     node::Node,
     proxy::{Network, Proxy},
@@ -28,9 +27,6 @@ use super::{
 use crate::support::{folder::Folder, identity, redis_cluster::until};
 
 const NODES: usize = 2;
-
-/// The most that a busy machine is late with.
-const LATE: Duration = Duration::from_millis(400);
 
 /// What a node that is killed had not reported of requests that ended: `report_within`, and a call.
 const UNREPORTED: Duration = Duration::from_millis(350);
@@ -235,10 +231,10 @@ impl Rig {
             | Fault::JournalBitFlipped
             | Fault::JournalDiskFull
             | Fault::JournalTwice => self.harm_journal().await,
-            Fault::ClientLeaves
-            | Fault::ClientResets
-            | Fault::ClientVanishes
-            | Fault::ClientStalls => self.harm_clients().await,
+            Fault::Client(fault) => {
+                let address = self.nodes[0].address;
+                clients::harm(fault, address, &mut self.rng, &self.oracle).await;
+            }
         }
     }
 
@@ -457,30 +453,21 @@ impl Rig {
             let lost = if node == 0 && !is_terminated { LOST_OF_STREAM } else { LATE };
             // It ran until the process ended, or a little less.
             let more = if node == 0 { read - ended + LATE } else { LATE };
-            self.expect(number, (at - began).saturating_sub(lost), at - began + more);
+            self.oracle.expect(number, (at - began).saturating_sub(lost), at - began + more);
         }
         self.bring_up(0);
-    }
-
-    /// Notes that a stream ran for so long, at least and at most.
-    fn expect(&self, number: usize, least: Duration, most: Duration) {
-        let nanos = |time: Duration| i64::try_from(time.as_millis()).unwrap() * NANOS_PER_MILLI;
-        self.oracle.with(|accounts| {
-            accounts[number].certain += nanos(least);
-            accounts[number].uncertain += nanos(most) - nanos(least);
-        });
     }
 
     async fn ask_for_panic(&mut self) {
         let is_panic = self.scenario.fault == Fault::HandlerPanics;
         let client = reqwest::Client::new();
-        for number in TIGHT + 1..USERS {
+        for number in FIRST_STREAM..USERS {
             let address = self.nodes[0].address;
             let asked = client
                 .post(format!("http://{address}/models/echo"))
                 .bearer_auth(user(number))
                 .header("x-wait", "100")
-                .header("x-do", if is_panic { "panic" } else { "abort" });
+                .header("x-do", if is_panic { "panic" } else { "panic where panics abort" });
             if !is_panic {
                 self.oracle.with(|accounts| accounts[number].served = 0);
             }
@@ -489,7 +476,7 @@ impl Rig {
                 self.unlike.push("a handler that panics has no answer".to_owned());
             }
             let least = if is_panic { Duration::from_millis(100) } else { Duration::ZERO };
-            self.expect(number, least, began.elapsed() + LATE);
+            self.oracle.expect(number, least, began.elapsed() + LATE);
             if !is_panic {
                 self.addresses.lock().unwrap()[0] = None;
                 block_in_place(|| self.nodes[0].wait());
@@ -531,55 +518,6 @@ impl Rig {
         self.bring_up(0);
     }
 
-    /// Clients of streams leave, vanish, or read no more.
-    async fn harm_clients(&mut self) {
-        let fault = self.scenario.fault;
-        let between = Proxy::before(self.nodes[0].address.port()).await;
-        let length = Duration::from_millis(1_500);
-        let mut streams = Vec::new();
-        for number in TIGHT + 1..USERS {
-            let mut stream = TcpStream::connect(between.address).unwrap();
-            let head = format!(
-                "POST /models/echo HTTP/1.1\r\nhost: node\r\nauthorization: Bearer {}\r\n\
-                 x-stream: {}\r\ncontent-length: 0\r\n\r\n",
-                user(number),
-                length.as_millis()
-            );
-            stream.write_all(head.as_bytes()).unwrap();
-            let (began, mut head) = (Instant::now(), [0; 512]);
-            let read = block_in_place(|| stream.read(&mut head).unwrap());
-            if !head[..read].starts_with(b"HTTP/1.1 200") {
-                // A busy machine may deny one.
-                continue;
-            }
-            streams.push((number, stream, began));
-        }
-        tokio::time::sleep(Duration::from_millis(self.rng.u64(200..700))).await;
-        if fault == Fault::ClientVanishes {
-            between.set(Network::BlackHole);
-        }
-        let mut open = Vec::new();
-        for (number, stream, began) in streams {
-            let ran = began.elapsed();
-            let (least, most) = match fault {
-                // The proxy notices at once, and the server at its next frame.
-                Fault::ClientLeaves | Fault::ClientResets => (ran.saturating_sub(LATE), ran + LATE),
-                // Nobody notices: the service ends its work.
-                _ => (length - LATE, length + LATE),
-            };
-            self.expect(number, least, most);
-            if fault == Fault::ClientResets {
-                let stream = socket_of(stream);
-                stream.set_zero_linger().unwrap();
-                drop(stream);
-            } else if fault != Fault::ClientLeaves {
-                open.push(stream);
-            }
-        }
-        tokio::time::sleep(length).await;
-        drop(open);
-    }
-
     /// Ends the nodes in order, and compares the bills.
     async fn end(mut self, seed: u64, well: Option<Duration>) -> Row {
         self.nodes.iter().for_each(|node| node.signal("-TERM"));
@@ -613,7 +551,7 @@ impl Rig {
                 row.denied += account.denied;
                 row.longest = row.longest.max(account.slowest);
                 // One whose credits end is billed as far as they go.
-                let certain = if number == TIGHT {
+                let certain = if is_tight(number) {
                     account.certain.min(TIGHT_LIMIT - COST)
                 } else {
                     account.certain
@@ -628,16 +566,11 @@ impl Rig {
                     ));
                 }
             });
-            if number == TIGHT {
-                row.overspent = (used - TIGHT_LIMIT).max(0);
+            if is_tight(number) {
+                row.overspent += (used - TIGHT_LIMIT).max(0);
             }
             row.held += statement.held.as_nano_usd();
         }
         row
     }
-}
-
-fn socket_of(stream: TcpStream) -> tokio::net::TcpStream {
-    stream.set_nonblocking(true).unwrap();
-    tokio::net::TcpStream::from_std(stream).unwrap()
 }

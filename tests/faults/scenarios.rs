@@ -1,6 +1,6 @@
 //! The scenarios: data.
 
-use super::{proxy::Network, servers::Kind};
+use super::{clients::ClientFault, proxy::Network, servers::Kind};
 
 /// Fault of a scenario.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -54,10 +54,8 @@ pub enum Fault {
     JournalDiskFull,
     /// Another process is started with the journal of one that runs.
     JournalTwice,
-    ClientLeaves,
-    ClientResets,
-    ClientVanishes,
-    ClientStalls,
+    /// Clients of streams.
+    Client(ClientFault),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +90,10 @@ const fn one(name: &'static str, fault: Fault) -> Scenario {
 
 const fn network(name: &'static str, network: Network) -> Scenario {
     one(name, Fault::Network(network))
+}
+
+const fn client(name: &'static str, fault: ClientFault) -> Scenario {
+    one(name, Fault::Client(fault))
 }
 
 const fn node(name: &'static str, fault: Fault) -> Scenario {
@@ -184,15 +186,20 @@ pub const SCENARIOS: &[Scenario] = &[
     one("SIGTERM in mid-stream", Fault::NodeTerminated),
     one("a node stopped", Fault::NodeStopped),
     long(one("a node stopped for 15 s", Fault::NodeStopped), (15_000, 16_000)),
+    // Its holds have expired by then, and others may have used what was on hold.
+    forgets(long(one("a node stopped for 700 s", Fault::NodeStopped), (700_000, 701_000))),
     node("a runtime dropped", Fault::NodeRuntimeDropped),
     one("a handler panics", Fault::HandlerPanics),
-    node("a handler aborts the process", Fault::HandlerAborts),
+    node("a handler panics where panics abort", Fault::HandlerAborts),
     node("a journal torn", Fault::JournalTorn).journaled(),
     node("a bit of a journal flipped", Fault::JournalBitFlipped).journaled(),
     journal("a journal's disk full", Fault::JournalDiskFull),
     journal("a journal opened twice", Fault::JournalTwice),
-    one("clients leave in mid-body", Fault::ClientLeaves),
-    one("clients reset in mid-body", Fault::ClientResets),
-    one("clients vanish", Fault::ClientVanishes),
-    one("clients read nothing of a short stream", Fault::ClientStalls),
+    client("clients leave in mid-body", ClientFault::Leaves),
+    client("clients reset in mid-body", ClientFault::Resets),
+    client("clients vanish", ClientFault::Vanishes),
+    client("clients read nothing of a short stream", ClientFault::Stalls),
+    client("clients with a window of 0", ClientFault::WindowOfZero),
+    client("clients that reset their requests", ClientFault::ResetsRequests),
+    client("uploads of a byte each 10 ms", ClientFault::UploadsSlowly),
 ];

@@ -27,23 +27,24 @@ pub(crate) struct Built {
 /// Compiles the mutants, again without those that do not compile until all do.
 pub(crate) fn build(plan: &Plan, mutants: &[(usize, &Mutant)]) -> Result<Built, String> {
     copy_tree()?;
-    let mut uncompilable = BTreeSet::new();
+    let (mut uncompilable, mut constant) = (BTreeSet::new(), BTreeSet::new());
     loop {
-        let files = write(mutants, &uncompilable)?;
+        let files = write(mutants, &uncompilable, &constant)?;
         let (binaries, errors) = compile(plan)?;
         if errors.is_empty() {
             let switched = files.values().flat_map(|file| &file.places).map(|place| place.0);
             return Ok(Built { binaries, switched: switched.collect(), uncompilable });
         }
-        let before = uncompilable.len();
+        let before = (uncompilable.len(), constant.len());
         for error in &errors {
             let places = files.get(&error.file).map(|file| file.places.as_slice());
             let places = places.unwrap_or_default().iter();
             let found =
                 places.filter(|(_, bytes)| bytes.start <= error.end && error.at < bytes.end);
             uncompilable.extend(found.map(|(number, _)| *number));
+            constant.extend(error.called_in_a_constant());
         }
-        if uncompilable.len() == before {
+        if (uncompilable.len(), constant.len()) == before {
             let first = &errors[0];
             return Err(format!("{}, byte {}: {}", first.file, first.at, first.message));
         }
@@ -78,6 +79,7 @@ fn replace(path: &Path, bytes: &[u8]) -> Result<(), String> {
 fn write(
     mutants: &[(usize, &Mutant)],
     uncompilable: &BTreeSet<usize>,
+    constant: &BTreeSet<String>,
 ) -> Result<BTreeMap<String, Switched>, String> {
     let mut by_file: BTreeMap<&str, Vec<(usize, &Mutant)>> = BTreeMap::new();
     for (number, mutant) in mutants {
@@ -90,7 +92,8 @@ fn write(
     let mut files = BTreeMap::new();
     for (name, mutants) in by_file {
         let source = fs::read_to_string(name).map_err(|error| format!("{name}: {error}"))?;
-        let file = switched(&source, &mutants).map_err(|error| format!("{name}: {error}"))?;
+        let file =
+            switched(&source, &mutants, constant).map_err(|error| format!("{name}: {error}"))?;
         replace(&Path::new(COPY).join(name), file.text.as_bytes())?;
         files.insert(name.to_owned(), file);
     }
@@ -102,6 +105,16 @@ struct CompileError {
     at: usize,
     end: usize,
     message: String,
+}
+
+impl CompileError {
+    /// Returns the name of a function that must be `const`: "cannot call non-const associated
+    /// function `money::Credits::clamped` in constants".
+    fn called_in_a_constant(&self) -> Option<String> {
+        let (_, called) = self.message.split_once("cannot call non-const ")?;
+        let path = called.split('`').nth(1)?;
+        path.rsplit("::").next().map(str::to_owned)
+    }
 }
 
 type Compiled = (BTreeMap<String, PathBuf>, Vec<CompileError>);

@@ -3,7 +3,7 @@
 //! `a < b` becomes `(if switch::is(7) { (a) <= (b) } else { a < b })`. Text is only inserted, never
 //! taken away, so mutants may nest.
 
-use std::ops::Range;
+use std::{collections::BTreeSet, ops::Range};
 
 use proc_macro2::{LineColumn, Span};
 use syn::{spanned::Spanned, visit::Visit};
@@ -29,10 +29,15 @@ pub(crate) struct Switched {
     pub(crate) places: Vec<(usize, Range<usize>)>,
 }
 
-/// Returns the file with those of its mutants that have a switch here. A mutant in a constant has
-/// none: its value is made while the crate is compiled.
-pub(crate) fn switched(source: &str, mutants: &[(usize, &Mutant)]) -> syn::Result<Switched> {
-    let mut visitor = Switches { source, mutants, depth: 0, insertions: Vec::new() };
+/// Returns the file with those of its mutants that have a switch here. What is calculated while the
+/// crate is compiled has none: constants, and the `const` functions of these names. Other functions
+/// are not `const` any more. Nor is there one for the value of a function that returns `impl Trait`.
+pub(crate) fn switched(
+    source: &str,
+    mutants: &[(usize, &Mutant)],
+    constant: &BTreeSet<String>,
+) -> syn::Result<Switched> {
+    let mut visitor = Switches { source, mutants, constant, depth: 0, insertions: Vec::new() };
     visitor.visit_file(&syn::parse_file(source)?);
     let mut insertions = visitor.insertions;
     insertions.sort_by_key(|insertion| (insertion.at, insertion.order));
@@ -55,6 +60,7 @@ pub(crate) fn switched(source: &str, mutants: &[(usize, &Mutant)]) -> syn::Resul
 struct Switches<'a> {
     source: &'a str,
     mutants: &'a [(usize, &'a Mutant)],
+    constant: &'a BTreeSet<String>,
     depth: isize,
     insertions: Vec<Insertion>,
 }
@@ -100,10 +106,18 @@ impl Switches<'_> {
     }
 
     fn function(&mut self, signature: &syn::Signature, block: &syn::Block) {
-        if signature.constness.is_some() {
-            return;
+        if let Some(token) = &signature.constness {
+            if self.constant.contains(&signature.ident.to_string()) {
+                return;
+            }
+            let bytes = token.span.byte_range();
+            self.insert(bytes.start, 0, vec![(None, "/* ".to_owned())]);
+            self.insert(bytes.end, 0, vec![(None, " */".to_owned())]);
         }
-        if let Some(first) = block.stmts.first() {
+        // A value of another type cannot stand beside that of an `impl Trait`.
+        let is_opaque = matches!(&signature.output, syn::ReturnType::Type(_, output)
+            if matches!(**output, syn::Type::ImplTrait(_)));
+        if let Some(first) = block.stmts.first().filter(|_| !is_opaque) {
             let values = self.at(first.span().start(), "FnValue");
             let pieces = values.into_iter().map(|(number, value)| {
                 let piece = format!(" if crate::switch::is({number}) {{ return {value}; }}");
