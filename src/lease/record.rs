@@ -17,6 +17,7 @@ use crate::{
 #[cfg_attr(test, derive(Hash))]
 pub(crate) struct LeaseRecord {
     pub(super) id: LeaseId,
+    #[serde(deserialize_with = "read_number")]
     pub(super) seq: u64,
     pub(super) outbox: OutboxRecord,
 }
@@ -28,11 +29,27 @@ pub(crate) struct LeaseRecord {
 pub(super) struct OutboxRecord {
     pub(super) spent: Credits,
     pub(super) acknowledged: Credits,
+    #[serde(deserialize_with = "read_number")]
     pub(super) batches: u64,
     /// The batch that is not acknowledged: its number, its total, its lines.
     pub(super) frozen: Option<(u64, Credits, Lines)>,
     /// The lines that are in no batch.
     pub(super) lines: Lines,
+}
+
+/// The most that renewals and batches are numbered: ledgers know numbers below 2^53. A lease that
+/// sends one each millisecond gets there in 140 000 years.
+#[cfg(any(test, feature = "journal"))]
+const MAX_NUMBER: u64 = 1 << 52;
+
+/// Reads the number of a renewal or of a batch.
+#[cfg(any(test, feature = "journal"))]
+fn read_number<'de, D: serde::Deserializer<'de>>(number: D) -> Result<u64, D::Error> {
+    let number = u64::deserialize(number)?;
+    if number > MAX_NUMBER {
+        return Err(serde::de::Error::custom(format_args!("no lease sent so many: {number}")));
+    }
+    Ok(number)
 }
 
 /// Usage lines.

@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -33,6 +33,8 @@ pub enum Network {
     DropsRequests,
     /// Nothing passes.
     BlackHole,
+    /// Nothing passes but what comes from clients, or goes to them.
+    OnlyClients,
     /// A byte each millisecond.
     Trickle,
     /// A connection is reset in the middle of an answer.
@@ -83,8 +85,10 @@ impl Proxy {
                 let ((from_client, to_client), (from_server, to_server)) =
                     (client.into_split(), server.into_split());
                 // Either way's end is the end of both.
-                let there = this.clone().pass(from_client, to_server, Way::ToServer);
-                let back = this.clone().pass(from_server, to_client, Way::ToClient);
+                let is_client = Arc::<AtomicBool>::default();
+                let there =
+                    this.clone().pass(from_client, to_server, Way::ToServer, is_client.clone());
+                let back = this.clone().pass(from_server, to_client, Way::ToClient, is_client);
                 tokio::spawn(async move {
                     tokio::select! {
                         () = there => {}
@@ -116,10 +120,23 @@ impl Proxy {
         self.stop_at.store(now + answers, Ordering::SeqCst);
     }
 
-    async fn pass(self, mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way) {
+    async fn pass(
+        self,
+        mut from: OwnedReadHalf,
+        mut to: OwnedWriteHalf,
+        way: Way,
+        is_client: Arc<AtomicBool>,
+    ) {
+        let mut has_begun = false;
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(size @ 1..) = from.read(&mut buffer).await {
             let bytes = &buffer[..size];
+            if way == Way::ToServer && !has_begun {
+                has_begun = true;
+                // Clients say which library they are; replicas and Sentinels do not.
+                let is_of_client = memchr::memmem::find(bytes, b"LIB-NAME").is_some();
+                is_client.store(is_of_client, Ordering::SeqCst);
+            }
             let mode = self.mode();
             let is = |network: Network| mode == network as u8;
             if way == Way::ToClient {
@@ -131,6 +148,7 @@ impl Proxy {
             }
             let (there, back) = (way == Way::ToServer, way == Way::ToClient);
             let is_dropped = is(Network::BlackHole)
+                || (is(Network::OnlyClients) && !is_client.load(Ordering::SeqCst))
                 || (there && is(Network::DropsRequests))
                 || (back && is(Network::DropsAnswers));
             if is_dropped {

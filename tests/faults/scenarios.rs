@@ -31,6 +31,8 @@ pub enum Fault {
     /// The link to the replica is cut, writes are acknowledged, and the master is killed.
     LaggingReplica,
     SentinelFailover,
+    /// The master is on the nodes' side of a partition, and the others let another take over.
+    MinorityPartition,
     /// The old master comes back after another took over.
     OldMasterAlive,
     ClusterFailover(&'static str),
@@ -170,6 +172,7 @@ pub const SCENARIOS: &[Scenario] = &[
         ..forgets(one("a lagging replica takes over", Fault::LaggingReplica))
     },
     sentinel("Sentinel's failover", Fault::SentinelFailover),
+    long(sentinel("a master in the minority", Fault::MinorityPartition), (1_000, 2_000)),
     long(sentinel("the old master comes back", Fault::OldMasterAlive), (2_000, 3_000)),
     cluster("CLUSTER FAILOVER", Fault::ClusterFailover("")),
     cluster("CLUSTER FAILOVER FORCE", Fault::ClusterFailover("FORCE")),

@@ -29,8 +29,15 @@ pub enum Kind {
 
 pub enum Servers {
     One(RedisServer),
-    Pair { servers: Vec<RedisServer>, link: Proxy },
-    Sentinel(Box<Watched>),
+    Pair {
+        servers: Vec<RedisServer>,
+        link: Proxy,
+    },
+    /// All know the first master by the address of a proxy.
+    Sentinel {
+        watched: Box<Watched>,
+        link: Proxy,
+    },
     Cluster(Box<RedisCluster>),
 }
 
@@ -66,7 +73,11 @@ impl Servers {
                 Self::Pair { servers: vec![master, replica], link }
             }
             Kind::Sentinel => {
-                Self::Sentinel(Box::new(spawn_blocking(Watched::start).await.unwrap()))
+                let master = spawn_blocking(Watched::start_master).await.unwrap();
+                let link = Proxy::before(master.port).await;
+                let port = link.address.port();
+                let start = move || Watched::start_of(master, port);
+                Self::Sentinel { watched: Box::new(spawn_blocking(start).await.unwrap()), link }
             }
             Kind::Cluster => {
                 let start = || RedisCluster::start(3, true);
@@ -81,7 +92,7 @@ impl Servers {
         let port = match self {
             Self::One(server) => server.port,
             Self::Pair { servers, .. } => servers[0].port,
-            Self::Sentinel(_) | Self::Cluster(_) => return Vec::new(),
+            Self::Sentinel { .. } | Self::Cluster(_) => return Vec::new(),
         };
         let mut proxies = Vec::new();
         for _ in 0..nodes {
@@ -95,7 +106,7 @@ impl Servers {
         match self {
             Self::One(server) => server.url(),
             Self::Pair { servers, .. } => servers.last().expect("one is there").url(),
-            Self::Sentinel(watched) => watched.url(),
+            Self::Sentinel { watched, .. } => watched.url(),
             Self::Cluster(cluster) => cluster.url(),
         }
     }
@@ -122,7 +133,7 @@ impl Servers {
     }
 
     pub fn watched(&mut self) -> &mut Watched {
-        let Self::Sentinel(watched) = self else { panic!("the scenario has Sentinels") };
+        let Self::Sentinel { watched, .. } = self else { panic!("the scenario has Sentinels") };
         watched
     }
 

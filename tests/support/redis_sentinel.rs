@@ -15,13 +15,23 @@ pub struct Watched {
 /// The password of the servers.
 pub const PASSWORD: &str = "s3cret";
 
+const LOGIN: [&str; 4] = ["--requirepass", PASSWORD, "--masterauth", PASSWORD];
+
 impl Watched {
     pub fn start() -> Self {
-        let login = ["--requirepass", PASSWORD, "--masterauth", PASSWORD];
-        let master = RedisServer::start_with(&login);
-        let port = master.port.to_string();
+        let master = Self::start_master();
+        let port = master.port;
+        Self::start_of(master, port)
+    }
+
+    pub fn start_master() -> RedisServer {
+        RedisServer::start_with(&LOGIN)
+    }
+
+    /// Starts a replica and Sentinels of a master that all others know by this port.
+    pub fn start_of(master: RedisServer, port: u16) -> Self {
         let of = ["--replicaof", &format!("127.0.0.1 {port}"), "--repl-diskless-sync-delay", "0"];
-        let replica = RedisServer::start_with(&[&login[..], &of].concat());
+        let replica = RedisServer::start_with(&[&LOGIN[..], &of].concat());
         let lines = [
             format!("sentinel monitor mymaster 127.0.0.1 {port} 2"),
             format!("sentinel auth-pass mymaster {PASSWORD}"),
