@@ -57,8 +57,14 @@ fn a_token_stands_in_a_field_and_a_cookie_pays_for_its_own_origin_only() {
         assert!(!token.is_empty() && request.headers().values().any(has));
         let is_in = |field: &HeaderName| request.headers().contains_key(field);
         if !is_in(&header::AUTHORIZATION) && !is_in(&FIELDS[2]) {
-            let site = request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes);
-            assert!(site.is_none_or(|site| site == b"same-origin"), "another site's page");
+            let field = |name: &str| request.headers().get(name).map(HeaderValue::as_bytes);
+            let is_own = match field("sec-fetch-site") {
+                Some(site) => site == b"same-origin" || site == b"none",
+                None => field("host").zip(field("origin")).is_some_and(|(host, origin)| {
+                    origin.to_ascii_lowercase().ends_with(&host.to_ascii_lowercase())
+                }),
+            };
+            assert!(is_own, "another site's page: {request:?}");
         }
     });
 }
