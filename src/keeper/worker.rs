@@ -34,7 +34,7 @@ use super::{
     table::{AccountTable, WorkerPermit},
 };
 use crate::{
-    lease::{LeaseRules, MAX_RENEWAL_DELAY, Next},
+    lease::{Lease, LeaseRules, MAX_RENEWAL_DELAY, Next},
     ledger::Renewal,
     observe,
 };
@@ -44,7 +44,7 @@ const REMOVAL_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The least time that closing all leases may take at a shutdown: a call says their totals once
 /// more, a call's time passes until nothing older can act, and another call says goodbye.
-const CLOSING_TIMEOUT: Duration = Duration::from_secs(1);
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time between a panic and the next try.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_millis(100);
@@ -238,6 +238,8 @@ impl Worker {
             gives_up_at: Some(before.map_or(at, |before| before.min(at))),
         });
         for entry in &entries {
+            // The ledger may be there again, and this is the last chance to give back.
+            entry.lock().leases_mut().for_each(Lease::retry_now);
             self.examine(entry);
         }
     }

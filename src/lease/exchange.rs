@@ -115,8 +115,7 @@ impl Exchange {
 
     /// Notes an answer that counts.
     pub(super) fn succeeded(&mut self) {
-        self.failures = 0;
-        self.retry_at = Duration::ZERO;
+        self.retry_now();
     }
 
     /// Notes a failure. The next try comes after a pause that doubles, up to a second.
@@ -125,6 +124,12 @@ impl Exchange {
         let longest = Duration::from_secs(1).min(rules.ttl / 60);
         self.failures = self.failures.saturating_add(1);
         self.retry_at = now + pause.min(longest);
+    }
+
+    /// Lets the next renewal wait for no pause, as if none had failed.
+    pub(super) fn retry_now(&mut self) {
+        self.failures = 0;
+        self.retry_at = Duration::ZERO;
     }
 
     /// Notes that the process was suspended until `woke_at`.

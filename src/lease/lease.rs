@@ -371,8 +371,14 @@ impl<W, R: Run> Lease<W, R> {
 
     /// Returns `true` if it is settled and has said goodbye, or could not.
     pub(crate) fn is_closed(&self) -> bool {
-        let needs_no_goodbye = !self.exchange.has_spoken() || self.exchange.has_failed();
-        self.life.is_gone() || (self.is_settled() && needs_no_goodbye)
+        self.life.is_gone()
+            || (self.is_settled() && !self.exchange.has_spoken())
+            || (self.is_failing() && self.owes_nothing())
+    }
+
+    /// Lets the next renewal wait for no pause after failures: the node ends.
+    pub(crate) fn retry_now(&mut self) {
+        self.exchange.retry_now();
     }
 
     /// Composes the next renewal, and gives up what it gives up. `flush` as in
