@@ -3,6 +3,7 @@
 mod permits;
 mod renewal;
 mod requests;
+mod running;
 mod surplus;
 
 use std::{cell::Cell, num::NonZeroU32, rc::Rc, time::Duration};

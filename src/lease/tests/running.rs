@@ -1,0 +1,127 @@
+//! When one request needs a renewal, against its definition, millisecond for millisecond.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::lease::running::Running;
+
+/// A request that uses a nano-dollar each millisecond.
+#[derive(Clone, Debug)]
+struct Steady {
+    stops_at_slice: bool,
+    is_settleable: bool,
+}
+
+impl Run for Steady {
+    fn accrued(&self, now: Duration) -> Credits {
+        nanos(i64::try_from(now.as_millis()).unwrap())
+    }
+
+    fn time_until(&self, cost: Credits, now: Duration) -> Duration {
+        Duration::from_millis(cost.as_nano_usd().unsigned_abs()).saturating_sub(now)
+    }
+
+    fn granted(&mut self, _: Credits, _: Duration) {}
+
+    fn denied(&mut self, _: RefillDenial) {}
+
+    fn stops_at_slice(&self) -> bool {
+        self.stops_at_slice
+    }
+
+    fn settleable(&self, now: Duration) -> Option<Usage> {
+        let cost = self.accrued(now);
+        let compute_micros = u64::try_from(now.as_micros()).unwrap();
+        self.is_settleable.then_some(Usage { requests: 1, compute_micros, cost })
+    }
+
+    fn end(&mut self, now: Duration) -> Option<Usage> {
+        let cost = self.accrued(now);
+        Some(Usage { requests: 1, compute_micros: u64::try_from(now.as_micros()).unwrap(), cost })
+    }
+
+    fn line(&self) -> LineKey {
+        LineKey::Other
+    }
+
+    fn line_number(&self) -> u64 {
+        0
+    }
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+proptest! {
+    /// It is due once half of its hold is left, and no earlier, or once it has half of its hold to
+    /// settle.
+    #[test]
+    fn a_request_is_due_at_the_first_moment_at_which_it_needs_something(
+        slice in 0..200_i64,
+        hold in 0..200_i64,
+        stops_at_slice: bool,
+        is_settleable: bool,
+        settled_at in 0..200_u64,
+        looked_at in 0..200_u64,
+    ) {
+        let run = Steady { stops_at_slice, is_settleable };
+        let mut running = Running::new(0, nanos(slice), nanos(hold), run, Duration::ZERO);
+        running.settle_so_far(ms(settled_at));
+        // A short grant is followed by a pause of half of its slice.
+        let refill_from = if slice < hold { slice / 2 } else { 0 };
+        let slice = running.slice().as_nano_usd();
+        let settled = running.settled_cost().as_nano_usd();
+        let needs_refill = |now: i64| {
+            let level = if hold == 0 { now > slice } else { now >= (slice - hold / 2).max(0) };
+            level && now >= refill_from
+        };
+        let half = (hold / 2).max(1);
+        let needs_settling = |now: i64| {
+            let fits = !stops_at_slice || settled + half <= slice;
+            hold > 0 && is_settleable && now >= settled + half && fits
+        };
+        let from = looked_at.max(settled_at);
+        let due = running.due_at(ms(from));
+        let first = (i64::try_from(from).unwrap()..1_000)
+            .find(|now| needs_refill(*now) || needs_settling(*now));
+        // What costs nothing yet is looked at when it might.
+        let first = first.filter(|first| hold > 0 || *first == i64::try_from(from).unwrap());
+        let expected = first.map_or(Duration::MAX, |at| ms(at.unsigned_abs()));
+        prop_assert_eq!(due, expected);
+        for now in 0..400 {
+            let due = running.due_refill(ms(now)).is_some();
+            prop_assert_eq!(due, needs_refill(i64::try_from(now).unwrap()), "at {} ms", now);
+        }
+    }
+
+    /// What it is billed is its use: no more than its slice if it stops there, and never less than
+    /// what is settled. It is one request, when it ends.
+    #[test]
+    fn what_is_settled_adds_up_to_what_is_billed(
+        slice in 1..200_i64,
+        stops_at_slice: bool,
+        times in proptest::collection::vec(0..100_u64, 0..6),
+        last in 0..100_u64,
+    ) {
+        let run = Steady { stops_at_slice, is_settleable: true };
+        let mut running = Running::new(0, nanos(slice), nanos(slice), run, Duration::ZERO);
+        let (mut now, mut sum) = (0, Usage::default());
+        for time in times {
+            now += time;
+            let more = running.settle_so_far(ms(now)).unwrap_or_default();
+            prop_assert_eq!(more.requests, 0);
+            sum.add(more);
+            prop_assert_eq!(running.settled_cost(), sum.cost);
+            prop_assert!(running.slice() >= sum.cost);
+        }
+        now += last;
+        let used = running.run_mut().end(ms(now));
+        let rest = running.settle(used).unwrap();
+        sum.add(rest);
+        let cost = i64::try_from(now).unwrap();
+        let cost = if stops_at_slice { cost.min(slice) } else { cost };
+        let expected = Usage { requests: 1, compute_micros: now * 1_000, cost: nanos(cost) };
+        prop_assert_eq!(sum, expected);
+    }
+}
