@@ -5,7 +5,7 @@
 //! A [`Scene`] has one or two nodes that take one or two requests of one account each, for some
 //! ticks, and at most two kinds of fault, once or twice each: messages that are lost or copied (all
 //! are late and out of order), nodes that are suspended, that are killed and come back with or
-//! without their journals, or that shut down; a ledger that fails over and forgets up to two
+//! without their journals, which may be of before, or that shut down; a ledger that fails over and forgets up to two
 //! writes; a month that ends and is closed. In each state the [`PROPERTIES`] must hold. When the
 //! time of the scene is over, all that is under way comes to its end without faults, and every
 //! debit must be exact, apart from what a process that was killed had not written.
@@ -48,6 +48,9 @@ const TTL: u64 = 4;
 
 /// Time for which a node is suspended, in ticks: as long as a hold lasts.
 const SLEEP: u64 = 4;
+
+/// Time for which a journal is not written, in ticks.
+const STALL: u64 = 2;
 
 /// The most of its last writes that the ledger forgets.
 const FORGETTABLE: usize = 2;
@@ -199,6 +202,13 @@ fn a_node_that_is_killed_and_has_a_journal() {
     let faults = Faults { killed: 1, ..NONE };
     let base = Scene { lengths: &[3], journal: true, ..Scene::BASE };
     check(Scene { name: "the same, with a journal", ticks: 3, faults, ..base });
+}
+
+#[test]
+fn a_node_that_is_killed_and_has_a_journal_of_before() {
+    let faults = Faults { killed: 1, stalled: 1, ..NONE };
+    let base = Scene { nodes: 1, requests: 2, lengths: &[3], journal: true, ..Scene::BASE };
+    check(Scene { name: "the same, with a journal of before", ticks: 3, faults, ..base });
 }
 
 #[test]

@@ -26,14 +26,17 @@ type NodeLease = Lease<Waiter, Request>;
 
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Node {
-    /// Its leases, each of a month. The last that is open is in use.
+    /// Its leases, each of a month. The last that is open, and was not recovered, is in use.
     leases: Vec<(Period, NodeLease)>,
+    recovered: Vec<LeaseId>,
     running: Vec<(LeaseId, RunId)>,
     /// Renewals that are not answered: lease, number, and when they were sent.
     awaited: Vec<(LeaseId, u64, u64)>,
     journal: BTreeMap<LeaseId, (Period, LeaseRecord)>,
     pub(super) parts: Arc<[PartTerms]>,
     pub(super) is_down: bool,
+    /// Until then, its journal is not written.
+    journal_stalls_until: u64,
     /// It is suspended: it does nothing, and its clock goes on.
     asleep_until: Option<u64>,
     /// It is shutting down: nothing new begins, its leases settle and say goodbye.
@@ -68,11 +71,13 @@ impl Node {
     pub(super) fn new(parts: Arc<[PartTerms]>, to_come: u8) -> Self {
         Self {
             leases: Vec::new(),
+            recovered: Vec::new(),
             running: Vec::new(),
             awaited: Vec::new(),
             journal: BTreeMap::new(),
             parts,
             is_down: false,
+            journal_stalls_until: 0,
             asleep_until: None,
             is_closing: false,
             to_come,
@@ -103,6 +108,10 @@ impl Node {
 
     pub(super) fn sleep_until(&mut self, tick: u64) {
         self.asleep_until = Some(tick);
+    }
+
+    pub(super) fn stall_journal_until(&mut self, tick: u64) {
+        self.journal_stalls_until = tick;
     }
 
     /// Goes on if its time has come, as a process does that was suspended.
@@ -147,8 +156,10 @@ impl Node {
     pub(super) fn begin(&mut self, scene: &Scene, length: i64, names: &mut u128, tick: u64) {
         self.to_come -= 1;
         let period = scene.period(tick);
-        let is_current =
-            |(month, lease): &&mut (Period, NodeLease)| *month == period && !lease.is_leaving();
+        let recovered = &self.recovered;
+        let is_current = |(month, lease): &&mut (Period, NodeLease)| {
+            *month == period && !lease.is_leaving() && !recovered.contains(&lease.id())
+        };
         if self.leases.iter_mut().rev().find(is_current).is_none() {
             *names += 1;
             let lease = Lease::new(LeaseId::from_bits(*names), at(tick));
@@ -246,7 +257,7 @@ impl Node {
         if !scene.journal {
             self.journal.clear();
         }
-        (self.is_down, self.is_closing) = (true, false);
+        (self.is_down, self.is_closing, self.journal_stalls_until) = (true, false, 0);
     }
 
     /// Another process takes its place, with its journal.
@@ -257,6 +268,7 @@ impl Node {
         self.leases = recovered
             .map(|(period, record)| (period, Lease::recovered(record, &rules, at(tick))))
             .collect();
+        self.recovered = self.journal.keys().copied().collect();
     }
 
     /// Ends the requests that run with what they used so far, and sends those away that wait.
@@ -317,7 +329,7 @@ impl Node {
                 Next::Wait(_) | Next::Gone => {}
             }
         }
-        if scene.journal {
+        if scene.journal && tick >= self.journal_stalls_until {
             self.write_journal(tick);
         }
         self.leases.retain(|(_, lease)| lease.next(&rules, flush, now) != Next::Gone);

@@ -20,6 +20,8 @@ pub(super) struct Faults {
     pub(super) slept: u8,
     /// Crashes of a node's process.
     pub(super) killed: u8,
+    /// Times in which a node's journal is not written.
+    pub(super) stalled: u8,
     /// Orderly ends of a node's process.
     pub(super) shut_down: u8,
     /// Failovers of the ledger that forget its last writes.
@@ -72,6 +74,7 @@ impl Scene {
             copied: 0,
             slept: 0,
             killed: 0,
+            stalled: 0,
             shut_down: 0,
             failed_over: 0,
             closed: 0,

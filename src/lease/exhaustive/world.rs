@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    DEADLINE, MESSAGE_LIFE, SETTLES_WITHIN, SLEEP, TICK, TTL, at,
+    DEADLINE, MESSAGE_LIFE, SETTLES_WITHIN, SLEEP, STALL, TICK, TTL, at,
     node::{Node, Tally},
     scene::{Faults, Scene, first_month},
 };
@@ -69,6 +69,7 @@ pub(super) enum Action {
     Lose(usize),
     Sleep(usize),
     Kill(usize),
+    StallJournal(usize),
     Restart(usize),
     ShutDown(usize),
     /// The ledger forgets this many of its last writes.
@@ -130,6 +131,9 @@ impl World {
             if self.left.killed > 0 && node.may_be_killed() {
                 actions.push(Action::Kill(at));
             }
+            if self.left.stalled > 0 && node.may_be_killed() {
+                actions.push(Action::StallJournal(at));
+            }
             if self.left.shut_down > 0 && node.may_shut_down() {
                 actions.push(Action::ShutDown(at));
             }
@@ -177,6 +181,10 @@ impl World {
                 self.messages.retain(|message| {
                     message.node != node || matches!(message.content, Content::Renewal(..))
                 });
+            }
+            Action::StallJournal(node) => {
+                self.left.stalled -= 1;
+                self.nodes[node].stall_journal_until(self.tick + STALL);
             }
             Action::Restart(node) => {
                 self.nodes[node].restart(scene, self.tick);

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    hash::{DefaultHasher, Hash, Hasher},
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -27,11 +28,13 @@ pub(crate) struct Built {
 /// Compiles the mutants, again without those that do not compile until all do.
 pub(crate) fn build(plan: &Plan, mutants: &[(usize, &Mutant)]) -> Result<Built, String> {
     copy_tree()?;
-    let (mut uncompilable, mut constant) = (BTreeSet::new(), BTreeSet::new());
+    let mut uncompilable = found_before(mutants);
+    let mut constant = BTreeSet::new();
     loop {
         let files = write(mutants, &uncompilable, &constant)?;
         let (binaries, errors) = compile(plan)?;
         if errors.is_empty() {
+            remember(mutants, &uncompilable)?;
             let switched = files.values().flat_map(|file| &file.places).map(|place| place.0);
             return Ok(Built { binaries, switched: switched.collect(), uncompilable });
         }
@@ -50,6 +53,29 @@ pub(crate) fn build(plan: &Plan, mutants: &[(usize, &Mutant)]) -> Result<Built, 
         }
         eprintln!("{} errors: {} mutants do not compile", errors.len(), uncompilable.len());
     }
+}
+
+/// The mutants that did not compile, each with its file's text as a number.
+const UNCOMPILABLE: &str = "target/mutants/uncompilable.txt";
+
+/// Returns the mutants of which it is known that they do not compile, since their files are the same.
+fn found_before(mutants: &[(usize, &Mutant)]) -> BTreeSet<usize> {
+    let known = fs::read_to_string(UNCOMPILABLE).unwrap_or_default();
+    let known: BTreeSet<&str> = known.lines().collect();
+    let found = mutants.iter().filter(|(_, mutant)| known.contains(line_of(mutant).as_str()));
+    found.map(|(number, _)| *number).collect()
+}
+
+fn remember(mutants: &[(usize, &Mutant)], uncompilable: &BTreeSet<usize>) -> Result<(), String> {
+    let found = mutants.iter().filter(|(number, _)| uncompilable.contains(number));
+    let lines: Vec<String> = found.map(|(_, mutant)| line_of(mutant)).collect();
+    replace(Path::new(UNCOMPILABLE), lines.join("\n").as_bytes())
+}
+
+fn line_of(mutant: &Mutant) -> String {
+    let mut hasher = DefaultHasher::new();
+    fs::read(&mutant.file).unwrap_or_default().hash(&mut hasher);
+    format!("{:x} {}", hasher.finish(), mutant.name)
 }
 
 /// Copies what git knows. A file that is the same stays, so that cargo does not compile it again.
