@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn no_client_is_told_a_time_that_is_too_short() {
+    fn times_for_clients_are_rounded_up_to_whole_seconds() {
         for (millis, seconds) in [(0, 1), (1, 1), (1_000, 1), (1_001, 2), (59_999, 60)] {
             assert_eq!(whole_seconds(Duration::from_millis(millis)), seconds, "{millis} ms");
         }

@@ -292,9 +292,8 @@ mod tests {
         assert_eq!(expensive.cost(Duration::MAX), Err(MoneyError::TooLarge));
     }
 
-    /// The longest time whose product with the price is calculated in 64 bits, and those beside it.
     #[test]
-    fn a_cost_at_the_end_of_64_bits_is_exact() {
+    fn costs_are_exact_on_both_sides_of_the_limit_of_64_bits() {
         let price = Price::per_second(nanos(1));
         for seconds in SECONDS_IN_64_BITS - 1..=SECONDS_IN_64_BITS + 1 {
             let cost = i64::try_from(seconds).unwrap();

@@ -1,8 +1,8 @@
 //! Input of fuzz tests that gets past a parser's first line, made from random bytes: text of words
 //! that the parser knows, and valid documents with some edits.
 
-/// Returns what the bytes stand for: themselves, as words of which the parser knows some, and as
-/// edits of each of some documents.
+/// Returns several inputs for some bytes: the bytes as text, a text of the parser's words, and each
+/// document with edits.
 pub(crate) fn inputs(bytes: &[u8], words: &[&str], documents: &[&str]) -> Vec<String> {
     let mut inputs = vec![String::from_utf8_lossy(bytes).into_owned(), text_of(bytes, words)];
     inputs.extend(documents.iter().map(|document| {
@@ -11,14 +11,14 @@ pub(crate) fn inputs(bytes: &[u8], words: &[&str], documents: &[&str]) -> Vec<St
     inputs
 }
 
-/// Returns a text for some bytes. Of two bytes, one stands for a word, the other for itself.
+/// Returns a text: half of all byte values stand for a word, the others for themselves.
 pub(crate) fn text_of(bytes: &[u8], words: &[&str]) -> String {
     let piece = |byte: &u8| word_of(*byte, words).unwrap_or_else(|| char::from(*byte).to_string());
     bytes.iter().map(piece).collect()
 }
 
-/// Returns a document with up to eight edits. Five bytes say what is replaced, and whether a word, a
-/// byte or another piece of the document replaces it.
+/// Returns a document with up to eight edits of five bytes each: where, how much, and what is put
+/// there: a word, a byte, another piece of the document, or nothing.
 pub(crate) fn edited(document: &[u8], edits: &[u8], words: &[&str]) -> Vec<u8> {
     let mut edited = document.to_vec();
     for edit in edits.chunks_exact(5).take(8) {
@@ -37,6 +37,7 @@ pub(crate) fn edited(document: &[u8], edits: &[u8], words: &[&str]) -> Vec<u8> {
     edited
 }
 
+/// Returns the word that a byte stands for, if any.
 fn word_of(byte: u8, words: &[&str]) -> Option<String> {
     let number = usize::from(byte) % (2 * words.len()).max(1);
     words.get(number).map(|word| (*word).to_owned())

@@ -43,8 +43,9 @@ impl ContentType {
     }
 }
 
+/// `true` for a parameter that all servers read. Some look for `boundary` in lower case first.
 fn is_known((name, _): &(&str, &str)) -> bool {
-    ["boundary", "charset"].iter().any(|known| known.eq_ignore_ascii_case(name))
+    ["boundary", "charset"].contains(name)
 }
 
 /// `true` for a boundary by RFC 2046, section 5.1.1, without spaces.

@@ -83,7 +83,8 @@ impl<'a> Part<'a> {
             .and_then(|value| value.split_at_checked("form-data".len()))
             .filter(|(kind, _)| kind.eq_ignore_ascii_case("form-data"))
             .and_then(|(_, rest)| parameters::parse(rest))
-            // Servers give others a meaning: `name*0`, for example. Some read `NAME`, some do not.
+            // Servers give a meaning to others, for example `name*0`. Only some read `NAME` as
+            // `name`.
             .filter(|found| {
                 found.iter().all(|(name, _)| ["name", "filename", "filename*"].contains(name))
             });
@@ -92,7 +93,8 @@ impl<'a> Part<'a> {
         else {
             return Err(BodyProblem::Multipart(
                 "a part's `Content-Disposition` is not `form-data; name=\"<name>\"`, with a plain \
-                 name and, for a file, a `filename`",
+                 name and, for a file, a `filename`: write both words in lower case, and only \
+                 ASCII letters, digits and `_-.[]` in a name",
             ));
         };
         is_file |= ["filename", "filename*"]

@@ -93,6 +93,8 @@ fn json_that_parsers_read_differently_is_refused() {
         "multipart/form-data; boundary=a; boundary=b",
         "multipart/form-data; boundary=\"a\\\"\"",
         "multipart/mixed; boundary=a",
+        "multipart/form-data; BOUNDARY=xyz",
+        "multipart/form-data; BOUNDARY=\"xboundary=y\"",
         "multipart/form-data; boundary=xyz; charset=utf-7",
         "multipart/form-data; boundary=xyz; boundary*0=other",
         "multipart/form-data; xboundary=other; boundary=xyz",

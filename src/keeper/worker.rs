@@ -42,9 +42,12 @@ use crate::{
 /// Interval at which an entry that cannot be removed yet is examined.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The least time that closing all leases may take at a shutdown: a call says their totals once
-/// more, a call's time passes until nothing older can act, and another call says goodbye.
+/// The least time limit for closing all leases at a shutdown. It fits two calls, the total once more
+/// and the goodbye, and the time between them in which an older renewal may still act.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Time after which closing gives up a lease that the ledger does not answer.
+const CLOSING_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Time between a panic and the next try.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_millis(100);
@@ -66,6 +69,7 @@ struct Ending {
     /// Entries that have yet to finish this step.
     open: HashSet<u64>,
     step: Step,
+    began_at: Instant,
     /// Moment at which it stops, whatever is open.
     gives_up_at: Option<Instant>,
 }
@@ -213,6 +217,7 @@ impl Worker {
         self.ending = Some(Ending {
             open: entries.iter().map(|entry| entry.id).collect(),
             step,
+            began_at: Instant::now(),
             gives_up_at: (step == Step::Settle).then(|| Instant::now() + SHUTDOWN_TIMEOUT),
         });
         for entry in &entries {
@@ -229,17 +234,19 @@ impl Worker {
     /// Closes all leases, now that nothing is owed: that takes no time from those that owe.
     fn close_leases(&mut self) {
         let timeout = CLOSING_TIMEOUT.max(3 * self.table.rules.deadline + 2 * MAX_RENEWAL_DELAY);
-        let at = Instant::now() + timeout;
+        let began_at = Instant::now();
+        let at = began_at + timeout;
         let entries = self.table.entries();
         let before = self.ending.as_ref().and_then(|ending| ending.gives_up_at);
         self.ending = Some(Ending {
             open: entries.iter().map(|entry| entry.id).collect(),
             step: Step::CloseLeases,
+            began_at,
             gives_up_at: Some(before.map_or(at, |before| before.min(at))),
         });
         for entry in &entries {
-            // The ledger may be there again, and this is the last chance to give back.
-            entry.lock().leases_mut().for_each(Lease::retry_now);
+            // The ledger may be there again, and holds can only be given back now.
+            entry.lock().leases_mut().for_each(Lease::forget_failures);
             self.examine(entry);
         }
     }
@@ -305,7 +312,10 @@ impl Worker {
         if let Some(ending) = &mut self.ending
             && state.leases().all(|lease| match ending.step {
                 Step::Drain | Step::Settle => lease.owes_nothing() && !lease.is_running(),
-                Step::CloseLeases => lease.is_closed(),
+                Step::CloseLeases => {
+                    let is_late = ending.began_at.elapsed() >= CLOSING_PATIENCE;
+                    lease.is_closed() || (is_late && lease.has_failed())
+                }
             })
         {
             ending.open.remove(&entry.id);

@@ -142,3 +142,88 @@ fn admit_for(rules: &LeaseRules) -> Duration {
 fn count(requests: usize) -> u32 {
     u32::try_from(requests).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: NonZeroU32 = NonZeroU32::new(100).unwrap();
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// A pool that was granted a share by a renewal at one second.
+    fn pool(share: u32, remaining: u32) -> ConcurrencyPool {
+        let (rules, mut pool) = (LeaseRules::default(), ConcurrencyPool::default());
+        pool.set_limit(MOST);
+        pool.request(0, 1, &rules, ms(1_000)).unwrap();
+        pool.granted(Concurrency { granted: share, remaining }, &rules, ms(1_000));
+        pool
+    }
+
+    #[test]
+    fn a_share_is_of_use_for_a_third_of_its_time_in_the_ledger() {
+        let (pool, lapses) = (pool(2, 5), ms(1_000) + admit_for(&LeaseRules::default()));
+        assert!(admit_for(&LeaseRules::default()) <= SHARE_LIFETIME / 3);
+        for (running, now, has_room) in [
+            (0, ms(1_000), true),
+            (1, lapses - ms(1), true),
+            (2, ms(1_000), false),
+            (1, lapses, false),
+        ] {
+            assert_eq!(pool.has_room(MOST, running, now), has_room, "{running} run at {now:?}");
+        }
+        assert!(!pool.has_room(NonZeroU32::MIN, 1, ms(1_000)), "a limit that is lower since");
+    }
+
+    #[test]
+    fn the_ledger_is_asked_before_a_share_lapses_and_soon_if_others_need_it() {
+        let rules = LeaseRules::default();
+        let (soon, lapses) = (ms(1_000) + rules.flush / 10, ms(1_000) + admit_for(&rules));
+        let unneeded = ms(1_000) + (rules.flush * WINDOW).min(admit_for(&rules));
+        for (share, left, running, due) in [
+            (0, 0, 0, Duration::MAX),
+            (0, 5, 0, Duration::MAX),
+            (0, 0, 1, lapses),
+            (4, 0, 3, soon),
+            (4, 0, 4, lapses),
+            (4, 5, 0, unneeded),
+            (4, 5, 1, unneeded),
+            (4, 5, 2, lapses),
+            (4, 5, 4, lapses),
+        ] {
+            let due_at = pool(share, left).due(&rules, running);
+            assert_eq!(due_at, due, "{running} run of {share}, and {left} are left");
+        }
+        assert_eq!(ConcurrencyPool::default().due(&rules, 1), Duration::MAX, "nobody has a limit");
+    }
+
+    #[test]
+    fn it_asks_for_those_that_wait_and_for_twice_as_many_as_lately_ran() {
+        let rules =
+            LeaseRules { ahead: Some(crate::HoldAhead::default()), ..LeaseRules::default() };
+        let window = rules.flush * WINDOW;
+        let mut pool = pool(10, 90);
+        pool.note_running(6);
+        let asked = |pool: &mut ConcurrencyPool, running, waiting, now| {
+            let asked = pool.request(running, waiting, &rules, now);
+            (asked.map(|asked| asked.wanted), pool.asked_for_waiting())
+        };
+        // Six ran, so twelve: nine more than three.
+        assert_eq!(asked(&mut pool, 3, 0, ms(1_100)), (Some(12), false));
+        assert_eq!(asked(&mut pool, 3, 20, ms(1_200)), (Some(23), true));
+        // Six ran in the window before, and in the one that begins now three do.
+        assert_eq!(asked(&mut pool, 3, 0, ms(1_200) + window), (Some(12), false));
+        assert_eq!(asked(&mut pool, 3, 0, ms(1_200) + window * 2 - ms(1)), (Some(12), false));
+        // Six ran in none of the last two.
+        assert_eq!(asked(&mut pool, 3, 0, ms(1_200) + window * 2), (Some(6), false));
+        // Little of what is left, and nothing if nothing is.
+        pool.granted(Concurrency { granted: 4, remaining: 7 }, &rules, ms(3_000));
+        assert_eq!(asked(&mut pool, 4, 0, ms(3_000)), (Some(5), false));
+        pool.granted(Concurrency { granted: 4, remaining: 0 }, &rules, ms(3_000));
+        assert_eq!(asked(&mut pool, 4, 0, ms(3_000)), (Some(4), false));
+        assert_eq!(asked(&mut pool, 0, 0, ms(3_100)), (None, false));
+        assert_eq!(pool.due(&rules, 0), Duration::MAX, "the share is given back");
+    }
+}

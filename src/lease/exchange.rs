@@ -115,7 +115,7 @@ impl Exchange {
 
     /// Notes an answer that counts.
     pub(super) fn succeeded(&mut self) {
-        self.retry_now();
+        self.forget_failures();
     }
 
     /// Notes a failure. The next try comes after a pause that doubles, up to a second.
@@ -126,8 +126,8 @@ impl Exchange {
         self.retry_at = now + pause.min(longest);
     }
 
-    /// Lets the next renewal wait for no pause, as if none had failed.
-    pub(super) fn retry_now(&mut self) {
+    /// Forgets earlier failures: the next renewal is sent without a pause.
+    pub(super) fn forget_failures(&mut self) {
         self.failures = 0;
         self.retry_at = Duration::ZERO;
     }

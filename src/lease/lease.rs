@@ -369,16 +369,20 @@ impl<W, R: Run> Lease<W, R> {
         self.is_settled() || (self.is_failing() && !is_owed && !self.has_waiting())
     }
 
-    /// Returns `true` if it is settled and has said goodbye, or could not.
+    /// Returns `true` if nothing is left to do at a shutdown: it has said goodbye, or the ledger
+    /// never heard of it.
     pub(crate) fn is_closed(&self) -> bool {
-        self.life.is_gone()
-            || (self.is_settled() && !self.exchange.has_spoken())
-            || (self.is_failing() && self.owes_nothing())
+        self.life.is_gone() || (self.is_settled() && !self.exchange.has_spoken())
     }
 
-    /// Lets the next renewal wait for no pause after failures: the node ends.
-    pub(crate) fn retry_now(&mut self) {
-        self.exchange.retry_now();
+    /// Returns `true` if the ledger did not answer the last renewal.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.exchange.has_failed()
+    }
+
+    /// Forgets earlier failures, so that a shutdown tries again at once.
+    pub(crate) fn forget_failures(&mut self) {
+        self.exchange.forget_failures();
     }
 
     /// Composes the next renewal, and gives up what it gives up. `flush` as in

@@ -37,17 +37,19 @@ pub(super) struct OutboxRecord {
     pub(super) lines: Lines,
 }
 
-/// The most that renewals and batches are numbered: ledgers know numbers below 2^53. A lease that
-/// sends one each millisecond gets there in 140 000 years.
+/// The largest number of a renewal or of a batch. Ledgers are exact below 2^53, and each process
+/// that goes on with the record begins 2^32 further: a million can.
 #[cfg(any(test, feature = "journal"))]
-const MAX_NUMBER: u64 = 1 << 52;
+const MAX_SEQUENCE_NUMBER: u64 = 1 << 52;
 
 /// Reads the number of a renewal or of a batch.
 #[cfg(any(test, feature = "journal"))]
 fn read_number<'de, D: serde::Deserializer<'de>>(number: D) -> Result<u64, D::Error> {
     let number = u64::deserialize(number)?;
-    if number > MAX_NUMBER {
-        return Err(serde::de::Error::custom(format_args!("no lease sent so many: {number}")));
+    if number > MAX_SEQUENCE_NUMBER {
+        return Err(serde::de::Error::custom(format_args!(
+            "{number} is no number of a renewal or a batch: it is above 2^52"
+        )));
     }
     Ok(number)
 }

@@ -68,3 +68,34 @@ impl Holds {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn if_a_clock_steps_back_a_hold_ends_later_by_the_step_and_by_a_day_at_most() {
+        let (lifetime, set_at) =
+            (Duration::from_secs(600), UnixTime::from_millis(1_796_000_000_000));
+        let (tick, lease) = (Duration::from_millis(1), LeaseId::from_bits(1));
+        let hour = Duration::from_secs(3_600);
+        for (step, lasts) in [
+            (Duration::ZERO, lifetime),
+            (hour, lifetime + hour),
+            (MAX_HOLD_LIFETIME - lifetime, MAX_HOLD_LIFETIME),
+            (MAX_HOLD_LIFETIME - lifetime + tick, Duration::ZERO),
+            (MAX_HOLD_LIFETIME * 40, Duration::ZERO),
+        ] {
+            let held = |passed: Duration| {
+                let mut holds = Holds::default();
+                holds.set(lease, Credits::SMALLEST, set_at + lifetime);
+                holds.release(set_at - step + passed);
+                holds.held
+            };
+            assert_eq!(held(lasts), Credits::ZERO, "a step of {step:?}");
+            if let Some(before) = lasts.checked_sub(tick) {
+                assert_eq!(held(before), Credits::SMALLEST, "a step of {step:?}");
+            }
+        }
+    }
+}

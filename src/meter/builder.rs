@@ -17,7 +17,7 @@ use super::{
     bill_policy::HostPolicy,
     credit_meter::{CreditMeter, Inner},
     drain::MAX_LONG_DRAINS,
-    settings::{Classify, FormatChoice, ResponseSettings, Settings, UploadSettings},
+    settings::{Classify, FormatChoice, Settings},
     shadow::{ShadowCounts, ShadowLedger},
     upload_budget::{UploadBudget, UploadMemory},
 };
@@ -28,23 +28,12 @@ use crate::{
     keeper::{Keeper, Worker},
     lease::LeaseRules,
     ledger::{Ledger, MAX_KEPT_FOR},
-    metering::{
-        FinishedRequest, Instruments, ReadAheadBudget, ReadAheadLimits, ReportHistories,
-        SharedClocks,
-    },
+    metering::{FinishedRequest, Instruments, ReadAheadBudget, ReportHistories, SharedClocks},
     observe,
     plan::{Classification, PlanHandle},
     records::{KeptCosts, RecordDelivery, Records},
-    rejection::DenialStyle,
     threshold::{MAX_THRESHOLDS, ThresholdHook},
 };
-
-/// The most accounts that a node keeps leases of, by default.
-const MAX_ACCOUNTS: usize = 1 << 18;
-
-/// The most bytes of a request's body that are read to find out what it runs, and of all together.
-const MAX_REQUEST_BODY: usize = 8 << 20;
-const MAX_REQUEST_BODIES_TOTAL: usize = 256 << 20;
 
 /// The field in which a request names the organisation that pays, as Hugging Face's clients send
 /// it.
@@ -116,31 +105,7 @@ impl CreditMeterBuilder {
             identify,
             classify: None,
             time: Time::system(),
-            settings: Settings {
-                rules: LeaseRules::default(),
-                max_accounts: MAX_ACCOUNTS,
-                compute_until_head: false,
-                request_extensions: true,
-                shadow: false,
-                denials: DenialStyle {
-                    unavailable: StatusCode::SERVICE_UNAVAILABLE,
-                    format: DenialFormat::Problem,
-                    grpc: false,
-                    grpc_web: false,
-                },
-                response: ResponseSettings {
-                    inference_id: true,
-                    rate_limit: true,
-                    usage_headers: false,
-                },
-                identify_timeout: Duration::from_secs(5),
-                read_ahead: ReadAheadLimits::default(),
-                uploads: UploadSettings {
-                    max_bytes: MAX_REQUEST_BODY,
-                    stall_timeout: Duration::from_secs(60),
-                },
-                upload_memory: MAX_REQUEST_BODIES_TOTAL,
-            },
+            settings: Settings::default(),
             host_policy: None,
             bill_to_header: Some(BILL_TO),
             hook: None,

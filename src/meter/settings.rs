@@ -2,6 +2,8 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use http::StatusCode;
+
 use crate::{
     DenialFormat, Plan, identify::RequestHead, lease::LeaseRules, metering::ReadAheadLimits,
     plan::Classification, rejection::DenialStyle,
@@ -25,6 +27,43 @@ pub(super) struct Settings {
     pub(super) uploads: UploadSettings,
     /// The most bytes of request bodies in memory.
     pub(super) upload_memory: usize,
+}
+
+/// The most accounts that a node keeps leases of, by default.
+const MAX_ACCOUNTS: usize = 1 << 18;
+
+/// The most bytes of a request's body that are read to find out what it runs, and of all together.
+const MAX_REQUEST_BODY: usize = 8 << 20;
+const MAX_REQUEST_BODIES_TOTAL: usize = 256 << 20;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            rules: LeaseRules::default(),
+            max_accounts: MAX_ACCOUNTS,
+            compute_until_head: false,
+            request_extensions: true,
+            shadow: false,
+            denials: DenialStyle {
+                unavailable: StatusCode::SERVICE_UNAVAILABLE,
+                format: DenialFormat::Problem,
+                grpc: false,
+                grpc_web: false,
+            },
+            response: ResponseSettings {
+                inference_id: true,
+                rate_limit: true,
+                usage_headers: false,
+            },
+            identify_timeout: Duration::from_secs(5),
+            read_ahead: ReadAheadLimits::default(),
+            uploads: UploadSettings {
+                max_bytes: MAX_REQUEST_BODY,
+                stall_timeout: Duration::from_secs(60),
+            },
+            upload_memory: MAX_REQUEST_BODIES_TOTAL,
+        }
+    }
 }
 
 /// The bounds of a request body that is read before the service is called.
@@ -62,5 +101,24 @@ impl fmt::Debug for FormatChoice {
             Self::Always(format) => f.debug_tuple("Always").field(format).finish(),
             Self::By(_) => f.write_str("By"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `docs/settings.md` and `docs/guarantees.md` state them.
+    #[test]
+    fn the_defaults_are_those_of_the_guide() {
+        let Settings { rules, max_accounts, read_ahead, uploads, upload_memory, .. } =
+            Settings::default();
+        let (second, mib) = (Duration::from_secs(1), 1024 * 1024);
+        assert_eq!((rules.deadline, rules.flush), (second / 4, second / 10));
+        assert_eq!((rules.admit_for, rules.ttl), (second * 10, second * 600));
+        assert_eq!(max_accounts, 262_144);
+        assert_eq!((read_ahead.per_response, read_ahead.total), (mib / 4, 256 * mib));
+        assert_eq!((uploads.max_bytes, upload_memory), (8 * mib, 256 * mib));
+        assert_eq!((uploads.stall_timeout, read_ahead.stall_timeout), (second * 60, second * 60));
     }
 }

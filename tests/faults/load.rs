@@ -30,14 +30,15 @@ when_used_up = "block"
 hold = "100ms"
 "#;
 
-/// Callers that ask all the time.
+/// Number of callers that send one request after another: the first users.
 pub const CALLERS: usize = 6;
-/// A caller whose credits end.
+/// Number of the caller whose credits end.
 pub const TIGHT: usize = CALLERS;
-/// A caller that reads streams, one after the other, and one whose credits end in a stream.
+/// Number of the caller that reads one stream after another.
 pub const READER: usize = CALLERS + 1;
+/// Number of the caller whose credits end in a stream.
 pub const TIGHT_READER: usize = CALLERS + 2;
-/// Users of which a scenario opens streams.
+/// Number of the first user of a scenario's own streams.
 pub const FIRST_STREAM: usize = CALLERS + 3;
 pub const STREAMS: usize = 4;
 pub const USERS: usize = FIRST_STREAM + STREAMS;
@@ -77,8 +78,8 @@ pub struct Account {
 }
 
 impl Account {
-    /// A request was served, and billed so much.
-    fn serve(&mut self, node: usize, cost: i64) {
+    /// Counts a served request and its cost.
+    fn count_served(&mut self, node: usize, cost: i64) {
         self.served += 1;
         self.certain += cost;
         self.recent.push_back((Instant::now(), node, cost));
@@ -87,8 +88,8 @@ impl Account {
         }
     }
 
-    /// What ended on a node after that time may not be billed.
-    fn doubt(&mut self, node: usize, since: Instant) {
+    /// Notes that what ended on a node since then may not be billed.
+    fn mark_uncertain(&mut self, node: usize, since: Instant) {
         let (certain, uncertain) = (&mut self.certain, &mut self.uncertain);
         self.recent.retain(|(at, by, cost)| {
             let is_late = *by == node && *at >= since;
@@ -137,7 +138,7 @@ impl Oracle {
             // Under the accounts' lock: an answer that is counted later is seen to be late.
             self.killed.lock().unwrap().push((node, now));
             for account in accounts {
-                account.doubt(node, now.checked_sub(within).expect("a time of this run"));
+                account.mark_uncertain(node, now.checked_sub(within).expect("a time of this run"));
             }
         });
     }
@@ -156,11 +157,13 @@ impl Oracle {
         });
     }
 
-    /// Counts an answer to a request that began on a node then: its status, 0 if it has none, and
-    /// how many tens of milliseconds arrived of those that were asked for.
+    /// Counts an answer of a node to a request that was sent at `began`.
     fn count(&self, number: usize, node: usize, began: Instant, answer: &Answer) {
         let (took, ended) = (began.elapsed(), self.ended_with(node, began));
         let cost = |tens: u32| COST * i64::from(tens);
+        // No more can have been computed than there was time for.
+        let tens = u32::try_from(took.as_millis() / 10).unwrap() + 2;
+        let possible = answer.asked.min(tens);
         self.with(|accounts| {
             let account = &mut accounts[number];
             if number < READER {
@@ -170,19 +173,22 @@ impl Oracle {
             let killed = self.killed.lock().unwrap().iter().any(is_late);
             match answer.status {
                 // Its node was killed just after it answered.
-                200 if killed => account.uncertain += cost(answer.asked),
-                // By the clock, as long as it ran until then: twenty milliseconds more at most.
+                200 if killed => account.uncertain += cost(possible),
+                // Its node shut down meanwhile: billed by the clock, so up to 20 ms more.
                 _ if ended => account.uncertain += cost(answer.asked + 2),
-                200 => {
-                    account.serve(node, cost(answer.arrived));
-                    // Of a stream that ends early, the rest may have been computed.
-                    account.uncertain += cost(answer.asked - answer.arrived);
+                200 if answer.is_clean && answer.arrived < answer.asked => {
+                    panic!("user {number}: a stream that was cut has a clean end");
                 }
-                // It ran for a while, and its node was not told in time how long it may.
-                503 if took > Duration::from_millis(600) => account.uncertain += cost(answer.asked),
+                200 => {
+                    account.count_served(node, cost(answer.arrived));
+                    // Of a stream that ends early, the rest may have been computed.
+                    account.uncertain += cost(possible.saturating_sub(answer.arrived));
+                }
+                // It ran, and was cut because the ledger did not answer in time.
+                503 if took > Duration::from_millis(600) => account.uncertain += cost(possible),
                 402 | 429 | 503 => account.denied += 1,
                 // Its node is gone: it was billed, or not.
-                0 => account.uncertain += cost(answer.asked),
+                0 => account.uncertain += cost(possible),
                 status => panic!("user {number}: status {status}"),
             }
         });
@@ -241,7 +247,8 @@ async fn call(
         let answer = if number < READER {
             ask(request.header("x-compute", "10").header("x-wait", rng.u64(0..20)), 1).await
         } else {
-            let frames = rng.u32(5..40);
+            // Long ones are refilled and settled while they run.
+            let frames = rng.u32(5..120);
             ask(request.header("x-report", frames), frames).await
         };
         oracle.count(number, node, began, &answer);
@@ -249,29 +256,33 @@ async fn call(
     }
 }
 
-/// What came of a request.
+/// Answer to a request, as far as it came.
 struct Answer {
     /// 0 if there is none.
     status: u16,
     /// Tens of milliseconds of compute that were asked for, and those that arrived.
     asked: u32,
     arrived: u32,
+    /// `true` if its end is that of a complete response.
+    is_clean: bool,
 }
 
 /// Sends a request for some tens of milliseconds of compute, and reads what arrives.
 async fn ask(request: reqwest::RequestBuilder, asked: u32) -> Answer {
-    let Ok(mut answer) = request.send().await else {
-        return Answer { status: 0, asked, arrived: 0 };
-    };
+    let nothing = Answer { status: 0, asked, arrived: 0, is_clean: false };
+    let Ok(mut answer) = request.send().await else { return nothing };
     let (status, is_stream) = (answer.status().as_u16(), answer.content_length().is_none());
     let mut arrived = 0;
     loop {
         match answer.chunk().await {
             // A frame is a byte.
             Ok(Some(frames)) => arrived += u32::try_from(frames.len()).unwrap(),
-            Ok(None) if !is_stream => return Answer { status, asked, arrived: asked },
-            Err(_) if !is_stream => return Answer { status: 0, asked, arrived: 0 },
-            _ => return Answer { status, asked, arrived },
+            Ok(None) => {
+                let arrived = if is_stream { arrived } else { asked };
+                return Answer { status, asked, arrived, is_clean: true };
+            }
+            Err(_) if !is_stream => return nothing,
+            Err(_) => return Answer { status, asked, arrived, is_clean: false },
         }
     }
 }

@@ -91,8 +91,8 @@ async fn answer(clock: Extension<ComputeClock>, headers: HeaderMap, body: Body) 
     }
     match headers.get("x-do").map(http::HeaderValue::as_bytes) {
         Some(b"panic") => panic!("as the request says"),
-        // As in a program that is compiled with `panic = "abort"`: the hook is all that runs.
-        Some(b"panic where panics abort") => {
+        // As with `panic = "abort"`: nothing runs after the panic hook.
+        Some(b"panic=abort") => {
             std::panic::set_hook(Box::new(|_| std::process::abort()));
             panic!("as the request says");
         }
@@ -110,7 +110,8 @@ async fn answer(clock: Extension<ComputeClock>, headers: HeaderMap, body: Body) 
     response
 }
 
-/// Returns a stream with a byte each ten milliseconds, of which `report` is told before.
+/// Returns a stream of one byte every ten milliseconds. Calls `report` before each, with the compute
+/// time so far.
 fn frames(length: Duration, report: impl Fn(Duration) + Send + 'static) -> Response {
     const BETWEEN: Duration = Duration::from_millis(10);
     let began = tokio::time::Instant::now();

@@ -33,8 +33,8 @@ pub enum Network {
     DropsRequests,
     /// Nothing passes.
     BlackHole,
-    /// Nothing passes but what comes from clients, or goes to them.
-    OnlyClients,
+    /// Only connections of Redis clients pass: not those of replicas and Sentinels.
+    OnlyRedisClients,
     /// A byte each millisecond.
     Trickle,
     /// A connection is reset in the middle of an answer.
@@ -133,7 +133,7 @@ impl Proxy {
             let bytes = &buffer[..size];
             if way == Way::ToServer && !has_begun {
                 has_begun = true;
-                // Clients say which library they are; replicas and Sentinels do not.
+                // Client libraries begin with CLIENT SETINFO LIB-NAME; replicas and Sentinels do not.
                 let is_of_client = memchr::memmem::find(bytes, b"LIB-NAME").is_some();
                 is_client.store(is_of_client, Ordering::SeqCst);
             }
@@ -148,7 +148,7 @@ impl Proxy {
             }
             let (there, back) = (way == Way::ToServer, way == Way::ToClient);
             let is_dropped = is(Network::BlackHole)
-                || (is(Network::OnlyClients) && !is_client.load(Ordering::SeqCst))
+                || (is(Network::OnlyRedisClients) && !is_client.load(Ordering::SeqCst))
                 || (there && is(Network::DropsRequests))
                 || (back && is(Network::DropsAnswers));
             if is_dropped {

@@ -31,7 +31,8 @@ pub enum Fault {
     /// The link to the replica is cut, writes are acknowledged, and the master is killed.
     LaggingReplica,
     SentinelFailover,
-    /// The master is on the nodes' side of a partition, and the others let another take over.
+    /// A partition: the nodes still reach the master, its replica and the Sentinels do not, so the
+    /// replica is promoted.
     MinorityPartition,
     /// The old master comes back after another took over.
     OldMasterAlive,
@@ -47,7 +48,7 @@ pub enum Fault {
     NodeStopped,
     NodeRuntimeDropped,
     HandlerPanics,
-    HandlerAborts,
+    HandlerPanicAborts,
     /// Killed, and the journal's file is cut off.
     JournalTorn,
     /// Killed, and a bit of the journal's file is not what it was.
@@ -56,7 +57,7 @@ pub enum Fault {
     JournalDiskFull,
     /// Another process is started with the journal of one that runs.
     JournalTwice,
-    /// Clients of streams.
+    /// Fault of HTTP clients.
     Client(ClientFault),
 }
 
@@ -193,7 +194,7 @@ pub const SCENARIOS: &[Scenario] = &[
     forgets(long(one("a node stopped for 700 s", Fault::NodeStopped), (700_000, 701_000))),
     node("a runtime dropped", Fault::NodeRuntimeDropped),
     one("a handler panics", Fault::HandlerPanics),
-    node("a handler panics where panics abort", Fault::HandlerAborts),
+    node("a handler panics with panic=abort", Fault::HandlerPanicAborts),
     node("a journal torn", Fault::JournalTorn).journaled(),
     node("a bit of a journal flipped", Fault::JournalBitFlipped).journaled(),
     journal("a journal's disk full", Fault::JournalDiskFull),

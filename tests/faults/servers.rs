@@ -33,7 +33,7 @@ pub enum Servers {
         servers: Vec<RedisServer>,
         link: Proxy,
     },
-    /// All know the first master by the address of a proxy.
+    /// Nodes, replica and Sentinels reach the first master through `link`.
     Sentinel {
         watched: Box<Watched>,
         link: Proxy,
@@ -76,7 +76,7 @@ impl Servers {
                 let master = spawn_blocking(Watched::start_master).await.unwrap();
                 let link = Proxy::before(master.port).await;
                 let port = link.address.port();
-                let start = move || Watched::start_of(master, port);
+                let start = move || Watched::start_behind(master, port);
                 Self::Sentinel { watched: Box::new(spawn_blocking(start).await.unwrap()), link }
             }
             Kind::Cluster => {

@@ -21,15 +21,17 @@ impl Watched {
     pub fn start() -> Self {
         let master = Self::start_master();
         let port = master.port;
-        Self::start_of(master, port)
+        Self::start_behind(master, port)
     }
 
     pub fn start_master() -> RedisServer {
-        RedisServer::start_with(&LOGIN)
+        // Its replication offset grows with writes only: replicas are not pinged.
+        let quiet = ["--repl-ping-replica-period", "3600"];
+        RedisServer::start_with(&[&LOGIN[..], &quiet].concat())
     }
 
-    /// Starts a replica and Sentinels of a master that all others know by this port.
-    pub fn start_of(master: RedisServer, port: u16) -> Self {
+    /// Starts a replica and Sentinels, to which the master is known by `port`: its own, or a proxy's.
+    pub fn start_behind(master: RedisServer, port: u16) -> Self {
         let of = ["--replicaof", &format!("127.0.0.1 {port}"), "--repl-diskless-sync-delay", "0"];
         let replica = RedisServer::start_with(&[&LOGIN[..], &of].concat());
         let lines = [

@@ -3,12 +3,17 @@
 //! draws larger runs at random.
 //!
 //! A [`Scene`] has one or two nodes that take one or two requests of one account each, for some
-//! ticks, and at most two kinds of fault, once or twice each: messages that are lost or copied (all
-//! are late and out of order), nodes that are suspended, that are killed and come back with or
-//! without their journals, which may be of before, or that shut down; a ledger that fails over and forgets up to two
-//! writes; a month that ends and is closed. In each state the [`PROPERTIES`] must hold. When the
-//! time of the scene is over, all that is under way comes to its end without faults, and every
-//! debit must be exact, apart from what a process that was killed had not written.
+//! ticks, and a few kinds of fault, once or twice each:
+//!
+//! * messages that are lost or copied (all are late and out of order),
+//! * nodes that are suspended, that shut down, or that are killed and restarted, without a journal
+//!   or with one that may be out of date,
+//! * a ledger that fails over and forgets up to two writes,
+//! * a month that ends and is closed.
+//!
+//! In each state the [`PROPERTIES`] must hold. When the time of the scene is over, all that is under
+//! way comes to its end without faults, and every debit must be exact, apart from what a process
+//! that was killed had not written.
 //!
 //! One tick is 100 ms. A request costs one nano-dollar a tick. Nodes and ledger have one clock.
 //! Permits, concurrent shares, purchased and daily credits, outage allowances and losses of the
@@ -50,7 +55,7 @@ const TTL: u64 = 4;
 const SLEEP: u64 = 4;
 
 /// Time for which a journal is not written, in ticks.
-const STALL: u64 = 2;
+const JOURNAL_STALL: u64 = 2;
 
 /// The most of its last writes that the ledger forgets.
 const FORGETTABLE: usize = 2;
@@ -205,10 +210,17 @@ fn a_node_that_is_killed_and_has_a_journal() {
 }
 
 #[test]
-fn a_node_that_is_killed_and_has_a_journal_of_before() {
+fn a_node_that_is_killed_and_has_an_outdated_journal() {
     let faults = Faults { killed: 1, stalled: 1, ..NONE };
     let base = Scene { nodes: 1, requests: 2, lengths: &[3], journal: true, ..Scene::BASE };
-    check(Scene { name: "the same, with a journal of before", ticks: 3, faults, ..base });
+    check(Scene { name: "a node is killed, its journal outdated", ticks: 3, faults, ..base });
+}
+
+#[test]
+fn a_node_that_is_killed_in_a_shutdown_and_has_an_outdated_journal() {
+    let faults = Faults { shut_down: 1, killed: 1, stalled: 1, ..NONE };
+    let base = Scene { nodes: 1, lengths: &[1], journal: true, ..Scene::BASE };
+    check(Scene { name: "a node is killed in a shutdown", ticks: 7, faults, ..base });
 }
 
 #[test]

@@ -26,8 +26,9 @@ type NodeLease = Lease<Waiter, Request>;
 
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Node {
-    /// Its leases, each of a month. The last that is open, and was not recovered, is in use.
+    /// Its leases, each of a month. Requests go to the last that is open and not in `recovered`.
     leases: Vec<(Period, NodeLease)>,
+    /// Leases of a killed process, from its journal. They settle, and take no requests.
     recovered: Vec<LeaseId>,
     running: Vec<(LeaseId, RunId)>,
     /// Renewals that are not answered: lease, number, and when they were sent.
@@ -35,7 +36,7 @@ pub(super) struct Node {
     journal: BTreeMap<LeaseId, (Period, LeaseRecord)>,
     pub(super) parts: Arc<[PartTerms]>,
     pub(super) is_down: bool,
-    /// Until then, its journal is not written.
+    /// The tick until which its journal is not written.
     journal_stalls_until: u64,
     /// It is suspended: it does nothing, and its clock goes on.
     asleep_until: Option<u64>,
@@ -139,17 +140,25 @@ impl Node {
     }
 
     /// Returns the leases that run something, or have something that the ledger has not
-    /// acknowledged.
+    /// acknowledged, and those of a process that was killed.
     pub(super) fn indebted(&self) -> impl Iterator<Item = LeaseId> {
         let owes = |lease: &&NodeLease| {
             lease.unfinished().next().is_some() || !lease.unreported().is_zero()
         };
-        self.leases.iter().map(|(_, lease)| lease).filter(owes).map(Lease::id)
+        let killed = self.journal.keys().filter(|_| self.is_down).copied();
+        self.leases.iter().map(|(_, lease)| lease).filter(owes).map(Lease::id).chain(killed)
     }
 
-    /// Returns the leases, and what each has spent and owns beyond that.
+    /// Returns the leases, and what each has spent and owns beyond that. One that says goodbye and
+    /// owes nothing has no claim: the ledger may have forgotten it.
     pub(super) fn claims(&self) -> impl Iterator<Item = (Period, LeaseId, Credits)> {
-        self.leases.iter().map(|(period, lease)| (*period, lease.id(), lease.claimed()))
+        let claims = |(_, lease): &&(Period, NodeLease)| {
+            !lease.is_leaving() || !lease.unreported().is_zero()
+        };
+        self.leases
+            .iter()
+            .filter(claims)
+            .map(|(period, lease)| (*period, lease.id(), lease.claimed()))
     }
 
     /// A request comes.
@@ -251,7 +260,8 @@ impl Node {
                 self.tally.debt += request.debt_of_settled(settled);
             }
             let record = self.journal.get(&lease.id());
-            let known = record.map_or_else(|| lease.acknowledged(), |(_, record)| record.spent());
+            let written = record.map_or(Credits::ZERO, |(_, record)| record.spent());
+            let known = written.max(lease.acknowledged());
             self.tally.unwritten += lease.spent().saturating_sub(known).as_nano_usd();
         }
         if !scene.journal {

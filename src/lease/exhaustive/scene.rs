@@ -20,7 +20,7 @@ pub(super) struct Faults {
     pub(super) slept: u8,
     /// Crashes of a node's process.
     pub(super) killed: u8,
-    /// Times in which a node's journal is not written.
+    /// Stalls of a node's journal, which falls behind.
     pub(super) stalled: u8,
     /// Orderly ends of a node's process.
     pub(super) shut_down: u8,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    DEADLINE, MESSAGE_LIFE, SETTLES_WITHIN, SLEEP, STALL, TICK, TTL, at,
+    DEADLINE, JOURNAL_STALL, MESSAGE_LIFE, SETTLES_WITHIN, SLEEP, TICK, TTL, at,
     node::{Node, Tally},
     scene::{Faults, Scene, first_month},
 };
@@ -184,7 +184,7 @@ impl World {
             }
             Action::StallJournal(node) => {
                 self.left.stalled -= 1;
-                self.nodes[node].stall_journal_until(self.tick + STALL);
+                self.nodes[node].stall_journal_until(self.tick + JOURNAL_STALL);
             }
             Action::Restart(node) => {
                 self.nodes[node].restart(scene, self.tick);

@@ -1,4 +1,5 @@
-//! When one request needs a renewal, against its definition, millisecond for millisecond.
+//! Properties of one running request, millisecond by millisecond: when it needs a renewal, and what
+//! it is billed.
 
 use proptest::prelude::*;
 
@@ -54,10 +55,10 @@ fn ms(millis: u64) -> Duration {
 }
 
 proptest! {
-    /// It is due once half of its hold is left, and no earlier, or once it has half of its hold to
-    /// settle.
+    /// A request is due as soon as half of its hold is left, or half of its hold is unsettled, and
+    /// not earlier.
     #[test]
-    fn a_request_is_due_at_the_first_moment_at_which_it_needs_something(
+    fn a_request_is_due_exactly_when_it_needs_a_refill_or_a_settlement(
         slice in 0..200_i64,
         hold in 0..200_i64,
         stops_at_slice: bool,
@@ -68,7 +69,7 @@ proptest! {
         let run = Steady { stops_at_slice, is_settleable };
         let mut running = Running::new(0, nanos(slice), nanos(hold), run, Duration::ZERO);
         running.settle_so_far(ms(settled_at));
-        // A short grant is followed by a pause of half of its slice.
+        // If the slice is smaller than the hold, no refill is due before half of it is used.
         let refill_from = if slice < hold { slice / 2 } else { 0 };
         let slice = running.slice().as_nano_usd();
         let settled = running.settled_cost().as_nano_usd();
@@ -85,7 +86,7 @@ proptest! {
         let due = running.due_at(ms(from));
         let first = (i64::try_from(from).unwrap()..1_000)
             .find(|now| needs_refill(*now) || needs_settling(*now));
-        // What costs nothing yet is looked at when it might.
+        // Without a hold nothing can be foreseen: it is due once it has used more than its slice.
         let first = first.filter(|first| hold > 0 || *first == i64::try_from(from).unwrap());
         let expected = first.map_or(Duration::MAX, |at| ms(at.unsigned_abs()));
         prop_assert_eq!(due, expected);
@@ -95,8 +96,8 @@ proptest! {
         }
     }
 
-    /// What it is billed is its use: no more than its slice if it stops there, and never less than
-    /// what is settled. It is one request, when it ends.
+    /// A request is billed what it used: at most its slice if it stops there, and never less than
+    /// was settled. It counts as one request, at its end.
     #[test]
     fn what_is_settled_adds_up_to_what_is_billed(
         slice in 1..200_i64,

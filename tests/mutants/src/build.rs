@@ -1,4 +1,4 @@
-//! One build of a copy that has all mutants.
+//! Builds a copy of the crate that contains all mutants.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,8 +11,8 @@ use std::{
 use serde_json::Value;
 
 use crate::{
+    config::Config,
     list::Mutant,
-    plan::Plan,
     switches::{MODULE, Switched, switched},
 };
 
@@ -25,14 +25,15 @@ pub(crate) struct Built {
     pub(crate) uncompilable: BTreeSet<usize>,
 }
 
-/// Compiles the mutants, again without those that do not compile until all do.
-pub(crate) fn build(plan: &Plan, mutants: &[(usize, &Mutant)]) -> Result<Built, String> {
-    copy_tree()?;
+/// Builds the copy. Leaves out the mutants with compile errors and builds again, until there are none.
+pub(crate) fn build(config: &Config, mutants: &[(usize, &Mutant)]) -> Result<Built, String> {
+    let mutated = mutants.iter().map(|(_, mutant)| mutant.file.as_str()).chain(["src/lib.rs"]);
+    copy_tree(&mutated.collect())?;
     let mut uncompilable = found_before(mutants);
     let mut constant = BTreeSet::new();
     loop {
         let files = write(mutants, &uncompilable, &constant)?;
-        let (binaries, errors) = compile(plan)?;
+        let (binaries, errors) = compile(config)?;
         if errors.is_empty() {
             remember(mutants, &uncompilable)?;
             let switched = files.values().flat_map(|file| &file.places).map(|place| place.0);
@@ -51,14 +52,15 @@ pub(crate) fn build(plan: &Plan, mutants: &[(usize, &Mutant)]) -> Result<Built, 
             let first = &errors[0];
             return Err(format!("{}, byte {}: {}", first.file, first.at, first.message));
         }
-        eprintln!("{} errors: {} mutants do not compile", errors.len(), uncompilable.len());
+        eprintln!("{} compile errors: {} mutants are left out", errors.len(), uncompilable.len());
     }
 }
 
-/// The mutants that did not compile, each with its file's text as a number.
+/// File of mutants that did not compile: on each line, a hash of the source file and the mutant's
+/// name.
 const UNCOMPILABLE: &str = "target/mutants/uncompilable.txt";
 
-/// Returns the mutants of which it is known that they do not compile, since their files are the same.
+/// Returns the mutants that did not compile last time, in files that have not changed since.
 fn found_before(mutants: &[(usize, &Mutant)]) -> BTreeSet<usize> {
     let known = fs::read_to_string(UNCOMPILABLE).unwrap_or_default();
     let known: BTreeSet<&str> = known.lines().collect();
@@ -78,13 +80,14 @@ fn line_of(mutant: &Mutant) -> String {
     format!("{:x} {}", hasher.finish(), mutant.name)
 }
 
-/// Copies what git knows. A file that is the same stays, so that cargo does not compile it again.
-fn copy_tree() -> Result<(), String> {
+/// Copies the files that git tracks or would track, apart from the mutated ones. Files that are equal
+/// are not written, so that cargo does not compile them again.
+fn copy_tree(mutated: &BTreeSet<&str>) -> Result<(), String> {
     let listed = Command::new("git").args(["ls-files", "-co", "--exclude-standard"]).output();
     let listed = listed.map_err(|error| format!("git: {error}"))?.stdout;
     for name in String::from_utf8_lossy(&listed).lines() {
         let source = Path::new(name);
-        if source.is_file() {
+        if source.is_file() && !mutated.contains(name) {
             let bytes = fs::read(source).map_err(|error| format!("{name}: {error}"))?;
             replace(&Path::new(COPY).join(name), &bytes)?;
         }
@@ -145,8 +148,8 @@ impl CompileError {
 
 type Compiled = (BTreeMap<String, PathBuf>, Vec<CompileError>);
 
-fn compile(plan: &Plan) -> Result<Compiled, String> {
-    let stages = plan.groups.iter().flat_map(|group| &group.stages);
+fn compile(config: &Config) -> Result<Compiled, String> {
+    let stages = config.groups.iter().flat_map(|group| &group.stages);
     let names: BTreeSet<_> = stages.filter_map(|stage| stage.split(' ').next()).collect();
     let mut command = Command::new("cargo");
     command.args(["test", "--all-features", "--no-run", "--message-format=json"]);
@@ -184,7 +187,7 @@ fn compile(plan: &Plan) -> Result<Compiled, String> {
         }
     }
     if errors.is_empty() && !output.status.success() {
-        return Err("the copy under target/mutants does not compile".to_owned());
+        return Err("cargo failed in target/mutants/source: its messages are above".to_owned());
     }
     Ok((binaries, errors))
 }

@@ -41,7 +41,10 @@ pub(crate) fn mutants_of<'a>(files: impl Iterator<Item = &'a str>) -> Result<Vec
     let output = command.output().map_err(|error| format!("cargo: {error}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        return Err(format!("{said}install it with `cargo install cargo-mutants --locked`"));
+        return Err(format!(
+            "`cargo mutants --list` failed: {said}\nIf it is not installed: `cargo install \
+             cargo-mutants --locked`"
+        ));
     }
     serde_json::from_slice(&output.stdout).map_err(|error| format!("cargo mutants: {error}"))
 }

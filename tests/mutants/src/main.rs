@@ -1,14 +1,12 @@
-//! Runs mutants of the files that money depends on, as tests/mutants.toml says: which files, and
-//! which tests are to catch each of their mutants.
+//! Mutation tests of the files in tests/mutants.toml.
 //!
-//! cargo-mutants lists them, but compiles the crate once for each. Here one build has all of them
-//! behind switches, and each run of a test binary turns one on, so that thousands take an hour.
-//! Works on a copy under `target/mutants`. Words as arguments choose the mutants whose names contain
-//! one of them.
+//! cargo-mutants lists the mutants, but would compile the crate once for each. Here all are compiled
+//! together, each behind a switch, and each run of a test binary turns one on. Works on a copy under
+//! `target/mutants`. Arguments choose the mutants whose names contain one of them.
 
 mod build;
+mod config;
 mod list;
-mod plan;
 mod run;
 mod switches;
 
@@ -21,8 +19,8 @@ use std::{
     thread,
 };
 
+use config::Config;
 use list::Mutant;
-use plan::Plan;
 use run::{Outcome, Runner};
 
 fn main() -> ExitCode {
@@ -36,11 +34,11 @@ fn main() -> ExitCode {
     }
 }
 
-/// Returns true if each mutant was caught or is explained.
+/// Returns `true` if each mutant was caught or is equivalent.
 fn check() -> Result<bool, String> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let plan = Plan::read(Path::new("tests/mutants.toml"))?;
-    let files = plan.groups.iter().flat_map(|group| &group.files).map(String::as_str);
+    let config = Config::read(Path::new("tests/mutants.toml"))?;
+    let files = config.groups.iter().flat_map(|group| &group.files).map(String::as_str);
     let mutants = list::mutants_of(files)?;
     let chosen = |mutant: &Mutant| {
         words.is_empty() || words.iter().any(|word| mutant.name.contains(word.as_str()))
@@ -49,17 +47,20 @@ fn check() -> Result<bool, String> {
     let numbered: Vec<(usize, &Mutant)> =
         mutants.iter().enumerate().map(|(n, m)| (n + 1, m)).collect();
     // All are built, whichever are chosen, so that another choice needs no other build.
-    let built = build::build(&plan, &numbered)?;
+    let built = build::build(&config, &numbered)?;
     let chosen: Vec<_> = numbered.iter().copied().filter(|(_, mutant)| chosen(mutant)).collect();
     println!("{} mutants, {} of them do not compile", numbered.len(), built.uncompilable.len());
 
     let mut baseline = BTreeMap::new();
-    for stage in chosen.iter().flat_map(|(_, mutant)| plan.stages(&mutant.file)) {
+    for stage in chosen.iter().flat_map(|(_, mutant)| config.stages(&mutant.file)) {
         if !baseline.contains_key(stage) {
             let runner = Runner { built: &built, baseline: &baseline };
             let (outcome, time) = runner.stage(0, stage);
             if let Some(outcome) = outcome {
-                return Err(format!("without a mutant, {stage}: {outcome:?}"));
+                return Err(format!(
+                    "{stage:?} fails without any mutant: {outcome}: mend the tests, or the stage in \
+                     tests/mutants.toml"
+                ));
             }
             println!("without a mutant, {stage}: {:.1} s", time.as_secs_f32());
             baseline.insert(stage.clone(), time);
@@ -76,7 +77,7 @@ fn check() -> Result<bool, String> {
                 loop {
                     let next = queue.lock().ok().and_then(|mut queue| queue.next());
                     let Some((number, mutant)) = next else { break };
-                    let outcome = runner.run(*number, plan.stages(&mutant.file));
+                    let outcome = runner.run(*number, config.stages(&mutant.file));
                     println!("{}: {outcome}", mutant.name);
                     if let Ok(mut outcomes) = outcomes.lock() {
                         outcomes.insert(*number, outcome);
@@ -86,20 +87,20 @@ fn check() -> Result<bool, String> {
         }
     });
     let outcomes = outcomes.into_inner().map_err(|error| error.to_string())?;
-    Ok(report(&plan, &chosen, &built, &outcomes))
+    Ok(report(&config, &chosen, &built, &outcomes))
 }
 
 fn report(
-    plan: &Plan,
+    config: &Config,
     chosen: &[(usize, &Mutant)],
     built: &build::Built,
     outcomes: &BTreeMap<usize, Outcome>,
 ) -> bool {
     let mut left = Vec::new();
-    println!("\n| file | mutants | caught by a test | never ended | explained | left |");
+    println!("\n| file | mutants | caught by a test | timed out | equivalent | to do |");
     println!("|---|---|---|---|---|---|");
     for file in chosen.iter().map(|(_, mutant)| &mutant.file).collect::<BTreeSet<_>>() {
-        let (mut all, mut failed, mut endless, mut explained, mut survived) = (0, 0, 0, 0, 0);
+        let (mut all, mut failed, mut timed_out, mut equivalent, mut to_do) = (0, 0, 0, 0, 0);
         for (number, mutant) in chosen.iter().filter(|(_, mutant)| mutant.file == *file) {
             if built.uncompilable.contains(number) {
                 continue;
@@ -107,19 +108,19 @@ fn report(
             all += 1;
             match outcomes.get(number) {
                 Some(Outcome::Failed(_)) => failed += 1,
-                Some(Outcome::NeverEnded) => endless += 1,
-                _ if plan.explains(mutant) => explained += 1,
+                Some(Outcome::TimedOut) => timed_out += 1,
+                _ if config.has_equivalent(mutant) => equivalent += 1,
                 Some(Outcome::Survived) => {
-                    survived += 1;
+                    to_do += 1;
                     left.push(format!("survived: {}", mutant.name));
                 }
                 None => {
-                    survived += 1;
+                    to_do += 1;
                     left.push(format!("without a switch: {}", mutant.name));
                 }
             }
         }
-        println!("| {file} | {all} | {failed} | {endless} | {explained} | {survived} |");
+        println!("| {file} | {all} | {failed} | {timed_out} | {equivalent} | {to_do} |");
     }
     println!();
     for line in &left {

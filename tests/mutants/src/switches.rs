@@ -25,13 +25,13 @@ mod switch {
 /// A file with switches.
 pub(crate) struct Switched {
     pub(crate) text: String,
-    /// The bytes of `text` that belong to a mutant: what the compiler says of them is said of it.
+    /// Ranges of bytes of `text`, each with its mutant's number: a compile error there is its own.
     pub(crate) places: Vec<(usize, Range<usize>)>,
 }
 
-/// Returns the file with those of its mutants that have a switch here. What is calculated while the
-/// crate is compiled has none: constants, and the `const` functions of these names. Other functions
-/// are not `const` any more. Nor is there one for the value of a function that returns `impl Trait`.
+/// Inserts the mutants of a file, each behind a switch. These get none: code that is evaluated at
+/// compile time (constants, and the `const` functions named in `constant`), and the value of a
+/// function that returns `impl Trait`. All other functions lose their `const`.
 pub(crate) fn switched(
     source: &str,
     mutants: &[(usize, &Mutant)],
@@ -67,7 +67,8 @@ struct Switches<'a> {
 
 struct Insertion {
     at: usize,
-    /// At one place, inner ends come before outer ends, and outer begins before inner begins.
+    /// Order at the same byte: ends before beginnings; of ends the inner first, of beginnings the
+    /// outer first.
     order: isize,
     pieces: Vec<(Option<usize>, String)>,
 }
@@ -149,6 +150,12 @@ impl<'ast> Visit<'ast> for Switches<'_> {
 
     fn visit_impl_item_const(&mut self, _: &'ast syn::ImplItemConst) {}
 
+    fn visit_expr_const(&mut self, _: &'ast syn::ExprConst) {}
+
+    fn visit_expr_repeat(&mut self, repeat: &'ast syn::ExprRepeat) {
+        self.visit_expr(&repeat.expr);
+    }
+
     fn visit_item_static(&mut self, _: &'ast syn::ItemStatic) {}
 
     fn visit_type(&mut self, _: &'ast syn::Type) {}
@@ -208,7 +215,7 @@ impl<'ast> Visit<'ast> for Switches<'_> {
                 };
                 pieces.push((Some(number), piece));
             }
-            // `a || !b && (guard)`: at most one of the switches is on.
+            // The first switch replaces the guard by `true`, the second by `false`.
             pieces.push((None, "(".to_owned()));
             let bytes = guard.span().byte_range();
             self.insert(bytes.start, self.depth, pieces);
@@ -229,7 +236,7 @@ fn without_arm((number, _): &(usize, String)) -> (Option<usize>, String) {
     (Some(*number), format!("!crate::switch::is({number}) && "))
 }
 
-/// Returns true for `let a = b && c`: no block may stand around it.
+/// Returns `true` for `let a = b && c`: no block may stand around it.
 fn is_chain_of_let(binary: &syn::ExprBinary) -> bool {
     [&binary.left, &binary.right].into_iter().any(|side| match &**side {
         syn::Expr::Let(_) => true,

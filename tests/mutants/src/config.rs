@@ -1,5 +1,4 @@
-//! tests/mutants.toml: which files have mutants, which tests are to catch them, and why some mutants
-//! change nothing.
+//! tests/mutants.toml: files to mutate, tests that must catch their mutants, equivalent mutants.
 
 use std::{fs, path::Path};
 
@@ -9,11 +8,11 @@ use crate::list::Mutant;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Plan {
+pub(crate) struct Config {
     #[serde(rename = "group")]
     pub(crate) groups: Vec<Group>,
-    #[serde(default, rename = "explained")]
-    explanations: Vec<Explanation>,
+    #[serde(default, rename = "equivalent")]
+    equivalents: Vec<Equivalent>,
 }
 
 #[derive(Deserialize)]
@@ -27,16 +26,18 @@ pub(crate) struct Group {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Explanation {
+struct Equivalent {
     file: String,
     /// The mutant's description, as cargo-mutants has it after the line and the column.
     mutant: String,
-    /// Nothing that can be observed is another with the mutant, because of this.
-    #[serde(rename = "because")]
-    _because: String,
+    /// A part of the source line that it changes.
+    line: String,
+    /// Why nothing that can be observed differs.
+    #[serde(rename = "reason")]
+    _reason: String,
 }
 
-impl Plan {
+impl Config {
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let text =
             fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -48,9 +49,13 @@ impl Plan {
         group.map_or(&[], |group| &group.stages)
     }
 
-    pub(crate) fn explains(&self, mutant: &Mutant) -> bool {
-        self.explanations.iter().any(|explanation| {
-            explanation.file == mutant.file && explanation.mutant == mutant.description()
+    pub(crate) fn has_equivalent(&self, mutant: &Mutant) -> bool {
+        let text = fs::read_to_string(&mutant.file).unwrap_or_default();
+        let line = text.lines().nth(mutant.span.start.line - 1).unwrap_or_default();
+        self.equivalents.iter().any(|equivalent| {
+            equivalent.file == mutant.file
+                && equivalent.mutant == mutant.description()
+                && line.contains(&equivalent.line)
         })
     }
 }
