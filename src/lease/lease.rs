@@ -375,9 +375,9 @@ impl<W, R: Run> Lease<W, R> {
         self.life.is_gone() || (self.is_settled() && !self.exchange.has_spoken())
     }
 
-    /// Returns `true` if the ledger did not answer the last renewal.
+    /// Returns `true` if the ledger did not answer the last renewal, and no other is under way.
     pub(crate) fn has_failed(&self) -> bool {
-        self.exchange.has_failed()
+        self.exchange.has_failed() && !self.exchange.is_in_flight()
     }
 
     /// Forgets earlier failures, so that a shutdown tries again at once.

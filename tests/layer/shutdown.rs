@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{ComputeClock, CreditMeter, HoldAhead, MemoryLedger};
 
-use crate::support::{broken::Broken, *};
+use crate::support::{broken::Broken, switched::Switched, *};
 
 async fn ask(meter: &CreditMeter, user: &str) -> u16 {
     let echo = service_fn(|_: Request<Empty<Bytes>>| async {
@@ -34,6 +34,28 @@ async fn a_surplus_is_given_back() {
     for user in ["alice", "bob"] {
         let statement = statement(&meter, user, "pro").await;
         assert_eq!((statement.held, statement.requests()), (nanos(0), 1));
+    }
+}
+
+/// Nothing is owed, so the shutdown does not wait for long. But it tries for a while.
+#[tokio::test(start_paused = true)]
+async fn a_surplus_is_given_back_to_a_ledger_that_comes_back_after_900_ms() {
+    for (back_after, is_given_back) in [(300, true), (900, true), (3_000, false)] {
+        let ledger = Switched::default();
+        let meter = meter(ledger.clone()).hold_ahead(HoldAhead::default()).build().unwrap();
+        assert_eq!(ask(&meter, "alice").await, 200);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(statement(&meter, "alice", "pro").await.held > nanos(SLICE));
+        ledger.off(true);
+        let shutdown = tokio::spawn({
+            let meter = meter.clone();
+            async move { meter.shutdown().await }
+        });
+        tokio::time::sleep(Duration::from_millis(back_after)).await;
+        ledger.off(false);
+        assert_eq!(shutdown.await.unwrap().unsettled, []);
+        let held = statement(&meter, "alice", "pro").await.held;
+        assert_eq!(held.is_zero(), is_given_back, "back after {back_after} ms: {held}");
     }
 }
 
