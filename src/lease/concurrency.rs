@@ -216,8 +216,9 @@ mod tests {
         // Six ran in the window before, and in the one that begins now three do.
         assert_eq!(asked(&mut pool, 3, 0, ms(1_200) + window), (Some(12), false));
         assert_eq!(asked(&mut pool, 3, 0, ms(1_200) + window * 2 - ms(1)), (Some(12), false));
+        assert_eq!(asked(&mut pool, 3, 0, ms(1_200) + window * 2), (Some(12), false));
         // Six ran in none of the last two.
-        assert_eq!(asked(&mut pool, 3, 0, ms(1_200) + window * 2), (Some(6), false));
+        assert_eq!(asked(&mut pool, 3, 0, ms(1_201) + window * 2), (Some(6), false));
         // Little of what is left, and nothing if nothing is.
         pool.granted(Concurrency { granted: 4, remaining: 7 }, &rules, ms(3_000));
         assert_eq!(asked(&mut pool, 4, 0, ms(3_000)), (Some(5), false));
