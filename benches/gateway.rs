@@ -1,5 +1,5 @@
-//! What a gateway adds to a request and to a token: the same proxy with and without the meter, beside
-//! the upstream itself. `cargo bench -p benches --bench gateway`.
+//! What a gateway adds to a request and to a token: the same proxy with and without the meter,
+//! beside the upstream itself. `cargo bench -p benches --bench gateway`.
 //!
 //! Client, proxies and upstream are one process and talk over loopback sockets, one request at a
 //! time. Rounds of all take turns. A stream's tokens come at a pace, as a model's do, and what is

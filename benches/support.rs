@@ -82,8 +82,8 @@ pub fn ahead(tier: &str) -> CreditMeter {
     plain(MemoryLedger::new(), tier).hold_ahead(HoldAhead::default()).build().unwrap()
 }
 
-/// A sink that takes records and does nothing: what they cost is what they cost on a request's path,
-/// and to free.
+/// A sink that takes records and does nothing: what they cost is what they cost on a request's
+/// path, and to free.
 #[derive(Debug)]
 struct NoRecords;
 

@@ -42,3 +42,14 @@ fn word_of(byte: u8, words: &[&str]) -> Option<String> {
     let number = usize::from(byte) % (2 * words.len()).max(1);
     words.get(number).map(|word| (*word).to_owned())
 }
+
+/// Calls `check` with the document once for each of its bytes and some others in its place.
+pub(crate) fn with_each_byte_replaced(document: &[u8], mut check: impl FnMut(&[u8])) {
+    for at in 0..document.len() {
+        for other in b"0-9\"}]{n \xff" {
+            let mut document = document.to_vec();
+            document[at] = *other;
+            check(&document);
+        }
+    }
+}

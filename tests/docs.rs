@@ -267,6 +267,43 @@ fn metrics(text: &str) -> BTreeSet<&str> {
         .collect()
 }
 
+/// The files of a folder and of those in it: Rust without what is generated, and scripts.
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.is_dir() {
+            let is_ours = !["target", "mistralrs", "__fuzz__", "node_modules"].contains(&name);
+            is_ours.then(|| sources(&path, found));
+        } else if name.ends_with(".rs") && !name.ends_with(".v1.rs") || !name.contains('.') {
+            found.push(path);
+        }
+    }
+}
+
+/// rustfmt leaves comments as they are.
+#[test]
+fn comments_fit_a_hundred_columns() {
+    let mut files = Vec::new();
+    for folder in ["src", "tests", "benches", "cli", "examples", "scripts"] {
+        sources(&root().join(folder), &mut files);
+    }
+    let mut wrong = Vec::new();
+    for file in &files {
+        let Ok(text) = fs::read_to_string(file) else { continue };
+        for (number, line) in text.lines().enumerate() {
+            let words = line.trim_start().trim_start_matches(['/', '!', '#', ' ']);
+            let is_comment = line.trim_start().starts_with(['/', '#']);
+            // Tables and links cannot be broken.
+            let is_whole = words.starts_with('|') || words.contains("http");
+            if is_comment && !is_whole && line.chars().count() > 100 {
+                wrong.push(format!("{}:{}", file.display(), number + 1));
+            }
+        }
+    }
+    assert!(files.len() > 300 && wrong.is_empty(), "{} files: {wrong:?}", files.len());
+}
+
 #[test]
 fn dashboard_alerts_and_pages_name_metrics_that_exist_and_alerts_have_a_runbook() {
     let source = read("src/observe.rs");

@@ -403,8 +403,8 @@ async fn in_a_file_balances_survive_a_kill_and_a_file_has_one_process() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
-/// The file may not be written beyond its beginning, and later it may: as a disk that is full, until
-/// somebody makes room.
+/// The file may not be written beyond its beginning, and later it may: as a disk that is full,
+/// until somebody makes room.
 // Lines are waited for on this thread; connections go on beside it.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! A reverse proxy: sends a request to the server of its model, and streams the answer back.
 //!
-//! Written on hyper's client instead of a ready-made proxy, because the caller's credentials have to
-//! be taken out, the server is chosen by what is billed, and trailers have to pass.
+//! Written on hyper's client instead of a ready-made proxy, because the caller's credentials have
+//! to be taken out, the server is chosen by what is billed, and trailers have to pass.
 
 use std::{collections::HashMap, error::Error};
 

@@ -30,7 +30,7 @@ impl ContentType {
             .is_none_or(|charset| charset.eq_ignore_ascii_case("utf-8"));
         if essence == "multipart/form-data" {
             // Servers give other parameters a meaning: `boundary*0`, for example.
-            if !is_utf8 || !parameters.iter().all(is_known) {
+            if !is_utf8 || !parameters::are_only(&parameters, &["boundary", "charset"]) {
                 return None;
             }
             let boundary = parameters::get(&parameters, "boundary")?;
@@ -41,11 +41,6 @@ impl ContentType {
             || (essence.starts_with("application/") && essence.ends_with("+json"));
         (is_json && is_utf8).then_some(Self::Json)
     }
-}
-
-/// `true` for a parameter that all servers read. Some look for `boundary` in lower case first.
-fn is_known((name, _): &(&str, &str)) -> bool {
-    ["boundary", "charset"].contains(name)
 }
 
 /// `true` for a boundary by RFC 2046, section 5.1.1, without spaces.

@@ -90,8 +90,8 @@ fn the_model_of_json_is_what_other_parsers_read() {
     });
 }
 
-/// Returns `true` for errors of values that the reader skips: lone surrogates, numbers out of range,
-/// deep nesting.
+/// Returns `true` for errors of values that the reader skips: lone surrogates, numbers out of
+/// range, deep nesting.
 fn is_in_a_skipped_value(error: &serde_json::Error) -> bool {
     let error = error.to_string();
     ["hex escape", "surrogate", "number out of range", "recursion limit"]

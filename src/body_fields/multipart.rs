@@ -83,11 +83,8 @@ impl<'a> Part<'a> {
             .and_then(|value| value.split_at_checked("form-data".len()))
             .filter(|(kind, _)| kind.eq_ignore_ascii_case("form-data"))
             .and_then(|(_, rest)| parameters::parse(rest))
-            // Servers give a meaning to others, for example `name*0`. Only some read `NAME` as
-            // `name`.
-            .filter(|found| {
-                found.iter().all(|(name, _)| ["name", "filename", "filename*"].contains(name))
-            });
+            // Servers give others a meaning: `name*0`, for example.
+            .filter(|found| parameters::are_only(found, &["name", "filename", "filename*"]));
         let name = parameters.as_ref().and_then(|found| parameters::get(found, "name"));
         let (Some(parameters), Some(name)) = (&parameters, name.filter(|name| is_plain(name)))
         else {

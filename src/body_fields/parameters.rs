@@ -38,6 +38,12 @@ pub(super) fn parse(mut text: &str) -> Option<Vec<(&str, &str)>> {
     }
 }
 
+/// `true` if there are no parameters but these, with their names written like this: only some
+/// parsers read `NAME` as `name`.
+pub(super) fn are_only(parameters: &[(&str, &str)], names: &[&str]) -> bool {
+    parameters.iter().all(|(name, _)| names.contains(name))
+}
+
 /// Returns the value of a parameter. Its name may be in capitals.
 pub(super) fn get<'a>(parameters: &[(&str, &'a str)], name: &str) -> Option<&'a str> {
     let found = parameters.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));

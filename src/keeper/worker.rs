@@ -42,8 +42,8 @@ use crate::{
 /// Interval at which an entry that cannot be removed yet is examined.
 const REMOVAL_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The least time limit for closing all leases at a shutdown. It fits two calls, the total once more
-/// and the goodbye, and the time between them in which an older renewal may still act.
+/// The least time limit for closing all leases at a shutdown. It fits two calls, the total once
+/// more and the goodbye, and the time between them in which an older renewal may still act.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Time after which closing gives up a lease that the ledger does not answer.

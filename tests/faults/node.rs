@@ -110,8 +110,8 @@ async fn answer(clock: Extension<ComputeClock>, headers: HeaderMap, body: Body) 
     response
 }
 
-/// Returns a stream of one byte every ten milliseconds. Calls `report` before each, with the compute
-/// time so far.
+/// Returns a stream of one byte every ten milliseconds. Calls `report` before each, with the
+/// compute time so far.
 fn frames(length: Duration, report: impl Fn(Duration) + Send + 'static) -> Response {
     const BETWEEN: Duration = Duration::from_millis(10);
     let began = tokio::time::Instant::now();

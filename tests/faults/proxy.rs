@@ -133,9 +133,9 @@ impl Proxy {
             let bytes = &buffer[..size];
             if way == Way::ToServer && !has_begun {
                 has_begun = true;
-                // Client libraries begin with CLIENT SETINFO LIB-NAME; replicas and Sentinels do not.
-                let is_of_client = memchr::memmem::find(bytes, b"LIB-NAME").is_some();
-                is_client.store(is_of_client, Ordering::SeqCst);
+                // Client libraries begin with their names; replicas and Sentinels do not.
+                let names_itself = memchr::memmem::find(bytes, b"LIB-NAME").is_some();
+                is_client.store(names_itself, Ordering::SeqCst);
             }
             let mode = self.mode();
             let is = |network: Network| mode == network as u8;

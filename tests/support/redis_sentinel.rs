@@ -30,7 +30,8 @@ impl Watched {
         RedisServer::start_with(&[&LOGIN[..], &quiet].concat())
     }
 
-    /// Starts a replica and Sentinels, to which the master is known by `port`: its own, or a proxy's.
+    /// Starts a replica and Sentinels, to which the master is known by `port`: its own, or that of
+    /// a proxy.
     pub fn start_behind(master: RedisServer, port: u16) -> Self {
         let of = ["--replicaof", &format!("127.0.0.1 {port}"), "--repl-diskless-sync-delay", "0"];
         let replica = RedisServer::start_with(&[&LOGIN[..], &of].concat());

@@ -11,9 +11,9 @@
 //! * a ledger that fails over and forgets up to two writes,
 //! * a month that ends and is closed.
 //!
-//! In each state the [`PROPERTIES`] must hold. When the time of the scene is over, all that is under
-//! way comes to its end without faults, and every debit must be exact, apart from what a process
-//! that was killed had not written.
+//! In each state the [`PROPERTIES`] must hold. When the time of the scene is over, all that is
+//! under way comes to its end without faults, and every debit must be exact, apart from what a
+//! process that was killed had not written.
 //!
 //! One tick is 100 ms. A request costs one nano-dollar a tick. Nodes and ledger have one clock.
 //! Permits, concurrent shares, purchased and daily credits, outage allowances and losses of the

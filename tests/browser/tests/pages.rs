@@ -1,5 +1,5 @@
-//! What people see: the example's widget and its billing page, and the gateway's pages, in Chromium.
-//! Pictures of every state are in the build folder's `tmp`.
+//! What people see: the example's widget and its billing page, and the gateway's pages, in
+//! Chromium. Pictures of every state are in the build folder's `tmp`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

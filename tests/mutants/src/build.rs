@@ -25,7 +25,8 @@ pub(crate) struct Built {
     pub(crate) uncompilable: BTreeSet<usize>,
 }
 
-/// Builds the copy. Leaves out the mutants with compile errors and builds again, until there are none.
+/// Builds the copy. Leaves out the mutants with compile errors and builds again, until there are
+/// none.
 pub(crate) fn build(config: &Config, mutants: &[(usize, &Mutant)]) -> Result<Built, String> {
     let mutated = mutants.iter().map(|(_, mutant)| mutant.file.as_str()).chain(["src/lib.rs"]);
     copy_tree(&mutated.collect())?;
@@ -80,8 +81,8 @@ fn line_of(mutant: &Mutant) -> String {
     format!("{:x} {}", hasher.finish(), mutant.name)
 }
 
-/// Copies the files that git tracks or would track, apart from the mutated ones. Files that are equal
-/// are not written, so that cargo does not compile them again.
+/// Copies the files that git tracks or would track, apart from the mutated ones. Files that are
+/// equal are not written, so that cargo does not compile them again.
 fn copy_tree(mutated: &BTreeSet<&str>) -> Result<(), String> {
     let listed = Command::new("git").args(["ls-files", "-co", "--exclude-standard"]).output();
     let listed = listed.map_err(|error| format!("git: {error}"))?.stdout;

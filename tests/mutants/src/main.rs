@@ -1,8 +1,8 @@
 //! Mutation tests of the files in tests/mutants.toml.
 //!
-//! cargo-mutants lists the mutants, but would compile the crate once for each. Here all are compiled
-//! together, each behind a switch, and each run of a test binary turns one on. Works on a copy under
-//! `target/mutants`. Arguments choose the mutants whose names contain one of them.
+//! cargo-mutants lists the mutants, but would compile the crate once for each. Here all are
+//! compiled together, each behind a switch, and each run of a test binary turns one on. Works on a
+//! copy under `target/mutants`. Arguments choose the mutants whose names contain one of them.
 
 mod build;
 mod config;
@@ -97,10 +97,10 @@ fn report(
     outcomes: &BTreeMap<usize, Outcome>,
 ) -> bool {
     let mut left = Vec::new();
-    println!("\n| file | mutants | caught by a test | timed out | equivalent | to do |");
+    println!("\n| file | mutants | caught by a test | crashed or timed out | equivalent | to do |");
     println!("|---|---|---|---|---|---|");
     for file in chosen.iter().map(|(_, mutant)| &mutant.file).collect::<BTreeSet<_>>() {
-        let (mut all, mut failed, mut timed_out, mut equivalent, mut to_do) = (0, 0, 0, 0, 0);
+        let (mut all, mut failed, mut crashed, mut equivalent, mut to_do) = (0, 0, 0, 0, 0);
         for (number, mutant) in chosen.iter().filter(|(_, mutant)| mutant.file == *file) {
             if built.uncompilable.contains(number) {
                 continue;
@@ -108,7 +108,7 @@ fn report(
             all += 1;
             match outcomes.get(number) {
                 Some(Outcome::Failed(_)) => failed += 1,
-                Some(Outcome::TimedOut) => timed_out += 1,
+                Some(Outcome::Crashed(_) | Outcome::TimedOut) => crashed += 1,
                 _ if config.has_equivalent(mutant) => equivalent += 1,
                 Some(Outcome::Survived) => {
                     to_do += 1;
@@ -120,7 +120,7 @@ fn report(
                 }
             }
         }
-        println!("| {file} | {all} | {failed} | {timed_out} | {equivalent} | {to_do} |");
+        println!("| {file} | {all} | {failed} | {crashed} | {equivalent} | {to_do} |");
     }
     println!();
     for line in &left {

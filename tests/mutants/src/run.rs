@@ -19,8 +19,10 @@ const MAX_MEMORY_KIB: &str = "6000000";
 
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// With what failed first: a test, or the process.
+    /// With the test that failed first.
     Failed(String),
+    /// The process ended without naming a test that failed: it aborted, or was out of memory.
+    Crashed(String),
     TimedOut,
     Survived,
 }
@@ -28,7 +30,8 @@ pub(crate) enum Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(by) => write!(formatter, "caught by {by}"),
+            Self::Failed(test) => write!(formatter, "caught by {test}"),
+            Self::Crashed(how) => write!(formatter, "caught by a crash: {how}"),
             Self::TimedOut => formatter.write_str("caught by a time-out"),
             Self::Survived => formatter.write_str("SURVIVED"),
         }
@@ -49,9 +52,8 @@ impl Runner<'_> {
             let Outcome::Failed(test) = &outcome else { return Some(outcome) };
             let binary = stage.split(' ').next().unwrap_or_default();
             let alone = format!("{binary} --exact {test}");
-            let is_certain = test.contains(' ')
-                || (self.stage(0, &alone).0.is_none() && self.stage(number, &alone).0.is_some());
-            is_certain.then_some(outcome)
+            let tells = self.stage(0, &alone).0.is_none() && self.stage(number, &alone).0.is_some();
+            tells.then_some(outcome)
         });
         outcomes.next().unwrap_or(Outcome::Survived)
     }
@@ -62,7 +64,7 @@ impl Runner<'_> {
         let mut words = stage.split(' ');
         let binary = words.next().and_then(|name| self.built.binaries.get(name));
         let Some(binary) = binary else {
-            let outcome = Outcome::Failed(format!("no test binary for {stage:?}"));
+            let outcome = Outcome::Crashed(format!("no test binary for {stage:?}"));
             return (Some(outcome), began.elapsed());
         };
         let most = self.baseline.get(stage).map_or(Duration::from_secs(600), |time| {
@@ -72,7 +74,7 @@ impl Runner<'_> {
         });
         let outcome = match start(binary, number, words) {
             Ok(child) => watch(child, began + most),
-            Err(error) => Some(Outcome::Failed(error.to_string())),
+            Err(error) => Some(Outcome::Crashed(error.to_string())),
         };
         (outcome, began.elapsed())
     }
@@ -117,8 +119,8 @@ fn watch(mut child: Child, until: Instant) -> Option<Outcome> {
             Err(mpsc::RecvTimeoutError::Disconnected) => {
                 return match child.wait() {
                     Ok(status) if status.success() => None,
-                    Ok(status) => Some(Outcome::Failed(format!("the process: {status}"))),
-                    Err(error) => Some(Outcome::Failed(error.to_string())),
+                    Ok(status) => Some(Outcome::Crashed(status.to_string())),
+                    Err(error) => Some(Outcome::Crashed(error.to_string())),
                 };
             }
         }
