@@ -101,7 +101,7 @@ impl Service {
     /// Waits until the ledger has so many requests of a user.
     async fn settled(&self, user: &str, requests: u64) {
         let (account, month) = (Account::user(user).unwrap(), this_month());
-        let limit = Instant::now() + Duration::from_secs(20);
+        let limit = Instant::now() + Duration::from_secs(60);
         loop {
             let statement = self.accounts.statement(&account, month).await.unwrap();
             if statement.requests() == requests && statement.held.is_zero() {

@@ -107,7 +107,7 @@ impl RedisServer {
             variables: Vec::new(),
         };
         // It knows no QUIT, which ends a test's own commands.
-        let limit = Instant::now() + Duration::from_secs(10);
+        let limit = Instant::now() + Duration::from_secs(60);
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(Instant::now() < limit, "the sentinel did not come up");
             std::thread::sleep(Duration::from_millis(10));
@@ -239,7 +239,7 @@ impl RedisServer {
     }
 
     fn wait_until_ready(&mut self) {
-        let limit = Instant::now() + Duration::from_secs(10);
+        let limit = Instant::now() + Duration::from_secs(60);
         while !self
             .try_command(&["PING"])
             .is_ok_and(|answer| answer.starts_with("+PONG") || answer.starts_with("-NOAUTH"))

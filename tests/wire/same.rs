@@ -147,7 +147,7 @@ async fn bytes_of(server: SocketAddr, head: &str) -> Vec<u8> {
     let mut connection = TcpStream::connect(server).await.unwrap();
     connection.write_all(head.as_bytes()).await.unwrap();
     let mut bytes = Vec::new();
-    tokio::time::timeout(Duration::from_secs(20), connection.read_to_end(&mut bytes))
+    tokio::time::timeout(Duration::from_secs(60), connection.read_to_end(&mut bytes))
         .await
         .unwrap()
         .unwrap();

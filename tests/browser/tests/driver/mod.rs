@@ -76,7 +76,7 @@ impl Drop for Process {
             }
             Ends::ByRequest(port) => drop(shut_down(port)),
         }
-        let limit = Instant::now() + Duration::from_secs(10);
+        let limit = Instant::now() + Duration::from_secs(60);
         while self.child.try_wait().is_ok_and(|ended| ended.is_none()) && Instant::now() < limit {
             std::thread::sleep(Duration::from_millis(20));
         }
