@@ -200,6 +200,20 @@ mod tests {
     }
 
     #[test]
+    fn a_share_from_before_a_suspension_or_of_another_name_admits_nobody() {
+        let (rules, has_room) =
+            (LeaseRules::default(), |pool: &ConcurrencyPool| pool.has_room(MOST, 0, ms(1_000)));
+        let mut suspended = pool(2, 5);
+        suspended.mark_suspended(&rules, ms(1_000));
+        assert!(has_room(&suspended), "it was asked for as the process woke");
+        suspended.mark_suspended(&rules, ms(1_001));
+        assert!(!has_room(&suspended));
+        let mut renamed = pool(2, 5);
+        renamed.rename();
+        assert!(!has_room(&renamed));
+    }
+
+    #[test]
     fn it_asks_for_those_that_wait_and_for_twice_as_many_as_lately_ran() {
         let rules =
             LeaseRules { ahead: Some(crate::HoldAhead::default()), ..LeaseRules::default() };

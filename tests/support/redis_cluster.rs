@@ -99,11 +99,14 @@ impl RedisCluster {
                 let info: String = self.ask(at, &["CLUSTER", "INFO"]);
                 let nodes: String = self.ask(at, &["CLUSTER", "NODES"]);
                 let role: String = self.ask(at, &["INFO", "replication"]);
+                // A server is well before it has heard who has the other slots.
                 info.contains("cluster_state:ok")
+                    && info.contains("cluster_slots_assigned:16384")
                     && count("slave", &nodes) == number - self.masters
                     && (at < self.masters || role.contains("master_link_status:up"))
             })
         });
+        self.until_agreed();
     }
 
     /// A setting of a server.
@@ -213,7 +216,7 @@ impl RedisCluster {
 
 /// Waits until a condition holds.
 pub fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let limit = Instant::now() + Duration::from_secs(30);
+    let limit = Instant::now() + Duration::from_secs(60);
     while !condition() {
         assert!(Instant::now() < limit, "not in time: {what}");
         sleep(Duration::from_millis(20));

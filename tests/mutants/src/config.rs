@@ -50,12 +50,29 @@ impl Config {
     }
 
     pub(crate) fn has_equivalent(&self, mutant: &Mutant) -> bool {
-        let text = fs::read_to_string(&mutant.file).unwrap_or_default();
-        let line = text.lines().nth(mutant.span.start.line - 1).unwrap_or_default();
-        self.equivalents.iter().any(|equivalent| {
-            equivalent.file == mutant.file
-                && equivalent.mutant == mutant.description()
-                && line.contains(&equivalent.line)
-        })
+        self.equivalents.iter().any(|equivalent| equivalent.is(mutant))
+    }
+
+    /// Returns an error if an entry `equivalent` names none of these mutants.
+    pub(crate) fn check_equivalents(&self, mutants: &[Mutant]) -> Result<(), String> {
+        let names_none = |equivalent: &&Equivalent| !mutants.iter().any(|m| equivalent.is(m));
+        match self.equivalents.iter().find(names_none) {
+            Some(Equivalent { file, mutant, .. }) => Err(format!(
+                "tests/mutants.toml: the entry `equivalent` for {mutant:?} in {file} names no \
+                 mutant: the code has changed, so mend or remove the entry"
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Equivalent {
+    fn is(&self, mutant: &Mutant) -> bool {
+        let text = || fs::read_to_string(&mutant.file).unwrap_or_default();
+        let is_on_line = |text: String| {
+            let line = text.lines().nth(mutant.span.start.line - 1);
+            line.is_some_and(|line| line.contains(&self.line))
+        };
+        self.file == mutant.file && self.mutant == mutant.description() && is_on_line(text())
     }
 }

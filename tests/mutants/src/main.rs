@@ -40,6 +40,7 @@ fn check() -> Result<bool, String> {
     let config = Config::read(Path::new("tests/mutants.toml"))?;
     let files = config.groups.iter().flat_map(|group| &group.files).map(String::as_str);
     let mutants = list::mutants_of(files)?;
+    config.check_equivalents(&mutants)?;
     let chosen = |mutant: &Mutant| {
         words.is_empty() || words.iter().any(|word| mutant.name.contains(word.as_str()))
     };
