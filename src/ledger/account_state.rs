@@ -208,3 +208,53 @@ impl AccountState {
 fn book_of(books: &mut BTreeMap<Period, Book>, period: Period) -> &mut Book {
     books.entry(period).or_insert_with(|| Book::new(period))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+    use crate::{Credits, ledger::book::tests::settling};
+
+    #[test]
+    fn a_fourteenth_month_removes_the_oldest() {
+        let mut state = AccountState::default();
+        let first: Period = "2026-01".parse().unwrap();
+        let mut period = first;
+        for months in 1..=14 {
+            let by = LeaseId::from_bits(1);
+            assert!(state.claim(period, "used-up".parse().unwrap(), by, period.begins()).unwrap());
+            assert_eq!(
+                (state.books.len(), state.book(first).is_some()),
+                (months.min(13), months < 14)
+            );
+            period = period.next();
+        }
+    }
+
+    #[test]
+    fn only_usage_of_a_closed_month_makes_a_book_of_the_current_one() {
+        let (november, december) = ("2026-11".parse().unwrap(), "2026-12".parse().unwrap());
+        let now = Period::begins(december);
+        let mut state = AccountState::default();
+        let renew = |state: &mut AccountState, seq, settled| {
+            let renewal = Renewal { seq, ..settling(1, settled) };
+            state.renew(november, &renewal, now, now).unwrap();
+        };
+        renew(&mut state, 1, 5);
+        assert_eq!(state.book(december), None);
+        assert!(state.amend(Amendment::Close(november), now).unwrap());
+        renew(&mut state, 2, 7);
+        let used = |month| state.book(month).map(Book::used);
+        assert_eq!(used(november), Some(Credits::clamped(5)));
+        assert_eq!(used(december), Some(Credits::clamped(2)));
+    }
+
+    #[test]
+    fn amendments_are_in_the_record() {
+        let mut state = AccountState::default();
+        let seats = NonZeroU32::new(3).unwrap();
+        assert!(state.amend(Amendment::Seats(seats), UnixTime::now()).unwrap());
+        assert_eq!(state.record().seats, seats);
+    }
+}

@@ -410,4 +410,4 @@ impl Book {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

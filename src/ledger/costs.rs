@@ -88,3 +88,47 @@ impl DayCosts {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    /// Noon of the 100th day.
+    fn noon() -> UnixTime {
+        UnixTime::EPOCH + DAY * 100 + DAY / 2
+    }
+
+    #[test]
+    fn costs_go_so_long_after_the_end_of_their_day() {
+        let end_of_day = UnixTime::EPOCH + DAY * 101;
+        assert_eq!(kept_until(noon(), Duration::ZERO), end_of_day);
+        assert_eq!(kept_until(noon(), DAY * 3), end_of_day + DAY * 3);
+    }
+
+    #[cfg(any(feature = "redis", feature = "embedded"))]
+    #[test]
+    fn costs_may_be_of_tomorrow_and_of_all_days_that_are_kept() {
+        assert_eq!(days(noon()).collect::<Vec<_>>(), (92..=101).rev().collect::<Vec<_>>());
+        assert_eq!(days(UnixTime::EPOCH).collect::<Vec<_>>(), [1, 0]);
+        let oldest = noon() - MAX_KEPT_FOR - DAY;
+        assert!(days(noon()).any(|day| day == oldest.days()));
+    }
+
+    #[test]
+    fn days_that_are_over_take_no_memory() {
+        let (mut costs, alice) = (DayCosts::default(), Account::user("alice").unwrap());
+        let id = RequestId::now();
+        let cost = [RequestCost { id: id.clone(), cost: Credits::SMALLEST }];
+        costs.keep(&alice, &cost, DAY, noon());
+        let gone = kept_until(noon(), DAY);
+        let last = gone - Duration::from_millis(1);
+        costs.keep(&alice, &[], DAY, last);
+        assert_eq!(costs.find(&alice, std::slice::from_ref(&id), last), cost);
+        assert_eq!(costs.0.len(), 2);
+        costs.keep(&alice, &[], DAY, gone);
+        assert_eq!(costs.find(&alice, &[id], last), [], "its day is gone");
+        assert_eq!(costs.0.len(), 2);
+    }
+}

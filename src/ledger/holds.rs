@@ -74,6 +74,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_held_without_a_moment_at_which_it_expires_is_added_up_anew() {
+        let (now, lease) = (UnixTime::from_secs(1_796_000_000), LeaseId::from_bits(1));
+        let mut holds = Holds::default();
+        holds.set(lease, Credits::SMALLEST, now + Duration::from_secs(600));
+        let expected = holds.clone();
+        holds = Holds { held: Credits::MAX, next_expiry: None, ..holds };
+        holds.release(now);
+        assert_eq!(holds, expected);
+    }
+
+    #[test]
     fn if_a_clock_steps_back_a_hold_ends_later_by_the_step_and_by_a_day_at_most() {
         let (lifetime, set_at) =
             (Duration::from_secs(600), UnixTime::from_millis(1_796_000_000_000));

@@ -65,12 +65,6 @@ impl Parts {
         Self { totals: BTreeMap::new(), holds: BTreeMap::new(), next_expiry: None }
     }
 
-    /// `true` if no part was ever used.
-    #[cfg(all(test, feature = "redis"))]
-    pub(super) fn is_empty(&self) -> bool {
-        self.totals.is_empty() && self.holds.is_empty()
-    }
-
     /// Releases the holds that nobody renewed in time, and adds up the others anew.
     pub(super) fn release(&mut self, now: UnixTime) {
         if self.next_expiry.is_none_or(|next| is_live(next, now)) {

@@ -1,3 +1,6 @@
+mod refunds;
+mod terms;
+
 use std::{num::NonZeroU32, sync::Arc};
 
 use super::*;
@@ -72,7 +75,7 @@ fn what_one_month_may_draw_is_not_held_by_the_next_until_that_hold_expires() {
 }
 
 /// A renewal that settles `settled` of what was purchased.
-fn settling(lease: u128, settled: i64) -> Renewal {
+pub(in crate::ledger) fn settling(lease: u128, settled: i64) -> Renewal {
     Renewal {
         lease: LeaseId::from_bits(lease),
         seq: 1,
@@ -159,98 +162,6 @@ fn used_up(period: Period) -> (Book, Record) {
     (book, record)
 }
 
-#[test]
-fn a_refund_is_of_pay_as_you_go_first_then_of_purchased_credits_then_of_included_ones() {
-    let period: Period = "2026-11".parse().unwrap();
-    let now = period.begins();
-    let (mut book, mut record) = used_up(period);
-    let left = |record: &Record| {
-        record.grants.values().map(|grant| grant.left.as_nano_usd()).collect::<Vec<_>>()
-    };
-    assert_eq!(
-        (book.purchased_used, book.pay_as_you_go(&record), left(&record)),
-        (nanos(50), nanos(30), vec![0, 0])
-    );
-    let refunds = [
-        ("a", 25, 5, 50, [0, 0]),
-        ("b", 15, 0, 40, [10, 0]),
-        ("c", 25, 0, 15, [30, 5]),
-        ("d", 100, 0, 0, [30, 20]),
-    ];
-    for (id, amount, pay_as_you_go, purchased_used, grants) in refunds {
-        assert!(book.refund(&mut record, id.parse().unwrap(), refund(amount), now).unwrap());
-        assert!(
-            !book.refund(&mut record, id.parse().unwrap(), refund(amount), now).unwrap(),
-            "twice with one id refunds once"
-        );
-        assert_eq!(
-            (book.pay_as_you_go(&record), book.purchased_used, left(&record)),
-            (nanos(pay_as_you_go), nanos(purchased_used), grants.to_vec()),
-            "after {id}"
-        );
-    }
-    assert_eq!(
-        (book.used(), book.lines_cost(), book.refunded()),
-        (nanos(180), nanos(180), nanos(165))
-    );
-    let kept = (book.clone(), record.clone());
-    for amount in [0, 16] {
-        let refused = book.refund(&mut record, "e".parse().unwrap(), refund(amount), now);
-        assert!(matches!(refused, Err(LedgerError::Refused(_))), "{refused:?}");
-    }
-    assert!((book, record) == kept, "it changed nothing");
-}
-
-/// However the terms changed since, a refund gives back no more than its amount.
-#[test]
-fn a_small_refund_gives_back_little() {
-    let period: Period = "2026-11".parse().unwrap();
-    let now = period.begins();
-    let (mut book, mut record) = (Book::new(period), Record::default());
-    record.grant("g".parse().unwrap(), nanos(100), None);
-    book.renew(&mut record, &settling(1, 100), None, now, now).unwrap();
-    let more = Terms { included: nanos(100), ..settling(2, 0).terms };
-    book.renew(&mut record, &Renewal { terms: more, ..settling(2, 0) }, None, now, now).unwrap();
-    assert!(book.refund(&mut record, "a".parse().unwrap(), refund(1), now).unwrap());
-    assert_eq!((book.purchased_used, record.purchased_left(now)), (nanos(99), nanos(1)));
-}
-
-/// A refund that only an expired grant could take back may be used again in the month.
-#[test]
-fn nothing_is_given_back_to_an_expired_grant() {
-    let period: Period = "2026-11".parse().unwrap();
-    let (now, expires) = (period.begins(), period.begins() + Duration::from_secs(60));
-    let (mut book, mut record) = (Book::new(period), Record::default());
-    record.grant("g".parse().unwrap(), nanos(100), Some(expires));
-    book.renew(&mut record, &settling(1, 100), None, now, now).unwrap();
-    assert!(book.refund(&mut record, "a".parse().unwrap(), refund(50), expires).unwrap());
-    assert_eq!(hold(&mut book, &mut record, 2, expires), nanos(50));
-}
-
-#[test]
-fn what_was_refunded_may_be_used_again_that_month() {
-    let period: Period = "2026-11".parse().unwrap();
-    let (mut book, mut record) = used_up(period);
-    let terms = Terms {
-        included: nanos(100),
-        included_per_day: Credits::ZERO,
-        per_seat: false,
-        pay_as_you_go: nanos(30),
-    };
-    let asks = |book: &mut Book, record: &mut Record, lease, now| {
-        let renewal =
-            Renewal { need: nanos(100), settled: Credits::ZERO, terms, ..settling(lease, 0) };
-        match book.renew(record, &renewal, None, now, now).unwrap().outcome {
-            Outcome::Renewed { hold, standing, .. } => (hold, standing.used, standing.available()),
-            other => panic!("{other:?}"),
-        }
-    };
-    let now = period.begins();
-    assert_eq!(asks(&mut book, &mut record, 2, now), (nanos(0), nanos(180), nanos(0)));
-    book.refund(&mut record, "a".parse().unwrap(), refund(60), now).unwrap();
-    assert_eq!(asks(&mut book, &mut record, 3, now), (nanos(60), nanos(120), nanos(0)));
-}
-
 /// The charge is fixed when it is debited: a tier that was left later owes it all the
 /// same.
 #[test]
@@ -286,31 +197,6 @@ fn what_was_charged_stays_charged_and_what_is_beyond_the_limit_is_not() {
     let more = Terms { included: nanos(50), ..capped };
     book.renew(&mut record, &Renewal { terms: more, ..settling(4, 1) }, None, now, now).unwrap();
     assert_eq!(statement(&book, &record), (10, 0), "what is included now covers it");
-}
-
-/// A node on which nobody asked since a change of tier goes on stating the old terms.
-#[test]
-fn the_newest_terms_that_were_stated_count() {
-    let period: Period = "2026-11".parse().unwrap();
-    let now = period.begins() + Duration::from_secs(60);
-    let (mut book, mut record) = (Book::new(period), Record::default());
-    let free = Terms { included: nanos(10), ..settling(1, 0).terms };
-    let stated = |seconds| period.begins() + Duration::from_secs(seconds);
-    for (lease, terms, at, included, used) in
-        [(1, free, 1, 10, 1), (2, PRO, 3, 20, 2), (3, free, 2, 20, 3), (4, free, 3, 10, 4)]
-    {
-        let renewal = Renewal { terms, terms_at: stated(at), ..settling(lease, 1) };
-        let Outcome::Renewed { standing, .. } =
-            book.renew(&mut record, &renewal, None, now, now).unwrap().outcome
-        else {
-            panic!()
-        };
-        assert_eq!(
-            (standing.included, standing.used),
-            (nanos(included), nanos(used)),
-            "lease {lease}"
-        );
-    }
 }
 
 #[test]
@@ -525,6 +411,14 @@ fn a_statement_a_refund_and_a_close_have_what_the_leases_account_for() {
         (book.used(), book.lines_cost(), book.missing()),
         (nanos(220), nanos(220), nanos(0))
     );
+    for (closed, used) in [(None, 220), (Some(november), 180)] {
+        let (mut book, mut record) = behind();
+        record.closed = closed;
+        book.refresh(&mut record, None, november.ends());
+        let recovered = used - 180;
+        // `used_up` has no lines.
+        assert_eq!((book.used(), book.recovered()), (nanos(used), nanos(180 + recovered)));
+    }
     let (mut book, mut record) = behind();
     assert!(
         book.refund(&mut record, "a".parse().unwrap(), refund(220), november.begins()).unwrap()
@@ -610,40 +504,6 @@ const PRO: Terms = Terms {
 };
 
 #[test]
-fn a_month_that_ended_keeps_its_terms_and_seats() {
-    let november: Period = "2026-11".parse().unwrap();
-    let (mut book, mut record) = (Book::new(november), Record::default());
-    record.seats = NonZeroU32::new(3).unwrap();
-    let account = crate::Account::user("alice").unwrap();
-    let seats = Terms {
-        included: nanos(20),
-        included_per_day: Credits::ZERO,
-        per_seat: true,
-        pay_as_you_go: nanos(5),
-    };
-    let (before, ended) = (november.ends() - Duration::from_millis(1), november.ends());
-    // A change of tier in mid-month counts for all of it.
-    book.renew(&mut record, &settling(1, 10), None, before, before).unwrap();
-    book.renew(&mut record, &Renewal { terms: seats, ..settling(2, 52) }, None, before, before)
-        .unwrap();
-    record.seats = NonZeroU32::MIN;
-    book.renew(&mut record, &Renewal { terms: PRO, ..settling(3, 1) }, None, ended, ended).unwrap();
-    for terms in [None, Some(PRO)] {
-        let statement = Statement::from_book(&account, &book, &record, terms, ended);
-        assert_eq!(
-            (statement.included, statement.seats.get(), statement.limit),
-            (nanos(60), 3, nanos(65))
-        );
-        assert_eq!((statement.pay_as_you_go, statement.used), (nanos(3), nanos(63)));
-    }
-    let current = Statement::from_book(&account, &book, &record, Some(PRO), before);
-    assert_eq!(
-        (current.included, current.seats.get(), current.limit),
-        (nanos(20), 1, Credits::MAX)
-    );
-}
-
-#[test]
 fn a_threshold_is_claimed_by_one() {
     let mut book = Book::new("2026-11".parse().unwrap());
     let threshold = || "included 80".parse::<Name>().unwrap();
@@ -651,33 +511,4 @@ fn a_threshold_is_claimed_by_one() {
     assert!(!book.claim(threshold(), LeaseId::from_bits(2)));
     assert!(book.claim(threshold(), LeaseId::from_bits(1)), "who asks again has it");
     assert!(book.claim("limit 80".parse().unwrap(), LeaseId::from_bits(2)));
-}
-
-#[test]
-fn seats_count_from_the_next_renewal_on() {
-    let period: Period = "2026-11".parse().unwrap();
-    let now = period.begins() + Duration::from_secs(60);
-    let (mut book, mut record) = (Book::new(period), Record::default());
-    let seats = Terms {
-        included: nanos(20),
-        included_per_day: Credits::ZERO,
-        per_seat: true,
-        pay_as_you_go: nanos(0),
-    };
-    // The last one states terms that are older than those noted.
-    for (lease, at, count) in [(1, 10, 1), (2, 11, 3), (3, 5, 2)] {
-        record.seats = NonZeroU32::new(count).unwrap();
-        let renewal = Renewal {
-            terms: seats,
-            terms_at: period.begins() + Duration::from_secs(at),
-            ..settling(lease, 1)
-        };
-        let Outcome::Renewed { standing, .. } =
-            book.renew(&mut record, &renewal, None, now, now).unwrap().outcome
-        else {
-            panic!()
-        };
-        assert_eq!(standing.included, nanos(20 * i64::from(count)), "lease {lease}");
-        assert_eq!(book.terms.map(|terms| terms.seats), NonZeroU32::new(count));
-    }
 }
