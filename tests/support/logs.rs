@@ -2,7 +2,12 @@
 
 use std::sync::{Arc, Mutex, OnceLock};
 
-use tracing::{Level, Subscriber, subscriber::DefaultGuard};
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    level_filters::LevelFilter,
+    span,
+    subscriber::{DefaultGuard, Interest},
+};
 
 /// What was logged so far. Clones are the same log.
 #[derive(Clone, Default)]
@@ -26,6 +31,7 @@ impl Log {
 
     /// What this thread logs from a level on, for as long as the guard is kept.
     pub fn from(level: Level) -> (Self, DefaultGuard) {
+        Self::of_all();
         let log = Self::default();
         let guard = tracing::subscriber::set_default(log.subscriber(level));
         (log, guard)
@@ -36,7 +42,8 @@ impl Log {
         static LOG: OnceLock<Log> = OnceLock::new();
         let start = || {
             let log = Self::default();
-            tracing::subscriber::set_global_default(log.subscriber(Level::ERROR)).unwrap();
+            let errors = Undecided(log.subscriber(Level::ERROR));
+            tracing::subscriber::set_global_default(errors).unwrap();
             log
         };
         LOG.get_or_init(start).clone()
@@ -53,5 +60,56 @@ impl Log {
         let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
         let holds_all = |line: &&str| words.iter().all(|word| line.contains(word));
         text.lines().filter(holds_all).map(str::to_owned).collect()
+    }
+}
+
+/// A subscriber that decides on each event when that comes. What others decide once for all is
+/// kept by the whole process, and may be from just before a thread got its own log: an event that
+/// two threads emit for the first time at that moment would not be in it.
+struct Undecided<S>(S);
+
+impl<S: Subscriber> Subscriber for Undecided<S> {
+    fn register_callsite(&self, _: &'static Metadata<'static>) -> Interest {
+        Interest::sometimes()
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::TRACE)
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata)
+    }
+
+    fn new_span(&self, span: &span::Attributes<'_>) -> span::Id {
+        self.0.new_span(span)
+    }
+
+    fn record(&self, span: &span::Id, values: &span::Record<'_>) {
+        self.0.record(span, values);
+    }
+
+    fn record_follows_from(&self, span: &span::Id, follows: &span::Id) {
+        self.0.record_follows_from(span, follows);
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        self.0.event(event);
+    }
+
+    fn enter(&self, span: &span::Id) {
+        self.0.enter(span);
+    }
+
+    fn exit(&self, span: &span::Id) {
+        self.0.exit(span);
+    }
+
+    fn clone_span(&self, span: &span::Id) -> span::Id {
+        self.0.clone_span(span)
+    }
+
+    fn try_close(&self, span: span::Id) -> bool {
+        self.0.try_close(span)
     }
 }
