@@ -275,6 +275,53 @@ async fn callers_get_the_upstreams_bytes_and_the_upstream_gets_the_callers() {
     assert!(got == form, "byte for byte");
 }
 
+/// RFC 9110, section 7.6.1.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_concerns_the_callers_connection_goes_no_further() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let (url, seen) = serve_upstream().await;
+    let gateway = Gateway::start(&[("UPSTREAM", &url), ("UPSTREAM_KEY", "upstream-key")]);
+    // Written by hand: clients check what they send.
+    let body = asked("echo");
+    let head = "POST /v1/completions HTTP/1.1\r\nhost: gateway\r\nauthorization: Bearer demo-pro\r\n\
+                content-type: application/json\r\nx-kept: 1\r\nx-secret: 1\r\nx-other: 1\r\n\
+                connection: close, X-Secret, Authorization, TE, HTTP2-Settings\r\n\
+                connection: \u{ff},\tx-other\r\nkeep-alive: timeout=5\r\n\
+                proxy-connection: keep-alive\r\nproxy-authorization: Basic YTpi\r\n\
+                upgrade: h2c\r\nhttp2-settings: AAMAAABk\r\nte: gzip\r\n";
+    let mut request = head.chars().map(|c| c as u8).collect::<Vec<_>>();
+    request.extend(format!("content-length: {}\r\n\r\n{body}", body.len()).into_bytes());
+    let address = gateway.url.strip_prefix("http://").unwrap();
+    let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
+    connection.write_all(&request).await.unwrap();
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(!answer.contains("x-hop"), "{answer}");
+    let (_, headers, got) = seen.requests.lock().unwrap().pop().unwrap();
+    assert_eq!(got, body);
+    for name in [
+        "x-secret",
+        "x-other",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authorization",
+        "upgrade",
+        "http2-settings",
+    ] {
+        assert!(!headers.contains_key(name), "{name}: {headers:?}");
+    }
+    let field = |name: &str| headers.get(name).map(|value| value.to_str().unwrap());
+    assert_eq!(field("x-kept"), Some("1"));
+    // What the gateway sets stays, also if the caller names it.
+    assert_eq!(
+        (field("authorization"), field("te")),
+        (Some("Bearer upstream-key"), Some("trailers"))
+    );
+    assert_eq!(gateway.settled().await["requests"], 1);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn trailers_pass() {
     let (url, _) = serve_upstream().await;

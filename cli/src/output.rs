@@ -61,9 +61,17 @@ pub(crate) fn counted(number: usize, one: &str) -> String {
     format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
-/// Returns a text without control characters: names come from clients, and a terminal obeys them.
+/// Returns a text without control characters, and without those that change the direction of text:
+/// names come from clients, and a terminal obeys them.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    let is_obeyed = |c: char| c.is_control() || changes_direction(c);
+    text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// `true` for `Bidi_Control` (Unicode Standard Annex 9, section 2).
+const fn changes_direction(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
+        | '\u{2066}'..='\u{2069}')
 }
 
 /// Returns an amount, or `no limit`.

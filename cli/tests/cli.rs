@@ -319,6 +319,48 @@ async fn what_is_damaged_is_found_and_has_its_exit_code() {
     assert!(fs::read_to_string(&file).unwrap().contains("user:bob"));
 }
 
+/// A user chose their name, and others wrote into the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_escape_sequence_and_no_change_of_direction_reaches_the_terminal() {
+    let service = Service::start().await;
+    let obeyed = ['\u{1b}', '\u{9b}', '\u{7}', '\u{8}', '\r', '\u{202e}', '\u{2066}'];
+    let hostile = obeyed.iter().collect::<String>() + "[2J]0;owned";
+    let assert_shown = |code: i32, arguments: &[&str], text: &str| {
+        let shown = service.run(code, arguments);
+        assert!(shown.contains(text), "{arguments:?}: {shown:?}");
+        assert!(!shown.contains(obeyed), "{arguments:?}: {shown:?}");
+        shown
+    };
+    // A name can change the direction of text.
+    let name = "al\u{202e}ecila\u{2066}";
+    service.uses(name, 1_000).await;
+    service.settled(name, 1).await;
+    let (account, shown) = (format!("user:{name}"), "user:al\u{fffd}ecila\u{fffd}");
+    assert_shown(0, &["list"], shown);
+    assert_shown(0, &["show", &account], shown);
+    assert_shown(0, &["audit", &account], "");
+
+    let issue = ["tokens", "issue", "user:mallory", "--tier", "free", "--label", "laptop"];
+    service.run(0, &issue);
+    let tokens = "tc:{user:mallory}:tokens";
+    let listed = service.server.command(&["HVALS", tokens]);
+    let label = serde_json::to_string(&hostile).unwrap();
+    let entry = listed.trim().replace("\"laptop\"", &label);
+    service.server.command(&["HSET", tokens, &hostile, &entry]);
+    assert_shown(0, &["tokens", "list", "user:mallory"], "[2J]0;owned");
+
+    service.uses("bob", 1_000).await;
+    service.settled("bob", 1).await;
+    let book = format!("tc:{{user:bob}}:{}", this_month());
+    service.server.command(&["HSET", &book, "total", &hostile]);
+    for arguments in [&["show", "user:bob"][..], &["audit", "user:bob"], &["audit"]] {
+        let code = if arguments[0] == "show" { 1 } else { 3 };
+        assert_shown(code, arguments, "owned");
+        let json = service.run(code, &[arguments, &["--json"]].concat());
+        assert!(!json.contains(['\u{1b}', '\u{7}', '\r']), "{json:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_doctor_names_what_would_lose_money() {
     let service = Service::start().await;

@@ -224,9 +224,9 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
+        // One name that cannot be read does not hide the others.
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','))
+        .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
         .collect();
     for name in HOP_BY_HOP.iter().chain(&named) {
         headers.remove(name);
@@ -282,6 +282,10 @@ mod tests {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
+        headers
+            .append("connection", HeaderValue::from_bytes(b"X-Other,, \xff ,\tx-third").unwrap());
+        headers.insert("x-other", HeaderValue::from_static("1"));
+        headers.insert("x-third", HeaderValue::from_static("1"));
         remove_hop_by_hop(&mut headers);
         assert_eq!(headers.keys().collect::<Vec<_>>(), ["x-kept"]);
     }

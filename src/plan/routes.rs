@@ -12,7 +12,7 @@ use super::{
     pattern::{self, PatternError},
     template::{Filled, Source, Template},
 };
-use crate::{DenialFormat, Name};
+use crate::{DenialFormat, Name, observe};
 
 /// The model on the bill of what runs on a route to hardware.
 const UNLISTED_MODEL: &str = "unlisted";
@@ -338,6 +338,7 @@ impl Routes {
 
 /// Explains to the operator what to add to the plan for a model that it does not have.
 pub(super) fn explain_unknown_model(route: &str, model: &str) -> String {
+    let model = observe::shortened(model);
     format!(
         "route {route:?} is asked for model {model:?}, which the plan does not have; \
          [models.{model:?}] with hardware = \"<name>\" adds it"

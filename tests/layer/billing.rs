@@ -336,6 +336,34 @@ async fn an_organisation_pays_for_its_members_where_they_say_so() {
     assert_eq!(set.status(), 403);
 }
 
+/// Which of two payers would count is anybody's guess: neither pays, nor does the caller.
+#[tokio::test]
+async fn who_names_a_payer_twice_is_denied_and_nobody_pays() {
+    let server = Server::start().await;
+    let bill_to = |request: reqwest::RequestBuilder, values: &[&str]| {
+        values.iter().fold(request.bearer_auth("ann"), |request, value| {
+            request.header("x-hf-bill-to", *value)
+        })
+    };
+    let run = || server.client.post(server.url("/models/echo"));
+    for values in [["acme", "acme"], ["acme", "others"], ["others", "acme"], ["acme", ""]] {
+        assert_eq!(bill_to(run(), &values).send().await.unwrap().status(), 403, "{values:?}");
+        for page in ["/billing", "/billing.json", "/billing.csv"] {
+            let get = server.client.get(server.url(page));
+            assert_eq!(bill_to(get, &values).send().await.unwrap().status(), 403, "{values:?}");
+        }
+    }
+    // One value is one name.
+    for value in ["acme, acme", "acme,", "ACME", "org:acme", "acme/"] {
+        assert_eq!(bill_to(run(), &[value]).send().await.unwrap().status(), 403, "{value}");
+    }
+    assert_eq!(bill_to(run(), &["acme"]).send().await.unwrap().status(), 200);
+    let acme = Account::org("acme").unwrap();
+    let acme = Identity::new("ann".parse().unwrap(), acme, "enterprise".parse().unwrap());
+    server.settled(&acme, 1).await;
+    assert_eq!(server.settled(&person("ann", "pro"), 0).await.used, nanos(0));
+}
+
 #[tokio::test]
 async fn nobody_sees_the_bill_of_another() {
     let server = Server::start().await;

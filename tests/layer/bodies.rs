@@ -200,6 +200,36 @@ async fn what_is_wrong_with_a_body_is_said_with_the_models_that_there_are() {
     assert!(statement.used.is_zero() && statement.held.is_zero(), "nothing ran");
 }
 
+/// A hundred thousand levels: more than a stack has room for, if each level took some of it.
+#[tokio::test]
+async fn json_of_any_depth_is_passed_over() {
+    let meter = builder().build().unwrap();
+    let levels = 100_000;
+    for (open, close) in [("[", "]"), ("{\"model\":", "}")] {
+        let deep = format!("{}1{}", open.repeat(levels), close.repeat(levels));
+        for body in [
+            format!("{{\"x\":{deep},\"model\":\"large\"}}"),
+            format!("{{\"model\":\"large\",\"x\":{deep}}}"),
+        ] {
+            let (response, got) =
+                send(&meter, asked("application/json", Full::new(Bytes::from(body.clone())))).await;
+            assert_eq!(response.status(), 200);
+            assert!(got.unwrap().data == body.as_bytes());
+        }
+        for body in [
+            format!("{{\"model\":{deep}}}"),
+            deep.clone(),
+            format!("{{\"model\":\"large\",\"x\":{}", open.repeat(levels)),
+            format!("{{\"model\":\"large\",\"x\":{}", close.repeat(levels)),
+        ] {
+            let (response, got) =
+                send(&meter, asked("application/json", Full::new(Bytes::from(body)))).await;
+            assert_eq!((response.status(), got), (StatusCode::BAD_REQUEST, None));
+        }
+    }
+    assert_eq!(billed(&meter, 4).await, [("large".to_owned(), 4)]);
+}
+
 #[tokio::test]
 async fn a_list_of_models_is_free_for_who_is_known() {
     let meter = builder().build().unwrap();

@@ -7,13 +7,14 @@ use http::{HeaderValue, Request, Response, header::AUTHORIZATION};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, BearerTokens, CreditMeter, Identity, MemoryLedger, Name, Period,
+    Account, BearerTokens, CreditMeter, Identity, Limits, MemoryLedger, Name, Period,
     clock::{TokioClock, UnixTime},
     identify::{Identify, Identifying, RequestHead},
+    ledger::{LedgerError, MAX_LINES},
     plan::Classification,
 };
 
-use crate::support::*;
+use crate::support::{logs::Log, *};
 
 async fn status(meter: &CreditMeter, request: Request<Empty<Bytes>>) -> u16 {
     let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
@@ -74,6 +75,83 @@ async fn names_that_clients_choose_are_found_or_not_and_never_kept() {
     }
     for name in ["", "a\nb", "a\tb", &"x".repeat(129)] {
         assert!(name.parse::<Name>().is_err(), "{name:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_endless_paths_sixty_four_are_logged_with_advice_once_each() {
+    let tokens = BearerTokens::new().with("s3cret", identity("alice", "pro"));
+    let meter = CreditMeter::new(plan(), MemoryLedger::new(), tokens);
+    let (log, _guard) = Log::of_this_thread();
+    let ask = async |path: String, token: &str| {
+        let request = Request::post(path).header(AUTHORIZATION, format!("Bearer {token}"));
+        status(&meter, request.body(Empty::new()).unwrap()).await
+    };
+    for number in 0..100 {
+        assert_eq!(ask(format!("/stranger-{number}"), "guess").await, 401);
+    }
+    assert!(log.lines(&["denied: "]).is_empty(), "strangers choose nothing that is logged");
+    for _ in 0..2 {
+        for number in 0..500 {
+            let path = if number % 2 == 0 { "/models/none" } else { "/elsewhere" };
+            assert_eq!(ask(format!("{path}-{number}"), "s3cret").await, 404);
+        }
+    }
+    let logged = log.lines(&["denied: "]);
+    assert_eq!(logged.len(), 64);
+    assert!((0..64).all(|number| logged[number].contains(&format!("-{number}\""))), "{logged:?}");
+}
+
+/// An owner sets them, or a host for its owners.
+#[tokio::test]
+async fn an_account_has_ten_thousand_limits_of_parts_and_no_more() {
+    let meter = meter(MemoryLedger::new()).build().unwrap();
+    let (alice, accounts) = (Account::user("alice").unwrap(), meter.accounts());
+    let limits = |limit: i64| Limits { per_month: Some(nanos(limit)), per_day: None };
+    let set = async |part: usize, limits| {
+        let part = format!("group-{part}").parse().unwrap();
+        accounts.set_limits(&alice, Some(&part), limits).await
+    };
+    for part in 0..10_000 {
+        set(part, limits(1)).await.unwrap();
+    }
+    let refused = set(10_000, limits(1)).await.unwrap_err();
+    assert!(matches!(refused, LedgerError::Refused(_)), "{refused}");
+    assert!(refused.to_string().contains("too many parts"), "{refused}");
+    assert_eq!(statement(&meter, "alice", "pro").await.parts.len(), 10_000);
+    // What is there can be changed, and makes room when it is taken away.
+    set(9_999, limits(2)).await.unwrap();
+    set(0, Limits::NONE).await.unwrap();
+    set(10_000, limits(1)).await.unwrap();
+    assert!(set(0, limits(1)).await.is_err());
+    // Its requests are served, and billed in parts that have no limit.
+    let who = identity("alice", "pro").in_part("another".parse().unwrap());
+    let asked = Request::post("/models/echo").extension(who).body(Empty::new()).unwrap();
+    assert_eq!(status(&meter, asked).await, 200);
+    settled(&meter, "alice", "pro", 1).await;
+}
+
+/// Nobody is protected from mistaking one for another; the ledger does not.
+#[tokio::test]
+async fn names_that_look_alike_are_accepted_and_billed_apart() {
+    let meter = meter(MemoryLedger::new()).build().unwrap();
+    let alike = [
+        "caf\u{e9}",
+        "cafe\u{301}",
+        "CAF\u{c9}",
+        "c\u{430}f\u{e9}",
+        "caf\u{e9}\u{200b}",
+        "caf\u{e9} ",
+        "\u{202e}\u{e9}fac",
+    ];
+    for (at, name) in alike.iter().enumerate() {
+        for _ in 0..=at {
+            assert_eq!(status(&meter, request(name, "free", Empty::new())).await, 200, "{name:?}");
+        }
+    }
+    for (at, name) in alike.iter().enumerate() {
+        let statement = settled(&meter, name, "free", at as u64 + 1).await;
+        assert_eq!(statement.account.as_str(), format!("user:{name}"), "{name:?}");
     }
 }
 
@@ -146,6 +224,31 @@ async fn a_host_that_lets_clients_name_features_keeps_a_bounded_bill() {
     }
     let statement = settled(&meter, "alice", "pro", 3_000).await;
     assert_eq!(statement.lines.len(), 101);
+    let lines: i64 = statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum();
+    assert_eq!(lines, statement.used.as_nano_usd());
+}
+
+/// The same at the bound that ledgers have by themselves, for which statement and page have room.
+#[tokio::test(start_paused = true)]
+async fn by_default_a_bill_has_twenty_thousand_lines_and_one_for_the_rest() {
+    let number = std::sync::atomic::AtomicUsize::new(0);
+    let meter = meter(MemoryLedger::new())
+        .classify(move |_, plan| {
+            let number = number.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            plan.workload("echo", &format!("feature-{number}").parse().unwrap())
+                .map_or(Classification::Unknown, Classification::Workload)
+        })
+        .build()
+        .unwrap();
+    // A node that has not reported yet puts together what is beyond its own bound.
+    for _ in 0..29 {
+        for _ in 0..700 {
+            assert_eq!(status(&meter, request("alice", "pro", Empty::new())).await, 200);
+        }
+        tokio::time::sleep(seconds(1)).await;
+    }
+    let statement = settled(&meter, "alice", "pro", 20_300).await;
+    assert_eq!((MAX_LINES, statement.lines.len()), (20_000, 20_001));
     let lines: i64 = statement.lines.iter().map(|line| line.usage.cost.as_nano_usd()).sum();
     assert_eq!(lines, statement.used.as_nano_usd());
 }

@@ -208,6 +208,27 @@ async fn a_torn_or_flipped_journal_settles_what_is_whole_in_it_and_nothing_else(
     eprintln!("of 60 damaged journals {refused} were refused, and {settled} had lost nothing");
 }
 
+/// Each row that a bit was flipped in is left out, and all others are settled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flipped_row_of_a_journal_costs_no_other_row() {
+    let folder = Folder::new("journal-one-row");
+    let (whole, all) = of_twelve(&folder).await;
+    let bytes = std::fs::read(&whole).unwrap();
+    let damaged = folder.0.join("damaged");
+    let mut outcomes = std::collections::BTreeMap::new();
+    for user in 0..12 {
+        let name = format!("user:u{user} ");
+        let at = bytes.windows(name.len()).enumerate();
+        for (at, _) in at.filter(|(_, found)| *found == name.as_bytes()) {
+            let mut bytes = bytes.clone();
+            bytes[at + 5] ^= 1;
+            std::fs::write(&damaged, &bytes).unwrap();
+            *outcomes.entry(settles(&damaged).await).or_insert(0) += 1;
+        }
+    }
+    panic!("{all} {outcomes:?}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_ledger_and_a_journal_do_not_take_each_others_files() {
     let folder = Folder::new("journal-swapped");

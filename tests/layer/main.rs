@@ -39,6 +39,8 @@ mod midway;
 mod neighbours;
 mod node_model;
 mod order;
+#[cfg(feature = "axum")]
+mod pages;
 mod parts;
 #[cfg(feature = "axum")]
 mod paths;

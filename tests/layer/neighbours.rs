@@ -147,6 +147,30 @@ async fn what_the_ledger_cannot_say_of_one_account_is_nobody_elses_denial() {
     }
 }
 
+/// However many accounts the ledger answers with an error, that is an answer: nobody is denied for
+/// them. Nobody else's answers tell that here.
+#[tokio::test(start_paused = true)]
+async fn three_accounts_with_an_error_on_a_quiet_node_are_no_outage() {
+    let (log, _guard) = crate::support::logs::Log::from(tracing::Level::ERROR);
+    let bad = ["mallory", "eve", "trudy", "oscar"];
+    for way in [Way::Failed, Way::Malformed] {
+        let ledger = Failing::new(way, &bad);
+        let meter = meter(ledger.clone()).build().unwrap();
+        for round in 0..20 {
+            for user in bad {
+                assert_eq!(ask(&meter, user, "free").await, 503, "{way:?}");
+            }
+            let began = Instant::now();
+            let user = format!("user-{round}");
+            assert_eq!(ask(&meter, &user, "free").await, 200, "{way:?}, {round}");
+            assert!(began.elapsed().is_zero(), "{way:?}: it waits for the bad ones");
+            sleep(seconds(3)).await;
+        }
+        assert_eq!(log.lines(&["the ledger does not answer"]), [""; 0], "{way:?}");
+        assert_eq!(meter.shutdown().await.unsettled, [], "{way:?}");
+    }
+}
+
 /// An outage that only three have met is over for all when one of them is answered.
 #[tokio::test(start_paused = true)]
 async fn whoever_was_denied_without_being_asked_for_finds_out_when_the_ledger_is_back() {

@@ -308,6 +308,30 @@ async fn a_response_of_which_nobody_takes_anything_is_abandoned() {
     assert!(body.frame().await.is_none());
 }
 
+/// Nothing abandons them. They fill the places of their own account.
+#[tokio::test(start_paused = true)]
+async fn readers_that_take_a_frame_now_and_then_fill_no_more_places_than_most_running() {
+    let meter = narrow().stall_timeout(seconds(10)).build().unwrap();
+    let bounded = PLAN.replace("[tiers.pro]\n", "[tiers.pro]\nmost_running = 2\n");
+    meter.plan().replace(tower_credits::Plan::from_toml(&bounded).unwrap());
+    let endless = || Service::Spawned(vec![10; 100_000], 1);
+    let (first, of_first) = ask(&meter, "pro", endless()).await;
+    let (second, of_second) = ask(&meter, "pro", endless()).await;
+    let mut bodies = [first, second].map(|response| Box::pin(response.into_body()));
+    for _ in 0..100 {
+        sleep(seconds(9)).await;
+        for body in &mut bodies {
+            body.frame().await.unwrap().unwrap();
+        }
+        assert_eq!(ask(&meter, "pro", endless()).await.0.status(), 429);
+    }
+    assert_eq!((of_first.dropped(), of_second.dropped()), (None, None));
+    let [first, _second] = bodies;
+    drop(first);
+    eventually(async || (ask(&meter, "pro", endless()).await.0.status() == 200).then_some(()))
+        .await;
+}
+
 /// A client that takes large frames slowly is no stalled one.
 #[tokio::test(start_paused = true)]
 async fn a_slow_client_of_large_frames_is_not_abandoned() {

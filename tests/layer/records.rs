@@ -210,6 +210,28 @@ async fn ids_of_the_host_and_of_the_service_are_kept() {
     }
 }
 
+#[tokio::test]
+async fn an_id_in_a_field_of_the_client_is_not_the_requests() {
+    let sink = Receiver::default();
+    let meter = recorded(&sink).keep_costs(seconds(3600)).build().unwrap();
+    let (log, _guard) = Log::from(tracing::Level::INFO);
+    let mut asked = request("alice", "ten", Empty::new());
+    for name in ["inference-id", "x-request-id", "request-id", "x-amzn-requestid", "traceparent"] {
+        let name = http::HeaderName::from_static(name);
+        asked.headers_mut().insert(name, "of-the-client".parse().unwrap());
+    }
+    let (response, in_handler) = ask(&meter, asked, None).await;
+    let id = id_of(&response, "inference-id");
+    assert_eq!((id_of(&response, "x-request-id"), in_handler), (id.clone(), Some(id.clone())));
+    assert_eq!((&sink.only().await.id, sink.only().await.service_id), (&id, None));
+    assert_eq!(cost_of(&meter, "alice", &id).await, nanos(1_200));
+    let ids = ["of-the-client".parse().unwrap()];
+    let costs = meter.accounts().costs(&Account::user("alice").unwrap(), &ids).await.unwrap();
+    assert!(costs.is_empty(), "{costs:?}");
+    let lines = log.lines(&[]);
+    assert!(!lines.is_empty() && !lines.concat().contains("of-the-client"), "{lines:?}");
+}
+
 /// The event of a stream that its client leaves is emitted elsewhere, and is in the host's trace
 /// all the same.
 #[tokio::test]
@@ -264,6 +286,58 @@ async fn a_denial_says_whose_it_is_which_model_and_which_path() {
     let id = format!("request_id={}", id_of(&response, "x-request-id"));
     let lines = log.lines(&[&id, "UNAUTHENTICATED", "path=\"/models/echo\""]);
     assert!(lines.len() == 1 && !lines[0].contains("account"), "{lines:?}");
+}
+
+/// Text that a client chooses: in the path, the query, a field, a body. The event and the advice to
+/// the operator have it quoted and cut off.
+#[tokio::test]
+async fn hostile_text_of_clients_is_quoted_and_short_in_the_log() {
+    let routes = "[routes]\n\"/query\" = { model = \"{query:model}\" }\n\
+                  \"/field\" = { model = \"{header:x-model}\" }\n\
+                  \"/body\" = { model = \"{body:model}\" }\n";
+    let text = PLAN.replace("[routes]\n", routes);
+    let meter = recorded(&Receiver::default()).build().unwrap();
+    meter.plan().replace(tower_credits::Plan::from_toml(&text).unwrap());
+    let (log, _guard) = Log::from(tracing::Level::INFO);
+    let (long, forged) =
+        ("x".repeat(8_000), "\n2026-11-01T00:00:00Z INFO forged \u{1b}[2J\u{202e}");
+    let escaped = percent_encoding::utf8_percent_encode(forged, percent_encoding::NON_ALPHANUMERIC);
+    let body = |model: &str| serde_json::json!({ "model": model }).to_string();
+    let field = |text: &str| http::HeaderValue::from_bytes(text.as_bytes()).unwrap();
+    let asked = [
+        (format!("/models/{escaped}{long}"), None, String::new()),
+        (format!("/models/{long}"), None, String::new()),
+        (format!("/elsewhere/{escaped}{long}"), None, String::new()),
+        (format!("/query?model={escaped}{long}"), None, String::new()),
+        (format!("/query?model={long}"), None, String::new()),
+        ("/field".to_owned(), Some(field(&format!("\u{9b}2J\u{202e}{long}"))), String::new()),
+        ("/field".to_owned(), Some(field(&long)), String::new()),
+        ("/body".to_owned(), None, body(&format!("{forged}{long}"))),
+        ("/body".to_owned(), None, body(&long)),
+    ];
+    let number = asked.len();
+    for (target, model, body) in asked {
+        let mut request = Request::post(target)
+            .extension(identity("alice", "ten"))
+            .header("content-type", "application/json")
+            .body(http_body_util::Full::new(Bytes::from(body)))
+            .unwrap();
+        if let Some(model) = model {
+            request.headers_mut().insert("x-model", model);
+        }
+        let handler =
+            service_fn(async |_| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())));
+        let response = tower::Layer::layer(&meter.buffer_bodies(), handler).oneshot(request).await;
+        assert!(response.unwrap().status().is_client_error());
+    }
+    let events = log.lines(&[" INFO ", "denied", "account=user:alice"]);
+    let advice = log.lines(&[" WARN ", "denied: "]);
+    assert!(events.len() == number && advice.len() >= 7, "{events:?} {advice:?}");
+    assert_eq!(log.lines(&[]).len(), events.len() + advice.len(), "no line is forged");
+    for line in log.lines(&[]) {
+        assert!(!line.contains(['\u{1b}', '\u{9b}', '\u{202e}']), "{line:?}");
+        assert!(line.len() < 2_000 && !line.contains(&"x".repeat(257)), "{} bytes", line.len());
+    }
 }
 
 #[tokio::test]

@@ -204,3 +204,130 @@ async fn tokens_are_followed_and_revoked() {
     eventually(async || knows("one").await.then_some(())).await;
     assert!(!knows("two").await, "and it stays revoked while the process runs");
 }
+
+/// A file of which each time that it is read is the test's to say what is in it: a pipe, and for
+/// the next time another one in its place.
+#[cfg(unix)]
+struct Read {
+    path: std::path::PathBuf,
+}
+
+#[cfg(unix)]
+impl Read {
+    fn new(folder: &Folder, name: &str) -> Self {
+        let read = Self { path: folder.0.join(name) };
+        read.put_pipe();
+        read
+    }
+
+    fn put_pipe(&self) {
+        let next = self.path.with_extension("next");
+        let made = std::process::Command::new("mkfifo").arg(&next).status().unwrap();
+        assert!(made.success());
+        std::fs::rename(next, &self.path).unwrap();
+    }
+
+    /// Waits until the file is read, and answers that with this text. What was read before that is
+    /// dealt with by then.
+    fn answer(&self, text: &str) {
+        use std::io::Write;
+        let mut pipe = std::fs::OpenOptions::new().write(true).open(&self.path).unwrap();
+        self.put_pipe();
+        pipe.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits until the file is read once more, and leaves a file in its place.
+    fn end(self, text: &str) {
+        let pipe = std::fs::OpenOptions::new().write(true).open(&self.path).unwrap();
+        std::fs::write(self.path.with_extension("next"), text).unwrap();
+        std::fs::rename(self.path.with_extension("next"), &self.path).unwrap();
+        drop(pipe);
+    }
+}
+
+/// The texts that a file has while it is written: the beginnings of it, each of which may be a
+/// whole file.
+fn beginnings(text: &str, mark: &str) -> Vec<String> {
+    text.match_indices(mark).map(|(at, _)| text[..at].to_owned()).skip(1).collect()
+}
+
+/// A plan that ends before a tier is a plan without that tier.
+#[cfg(unix)]
+#[test]
+fn a_plan_that_is_being_written_is_not_in_force_before_it_is_read_twice_alike() {
+    let folder = Folder::new("half-a-plan");
+    let file = Read::new(&folder, "plan.toml");
+    let old = priced("0.1");
+    let plan = std::thread::scope(|scope| {
+        scope.spawn(|| file.answer(&old));
+        PlanFile::watch(&file.path).unwrap()
+    });
+    let tiers = || plan.current().tiers().len();
+    let price = || {
+        let workload = plan.current().workload("echo", &"api".parse().unwrap());
+        workload.map(|workload| workload.price.a_second().to_string())
+    };
+    let (old_tiers, old_price) = (tiers(), price());
+    let new = format!("{}[models.last]\nhardware = \"gpu-small\"\n", priced("0.2"));
+    let halves = beginnings(&new, "\n[tiers.");
+    assert!(halves.iter().filter(|half| tower_credits::Plan::from_toml(half).is_ok()).count() > 2);
+    for half in halves.iter().take(4).chain([&new]) {
+        file.answer(half);
+        assert_eq!((tiers(), price()), (old_tiers, old_price.clone()), "{half}");
+    }
+    file.answer(&new);
+    file.end(&new);
+    assert_eq!(price().as_deref(), Some("$0.20"));
+}
+
+#[cfg(unix)]
+#[test]
+fn tokens_that_are_being_written_are_not_in_force_before_they_are_read_twice_alike() {
+    let entry = |digest: &str| {
+        format!("[[tokens]]\nsha256 = \"{digest}\"\naccount = \"user:a\"\ntier = \"pro\"\n")
+    };
+    // printf %s one | sha256sum, and so on
+    let one = entry("7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed");
+    let two = entry("3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3");
+    let folder = Folder::new("half-the-tokens");
+    let file = Read::new(&folder, "tokens.toml");
+    let both = format!("{one}{two}");
+    let tokens = std::thread::scope(|scope| {
+        scope.spawn(|| file.answer(&both));
+        BearerTokens::watch(&file.path).unwrap()
+    });
+    let knows = |token: &str| {
+        use tower_credits::identify::{Identify, Identifying};
+        let request = Request::get("/").header("authorization", format!("Bearer {token}"));
+        let answer = tokens.identify((&request.body(()).unwrap()).into());
+        matches!(answer, Identifying::Ready(Ok(_)))
+    };
+    assert!(knows("one") && knows("two"));
+    for half in ["", &one, "[[tok", &one, &both] {
+        file.answer(half);
+        assert!(knows("one") && knows("two"), "{half}");
+    }
+    file.answer(&one);
+    file.answer(&one);
+    file.end(&one);
+    assert!(knows("one") && !knows("two"));
+}
+
+/// A secret that was written where its digest goes, and lines that are no TOML.
+#[tokio::test]
+async fn the_log_of_a_wrong_tokens_file_shows_no_secret() {
+    let (folder, log) = (Folder::new("wrong-tokens"), Log::of_all());
+    let path = folder.write("tokens.toml", "tokens = []");
+    let _tokens = BearerTokens::watch(&path).unwrap();
+    let wrong = [
+        "[[tokens]]\nsha256 = \"hush-hush\"\naccount = \"user:a\"\ntier = \"pro\"\n",
+        "[[tokens]]\nhush-hush = \"hush-hush\"\n",
+        "[[tokens]]\nsha256 = hush-hush\n",
+    ];
+    for (at, text) in wrong.into_iter().enumerate() {
+        folder.write("tokens.toml", text);
+        let refusal = refusals(&log, &path, at + 1).await;
+        assert!(refusal.contains("tokens.toml: line "), "{refusal}");
+    }
+    assert!(log.lines(&["hush"]).is_empty(), "{:?}", log.lines(&["hush"]));
+}

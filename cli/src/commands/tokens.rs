@@ -61,7 +61,7 @@ pub(crate) async fn list(global: &Global, account: &Account) -> Result<Done, Fai
             }))?;
         }
         table.add_row([
-            token.id.clone(),
+            output::printable(&token.id),
             output::printable(&token.label),
             output::printable(token.subject.as_str()),
             output::printable(token.tier.as_str()),

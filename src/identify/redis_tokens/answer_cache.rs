@@ -181,3 +181,24 @@ impl Drop for Change<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identify::credentials;
+
+    /// Anybody can make tokens of the right form.
+    #[test]
+    fn of_endless_unknown_tokens_ten_thousand_are_cached() {
+        let cache = AnswerCache::new(u64::MAX, Duration::from_secs(30), Duration::ZERO);
+        for number in 0..30_000_u32 {
+            let digest = credentials::digest(&number.to_be_bytes());
+            let Lookup::Miss(query) = cache.get(digest) else { panic!("{number} is known") };
+            cache.insert_unknown(&query);
+        }
+        cache.unknown.run_pending_tasks();
+        let kept = cache.unknown.iter().count();
+        assert!((5_000..=10_000).contains(&kept), "{kept} are cached");
+        assert_eq!(cache.known.iter().count(), 0);
+    }
+}
