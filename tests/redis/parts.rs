@@ -14,7 +14,7 @@ use http::{Request, Response};
 use http_body_util::Empty;
 use tokio::sync::{Barrier, watch};
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{Account, Identity, Limits, Plan, RedisLedger};
+use tower_credits::{Account, Accounts, Identity, Limits, Plan, RedisLedger, ledger::LedgerError};
 
 use crate::{
     crowd::standing_clock,
@@ -127,4 +127,30 @@ async fn of_a_thousand_by_ten_members_on_three_nodes_exactly_those_run_that_fit(
     for meter in meters {
         assert!(meter.shutdown().await.unsettled.is_empty());
     }
+}
+
+/// The limits of parts that an owner sets, on a real server: as many as in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_has_ten_thousand_limits_of_parts_and_no_more() {
+    let server = RedisServer::start();
+    let accounts = Accounts::new(RedisLedger::connect(server.url()).await.unwrap());
+    let acme = Account::org("acme").unwrap();
+    let set = async |part: usize, limits: Limits| {
+        let part = format!("group-{part}").parse().unwrap();
+        accounts.set_limits(&acme, Some(&part), limits).await
+    };
+    let limits = |limit| Limits { per_month: Some(nanos(limit)), per_day: None };
+    for hundred in 0..100 {
+        let all = (0..100).map(|part| set(100 * hundred + part, limits(1)));
+        futures_util::future::try_join_all(all).await.unwrap();
+    }
+    let refused = set(10_000, limits(1)).await.unwrap_err();
+    assert!(matches!(refused, LedgerError::Refused(_)), "{refused}");
+    assert!(refused.to_string().contains("too many parts"), "{refused}");
+    assert_eq!(server.command(&["HLEN", "tc:{org:acme}:parts"]).lines().next(), Some(":10000"));
+    // What is there can be changed, and makes room when it is taken away.
+    set(9_999, limits(2)).await.unwrap();
+    set(0, Limits::NONE).await.unwrap();
+    set(10_000, limits(1)).await.unwrap();
+    assert!(set(0, limits(1)).await.is_err());
 }

@@ -157,7 +157,7 @@ fn read(database: &OpenDatabase) -> Result<Vec<Row>, DatabaseFailed> {
         match unsealed(key.value(), value.value()).map(serde_json::from_slice) {
             Some(Ok(row)) => rows.push(row),
             damaged => tracing::error!(
-                target: "tower_credits", row = %String::from_utf8_lossy(value.value()),
+                target: "tower_credits", row = ?String::from_utf8_lossy(value.value()),
                 error = damaged.and_then(Result::err).map(tracing::field::display),
                 "a lease in the journal is damaged: it is not settled"
             ),
