@@ -185,6 +185,7 @@ impl fmt::Debug for Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::database_file::sealed;
 
     /// A row as version 1 wrote it.
     const VERSION_1: &str = r#"{"account":"user:alice","period":"2026-11","terms":{"included":200,"per_seat":false,"pay_as_you_go":0},"terms_at":1794700800000,"lease":{"id":"00000000000000000000000000000001","seq":7,"outbox":{"spent":300,"acknowledged":200,"batches":2,"frozen":null,"lines":[]}}}"#;
@@ -195,5 +196,35 @@ mod tests {
         assert_eq!(row.scope().whole(), None);
         assert!(row.stated().parts.is_empty());
         assert_eq!(row.lease.unreported(), Credits::clamped(100));
+    }
+
+    /// What the checksums of the database let pass.
+    #[test]
+    fn a_row_that_is_not_what_was_written_costs_no_other_row() {
+        let name = format!("tower-credits-journal-rows-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        {
+            let file = DatabaseFile::open(&path, PURPOSE).unwrap();
+            let transaction = file.database().unwrap().begin_write().unwrap();
+            {
+                let mut rows = transaction.open_table(ROWS).unwrap();
+                for number in 0..9_u8 {
+                    let user = format!("user:u{number}");
+                    let mut row = sealed(&[number], VERSION_1.replace("user:alice", &user).into());
+                    if number % 3 == 1 {
+                        // Another user would pay.
+                        let at = row.windows(7).position(|text| text == user.as_bytes()).unwrap();
+                        row[at + 6] ^= 1;
+                    }
+                    rows.insert(&[number][..], &*row).unwrap();
+                }
+            }
+            transaction.commit().unwrap();
+        }
+        let journal = Journal::open(&path).unwrap();
+        let accounts: Vec<_> = journal.rows.iter().map(|row| row.account.as_str()).collect();
+        assert_eq!(accounts, ["user:u0", "user:u2", "user:u3", "user:u5", "user:u6", "user:u8"]);
+        drop(journal);
+        std::fs::remove_file(path).unwrap();
     }
 }
