@@ -329,7 +329,6 @@ async fn no_escape_sequence_and_no_change_of_direction_reaches_the_terminal() {
         let shown = service.run(code, arguments);
         assert!(shown.contains(text), "{arguments:?}: {shown:?}");
         assert!(!shown.contains(obeyed), "{arguments:?}: {shown:?}");
-        shown
     };
     // A name can change the direction of text.
     let name = "al\u{202e}ecila\u{2066}";
@@ -345,7 +344,8 @@ async fn no_escape_sequence_and_no_change_of_direction_reaches_the_terminal() {
     let tokens = "tc:{user:mallory}:tokens";
     let listed = service.server.command(&["HVALS", tokens]);
     let label = serde_json::to_string(&hostile).unwrap();
-    let entry = listed.trim().replace("\"laptop\"", &label);
+    let entry = listed.lines().find(|line| line.starts_with('{')).unwrap();
+    let entry = entry.replace("\"laptop\"", &label);
     service.server.command(&["HSET", tokens, &hostile, &entry]);
     assert_shown(0, &["tokens", "list", "user:mallory"], "[2J]0;owned");
 
