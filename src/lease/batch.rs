@@ -164,4 +164,16 @@ mod tests {
             (MAX_RECENT_LINES + 2 * (5_000 - MAX_RECENT_LINES)) as u64
         );
     }
+
+    #[test]
+    fn a_batch_has_no_more_than_its_most_lines_and_one_for_all_others() {
+        let most = MAX_RECENT_LINES + MAX_FURTHER_LINES;
+        for (models, lines) in [(most, most), (most + 1, most + 1), (most + 2, most + 1)] {
+            let mut tally = Tally::default();
+            for model in 0..models {
+                tally.add(model as u64, || key(1, model), usage(1));
+            }
+            assert_eq!(tally.take().len(), lines, "of {models}");
+        }
+    }
 }

@@ -193,6 +193,31 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_is_at_most_a_second_and_a_sixtieth_of_the_ttl() {
+        for (ttl, longest) in [(600, 1_000), (60, 1_000), (6, 100)] {
+            let rules = LeaseRules { ttl: s(ttl), ..LeaseRules::default() };
+            let mut exchange = Exchange::new();
+            for _ in 0..20 {
+                exchange.failed(&rules, s(1));
+            }
+            assert_eq!(exchange.retry_at() - s(1), Duration::from_millis(longest), "{ttl} s");
+        }
+    }
+
+    #[test]
+    fn under_a_new_name_nothing_was_sent_yet() {
+        let (mut exchange, rules) = (Exchange::new(), LeaseRules::default());
+        exchange.send(flight(s(1)));
+        exchange.failed(&rules, s(1));
+        assert_eq!(exchange.send(flight(s(2))), 2);
+        assert!(exchange.seq() == 2 && exchange.has_spoken() && exchange.has_failed());
+        exchange.rename();
+        assert!(exchange.seq() == 0 && !exchange.has_spoken());
+        assert!(!exchange.is_in_flight() && exchange.retry_at().is_zero());
+        assert_eq!(exchange.send(flight(s(3))), 1);
+    }
+
+    #[test]
     fn only_what_was_sent_before_the_suspension_is_distrusted() {
         for (sent_at, overslept) in [(1, true), (2, false)] {
             let mut exchange = Exchange::new();

@@ -140,4 +140,13 @@ mod tests {
         assert!(hold.grant_unbacked(nanos(100), nanos(100)) && hold.has_granted_unbacked());
         assert!(!hold.grant_unbacked(nanos(1), nanos(100)));
     }
+
+    #[test]
+    fn under_a_new_name_nothing_is_on_hold_beyond_what_is_spent() {
+        let mut hold = Hold::new();
+        hold.renew(nanos(300), Duration::from_secs(10));
+        hold.rename(nanos(50));
+        assert_eq!(hold.spare(nanos(50), nanos(0)), nanos(0));
+        assert_eq!(hold.spare(nanos(0), nanos(0)), nanos(50));
+    }
 }

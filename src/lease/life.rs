@@ -214,4 +214,16 @@ mod tests {
         assert!(life.is_over(&RULES(), Some(s(0)), true, s(0)), "its node ends");
         assert!(!life.is_over(&RULES(), None, true, s(900)), "it is in use");
     }
+
+    #[test]
+    fn under_a_new_name_the_ledger_has_not_heard_of_it() {
+        let mut life = Life::new(s(0));
+        life.answered(&RULES(), true, s(10));
+        life.confirm();
+        life.leave();
+        life.rename();
+        assert!(life.is_open() && !life.is_confirmed(&RULES(), s(10)));
+        assert_eq!(life.speaks_at(&RULES(), None), Duration::MAX);
+        assert!(life.is_over(&RULES(), Some(s(10)), true, s(10)));
+    }
 }

@@ -208,7 +208,10 @@ mod tests {
         assert_eq!(nanos(&outbox.freeze()), (1, 10, 10));
         assert!(!outbox.acknowledge(2), "it was never sent");
         assert!(outbox.acknowledge(1) && !outbox.acknowledge(1));
-        assert_eq!(outbox.unreported(), Credits::clamped(5));
+        assert_eq!(
+            (outbox.acknowledged(), outbox.unreported()),
+            (Credits::clamped(10), Credits::clamped(5))
+        );
         assert_eq!(nanos(&outbox.freeze()), (2, 15, 5));
     }
 
@@ -233,7 +236,15 @@ mod tests {
         let mut outbox = Outbox::new();
         let largest = Credits::MAX.as_nano_usd();
         spend(&mut outbox, largest - 1);
-        spend(&mut outbox, 7);
+        // In another line than that.
+        let line = LineKey::Of {
+            day: 1,
+            model: "model".parse().unwrap(),
+            hardware: "gpu".parse().unwrap(),
+            feature: "api".parse().unwrap(),
+            subject: "alice".parse().unwrap(),
+        };
+        outbox.spend(2, || line, usage(7));
         assert_eq!(nanos(&outbox.freeze()), (1, largest, largest));
     }
 
@@ -250,5 +261,35 @@ mod tests {
         assert_eq!(outbox.due(&rules, false, now), now);
         outbox.acknowledge(1);
         assert!(outbox.is_settled());
+    }
+
+    #[test]
+    fn usage_is_there_until_it_is_acknowledged_also_if_it_cost_nothing() {
+        for cost in [0, 10] {
+            let mut outbox = Outbox::new();
+            assert!(!outbox.has_usage());
+            spend(&mut outbox, cost);
+            assert!(outbox.has_usage());
+            outbox.freeze();
+            assert!(outbox.has_usage());
+            outbox.acknowledge(1);
+            assert!(!outbox.has_usage());
+            outbox.freeze();
+            assert!(!outbox.has_usage(), "the batch has no lines");
+        }
+    }
+
+    #[test]
+    fn it_is_settled_if_nothing_is_spent_frozen_or_to_be_said() {
+        assert!(Outbox::new().is_settled());
+        let mut spent = Outbox::new();
+        spend(&mut spent, 10);
+        assert!(!spent.is_settled());
+        let mut frozen = Outbox::new();
+        frozen.freeze();
+        assert!(!frozen.is_settled());
+        let mut dirty = Outbox::new();
+        dirty.mark_dirty(Duration::ZERO);
+        assert!(!dirty.is_settled());
     }
 }

@@ -295,7 +295,7 @@ impl<W, R: Run> Pool<W, R> {
             rules,
             now,
         );
-        if keep.is_zero() && self.slices.is_empty() && self.queue.is_empty() {
+        if keep.is_zero() {
             // What holds nothing takes little memory.
             self.slices.free_memory();
             self.queue.free_memory();

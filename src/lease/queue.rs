@@ -128,6 +128,11 @@ impl<W, R> Queue<W, R> {
             self.waiting = VecDeque::new();
         }
     }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.waiting.capacity()
+    }
 }
 
 #[cfg(test)]
@@ -189,5 +194,19 @@ mod tests {
         queue.push(want(10), (), 4);
         queue.forget(|name| *name == 4);
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn the_first_request_is_asked_for_once_more_three_times() {
+        let mut queue = queue(&[1, 2]);
+        for may_wait in [true, true, true, false, false] {
+            queue.request_all();
+            assert_eq!(queue.ask_again(), may_wait);
+            assert_eq!(queue.due(NOW), NOW, "the next renewal asks for it");
+        }
+        queue.pop();
+        assert!(queue.ask_again(), "the second has its own three times");
+        queue.pop();
+        assert!(!queue.ask_again(), "nobody waits");
     }
 }

@@ -46,8 +46,7 @@ impl<W, R: Run> Lease<W, R> {
     /// is owed, or is to be removed there.
     #[cfg(feature = "journal")]
     pub(crate) fn needs_journal(&self) -> bool {
-        self.stored == Stored::Leaving
-            || (self.is_worth_storing() && (self.is_running() || !self.is_settled()))
+        self.stored == Stored::Leaving || (self.is_worth_storing() && !self.is_settled())
     }
 
     #[cfg(test)]

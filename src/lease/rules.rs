@@ -76,3 +76,19 @@ impl LeaseRules {
         self.admit_for / 4
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_is_not_urgent_waits_a_short_time_for_other_work() {
+        let ms = Duration::from_millis;
+        for (flush, deadline, delay) in [(100, 250, 5), (10_000, 250, 5), (20, 250, 1), (100, 8, 1)]
+        {
+            let (flush, deadline) = (ms(flush), ms(deadline));
+            let rules = LeaseRules { flush, deadline, ..LeaseRules::default() };
+            assert_eq!(rules.batching_delay(), ms(delay), "{flush:?}, {deadline:?}");
+        }
+    }
+}

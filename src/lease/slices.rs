@@ -75,11 +75,6 @@ impl<R: Run> Slices<R> {
         self.pending > 0
     }
 
-    /// Returns `true` if there is no request, not even one that waits to be handed back.
-    pub(super) fn is_empty(&self) -> bool {
-        self.running.is_empty()
-    }
-
     /// Returns the sum of what the requests want to have on hold.
     pub(super) fn holds(&self) -> Credits {
         self.running
@@ -356,7 +351,8 @@ impl<R: Run> Slices<R> {
         }
     }
 
-    /// Frees the memory of requests that ran; does nothing if there still is one.
+    /// Frees the memory of requests that ran; does nothing if there still is one, be it one that
+    /// waits to be handed back.
     pub(super) fn free_memory(&mut self) {
         if self.running.is_empty() {
             self.running = Slab::new();
@@ -372,6 +368,11 @@ impl<R: Run> Slices<R> {
             .map(|(_, running)| running)
             .filter(unbilled)
             .map(|running| (running.run(), running.settled_cost()))
+    }
+
+    #[cfg(test)]
+    pub(super) fn capacity(&self) -> usize {
+        self.running.capacity()
     }
 
     #[cfg(test)]

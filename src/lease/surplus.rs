@@ -184,4 +184,32 @@ mod tests {
         burn.sample(nanos(5), span, s(100));
         assert_eq!((burn.together(), burn.hold()), (nanos(5), nanos(5)));
     }
+
+    #[test]
+    fn more_is_asked_for_when_half_is_taken_unless_not_even_half_was_granted() {
+        let nanos = Credits::clamped;
+        for (granted, spare, is_low) in
+            [(49, 0, false), (50, 50, false), (50, 49, true), (100, 50, false), (100, 49, true)]
+        {
+            let mut surplus = Surplus::new(Duration::ZERO);
+            surplus.renewed(nanos(granted), nanos(100));
+            assert_eq!(surplus.is_low(nanos(spare)), is_low, "{spare} of {granted}");
+        }
+    }
+
+    #[test]
+    fn under_a_new_name_it_is_not_known_what_the_account_has_left() {
+        let eight = crate::HoldAhead::slices(8.try_into().unwrap());
+        let rules = LeaseRules { ahead: Some(eight), ..LeaseRules::default() };
+        let mut surplus = Surplus::new(Duration::ZERO);
+        surplus.wants(Credits::clamped(100));
+        let target = |surplus: &Surplus| {
+            surplus.target(&rules, true, Credits::ZERO, Duration::ZERO).as_nano_usd()
+        };
+        assert_eq!(target(&surplus), 800);
+        surplus.note_left(Credits::clamped(40));
+        assert_eq!(target(&surplus), 10, "a quarter of it");
+        surplus.rename();
+        assert_eq!(target(&surplus), 800);
+    }
 }

@@ -1,9 +1,12 @@
 //! A lease on its own, against a book that answers it.
 
+mod journal;
+mod outage;
 mod permits;
 mod renewal;
 mod requests;
 mod running;
+mod slices;
 mod surplus;
 
 use std::{cell::Cell, num::NonZeroU32, rc::Rc, time::Duration};

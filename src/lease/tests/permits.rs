@@ -218,3 +218,82 @@ fn who_is_denied_for_credits_or_for_concurrency_takes_nothing_of_the_other_limit
     let served: Vec<_> = (0..4).map(|at| pair.renew(now + FLUSH * at)).collect();
     assert_eq!(served.iter().map(|served| served.admitted.len()).sum::<usize>(), 1);
 }
+
+#[test]
+fn nobody_begins_at_once_without_the_share_and_the_permit_that_it_needs() {
+    let mut pair = Pair::with_ahead(100_000);
+    pair.ask(WANT, s(1));
+    pair.renew(s(1));
+    for (want, begins) in [(with_most(8), false), (with_rate(rate(60)), false), (WANT, true)] {
+        assert_eq!(pair.lease.admit(want, request(), s(1)).is_ok(), begins, "{want:?}");
+    }
+}
+
+#[test]
+fn who_comes_while_others_wait_for_permits_finds_none_at_hand() {
+    let mut pair = Pair::new(100_000);
+    let want = with_rate(rate(60));
+    pair.ask(want, s(1));
+    let renewal = pair.send(s(1));
+    pair.lease.remove_waiting(|()| true);
+    pair.answer(&renewal, s(1), s(1));
+    assert_eq!(pair.lease.find_permit(rate(60), s(1)), PermitAnswer::AtHand);
+    pair.lease.enqueue(want, request(), ());
+    assert_eq!(pair.lease.find_permit(rate(60), s(1)), PermitAnswer::Ask);
+}
+
+#[test]
+fn a_lease_says_how_many_permits_are_left_and_when_there_is_one_again() {
+    let mut pair = Pair::new(100_000);
+    let state = |pair: &Pair, now| (pair.lease.permit_state(now), pair.lease.no_permit_for(now));
+    assert_eq!(state(&pair, s(1)), ((0, s(0)), s(0)), "nobody needs one");
+    pair.ask(with_rate(rate(3)), s(1));
+    pair.renew(s(1));
+    assert_eq!(state(&pair, s(1)), ((2, s(20)), s(0)));
+    assert_eq!(state(&pair, s(11)), ((2, s(10)), s(0)));
+    pair.ask(with_rate(rate(3)), s(1));
+    pair.ask(with_rate(rate(3)), s(1));
+    pair.renew(s(1));
+    assert_eq!(state(&pair, s(1)), ((0, s(60)), s(20)));
+    assert_eq!(state(&pair, s(11)), ((0, s(50)), s(10)));
+}
+
+#[test]
+fn permits_are_asked_for_again_once_the_account_has_the_least_that_a_request_needs() {
+    for (limit, wanted) in [(4, 0), (5, 1), (6, 1)] {
+        let mut pair = Pair::new(0);
+        let want = with_rate(rate(60));
+        pair.ask(want, s(1));
+        assert_eq!(pair.renew(s(1)).refused.len(), 1);
+        pair.limit = limit;
+        pair.renew(s(2));
+        pair.ask(want, s(3));
+        let asked = pair.send(s(3)).permits;
+        assert_eq!(asked.map_or(0, |asked| asked.wanted), wanted, "{limit} are there");
+    }
+}
+
+#[test]
+fn only_those_that_the_ledger_was_asked_for_are_denied_for_lack_of_permits() {
+    let mut pair = Pair::new(100_000);
+    let want = with_rate(rate(1));
+    pair.ask(want, s(1));
+    assert_eq!(pair.renew(s(1)).admitted.len(), 1);
+    pair.ask(want, s(2));
+    let renewal = pair.send(s(2));
+    pair.ask(want, s(2));
+    let served = pair.answer(&renewal, s(2), s(2));
+    assert_eq!((served.admitted.len(), served.beyond_rate.len()), (0, 1));
+    assert_eq!(pair.lease.drain_queue().len(), 1);
+}
+
+#[test]
+fn if_the_ledger_says_nothing_of_permits_a_request_is_denied_after_three_more_questions() {
+    let mut pair = Pair::new(100_000);
+    pair.ask(with_rate(rate(60)), s(1));
+    let denied = [1, 2, 3, 4, 5].map(|at| {
+        let renewal = Renewal { permits: None, ..pair.send(s(at)) };
+        pair.answer(&renewal, s(at), s(at)).beyond_rate.len()
+    });
+    assert_eq!(denied, [0, 0, 0, 1, 0]);
+}

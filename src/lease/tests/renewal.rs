@@ -1,6 +1,7 @@
 //! The renewals of a lease: their times, their contents, and the effect of their answers.
 
 use super::*;
+use crate::{HoldAhead, ledger::Renewal};
 
 pub(super) const TERMS: Terms = Terms {
     included: nanos(1_000),
@@ -8,6 +9,17 @@ pub(super) const TERMS: Terms = Terms {
     per_seat: false,
     pay_as_you_go: Credits::ZERO,
 };
+
+impl Pair {
+    /// Renews as a node that ends, and returns what it says.
+    fn renew_at_shutdown(&mut self, now: Duration) -> Renewal {
+        let renewal = self.lease.renew(&self.rules, TERMS, true, now);
+        let clock = Self::ledger_clock(now);
+        let answer = self.book.renew(&mut self.record, &renewal, None, clock, clock).unwrap();
+        self.lease.answered(&self.rules, renewal.seq, &answer, |()| false, now);
+        renewal
+    }
+}
 
 fn fresh() -> TestLease {
     TestLease::new(LeaseId::from_bits(1), s(0))
@@ -29,6 +41,7 @@ fn a_lease_that_was_never_used_goes_without_a_word() {
     assert_eq!(fresh().next(&RULES, false, s(0)), Next::Wait(s(200)));
     assert_eq!(fresh().next(&RULES, false, s(200)), Next::Gone);
     assert_eq!(fresh().next(&RULES, true, s(0)), Next::Gone, "nothing is waited for at a shutdown");
+    assert!(fresh().is_closed());
 
     let mut free = fresh();
     assert!(
@@ -68,6 +81,19 @@ fn it_is_settled_when_nothing_runs_and_everything_is_acknowledged() {
     assert!(pair.lease.is_settled());
 }
 
+#[test]
+fn it_knows_how_the_account_stood_and_what_was_acknowledged() {
+    let (mut pair, request, key) = with_one_running(1_000);
+    request.0.set(7);
+    pair.lease.end(key, true, s(1));
+    let known = |pair: &Pair| (pair.lease.acknowledged(), pair.lease.unreported());
+    assert_eq!(known(&pair), (nanos(0), nanos(7)));
+    pair.renew(s(1));
+    assert_eq!(known(&pair), (nanos(7), nanos(0)));
+    let standing = pair.lease.standing();
+    assert_eq!((standing.limit, standing.used), (nanos(1_000), nanos(7)));
+}
+
 /// The ledger need not remember a lease that nobody will renew again. But a renewal that was given
 /// up, or a copy of one that was answered, may still act, and must find the lease's entry then. And
 /// what a failover forgot before the node began to end is repaired first.
@@ -86,23 +112,46 @@ fn if_its_node_ends_a_lease_says_goodbye_once_nothing_older_can_act() {
         assert!(pair.lease.is_settled() && !pair.lease.is_closed());
         pair.book = before;
         assert_eq!(pair.lease.next(&RULES, true, s(2)), Next::Renew);
-        let once_more = pair.lease.renew(&RULES, TERMS, true, s(2));
+        let once_more = pair.renew_at_shutdown(s(2));
         assert!(!once_more.forget && once_more.settled == nanos(7));
-        let clock = Pair::ledger_clock(s(2));
-        let answer = pair.book.renew(&mut pair.record, &once_more, None, clock, clock).unwrap();
-        pair.lease.answered(&RULES, once_more.seq, &answer, |()| false, s(2));
         assert_eq!(pair.book.used(), nanos(7));
         let acts_until = Next::Wait(s(2) + RULES.deadline + Duration::from_millis(101));
         assert_eq!(pair.lease.next(&RULES, true, s(2)), acts_until);
         assert_eq!(pair.lease.next(&RULES, true, s(3)), Next::Renew);
-        let goodbye = pair.lease.renew(&RULES, TERMS, true, s(3));
+        let goodbye = pair.renew_at_shutdown(s(3));
         assert!(goodbye.forget && goodbye.lines.is_empty());
-        let clock = Pair::ledger_clock(s(2));
-        let answer = pair.book.renew(&mut pair.record, &goodbye, None, clock, clock).unwrap();
-        pair.lease.answered(&RULES, goodbye.seq, &answer, |()| false, s(2));
-        assert!(pair.lease.is_closed() && pair.lease.next(&RULES, true, s(2)) == Next::Gone);
+        assert!(pair.lease.is_closed() && pair.lease.next(&RULES, true, s(3)) == Next::Gone);
         assert_eq!((pair.book.leases(), pair.book.used()), (0, nanos(7)));
     }
+}
+
+/// Leases whose node ends and that owe nothing: the ledger has their total once more.
+fn confirmed_at_shutdown() -> Pair {
+    let (mut pair, _, key) = with_one_running(1_000);
+    pair.lease.end(key, true, s(1));
+    pair.renew(s(1));
+    assert!(!pair.renew_at_shutdown(s(1)).forget);
+    pair
+}
+
+#[test]
+fn a_renewal_is_a_goodbye_from_the_moment_on_at_which_nothing_older_can_act() {
+    let (acts_until, moment) =
+        (s(1) + RULES.deadline + Duration::from_millis(101), Duration::from_nanos(1));
+    for (now, is_goodbye) in
+        [(acts_until - moment, false), (acts_until, true), (acts_until + moment, true)]
+    {
+        let renewal = confirmed_at_shutdown().lease.renew(&RULES, TERMS, true, now);
+        assert_eq!(renewal.forget, is_goodbye, "at {now:?}");
+    }
+}
+
+#[test]
+fn a_goodbye_asks_for_nothing_ahead() {
+    let mut pair = confirmed_at_shutdown();
+    pair.rules.ahead = Some(HoldAhead::default());
+    let goodbye = pair.renew_at_shutdown(s(2));
+    assert!(goodbye.forget && goodbye.keep.is_zero() && goodbye.extra.is_zero());
 }
 
 #[test]

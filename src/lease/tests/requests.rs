@@ -144,7 +144,7 @@ fn usage_that_is_reported_lower_later_refunds_nothing() {
     let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(2)) else {
         panic!("its slice covers it")
     };
-    assert_eq!(billed.cost, nanos(60));
+    assert_eq!((billed.compute_micros, billed.cost), (60, nanos(60)));
     world.renew(s(2));
     assert_eq!((world.settled_and_held(), world.book.lines_cost()), ((60, 0), nanos(60)));
 }
@@ -299,4 +299,54 @@ fn requests_that_need_more_learn_that_no_answer_came() {
     request.used.set(60);
     world.lease.deny_unanswered(s(1));
     assert_eq!(request.denied.get(), Some(RefillDenial { requested_at: s(1), answered: false }));
+}
+
+#[test]
+fn a_renewal_that_is_given_up_denies_nobody_anything() {
+    let mut world = World::new(1_000);
+    let (request, _) = world.start(s(0));
+    request.used.set(60);
+    world.send(s(1));
+    world.lease.abandon_in_flight(&RULES, s(1));
+    assert_eq!(request.denied.get(), None);
+    assert!(world.lease.has_failed());
+}
+
+#[test]
+fn if_the_ledger_takes_nothing_any_more_requests_are_billed_their_slices() {
+    for outcome in [Outcome::Closed, Outcome::Erased] {
+        let mut world = World::new(1_000);
+        let (request, key) = world.start(s(0));
+        request.used.set(340);
+        assert!(matches!(world.lease.end(key, true, s(1)), Some(Closing::Pending)));
+        let renewal = world.send(s(1));
+        let answer = Answer { outcome, now: Pair::ledger_clock(s(1)) };
+        let served = world.lease.answered(&RULES, renewal.seq, &answer, |()| false, s(1));
+        let [(_, Some(billed))] = &served.settled[..] else { panic!("{served:?}") };
+        assert_eq!(billed.cost, nanos(100));
+        assert_eq!(world.lease.next(&RULES, false, s(1)), Next::Gone);
+    }
+}
+
+/// It has used nothing that could be billed without the ledger.
+#[test]
+fn a_lease_with_a_free_request_that_came_to_cost_something_asks_until_it_is_answered() {
+    let mut world = World::new(1_000);
+    let request = Rc::new(Stopping::default());
+    let free = SliceRequest { hold: nanos(0), min_slice: nanos(0), ..WANT };
+    let key = world.lease.admit(free, Rc::clone(&request), s(0)).unwrap();
+    request.used.set(10);
+    assert!(matches!(world.lease.end(key, true, s(1)), Some(Closing::Pending)));
+    let renewal = world.send(s(1));
+    let not_begun = Answer { outcome: Outcome::NotBegun, now: UnixTime::EPOCH };
+    world.lease.answered(&RULES, renewal.seq, &not_begun, |()| false, s(1));
+    assert_eq!(world.lease.next(&RULES, false, s(2)), Next::Renew);
+    for _ in 0..3 {
+        let lost = world.send(s(2));
+        world.lease.unanswered(&RULES, lost.seq, s(2));
+    }
+    assert!(world.lease.is_failing() && !world.lease.owes_nothing());
+    let served = world.renew(s(3));
+    let [(_, Some(billed))] = &served.settled[..] else { panic!("{served:?}") };
+    assert_eq!(billed.cost, nanos(10));
 }

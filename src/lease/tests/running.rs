@@ -11,6 +11,12 @@ use crate::lease::running::Running;
 struct Steady {
     stops_at_slice: bool,
     is_settleable: bool,
+    /// The last debt that it was told.
+    debt: Option<Credits>,
+}
+
+fn steady(stops_at_slice: bool, is_settleable: bool) -> Steady {
+    Steady { stops_at_slice, is_settleable, debt: None }
 }
 
 impl Run for Steady {
@@ -23,6 +29,10 @@ impl Run for Steady {
     }
 
     fn granted(&mut self, _: Credits, _: Duration) {}
+
+    fn in_debt(&mut self, slice: Credits) {
+        self.debt = Some(slice);
+    }
 
     fn denied(&mut self, _: RefillDenial) {}
 
@@ -54,6 +64,60 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
+fn begin(slice: i64, hold: i64, run: Steady) -> Running<Steady> {
+    Running::new(0, nanos(slice), nanos(hold), run, Duration::ZERO)
+}
+
+#[test]
+fn a_request_with_a_large_slice_is_due_for_settlement_at_half_of_its_hold() {
+    for stops_at_slice in [false, true] {
+        let running = begin(200, 100, steady(stops_at_slice, true));
+        for (now, due) in [(0, 50), (49, 50), (50, 50), (60, 60)] {
+            assert_eq!(running.due_at(ms(now)), ms(due), "at {now} ms, {stops_at_slice}");
+        }
+    }
+}
+
+#[test]
+fn a_request_that_stops_at_its_slice_is_settled_as_far_as_that_goes() {
+    // It was refused more, and asks again after a second.
+    for (slice, stops_at_slice, due) in
+        [(49, true, 1_000), (50, true, 50), (51, true, 50), (49, false, 50)]
+    {
+        let mut running = begin(slice, 100, steady(stops_at_slice, true));
+        running.refuse_refill(ms(0), ms(1_000), ms(0));
+        assert_eq!(running.due_at(ms(0)), ms(due), "{slice}, {stops_at_slice}");
+    }
+}
+
+#[test]
+fn a_request_without_a_hold_needs_more_once_it_has_used_more_than_its_slice() {
+    let running = begin(10, 0, steady(false, false));
+    for (now, needed, due) in
+        [(9, None, Duration::MAX), (10, None, Duration::MAX), (11, Some(nanos(1)), ms(11))]
+    {
+        assert_eq!((running.due_refill(ms(now)), running.due_at(ms(now))), (needed, due));
+    }
+}
+
+#[test]
+fn a_request_that_took_all_of_its_hold_is_first_due_when_its_owner_says() {
+    let want = SliceRequest { first_refill_after: ms(7), ..WANT };
+    for (slice, due) in [(60, 30), (99, 49), (100, 7), (101, 7)] {
+        let running = begin(slice, 100, steady(false, false));
+        assert_eq!(running.first_due_at(want, ms(0)), ms(due), "{slice} of 100");
+    }
+}
+
+#[test]
+fn a_request_is_told_of_a_debt_once_more_is_settled_than_it_was_granted() {
+    let mut running = begin(10, 10, steady(false, true));
+    for (now, debt) in [(9, None), (10, None), (12, Some(nanos(12)))] {
+        running.settle_so_far(ms(now));
+        assert_eq!(running.run().debt, debt, "at {now} ms");
+    }
+}
+
 proptest! {
     /// A request is due as soon as half of its hold is left, or half of its hold is unsettled, and
     /// not earlier.
@@ -66,8 +130,7 @@ proptest! {
         settled_at in 0..200_u64,
         looked_at in 0..200_u64,
     ) {
-        let run = Steady { stops_at_slice, is_settleable };
-        let mut running = Running::new(0, nanos(slice), nanos(hold), run, Duration::ZERO);
+        let mut running = begin(slice, hold, steady(stops_at_slice, is_settleable));
         running.settle_so_far(ms(settled_at));
         // If the slice is smaller than the hold, no refill is due before half of it is used.
         let refill_from = if slice < hold { slice / 2 } else { 0 };
@@ -105,8 +168,7 @@ proptest! {
         times in proptest::collection::vec(0..100_u64, 0..6),
         last in 0..100_u64,
     ) {
-        let run = Steady { stops_at_slice, is_settleable: true };
-        let mut running = Running::new(0, nanos(slice), nanos(slice), run, Duration::ZERO);
+        let mut running = begin(slice, slice, steady(stops_at_slice, true));
         let (mut now, mut sum) = (0, Usage::default());
         for time in times {
             now += time;

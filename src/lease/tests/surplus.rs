@@ -163,3 +163,14 @@ fn many_cheap_requests_and_one_dear_one_do_not_multiply() {
     let running_and_waiting = 100_000 + 50 * 100;
     assert_eq!(pair.book.held(), nanos(running_and_waiting + (running_and_waiting + 4 * 100_000)));
 }
+
+#[test]
+fn if_its_node_ends_it_is_given_back_at_once() {
+    let mut pair = ahead(1_000_000, HoldAhead::default());
+    pair.begin(1, s(0));
+    assert!(matches!(pair.lease.next(&pair.rules, false, s(0)), Next::Wait(_)));
+    // As the worker does when its node ends.
+    let rules = LeaseRules { ahead: None, ..pair.rules };
+    assert_eq!(pair.lease.next(&rules, true, s(0)), Next::Renew);
+    assert_eq!(pair.lease.renew(&rules, TERMS, true, s(0)).keep, nanos(100));
+}
