@@ -132,6 +132,36 @@ async fn requests_compute_cost_overshoot_and_denials_are_counted() {
     );
 }
 
+/// Paths, models, credentials and header fields of a client are in no label.
+#[tokio::test]
+async fn names_that_clients_choose_are_in_no_series() {
+    let recorded = Recorded::all();
+    let meter = meter(MemoryLedger::new()).usage_headers(true).build().unwrap();
+    let mut statuses = std::collections::BTreeMap::new();
+    for number in 0..50 {
+        let chosen = format!("chosen-{number}");
+        for path in [format!("/models/{chosen}"), format!("/{chosen}"), "/models/echo".to_owned()] {
+            for who in [Some("alice"), None] {
+                let mut asked = Request::post(format!("{path}?{chosen}={chosen}"));
+                for name in ["user-agent", "x-hf-bill-to", "x-request-id", "authorization"] {
+                    asked = asked.header(name, &chosen);
+                }
+                if let Some(who) = who {
+                    asked = asked.extension(identity(who, "free"));
+                }
+                let asked = asked.body(Empty::new()).unwrap();
+                let status = service(&meter).oneshot(asked).await.unwrap().status().as_u16();
+                *statuses.entry(status).or_insert(0) += 1;
+            }
+        }
+    }
+    assert_eq!(statuses.get(&404), Some(&100), "unknown paths and models: {statuses:?}");
+    meter.update_gauges();
+    let text = recorded.0.render();
+    assert!(text.contains("denied_total{reason=\"MODEL_NOT_FOUND\"}"), "{text}");
+    assert!(!text.contains("chosen"), "{text}");
+}
+
 #[tokio::test]
 async fn a_reload_that_is_refused_is_counted() {
     let recorded = Recorded::all();

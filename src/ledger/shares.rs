@@ -57,6 +57,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_share_that_is_not_renewed_lapses_after_thirty_seconds() {
+        let begun = UnixTime::from_millis(1_800_000_000_000);
+        for (millis, others_get) in [(29_999, 3), (30_000, 8)] {
+            let mut shares = BTreeMap::new();
+            let mut ask = |lease: u128, wanted, millis| {
+                let most = 8.try_into().unwrap();
+                let request = ConcurrencyRequest { most, running: 0, wanted };
+                let lease = LeaseId::from_bits(lease);
+                let now = begun + Duration::from_millis(millis);
+                share(&mut shares, lease, Some(request), (true, true), now).unwrap().granted
+            };
+            assert_eq!(ask(1, 5, 0), 5);
+            assert_eq!(ask(2, 8, millis), others_get, "after {millis} ms");
+        }
+    }
+
+    #[test]
     fn shares_are_within_the_limit_and_lapse() {
         let (mut shares, now) = (BTreeMap::new(), UnixTime::from_secs(1_800_000_000));
         let mut ask = |lease: u128, running, wanted, seconds| {

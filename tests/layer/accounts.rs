@@ -12,10 +12,10 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
-use tokio::sync::watch;
+use tokio::{sync::watch, task::JoinHandle};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, Accounts, CreditMeter, Credits, MemoryLedger, Period, Plan,
+    Account, Accounts, ComputeClock, CreditMeter, Credits, MemoryLedger, Period, Plan,
     clock::ManualClock,
     ledger::{LedgerError, Statement},
     meter::MeterBody,
@@ -92,6 +92,35 @@ impl World {
             self.service().oneshot(request("alice", tier, Empty::new())).await.unwrap().status();
         eventually(async || self.statement(tier).await.held.is_zero().then_some(())).await;
         status
+    }
+
+    /// Begins a request that takes a second once it is released.
+    async fn begins(&self, tier: &str) -> (watch::Sender<bool>, JoinHandle<StatusCode>) {
+        let (release, released) = watch::channel(false);
+        let begun = Arc::new(AtomicBool::new(false));
+        let (clock, runs) = (self.clock.clone(), begun.clone());
+        let long = ServiceBuilder::new().layer(self.meter.clone()).service(service_fn(
+            move |request: Request<Empty<Bytes>>| {
+                let (clock, mut released, runs) = (clock.clone(), released.clone(), runs.clone());
+                let compute = request.extensions().get::<ComputeClock>().cloned();
+                async move {
+                    // What others take meanwhile is not its own.
+                    let compute = compute.expect("a handler finds its clock");
+                    compute.start();
+                    compute.pause();
+                    runs.store(true, Ordering::SeqCst);
+                    released.wait_for(|released| *released).await.unwrap();
+                    compute.start();
+                    clock.advance(seconds(1));
+                    compute.pause();
+                    Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+                }
+            },
+        ));
+        let asked = request("alice", tier, Empty::new());
+        let running = tokio::spawn(async move { long.oneshot(asked).await.unwrap().status() });
+        eventually(async || begun.load(Ordering::SeqCst).then_some(())).await;
+        (release, running)
     }
 
     async fn statement(&self, tier: &str) -> Statement {
@@ -234,22 +263,7 @@ async fn what_a_node_reports_late_of_a_closed_month_shows_on_the_next_statement(
         "{early}"
     );
     // One request runs across the month's end, and its month is closed meanwhile.
-    let (release, released) = watch::channel(false);
-    let begun = Arc::new(AtomicBool::new(false));
-    let (clock, runs) = (world.clock.clone(), begun.clone());
-    let long = ServiceBuilder::new().layer(world.meter.clone()).service(service_fn(
-        move |_: Request<Empty<Bytes>>| {
-            let (clock, mut released, runs) = (clock.clone(), released.clone(), runs.clone());
-            async move {
-                runs.store(true, Ordering::SeqCst);
-                released.wait_for(|released| *released).await.unwrap();
-                clock.advance(seconds(1));
-                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-            }
-        },
-    ));
-    let running = tokio::spawn(long.oneshot(request("alice", "pro", Empty::new())));
-    eventually(async || begun.load(Ordering::SeqCst).then_some(())).await;
+    let (release, running) = world.begins("pro").await;
     world.clock.set_unix_time(world.november.ends());
     assert!(world.accounts.close(&world.alice, world.november).await.unwrap());
     assert!(
@@ -259,7 +273,7 @@ async fn what_a_node_reports_late_of_a_closed_month_shows_on_the_next_statement(
     let closed = world.accounts.statement(&world.alice, world.november).await.unwrap();
     assert_eq!((closed.used, closed.closed), (nanos(SLICE), true));
     release.send(true).unwrap();
-    assert_eq!(running.await.unwrap().unwrap().status(), 200);
+    assert_eq!(running.await.unwrap(), 200);
 
     let next = eventually(async || {
         let next = world.statement("pro").await;
@@ -279,6 +293,33 @@ async fn what_a_node_reports_late_of_a_closed_month_shows_on_the_next_statement(
     );
     let after = world.accounts.statement(&world.alice, world.november).await.unwrap();
     assert_eq!((after.used, after.lines, after.held), (closed.used, closed.lines, nanos(0)));
+}
+
+/// A hold of a closed month counts in no other month's limit.
+#[tokio::test]
+async fn what_comes_late_of_a_closed_month_is_debited_beyond_the_current_months_limit() {
+    let world = World::new();
+    let (release, running) = world.begins("free").await;
+    world.clock.set_unix_time(world.november.ends());
+    assert!(world.accounts.close(&world.alice, world.november).await.unwrap());
+    for _ in 0..10 {
+        assert_eq!(world.runs("free").await, 200);
+    }
+    assert_eq!(world.runs("free").await, 402);
+    release.send(true).unwrap();
+    assert_eq!(running.await.unwrap(), 200);
+    let december = eventually(async || {
+        let december = world.statement("free").await;
+        (december.requests() == 11).then_some(december)
+    })
+    .await;
+    assert_eq!(
+        (december.period, december.limit, december.used),
+        (world.november.next(), nanos(10 * SLICE), nanos(11 * SLICE))
+    );
+    let late = december.lines.iter().find(|line| line.model.as_str() == "late");
+    assert_eq!(late.map(|line| line.usage.cost), Some(nanos(SLICE)));
+    assert_eq!(world.runs("free").await, 402);
 }
 
 #[tokio::test]

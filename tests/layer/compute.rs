@@ -173,6 +173,38 @@ async fn an_upgrade_is_charged_while_the_handler_keeps_its_clock_and_refused_oth
     }
 }
 
+/// Nobody can stop what has left HTTP: it is billed for as long as its handler says that it runs.
+#[tokio::test(start_paused = true)]
+async fn an_upgrade_that_runs_on_beyond_its_accounts_credits_is_billed_for_all_of_its_time() {
+    let clock = november();
+    let meter = metered(&clock);
+    let (keep, mut kept) = tokio::sync::mpsc::unbounded_channel();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        move |request: Request<Empty<Bytes>>| {
+            keep.send(request.extensions().get::<ComputeClock>().cloned()).unwrap();
+            let response = Response::builder().status(101).body(Empty::<Bytes>::new());
+            async move { Ok::<_, Infallible>(response.unwrap()) }
+        },
+    ));
+    let upgraded = service.clone().oneshot(request("alice", "ten", Empty::new())).await.unwrap();
+    assert_eq!(upgraded.status(), StatusCode::SWITCHING_PROTOCOLS);
+    drop(upgraded);
+    let running = kept.recv().await.flatten().expect("its handler keeps its clock");
+    for _ in 0..30 {
+        clock.advance(Duration::from_millis(500));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    drop(running);
+    let statement = settled(&meter, "alice", "ten", 1).await;
+    assert_eq!(
+        (statement.limit, statement.used),
+        (nanos(10 * SLICE), nanos(15 * SLICE)),
+        "ten seconds are all that it can pay"
+    );
+    let next = service.oneshot(request("alice", "ten", Empty::new())).await.unwrap();
+    assert_eq!(next.status(), StatusCode::PAYMENT_REQUIRED);
+}
+
 /// What is reported is looked at when it is, and not when the hold would have been due without.
 #[tokio::test(start_paused = true)]
 async fn a_report_that_uses_up_half_of_the_hold_is_refilled_at_once() {

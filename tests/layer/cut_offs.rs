@@ -9,6 +9,7 @@ use http_body_util::{BodyExt, Empty};
 use tower::{Service, ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
     ComputeClock, CreditMeter, MemoryLedger, Plan,
+    ledger::{Amendment, Ledger},
     meter::{CreditService, CutOff, End},
 };
 
@@ -558,4 +559,70 @@ async fn what_the_ledger_gave_to_one_no_other_takes() {
         assert!(body.frame().await.is_none(), "it has credits");
     }
     settled(&meter, "alice", "ten", 30).await;
+}
+
+/// PLAN with tiers whose accounts have a limit of another kind than included credits.
+fn limited() -> Plan {
+    let tiers = r#"
+[tiers.daily]
+included = "1.00"
+when_used_up = "block"
+most_per_day = "0.00036"
+[tiers.owner]
+included = "0"
+when_used_up = "pay-as-you-go"
+midway = "stop"
+"#;
+    Plan::from_toml(&format!("{PLAN}{tiers}")).unwrap()
+}
+
+fn reason_of(error: tower_credits::BoxError) -> &'static str {
+    error.downcast::<CutOff>().expect("it is cut").rejection().reason()
+}
+
+/// A cut says whose limit it is.
+#[tokio::test(start_paused = true)]
+async fn a_cut_names_the_owners_limit_or_the_budget_that_is_used_up() {
+    for (tier, reason) in [("owner", "SPENDING_LIMIT"), ("daily", "BUDGET")] {
+        let ledger = MemoryLedger::new();
+        let limit = Amendment::SpendingLimit(Some(nanos(3 * SLICE)));
+        ledger.amend(&identity("alice", tier).account, limit).await.unwrap();
+        let meter = meter(ledger).build().unwrap();
+        meter.plan().replace(limited());
+        let (service, mut told) = streaming(&meter);
+        let response = service.oneshot(request("alice", tier, Empty::new())).await.unwrap();
+        let (clock, _feed) = told.recv().await.unwrap();
+        drop(clock);
+        let error = read(response).await.expect_err("its limit ends it");
+        assert_eq!(reason_of(error), reason, "{tier}");
+        assert_eq!(settled(&meter, "alice", tier, 1).await.used, nanos(3 * SLICE), "{tier}");
+    }
+}
+
+/// What is on hold for a request stays so if the limit is lowered to nothing, and it gets no more.
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_is_lowered_leaves_a_running_request_what_it_has_on_hold() {
+    for (ran, on_hold) in [(millis(300), SLICE), (millis(700), SLICE + SLICE / 2)] {
+        let ledger = MemoryLedger::new();
+        let meter = meter(ledger.clone()).build().unwrap();
+        meter.plan().replace(limited());
+        let (service, mut told) = streaming(&meter);
+        let response =
+            service.clone().oneshot(request("alice", "owner", Empty::new())).await.unwrap();
+        let (clock, _feed) = told.recv().await.unwrap();
+        drop(clock);
+        tokio::time::sleep(ran).await;
+        let before = statement(&meter, "alice", "owner").await;
+        let granted = before.used.as_nano_usd() + before.held.as_nano_usd();
+        assert!((on_hold..on_hold + SLICE / 100).contains(&granted), "{before:?}");
+        let nothing = Amendment::SpendingLimit(Some(nanos(0)));
+        ledger.amend(&identity("alice", "owner").account, nothing).await.unwrap();
+        let next = service.oneshot(request("alice", "owner", Empty::new())).await.unwrap();
+        let reason = next.extensions().get().map(tower_credits::Rejection::reason);
+        assert_eq!(reason, Some("SPENDING_LIMIT"));
+        let error = read(response).await.expect_err("its limit ends it");
+        assert_eq!(reason_of(error), "SPENDING_LIMIT");
+        let used = settled(&meter, "alice", "owner", 1).await.used;
+        assert_eq!(used, nanos(granted), "all that was on hold, after {ran:?}");
+    }
 }

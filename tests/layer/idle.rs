@@ -8,7 +8,7 @@ use http_body_util::Empty;
 use tokio::time::sleep;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    CreditMeter, MemoryLedger, Plan,
+    ComputeTime, CreditMeter, HoldAhead, MemoryLedger, Plan,
     clock::{Clock, TokioClock},
     ledger::Ledger,
 };
@@ -79,6 +79,57 @@ async fn an_outage_allowance_outlives_the_accounts_lease() {
     assert_eq!(ledger.leases(), (1, 1), "its lease has said goodbye");
     ledger.off(true);
     assert_eq!(ask(&meter, "alice", "pro").await, 503);
+}
+
+/// What an outage allows is beyond the limit of an account that has nothing left, and no more is.
+#[tokio::test(start_paused = true)]
+async fn an_account_with_nothing_left_may_use_its_outage_allowance_and_no_more() {
+    let ledger = Switched::default();
+    let allowance = "[tiers.ten]\nduring_outage = { allow = \"0.00024\" }";
+    let meter = meter_of(ledger.clone(), &PLAN.replace("[tiers.ten]", allowance));
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        async |_: Request<Empty<Bytes>>| {
+            let response = Response::builder().extension(ComputeTime(seconds(1)));
+            Ok::<_, Infallible>(response.body(Empty::<Bytes>::new()).unwrap())
+        },
+    ));
+    let ask = async || {
+        let asked = request("alice", "ten", Empty::new());
+        service.clone().oneshot(asked).await.unwrap().status().as_u16()
+    };
+    for _ in 0..10 {
+        assert_eq!(ask().await, 200);
+    }
+    settled(&meter, "alice", "ten", 10).await;
+    assert_eq!(ask().await, 402);
+    ledger.off(true);
+    for expected in [200, 200, 503, 503] {
+        assert_eq!(ask().await, expected);
+    }
+    ledger.off(false);
+    let statement = settled(&meter, "alice", "ten", 12).await;
+    assert_eq!((statement.limit, statement.used), (nanos(10 * SLICE), nanos(12 * SLICE)));
+    eventually(async || (ask().await == 402).then_some(())).await;
+}
+
+/// By the node itself, with nobody asking for it.
+#[tokio::test(start_paused = true)]
+async fn what_is_held_ahead_is_free_ten_seconds_after_its_last_use() {
+    let ledger = MemoryLedger::new();
+    let meter = meter(ledger).clock(InNovember).hold_ahead(HoldAhead::default()).build().unwrap();
+    let held = async || statement(&meter, "alice", "free").await.held;
+    for _ in 0..20 {
+        assert_eq!(ask(&meter, "alice", "free").await, 200);
+        sleep(Duration::from_millis(10)).await;
+    }
+    let last_use = tokio::time::Instant::now();
+    sleep(Duration::from_secs(2)).await;
+    assert!(held().await > nanos(0), "something is held ahead");
+    while !held().await.is_zero() {
+        let unused = last_use.elapsed();
+        assert!(unused < Duration::from_millis(10_200), "held for {unused:?} after its last use");
+        sleep(Duration::from_millis(10)).await;
+    }
 }
 
 /// A lease that is followed by a newer one while it leaves says goodbye like any other.

@@ -13,8 +13,9 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_credits::{
-    ComputeTime, CreditMeter, Journal, MemoryLedger, identify::IdentityFromExtensions,
-    ledger::Ledger,
+    Account, ComputeTime, CreditMeter, Journal, MemoryLedger, Period,
+    identify::IdentityFromExtensions,
+    ledger::{Amendment, Answer, Ledger, LedgerFuture, Renewal, Statement, Terms},
 };
 
 use crate::support::{bodies::Fed, folder::Folder, switched::Switched, *};
@@ -134,6 +135,63 @@ async fn a_node_that_shuts_down_leaves_an_empty_journal_and_two_cannot_share_one
     drop(meter);
     let opened = Journal::open(&journal).unwrap();
     assert!(opened.is_empty(), "{opened:?}");
+}
+
+/// A ledger that copies a journal as it is on the disk when a lease says goodbye.
+#[derive(Debug)]
+struct AtGoodbye {
+    ledger: MemoryLedger,
+    journal: PathBuf,
+    copies: std::sync::Mutex<Vec<PathBuf>>,
+}
+
+impl Ledger for std::sync::Arc<AtGoodbye> {
+    fn renew<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        renewal: &'a Renewal,
+        within: Duration,
+    ) -> LedgerFuture<'a, Answer> {
+        if renewal.forget {
+            let mut copies = self.copies.lock().unwrap();
+            let to = self.journal.with_extension(copies.len().to_string());
+            copies.push(copy(&self.journal, to));
+        }
+        self.ledger.renew(account, period, renewal, within)
+    }
+
+    fn statement<'a>(
+        &'a self,
+        account: &'a Account,
+        period: Period,
+        terms: Option<Terms>,
+    ) -> LedgerFuture<'a, Statement> {
+        self.ledger.statement(account, period, terms)
+    }
+
+    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
+        self.ledger.amend(account, amendment)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_a_lease_says_goodbye_the_disk_has_no_record_of_it() {
+    let folder = Folder::new("journal-goodbye");
+    let journal = folder.0.join("journal");
+    let (memory, copies) = (MemoryLedger::new(), std::sync::Mutex::default());
+    let ledger = AtGoodbye { ledger: memory, journal: journal.clone(), copies };
+    let ledger = std::sync::Arc::new(ledger);
+    let meter = process(ledger.clone(), &journal);
+    spend(&meter, "alice", 3).await;
+    assert!(meter.shutdown().await.unsettled.is_empty());
+    let copies = ledger.copies.lock().unwrap().clone();
+    assert!(!copies.is_empty(), "it said goodbye");
+    for copied in copies {
+        // A copy in mid-write would not open, and would fail this test.
+        let opened = Journal::open(&copied).unwrap();
+        assert!(opened.is_empty(), "{opened:?}");
+    }
 }
 
 /// A journal of what twelve users spent while the ledger was away.

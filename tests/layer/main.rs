@@ -32,8 +32,10 @@ mod ends;
 mod health;
 mod hostile;
 mod idle;
+mod in_time;
 #[cfg(feature = "journal")]
 mod journal;
+mod killed;
 mod ledgers;
 mod midway;
 mod neighbours;

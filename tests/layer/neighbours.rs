@@ -621,3 +621,48 @@ async fn whatever_the_ledgers_clock_does_the_bills_add_up() {
     }
     assert!(elsewhere > 20, "in {elsewhere} of 60 something was debited in another month");
 }
+
+/// Holds that expire early are granted a second time, and nothing else is.
+#[tokio::test(start_paused = true)]
+async fn if_the_ledgers_clock_steps_ahead_the_limit_is_passed_by_what_was_on_hold_at_most() {
+    let (clock, ledgers) = (november(), november());
+    let ledger = MemoryLedger::with_clock(ledgers.clone());
+    let node = || meter(ledger.clone()).clock(clock.clone()).build().unwrap();
+    let nodes = [node(), node()];
+    let (release, released) = tokio::sync::watch::channel(false);
+    let asked = |node: &CreditMeter, waits: bool| {
+        let released = released.clone();
+        let service = ServiceBuilder::new().layer(node.clone()).service(service_fn(
+            move |_: Request<Body>| {
+                let mut released = released.clone();
+                async move {
+                    if waits {
+                        released.wait_for(|released| *released).await.unwrap();
+                    }
+                    // More than is on hold for it.
+                    let time = tower_credits::ComputeTime(seconds(if waits { 3 } else { 1 }));
+                    Ok::<_, Infallible>(
+                        Response::builder().extension(time).body(Body::new()).unwrap(),
+                    )
+                }
+            },
+        ));
+        tokio::spawn(service.oneshot(request("alice", "ten", Body::new())))
+    };
+    let running: Vec<_> = (0..4).map(|_| asked(&nodes[0], true)).collect();
+    let held = async || statement(&nodes[0], "alice", "ten").await.held;
+    eventually(async || (held().await == nanos(4 * SLICE)).then_some(())).await;
+    ledgers.advance(seconds(3_600));
+    let mut served = 0;
+    while asked(&nodes[1], false).await.unwrap().unwrap().status() == 200 {
+        served += 1;
+        assert!(served <= 10, "the limit is ten seconds");
+    }
+    assert_eq!(served, 10, "what is on hold has expired");
+    release.send(true).unwrap();
+    for request in running {
+        assert_eq!(request.await.unwrap().unwrap().status(), 200);
+    }
+    let statement = settled(&nodes[0], "alice", "ten", 14).await;
+    assert_eq!((statement.limit, statement.used), (nanos(10 * SLICE), nanos(14 * SLICE)));
+}

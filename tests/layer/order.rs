@@ -16,7 +16,7 @@ use tower_credits::{
     ledger::{Amendment, Answer, Ledger, LedgerFuture, Renewal, Statement, Terms},
 };
 
-use crate::support::*;
+use crate::support::{switched::Switched, *};
 
 /// A ledger that takes its time for one account, and remembers who asked when.
 #[derive(Clone, Debug)]
@@ -102,5 +102,36 @@ async fn but_five_milliseconds_later_it_is_however_long_the_flush_interval() {
     for flush in [ms(100), ms(5_000)] {
         let late = report_of_alice(flush, ms(50)).await;
         assert!((ms(5)..ms(8)).contains(&late), "{late:?} late, flush {flush:?}");
+    }
+}
+
+/// All the way from a request's end to the ledger.
+#[tokio::test(start_paused = true)]
+async fn what_a_request_did_not_use_is_free_100_ms_and_a_call_after_its_end() {
+    let ms = Duration::from_millis;
+    for call in [ms(0), ms(40)] {
+        for runs in [ms(1), ms(70), ms(260), ms(540), ms(1_999)] {
+            let ledger = Switched::default();
+            ledger.takes(call);
+            let meter = meter(ledger).build().unwrap();
+            let held = async || statement(&meter, "alice", "free").await.held;
+            let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+                move |_: Request<Empty<Bytes>>| async move {
+                    sleep(runs).await;
+                    Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+                },
+            ));
+            drop(service.oneshot(request("alice", "free", Empty::new())).await.unwrap());
+            let ended = Instant::now();
+            assert!(held().await > nanos(SLICE / 3), "much of it is not used");
+            while !held().await.is_zero() {
+                let since = ended.elapsed();
+                assert!(
+                    since <= ms(101) + call,
+                    "a request of {runs:?}, calls of {call:?}: held {since:?} after its end"
+                );
+                sleep(ms(1)).await;
+            }
+        }
     }
 }

@@ -23,7 +23,7 @@ use tower_credits::{
     meter::{MeterBody, Stalled},
 };
 
-use crate::support::*;
+use crate::support::{bodies::Fed, *};
 
 type Frames = UnsyncBoxBody<Bytes, BoxError>;
 
@@ -515,4 +515,57 @@ async fn all_queues_together_are_bounded() {
     sleep(seconds(5)).await;
     assert!(work.made.load(Ordering::SeqCst) >= 16, "there is room again");
     drop(response);
+}
+
+/// A response that is fed from outside, on a node whose queues together take one byte.
+async fn where_all_queues_are_full() -> (mpsc::Sender<Bytes>, Response<MeterBody<Fed>>) {
+    let meter = meter(MemoryLedger::new()).read_ahead_total(1).build().unwrap();
+    let (feed, body) = Fed::new();
+    let body = Once::new(body);
+    let service =
+        ServiceBuilder::new().layer(meter).service(service_fn(move |_: Request<Empty<Bytes>>| {
+            std::future::ready(Ok::<_, Infallible>(Response::new(body.take())))
+        }));
+    (feed, service.oneshot(request("alice", "pro", Empty::new())).await.unwrap())
+}
+
+/// The number of frames that the service could not hand over.
+fn handed_over(feed: &mpsc::Sender<Bytes>, sent: usize) -> usize {
+    sent - (feed.max_capacity() - feed.capacity())
+}
+
+#[tokio::test(start_paused = true)]
+async fn once_all_queues_together_are_full_a_response_keeps_one_frame() {
+    let (feed, response) = where_all_queues_are_full().await;
+    let mut body = Box::pin(response.into_body());
+    // Read as it comes, until its pace is known.
+    for _ in 0..20 {
+        sleep(millis(10)).await;
+        feed.send(Bytes::from_static(b"x")).await.unwrap();
+        body.frame().await.unwrap().unwrap();
+    }
+    for sent in 1..=10 {
+        feed.try_send(Bytes::from_static(b"x")).unwrap();
+        sleep(millis(10)).await;
+        assert_eq!(handed_over(&feed, sent), 1, "of {sent} frames");
+    }
+    // Each that is taken makes room for one.
+    for taken in 1..=5 {
+        body.frame().await.unwrap().unwrap();
+        sleep(millis(10)).await;
+        assert_eq!(handed_over(&feed, 10), 1 + taken);
+    }
+}
+
+/// Before its pace is known it keeps a few frames, and of large ones only until they have 64 KiB.
+#[tokio::test(start_paused = true)]
+async fn once_all_queues_together_are_full_a_response_that_begins_keeps_64_kib() {
+    for (kib, kept) in [(1, 4), (21, 4), (22, 3), (31, 3), (32, 2), (63, 2), (64, 1), (1_024, 1)] {
+        let (feed, _response) = where_all_queues_are_full().await;
+        for _ in 0..10 {
+            feed.try_send(Bytes::from(vec![0; kib << 10])).unwrap();
+        }
+        sleep(seconds(1)).await;
+        assert_eq!(handed_over(&feed, 10), kept, "frames of {kib} KiB");
+    }
 }

@@ -137,6 +137,39 @@ async fn a_client_that_vanishes_pays_for_what_ran() {
     assert_eq!((statement.compute(), statement.used), (seconds(9), nanos(9 * SLICE)));
 }
 
+/// In HTTP/1.1 the last chunk is missing; HTTP/2 resets the stream.
+#[tokio::test]
+async fn a_plain_response_that_is_cut_off_has_no_clean_end_on_its_connection() {
+    let all = seconds(900);
+    let server = Server::start().await;
+    let mut socket = TcpStream::connect(server.address).await.unwrap();
+    let head = b"GET /endless HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer free\r\n\r\n";
+    socket.write_all(head).await.unwrap();
+    let mut seen = vec![0; 5000];
+    socket.read_exact(&mut seen).await.unwrap();
+    server.clock.advance(all);
+    // A reset of the connection is no clean end either.
+    let rest = timeout(seconds(10), socket.read_to_end(&mut seen)).await.expect("it is cut off");
+    if rest.is_ok() {
+        let end = String::from_utf8_lossy(&seen[seen.len() - 20..]).into_owned();
+        assert!(!end.ends_with("0\r\n\r\n"), "the last chunk: {end:?}");
+    }
+    assert_eq!(settled(&server.meter, "free", "free", 1).await.used, "0.10".parse().unwrap());
+
+    for (version, client) in [
+        ("HTTP/1.1", Client::builder().http1_only()),
+        ("HTTP/2", Client::builder().http2_prior_knowledge()),
+    ] {
+        let server = Server::start().await;
+        let client = client.build().unwrap();
+        let asked = client.get(server.url("/endless")).bearer_auth("free").send().await.unwrap();
+        assert_eq!(asked.status(), 200, "{version}");
+        server.clock.advance(all);
+        let read = timeout(seconds(10), asked.bytes()).await.expect("it is cut off");
+        assert!(read.is_err(), "{version}: a whole response of {:?} bytes", read.map(|b| b.len()));
+    }
+}
+
 #[tokio::test]
 async fn every_client_that_still_sends_reads_its_402() {
     let server = Server::start().await;

@@ -94,6 +94,23 @@ async fn a_report_beyond_the_credits_is_billed_up_to_zero() {
     assert_eq!(settled(&meter, "alice", "ten", 1).await.used, nanos(10 * SLICE));
 }
 
+/// Its last frame says more than the account can pay: the ledger refuses that, and its client has
+/// all of it.
+#[tokio::test(start_paused = true)]
+async fn a_response_that_is_complete_when_its_credits_end_arrives_whole() {
+    const FRAMES: &[&str] =
+        &["{\"a\":1,", "\"timings\":{\"prompt_ms\":60000,", "\"predicted_ms\":1}}"];
+    const JSON: (&str, &str) = ("content-type", "application/json");
+    let whole = FRAMES.concat();
+    for fields in [&[JSON] as &[_], &[JSON, ("content-length", "54")]] {
+        assert_eq!(whole.len(), 54);
+        let meter = metered_by(FIELDS);
+        let arrived = ask(&meter, "ten", fields, FRAMES).await.expect("it is not cut");
+        assert_eq!(String::from_utf8_lossy(&arrived), whole, "{fields:?}");
+        assert_eq!(settled(&meter, "alice", "ten", 1).await.used, nanos(10 * SLICE));
+    }
+}
+
 /// Nothing that a later report may take back is settled while the stream runs.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_settled_before_the_report() {

@@ -54,6 +54,32 @@ fn settles(lease: u128, cost: i64) -> Renewal {
     }
 }
 
+/// A copy of a renewal may lie in the server's socket long after its node gave it up.
+#[tokio::test]
+async fn a_renewal_that_was_given_up_does_not_act_later() {
+    let server = RedisServer::start();
+    let ledger = RedisLedger::connect(server.url()).await.unwrap();
+    let (alice, month) = (Account::user("alice").unwrap(), this_month());
+    ledger.renew(&alice, month, &settles(1, 100), seconds(5)).await.unwrap();
+    let within = std::time::Duration::from_millis(60);
+    for lease in 2..5 {
+        let calls = server.calls("evalsha");
+        let called_at = Instant::now();
+        server.stop();
+        ledger.renew(&alice, month, &settles(lease, 100), within).await.unwrap_err();
+        // 100 ms after its deadline it may not act any more.
+        let late = within + std::time::Duration::from_millis(100);
+        eventually(async || (called_at.elapsed() > late).then_some(())).await;
+        server.go_on();
+        eventually(async || (server.calls("evalsha") > calls).then_some(())).await;
+        let statement = eventually(async || ledger.statement(&alice, month, None).await.ok()).await;
+        assert_eq!(statement.used, nanos(100), "lease {lease}");
+    }
+    // Who comes in time acts, and so does the one that was given up if it is sent again.
+    ledger.renew(&alice, month, &settles(2, 100), seconds(5)).await.unwrap();
+    assert_eq!(ledger.statement(&alice, month, None).await.unwrap().used, nanos(200));
+}
+
 async fn accounts_are_kept(ledger: impl Ledger + Clone) {
     let accounts = Accounts::new(ledger.clone());
     let (alice, month) = (Account::user("alice").unwrap(), this_month());

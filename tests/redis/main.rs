@@ -17,6 +17,7 @@ mod connections;
 mod contract;
 mod crowd;
 mod damage;
+mod forgotten;
 #[cfg(feature = "embedded")]
 mod measured;
 #[cfg(feature = "axum")]

@@ -172,6 +172,40 @@ async fn a_node_that_is_killed_loses_half_a_hold_of_each_stream_at_most() {
     assert!(lost[lost.len() / 2] <= Duration::from_millis(500), "{lost:?}");
 }
 
+/// It goes on for longer than a slice lasts while nothing that it reports arrives.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_killed_while_redis_is_away_loses_what_ran_since() {
+    let redis = RedisServer::start();
+    let ledger = RedisLedger::connect(&*redis.url()).await.unwrap();
+    let mut node = Node::start(&redis.url()).await;
+    eventually(async || {
+        let statement = node.statement(&ledger, 0).await;
+        (statement.compute() > seconds(1)).then_some(())
+    })
+    .await;
+    let before = node.began.elapsed();
+    redis.stop();
+    // The first stream's account may stop, and has nothing that it could go on with.
+    let reading = tokio::time::timeout(seconds(10), async {
+        while let Ok(Some(_)) = node.streams[0].chunk().await {}
+    });
+    reading.await.expect("it is cut off");
+    let ran = node.began.elapsed();
+    node.process.kill().unwrap();
+    node.process.wait().unwrap();
+    redis.go_on();
+    for number in 0..STREAMS {
+        let billed = eventually(async || {
+            let account = identity(&format!("{}-{number}", node.process.id()), "free").account;
+            let month = tower_credits::Period::containing(tower_credits::clock::UnixTime::now());
+            Some(ledger.statement(&account, month, None).await.ok()?.compute())
+        })
+        .await;
+        let least = before.saturating_sub(Duration::from_millis(650));
+        assert!((least..=ran).contains(&billed), "{billed:?} of {least:?} to {ran:?}");
+    }
+}
+
 /// Stopped for longer than a slice lasts, at any moment: nobody who has credits is cut, and all of
 /// it is billed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

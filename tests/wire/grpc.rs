@@ -2,12 +2,19 @@
 //! what they are told.
 
 use futures_util::stream;
-use tonic::Code;
+use http_body_util::{BodyExt, Full};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_types::StatusExt;
+use tower::{Layer, ServiceExt};
+use tower_credits::{MemoryLedger, clock::TokioClock};
 
 use super::{
     client::*,
-    echo::{COST, metered, serve},
+    echo::{COST, builder, metered, serve},
+    proto::{
+        Audio,
+        denoise_server::{Denoise, DenoiseServer},
+    },
 };
 use crate::support::*;
 
@@ -113,6 +120,72 @@ async fn a_call_that_a_shutdown_has_billed_says_so() {
     work.release();
     while answer.message().await.unwrap().is_some() {}
     assert_eq!(field(&answer.trailers().await.unwrap().unwrap(), "x-cost-nano-usd"), Some("1200"));
+}
+
+/// Handlers that look at nothing but their message, and take five seconds.
+struct Plain;
+
+#[tonic::async_trait]
+impl Denoise for Plain {
+    async fn whole(&self, request: Request<Audio>) -> Result<Response<Audio>, Status> {
+        tokio::time::sleep(seconds(5)).await;
+        Ok(Response::new(request.into_inner()))
+    }
+
+    async fn collect(&self, request: Request<Streaming<Audio>>) -> Result<Response<Audio>, Status> {
+        tokio::time::sleep(seconds(5)).await;
+        Ok(Response::new(request.into_inner().message().await?.unwrap_or_default()))
+    }
+
+    type SplitStream = stream::Empty<Result<Audio, Status>>;
+
+    async fn split(&self, _: Request<Audio>) -> Result<Response<Self::SplitStream>, Status> {
+        Ok(Response::new(stream::empty()))
+    }
+
+    type StreamStream = stream::Empty<Result<Audio, Status>>;
+
+    async fn stream(
+        &self,
+        _: Request<Streaming<Audio>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        Ok(Response::new(stream::empty()))
+    }
+}
+
+/// tonic leaves the request's extensions with it, and so the handler has its clock.
+#[tokio::test(start_paused = true)]
+async fn a_call_whose_tonic_handler_keeps_its_request_is_not_settled_while_it_runs() {
+    for (extensions, is_settled) in [(true, false), (false, true)] {
+        let meter = builder(MemoryLedger::new(), &november())
+            .clock(TokioClock)
+            .request_extensions(extensions)
+            .build()
+            .unwrap();
+        for method in ["Whole", "Collect"] {
+            let call = || {
+                let service = meter.layer(DenoiseServer::new(Plain));
+                let call = http::Request::post(format!("http://test/denoise.v1.Denoise/{method}"))
+                    .header("authorization", "Bearer free")
+                    .header("content-type", "application/grpc")
+                    .header("te", "trailers")
+                    .body(tonic::body::Body::new(Full::new(framed(&audio("a")))))
+                    .unwrap();
+                tokio::spawn(async move { service.oneshot(call).await.unwrap().collect().await })
+            };
+            // Before that, a head may bring a time of its own.
+            let used = async || statement(&meter, "free", "free").await.used;
+            call().await.unwrap().unwrap();
+            let first =
+                eventually(async || Some(used().await).filter(|used| !used.is_zero())).await;
+            let running = call();
+            tokio::time::sleep(seconds(4)).await;
+            assert_eq!(used().await > first, is_settled, "{method}, extensions: {extensions}");
+            running.await.unwrap().unwrap();
+        }
+        let used = settled(&meter, "free", "free", 4).await.used;
+        assert!((nanos(20 * SLICE)..nanos(20 * SLICE + SLICE / 20)).contains(&used), "{used}");
+    }
 }
 
 #[tokio::test]

@@ -367,6 +367,20 @@ fn admissions_end_ten_seconds_after_the_renewal_and_with_the_goodbye() {
     assert!(renewal.forget && pair.lease.is_leaving(), "said, and not answered yet");
 }
 
+/// A lease must not cease to admit between two reports.
+#[test]
+fn if_a_node_reports_rarely_admissions_end_after_two_of_its_intervals() {
+    for (flush, last) in [(1, 10), (5, 10), (6, 12), (60, 120)] {
+        let mut pair = Pair::new(1_000);
+        pair.rules.set_flush(s(flush));
+        let (_, key) = pair.start(0, s(0));
+        pair.lease.end(key, true, s(0));
+        assert!(pair.lease.admit(WANT, unused(), s(last)).is_err(), "a flush of {flush} s");
+        let just_before = s(last) - Duration::from_nanos(1);
+        assert!(pair.lease.admit(WANT, unused(), just_before).is_ok(), "a flush of {flush} s");
+    }
+}
+
 #[test]
 fn a_request_that_came_after_the_renewal_is_not_refused_by_its_answer() {
     let mut pair = Pair::new(100);

@@ -103,6 +103,31 @@ pub(in crate::ledger) fn settling(lease: u128, settled: i64) -> Renewal {
     }
 }
 
+/// The leases of a month were lost. What is in its book is not debited again by the lease that
+/// reports it once more within an hour of the first renewal that found that out.
+#[test]
+fn what_a_lost_lease_reports_again_within_an_hour_is_not_debited_again() {
+    let hour = Duration::from_secs(3_600);
+    for (after, used) in
+        [(Duration::ZERO, 57), (hour - Duration::from_millis(1), 57), (hour, 107), (hour * 2, 107)]
+    {
+        let period: Period = "2026-11".parse().unwrap();
+        let (mut book, mut record) = (Book::new(period), Record::default());
+        let lost_at = period.begins() + hour;
+        let mut renew = |book: &mut Book, renewal: &Renewal, now| {
+            book.renew(&mut record, renewal, None, now, now).unwrap();
+        };
+        renew(&mut book, &settling(1, 50), lost_at);
+        assert_eq!(book.used(), nanos(50));
+        book.leases = crate::ledger::leases::Leases::default();
+        renew(&mut book, &settling(2, 7), lost_at);
+        assert_eq!(book.used(), nanos(57));
+        let again = Renewal { seq: 2, reported: nanos(50), ..settling(1, 50) };
+        renew(&mut book, &again, lost_at + after);
+        assert_eq!(book.used(), nanos(used), "reported again after {after:?}");
+    }
+}
+
 /// Usage that was admitted on a grant may be drawn from it for as long as that hold can last, and
 /// not a moment longer.
 #[test]

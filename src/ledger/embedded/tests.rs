@@ -3,8 +3,11 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use fastrand::Rng;
@@ -24,7 +27,7 @@ use super::{
 };
 use crate::{
     Account, Limits, Period,
-    clock::{ManualClock, SystemClock, UnixTime},
+    clock::{Clock, ManualClock, SystemClock, UnixTime},
     database_file::{DatabaseFile, FileError, ROWS, SCHEMA_KEY, sealed},
 };
 
@@ -393,6 +396,50 @@ async fn calls_that_come_together_are_written_together() {
     let (commits, calls) = ledger.commits();
     assert_eq!(calls, 500);
     assert!(commits < 250, "{commits} commits");
+}
+
+/// A clock that can be held up, and with it the thread that reads it.
+#[derive(Clone, Debug, Default)]
+struct Held(Arc<AtomicBool>);
+
+impl Clock for Held {
+    fn monotonic(&self) -> Duration {
+        SystemClock.monotonic()
+    }
+
+    fn unix_time(&self) -> UnixTime {
+        while self.0.load(Ordering::SeqCst) {
+            std::thread::yield_now();
+        }
+        SystemClock.unix_time()
+    }
+}
+
+/// The thread that writes is held up until nobody waits for the renewal any more.
+#[tokio::test]
+async fn a_renewal_does_not_act_after_its_deadline() {
+    let folder = Folder::new();
+    let clock = Held::default();
+    let ledger = EmbeddedLedger::builder(folder.file("late")).clock(clock.clone()).open().unwrap();
+    let (account, month) = (Account::user("alice").unwrap(), Period::containing(UnixTime::now()));
+    let renew = async |held_up: Duration, within: Duration, lease| {
+        clock.0.store(true, Ordering::SeqCst);
+        let renewal = renewal(lease, 1, 100);
+        let hold_up = async {
+            let until = Instant::now() + held_up;
+            while Instant::now() < until {
+                std::thread::yield_now();
+            }
+            clock.0.store(false, Ordering::SeqCst);
+        };
+        tokio::join!(ledger.renew(&account, month, &renewal, within), hold_up).0
+    };
+    let (short, long) = (Duration::from_millis(20), Duration::from_millis(40));
+    let late = renew(long, short, 1).await;
+    assert!(matches!(late, Err(LedgerError::Deadline(_))), "{late:?}");
+    assert_eq!(used(&ledger, &account, month).await, 0);
+    renew(short, 60 * SECOND, 2).await.unwrap();
+    assert_eq!(used(&ledger, &account, month).await, 100);
 }
 
 /// Rows of schema version 1, as that version wrote them.
