@@ -143,7 +143,7 @@ async fn names_that_clients_choose_are_in_no_series() {
         for path in [format!("/models/{chosen}"), format!("/{chosen}"), "/models/echo".to_owned()] {
             for who in [Some("alice"), None] {
                 let mut asked = Request::post(format!("{path}?{chosen}={chosen}"));
-                for name in ["user-agent", "x-hf-bill-to", "x-request-id", "authorization"] {
+                for name in ["user-agent", "x-request-id", "authorization"] {
                     asked = asked.header(name, &chosen);
                 }
                 if let Some(who) = who {
@@ -156,6 +156,9 @@ async fn names_that_clients_choose_are_in_no_series() {
         }
     }
     assert_eq!(statuses.get(&404), Some(&100), "unknown paths and models: {statuses:?}");
+    let billed_to = Request::post("/models/echo").header("x-hf-bill-to", "chosen-0");
+    let billed_to = billed_to.extension(identity("alice", "free")).body(Empty::new()).unwrap();
+    assert_eq!(service(&meter).oneshot(billed_to).await.unwrap().status(), 403);
     meter.update_gauges();
     let text = recorded.0.render();
     assert!(text.contains("denied_total{reason=\"MODEL_NOT_FOUND\"}"), "{text}");

@@ -4,6 +4,7 @@
 use std::{
     convert::Infallible,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -138,14 +139,14 @@ async fn a_node_that_shuts_down_leaves_an_empty_journal_and_two_cannot_share_one
 }
 
 /// A ledger that copies a journal as it is on the disk when a lease says goodbye.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct AtGoodbye {
     ledger: MemoryLedger,
     journal: PathBuf,
-    copies: std::sync::Mutex<Vec<PathBuf>>,
+    copies: Arc<Mutex<Vec<PathBuf>>>,
 }
 
-impl Ledger for std::sync::Arc<AtGoodbye> {
+impl Ledger for AtGoodbye {
     fn renew<'a>(
         &'a self,
         account: &'a Account,
@@ -179,9 +180,8 @@ impl Ledger for std::sync::Arc<AtGoodbye> {
 async fn when_a_lease_says_goodbye_the_disk_has_no_record_of_it() {
     let folder = Folder::new("journal-goodbye");
     let journal = folder.0.join("journal");
-    let (memory, copies) = (MemoryLedger::new(), std::sync::Mutex::default());
+    let (memory, copies) = (MemoryLedger::new(), Arc::default());
     let ledger = AtGoodbye { ledger: memory, journal: journal.clone(), copies };
-    let ledger = std::sync::Arc::new(ledger);
     let meter = process(ledger.clone(), &journal);
     spend(&meter, "alice", 3).await;
     assert!(meter.shutdown().await.unsettled.is_empty());

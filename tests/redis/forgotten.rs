@@ -19,6 +19,12 @@ use crate::{
 
 type Body = Empty<Bytes>;
 
+/// The seconds for which a request has a hold: four of these nodes' ledger timeouts, the least.
+const HOLD: u64 = 8;
+
+/// What they cost.
+const HOLD_COST: i64 = 8 * SLICE;
+
 /// The keys of alice's account, as they were.
 struct Saved<'s> {
     server: &'s RedisServer,
@@ -61,6 +67,9 @@ requests = { count = 2, per = "1h" }
 included = "2.00"
 when_used_up = "block"
 most_running = 2
+[tiers.ten-holds]
+included = "0.0096"
+when_used_up = "block"
 "#;
     let ledger = RedisLedger::connect(server.url()).await.expect("the server is there");
     let builder = meter(ledger).clock(standing_clock()).ledger_timeout(seconds(2));
@@ -71,14 +80,14 @@ most_running = 2
 
 /// Asks for a request that says that it took so many seconds.
 async fn ask(meter: &CreditMeter, tier: &str, takes: u64) -> StatusCode {
-    let service = meter.layer(service_fn(async move |_: Request<Body>| {
+    let service = meter.layer(service_fn(move |_: Request<Body>| async move {
         let response = Response::builder().extension(ComputeTime(seconds(takes)));
         Ok::<_, Infallible>(response.body(Body::new()).expect("a response"))
     }));
     service.oneshot(request("alice", tier, Body::new())).await.expect("an answer").status()
 }
 
-/// Requests that run until they are released, and say then that they took three seconds each.
+/// Requests that run until they are released, and say then that they took three holds each.
 struct Running {
     release: watch::Sender<bool>,
     requests: JoinSet<StatusCode>,
@@ -97,7 +106,7 @@ impl Running {
                 begun.fetch_add(1, Ordering::SeqCst);
                 async move {
                     released.wait_for(|released| *released).await.expect("it is released");
-                    let response = Response::builder().extension(ComputeTime(seconds(3)));
+                    let response = Response::builder().extension(ComputeTime(seconds(3 * HOLD)));
                     Ok::<_, Infallible>(response.body(Body::new()).expect("a response"))
                 }
             }));
@@ -154,30 +163,30 @@ async fn the_number_of_running_requests_is_exceeded_once_by_those_that_began_in_
     eventually(async || (ask(&second, "narrow", 0).await == 200).then_some(())).await;
 }
 
-/// Ten seconds are all that the account has. One is used before the window, and four requests begin
-/// in it, which use more than the second that is on hold for each.
+/// Ten holds are all that the account has. One is used before the window, and four requests begin in
+/// it, which use more than the one that each has.
 #[tokio::test]
 async fn the_limit_is_passed_by_what_was_granted_in_the_window_at_most() {
     let server = RedisServer::start();
     let (first, second) = (node(&server).await, node(&server).await);
-    assert_eq!(ask(&first, "ten", 1).await, 200);
-    settled(&first, "alice", "ten", 1).await;
+    assert_eq!(ask(&first, "ten-holds", HOLD).await, 200);
+    settled(&first, "alice", "ten-holds", 1).await;
     let before = Saved::now(&server);
-    let running = Running::begin(&first, "ten", 4).await;
-    let held = statement(&first, "alice", "ten").await.held;
-    assert_eq!(held, nanos(4 * SLICE), "what is granted in the window");
+    let running = Running::begin(&first, "ten-holds", 4).await;
+    let held = statement(&first, "alice", "ten-holds").await.held;
+    assert_eq!(held, nanos(4 * HOLD_COST), "what is granted in the window");
     before.restore();
     let mut served = 0;
-    while ask(&second, "ten", 1).await == 200 {
+    while ask(&second, "ten-holds", HOLD).await == 200 {
         served += 1;
         assert!(served <= 9, "all that is left");
     }
     assert_eq!(served, 9, "what was granted in the window is granted again");
     running.end().await;
-    let statement = settled(&first, "alice", "ten", 14).await;
-    assert_eq!((statement.limit, statement.used), (nanos(10 * SLICE), nanos(14 * SLICE)));
+    let statement = settled(&first, "alice", "ten-holds", 14).await;
+    assert_eq!((statement.limit, statement.used), (nanos(10 * HOLD_COST), nanos(14 * HOLD_COST)));
     for node in [&first, &second] {
-        assert_eq!(ask(node, "ten", 1).await, 402);
+        assert_eq!(ask(node, "ten-holds", HOLD).await, 402);
         assert_eq!(node.shutdown().await.unsettled, []);
     }
 }
