@@ -3,11 +3,17 @@
 use std::{
     collections::VecDeque,
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{
+    sync::watch,
+    task::{AbortHandle, JoinHandle},
+};
 
 /// A second costs 120 000 nano-dollars.
 pub const PLAN: &str = r#"
@@ -43,7 +49,7 @@ pub const FIRST_STREAM: usize = CALLERS + 3;
 pub const STREAMS: usize = 4;
 pub const USERS: usize = FIRST_STREAM + STREAMS;
 
-/// The most that a busy machine is late with.
+/// The most that a machine is late with. What a busy one is late with beyond that is measured.
 pub const LATE: Duration = Duration::from_millis(400);
 
 /// Cost of a request, and of a frame of a stream: ten milliseconds, by its service's own word.
@@ -108,12 +114,40 @@ pub struct Oracle {
     killed: Mutex<Vec<(usize, Instant)>>,
     /// A node that was told to end, and when. What runs on it then is billed as far as it came.
     ending: Mutex<Option<(usize, Instant)>>,
+    /// The most, in milliseconds, by which a timer of this process was late.
+    latest: Arc<AtomicU64>,
+    timing: AbortHandle,
+}
+
+impl Drop for Oracle {
+    fn drop(&mut self) {
+        self.timing.abort();
+    }
+}
+
+/// Notes by how much timers are late, until it is aborted.
+async fn time(latest: Arc<AtomicU64>) {
+    const BETWEEN: Duration = Duration::from_millis(10);
+    loop {
+        let began = Instant::now();
+        tokio::time::sleep(BETWEEN).await;
+        let late = began.elapsed().saturating_sub(BETWEEN);
+        latest.fetch_max(late.as_millis() as u64, Ordering::Relaxed);
+    }
 }
 
 impl Oracle {
     pub fn new() -> Self {
         let accounts = (0..USERS).map(|_| Account::default()).collect();
-        Self { accounts: Mutex::new(accounts), killed: Mutex::default(), ending: Mutex::default() }
+        let latest = Arc::new(AtomicU64::new(0));
+        let timing = tokio::spawn(time(Arc::clone(&latest))).abort_handle();
+        Self {
+            accounts: Mutex::new(accounts),
+            killed: Mutex::default(),
+            ending: Mutex::default(),
+            latest,
+            timing,
+        }
     }
 
     pub fn with<T>(&self, look: impl FnOnce(&mut Vec<Account>) -> T) -> T {
@@ -150,10 +184,11 @@ impl Oracle {
 
     /// Notes that a stream ran for so long, at least and at most.
     pub fn expect(&self, number: usize, least: Duration, most: Duration) {
+        let late = Duration::from_millis(self.latest.load(Ordering::Relaxed));
         let nanos = |time: Duration| i64::try_from(time.as_millis()).unwrap() * NANOS_PER_MILLI;
         self.with(|accounts| {
             accounts[number].certain += nanos(least);
-            accounts[number].uncertain += nanos(most) - nanos(least);
+            accounts[number].uncertain += nanos(most + late) - nanos(least);
         });
     }
 

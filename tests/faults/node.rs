@@ -184,7 +184,7 @@ impl Node {
 
     /// Waits until it has ended.
     pub fn wait(&mut self) {
-        let limit = Instant::now() + Duration::from_secs(30);
+        let limit = Instant::now() + Duration::from_secs(120);
         while self.process.try_wait().unwrap().is_none() {
             assert!(Instant::now() < limit, "the node does not end");
             std::thread::sleep(Duration::from_millis(5));

@@ -163,8 +163,8 @@ async fn the_number_of_running_requests_is_exceeded_once_by_those_that_began_in_
     eventually(async || (ask(&second, "narrow", 0).await == 200).then_some(())).await;
 }
 
-/// Ten holds are all that the account has. One is used before the window, and four requests begin in
-/// it, which use more than the one that each has.
+/// Ten holds are all that the account has. One is used before the window, and four requests begin
+/// in it, which use more than the one that each has.
 #[tokio::test]
 async fn the_limit_is_passed_by_what_was_granted_in_the_window_at_most() {
     let server = RedisServer::start();
