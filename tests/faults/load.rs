@@ -168,6 +168,7 @@ impl Oracle {
     /// A node was killed: what ended on it in this time may not have been reported, or written.
     pub fn node_killed(&self, node: usize, within: Duration) {
         let now = Instant::now();
+        let within = within + self.late();
         self.with(|accounts| {
             // Under the accounts' lock: an answer that is counted later is seen to be late.
             self.killed.lock().unwrap().push((node, now));
@@ -177,6 +178,11 @@ impl Oracle {
         });
     }
 
+    /// The most by which a timer was late.
+    fn late(&self) -> Duration {
+        Duration::from_millis(self.latest.load(Ordering::Relaxed))
+    }
+
     /// How many requests of each caller were served.
     pub fn served(&self) -> Vec<u64> {
         self.with(|accounts| accounts[..CALLERS].iter().map(|account| account.served).collect())
@@ -184,7 +190,7 @@ impl Oracle {
 
     /// Notes that a stream ran for so long, at least and at most.
     pub fn expect(&self, number: usize, least: Duration, most: Duration) {
-        let late = Duration::from_millis(self.latest.load(Ordering::Relaxed));
+        let late = self.late();
         let nanos = |time: Duration| i64::try_from(time.as_millis()).unwrap() * NANOS_PER_MILLI;
         self.with(|accounts| {
             accounts[number].certain += nanos(least);

@@ -626,3 +626,20 @@ async fn a_limit_that_is_lowered_leaves_a_running_request_what_it_has_on_hold() 
         assert_eq!(used, nanos(granted), "all that was on hold, after {ran:?}");
     }
 }
+
+/// A service that sends nothing more is cut when its credits end, as one is that sends frames.
+#[tokio::test(start_paused = true)]
+async fn a_service_that_falls_silent_is_cut_when_its_credits_end() {
+    let meter = meter(MemoryLedger::new()).build().unwrap();
+    let (service, mut told) = streaming(&meter);
+    let began = tokio::time::Instant::now();
+    let response = service.oneshot(request("alice", "quick", Empty::new())).await.unwrap();
+    let (_, feed) = told.recv().await.unwrap();
+    feed.send(Bytes::from_static(b"x")).await.unwrap();
+    let read = tokio::time::timeout(seconds(60), response.into_body().collect()).await;
+    let error = read.expect("it is cut").unwrap_err();
+    assert!(error.is::<CutOff>(), "{error}");
+    let took = began.elapsed();
+    assert!((millis(299)..millis(310)).contains(&took), "{took:?}");
+    drop(feed);
+}

@@ -57,3 +57,4 @@ mod sockets;
 mod superseded;
 mod thresholds;
 mod upstream_time;
+mod usage_fields;
