@@ -165,6 +165,8 @@ mod tests {
     #[test]
     fn a_share_is_of_use_for_a_third_of_its_time_in_the_ledger() {
         let (pool, lapses) = (pool(2, 5), ms(1_000) + admit_for(&LeaseRules::default()));
+        let seldom = LeaseRules { admit_for: SHARE_LIFETIME * 2, ..LeaseRules::default() };
+        assert_eq!(admit_for(&seldom), SHARE_LIFETIME / 3);
         assert!(admit_for(&LeaseRules::default()) <= SHARE_LIFETIME / 3);
         for (running, now, has_room) in [
             (0, ms(1_000), true),
