@@ -295,7 +295,8 @@ async fn what_concerns_the_callers_connection_goes_no_further() {
     let mut connection = tokio::net::TcpStream::connect(address).await.unwrap();
     connection.write_all(&request).await.unwrap();
     let mut answer = Vec::new();
-    connection.read_to_end(&mut answer).await.unwrap();
+    let read = connection.read_to_end(&mut answer);
+    tokio::time::timeout(Duration::from_secs(60), read).await.expect("it closes").unwrap();
     let answer = String::from_utf8(answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert!(!answer.contains("x-hop"), "{answer}");

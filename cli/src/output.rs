@@ -16,9 +16,15 @@ pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
     output.write_all(b"\n")
 }
 
-/// Writes a value as JSON: one line for each value.
+/// Writes a value as JSON: one line for each value. Characters that a terminal obeys are escaped:
+/// outside of strings JSON has none.
 pub(crate) fn json(value: &impl Serialize) -> io::Result<()> {
-    line(serde_json::to_string(value)?)
+    let text = serde_json::to_string(value)?;
+    let escape = |c: char| match is_obeyed(c) {
+        true => format!("\\u{:04x}", u32::from(c)),
+        false => c.to_string(),
+    };
+    line(if text.contains(is_obeyed) { text.chars().map(escape).collect() } else { text })
 }
 
 /// Returns a table with these heads. Those that begin with `>` are of numbers, on the right.
@@ -64,8 +70,11 @@ pub(crate) fn counted(number: usize, one: &str) -> String {
 /// Returns a text without control characters, and without those that change the direction of text:
 /// names come from clients, and a terminal obeys them.
 pub(crate) fn printable(text: &str) -> String {
-    let is_obeyed = |c: char| c.is_control() || changes_direction(c);
     text.chars().map(|c| if is_obeyed(c) { '\u{fffd}' } else { c }).collect()
+}
+
+fn is_obeyed(c: char) -> bool {
+    c.is_control() || changes_direction(c)
 }
 
 /// `true` for `Bidi_Control` (Unicode Standard Annex 9, section 2).

@@ -348,6 +348,11 @@ async fn no_escape_sequence_and_no_change_of_direction_reaches_the_terminal() {
     let entry = entry.replace("\"laptop\"", &label);
     service.server.command(&["HSET", tokens, &hostile, &entry]);
     assert_shown(0, &["tokens", "list", "user:mallory"], "[2J]0;owned");
+    let json = service.run(0, &["tokens", "list", "user:mallory", "--json"]);
+    assert!(!json.contains(obeyed) && json.contains("\\u009b"), "{json:?}");
+    let listed = json.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let is_there = |token: Value| token.to_string().contains('\u{202e}');
+    assert!(listed.into_iter().any(is_there), "as it is, to a program: {json}");
 
     service.uses("bob", 1_000).await;
     service.settled("bob", 1).await;
@@ -357,7 +362,7 @@ async fn no_escape_sequence_and_no_change_of_direction_reaches_the_terminal() {
         let code = if arguments[0] == "show" { 1 } else { 3 };
         assert_shown(code, arguments, "owned");
         let json = service.run(code, &[arguments, &["--json"]].concat());
-        assert!(!json.contains(['\u{1b}', '\u{7}', '\r']), "{json:?}");
+        assert!(!json.contains(obeyed), "{json:?}");
     }
 }
 

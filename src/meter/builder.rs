@@ -507,8 +507,8 @@ impl CreditMeterBuilder {
     }
 
     /// Sets how many bytes of all responses together are read ahead. Default 256 MiB. Beyond it,
-    /// one frame of each response is read, and at its begin frames up to the one that passes 64
-    /// KiB.
+    /// one frame of each response is read, and at its beginning up to four, and none after the one
+    /// that reaches 64 KiB.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};

@@ -80,7 +80,7 @@ async fn end_streams(
     if fault == ClientFault::Vanishes {
         between.set(Network::BlackHole);
     }
-    let (mut open, served) = (Vec::new(), streams.len());
+    let (mut open, mut expected, served) = (Vec::new(), Vec::new(), streams.len());
     for (number, stream, began) in streams {
         let ran = began.elapsed();
         let (least, most) = match fault {
@@ -89,7 +89,7 @@ async fn end_streams(
             // Nobody notices: the service ends its work.
             _ => (STREAM_LENGTH - LATE, STREAM_LENGTH + LATE),
         };
-        oracle.expect(number, least, most);
+        expected.push((number, least, most));
         if fault == ClientFault::Resets {
             let stream = socket_of(stream);
             stream.set_zero_linger().unwrap();
@@ -99,6 +99,10 @@ async fn end_streams(
         }
     }
     tokio::time::sleep(STREAM_LENGTH).await;
+    // Now that it is known how late the machine was.
+    for (number, least, most) in expected {
+        oracle.expect(number, least, most);
+    }
     drop(open);
     served
 }
@@ -114,12 +118,14 @@ async fn read_nothing(address: SocketAddr, oracle: &Oracle) -> usize {
         let answer = answer.await.unwrap();
         if answer.status() == 200 {
             served += 1;
-            oracle.expect(number, STREAM_LENGTH - LATE, STREAM_LENGTH + LATE);
         }
-        open.push((client, connection, answer));
+        open.push((number, client, connection, answer));
     }
     tokio::time::sleep(STREAM_LENGTH).await;
-    for (_, connection, _) in open {
+    for (number, _, connection, answer) in open {
+        if answer.status() == 200 {
+            oracle.expect(number, STREAM_LENGTH - LATE, STREAM_LENGTH + LATE);
+        }
         connection.abort();
     }
     served

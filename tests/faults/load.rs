@@ -49,7 +49,7 @@ pub const FIRST_STREAM: usize = CALLERS + 3;
 pub const STREAMS: usize = 4;
 pub const USERS: usize = FIRST_STREAM + STREAMS;
 
-/// The most that a machine is late with. What a busy one is late with beyond that is measured.
+/// The most that a machine is late with. What its timers are late with is measured and added.
 pub const LATE: Duration = Duration::from_millis(400);
 
 /// Cost of a request, and of a frame of a stream: ten milliseconds, by its service's own word.
@@ -115,7 +115,7 @@ pub struct Oracle {
     /// A node that was told to end, and when. What runs on it then is billed as far as it came.
     ending: Mutex<Option<(usize, Instant)>>,
     /// The most, in milliseconds, by which a timer of this process was late.
-    latest: Arc<AtomicU64>,
+    max_lateness: Arc<AtomicU64>,
     timing: AbortHandle,
 }
 
@@ -126,26 +126,26 @@ impl Drop for Oracle {
 }
 
 /// Notes by how much timers are late, until it is aborted.
-async fn time(latest: Arc<AtomicU64>) {
+async fn measure_lateness(max_lateness: Arc<AtomicU64>) {
     const BETWEEN: Duration = Duration::from_millis(10);
     loop {
         let began = Instant::now();
         tokio::time::sleep(BETWEEN).await;
         let late = began.elapsed().saturating_sub(BETWEEN);
-        latest.fetch_max(late.as_millis() as u64, Ordering::Relaxed);
+        max_lateness.fetch_max(late.as_millis() as u64, Ordering::Relaxed);
     }
 }
 
 impl Oracle {
     pub fn new() -> Self {
         let accounts = (0..USERS).map(|_| Account::default()).collect();
-        let latest = Arc::new(AtomicU64::new(0));
-        let timing = tokio::spawn(time(Arc::clone(&latest))).abort_handle();
+        let max_lateness = Arc::new(AtomicU64::new(0));
+        let timing = tokio::spawn(measure_lateness(Arc::clone(&max_lateness))).abort_handle();
         Self {
             accounts: Mutex::new(accounts),
             killed: Mutex::default(),
             ending: Mutex::default(),
-            latest,
+            max_lateness,
             timing,
         }
     }
@@ -179,8 +179,8 @@ impl Oracle {
     }
 
     /// The most by which a timer was late.
-    fn late(&self) -> Duration {
-        Duration::from_millis(self.latest.load(Ordering::Relaxed))
+    pub fn late(&self) -> Duration {
+        Duration::from_millis(self.max_lateness.load(Ordering::Relaxed))
     }
 
     /// How many requests of each caller were served.

@@ -110,7 +110,7 @@ async fn a_denied_upload_is_read_on_while_it_comes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn of_a_denied_upload_64_mib_are_read_and_not_a_byte_more() {
+async fn a_denied_upload_is_read_on_until_it_has_sent_more_than_64_mib() {
     let mebibyte = Bytes::from(vec![0; 1 << 20]);
     for beyond in [0, 1] {
         let last = Bytes::from(vec![0; (1 << 20) + beyond]);

@@ -559,7 +559,7 @@ async fn once_all_queues_together_are_full_a_response_keeps_one_frame() {
 
 /// Before its pace is known it keeps a few frames, and of large ones only until they have 64 KiB.
 #[tokio::test(start_paused = true)]
-async fn once_all_queues_together_are_full_a_response_that_begins_keeps_64_kib() {
+async fn once_all_queues_together_are_full_a_response_that_begins_keeps_four_frames_or_64_kib() {
     for (kib, kept) in [(1, 4), (21, 4), (22, 3), (31, 3), (32, 2), (63, 2), (64, 1), (1_024, 1)] {
         let (feed, _response) = where_all_queues_are_full().await;
         for _ in 0..10 {

@@ -127,7 +127,7 @@ pub async fn settled(meter: &CreditMeter, user: &str, tier: &str, requests: u64)
 
 /// Waits until a condition holds.
 pub async fn eventually<T>(mut condition: impl AsyncFnMut() -> Option<T>) -> T {
-    let limit = tokio::time::Instant::now() + seconds(20);
+    let limit = tokio::time::Instant::now() + seconds(60);
     loop {
         if let Some(value) = condition().await {
             return value;

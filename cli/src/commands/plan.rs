@@ -39,7 +39,7 @@ pub(crate) fn check(global: &Global, check: &CheckPlan) -> Result<Done, Failure>
     }
     let mut table = output::table(&["Route", "Runs"]);
     for route in plan.routes() {
-        table.add_row([route.pattern.clone(), described(&plan, &route.runs)]);
+        table.add_row([output::printable(&route.pattern), described(&plan, &route.runs)]);
     }
     output::line(output::lines(&table))?;
     let mut models = output::table(&["Model", "Hardware", ">A second", ">A request", ">At least"]);
@@ -77,7 +77,7 @@ pub(crate) fn check(global: &Global, check: &CheckPlan) -> Result<Done, Failure>
         )))?;
     }
     for remark in &remarks {
-        output::line(format!("odd: {remark}"))?;
+        output::line(format!("odd: {}", output::printable(remark)))?;
     }
     if !found {
         output::line("The plan is valid.")?;

@@ -108,3 +108,15 @@ fn an_outage_allowance_is_bounded_over_the_leases_that_take_from_it() {
     assert!(lease.grant_unbacked(WANT, unused(), nanos(150), s(0)).is_err());
     assert!(lease.grant_unbacked(WANT, unused(), nanos(200), s(0)).is_ok());
 }
+
+#[test]
+fn a_shutdown_that_forgets_failures_tries_again_at_once() {
+    let mut pair = Pair::new(1_000);
+    let (_, key) = pair.start(7, s(0));
+    pair.lease.end(key, true, s(0));
+    pair.fail(s(1));
+    assert!(matches!(pair.lease.next(&pair.rules, true, s(1)), Next::Wait(at) if at > s(1)));
+    pair.lease.forget_failures();
+    assert!(!pair.lease.has_failed());
+    assert_eq!(pair.lease.next(&pair.rules, true, s(1)), Next::Renew);
+}
