@@ -164,3 +164,74 @@ impl PermitPool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn rate() -> AccountRate {
+        let count = std::num::NonZeroU32::new(60).unwrap();
+        AccountRate { count, per: Duration::from_secs(60), burst: None }
+    }
+
+    impl PermitPool {
+        /// Takes the answer to a renewal that was sent then.
+        fn answered(&mut self, granted: u32, next_after: Duration, sent_at: Duration) {
+            let (rules, remaining) = (LeaseRules::default(), 32);
+            self.find(rate(), sent_at);
+            self.request(99, &rules, sent_at).unwrap();
+            let permits = Permits { granted, remaining, next_after, reset_after: next_after };
+            self.granted(permits, &rules, sent_at);
+            self.keep_landed(&rules);
+        }
+    }
+
+    #[test]
+    fn it_says_how_long_the_ledger_has_no_permit_and_asks_then() {
+        let mut pool = PermitPool::default();
+        assert_eq!(pool.find(rate(), ms(1_000)), PermitAnswer::Ask);
+        pool.answered(0, ms(500), ms(1_000));
+        for (now, found) in [
+            (1_000, PermitAnswer::None(ms(500))),
+            (1_499, PermitAnswer::None(ms(1))),
+            (1_500, PermitAnswer::Ask),
+        ] {
+            assert_eq!(pool.find(rate(), ms(now)), found, "at {now}");
+        }
+    }
+
+    #[test]
+    fn permits_that_come_close_together_lapse_together_and_none_too_late() {
+        let lapse = LeaseRules::default().flush * 2;
+        let apart = LeaseRules::default().flush / 4;
+        let mut pool = PermitPool::default();
+        pool.answered(2, ms(0), ms(1_000));
+        pool.answered(3, ms(0), ms(1_000) + apart);
+        assert_eq!(pool.at_hand, [(5, ms(1_000) + lapse)]);
+        let later = ms(1_001) + apart;
+        pool.answered(1, ms(0), later);
+        assert_eq!(pool.at_hand, [(5, ms(1_000) + lapse), (1, later + lapse)]);
+        assert_eq!(pool.find(rate(), ms(1_000) + lapse), PermitAnswer::AtHand);
+        assert_eq!(pool.at_hand, [(1, later + lapse)]);
+    }
+
+    #[test]
+    fn where_requests_come_steadily_it_asks_for_some_ahead_as_far_as_much_is_left() {
+        let (rules, mut pool) = (LeaseRules::default(), PermitPool::default());
+        pool.answered(30, ms(0), ms(1_000));
+        // What waits beyond those at hand; then a few ahead.
+        for (flushes, waiting, asked) in [(1, 25, Some(5)), (2, 0, Some(2)), (3, 0, None)] {
+            let now = ms(1_000) + rules.flush * flushes;
+            // Ten came in each of the first two intervals, and 32 are left.
+            for _ in (0..10).filter(|_| flushes < 3) {
+                assert_eq!(pool.take(rate(), now - ms(1)), PermitAnswer::AtHand);
+            }
+            let wanted = pool.request(waiting, &rules, now).map(|request| request.wanted);
+            assert_eq!(wanted, asked, "after {flushes}");
+        }
+    }
+}

@@ -90,3 +90,15 @@ impl LeaseRecord {
         self.outbox.spent.saturating_sub(self.outbox.acknowledged)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_up_to_the_largest_that_a_million_processes_can_go_on_from() {
+        let read = |number: u64| read_number(serde_json::Value::from(number)).ok();
+        assert_eq!(read(MAX_SEQUENCE_NUMBER), Some(MAX_SEQUENCE_NUMBER));
+        assert_eq!(read(MAX_SEQUENCE_NUMBER + 1), None);
+    }
+}

@@ -338,7 +338,12 @@ impl Routes {
 
 /// Explains to the operator what to add to the plan for a model that it does not have.
 pub(super) fn explain_unknown_model(route: &str, model: &str) -> String {
-    let model = observe::shortened(model);
+    if let Err(error) = model.parse::<Name>() {
+        let model = observe::shortened(model);
+        return format!(
+            "route {route:?} is asked for a model that no plan can have, {model:?}: {error}"
+        );
+    }
     format!(
         "route {route:?} is asked for model {model:?}, which the plan does not have; \
          [models.{model:?}] with hardware = \"<name>\" adds it"

@@ -208,12 +208,12 @@ async fn tokens_are_followed_and_revoked() {
 /// A file of which each time that it is read is the test's to say what is in it: a pipe, and for
 /// the next time another one in its place.
 #[cfg(unix)]
-struct Read {
+struct ScriptedFile {
     path: std::path::PathBuf,
 }
 
 #[cfg(unix)]
-impl Read {
+impl ScriptedFile {
     fn new(folder: &Folder, name: &str) -> Self {
         let read = Self { path: folder.0.join(name) };
         read.put_pipe();
@@ -256,7 +256,7 @@ fn beginnings(text: &str, mark: &str) -> Vec<String> {
 #[test]
 fn a_plan_that_is_being_written_is_not_in_force_before_it_is_read_twice_alike() {
     let folder = Folder::new("half-a-plan");
-    let file = Read::new(&folder, "plan.toml");
+    let file = ScriptedFile::new(&folder, "plan.toml");
     let old = priced("0.1");
     let plan = std::thread::scope(|scope| {
         scope.spawn(|| file.answer(&old));
@@ -290,7 +290,7 @@ fn tokens_that_are_being_written_are_not_in_force_before_they_are_read_twice_ali
     let one = entry("7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed");
     let two = entry("3fc4ccfe745870e2c0d99f71f30ff0656c8dedd41cc1d7d3d376b0dbe685e2f3");
     let folder = Folder::new("half-the-tokens");
-    let file = Read::new(&folder, "tokens.toml");
+    let file = ScriptedFile::new(&folder, "tokens.toml");
     let both = format!("{one}{two}");
     let tokens = std::thread::scope(|scope| {
         scope.spawn(|| file.answer(&both));

@@ -186,11 +186,10 @@ async fn a_node_that_is_killed_while_redis_is_away_loses_what_ran_since() {
     let before = node.began.elapsed();
     redis.stop();
     // The first stream's account may stop, and has nothing that it could go on with.
-    let reading = tokio::time::timeout(seconds(10), async {
+    let reading = tokio::time::timeout(seconds(60), async {
         while let Ok(Some(_)) = node.streams[0].chunk().await {}
     });
     reading.await.expect("it is cut off");
-    let ran = node.began.elapsed();
     node.process.kill().unwrap();
     node.process.wait().unwrap();
     redis.go_on();
@@ -201,8 +200,9 @@ async fn a_node_that_is_killed_while_redis_is_away_loses_what_ran_since() {
             Some(ledger.statement(&account, month, None).await.ok()?.compute())
         })
         .await;
-        let least = before.saturating_sub(Duration::from_millis(650));
-        assert!((least..=ran).contains(&billed), "{billed:?} of {least:?} to {ran:?}");
+        // Half a hold before, and what a busy machine takes.
+        let least = before.saturating_sub(seconds(1));
+        assert!((least..=before).contains(&billed), "{billed:?} of {least:?} to {before:?}");
     }
 }
 

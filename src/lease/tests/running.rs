@@ -188,3 +188,24 @@ proptest! {
         prop_assert_eq!(sum, expected);
     }
 }
+
+/// Its service may add to the cost after the request needs nothing more.
+#[test]
+fn one_that_was_released_asks_for_what_it_comes_to_cost_beyond_its_slice() {
+    let at = Duration::from_millis;
+    let mut running = Running::new(1, nanos(100), nanos(100), steady(false, false), at(0));
+    running.release();
+    // It costs as much as its slice, which is nothing now.
+    assert_eq!(running.due_refill(at(0)), None);
+    assert_eq!(running.due_refill(at(7)), Some(nanos(7)));
+}
+
+#[test]
+fn half_a_hold_is_settled_once_it_is_used_however_large_the_slice() {
+    let at = Duration::from_millis;
+    let mut running = Running::new(1, nanos(100), nanos(100), steady(false, true), at(0));
+    running.grant(nanos(100), at(0));
+    for (now, due_at) in [(0, 50), (49, 50), (50, 50), (51, 51)] {
+        assert_eq!(running.due_at(at(now)), at(due_at), "at {now}");
+    }
+}
