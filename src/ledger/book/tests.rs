@@ -4,8 +4,12 @@ mod terms;
 use std::{num::NonZeroU32, sync::Arc};
 
 use super::*;
-use crate::ledger::{
-    AccountSummary, GrantId, LedgerError, Outcome, Renewal, SETTLEMENT_WINDOW, Statement,
+use crate::{
+    Limits, Part,
+    ledger::{
+        AccountSummary, ConcurrencyRequest, GrantId, LedgerError, Outcome, PartTerms, Renewal,
+        SETTLEMENT_WINDOW, Statement,
+    },
 };
 
 const fn nanos(n: i64) -> Credits {
@@ -536,4 +540,37 @@ fn a_threshold_is_claimed_by_one() {
     assert!(!book.claim(threshold(), LeaseId::from_bits(2)));
     assert!(book.claim(threshold(), LeaseId::from_bits(1)), "who asks again has it");
     assert!(book.claim("limit 80".parse().unwrap(), LeaseId::from_bits(2)));
+}
+
+#[test]
+fn counts_of_the_days_of_a_part_that_is_used_no_more_go_after_31_days() {
+    let november: Period = "2026-11".parse().unwrap();
+    let of_part = |part: &str, lease| Renewal {
+        parts: Arc::from([PartTerms { part: part.parse().unwrap(), limits: Limits::default() }]),
+        ..settling(lease, 5)
+    };
+    let (first, mut record) = (november.begins(), Record::default());
+    Book::new(november).renew(&mut record, &of_part("old", 1), None, first, first).unwrap();
+    for (days, is_there) in [(31, true), (32, false)] {
+        let (now, mut record) = (first + Duration::from_secs(days * 86_400), record.clone());
+        let mut book = Book::new(Period::containing(now));
+        book.renew(&mut record, &of_part("new", 2), None, now, now).unwrap();
+        let is_counted = record.part_days.contains_key(&"old".parse::<Part>().unwrap());
+        assert_eq!(is_counted, is_there, "after {days} days");
+    }
+}
+
+#[test]
+fn at_the_end_of_a_month_no_request_begins_in_it() {
+    let november: Period = "2026-11".parse().unwrap();
+    let just_before = november.ends() - Duration::from_millis(1);
+    for (now, expected) in [(just_before, 3), (november.ends(), 0)] {
+        let most = NonZeroU32::new(8).unwrap();
+        let concurrency = Some(ConcurrencyRequest { most, running: 0, wanted: 3 });
+        let renewal = Renewal { concurrency, ..settling(1, 0) };
+        let mut book = Book::new(november);
+        let answer = book.renew(&mut Record::default(), &renewal, None, now, now).unwrap();
+        let Outcome::Renewed { concurrency: Some(share), .. } = answer.outcome else { panic!() };
+        assert_eq!(share.granted, expected, "at {now}");
+    }
 }
