@@ -4,7 +4,6 @@
 use std::{
     convert::Infallible,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -14,9 +13,8 @@ use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use tower::{Layer, ServiceExt, service_fn};
 use tower_credits::{
-    Account, ComputeTime, CreditMeter, Journal, MemoryLedger, Period,
-    identify::IdentityFromExtensions,
-    ledger::{Amendment, Answer, Ledger, LedgerFuture, Renewal, Statement, Terms},
+    ComputeTime, CreditMeter, Journal, MemoryLedger, identify::IdentityFromExtensions,
+    ledger::Ledger,
 };
 
 use crate::support::{bodies::Fed, folder::Folder, switched::Switched, *};
@@ -138,58 +136,19 @@ async fn a_node_that_shuts_down_leaves_an_empty_journal_and_two_cannot_share_one
     assert!(opened.is_empty(), "{opened:?}");
 }
 
-/// A ledger that copies a journal as it is on the disk when a lease says goodbye.
-#[derive(Clone, Debug)]
-struct AtGoodbye {
-    ledger: MemoryLedger,
-    journal: PathBuf,
-    copies: Arc<Mutex<Vec<PathBuf>>>,
-}
-
-impl Ledger for AtGoodbye {
-    fn renew<'a>(
-        &'a self,
-        account: &'a Account,
-        period: Period,
-        renewal: &'a Renewal,
-        within: Duration,
-    ) -> LedgerFuture<'a, Answer> {
-        if renewal.forget {
-            let mut copies = self.copies.lock().unwrap();
-            let to = self.journal.with_extension(copies.len().to_string());
-            copies.push(copy(&self.journal, to));
-        }
-        self.ledger.renew(account, period, renewal, within)
-    }
-
-    fn statement<'a>(
-        &'a self,
-        account: &'a Account,
-        period: Period,
-        terms: Option<Terms>,
-    ) -> LedgerFuture<'a, Statement> {
-        self.ledger.statement(account, period, terms)
-    }
-
-    fn amend<'a>(&'a self, account: &'a Account, amendment: Amendment) -> LedgerFuture<'a, bool> {
-        self.ledger.amend(account, amendment)
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_a_lease_says_goodbye_the_file_has_no_record_of_it() {
     let folder = Folder::new("journal-goodbye");
     let journal = folder.0.join("journal");
-    let (memory, copies) = (MemoryLedger::new(), Arc::default());
-    let ledger = AtGoodbye { ledger: memory, journal: journal.clone(), copies };
+    let ledger = Switched::default();
+    ledger.copies_at_goodbyes(&journal);
     let meter = process(ledger.clone(), &journal);
     spend(&meter, "alice", 3).await;
     assert!(meter.shutdown().await.unsettled.is_empty());
-    let copies = ledger.copies.lock().unwrap().clone();
-    assert!(!copies.is_empty(), "it said goodbye");
-    for copied in copies {
+    assert!(ledger.goodbyes() > 0, "it said goodbye");
+    for number in 0..ledger.goodbyes() {
         // A copy in mid-write would not open, and would fail this test.
-        let opened = Journal::open(&copied).unwrap();
+        let opened = Journal::open(journal.with_extension(number.to_string())).unwrap();
         assert!(opened.is_empty(), "{opened:?}");
     }
 }

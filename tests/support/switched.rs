@@ -1,6 +1,7 @@
 //! A ledger that is switched off and on, takes its time, and is watched.
 
 use std::{
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -27,6 +28,7 @@ pub struct Switched {
     most: Arc<AtomicUsize>,
     goodbyes: Arc<AtomicUsize>,
     leases: Arc<Mutex<(Vec<LeaseId>, Vec<LeaseId>)>>,
+    copied: Arc<Mutex<Option<PathBuf>>>,
 }
 
 impl Switched {
@@ -60,6 +62,11 @@ impl Switched {
         self.goodbyes.load(Ordering::SeqCst)
     }
 
+    /// Copies a file from now on whenever a lease says goodbye: `path.0`, `path.1` and so on.
+    pub fn copies_at_goodbyes(&self, path: &Path) {
+        *self.copied.lock().unwrap() = Some(path.to_owned());
+    }
+
     /// How many leases spoke, and how many of them said goodbye.
     pub fn leases(&self) -> (usize, usize) {
         let leases = self.leases.lock().unwrap();
@@ -77,7 +84,10 @@ impl Ledger for Switched {
     ) -> LedgerFuture<'a, Answer> {
         let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(under_way, Ordering::SeqCst);
-        self.goodbyes.fetch_add(usize::from(renewal.forget), Ordering::SeqCst);
+        let goodbyes = self.goodbyes.fetch_add(usize::from(renewal.forget), Ordering::SeqCst);
+        if let Some(path) = self.copied.lock().unwrap().as_ref().filter(|_| renewal.forget) {
+            std::fs::copy(path, path.with_extension(goodbyes.to_string())).unwrap();
+        }
         Box::pin(async move {
             tokio::time::sleep(Duration::from_millis(self.takes_ms.load(Ordering::SeqCst))).await;
             self.under_way.fetch_sub(1, Ordering::SeqCst);

@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(row.lease.unreported(), Credits::clamped(100));
     }
 
-    /// What the checksums of the database let pass.
+    /// The checksums of the database let it pass.
     #[test]
     fn a_row_that_is_not_what_was_written_costs_no_other_row() {
         let name = format!("tower-credits-journal-rows-{}", std::process::id());
