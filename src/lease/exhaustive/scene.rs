@@ -42,8 +42,8 @@ pub(super) struct Scene {
     pub(super) ticks: u64,
     /// Credits of the account.
     pub(super) limit: i64,
-    /// Credits of each of two parts, if the nodes' requests are of one each; both are in a third
-    /// one, which has as many as the account.
+    /// Credits of each of two parts, if the nodes' requests are of one each. Both are in a third
+    /// part, which has `limit`; the account has one credit more, so that it stops nobody.
     pub(super) part_limit: Option<i64>,
     /// `true` if requests stop at their slices, `false` if they finish.
     pub(super) stop: bool,
@@ -94,7 +94,7 @@ impl Scene {
 
     pub(super) fn terms(&self) -> Terms {
         Terms {
-            included: nanos(self.limit),
+            included: nanos(self.limit + i64::from(self.part_limit.is_some())),
             included_per_day: nanos(0),
             per_seat: false,
             pay_as_you_go: nanos(0),
