@@ -33,6 +33,7 @@ mod denial_format;
 pub mod export;
 #[cfg(any(doc, doctest))]
 pub mod guide;
+mod header_text;
 #[cfg(any(feature = "cloud-events", feature = "export"))]
 mod http_client;
 pub mod identify;

@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    num::NonZeroU32,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -17,7 +18,7 @@ use governor::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::plan::RequestQuota;
+use crate::{header_text::header_text, plan::RequestQuota};
 
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
@@ -125,26 +126,50 @@ impl QuotaBucket {
     }
 }
 
-impl RateState {
+/// What the header fields of a response say about its account's request rate. It travels with every
+/// request, so it is small.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RateFields {
+    count: NonZeroU32,
+    per_seconds: u32,
+    remaining: u32,
+    reset_seconds: u32,
+}
+
+impl From<RateState> for RateFields {
+    fn from(state: RateState) -> Self {
+        let RateState { quota, remaining, .. } = state;
+        let seconds = |seconds| u32::try_from(seconds).unwrap_or(u32::MAX);
+        let per_seconds = seconds(whole_seconds(quota.per));
+        let reset_seconds = seconds(state.reset_seconds());
+        Self { count: quota.count, per_seconds, remaining, reset_seconds }
+    }
+}
+
+impl RateFields {
     /// Adds the fields, unless the service itself has set them.
-    pub(crate) fn write(&self, headers: &mut HeaderMap) {
-        for (name, value) in [(RATE_LIMIT, self.field()), (RATE_LIMIT_POLICY, self.policy())] {
-            if let Ok(value) = HeaderValue::try_from(value) {
+    pub(crate) fn write(self, headers: &mut HeaderMap) {
+        for (name, value) in [(RATE_LIMIT, self.rate_limit()), (RATE_LIMIT_POLICY, self.policy())] {
+            if let Some(value) = value {
                 headers.entry(name).or_insert(value);
             }
         }
     }
 
     /// `RateLimit: "requests";r=50;t=30`
-    fn field(&self) -> String {
-        format!("\"requests\";r={};t={}", self.remaining, self.reset_seconds())
+    fn rate_limit(self) -> Option<HeaderValue> {
+        let Self { remaining, reset_seconds, .. } = self;
+        header_text(format_args!("\"requests\";r={remaining};t={reset_seconds}"))
     }
 
     /// `RateLimit-Policy: "requests";q=600;w=60`
-    fn policy(&self) -> String {
-        format!("\"requests\";q={};w={}", self.quota.count, whole_seconds(self.quota.per))
+    fn policy(self) -> Option<HeaderValue> {
+        let Self { count, per_seconds, .. } = self;
+        header_text(format_args!("\"requests\";q={count};w={per_seconds}"))
     }
+}
 
+impl RateState {
     /// Returns `reset` in whole seconds, rounded up, so that no client comes too early.
     pub(crate) fn reset_seconds(&self) -> u64 {
         whole_seconds(self.reset)
@@ -163,8 +188,6 @@ fn whole_seconds(time: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroU32;
-
     use super::*;
 
     #[test]
@@ -173,11 +196,9 @@ mod tests {
         let quota = RequestQuota::new(number(6), Duration::from_secs(60)).burst(number(2));
         let rate = RequestRate::default();
         assert_eq!(rate.count(quota, Duration::ZERO).unwrap().remaining, 1);
-        let last = rate.count(quota, Duration::ZERO).unwrap();
-        assert_eq!(
-            (last.field().as_str(), last.policy().as_str()),
-            ("\"requests\";r=0;t=20", "\"requests\";q=6;w=60")
-        );
+        let last = RateFields::from(rate.count(quota, Duration::ZERO).unwrap());
+        assert_eq!(last.rate_limit().unwrap(), "\"requests\";r=0;t=20");
+        assert_eq!(last.policy().unwrap(), "\"requests\";q=6;w=60");
         let denied = rate.count(quota, Duration::ZERO).unwrap_err();
         assert!((9..=10).contains(&denied.reset_seconds()), "{denied:?}");
         assert!(

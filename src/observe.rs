@@ -200,6 +200,11 @@ macro_rules! ended_event {
     }};
 }
 
+/// `true` if events of requests that end go anywhere, or are counted.
+pub(crate) fn is_listened_to() -> bool {
+    cfg!(feature = "metrics") || tracing::enabled!(target: "tower_credits", tracing::Level::INFO)
+}
+
 /// Reports a metered request that ended.
 pub(crate) fn ended(request: &MeteredRequest<'_>) {
     if let Some(path) = request.forgiven {

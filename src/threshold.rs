@@ -103,6 +103,32 @@ impl Threshold {
         }
     }
 
+    /// Returns what an account has still to spend until it reaches it; [`Credits::MAX`] if it has,
+    /// or never does.
+    pub(crate) fn distance(self, standing: &Standing) -> Credits {
+        match self {
+            Self::Included(percent) => distance(standing.used, percent, standing.included),
+            Self::Limit(percent) => distance(standing.used, percent, standing.limit),
+            Self::PartLimit(_) => Credits::MAX,
+            Self::Left(least) => {
+                let left = standing.limit.saturating_sub(standing.used);
+                if standing.limit == Credits::MAX || left < least {
+                    return Credits::MAX;
+                }
+                left.saturating_sub(least).saturating_add(Credits::SMALLEST)
+            }
+        }
+    }
+
+    /// Returns what a part has still to spend until it reaches it; [`Credits::MAX`] if it has, or
+    /// never does.
+    pub(crate) fn distance_of_part(self, month: &MonthStanding) -> Credits {
+        match self {
+            Self::PartLimit(percent) => distance(month.used, percent, month.limit),
+            Self::Included(_) | Self::Limit(_) | Self::Left(_) => Credits::MAX,
+        }
+    }
+
     /// `true` if it can be reached again once the account's limit has changed.
     pub(crate) const fn can_come_again(self) -> bool {
         matches!(self, Self::Left(_))
@@ -124,6 +150,19 @@ fn reached(used: Credits, percent: u16, of: Credits) -> Option<Credits> {
     let bounded = !of.is_zero() && of != Credits::MAX;
     let (used, of_nanos) = (i128::from(used.as_nano_usd()), i128::from(of.as_nano_usd()));
     (bounded && used * 100 >= of_nanos * i128::from(percent)).then_some(of)
+}
+
+/// Returns what is to be spent until so much is a percentage; the most if it is, or never will be.
+fn distance(used: Credits, percent: u16, of: Credits) -> Credits {
+    if of.is_zero() || of == Credits::MAX || reached(used, percent, of).is_some() {
+        return Credits::MAX;
+    }
+    let at = (i128::from(of.as_nano_usd()) * i128::from(percent)).div_euclid(100);
+    let at = i64::try_from(at).map_or(Credits::MAX, Credits::clamped);
+    // A fraction of a nano-dollar more is a whole one.
+    let is_exact = reached(at, percent, of).is_some();
+    let at = if is_exact { at } else { at.saturating_add(Credits::SMALLEST) };
+    at.saturating_sub(used)
 }
 
 impl fmt::Display for Threshold {
@@ -149,6 +188,50 @@ mod tests {
             parts.map(|part| Threshold::PartLimit(80).name(Some(&part), Credits::ZERO).unwrap());
         assert_eq!(names[0].as_str(), "part limit 80 % of a/b");
         assert!((1..4).all(|at| !names[at..].contains(&names[at - 1])), "{names:?}");
+    }
+
+    #[test]
+    fn a_threshold_is_reached_once_its_distance_is_spent_and_no_sooner() {
+        let nanos = Credits::clamped;
+        for (used, limit, least) in
+            [(0, 313, 1), (1, 313, 50), (250, 313, 300), (5, 7, 6), (0, i64::MAX, 5)]
+        {
+            let standing = |used: Credits| Standing {
+                used,
+                included: nanos(limit / 3),
+                limit: nanos(limit),
+                ..Standing::default()
+            };
+            let month = |used: Credits| MonthStanding { used, limit: nanos(limit) };
+            for threshold in [
+                Threshold::Included(1),
+                Threshold::Included(80),
+                Threshold::Included(u16::MAX),
+                Threshold::Limit(33),
+                Threshold::Limit(100),
+                Threshold::Left(nanos(least)),
+                Threshold::PartLimit(80),
+            ] {
+                let used = nanos(used);
+                let reached = |used: Credits| {
+                    threshold.reached(&standing(used)).is_some()
+                        || threshold.reached_by_part(&month(used)).is_some()
+                };
+                let distance = threshold
+                    .distance(&standing(used))
+                    .min(threshold.distance_of_part(&month(used)));
+                if reached(used) || distance == Credits::MAX {
+                    assert_eq!(distance, Credits::MAX, "{threshold} of {limit} at {used}");
+                    let is_far = limit == i64::MAX || reached(used);
+                    assert!(is_far, "{threshold} of {limit} at {used}");
+                    continue;
+                }
+                let at = used.saturating_add(distance);
+                assert!(reached(at), "{threshold} of {limit} at {used}");
+                let before = at.saturating_sub(Credits::SMALLEST);
+                assert!(!reached(before), "{threshold} of {limit} at {used}");
+            }
+        }
     }
 
     #[test]

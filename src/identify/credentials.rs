@@ -33,20 +33,32 @@ pub(super) fn token_of<'a>(
     head: RequestHead<'a>,
     places: &TokenPlaces,
 ) -> Result<&'a [u8], IdentifyError> {
-    let in_cookie = || places.cookie.as_ref().and_then(|name| cookie(head.headers, name.as_str()));
-    let token = match (bearer(head.headers), api_key(head.headers, &places.api_key_header)) {
-        (Ok(token), _) | (Err(_), Ok(token)) => token,
-        (Err(IdentifyError::Missing), Err(IdentifyError::Missing)) => match in_cookie() {
-            None => return Err(IdentifyError::Missing),
-            Some(_) if !origin::is_same_origin(head) => return Err(IdentifyError::CrossOrigin),
-            Some(token) => token,
-        },
-        _ => return Err(IdentifyError::Invalid),
+    let token = match bearer(head.headers) {
+        Ok(token) => token,
+        Err(error) => token_beside_bearer(head, places, error)?,
     };
     if token.is_empty() || token.len() > MAX_TOKEN_BYTES {
         return Err(IdentifyError::Invalid);
     }
     Ok(token)
+}
+
+/// Returns the token of a request whose `Authorization` field has none, for the reason `no_bearer`.
+fn token_beside_bearer<'a>(
+    head: RequestHead<'a>,
+    places: &TokenPlaces,
+    no_bearer: IdentifyError,
+) -> Result<&'a [u8], IdentifyError> {
+    let in_cookie = || places.cookie.as_ref().and_then(|name| cookie(head.headers, name.as_str()));
+    match (no_bearer, api_key(head.headers, &places.api_key_header)) {
+        (_, Ok(token)) => Ok(token),
+        (IdentifyError::Missing, Err(IdentifyError::Missing)) => match in_cookie() {
+            None => Err(IdentifyError::Missing),
+            Some(_) if !origin::is_same_origin(head) => Err(IdentifyError::CrossOrigin),
+            Some(token) => Ok(token),
+        },
+        _ => Err(IdentifyError::Invalid),
+    }
 }
 
 /// `true` if another site's page cannot have forged a request (CSRF). Such a page can make a

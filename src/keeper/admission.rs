@@ -123,9 +123,9 @@ pub(crate) fn admit(
                 } else {
                     state.lease.due_of(id, want, now)
                 };
-                let is_examined_late = state.timer.is_none_or(|timer| timer > due);
+                let must_ask = state.must_ask_for(due);
                 drop(state);
-                if is_examined_late {
+                if must_ask {
                     table.attend_by(entry, due);
                 }
                 Admission::Admitted(HeldSlice::new(handle, id))

@@ -44,6 +44,7 @@ pub(super) fn apply(
 ) -> Option<Effect> {
     let entry = &landed.entry;
     let mut state = entry.lock();
+    state.landed(landed.lease, landed.seq);
     let mut failure_logged_at = state.failure_logged_at;
     let lease = state.leases_mut().find(|lease| lease.id() == landed.lease)?;
     let acknowledged = lease.acknowledged();

@@ -23,10 +23,11 @@ pub(crate) struct EndedRequest {
     pub(crate) request: RunningRequest,
     /// The usage that it was billed; `None` if it never began or is not billed.
     pub(crate) billed: Option<Usage>,
-    /// The account's standing when the ledger last answered.
-    pub(crate) standing: Standing,
-    /// Credits spent here that are not in `standing`.
-    pub(crate) unreported: Credits,
+    /// The credits that the account has left, as far as this node knows.
+    left: Credits,
+    /// The account's standing as far as this node knows; `Some` if the request was cut off, or is
+    /// in shadow mode.
+    pub(crate) standing: Option<Box<Standing>>,
 }
 
 impl EndedRequest {
@@ -35,7 +36,15 @@ impl EndedRequest {
         billed: Option<Usage>,
         lease: &AccountLease,
     ) -> Self {
-        Self { request, billed, standing: lease.standing(), unreported: lease.unreported() }
+        let (standing, unreported) = (lease.standing(), lease.unreported());
+        let is_cut_off = request.finished().is_some_and(|finished| finished.end == End::CutOff);
+        let has_standing = is_cut_off || request.is_shadow();
+        Self {
+            request,
+            billed,
+            left: standing.left(unreported),
+            standing: has_standing.then(|| Box::new(standing.with_unreported(unreported))),
+        }
     }
 
     /// Emits the event of the request, and queues its record, if its service was called.
@@ -44,6 +53,16 @@ impl EndedRequest {
         else {
             return;
         };
+        let RunningRequest { origin, .. } = &self.request;
+        if !origin.span.is_disabled() || observe::is_listened_to() {
+            self.emit(finished, now);
+        }
+        if !table.records.is_empty() && !self.request.is_shut_down() {
+            table.records.push(record_of(&self.request, self.billed, finished, table, now));
+        }
+    }
+
+    fn emit(&self, finished: FinishedRequest, now: Now) {
         let RunningRequest { context, origin, .. } = &self.request;
         let BillingContext { account, part, subject, tier, workload, .. } = &**context;
         let (compute, cost) = used(&self.request, self.billed, now);
@@ -62,15 +81,12 @@ impl EndedRequest {
                 compute,
                 overshoot: compute.saturating_sub(self.request.runway_of_slice()),
                 cost,
-                left: self.standing.left(self.unreported),
+                left: self.left,
                 status,
                 end: (&finished.end, finished.end.as_str()),
                 forgiven,
             });
         });
-        if !table.records.is_empty() && !self.request.is_shut_down() {
-            table.records.push(record_of(&self.request, self.billed, finished, table, now));
-        }
     }
 }
 

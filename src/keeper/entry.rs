@@ -52,6 +52,12 @@ pub(super) struct EntryState {
     pub(super) terms_at: StatedAt,
     /// Next examination by the worker.
     pub(super) timer: Option<Duration>,
+    /// The moment by which the worker was asked to examine it since the last examination, if it
+    /// was.
+    asked_by: Option<Duration>,
+    /// Those who wait for a report of all that is spent: the lease and the number of the renewal
+    /// that says it. They are told by dropping the sender.
+    readers: Vec<(LeaseId, u64, oneshot::Sender<()>)>,
     /// It waits in the worker's backlog.
     pub(super) is_in_backlog: bool,
     pub(super) thresholds_seen: ThresholdsSeen,
@@ -161,6 +167,8 @@ impl AccountEntry {
                 stated: StatedTerms::nothing(),
                 terms_at: StatedAt::Here(Duration::ZERO),
                 timer: None,
+                asked_by: None,
+                readers: Vec::new(),
                 is_in_backlog: false,
                 thresholds_seen: ThresholdsSeen::default(),
                 is_dormant: false,
@@ -245,6 +253,37 @@ impl EntryState {
         let old = std::mem::replace(&mut self.lease, Lease::new(id, now));
         self.lease.inherit(&old);
         self.retired.push(old);
+    }
+
+    /// Returns `true` if the worker has to be told to examine it by `due`, because it does not on
+    /// its own, and has not been told. The caller tells it, once the lock is released.
+    pub(super) fn must_ask_for(&mut self, due: Duration) -> bool {
+        let is_known = |at: Option<Duration>| at.is_some_and(|at| at <= due);
+        if due == Duration::MAX || is_known(self.timer) || is_known(self.asked_by) {
+            return false;
+        }
+        self.asked_by = Some(due);
+        true
+    }
+
+    /// Notes that the worker examines it now.
+    pub(super) fn examined(&mut self) {
+        self.asked_by = None;
+    }
+
+    /// Has all that is spent reported now. The answer comes once the ledger has answered; `None` if
+    /// there is nothing to report.
+    pub(super) fn report_now(&mut self) -> Option<oneshot::Receiver<()>> {
+        let seq = self.lease.report_now()?;
+        let (sender, receiver) = oneshot::channel();
+        self.readers.retain(|(_, _, reader)| !reader.is_closed());
+        self.readers.push((self.lease.id(), seq, sender));
+        Some(receiver)
+    }
+
+    /// Tells those who wait for a report that a renewal has landed, whatever its answer.
+    pub(super) fn landed(&mut self, landed: LeaseId, seq: u64) {
+        self.readers.retain(|(lease, of, _)| *lease == landed && *of > seq);
     }
 
     /// Notes the terms that a request states.

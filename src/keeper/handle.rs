@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     ended::EndedRequest,
@@ -69,6 +69,21 @@ impl AccountHandle {
     pub(crate) fn permit_state(&self, quota: RequestQuota, now: Duration) -> RateState {
         let (remaining, reset) = self.entry.lock().lease.permit_state(now);
         RateState { quota, remaining, reset }
+    }
+
+    /// Has all that is spent on this lease reported, and waits until the ledger has answered or
+    /// does not in time.
+    pub(crate) async fn report(&self) {
+        let reported = self.entry.lock().report_now();
+        if let Some(reported) = reported {
+            self.attend();
+            drop(timeout(self.table.rules.deadline, reported).await);
+        }
+    }
+
+    /// `true` if it is a handle to the same entry.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.entry, &other.entry)
     }
 
     /// Has the worker examine the account's lease now.
@@ -199,8 +214,13 @@ impl HeldSlice {
             state.lease.mark_suspended(&table.rules, woke_at);
         }
         let served = has_waiting.then(|| state.lease.grant_spare(oneshot::Sender::is_closed, now));
-        let is_news = state.lease.has_news(now);
         let is_pending = matches!(closing, Some(Closing::Pending));
+        let due = match state.lease.report_at(&table.rules) {
+            Duration::MAX => Duration::MAX,
+            due if table.phase.get() == Phase::Open => due,
+            _ => now,
+        };
+        let must_ask = !is_pending && state.must_ask_for(due);
         table.note_in_journal(entry, &mut state);
         let ended = match closing {
             Some(Closing::Settled(request, billed)) => {
@@ -214,9 +234,8 @@ impl HeldSlice {
         }
         if is_pending {
             table.attend(entry);
-        } else if is_news {
-            let is_open = table.phase.get() == Phase::Open;
-            table.attend_by(entry, if is_open { now + table.rules.flush } else { now });
+        } else if must_ask {
+            table.attend_by(entry, due);
         }
         if let Some(ended) = &ended {
             ended.observe(table, both);

@@ -67,7 +67,8 @@ impl ThresholdNotifier {
     }
 
     /// Checks an account's standing, and those of the parts that its entry draws on. `seen` has a
-    /// bit for each threshold that was seen before.
+    /// bit for each threshold that was seen before. Returns what is still to be spent until the
+    /// next threshold.
     pub(super) fn check(
         &mut self,
         entry: &Arc<AccountEntry>,
@@ -75,7 +76,8 @@ impl ThresholdNotifier {
         (standing, months): (&Standing, &[Option<MonthStanding>; MAX_LEASE_PARTS]),
         parts: &[PartTerms],
         now: Duration,
-    ) {
+    ) -> Credits {
+        let mut next = Credits::MAX;
         let thresholds = Arc::clone(&self.hook.thresholds);
         if seen.limit.replace(standing.limit) != Some(standing.limit) {
             for (bit, _) in thresholds.iter().enumerate().filter(|(_, of)| of.can_come_again()) {
@@ -85,6 +87,7 @@ impl ThresholdNotifier {
         for (bit, &threshold) in thresholds.iter().enumerate() {
             // The limit of a month that has ended shrinks with the purchased credits that later
             // months draw.
+            next = next.min(threshold.distance(standing));
             if !(standing.ended && matches!(threshold, Threshold::Limit(_) | Threshold::Left(_)))
                 && let Some(of) = threshold.reached(standing)
             {
@@ -92,15 +95,17 @@ impl ThresholdNotifier {
             }
             let parts = parts.iter().zip(months).zip(&mut seen.parts);
             for ((PartTerms { part, .. }, month), seen) in parts {
-                if let Some(month) = month
-                    && part.models().is_none()
-                    && let Some(of) = threshold.reached_by_part(month)
-                {
+                let Some(month) = month.as_ref().filter(|_| part.models().is_none()) else {
+                    continue;
+                };
+                next = next.min(threshold.distance_of_part(month));
+                if let Some(of) = threshold.reached_by_part(month) {
                     let reached = (threshold, Some(part.clone()), month.used, of);
                     self.note(entry, seen, bit, reached, now);
                 }
             }
         }
+        next
     }
 
     /// Queues the claim of a threshold, unless it was seen before.

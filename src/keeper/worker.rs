@@ -141,6 +141,7 @@ impl Worker {
         for entry in self.table.entries() {
             let mut state = entry.lock();
             (state.timer, state.is_in_backlog) = (None, false);
+            state.examined();
             state.thresholds_seen = ThresholdsSeen::default();
             state.leases_mut().for_each(|lease| lease.abandon_in_flight(&self.table.rules, now));
             drop(state);
@@ -295,6 +296,7 @@ impl Worker {
         let shard = table.ledger.shard(&entry.account);
         let mut guard = entry.lock();
         let state = &mut **guard;
+        state.examined();
         state.lease.remove_waiting(oneshot::Sender::is_closed);
         if state.lease.only_probes() && !self.shards.get(shard).is_open() {
             state.lease.cancel_probe();
@@ -423,8 +425,10 @@ impl Worker {
         let entry = landed.entry;
         if let (Some(notifier), Some((standing, months))) = (&mut self.notifier, standing) {
             let mut state = entry.lock();
-            let EntryState { thresholds_seen, stated, .. } = &mut **state;
-            notifier.check(&entry, thresholds_seen, (&standing, &months), &stated.parts, now);
+            let EntryState { lease, thresholds_seen, stated, .. } = &mut **state;
+            let next =
+                notifier.check(&entry, thresholds_seen, (&standing, &months), &stated.parts, now);
+            lease.note_threshold(next);
         }
         self.table.settled.fetch_add(settled.as_nano_usd(), Ordering::AcqRel);
         let handle = AccountHandle { table: Arc::clone(&self.table), entry };

@@ -15,7 +15,7 @@ use crate::Credits;
 ///
 /// After the last use it shrinks. If it is more than twice the least, it is reduced to the least a
 /// few seconds after the last use. The rest is given back ten seconds after the last use, or after
-/// twice [`flush`](crate::CreditMeterBuilder::report_within) if that is longer.
+/// twice [`report_within`](crate::CreditMeterBuilder::report_within) if that is longer.
 ///
 /// It is at most a quarter of what the account has left, so it vanishes by itself as the credits
 /// end. What one node holds ahead, another cannot use until it is given back. A node that dies

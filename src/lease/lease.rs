@@ -37,6 +37,8 @@ pub(crate) struct Lease<W, R> {
     /// `true` if a request was denied while the ledger was known to be away: it is asked for that
     /// reason alone, so that the next one need not be denied.
     probes: bool,
+    /// `true` if somebody waits until all that is spent is reported.
+    is_awaited: bool,
     /// Standing of the account when the ledger last answered.
     standing: Standing,
     /// (13) What a journal has of it.
@@ -71,7 +73,7 @@ impl<W, R: Run> Lease<W, R> {
         standing: Standing,
         stored: Stored,
     ) -> Self {
-        Self { id, pool, exchange, life, probes: false, standing, stored }
+        Self { id, pool, exchange, life, probes: false, is_awaited: false, standing, stored }
     }
 
     pub(crate) fn id(&self) -> LeaseId {
@@ -132,10 +134,29 @@ impl<W, R: Run> Lease<W, R> {
         !self.pool.queue().is_empty()
     }
 
-    /// Returns `true` if there is something to report since `now`, and its owner has yet to learn
-    /// that.
-    pub(crate) fn has_news(&self, now: Duration) -> bool {
-        !self.exchange.is_in_flight() && self.pool.outbox().became_dirty_at(now)
+    /// Returns when what is to be reported has to be; [`Duration::MAX`] if there is nothing, or if
+    /// the lease is examined before, because a renewal is under way.
+    pub(crate) fn report_at(&self, rules: &LeaseRules) -> Duration {
+        match self.pool.report_at(rules) {
+            Some(at) if !self.exchange.is_in_flight() => at.max(self.exchange.retry_at()),
+            _ => Duration::MAX,
+        }
+    }
+
+    /// Notes that something happens once so much more is spent: that is reported soon then.
+    pub(crate) fn note_threshold(&mut self, distance: Credits) {
+        self.pool.note_threshold(distance);
+    }
+
+    /// Has all that is spent reported now, because somebody waits for that. Returns the number of
+    /// the renewal that says it; `None` if the ledger knows it.
+    pub(crate) fn report_now(&mut self) -> Option<u64> {
+        let is_known = self.pool.outbox().is_settled() && !self.is_running();
+        if is_known || !self.life.is_open() {
+            return None;
+        }
+        self.is_awaited = true;
+        Some(self.exchange.seq() + 1)
     }
 
     /// Admits no request on what was granted before the process was suspended, until `woke_at`: the
@@ -329,7 +350,7 @@ impl<W, R: Run> Lease<W, R> {
 
     /// Returns when the next renewal is due, retries apart.
     fn due(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Duration {
-        if self.life.is_leaving() || self.probes {
+        if self.life.is_leaving() || self.probes || self.is_awaited {
             return now;
         }
         let resting_since = self.pool.resting_since();
@@ -404,7 +425,7 @@ impl<W, R: Run> Lease<W, R> {
         let ahead = rules.ahead.filter(|_| !forget);
         let Report { batch, keep, refill, need, extra, permits, concurrency } =
             self.pool.report(&LeaseRules { ahead, ..*rules }, now);
-        self.probes = false;
+        (self.probes, self.is_awaited) = (false, false);
         let seq = self.exchange.send(Flight {
             sent_at: now,
             batch: batch.number,

@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use super::{
-    batch::{Batch, Tally},
-    rules::LeaseRules,
-};
+use super::batch::{Batch, Tally};
 use crate::{
     Credits,
     ledger::{LineKey, Usage},
@@ -108,9 +105,9 @@ impl Outbox {
         self.dirty_since.get_or_insert(now);
     }
 
-    /// Returns `true` if there has been something to report since `now`, and nothing before.
-    pub(super) fn became_dirty_at(&self, now: Duration) -> bool {
-        self.dirty_since == Some(now)
+    /// Returns since when there is something to report that no renewal has said.
+    pub(super) fn dirty_since(&self) -> Option<Duration> {
+        self.dirty_since
     }
 
     /// Returns `true` if a batch is frozen.
@@ -135,12 +132,12 @@ impl Outbox {
         self.frozen.is_none() && self.spent == self.acknowledged && self.dirty_since.is_none()
     }
 
-    /// Returns when a renewal is due for what is to be reported. With `flush`, at once.
-    pub(super) fn due(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Duration {
-        if self.frozen.is_some() || (flush && self.dirty_since.is_some()) {
+    /// Returns when a renewal is due for what is to be reported, which may wait for so long.
+    pub(super) fn due(&self, may_wait: Duration, now: Duration) -> Duration {
+        if self.frozen.is_some() {
             return now;
         }
-        self.dirty_since.map_or(Duration::MAX, |since| since + rules.flush)
+        self.dirty_since.map_or(Duration::MAX, |since| since.saturating_add(may_wait))
     }
 
     /// Returns the most that a renewal under this name has said to be settled, if there was one.
@@ -249,16 +246,16 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_due_after_the_flush_interval_and_a_resend_at_once() {
-        let (rules, now) = (LeaseRules::default(), Duration::from_secs(5));
+    fn a_report_is_due_after_the_time_that_it_may_wait_and_a_resend_at_once() {
+        let (wait, now) = (Duration::from_millis(100), Duration::from_secs(5));
         let mut outbox = Outbox::new();
-        assert_eq!(outbox.due(&rules, true, now), Duration::MAX);
+        assert_eq!(outbox.due(Duration::ZERO, now), Duration::MAX);
         outbox.mark_dirty(now);
-        outbox.mark_dirty(now + rules.flush);
-        assert_eq!(outbox.due(&rules, false, now), now + rules.flush);
-        assert_eq!(outbox.due(&rules, true, now), now);
+        outbox.mark_dirty(now + wait);
+        assert_eq!(outbox.due(wait, now), now + wait);
+        assert_eq!(outbox.due(Duration::ZERO, now), now);
         outbox.freeze();
-        assert_eq!(outbox.due(&rules, false, now), now);
+        assert_eq!(outbox.due(wait, now), now);
         outbox.acknowledge(1);
         assert!(outbox.is_settled());
     }

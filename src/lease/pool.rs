@@ -40,7 +40,12 @@ pub(super) struct Pool<W, R> {
     dry_below: Option<Credits>,
     /// (15) As many ran as may. (14) No permits are asked for while that is so.
     is_full: bool,
+    /// The most that may stay unsaid for `report_within`: with more, it matters to others.
+    slack: Credits,
 }
+
+/// The part of what an account has left that may stay unsaid for long, as a divisor.
+const SLACK_DIVISOR: i64 = 8;
 
 /// The pool's part of a renewal.
 #[derive(Debug)]
@@ -72,6 +77,7 @@ impl<W, R: Run> Pool<W, R> {
             concurrency: ConcurrencyPool::default(),
             dry_below: None,
             is_full: false,
+            slack: Credits::ZERO,
         }
     }
 
@@ -141,6 +147,7 @@ impl<W, R: Run> Pool<W, R> {
     /// that the node ends: all of it is due at once.
     pub(super) fn due(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Duration {
         let spare = self.spare();
+        let may_wait = if flush { Duration::ZERO } else { self.may_wait(rules) };
         let give_back_at = match spare.is_zero() {
             true => Duration::MAX,
             false if flush => now,
@@ -149,11 +156,31 @@ impl<W, R: Run> Pool<W, R> {
         let fill_at = if self.is_low() { now } else { Duration::MAX };
         self.queue
             .due(now)
-            .min(self.outbox.due(rules, flush, now))
+            .min(self.outbox.due(may_wait, now))
             .min(self.slices.due(now))
             .min(give_back_at)
             .min(fill_at)
             .min(self.concurrency.due(rules, self.slices.running()))
+    }
+
+    /// Returns the time for which what is to be reported may wait. It is short if the ledger does
+    /// not know of so much that others would be denied for it, or learn it too late; and if it
+    /// counts permits, which are brought along.
+    fn may_wait(&self, rules: &LeaseRules) -> Duration {
+        let unsaid = self.outbox.unreported().saturating_add(self.spare());
+        let is_urgent = unsaid >= self.slack || self.permits.are_counted();
+        if is_urgent { rules.flush } else { rules.report_within }
+    }
+
+    /// Returns when what is to be reported has to be, if that is known by now.
+    pub(super) fn report_at(&self, rules: &LeaseRules) -> Option<Duration> {
+        let since = self.outbox.dirty_since()?;
+        Some(since.saturating_add(self.may_wait(rules)))
+    }
+
+    /// Notes that something happens once so much more is spent: half of it may stay unsaid.
+    pub(super) fn note_threshold(&mut self, distance: Credits) {
+        self.slack = self.slack.min(distance.half());
     }
 
     /// Admits a request at once, without the ledger, or returns it. It does not
@@ -316,6 +343,7 @@ impl<W, R: Run> Pool<W, R> {
         admit_until: Duration,
     ) {
         self.hold.renew(settled.saturating_add(hold), admit_until);
+        self.slack = left.part(SLACK_DIVISOR);
         self.dry_below = self.dry_below.filter(|least| left < *least);
         self.surplus.note_left(left);
     }
@@ -456,6 +484,7 @@ impl<W, R: Run> Pool<W, R> {
         self.outbox.rename();
         self.hold.rename(self.outbox.spent());
         self.surplus.rename();
+        self.slack = Credits::ZERO;
         self.concurrency.rename();
     }
 

@@ -16,10 +16,14 @@ pub(crate) struct LeaseRules {
     /// Time that a call to the ledger may take, and that a request waits for its admission,
     /// counted from its arrival. Default 250 ms.
     pub(crate) deadline: Duration,
-    /// Time for which spending may stay unreported. Default 100 ms.
+    /// Time for which spending may stay unreported where that matters to others: little is left, a
+    /// threshold is near, or permits are counted. Default 100 ms, or `report_within` if that is
+    /// shorter.
     pub(crate) flush: Duration,
+    /// Time for which spending may stay unreported otherwise. Default 1 s.
+    pub(crate) report_within: Duration,
     /// (3) How long after sending a renewal requests are admitted on its answer. Default 10 s, or
-    /// twice `flush` if that is longer.
+    /// twice `report_within` if that is longer.
     pub(crate) admit_for: Duration,
     /// Time for which the ledger keeps a hold without a renewal of the lease. Default 10 min.
     pub(crate) ttl: Duration,
@@ -34,6 +38,7 @@ impl Default for LeaseRules {
         Self {
             deadline: Duration::from_millis(250),
             flush: Duration::from_millis(100),
+            report_within: Duration::from_secs(1),
             admit_for: Duration::from_secs(10),
             ttl: Duration::from_secs(600),
             ahead: None,
@@ -45,9 +50,11 @@ impl Default for LeaseRules {
 impl LeaseRules {
     /// Sets how long spending may stay unreported, and `admit_for` with it: a lease must not cease
     /// to admit between two reports.
-    pub(crate) fn set_flush(&mut self, flush: Duration) {
-        self.flush = flush;
-        self.admit_for = Self::default().admit_for.max(flush.saturating_mul(2));
+    pub(crate) fn set_report_within(&mut self, within: Duration) {
+        let default = Self::default();
+        self.report_within = within;
+        self.flush = default.flush.min(within);
+        self.admit_for = default.admit_for.max(within.saturating_mul(2));
     }
 
     /// (6) Returns how long after its last use and its last news a lease speaks once more, to be
@@ -61,13 +68,12 @@ impl LeaseRules {
     /// Returns how long work that is not urgent may wait for other work to come with it. It is
     /// short against the time that a slice lasts, which is at least four deadlines.
     pub(crate) fn batching_delay(&self) -> Duration {
-        (self.flush / 20).min(Duration::from_millis(5)).min(self.deadline / 8)
+        (self.flush / 20).min(self.deadline / 8)
     }
 
-    /// Returns how long after a failure or a short grant the ledger is asked again: `flush`, but at
-    /// most its default, so that no request waits for a long one.
+    /// Returns how long after a failure or a short grant the ledger is asked again.
     pub(crate) fn retry_delay(&self) -> Duration {
-        self.flush.min(Self::default().flush)
+        self.flush
     }
 
     /// Returns the span over which the most that was held at once is remembered. A surplus shrinks
@@ -84,11 +90,13 @@ mod tests {
     #[test]
     fn work_that_is_not_urgent_waits_a_short_time_for_other_work() {
         let ms = Duration::from_millis;
-        for (flush, deadline, delay) in [(100, 250, 5), (10_000, 250, 5), (20, 250, 1), (100, 8, 1)]
+        for (within, deadline, delay) in
+            [(1_000, 250, 5), (10_000, 250, 5), (20, 250, 1), (100, 8, 1)]
         {
-            let (flush, deadline) = (ms(flush), ms(deadline));
-            let rules = LeaseRules { flush, deadline, ..LeaseRules::default() };
-            assert_eq!(rules.batching_delay(), ms(delay), "{flush:?}, {deadline:?}");
+            let (within, deadline) = (ms(within), ms(deadline));
+            let mut rules = LeaseRules { deadline, ..LeaseRules::default() };
+            rules.set_report_within(within);
+            assert_eq!(rules.batching_delay(), ms(delay), "{within:?}, {deadline:?}");
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     keeper::{
         AccountHandle, Admission, HeldSlice, Ticket, TicketAnswer, admit, admit_without_ledger,
     },
-    limit::RateState,
+    limit::{RateFields, RateState},
     metering::{BillingContext, Origin, RunningRequest},
     observe,
     plan::{
@@ -81,7 +81,7 @@ enum Target {
 }
 
 /// The state of the account's request rate, if its tier has one.
-pub(super) type Rate = Option<Box<RateState>>;
+pub(super) type Rate = Option<RateFields>;
 
 /// A request that asks for credits.
 struct CreditRequest {
@@ -289,7 +289,9 @@ impl CreditMeter {
             .map(|quota| count(&handle, &request.context, quota, now.lease))
             .transpose();
         let rate = match counted {
-            Ok(rate) => rate.filter(|_| self.inner.settings.response.rate_limit).map(Box::new),
+            Ok(rate) => {
+                rate.filter(|_| self.inner.settings.response.rate_limit).map(RateFields::from)
+            }
             Err(rejection) => return Decision::now(self.deny_metered(rejection, request, None)),
         };
         match self.take_slice(&request, handle, now) {
@@ -392,7 +394,7 @@ impl CreditMeter {
         }
         if let Some(quota) = tier.requests.filter(|_| want.rate.is_some()) {
             match self.count_without_ledger(&request.context, quota) {
-                Ok(state) => rate = Some(Box::new(state)),
+                Ok(state) => rate = Some(state.into()),
                 Err(rejection) => return self.deny_metered(rejection, request, rate),
             }
         }
@@ -481,16 +483,17 @@ impl CreditMeter {
             && request.context.want.rate.is_some()
             && let Some(quota) = request.context.tier.requests
         {
-            rate = slice.permit_state(quota).map(Box::new);
+            rate = slice.permit_state(quota).map(RateFields::from);
         }
         let CreditRequest { context, origin, identity, .. } = request;
         let policy = BillPolicy::new(self.inner.host_policy.as_ref(), context.unbilled.as_ref());
         let shadow = self.inner.settings.shadow.then(|| self.clone());
-        let charge = Charge::new(slice, policy, shadow);
+        let has_client_caps = matches!(origin.caps, Ok(Some(_)));
+        let charge = Charge::new(slice, policy, shadow, has_client_caps);
         let upstream_time = context.workload.upstream_time.clone();
         let may_be_cut = context.tier.midway == Midway::Stop
             || context.tier.most_per_request.is_some()
-            || matches!(origin.caps, Ok(Some(_)));
+            || has_client_caps;
         Admitted { charge, identity, has_begun: false, may_be_cut, rate, upstream_time }
     }
 }
@@ -529,7 +532,7 @@ fn beyond_cap(context: &BillingContext, origin: &Origin) -> Option<Rejection> {
     if context.is_cap_too_low {
         return Some(Rejection::RequestCap);
     }
-    match origin.caps {
+    match &origin.caps {
         Ok(None) => None,
         Ok(Some(caps)) => (!caps.pay_for_begin(&context.tariff)).then_some(Rejection::ClientCap),
         Err(field) => Some(Rejection::InvalidCap { field }),

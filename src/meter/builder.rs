@@ -273,23 +273,28 @@ impl CreditMeterBuilder {
         self
     }
 
-    /// Sets the time within which spending is reported to the ledger: 1 ms to 60 s. Default 100 ms.
-    /// So much spending is lost with a node that is killed. A longer time makes fewer calls to the
-    /// ledger, and keeps the unused part of holds on hold for longer. If it is more than five
-    /// seconds, credits that are held ahead are given back twice that time after their last use.
-    /// `docs/scaling.md` has the arithmetic.
+    /// Sets the time within which spending is reported to the ledger: 1 ms to 60 s. Default 1 s.
+    /// So much spending is lost with a node that is killed, unless it keeps a journal. A longer
+    /// time makes fewer calls to the ledger, and keeps the unused part of holds on hold for longer.
+    /// If it is more than five seconds, credits that are held ahead are given back twice that time
+    /// after their last use. `docs/scaling.md` has the arithmetic.
+    ///
+    /// Where others depend on a report, it is sent within 100 ms, if that is sooner: once an eighth
+    /// of what the account has left is spent or on hold and not reported, once half of the way to
+    /// the next [threshold](Self::thresholds) is, and always if a rate of requests counts over all
+    /// nodes. [`CreditMeter::statement`] asks for one of the identity's own usage at once.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};
     /// # fn example(plan: Plan) -> Result<(), Box<dyn std::error::Error>> {
     /// # let builder = CreditMeter::builder(plan, MemoryLedger::new(), IdentityFromExtensions);
-    /// let meter = builder.report_within(std::time::Duration::from_secs(1)).build()?;
+    /// let meter = builder.report_within(std::time::Duration::from_secs(10)).build()?;
     /// # Ok(())
     /// # }
     /// ```
     #[must_use]
     pub fn report_within(mut self, within: Duration) -> Self {
-        self.settings.rules.set_flush(within);
+        self.settings.rules.set_report_within(within);
         self
     }
 
@@ -737,7 +742,7 @@ impl CreditMeterBuilder {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        let LeaseRules { deadline, flush, ttl, .. } = self.settings.rules;
+        let LeaseRules { deadline, report_within, ttl, .. } = self.settings.rules;
         let shortest = Duration::from_millis(1);
         if !(shortest..=Duration::from_secs(5)).contains(&deadline) {
             return Err(ConfigError::new("ledger_timeout", "set 1 ms to 5 s"));
@@ -751,7 +756,7 @@ impl CreditMeterBuilder {
                           keeps is settled in the account's own books";
             return Err(ConfigError::new("journal", remedy));
         }
-        if !(shortest..=ttl / 10).contains(&flush) {
+        if !(shortest..=ttl / 10).contains(&report_within) {
             return Err(ConfigError::new("report_within", "set 1 ms to 60 s"));
         }
         if self.hook.as_ref().is_some_and(|hook| hook.thresholds.len() > MAX_THRESHOLDS) {

@@ -37,6 +37,7 @@ pub(crate) struct Charge {
     is_final: bool,
     /// The meter, if it is in shadow mode.
     shadow: Option<CreditMeter>,
+    has_client_caps: bool,
 }
 
 impl Charge {
@@ -44,6 +45,7 @@ impl Charge {
         slice: HeldSlice,
         policy: Option<Box<BillPolicy>>,
         shadow: Option<CreditMeter>,
+        has_client_caps: bool,
     ) -> Self {
         Self {
             slice: Some(slice),
@@ -54,6 +56,7 @@ impl Charge {
             billed: None,
             is_final: false,
             shadow,
+            has_client_caps,
         }
     }
 
@@ -120,7 +123,8 @@ impl Charge {
 
     /// `true` if it costs more by now than its client allows.
     pub(super) fn is_beyond_client_caps(&self) -> bool {
-        self.with(|request, now| request.is_beyond_client_caps(now)).unwrap_or_default()
+        self.has_client_caps
+            && self.with(|request, now| request.is_beyond_client_caps(now)).unwrap_or_default()
     }
 
     /// Takes note of a gRPC call's status.
@@ -230,9 +234,10 @@ impl Charge {
         match self.close(End::CutOff) {
             Some(ended) if is_capped && ended.request.is_capped_by_client() => Rejection::ClientCap,
             _ if is_capped => Rejection::RequestCap,
-            Some(ended) if ended.request.denial().is_some_and(|denial| denial.answered) => {
-                let standing = ended.standing.with_unreported(ended.unreported);
-                Rejection::of(&standing, &ended.request.context)
+            Some(EndedRequest { request, standing: Some(standing), .. })
+                if request.denial().is_some_and(|denial| denial.answered) =>
+            {
+                Rejection::of(&standing, &request.context)
             }
             _ => Rejection::LedgerUnreachable,
         }

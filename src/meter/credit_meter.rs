@@ -8,12 +8,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join_all};
 use http::{Extensions, HeaderName};
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{
     bill_policy::HostPolicy,
+    context_cache::used_entries,
     denied::{Denied, Whose},
     settings::{Classify, FormatChoice, Settings},
     shadow::{ShadowCounts, ShadowDenials},
@@ -26,7 +27,7 @@ use crate::{
     clock::Time,
     contained::{Panicked, contained},
     identify::{Identify, IdentifyError, Identifying, RequestHead},
-    keeper::{Keeper, Settlement, Unsettled},
+    keeper::{AccountHandle, Keeper, Settlement, Unsettled},
     ledger::{Ledger, LedgerError, Statement},
     metering::{Instruments, Origin},
     plan::PlanHandle,
@@ -211,6 +212,10 @@ impl CreditMeter {
     /// Reads the statement of an identity's account for a month, by default for the current one.
     /// The terms are those of its tier; a month that has ended keeps the terms that it had.
     ///
+    /// What the identity has used on this node is reported before, if the ledger answers in time.
+    /// What it uses on other nodes is in the statement [a second](crate::CreditMeterBuilder::report_within)
+    /// later at most.
+    ///
     /// # Errors
     ///
     /// [`LedgerError`] if the ledger gave no answer; [`LedgerError::Refused`] if the tier is not in
@@ -225,6 +230,8 @@ impl CreditMeter {
         let tier = tier.ok_or_else(|| {
             LedgerError::Refused(format!("tier `{}` is not in the plan", identity.tier))
         })?;
+        let used = used_entries(self, identity, period);
+        join_all(used.iter().map(AccountHandle::report)).await;
         self.inner.ledger.statement(&identity.account, period, Some(tier.terms())).await
     }
 

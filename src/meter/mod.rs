@@ -58,6 +58,8 @@ mod health;
 mod pump;
 mod queue;
 #[cfg(test)]
+mod queue_bounds;
+#[cfg(test)]
 mod races;
 mod response;
 mod service;

@@ -24,14 +24,15 @@ impl CreditMeter {
 
     /// Reports a request that ended, and that only shadow mode did not cut off.
     pub(super) fn would_cut_off(&self, ended: &EndedRequest, now: Now) {
-        let EndedRequest { request, standing, unreported, .. } = ended;
+        let EndedRequest { request, standing, .. } = ended;
         let rejection = match request.passed_in_shadow(now.compute) {
             None => return,
             Some(Passed::RequestCap) => Rejection::RequestCap,
             Some(Passed::ClientCap) => Rejection::ClientCap,
-            Some(Passed::Credits) => {
-                Rejection::of(&standing.with_unreported(*unreported), &request.context)
-            }
+            Some(Passed::Credits) => match standing {
+                Some(standing) => Rejection::of(standing, &request.context),
+                None => return,
+            },
         };
         let whose = Whose::Request(Arc::clone(&request.context));
         self.would_deny(&Denied { rejection, whose }, &request.origin);

@@ -7,6 +7,9 @@ use http::{HeaderMap, HeaderName};
 use super::context::MIN_ADMITTED_TIME;
 use crate::{Credits, plan::RequestCap, tariff::Tariff};
 
+/// The begin of both names.
+const PREFIX: &str = "x-max-";
+
 /// The most that the request may cost, in dollars.
 const MAX_COST: HeaderName = HeaderName::from_static("x-max-cost");
 
@@ -26,7 +29,11 @@ impl ClientCaps {
     /// # Errors
     ///
     /// The name of a field that cannot be read.
-    pub(crate) fn read(headers: &HeaderMap) -> Result<Option<Self>, &'static str> {
+    pub(crate) fn read(headers: &HeaderMap) -> Result<Option<Box<Self>>, &'static str> {
+        // Most requests set none: to look over the names costs less than to look both up.
+        if !headers.keys().any(|name| name.as_str().starts_with(PREFIX)) {
+            return Ok(None);
+        }
         let cost = read(headers, &MAX_COST, |text| text.parse().ok()).ok_or("x-max-cost")?;
         // Seconds have the digits of amounts: nine after the point.
         let seconds = |text: &str| {
@@ -34,7 +41,8 @@ impl ClientCaps {
             Some(Duration::from_nanos(nanos))
         };
         let compute = read(headers, &MAX_COMPUTE, seconds).ok_or("x-max-compute")?;
-        Ok((cost.is_some() || compute.is_some()).then_some(Self { cost, compute }))
+        let is_set = cost.is_some() || compute.is_some();
+        Ok(is_set.then(|| Box::new(Self { cost, compute })))
     }
 
     /// Returns them as caps of a plan.

@@ -15,9 +15,9 @@ pub(crate) struct Origin {
     /// emitted elsewhere, after the client has gone away.
     pub(crate) span: Span,
     /// The caps that its client set, or the field that cannot be read.
-    pub(crate) caps: Result<Option<ClientCaps>, &'static str>,
+    pub(crate) caps: Result<Option<Box<ClientCaps>>, &'static str>,
     /// `Some` if the request may be reported with its path.
-    path: Option<PathAndQuery>,
+    path: Option<Box<PathAndQuery>>,
 }
 
 impl Origin {
@@ -27,7 +27,8 @@ impl Origin {
         // If the host has declared the field. Otherwise this does nothing.
         span.record("request_id", tracing::field::display(&id));
         let caps = ClientCaps::read(headers);
-        Self { id, span, caps, path: uri.path_and_query().filter(|_| has_path).cloned() }
+        let path = uri.path_and_query().filter(|_| has_path);
+        Self { id, span, caps, path: path.map(|path| Box::new(path.clone())) }
     }
 
     /// Tells the host's trace the model that the request runs. The name is that of OpenTelemetry's
@@ -40,6 +41,6 @@ impl Origin {
 
     /// Returns the path, without the query.
     pub(crate) fn path(&self) -> Option<&str> {
-        self.path.as_ref().map(PathAndQuery::path)
+        self.path.as_deref().map(PathAndQuery::path)
     }
 }

@@ -11,7 +11,6 @@ use std::{
 };
 
 use super::{
-    client_caps::ClientCaps,
     compute::Compute,
     context::BillingContext,
     end::{End, FinishedRequest},
@@ -63,7 +62,7 @@ pub(crate) struct RunningRequest {
     /// The cost that the service added.
     added: Credits,
     /// The `Inference-Id` that the service set.
-    service_id: Option<RequestId>,
+    service_id: Option<Box<RequestId>>,
     /// The number of its account's requests in parts, in which it counts.
     counted: Option<Counted>,
 }
@@ -252,12 +251,12 @@ impl RunningRequest {
 
     /// Notes the id that the service has set on its response.
     pub(crate) fn set_service_id(&mut self, id: RequestId) {
-        self.service_id = Some(id);
+        self.service_id = Some(Box::new(id));
     }
 
     /// Returns the id that the service has set on its response.
-    pub(crate) const fn service_id(&self) -> Option<&RequestId> {
-        self.service_id.as_ref()
+    pub(crate) fn service_id(&self) -> Option<&RequestId> {
+        self.service_id.as_deref()
     }
 
     /// Notes the handler's clock: while it lives, the service can report.
@@ -446,7 +445,7 @@ impl RunningRequest {
 
     /// Returns the caps that its client set.
     fn client_caps(&self) -> impl Iterator<Item = RequestCap> {
-        self.origin.caps.into_iter().flatten().flat_map(ClientCaps::caps)
+        self.origin.caps.iter().flatten().flat_map(|caps| caps.caps())
     }
 
     /// `true` if the cap that it reached is its client's.

@@ -9,7 +9,7 @@ use http::{
 use serde::Serialize;
 
 use super::{Rejection, is_grpc_message, is_grpc_web_message};
-use crate::{Credits, DenialFormat, Part};
+use crate::{Credits, DenialFormat, Part, limit::RateFields};
 
 /// Tells the SDKs of OpenAI and Anthropic, which retry some statuses on their own, not to do so.
 const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
@@ -121,7 +121,7 @@ impl Rejection {
             headers.insert(RETRY_AFTER, seconds.into());
         }
         if let Some(rate) = self.rate_state() {
-            rate.write(headers);
+            RateFields::from(rate).write(headers);
         }
         if !self.is_worth_an_automatic_retry() {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));

@@ -85,6 +85,7 @@ impl Scene {
         LeaseRules {
             deadline: at(super::DEADLINE),
             flush: at(1),
+            report_within: at(1),
             admit_for: at(super::ADMIT_FOR),
             ttl: at(TTL),
             ahead: self.ahead.then(|| HoldAhead::default().at_least(1.try_into().unwrap())),

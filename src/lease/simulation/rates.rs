@@ -47,6 +47,7 @@ fn run(seed: u64, rate: AccountRate, loads: &[f64], ahead: bool) -> Seen {
     let mut rng = Rng::with_seed(seed);
     let rules = LeaseRules {
         flush: at(FLUSH),
+        report_within: at(FLUSH),
         ahead: ahead.then(HoldAhead::default),
         ..LeaseRules::default()
     };
@@ -149,8 +150,13 @@ fn run_with_faults(seed: u64, rate: AccountRate) -> (Vec<u64>, bool) {
     const LOSS: f64 = 0.05;
     let mut rng = Rng::with_seed(seed);
     let ahead = rng.bool().then(HoldAhead::default);
-    let rules =
-        LeaseRules { flush: at(FLUSH), deadline: at(DEADLINE), ahead, ..Default::default() };
+    let rules = LeaseRules {
+        flush: at(FLUSH),
+        report_within: at(FLUSH),
+        deadline: at(DEADLINE),
+        ahead,
+        ..Default::default()
+    };
     let terms = Terms { included: nanos(1 << 50), ..Terms::nothing() };
     let period = "2026-11".parse().unwrap();
     let (mut book, mut record) = (Book::new(period), Record::default());

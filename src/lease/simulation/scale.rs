@@ -24,11 +24,11 @@ const NODES: usize = 1_000;
 const ROUND_TRIP: Duration = Duration::from_millis(2);
 
 /// Renewals a second of one account on one node, where leases hold ahead. Each report waits for a
-/// request and then for `flush`; each pause longer than `admit_for` costs a renewal that gives back
+/// request and then for `report_within`; each pause longer than `admit_for` costs a renewal that gives back
 /// what was held, and one that admits the next request; one longer than 200 s a last word, and one
 /// that is longer by the time to live a goodbye.
 fn formula(rate: f64, rules: &LeaseRules) -> f64 {
-    let reports = rate / (1.0 + rate * (rules.flush + ROUND_TRIP).as_secs_f64());
+    let reports = rate / (1.0 + rate * (rules.report_within + ROUND_TRIP).as_secs_f64());
     let pauses_of = |longer_than: Duration| rate * (-rate * longer_than.as_secs_f64()).exp();
     reports
         + 2.0 * pauses_of(rules.admit_for)
@@ -73,9 +73,9 @@ const TERMS: Terms = Terms {
 };
 
 impl Many {
-    fn new(rate: f64, flush: Duration) -> Self {
+    fn new(rate: f64, report_within: Duration) -> Self {
         let mut rules = LeaseRules { ahead: Some(HoldAhead::default()), ..LeaseRules::default() };
-        rules.set_flush(flush);
+        rules.set_report_within(report_within);
         let members = (0..NODES).map(|node| Member {
             lease: Lease::new(LeaseId::from_bits(node as u128 + 1), Duration::ZERO),
             running: Vec::new(),
@@ -204,7 +204,7 @@ impl Member {
 fn a_thousand_nodes_send_as_many_renewals_as_the_formula_says() {
     let s = Duration::from_secs;
     let ms = Duration::from_millis;
-    for (rate, flush) in [
+    for (rate, within) in [
         (0.001, ms(100)),
         (0.02, ms(100)),
         (0.1, ms(100)),
@@ -214,7 +214,7 @@ fn a_thousand_nodes_send_as_many_renewals_as_the_formula_says() {
         (20.0, s(1)),
         (1.0, s(10)),
     ] {
-        let mut many = Many::new(rate, flush);
+        let mut many = Many::new(rate, within);
         // Some thousand requests of each node, or some seconds of all.
         let (warm_up, span) = if rate < 0.05 {
             (s(5_000), s(20_000))
@@ -225,14 +225,14 @@ fn a_thousand_nodes_send_as_many_renewals_as_the_formula_says() {
         let measured = many.pass(warm_up + span) as f64 / span.as_secs_f64() / NODES as f64;
         let expected = formula(rate, &many.rules);
         eprintln!(
-            "{rate} requests a second on each of {NODES} nodes, flush {flush:?}: \
+            "{rate} requests a second on each of {NODES} nodes, within {within:?}: \
              {measured:.3} renewals a second and node, by the formula {expected:.3}"
         );
         // A burst of requests that takes half of the surplus asks for more at once: that is not in
         // the formula.
         assert!(
             (measured / expected - 1.0).abs() < 0.15,
-            "{rate} a second, flush {flush:?}: {measured} and not {expected}"
+            "{rate} a second, within {within:?}: {measured} and not {expected}"
         );
         // What is settled is what was used, but for what is not reported yet.
         let unreported: i64 =

@@ -82,6 +82,7 @@ impl World {
         }
         // In half of the runs a day ends, unless the clock may go back to it.
         let midnight = (!setting.glitches && rng.bool()).then(|| rng.u64(100..700));
+        let report_within = if rng.bool() { 3 } else { 30 };
         let included_per_day = if rng.bool() { nanos(rng.i64(50..=500)) } else { Credits::ZERO };
         Self {
             setting,
@@ -89,6 +90,7 @@ impl World {
             rules: LeaseRules {
                 deadline: at(DEADLINE),
                 flush: at(3),
+                report_within: at(report_within),
                 admit_for: at(60),
                 ttl: at(200),
                 ahead: setting.ahead.then(|| HoldAhead::default().at_least(3.try_into().unwrap())),

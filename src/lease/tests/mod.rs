@@ -4,6 +4,7 @@ mod journal;
 mod outage;
 mod permits;
 mod renewal;
+mod reports;
 mod requests;
 mod running;
 mod slices;
@@ -65,6 +66,7 @@ type TestLease = Lease<(), Rc<Manual>>;
 const RULES: LeaseRules = LeaseRules {
     deadline: Duration::from_millis(250),
     flush: Duration::from_millis(100),
+    report_within: Duration::from_millis(100),
     admit_for: Duration::from_secs(10),
     ttl: Duration::from_secs(600),
     ahead: None,
@@ -287,12 +289,12 @@ fn a_freed_slice_goes_to_requests_that_still_wait() {
 }
 
 #[test]
-fn it_is_newly_dirty_once() {
+fn its_owner_learns_when_it_has_something_to_report() {
     let (mut pair, request, key) = with_one_running(1_000);
-    assert!(!pair.lease.has_news(s(1)));
+    assert_eq!(pair.lease.report_at(&RULES), Duration::MAX);
     request.0.set(7);
     pair.lease.end(key, true, s(1));
-    assert!(pair.lease.has_news(s(1)) && !pair.lease.has_news(s(2)));
+    assert_eq!(pair.lease.report_at(&RULES), s(1) + RULES.flush);
     let terms = Terms {
         included: nanos(1_000),
         included_per_day: Credits::ZERO,
@@ -304,7 +306,8 @@ fn it_is_newly_dirty_once() {
     if let Some(key) = key {
         pair.lease.end(key, true, s(1));
     }
-    assert!(!pair.lease.has_news(s(1)), "its owner examines it anyway when the answer comes");
+    let in_flight = pair.lease.report_at(&RULES);
+    assert_eq!(in_flight, Duration::MAX, "its owner examines it anyway when the answer comes");
     pair.lease.unanswered(&RULES, renewal.seq, s(2));
 }
 
@@ -370,14 +373,14 @@ fn admissions_end_ten_seconds_after_the_renewal_and_with_the_goodbye() {
 /// A lease must not cease to admit between two reports.
 #[test]
 fn if_a_node_reports_rarely_admissions_end_after_two_of_its_intervals() {
-    for (flush, last) in [(1, 10), (5, 10), (6, 12), (60, 120)] {
+    for (within, last) in [(1, 10), (5, 10), (6, 12), (60, 120)] {
         let mut pair = Pair::new(1_000);
-        pair.rules.set_flush(s(flush));
+        pair.rules.set_report_within(s(within));
         let (_, key) = pair.start(0, s(0));
         pair.lease.end(key, true, s(0));
-        assert!(pair.lease.admit(WANT, unused(), s(last)).is_err(), "a flush of {flush} s");
+        assert!(pair.lease.admit(WANT, unused(), s(last)).is_err(), "within {within} s");
         let just_before = s(last) - Duration::from_nanos(1);
-        assert!(pair.lease.admit(WANT, unused(), just_before).is_ok(), "a flush of {flush} s");
+        assert!(pair.lease.admit(WANT, unused(), just_before).is_ok(), "within {within} s");
     }
 }
 

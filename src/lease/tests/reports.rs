@@ -1,0 +1,109 @@
+//! The time at which spending is reported: at once where others depend on it, later otherwise.
+
+use super::{renewal::TERMS, *};
+use crate::ledger::AccountRate;
+
+const SOON: Duration = RULES.flush;
+const LATER: Duration = Duration::from_secs(1);
+
+impl Pair {
+    /// A pair whose reports may wait for a second.
+    fn patient(limit: i64) -> Self {
+        let rules = LeaseRules { report_within: LATER, ..RULES };
+        Self { rules, ..Self::new(limit) }
+    }
+
+    /// Runs a request that used so much of its hold of 100. Returns when its report is due, counted
+    /// from its end.
+    fn due_after(&mut self, used: i64) -> Duration {
+        let (_, key) = self.start(used, s(0));
+        self.lease.end(key, true, s(5));
+        let due = self.lease.report_at(&self.rules) - s(5);
+        assert_eq!(self.until(s(5), s(7)), [s(5) + due]);
+        assert_eq!(self.book.used(), nanos(used));
+        due
+    }
+}
+
+#[test]
+fn it_waits_until_what_others_do_not_know_of_is_an_eighth_of_what_is_left() {
+    // A hold of 100: so much of the rest is not known to be free or spent.
+    for (limit, due) in [(2_000, LATER), (908, LATER), (907, SOON), (150, SOON)] {
+        for used in [0, 1, 30, 100] {
+            assert_eq!(Pair::patient(limit).due_after(used), due, "{used} of {limit}");
+        }
+    }
+}
+
+#[test]
+fn more_that_is_spent_meanwhile_makes_it_due_sooner() {
+    let mut pair = Pair::patient(1_000);
+    let (_, first) = pair.start(1, s(0));
+    pair.start(1, s(0));
+    pair.lease.end(first, true, s(1));
+    // 800 are left, 100 are an eighth of it.
+    assert_eq!(pair.lease.report_at(&pair.rules), s(1) + SOON);
+    let mut pair = Pair::patient(2_000);
+    let (_, third) = pair.start(1, s(0));
+    let (_, fourth) = pair.start(1, s(0));
+    let (_, fifth) = pair.start(1, s(0));
+    pair.lease.end(third, true, s(1));
+    pair.lease.end(fourth, true, s(1));
+    assert_eq!(pair.lease.report_at(&pair.rules), s(1) + LATER, "200 of 1 700");
+    pair.lease.end(fifth, true, s(1) + SOON * 5);
+    assert_eq!(pair.lease.report_at(&pair.rules), s(1) + SOON, "300: as early as can be");
+    assert_eq!(pair.until(s(1) + SOON * 5, s(2)), [s(1) + SOON * 5]);
+}
+
+#[test]
+fn before_a_threshold_half_of_the_way_may_stay_unsaid() {
+    for (distance, due) in [(202, LATER), (201, SOON), (0, SOON)] {
+        let mut pair = Pair::patient(1_000_000);
+        let (_, key) = pair.start(30, s(0));
+        pair.lease.note_threshold(nanos(distance));
+        pair.lease.note_threshold(nanos(1_000_000));
+        pair.lease.end(key, true, s(5));
+        assert_eq!(pair.lease.report_at(&pair.rules), s(5) + due, "{distance}");
+    }
+}
+
+#[test]
+fn permits_are_brought_along_as_often_as_they_lapse() {
+    let rate = AccountRate { count: 60.try_into().unwrap(), per: s(60), burst: None };
+    let want = SliceRequest { rate: Some(rate), ..WANT };
+    let mut pair = Pair::patient(1_000_000);
+    pair.lease.find_permit(rate, s(0));
+    pair.lease.enqueue(want, unused(), ());
+    let served = pair.renew(s(0));
+    pair.lease.end(served.admitted[0].1, true, s(5));
+    assert_eq!(pair.lease.report_at(&pair.rules), s(5) + SOON);
+}
+
+#[test]
+fn under_a_new_name_nothing_is_known_of_what_is_left() {
+    let mut pair = Pair::patient(1_000_000);
+    let (_, key) = pair.start(30, s(0));
+    pair.lease.rename(LeaseId::from_bits(2));
+    pair.lease.end(key, true, s(5));
+    assert_eq!(pair.lease.report_at(&pair.rules), s(5) + SOON);
+}
+
+#[test]
+fn somebody_who_waits_for_it_has_all_reported_at_once() {
+    let mut pair = Pair::patient(1_000_000);
+    assert_eq!(pair.lease.report_now(), None, "nothing was spent");
+    let (_, first) = pair.start(30, s(0));
+    let (_, key) = pair.start(1, s(0));
+    pair.lease.end(first, true, s(4));
+    assert_eq!(pair.lease.report_now(), Some(3));
+    assert_eq!(pair.until(s(4), s(6)), [s(4)]);
+    assert_eq!(pair.book.used(), nanos(30));
+    assert_eq!(pair.lease.report_now(), Some(4), "what runs may have spent more");
+    pair.lease.end(key, true, s(7));
+    let in_flight = pair.lease.renew(&pair.rules, TERMS, false, s(7));
+    assert_eq!(pair.lease.report_now(), Some(in_flight.seq + 1), "that one was sent before");
+    pair.lease.unanswered(&pair.rules, in_flight.seq, s(8));
+    let retry = pair.rules.retry_delay() / 4;
+    assert_eq!(pair.until(s(8), s(9))[0], s(8) + retry, "not sooner than it is tried again");
+    assert_eq!(pair.lease.report_now(), None, "all is known");
+}
