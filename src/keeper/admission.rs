@@ -21,7 +21,7 @@ use crate::{
     Credits, Period,
     lease::{PermitAnswer, SliceRequest},
     ledger::Standing,
-    metering::RunningRequest,
+    metering::{Origin, RunningRequest},
     terms::{LeaseScope, StatedTerms},
 };
 
@@ -30,9 +30,11 @@ pub(crate) enum Admission {
     /// It runs.
     Admitted(HeldSlice),
     /// It waits for the ledger.
-    Waiting(Ticket),
+    Waiting(Ticket, Origin),
     /// The ledger would have to be asked, and has not answered for a while.
-    LedgerAway,
+    LedgerAway(Box<RunningRequest>),
+    /// It cannot ask.
+    Refused(AdmissionError, Box<RunningRequest>),
 }
 
 /// A place in the queue of an account's requests. Dropping it leaves the queue.
@@ -63,24 +65,28 @@ pub(crate) enum TicketAnswer {
     ShuttingDown,
 }
 
-/// Asks for a slice.
+/// Asks for a slice. `stated` is what the request's context states.
 pub(crate) fn admit(
     mut handle: AccountHandle,
     stated: &StatedTerms,
     want: SliceRequest,
     mut request: RunningRequest,
     now: Duration,
-) -> Result<Admission, AdmissionError> {
+) -> Admission {
+    let refused = |error, request| Admission::Refused(error, Box::new(request));
     loop {
         let AccountHandle { table, entry } = &handle;
         let is_away = table.is_away(&entry.account);
         let mut state = entry.lock();
         if table.phase.get() == Phase::Closing {
-            return Err(AdmissionError::ShuttingDown);
+            return refused(AdmissionError::ShuttingDown, request);
         }
         if entry.is_removed() {
             drop(state);
-            handle = AccountHandle::open(table, &entry.scope)?;
+            match AccountHandle::open(table, &entry.scope) {
+                Ok(opened) => handle = opened,
+                Err(error) => return refused(error, request),
+            }
             continue;
         }
         state.state_terms(stated, StatedAt::Here(now));
@@ -93,12 +99,15 @@ pub(crate) fn admit(
             if entry.running_and_waiting(&state) > most {
                 state.lease.remove_waiting(oneshot::Sender::is_closed);
                 if entry.running_and_waiting(&state) > most {
-                    return Err(AdmissionError::TooManyRunning(limit));
+                    return refused(AdmissionError::TooManyRunning(limit), request);
                 }
             }
         }
         if state.lease.is_leaving() {
-            state.replace_lease(new_lease_id()?, now);
+            match new_lease_id() {
+                Ok(id) => state.replace_lease(id, now),
+                Err(error) => return refused(error, request),
+            }
         }
         if let Some(woke_at) = table.time.woke_at() {
             state.lease.mark_suspended(&table.rules, woke_at);
@@ -108,14 +117,14 @@ pub(crate) fn admit(
             && !is_away
             && !state.lease.is_failing()
         {
-            return Err(AdmissionError::BeyondRate(wait));
+            return refused(AdmissionError::BeyondRate(wait), request);
         }
         let admitted = if permit.is_none_or(|permit| permit == PermitAnswer::AtHand) {
             state.lease.admit(want, request, now)
         } else {
             Err(request)
         };
-        return Ok(match admitted {
+        return match admitted {
             Ok(id) => {
                 table.note_in_journal(entry, &mut state);
                 let due = if state.lease.is_low() {
@@ -130,21 +139,22 @@ pub(crate) fn admit(
                 }
                 Admission::Admitted(HeldSlice::new(handle, id))
             }
-            Err(_) if is_away || state.lease.is_failing() => {
+            Err(request) if is_away || state.lease.is_failing() => {
                 // The ledger is asked all the same, so that the end of its outage is noticed.
                 state.lease.probe();
                 drop(state);
                 table.attend(entry);
-                Admission::LedgerAway
+                Admission::LedgerAway(Box::new(request))
             }
             Err(request) => {
                 let (sender, receiver) = oneshot::channel();
+                let origin = request.origin.clone();
                 state.lease.enqueue(want, request, sender);
                 drop(state);
                 table.attend(entry);
-                Admission::Waiting(Ticket { handle, receiver })
+                Admission::Waiting(Ticket { handle, receiver }, origin)
             }
-        });
+        };
     }
 }
 

@@ -12,39 +12,45 @@ use crate::{
     records::UsageRecord,
 };
 
-use super::{
-    entry::{AccountEntry, AccountLease},
-    table::AccountTable,
-};
+use super::{entry::AccountEntry, table::AccountTable};
 
-/// A request that ended.
-#[derive(Debug)]
-pub(crate) struct EndedRequest {
-    pub(crate) request: RunningRequest,
+/// A request that ended, to be reported once its account's lock is released.
+pub(super) struct EndedRequest<'a> {
+    request: &'a RunningRequest,
     /// The usage that it was billed; `None` if it never began or is not billed.
-    pub(crate) billed: Option<Usage>,
+    billed: Option<Usage>,
     /// The credits that the account has left, as far as this node knows.
     left: Credits,
-    /// The account's standing as far as this node knows; `Some` if the request was cut off, or is
-    /// in shadow mode.
-    pub(crate) standing: Option<Box<Standing>>,
 }
 
-impl EndedRequest {
-    pub(super) fn new(
-        request: RunningRequest,
-        billed: Option<Usage>,
-        lease: &AccountLease,
-    ) -> Self {
-        let (standing, unreported) = (lease.standing(), lease.unreported());
+/// The answer to who ended a request.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    /// The usage that it was billed; `None` if it never began or is not billed.
+    pub(crate) billed: Option<Usage>,
+    /// `Some` if it was cut off, or is in shadow mode.
+    pub(crate) cut: Option<Box<CutRequest>>,
+}
+
+/// A request that was cut off, or would have been but for shadow mode.
+#[derive(Debug)]
+pub(crate) struct CutRequest {
+    pub(crate) request: RunningRequest,
+    /// The account's standing, as far as this node knows.
+    pub(crate) standing: Standing,
+}
+
+impl CutRequest {
+    /// `true` if a request is one.
+    pub(super) fn is_one(request: &RunningRequest) -> bool {
         let is_cut_off = request.finished().is_some_and(|finished| finished.end == End::CutOff);
-        let has_standing = is_cut_off || request.is_shadow();
-        Self {
-            request,
-            billed,
-            left: standing.left(unreported),
-            standing: has_standing.then(|| Box::new(standing.with_unreported(unreported))),
-        }
+        is_cut_off || request.is_shadow()
+    }
+}
+
+impl<'a> EndedRequest<'a> {
+    pub(super) fn new(request: &'a RunningRequest, billed: Option<Usage>, left: Credits) -> Self {
+        Self { request, billed, left }
     }
 
     /// Emits the event of the request, and queues its record, if its service was called.
@@ -53,22 +59,21 @@ impl EndedRequest {
         else {
             return;
         };
-        let RunningRequest { origin, .. } = &self.request;
-        if !origin.span.is_disabled() || observe::is_listened_to() {
+        if self.request.origin.span.is_some() || observe::is_listened_to() {
             self.emit(finished, now);
         }
         if !table.records.is_empty() && !self.request.is_shut_down() {
-            table.records.push(record_of(&self.request, self.billed, finished, table, now));
+            table.records.push(record_of(self.request, self.billed, finished, table, now));
         }
     }
 
     fn emit(&self, finished: FinishedRequest, now: Now) {
-        let RunningRequest { context, origin, .. } = &self.request;
+        let RunningRequest { context, origin, .. } = self.request;
         let BillingContext { account, part, subject, tier, workload, .. } = &**context;
-        let (compute, cost) = used(&self.request, self.billed, now);
+        let (compute, cost) = used(self.request, self.billed, now);
         let status = finished.status.map(|status| status.as_u16());
         let forgiven = self.billed.is_none().then(|| origin.path().unwrap_or_default());
-        origin.span.in_scope(|| {
+        origin.in_scope(|| {
             observe::ended(&MeteredRequest {
                 id: &origin.id,
                 account,

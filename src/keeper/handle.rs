@@ -9,7 +9,7 @@ use std::{
 use tokio::{sync::oneshot, time::timeout};
 
 use super::{
-    ended::EndedRequest,
+    ended::{CutRequest, Ended, EndedRequest},
     entry::{AccountEntry, AdmissionError, Verdict, Waiter},
     phase::Phase,
     table::AccountTable,
@@ -185,14 +185,14 @@ impl HeldSlice {
     }
 
     /// Ends the slice, after a last call of `look` with the request. With `ask`, a request that
-    /// used more than its slice is billed only once the ledger has said how much can be paid: this
-    /// returns `None` then.
+    /// used more than its slice is billed only once the ledger has said how much can be paid. Until
+    /// then, all of it is billed as far as this node knows.
     pub(crate) fn end(
         mut self,
         now: Now,
         ask: bool,
         look: impl FnOnce(&mut RunningRequest),
-    ) -> Option<EndedRequest> {
+    ) -> Option<Ended> {
         self.close(now, ask, look)
     }
 
@@ -201,20 +201,20 @@ impl HeldSlice {
         now: Now,
         ask: bool,
         look: impl FnOnce(&mut RunningRequest),
-    ) -> Option<EndedRequest> {
+    ) -> Option<Ended> {
         let RunRef { handle, id } = self.0.take()?;
         let AccountHandle { table, entry } = &handle;
         let (both, now) = (now, now.lease);
         let mut state = entry.lock();
         // It is not there if its lease is gone, with a month that ended long ago.
         state.lease.run_mut(id).map(look)?;
-        let closing = state.lease.end(id, ask, now);
+        let closing = state.lease.close(id, ask, now)?;
         let has_waiting = state.lease.has_waiting();
         if has_waiting && let Some(woke_at) = table.time.notice() {
             state.lease.mark_suspended(&table.rules, woke_at);
         }
         let served = has_waiting.then(|| state.lease.grant_spare(oneshot::Sender::is_closed, now));
-        let is_pending = matches!(closing, Some(Closing::Pending));
+        let is_pending = matches!(closing, Closing::Pending(_));
         let due = match state.lease.report_at(&table.rules) {
             Duration::MAX => Duration::MAX,
             due if table.phase.get() == Phase::Open => due,
@@ -222,12 +222,8 @@ impl HeldSlice {
         };
         let must_ask = !is_pending && state.must_ask_for(due);
         table.note_in_journal(entry, &mut state);
-        let ended = match closing {
-            Some(Closing::Settled(request, billed)) => {
-                Some(EndedRequest::new(request, billed, &state.lease))
-            }
-            Some(Closing::Pending) | None => None,
-        };
+        let standing = state.lease.standing().with_unreported(state.lease.unreported());
+        let request = state.lease.take(id);
         drop(state);
         if let Some(served) = served {
             deliver(&handle, served, None);
@@ -237,10 +233,14 @@ impl HeldSlice {
         } else if must_ask {
             table.attend_by(entry, due);
         }
-        if let Some(ended) = &ended {
-            ended.observe(table, both);
-        }
-        ended
+        let billed = match closing {
+            Closing::Settled(billed) => billed,
+            Closing::Pending(used) => return Some(Ended { billed: Some(used), cut: None }),
+        };
+        let Some(request) = request else { return Some(Ended { billed, cut: None }) };
+        EndedRequest::new(&request, billed, standing.left(Credits::ZERO)).observe(table, both);
+        let cut = CutRequest::is_one(&request).then(|| Box::new(CutRequest { request, standing }));
+        Some(Ended { billed, cut })
     }
 }
 
@@ -269,8 +269,11 @@ pub(super) fn deliver(
         }
     }
     for (request, billed) in served.settled {
-        let ended = EndedRequest::new(request, billed, &entry.lock().lease);
-        ended.observe(&handle.table, handle.table.time.now());
+        let left = {
+            let lease = &entry.lock().lease;
+            lease.standing().left(lease.unreported())
+        };
+        EndedRequest::new(&request, billed, left).observe(&handle.table, handle.table.time.now());
     }
     if !served.beyond_rate.is_empty() {
         let wait = entry.lock().lease.no_permit_for(handle.table.now());

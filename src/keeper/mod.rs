@@ -53,7 +53,7 @@ pub use self::journal::{Journal, JournalError};
 pub use self::shutdown::{Settlement, Unsettled};
 pub(crate) use self::{
     admission::{Admission, Ticket, TicketAnswer, admit, admit_without_ledger},
-    ended::EndedRequest,
+    ended::{CutRequest, Ended},
     entry::AdmissionError,
     handle::{AccountHandle, HeldSlice, RunRef, WeakAccountHandle},
     shutdown::Keeper,

@@ -253,13 +253,18 @@ impl<W, R: Run> Lease<W, R> {
         self.probes = false;
     }
 
-    /// Ends a request: what it cost is spent, the rest of its slice is free. `None` if it was ended
-    /// before.
+    /// Ends a request, which its owner [takes](Self::take) out then: what it cost is spent, the rest
+    /// of its slice is free. `None` if it was ended before.
     ///
     /// With `ask`, one that stops at its slice and used more is billed as far as the account can
     /// pay, once the ledger has said how far that is. Without, it is billed its slice.
-    pub(crate) fn end(&mut self, id: RunId, ask: bool, now: Duration) -> Option<Closing<R>> {
+    pub(crate) fn close(&mut self, id: RunId, ask: bool, now: Duration) -> Option<Closing> {
         self.pool.end(id, ask, now)
+    }
+
+    /// Takes out a request that was billed as it ended.
+    pub(crate) fn take(&mut self, id: RunId) -> Option<R> {
+        self.pool.slices_mut().take(id)
     }
 
     /// Ends all requests, as if each ended now. Their owners learn it when they end them.
@@ -555,6 +560,15 @@ impl<W, R: Run> Lease<W, R> {
 /// Access for tests.
 #[cfg(test)]
 impl<W, R: Run> Lease<W, R> {
+    /// Ends a request and takes it out, as its owner does in one step.
+    pub(super) fn end(&mut self, id: RunId, ask: bool, now: Duration) -> Option<Closing> {
+        let closing = self.close(id, ask, now)?;
+        if matches!(closing, Closing::Settled(_)) {
+            assert!(self.take(id).is_some(), "it was billed and is there");
+        }
+        Some(closing)
+    }
+
     /// Returns requests that are not billed yet, and what of each is settled.
     pub(super) fn unfinished(&self) -> impl Iterator<Item = (&R, Credits)> {
         self.pool.slices().unbilled()

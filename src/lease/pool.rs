@@ -263,7 +263,7 @@ impl<W, R: Run> Pool<W, R> {
     }
 
     /// Ends a request, as [`Slices::end`] does.
-    pub(super) fn end(&mut self, id: RunId, ask: bool, now: Duration) -> Option<Closing<R>> {
+    pub(super) fn end(&mut self, id: RunId, ask: bool, now: Duration) -> Option<Closing> {
         if self.slices.running_mut(id).is_some() {
             self.note_end(now);
         }

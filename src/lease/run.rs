@@ -111,10 +111,11 @@ impl<W, R> Served<W, R> {
 }
 
 /// Result of ending a request.
-#[derive(Debug)]
-pub(crate) enum Closing<R> {
-    /// It was billed this; `None` if it never began or is not billed.
-    Settled(R, Option<Usage>),
-    /// It used more than its slice. The ledger is asked for the rest before it is billed.
-    Pending,
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Closing {
+    /// It was billed this; `None` if it never began or is not billed. Its owner takes it out now.
+    Settled(Option<Usage>),
+    /// It used this, which is more than its slice. The ledger is asked for the rest before it is
+    /// billed.
+    Pending(Usage),
 }

@@ -127,8 +127,8 @@ impl<R: Run> Slices<R> {
         RunId { slot, serial }
     }
 
-    /// Ends a request for its owner: what it cost is spent, the rest of its slice is free. `None`
-    /// if it was handed back already.
+    /// Ends a request for its owner, who [takes](Self::take) it out then: what it cost is spent, the
+    /// rest of its slice is free. `None` if it was handed back already.
     ///
     /// A request that stops at its slice and used more takes from `spare` first. If that is not
     /// enough and `ask` is set, it is pending from now on; otherwise it is billed its slice.
@@ -139,16 +139,23 @@ impl<R: Run> Slices<R> {
         spare: Credits,
         outbox: &mut Outbox,
         now: Duration,
-    ) -> Option<Closing<R>> {
+    ) -> Option<Closing> {
         if self.named_mut(id)?.is_running() {
             self.close(id.slot, ask, spare, outbox, now);
         }
         let running = self.named_mut(id)?;
-        if running.is_pending() {
+        if let Some((used, _)) = running.pending() {
             running.claim();
-            return Some(Closing::Pending);
+            return Some(Closing::Pending(used));
         }
-        self.hand_back(id.slot).map(|(run, billed)| Closing::Settled(run, billed))
+        running.billed().map(Closing::Settled)
+    }
+
+    /// Takes out a request that was billed.
+    pub(super) fn take(&mut self, id: RunId) -> Option<R> {
+        self.named_mut(id)?.billed()?;
+        self.ended -= 1;
+        self.running.try_remove(id.slot).map(Running::into_run)
     }
 
     /// Returns the slots of the requests that run.

@@ -93,6 +93,33 @@ struct CreditRequest {
     today: (Period, u8),
 }
 
+/// A request that has its slice.
+struct AdmittedRequest {
+    context: Arc<BillingContext>,
+    identity: Option<Arc<Identity>>,
+    has_client_caps: bool,
+}
+
+/// The answer to a request that asked for a slice.
+enum Taken {
+    /// It has one.
+    Admitted(HeldSlice, AdmittedRequest),
+    /// It waits for the ledger.
+    Waiting(Ticket, CreditRequest),
+    /// The ledger would have to be asked, and has not answered for a while.
+    LedgerAway(CreditRequest),
+    /// It gets none.
+    Refused(Rejection, CreditRequest),
+}
+
+impl CreditRequest {
+    /// Returns what is left of it once it has its slice.
+    fn admitted(self) -> AdmittedRequest {
+        let has_client_caps = matches!(self.origin.caps, Ok(Some(_)));
+        AdmittedRequest { context: self.context, identity: self.identity, has_client_caps }
+    }
+}
+
 impl CreditMeter {
     /// Decides on a request by its head. `id` is set unless the request is free.
     pub(super) fn decide(
@@ -294,16 +321,18 @@ impl CreditMeter {
             }
             Err(rejection) => return Decision::now(self.deny_metered(rejection, request, None)),
         };
-        match self.take_slice(&request, handle, now) {
-            Err(rejection) => Decision::now(self.deny_metered(rejection, request, rate)),
+        match self.take_slice(request, handle, now) {
             // A request that is admitted at once begins at once.
-            Ok(Admission::Admitted(slice)) => {
+            Taken::Admitted(slice, request) => {
                 observe::admitted("local", None);
                 let admitted = self.admitted(slice, request, rate);
                 Decision::now(Ok(Some(Admitted { has_begun: true, ..admitted })))
             }
-            Ok(Admission::LedgerAway) => Decision::now(self.without_ledger(request, rate)),
-            Ok(Admission::Waiting(ticket)) => {
+            Taken::Refused(rejection, request) => {
+                Decision::now(self.deny_metered(rejection, request, rate))
+            }
+            Taken::LedgerAway(request) => Decision::now(self.without_ledger(request, rate)),
+            Taken::Waiting(ticket, request) => {
                 // Again: the worker may have ended before this request began to wait.
                 self.ensure_worker();
                 let deadline = Instant::now() + self.inner.settings.rules.deadline;
@@ -331,7 +360,7 @@ impl CreditMeter {
             let period = match answer {
                 TicketAnswer::Admitted(slice) => {
                     observe::admitted("ledger", Some(began.elapsed()));
-                    return Ok(Some(self.admitted(slice, request, rate)));
+                    return Ok(Some(self.admitted(slice, request.admitted(), rate)));
                 }
                 TicketAnswer::NotEnough(standing) => {
                     let rejection = Rejection::of(&standing, &request.context);
@@ -371,16 +400,18 @@ impl CreditMeter {
                     Err(error) => return self.deny_metered(error.into(), request, rate),
                 };
             request.context = Arc::new(request.context.in_period(period));
-            match self.take_slice(&request, handle, self.inner.time.now()) {
-                Err(rejection) => return self.deny_metered(rejection, request, rate),
-                Ok(Admission::Admitted(slice)) => {
+            match self.take_slice(request, handle, self.inner.time.now()) {
+                Taken::Admitted(slice, request) => {
                     observe::admitted("ledger", Some(began.elapsed()));
                     return Ok(Some(self.admitted(slice, request, rate)));
                 }
-                Ok(Admission::LedgerAway) => return self.without_ledger(request, rate),
-                Ok(Admission::Waiting(next)) => {
+                Taken::Refused(rejection, request) => {
+                    return self.deny_metered(rejection, request, rate);
+                }
+                Taken::LedgerAway(request) => return self.without_ledger(request, rate),
+                Taken::Waiting(next, waiting) => {
                     self.ensure_worker();
-                    ticket = next;
+                    (ticket, request) = (next, waiting);
                 }
             }
         }
@@ -406,7 +437,7 @@ impl CreditMeter {
         match slice {
             Some(slice) => {
                 observe::admitted("allowance", None);
-                Ok(Some(self.admitted(slice, request, rate)))
+                Ok(Some(self.admitted(slice, request.admitted(), rate)))
             }
             None => self.deny_metered(Rejection::LedgerUnreachable, request, rate),
         }
@@ -444,39 +475,55 @@ impl CreditMeter {
     fn deny_metered(&self, rejection: Rejection, request: CreditRequest, rate: Rate) -> Decided {
         self.deny_asked(rejection, &request)?;
         let slice = self.take_unheld_slice(&request, Credits::MAX);
-        Ok(slice.map(|slice| self.admitted(slice, request, rate)))
+        Ok(slice.map(|slice| self.admitted(slice, request.admitted(), rate)))
     }
 
     /// Asks for a slice of the account's lease.
-    fn take_slice(
-        &self,
-        request: &CreditRequest,
-        handle: AccountHandle,
-        now: Now,
-    ) -> Result<Admission, Rejection> {
-        let BillingContext { stated, want, .. } = &*request.context;
-        admit(handle, stated, *want, self.running(request), now.lease)
-            .map_err(|error| Rejection::of_admission(error, &request.context))
+    #[inline]
+    fn take_slice(&self, request: CreditRequest, handle: AccountHandle, now: Now) -> Taken {
+        let CreditRequest { context, origin, identity, today } = request;
+        let has_client_caps = matches!(origin.caps, Ok(Some(_)));
+        let running = self.running(Arc::clone(&context), origin, today);
+        let request =
+            |context, origin, identity| CreditRequest { context, origin, identity, today };
+        let BillingContext { stated, want, .. } = &*context;
+        match admit(handle, stated, *want, running, now.lease) {
+            Admission::Admitted(slice) => {
+                Taken::Admitted(slice, AdmittedRequest { context, identity, has_client_caps })
+            }
+            Admission::Waiting(ticket, origin) => {
+                Taken::Waiting(ticket, request(context, origin, identity))
+            }
+            Admission::LedgerAway(running) => {
+                Taken::LedgerAway(request(context, running.origin, identity))
+            }
+            Admission::Refused(error, running) => {
+                let rejection = Rejection::of_admission(error, &context);
+                Taken::Refused(rejection, request(context, running.origin, identity))
+            }
+        }
     }
 
     /// Takes a slice that the ledger has not put on hold.
     fn take_unheld_slice(&self, request: &CreditRequest, allowance: Credits) -> Option<HeldSlice> {
-        let (scope, want) = (request.context.scope(), request.context.want);
+        let CreditRequest { context, origin, today, .. } = request;
+        let running = self.running(Arc::clone(context), origin.clone(), *today);
         let table = self.inner.keeper.table();
-        admit_without_ledger(table, &scope, want, self.running(request), allowance)
+        admit_without_ledger(table, &context.scope(), context.want, running, allowance)
     }
 
-    fn running(&self, request: &CreditRequest) -> RunningRequest {
-        RunningRequest::new(
-            Arc::clone(&request.context),
-            request.origin.clone(),
-            request.today,
-            self.inner.settings.shadow,
-            self.inner.host_policy.is_some() || request.context.unbilled.is_some(),
-        )
+    #[inline]
+    fn running(
+        &self,
+        context: Arc<BillingContext>,
+        origin: Origin,
+        today: (Period, u8),
+    ) -> RunningRequest {
+        let is_undecided = self.inner.host_policy.is_some() || context.unbilled.is_some();
+        RunningRequest::new(context, origin, today, self.inner.settings.shadow, is_undecided)
     }
 
-    fn admitted(&self, slice: HeldSlice, request: CreditRequest, mut rate: Rate) -> Admitted {
+    fn admitted(&self, slice: HeldSlice, request: AdmittedRequest, mut rate: Rate) -> Admitted {
         if !self.inner.settings.response.rate_limit {
             rate = None;
         } else if rate.is_none()
@@ -485,10 +532,9 @@ impl CreditMeter {
         {
             rate = slice.permit_state(quota).map(RateFields::from);
         }
-        let CreditRequest { context, origin, identity, .. } = request;
+        let AdmittedRequest { context, identity, has_client_caps } = request;
         let policy = BillPolicy::new(self.inner.host_policy.as_ref(), context.unbilled.as_ref());
         let shadow = self.inner.settings.shadow.then(|| self.clone());
-        let has_client_caps = matches!(origin.caps, Ok(Some(_)));
         let charge = Charge::new(slice, policy, shadow, has_client_caps);
         let upstream_time = context.workload.upstream_time.clone();
         let may_be_cut = context.tier.midway == Midway::Stop

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     Credits,
     clock::{Now, Time},
-    keeper::{EndedRequest, HeldSlice, RunRef},
+    keeper::{CutRequest, Ended, HeldSlice, RunRef},
     ledger::Usage,
     metering::{End, FinishedRequest, ReadAheadBudget, RunningRequest},
     rejection::Rejection,
@@ -231,42 +231,41 @@ impl Charge {
     pub(super) fn cut_off(&mut self) -> Rejection {
         let is_capped = self.with(|request, now| request.is_capped(now)).unwrap_or_default();
         self.is_final = true;
-        match self.close(End::CutOff) {
-            Some(ended) if is_capped && ended.request.is_capped_by_client() => Rejection::ClientCap,
+        let cut = self.close(End::CutOff);
+        match cut.as_deref() {
+            Some(cut) if is_capped && cut.request.is_capped_by_client() => Rejection::ClientCap,
             _ if is_capped => Rejection::RequestCap,
-            Some(EndedRequest { request, standing: Some(standing), .. })
+            Some(CutRequest { request, standing })
                 if request.denial().is_some_and(|denial| denial.answered) =>
             {
-                Rejection::of(&standing, &request.context)
+                Rejection::of(standing, &request.context)
             }
             _ => Rejection::LedgerUnreachable,
         }
     }
 
     /// Closes it now.
-    pub(super) fn close(&mut self, end: End) -> Option<EndedRequest> {
+    pub(super) fn close(&mut self, end: End) -> Option<Box<CutRequest>> {
         let now = self.now();
         self.close_at(end, now)
     }
 
-    /// Closes it, at a moment that was just read: bills the request, which emits its event. `None`
-    /// if the ledger is asked first how much of its usage can be paid; the lease bills it then.
-    pub(super) fn close_at(&mut self, end: End, now: Now) -> Option<EndedRequest> {
+    /// Closes it, at a moment that was just read: bills the request, which emits its event. If the
+    /// ledger is asked first how much of its usage can be paid, the lease bills it then. Returns a
+    /// request that is cut off by this, or that only shadow mode let go on.
+    pub(super) fn close_at(&mut self, end: End, now: Now) -> Option<Box<CutRequest>> {
         let slice = self.slice.take()?;
         self.watch.stop();
         let finished = FinishedRequest { status: self.status, grpc_status: self.grpc_status, end };
         let is_billed = self.policy.take().is_none_or(|policy| policy.decide_at_end(&finished));
-        let mut used = None;
-        let ended = slice.end(now, !self.is_final, |request| {
+        let Ended { billed, cut } = slice.end(now, !self.is_final, |request| {
             request.finish(finished, is_billed, now.compute);
-            used = request.used(now.compute);
-        });
-        if let (Some(meter), Some(ended)) = (&self.shadow, &ended) {
-            meter.would_cut_off(ended, now);
+        })?;
+        self.billed = billed;
+        if let (Some(meter), Some(cut)) = (&self.shadow, &cut) {
+            meter.would_cut_off(cut, now);
         }
-        // Until the ledger has answered, all of it is billed as far as this node knows.
-        self.billed = ended.as_ref().map_or(used, |ended| ended.billed);
-        ended
+        cut
     }
 }
 

@@ -213,8 +213,8 @@ impl CreditMeter {
     /// The terms are those of its tier; a month that has ended keeps the terms that it had.
     ///
     /// What the identity has used on this node is reported before, if the ledger answers in time.
-    /// What it uses on other nodes is in the statement [a second](crate::CreditMeterBuilder::report_within)
-    /// later at most.
+    /// What it uses on other nodes is in the statement within a second
+    /// ([`report_within`](crate::CreditMeterBuilder::report_within)).
     ///
     /// # Errors
     ///

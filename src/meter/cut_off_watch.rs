@@ -21,31 +21,48 @@ use crate::{keeper::HeldSlice, metering::RemainingTime};
 /// the worker itself is gone.
 const TIMEOUTS_UNTIL_WORKER_IS_GONE: u32 = 4;
 
-/// The watch over one request's credits.
+/// The watch over one request's credits. Every request moves it, so what only those need that go on
+/// for a while is in a box.
 #[derive(Default)]
 pub(super) struct CutOffWatch {
-    timer: Option<Pin<Box<Sleep>>>,
+    going: Option<Box<Going>>,
     /// Nobody needs to poll before the timer fires, or the task is woken.
     is_armed: bool,
+    /// Frames before this moment do not check the account, whose lock others use too, unless the
+    /// task was woken.
+    next_check: Duration,
+}
+
+/// The part of the watch over a request that goes on for a while.
+#[derive(Default)]
+struct Going {
+    timer: Option<Pin<Box<Sleep>>>,
     /// Notes that the task was woken.
     wake_flag: Option<(Arc<WakeFlag>, Waker)>,
     /// Until when an answer of the ledger is waited for.
     gives_up_at: Option<Instant>,
-    /// Frames before this moment do not check the account, whose lock others use too, unless the
-    /// task was woken.
-    next_check: Duration,
 }
 
 impl CutOffWatch {
     /// Notes wake-ups from now on: the response is polled by a task of its own.
     pub(super) fn use_wake_flag(&mut self) {
         self.is_armed = false;
-        self.wake_flag = Some(WakeFlag::new());
+        self.going().wake_flag = Some(WakeFlag::new());
+    }
+
+    fn going(&mut self) -> &mut Going {
+        self.going.get_or_insert_default()
+    }
+
+    fn timer(&self) -> Option<&Sleep> {
+        self.going.as_ref()?.timer.as_deref()
     }
 
     /// Frees its timer: the charge is closed.
     pub(super) fn stop(&mut self) {
-        self.timer = None;
+        if let Some(going) = &mut self.going {
+            going.timer = None;
+        }
     }
 
     /// Makes the next poll check the account: its compute time stood still meanwhile.
@@ -65,14 +82,13 @@ impl CutOffWatch {
 
     /// `true` if the task will be woken when there is something to check.
     pub(super) fn is_armed(&self) -> bool {
-        self.is_armed
-            && !self.was_woken()
-            && self.timer.as_ref().is_none_or(|timer| !timer.is_elapsed())
+        self.is_armed && !self.was_woken() && self.timer().is_none_or(|timer| !timer.is_elapsed())
     }
 
     /// `true` if something has changed since the last check.
     fn was_woken(&self) -> bool {
-        self.wake_flag.as_ref().is_none_or(|(flag, _)| flag.woken.load(Ordering::Acquire))
+        let flag = self.going.as_ref().and_then(|going| going.wake_flag.as_ref());
+        flag.is_none_or(|(flag, _)| flag.woken.load(Ordering::Acquire))
     }
 
     /// Ready with `true` if the request ends here. Pending while the ledger is asked; the caller
@@ -157,7 +173,8 @@ impl CutOffWatch {
         // The ledger is asked again after a pause, or after half of the remaining time, which is
         // two pauses at most before the end.
         let fresh = slice.ledger_timeout()? + slice.refill_pause()? * 4;
-        let waker = self.wake_flag.as_ref().map_or(cx.waker(), |(flag, waker)| {
+        let flag = self.going.as_ref().and_then(|going| going.wake_flag.as_ref());
+        let waker = flag.map_or(cx.waker(), |(flag, waker)| {
             flag.reset(cx.waker());
             waker
         });
@@ -167,7 +184,9 @@ impl CutOffWatch {
         }
         if !matches!(remaining, RemainingTime::Wait) {
             // Another question has its own time.
-            self.gives_up_at = None;
+            if let Some(going) = &mut self.going {
+                going.gives_up_at = None;
+            }
         }
         Some(remaining)
     }
@@ -180,12 +199,13 @@ impl CutOffWatch {
         };
         let patience = timeout * TIMEOUTS_UNTIL_WORKER_IS_GONE;
         loop {
-            let at = *self.gives_up_at.get_or_insert_with(|| Instant::now() + patience);
+            let gives_up_at = &mut self.going().gives_up_at;
+            let at = *gives_up_at.get_or_insert_with(|| Instant::now() + patience);
             ready!(self.poll_timer(at, cx));
             let now = Instant::now();
             if now >= at + timeout {
                 // The process stood still, and so did the worker.
-                self.gives_up_at = None;
+                self.going().gives_up_at = None;
             } else if now >= at {
                 return Poll::Ready(());
             }
@@ -193,7 +213,8 @@ impl CutOffWatch {
     }
 
     fn poll_timer(&mut self, at: Instant, cx: &mut Context<'_>) -> Poll<()> {
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        let timer = &mut self.going().timer;
+        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
         if timer.is_elapsed() || timer.deadline() > at + Duration::from_millis(1) {
             timer.as_mut().reset(at);
         }

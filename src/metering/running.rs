@@ -14,6 +14,7 @@ use super::{
     compute::Compute,
     context::BillingContext,
     end::{End, FinishedRequest},
+    moment::{Moment, NEVER, moment},
     origin::Origin,
     refill::{Overdue, Refill},
     shared_clock::SharedTime,
@@ -32,7 +33,7 @@ pub(crate) struct RunningRequest {
     pub(crate) context: Arc<BillingContext>,
     pub(crate) origin: Origin,
     /// The moment at which its service was called.
-    began: Option<Duration>,
+    began: Moment,
     compute: Compute,
     /// Its time on hardware that requests share. Compute time is measured in that time then.
     shared: Option<Box<SharedTime>>,
@@ -123,7 +124,7 @@ impl RunningRequest {
             awaits_report: context.workload.upstream_time.is_some(),
             context,
             origin,
-            began: None,
+            began: NEVER,
             compute: Compute::default(),
             shared,
             slice: Credits::ZERO,
@@ -173,13 +174,16 @@ impl RunningRequest {
 
     /// Begins its compute time: the service is called now.
     pub(crate) fn begin(&mut self, now: Duration) {
-        self.began.get_or_insert(now);
+        if self.began == NEVER {
+            self.began = moment(now);
+        }
         self.change(now, Compute::begin);
     }
 
     /// Returns how long ago its service was called; `None` before that.
     pub(crate) fn age(&self, now: Duration) -> Option<Duration> {
-        self.began.map(|began| now.saturating_sub(began))
+        let began = (self.began != NEVER).then(|| Duration::from_nanos(self.began))?;
+        Some(now.saturating_sub(began))
     }
 
     /// Ends its compute time.

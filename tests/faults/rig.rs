@@ -29,7 +29,7 @@ use crate::support::{folder::Folder, identity, redis_cluster::until, redis_senti
 const NODES: usize = 2;
 
 /// What a node that is killed had not reported of requests that ended: `report_within`, and a call.
-const UNREPORTED: Duration = Duration::from_millis(350);
+const UNREPORTED: Duration = Duration::from_millis(1_250);
 
 /// The same of one with a journal: 20 ms, and what a busy machine is late with.
 const UNWRITTEN: Duration = Duration::from_millis(150);

@@ -39,6 +39,7 @@ fn plan_by_body() -> Plan {
 
 fn builder() -> CreditMeterBuilder {
     CreditMeter::builder(plan_by_body(), MemoryLedger::new(), IdentityFromExtensions)
+        .report_within(Duration::from_millis(20))
         .clock(TokioClock)
 }
 

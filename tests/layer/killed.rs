@@ -38,12 +38,13 @@ struct Killed {
 }
 
 impl Killed {
-    /// Calls of the ledger take `call`. It is away after `lost`, if that comes before the end.
-    fn after(life: Duration, call: Duration, lost: Duration) -> Self {
+    /// It reports within `within`. Calls of the ledger take `call`. It is away after `lost`, if
+    /// that comes before the end.
+    fn after(life: Duration, within: Duration, call: Duration, lost: Duration) -> Self {
         let ledger = MemoryLedger::new();
         let way = Switched::to(ledger.clone());
         way.takes(call);
-        let meter = meter(way.clone()).build().expect("a meter");
+        let meter = meter(way.clone()).report_within(within).build().expect("a meter");
         let service = meter.layer(service_fn(async |_: Request<Empty<Bytes>>| {
             sleep(ms(3)).await;
             let response = Response::builder().extension(ComputeTime(ms(10)));
@@ -87,13 +88,13 @@ async fn statement_of(ledger: &MemoryLedger) -> tower_credits::ledger::Statement
 }
 
 #[test]
-fn of_requests_that_ended_a_killed_node_loses_the_last_100_ms_and_a_call() {
+fn of_requests_that_ended_a_killed_node_loses_what_it_may_report_later_and_a_call() {
     let mut unbilled = 0;
-    for call in [ms(0), ms(30)] {
-        for life in (600..760).step_by(7).map(ms) {
-            let node = Killed::after(life, call, Duration::MAX);
+    for (within, call) in [(ms(100), ms(0)), (ms(100), ms(30)), (ms(1_000), ms(30))] {
+        for life in (1_600..1_760).step_by(7).map(ms) {
+            let node = Killed::after(life, within, call, Duration::MAX);
             let (least, most) =
-                (node.ended_until(life - ms(100) - BEHIND_OTHERS - call), node.ended.len());
+                (node.ended_until(life - within - BEHIND_OTHERS - call), node.ended.len());
             let billed = node.billed;
             assert!(
                 (least..=most).contains(&billed),
@@ -108,7 +109,7 @@ fn of_requests_that_ended_a_killed_node_loses_the_last_100_ms_and_a_call() {
 #[test]
 fn a_node_that_is_killed_while_the_ledger_is_away_loses_what_ended_since() {
     for lost in (600..700).step_by(13).map(ms) {
-        let node = Killed::after(lost + seconds(1), ms(0), lost);
+        let node = Killed::after(lost + seconds(1), ms(100), ms(0), lost);
         let (least, most) =
             (node.ended_until(lost - ms(100) - BEHIND_OTHERS), node.ended_until(lost));
         let (billed, all) = (node.billed, node.ended.len());

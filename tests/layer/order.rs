@@ -97,7 +97,7 @@ async fn what_nobody_waits_for_is_not_sent_before_an_answer_that_somebody_waits_
 }
 
 #[tokio::test(start_paused = true)]
-async fn but_five_milliseconds_later_it_is_however_long_the_flush_interval() {
+async fn but_five_milliseconds_later_it_is_however_long_reports_may_wait() {
     let ms = Duration::from_millis;
     for flush in [ms(100), ms(5_000)] {
         let late = report_of_alice(flush, ms(50)).await;
@@ -107,31 +107,78 @@ async fn but_five_milliseconds_later_it_is_however_long_the_flush_interval() {
 
 /// All the way from a request's end to the ledger.
 #[tokio::test(start_paused = true)]
-async fn what_a_request_did_not_use_is_free_100_ms_and_a_call_after_its_end() {
+async fn what_a_request_did_not_use_is_free_in_time_and_a_call_after_its_end() {
     let ms = Duration::from_millis;
-    for call in [ms(0), ms(40)] {
-        for runs in [ms(1), ms(70), ms(260), ms(540), ms(1_999)] {
+    // With nine slices left, the one on hold is more than an eighth of the rest.
+    for (tier, within) in [("free", ms(1_000)), ("ten", ms(100))] {
+        for (call, runs) in [
+            (ms(0), ms(1)),
+            (ms(0), ms(70)),
+            (ms(0), ms(540)),
+            (ms(40), ms(1)),
+            (ms(40), ms(260)),
+            (ms(40), ms(1_999)),
+        ] {
             let ledger = Switched::default();
             ledger.takes(call);
-            let meter = meter(ledger).build().unwrap();
-            let held = async || statement(&meter, "alice", "free").await.held;
+            let meter = meter(ledger).report_within(ms(1_000)).build().unwrap();
+            let held = async || statement(&meter, "alice", tier).await.held;
             let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
-                move |_: Request<Empty<Bytes>>| async move {
-                    sleep(runs).await;
+                move |request: Request<Empty<Bytes>>| async move {
+                    let is_first = request.headers().contains_key("first");
+                    sleep(if is_first { ms(1_000) } else { runs }).await;
                     Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
                 },
             ));
-            drop(service.oneshot(request("alice", "free", Empty::new())).await.unwrap());
+            let mut first = request("alice", tier, Empty::new());
+            first.headers_mut().insert("first", "1".parse().unwrap());
+            drop(service.clone().oneshot(first).await.unwrap());
+            settled(&meter, "alice", tier, 1).await;
+            drop(service.oneshot(request("alice", tier, Empty::new())).await.unwrap());
             let ended = Instant::now();
             assert!(held().await > nanos(SLICE / 3), "much of it is not used");
             while !held().await.is_zero() {
                 let since = ended.elapsed();
                 assert!(
-                    since <= ms(101) + call,
-                    "a request of {runs:?}, calls of {call:?}: held {since:?} after its end"
+                    since <= within + ms(1) + call,
+                    "{tier}, a request of {runs:?}, calls of {call:?}: held {since:?} after its end"
                 );
                 sleep(ms(1)).await;
             }
+            let since = ended.elapsed();
+            assert!(since > within - ms(10), "{tier}: {since:?}, although nobody needs it");
         }
+    }
+}
+
+/// Who asks for its own statement sees what it used on this node, also of a request that runs.
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_asks_sees_at_once_what_it_used_on_this_node() {
+    let ms = Duration::from_millis;
+    for (call, is_away) in [(ms(0), false), (ms(40), false), (ms(0), true)] {
+        let ledger = Switched::default();
+        ledger.takes(call);
+        let meter = meter(ledger.clone()).report_within(seconds(60)).build().unwrap();
+        let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+            async |_: Request<Empty<Bytes>>| {
+                Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+            },
+        ));
+        let alice = std::sync::Arc::new(identity("alice", "pro"));
+        for asked in 1..=3 {
+            let request = Request::post("/models/echo").extension(std::sync::Arc::clone(&alice));
+            drop(service.clone().oneshot(request.body(Empty::new()).unwrap()).await.unwrap());
+            let began = Instant::now();
+            ledger.off(is_away && asked == 3);
+            let statement = meter.statement(&alice, None).await.unwrap();
+            let requests = if is_away && asked == 3 { 2 } else { asked };
+            assert_eq!(statement.requests(), requests);
+            let longest = if requests == asked { call * 2 + ms(8) } else { ms(260) };
+            assert!(began.elapsed() <= longest, "{:?}", began.elapsed());
+        }
+        // Nothing to report: nobody waits.
+        let began = Instant::now();
+        meter.statement(&identity("bob", "pro"), None).await.unwrap();
+        assert!(began.elapsed() <= call + ms(2));
     }
 }

@@ -81,6 +81,7 @@ most_per_request = { cost = "0.0006" }
 
 fn builder(ledger: MemoryLedger) -> CreditMeterBuilder {
     CreditMeter::builder(Plan::from_toml(PRICES).unwrap(), ledger, IdentityFromExtensions)
+        .report_within(Duration::from_millis(100))
 }
 
 fn ask_for(model: &str, user: &str, tier: &str) -> Request<Empty<Bytes>> {

@@ -240,13 +240,14 @@ impl Node {
         let Some((_, lease)) = self.leases.iter_mut().find(of_id) else { return };
         let debt = lease.run_mut(id).unwrap().debt(at(tick));
         self.tally.debt += debt;
-        match lease.end(id, ask, at(tick)).unwrap() {
-            Closing::Settled(request, billed) => {
+        match lease.close(id, ask, at(tick)).unwrap() {
+            Closing::Settled(billed) => {
+                let request = lease.take(id).unwrap();
                 self.tally.billed += billed.unwrap().cost.as_nano_usd();
                 self.tally.wronged += u32::from(request.is_wronged);
             }
             // It is billed once the ledger has said how much of it can be paid.
-            Closing::Pending => {}
+            Closing::Pending(_) => {}
         }
     }
 

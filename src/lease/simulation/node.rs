@@ -188,8 +188,8 @@ impl Node {
     fn end(&mut self, request: Rc<Request>, id: RunId, ask: bool, tally: &mut Tally, tick: u64) {
         tally.ended(&request, at(tick));
         match self.lease.as_mut().unwrap().end(id, ask, at(tick)).unwrap() {
-            Closing::Settled(_, billed) => tally.billed(billed),
-            Closing::Pending => self.pending.push(request),
+            Closing::Settled(billed) => tally.billed(billed),
+            Closing::Pending(_) => self.pending.push(request),
         }
     }
 

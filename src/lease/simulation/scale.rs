@@ -24,8 +24,8 @@ const NODES: usize = 1_000;
 const ROUND_TRIP: Duration = Duration::from_millis(2);
 
 /// Renewals a second of one account on one node, where leases hold ahead. Each report waits for a
-/// request and then for `report_within`; each pause longer than `admit_for` costs a renewal that gives back
-/// what was held, and one that admits the next request; one longer than 200 s a last word, and one
+/// request and then for `report_within`; each pause longer than `admit_for` costs a renewal that
+/// gives back what was held, and one that admits the next request; one longer than 200 s a last word, and one
 /// that is longer by the time to live a goodbye.
 fn formula(rate: f64, rules: &LeaseRules) -> f64 {
     let reports = rate / (1.0 + rate * (rules.report_within + ROUND_TRIP).as_secs_f64());
@@ -146,7 +146,7 @@ impl Many {
                     member.running.extract_if(.., |(.., ends)| *ends <= now).collect();
                 for (_, id, _) in over {
                     self.served += 1;
-                    let Some(Closing::Settled(_, Some(billed))) = member.lease.end(id, true, now)
+                    let Some(Closing::Settled(Some(billed))) = member.lease.end(id, true, now)
                     else {
                         panic!("it finishes")
                     };

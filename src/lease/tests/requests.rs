@@ -116,7 +116,7 @@ fn a_renewal_settles_what_runs_and_its_end_adds_the_rest() {
     assert_eq!(world.settled_and_held(), (60, 100), "and its hold is filled again");
     assert_eq!(world.book.lines_cost(), nanos(60));
     request.used.set(75);
-    let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(2)) else {
+    let Some(Closing::Settled(Some(billed))) = world.lease.end(key, true, s(2)) else {
         panic!("its slice covers it")
     };
     assert_eq!(
@@ -141,7 +141,7 @@ fn usage_that_is_reported_lower_later_refunds_nothing() {
     request.used.set(60);
     world.renew(s(1));
     request.used.set(20);
-    let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(2)) else {
+    let Some(Closing::Settled(Some(billed))) = world.lease.end(key, true, s(2)) else {
         panic!("its slice covers it")
     };
     assert_eq!((billed.compute_micros, billed.cost), (60, nanos(60)));
@@ -181,7 +181,7 @@ fn a_request_that_used_more_than_its_slice_is_billed_what_the_account_can_pay() 
         let mut world = World::new(limit);
         let (request, key) = world.start(s(0));
         request.used.set(used);
-        assert!(matches!(world.lease.end(key, true, s(1)), Some(Closing::Pending)));
+        assert!(matches!(world.lease.end(key, true, s(1)), Some(Closing::Pending(_))));
         assert!(
             request.ended.get()
                 && !world.lease.is_running()
@@ -211,7 +211,7 @@ fn a_request_that_was_denied_is_billed_its_slice_at_once() {
     let mut world = World::new(100);
     let (request, key) = world.start(s(0));
     request.used.set(340);
-    let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, false, s(1)) else {
+    let Some(Closing::Settled(Some(billed))) = world.lease.end(key, false, s(1)) else {
         panic!("nobody is asked")
     };
     assert_eq!(billed.cost, nanos(100));
@@ -224,7 +224,7 @@ fn spare_credits_pay_before_the_ledger_is_asked() {
     let (request, key) = world.start(s(0));
     request.used.set(170);
     world.lease.end(other, true, s(1));
-    let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(1)) else {
+    let Some(Closing::Settled(Some(billed))) = world.lease.end(key, true, s(1)) else {
         panic!("there is enough here")
     };
     assert_eq!(billed.cost, nanos(170));
@@ -243,7 +243,7 @@ fn at_a_shutdown_the_ledger_is_asked_and_without_an_answer_the_slice_is_billed()
         } else {
             assert!(world.lease.settle_pending().is_empty());
         }
-        let Some(Closing::Settled(_, Some(billed))) = world.lease.end(key, true, s(2)) else {
+        let Some(Closing::Settled(Some(billed))) = world.lease.end(key, true, s(2)) else {
             panic!("it is over")
         };
         assert_eq!(billed.cost, nanos(if answered { 340 } else { 100 }));
@@ -318,7 +318,7 @@ fn if_the_ledger_takes_nothing_any_more_requests_are_billed_their_slices() {
         let mut world = World::new(1_000);
         let (request, key) = world.start(s(0));
         request.used.set(340);
-        assert!(matches!(world.lease.end(key, true, s(1)), Some(Closing::Pending)));
+        assert!(matches!(world.lease.end(key, true, s(1)), Some(Closing::Pending(_))));
         let renewal = world.send(s(1));
         let answer = Answer { outcome, now: Pair::ledger_clock(s(1)) };
         let served = world.lease.answered(&RULES, renewal.seq, &answer, |()| false, s(1));
@@ -336,7 +336,7 @@ fn a_lease_with_a_free_request_that_came_to_cost_something_asks_until_it_is_answ
     let free = SliceRequest { hold: nanos(0), min_slice: nanos(0), ..WANT };
     let key = world.lease.admit(free, Rc::clone(&request), s(0)).unwrap();
     request.used.set(10);
-    assert!(matches!(world.lease.end(key, true, s(1)), Some(Closing::Pending)));
+    assert!(matches!(world.lease.end(key, true, s(1)), Some(Closing::Pending(_))));
     let renewal = world.send(s(1));
     let not_begun = Answer { outcome: Outcome::NotBegun, now: UnixTime::EPOCH };
     world.lease.answered(&RULES, renewal.seq, &not_begun, |()| false, s(1));
