@@ -25,6 +25,11 @@ const SHADOW: &str = "shadow-";
 pub struct Account(Arc<str>);
 
 impl Account {
+    /// `true` if it is the same account. If it is a clone, its text is not read.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self == other
+    }
+
     /// Returns a person's own account.
     ///
     /// # Errors

@@ -26,6 +26,11 @@ const MAX_NAME_BYTES: usize = 128;
 pub struct Name(Arc<str>);
 
 impl Name {
+    /// `true` if it is the same name. If it is a clone, its text is not read.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self == other
+    }
+
     /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -88,6 +93,12 @@ macro_rules! name_type {
             /// Returns the text.
             pub fn as_str(&self) -> &str {
                 self.0.as_str()
+            }
+
+            /// `true` if it is the same name. If it is a clone, its text is not read.
+            #[allow(dead_code, reason = "not every type is looked for")]
+            pub(crate) fn is(&self, other: &Self) -> bool {
+                self.0.is(&other.0)
             }
 
             /// Makes a name that is written in this crate.

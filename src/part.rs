@@ -47,6 +47,11 @@ pub struct Limits {
 }
 
 impl Part {
+    /// `true` if it is the same part. If it is a clone, its text is not read.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self == other
+    }
+
     /// Returns the parts along the path, the largest first and this one last.
     pub fn path(&self) -> impl Iterator<Item = Self> + '_ {
         let ends = self.0.match_indices('/').map(|(at, _)| at).filter(|at| *at > 0);

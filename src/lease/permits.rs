@@ -49,11 +49,6 @@ pub(crate) enum PermitAnswer {
 }
 
 impl PermitPool {
-    /// Returns `true` if requests of the account need permits.
-    pub(super) fn are_counted(&self) -> bool {
-        self.rate.is_some()
-    }
-
     /// Looks for a permit.
     pub(super) fn find(&mut self, rate: AccountRate, now: Duration) -> PermitAnswer {
         if self.rate != Some(rate) {

@@ -33,8 +33,10 @@ pub(super) struct Pool<W, R> {
     outbox: Outbox,
     hold: Hold,
     surplus: Surplus,
-    permits: PermitPool,
-    concurrency: ConcurrencyPool,
+    /// (14) In a box, as few accounts have a rate over all nodes.
+    permits: Option<Box<PermitPool>>,
+    /// (15) The same.
+    concurrency: Option<Box<ConcurrencyPool>>,
     /// The ledger had not as much as this for a request. (14, 15) Neither permits nor shares are
     /// asked for while that is so: a request that is denied for it would use them.
     dry_below: Option<Credits>,
@@ -73,8 +75,8 @@ impl<W, R: Run> Pool<W, R> {
             outbox: Outbox::new(),
             hold: Hold::new(),
             surplus: Surplus::new(now),
-            permits: PermitPool::default(),
-            concurrency: ConcurrencyPool::default(),
+            permits: None,
+            concurrency: None,
             dry_below: None,
             is_full: false,
             slack: Credits::ZERO,
@@ -154,13 +156,16 @@ impl<W, R: Run> Pool<W, R> {
             false => self.surplus.give_back_at(spare, rules),
         };
         let fill_at = if self.is_low() { now } else { Duration::MAX };
+        let running = self.slices.running();
+        let share_at =
+            self.concurrency.as_ref().map_or(Duration::MAX, |share| share.due(rules, running));
         self.queue
             .due(now)
             .min(self.outbox.due(may_wait, now))
             .min(self.slices.due(now))
             .min(give_back_at)
             .min(fill_at)
-            .min(self.concurrency.due(rules, self.slices.running()))
+            .min(share_at)
     }
 
     /// Returns the time for which what is to be reported may wait. It is short if the ledger does
@@ -168,7 +173,7 @@ impl<W, R: Run> Pool<W, R> {
     /// counts permits, which are brought along.
     fn may_wait(&self, rules: &LeaseRules) -> Duration {
         let unsaid = self.outbox.unreported().saturating_add(self.spare());
-        let is_urgent = unsaid >= self.slack || self.permits.are_counted();
+        let is_urgent = unsaid >= self.slack || self.permits.is_some();
         if is_urgent { rules.flush } else { rules.report_within }
     }
 
@@ -195,11 +200,11 @@ impl<W, R: Run> Pool<W, R> {
             return Err(run);
         };
         if let Some(most) = want.most_running {
-            self.concurrency.set_limit(most);
+            self.concurrency.get_or_insert_default().set_limit(most);
         }
         // Last, so that nothing else keeps a request from beginning that has a permit.
         if !self.has_room(want, now)
-            || want.rate.is_some_and(|rate| self.permits.take(rate, now) != PermitAnswer::AtHand)
+            || want.rate.is_some_and(|rate| self.permits().take(rate, now) != PermitAnswer::AtHand)
         {
             return Err(run);
         }
@@ -210,7 +215,13 @@ impl<W, R: Run> Pool<W, R> {
     /// (15) Returns `true` if a request may begin beside those that run on all nodes.
     fn has_room(&self, want: SliceRequest, now: Duration) -> bool {
         let running = self.slices.running();
-        want.most_running.is_none_or(|most| self.concurrency.has_room(most, running, now))
+        want.most_running.is_none_or(|most| {
+            self.concurrency.as_ref().is_some_and(|share| share.has_room(most, running, now))
+        })
+    }
+
+    fn permits(&mut self) -> &mut PermitPool {
+        self.permits.get_or_insert_default()
     }
 
     /// Queues a request until the ledger answers.
@@ -249,7 +260,9 @@ impl<W, R: Run> Pool<W, R> {
     fn begin(&mut self, slice: Credits, hold: Credits, run: R, now: Duration) -> RunId {
         self.surplus.wants(hold);
         self.surplus.used(now);
-        self.concurrency.note_running(self.slices.running() + 1);
+        if let Some(share) = &mut self.concurrency {
+            share.note_running(self.slices.running() + 1);
+        }
         self.slices.begin(slice, hold, run, now)
     }
 
@@ -312,16 +325,15 @@ impl<W, R: Run> Pool<W, R> {
         let need = self.queue.request_all();
         let is_dry = self.dry_below.is_some();
         if let Some(most) = self.queue.most_running() {
-            self.concurrency.set_limit(most);
+            self.concurrency.get_or_insert_default().set_limit(most);
         }
         let waiting = if is_dry || self.is_full { 0 } else { self.queue.permits_needed() };
-        let permits = self.permits.request(waiting, rules, now);
-        let concurrency = self.concurrency.request(
-            self.slices.running(),
-            if is_dry { 0 } else { self.queue.shares_needed() },
-            rules,
-            now,
-        );
+        let permits = self.permits.as_mut();
+        let permits = permits.and_then(|permits| permits.request(waiting, rules, now));
+        let running = self.slices.running();
+        let waiting = if is_dry { 0 } else { self.queue.shares_needed() };
+        let concurrency = self.concurrency.as_mut();
+        let concurrency = concurrency.and_then(|share| share.request(running, waiting, rules, now));
         if keep.is_zero() {
             // What holds nothing takes little memory.
             self.slices.free_memory();
@@ -363,7 +375,9 @@ impl<W, R: Run> Pool<W, R> {
         served.settled =
             self.slices.serve_requested(spare, &mut self.outbox, rules, requested_at, now);
         self.serve_waiting(true, &mut served, &is_gone, now);
-        self.permits.keep_landed(rules);
+        if let Some(permits) = &mut self.permits {
+            permits.keep_landed(rules);
+        }
         self.serve_free(&mut served, is_gone, now);
         let target = self.surplus_target(rules, now);
         self.surplus.renewed(self.spare(), target);
@@ -406,7 +420,9 @@ impl<W, R: Run> Pool<W, R> {
                 continue;
             };
             // The ledger was not asked for those that wait.
-            if !has_room && !self.concurrency.asked_for_waiting() && self.queue.ask_again() {
+            let was_asked =
+                self.concurrency.as_ref().is_some_and(|share| share.asked_for_waiting());
+            if !has_room && !was_asked && self.queue.ask_again() {
                 self.is_full = false;
                 break;
             }
@@ -418,9 +434,9 @@ impl<W, R: Run> Pool<W, R> {
             // Last, so that what is denied for another reason uses no permit.
             if let Some(rate) = want.rate {
                 let permit = if requested {
-                    self.permits.take_landed(rate, now)
+                    self.permits().take_landed(rate, now)
                 } else {
-                    self.permits.take(rate, now)
+                    self.permits().take(rate, now)
                 };
                 match permit {
                     PermitAnswer::AtHand => {}
@@ -444,33 +460,39 @@ impl<W, R: Run> Pool<W, R> {
         if self.queue.permits_needed() > 0 {
             return PermitAnswer::Ask;
         }
-        self.permits.find(rate, now)
+        self.permits().find(rate, now)
     }
 
     /// (15) Takes the share that an answer grants to the renewal that was sent at `sent_at`.
     pub(super) fn take_share(&mut self, rules: &LeaseRules, share: Concurrency, sent_at: Duration) {
-        self.concurrency.granted(share, rules, sent_at);
+        if let Some(concurrency) = &mut self.concurrency {
+            concurrency.granted(share, rules, sent_at);
+        }
     }
 
     /// (14) Takes the permits that an answer grants.
     pub(super) fn take_permits(&mut self, rules: &LeaseRules, permits: Permits, sent_at: Duration) {
-        self.permits.granted(permits, rules, sent_at);
+        self.permits().granted(permits, rules, sent_at);
     }
 
     /// (14) Returns the permits that are left, and the time until all are there again.
     pub(super) fn permit_state(&self, now: Duration) -> (u32, Duration) {
-        self.permits.state(now)
+        self.permits.as_ref().map_or((0, Duration::ZERO), |permits| permits.state(now))
     }
 
     /// (14) Returns the time for which the ledger has no permit.
     pub(super) fn no_permit_for(&self, now: Duration) -> Duration {
-        self.permits.none_for(now)
+        self.permits.as_ref().map_or(Duration::ZERO, |permits| permits.none_for(now))
     }
 
     /// Admits no request on what was granted before the process was suspended, until `woke_at`.
     pub(super) fn mark_suspended(&mut self, rules: &LeaseRules, woke_at: Duration) {
-        self.permits.mark_suspended(woke_at);
-        self.concurrency.mark_suspended(rules, woke_at);
+        if let Some(permits) = &mut self.permits {
+            permits.mark_suspended(woke_at);
+        }
+        if let Some(share) = &mut self.concurrency {
+            share.mark_suspended(rules, woke_at);
+        }
         self.hold.mark_suspended(rules, woke_at);
     }
 
@@ -485,7 +507,9 @@ impl<W, R: Run> Pool<W, R> {
         self.hold.rename(self.outbox.spent());
         self.surplus.rename();
         self.slack = Credits::ZERO;
-        self.concurrency.rename();
+        if let Some(share) = &mut self.concurrency {
+            share.rename();
+        }
     }
 
     fn surplus_target(&self, rules: &LeaseRules, now: Duration) -> Credits {

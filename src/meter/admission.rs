@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Credits, Feature, Identity, Period, Plan, RequestId,
-    clock::{Now, until},
+    clock::{Now, UnixTime, until},
     contained::contained,
     identify::{IdentifyError, Identifying, RequestHead},
     keeper::{
@@ -133,7 +133,8 @@ impl CreditMeter {
             Some(classify) => match contained("the classifier", || classify(head, &plan)) {
                 Ok(classification) => classification,
                 Err(_) => {
-                    let origin = self.origin(&plan, head, id);
+                    let arrived_at = self.inner.time.unix_time();
+                    let origin = self.origin(&plan, head, id, arrived_at);
                     let denied = self.deny(Rejection::Unclassified, Whose::Unknown, &origin);
                     return Decision::now(denied);
                 }
@@ -162,13 +163,14 @@ impl CreditMeter {
             Classification::Unknown => Target::Unlisted(self.unlisted(head, &plan, None)),
         };
         self.ensure_worker();
-        let origin = self.origin(&plan, head, id);
+        let arrived_at = self.inner.time.unix_time();
+        let origin = self.origin(&plan, head, id, arrived_at);
         let bill_to = self.bill_to(head);
         match self.identifying(head) {
             Identifying::Ready(identity) => {
                 let payer =
                     identity.and_then(|identity| self.payer(identity, bill_to, Some(&origin)));
-                self.decide_for(&plan, payer, target, origin)
+                self.decide_for(&plan, payer, target, origin, Some(arrived_at))
             }
             Identifying::Later(identity) => {
                 let (meter, plan) = (self.clone(), Arc::clone(&plan));
@@ -179,7 +181,7 @@ impl CreditMeter {
                     observe::identified(began.elapsed());
                     let payer =
                         identity.and_then(|identity| meter.payer(identity, bill_to, Some(&origin)));
-                    match meter.decide_for(&plan, payer, target, origin) {
+                    match meter.decide_for(&plan, payer, target, origin, None) {
                         Decision::Now(known) => known,
                         Decision::Later(deciding) => deciding.await,
                     }
@@ -189,13 +191,14 @@ impl CreditMeter {
     }
 
     /// Decides on a request once its caller is known, or is not. An unknown caller does not learn
-    /// which paths there are.
+    /// which paths there are. `arrived_at` is the calendar's time if that was read just before.
     fn decide_for(
         &self,
         plan: &Arc<Plan>,
         payer: Result<Arc<Identity>, IdentifyError>,
         target: Target,
         origin: Origin,
+        arrived_at: Option<UnixTime>,
     ) -> Decision {
         let payer = match payer {
             Ok(payer) => payer,
@@ -205,7 +208,7 @@ impl CreditMeter {
             }
         };
         match target {
-            Target::Workload(workload) => self.ask(plan, &payer, workload, origin),
+            Target::Workload(workload) => self.ask(plan, &payer, workload, origin, arrived_at),
             Target::InBody(model) => Decision::Now(Known::NeedsBody(Box::new(NeedsBody {
                 payer,
                 origin,
@@ -237,7 +240,7 @@ impl CreditMeter {
         let NeedsBody { payer, plan, origin, .. } = needs;
         match classification {
             Ok(Classification::Workload(workload)) => {
-                self.ask(plan, payer, with_feature(head, plan, workload), origin.clone())
+                self.ask(plan, payer, with_feature(head, plan, workload), origin.clone(), None)
             }
             Ok(Classification::UnknownModel(model)) => {
                 let unlisted = self.unlisted_in_body(head, model);
@@ -267,11 +270,17 @@ impl CreditMeter {
     }
 
     /// Returns the origin of a request that is not free.
-    fn origin(&self, plan: &Plan, head: RequestHead<'_>, id: &mut Option<RequestId>) -> Origin {
+    fn origin(
+        &self,
+        plan: &Plan,
+        head: RequestHead<'_>,
+        id: &mut Option<RequestId>,
+        arrived_at: UnixTime,
+    ) -> Origin {
         let has_path = self.inner.settings.shadow
             || self.inner.host_policy.is_some()
             || plan.unbilled().is_some();
-        let id = id.insert(self.id_of(head.extensions)).clone();
+        let id = id.insert(RequestId::of_request(head.extensions, arrived_at)).clone();
         Origin::new(id, head.uri, head.headers, has_path)
     }
 
@@ -282,9 +291,11 @@ impl CreditMeter {
         identity: &Arc<Identity>,
         workload: Arc<Workload>,
         origin: Origin,
+        arrived_at: Option<UnixTime>,
     ) -> Decision {
-        let now = self.inner.time.now();
-        let today = self.inner.time.date(now);
+        let time = &self.inner.time;
+        let now = time.now();
+        let today = arrived_at.map_or_else(|| time.date(now), |read| time.date_at(now, read));
         let workload = if workload.has_dated_rates() {
             let now = self.inner.keeper.ledger_time();
             workload.in_force_at(now).cloned().unwrap_or(workload)

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::credit_meter::CreditMeter;
 use crate::{
-    Identity, Period, Plan,
+    Account, Identity, Part, Period, Plan,
+    identify::Subject,
     keeper::{AccountHandle, WeakAccountHandle},
     metering::BillingContext,
-    plan::Workload,
+    plan::{TierName, Workload},
     rejection::Rejection,
 };
 
@@ -18,12 +19,50 @@ const MAX_CACHED_CONTEXTS: usize = 8;
 /// The contexts of one identity, the newest last.
 type Contexts = Vec<CachedContext>;
 
+/// A context, and beside it all that says for which requests it is: with many accounts, each step
+/// to another place in memory costs more than what is done there.
 #[derive(Clone)]
 struct CachedContext {
     /// Number of the meter that made it.
     meter: u64,
+    /// Number of the plan by which it was made.
+    plan: u64,
+    period: Period,
+    workload: Arc<Workload>,
+    payer: Payer,
     context: Arc<BillingContext>,
     handle: WeakAccountHandle,
+}
+
+/// The fields of an identity that its contexts depend on. They may be changed in a clone, which
+/// shares its cache.
+#[derive(Clone)]
+struct Payer {
+    account: Account,
+    part: Option<Part>,
+    subject: Subject,
+    tier: TierName,
+}
+
+impl Payer {
+    fn of(identity: &Identity) -> Self {
+        let Identity { account, part, subject, tier, .. } = identity.clone();
+        Self { account, part, subject, tier }
+    }
+
+    /// `true` if it is that of an identity. The texts are the same memory, unless they were
+    /// changed.
+    fn is(&self, identity: &Identity) -> bool {
+        let is_same_part = match (&self.part, &identity.part) {
+            (None, None) => true,
+            (Some(one), Some(other)) => one.is(other),
+            _ => false,
+        };
+        self.account.is(&identity.account)
+            && self.subject.is(&identity.subject)
+            && self.tier.is(&identity.tier)
+            && is_same_part
+    }
 }
 
 /// Returns the context of a request, and its account's handle. They come from the identity's cache,
@@ -39,7 +78,11 @@ pub(super) fn find_context(
     let stored = identity.cache.load();
     let stored = stored.as_ref().and_then(|stored| stored.downcast_ref::<Contexts>());
     let is_it = |cached: &&CachedContext| {
-        cached.meter == number && cached.context.is_for(plan, identity, &workload, period)
+        cached.meter == number
+            && cached.plan == plan.number()
+            && cached.period == period
+            && Arc::ptr_eq(&cached.workload, &workload)
+            && cached.payer.is(identity)
     };
     if let Some(cached) = stored.and_then(|stored| stored.iter().find(is_it))
         && let Some(handle) = cached.handle.upgrade(meter.inner.keeper.table())
@@ -55,15 +98,20 @@ pub(super) fn find_context(
         return Ok((context, handle));
     }
     let is_current = |other: &&CachedContext| {
-        let is_replaced =
-            other.meter == number && other.context.is_like(identity, &context.workload);
-        !is_replaced && other.context.has_plan_of(&context)
+        let is_replaced = other.meter == number
+            && Arc::ptr_eq(&other.workload, &context.workload)
+            && other.payer.is(identity);
+        !is_replaced && other.plan == plan.number()
     };
     let others = stored.into_iter().flatten().filter(is_current).rev();
     let mut contexts: Contexts = others.take(MAX_CACHED_CONTEXTS - 1).cloned().collect();
     contexts.reverse();
     contexts.push(CachedContext {
         meter: number,
+        plan: plan.number(),
+        period,
+        workload: Arc::clone(&context.workload),
+        payer: Payer::of(identity),
         context: Arc::clone(&context),
         handle: handle.downgrade(),
     });
@@ -84,7 +132,7 @@ pub(super) fn used_entries(
     let mut handles: Vec<AccountHandle> = Vec::new();
     for cached in stored.into_iter().flatten() {
         if cached.meter == number
-            && cached.context.period == period
+            && cached.period == period
             && let Some(handle) = cached.handle.upgrade(table)
             && !handles.iter().any(|known| known.is_same(&handle))
         {

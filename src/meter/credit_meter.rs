@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::{FutureExt, future::join_all};
-use http::{Extensions, HeaderName};
+use http::HeaderName;
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{
@@ -23,7 +23,7 @@ use super::{
 #[cfg(feature = "metrics")]
 use crate::observe;
 use crate::{
-    Accounts, Identity, Period, RequestId,
+    Accounts, Identity, Period,
     clock::Time,
     contained::{Panicked, contained},
     identify::{Identify, IdentifyError, Identifying, RequestHead},
@@ -126,11 +126,6 @@ impl CreditMeter {
             Ok(Err(_)) => Err(IdentifyError::Unavailable(Arc::new(Panicked::of("Identify")))),
             Err(elapsed) => Err(IdentifyError::Unavailable(Arc::new(elapsed))),
         }
-    }
-
-    /// Returns the id of a request: the one that the host has given it, or a new one.
-    pub(super) fn id_of(&self, extensions: &Extensions) -> RequestId {
-        RequestId::of_request(extensions, self.inner.time.unix_time())
     }
 
     /// Returns the organisation that a request names as its payer.

@@ -49,8 +49,6 @@ pub(crate) struct UnknownTier;
 pub(crate) struct BillingContext {
     /// A number that no other context of this process has.
     pub(crate) number: u64,
-    /// [Number](Plan::number) of the plan by which it was made.
-    plan: u64,
     pub(crate) account: Account,
     /// The part of the account that asks.
     pub(crate) part: Option<Part>,
@@ -124,7 +122,6 @@ impl BillingContext {
         };
         Ok(Self {
             number: next_number(),
-            plan: plan.number(),
             account: identity.account.clone(),
             subject: identity.subject.clone(),
             stated,
@@ -160,32 +157,6 @@ impl BillingContext {
     /// Returns the same context in another month.
     pub(crate) fn in_period(&self, period: Period) -> Self {
         Self { number: next_number(), period, ..self.clone() }
-    }
-
-    /// `true` if it was made for these requests, by this plan.
-    pub(crate) fn is_for(
-        &self,
-        plan: &Plan,
-        identity: &Identity,
-        workload: &Arc<Workload>,
-        period: Period,
-    ) -> bool {
-        self.period == period && self.plan == plan.number() && self.is_like(identity, workload)
-    }
-
-    /// `true` if it was made for this identity and workload, in whatever month and by whatever
-    /// plan.
-    pub(crate) fn is_like(&self, identity: &Identity, workload: &Arc<Workload>) -> bool {
-        Arc::ptr_eq(&self.workload, workload)
-            && self.account == identity.account
-            && self.part == identity.part
-            && self.subject == identity.subject
-            && self.tier.name == identity.tier
-    }
-
-    /// `true` if it was made by the same plan.
-    pub(crate) const fn has_plan_of(&self, other: &Self) -> bool {
-        self.plan == other.plan
     }
 }
 
