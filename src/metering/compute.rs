@@ -215,6 +215,29 @@ mod tests {
     }
 
     #[test]
+    fn it_runs_between_its_begin_and_its_end_while_its_work_is_seen_or_measured() {
+        let mut compute = Compute::default();
+        let state = |compute: &Compute| (compute.is_running(), compute.is_frozen());
+        assert_eq!(state(&compute), (false, false));
+        compute.begin(s(100));
+        assert_eq!(state(&compute), (true, false));
+        compute.hold_back(s(101));
+        assert_eq!(state(&compute), (false, true));
+        compute.start(s(102));
+        assert_eq!(state(&compute), (true, false), "it measures itself");
+        compute.pause(s(103));
+        assert_eq!(state(&compute), (false, false));
+        compute.start(s(104));
+        compute.resume(s(105));
+        compute.end(s(106));
+        assert_eq!(state(&compute), (false, false));
+        let mut unmeasured = begun();
+        unmeasured.hold_back(s(101));
+        unmeasured.resume(s(102));
+        assert_eq!(state(&unmeasured), (true, false));
+    }
+
+    #[test]
     fn the_services_own_stopwatch_counts_once_it_was_started() {
         let mut compute = begun();
         compute.pause(s(101));

@@ -23,6 +23,8 @@ mod refill;
 mod report_history;
 mod running;
 mod shared_clock;
+#[cfg(test)]
+mod tests;
 
 #[cfg(feature = "axum")]
 pub(crate) use self::context::MIN_ADMITTED_TIME;
