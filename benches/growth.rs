@@ -149,11 +149,11 @@ impl World {
         assert_eq!(served.await, self.users.len());
     }
 
-    /// Until nothing is sent any more for some flush intervals.
+    /// Until nothing is sent any more for longer than `report_within`.
     async fn quiet(&self) {
         let mut before = u64::MAX;
         while std::mem::replace(&mut before, self.ledger.0.load(Ordering::Relaxed)) != before {
-            tokio::time::sleep(Duration::from_millis(400)).await;
+            tokio::time::sleep(Duration::from_millis(1_400)).await;
         }
     }
 }

@@ -356,9 +356,9 @@ async fn ahead_calls() {
         let took = began.elapsed().as_secs_f64();
         let calls = (server.calls("evalsha") - before) as f64 / took;
         println!(
-            "ahead: {:.0} requests a second over {accounts} accounts: {calls:.0} calls of the script a second; accounts x 1 s / (flush + a round trip) is at most {}",
+            "ahead: {:.0} requests a second over {accounts} accounts: {calls:.0} calls of the script a second; accounts x 1 s / (report_within + a round trip) is at most {}",
             number as f64 / took,
-            accounts * 10
+            accounts
         );
         drop(meter.shutdown().await);
     }

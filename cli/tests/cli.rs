@@ -20,7 +20,7 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     fs,
-    io::Write,
+    io::{BufRead, BufReader, Write},
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -74,6 +74,7 @@ impl Service {
         let plan = Plan::from_toml(PLAN).unwrap();
         let meter = CreditMeter::builder(plan, ledger.clone(), IdentityFromExtensions)
             .keep_costs(Duration::from_secs(3600))
+            .report_within(Duration::from_millis(100))
             .build()
             .unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -459,19 +460,25 @@ async fn a_watcher_sees_who_spends() {
         "--count",
         "2",
         "--every",
-        "1s",
+        "2s",
         "--json",
         "--metrics",
         "http://127.0.0.1:1/",
     ]);
-    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut look = || loop {
+        let line = lines.next().expect("another look").unwrap();
+        if let Ok(look) = serde_json::from_str::<Value>(&line) {
+            break look;
+        }
+    };
+    let first = look();
     service.uses("bob", 2_000).await;
+    service.settled("bob", 1).await;
+    let looks = [first, look()];
     let output = child.wait_with_output().unwrap();
-    let text = said(&output, 0, &["watch"]);
-    let looks: Vec<Value> =
-        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    assert_eq!(looks.len(), 2, "{text}");
+    said(&output, 0, &["watch"]);
     let top = &looks[1]["top"][0];
     assert_eq!((&top["account"], &top["used_nano_usd"]), (&"user:bob".into(), &2_000_000.into()));
     assert!(looks[0]["silent_nodes"][0].as_str().unwrap().contains("127.0.0.1:1"));

@@ -12,7 +12,7 @@ use crate::ledger::{Concurrency, ConcurrencyRequest, SHARE_LIFETIME};
 /// Asked for ahead is at most one part in this many of what is left.
 const AHEAD_DIVISOR: u32 = 4;
 
-/// The time for which it counts how many ran, in flush intervals.
+/// The time for which it counts how many ran, in units of [`LeaseRules::flush`].
 const WINDOW: u32 = 5;
 
 /// The share of a lease.

@@ -253,8 +253,8 @@ impl<W, R: Run> Lease<W, R> {
         self.probes = false;
     }
 
-    /// Ends a request, which its owner [takes](Self::take) out then: what it cost is spent, the rest
-    /// of its slice is free. `None` if it was ended before.
+    /// Ends a request, which its owner [takes](Self::take) out then: what it cost is spent, the
+    /// rest of its slice is free. `None` if it was ended before.
     ///
     /// With `ask`, one that stops at its slice and used more is billed as far as the account can
     /// pay, once the ledger has said how far that is. Without, it is billed its slice.

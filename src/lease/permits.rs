@@ -1,9 +1,9 @@
 //! (14) The permits that a lease has for requests to begin, by an account's rate over all nodes.
 //!
-//! A permit lapses twice the flush interval after the renewal that asked for it was sent. So in any
-//! time at most as many requests begin as the rate allows in that time and twice the interval,
-//! whatever the number of nodes. A renewal asks for those that wait, and for as many as begin in a
-//! flush interval where they come steadily: the next ones need not wait then.
+//! A permit lapses twice [`LeaseRules::flush`] after the renewal that asked for it was sent. So in
+//! any time at most as many requests begin as the rate allows in that time and in twice `flush`,
+//! whatever the number of nodes. A renewal asks for those that wait, and for as many as begin in
+//! the time in which they lapse, where they come steadily: the next ones need not wait then.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -23,7 +23,7 @@ pub(super) struct PermitPool {
     /// Requests that began since the last renewal was composed, and when that was.
     begun: u32,
     composed_at: Duration,
-    /// As many as began in a flush interval before that.
+    /// As many as began in `flush` before that.
     pace: u32,
     /// Until then the ledger has none.
     none_until: Duration,

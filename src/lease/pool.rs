@@ -457,7 +457,7 @@ impl<W, R: Run> Pool<W, R> {
 
     /// (14) Looks for a permit. There is none at hand while requests wait for theirs.
     pub(super) fn find_permit(&mut self, rate: AccountRate, now: Duration) -> PermitAnswer {
-        if self.queue.permits_needed() > 0 {
+        if self.queue.needs_permits() {
             return PermitAnswer::Ask;
         }
         self.permits().find(rate, now)

@@ -71,6 +71,12 @@ impl<W, R> Queue<W, R> {
         self.waiting.iter_mut().for_each(|waiting| waiting.is_requested = false);
     }
 
+    /// (14) Returns `true` if a request needs a permit. Each new request asks this, so it looks no
+    /// farther than the first that does.
+    pub(super) fn needs_permits(&self) -> bool {
+        self.waiting.iter().any(|waiting| waiting.want.rate.is_some())
+    }
+
     /// (14) Returns how many requests need a permit.
     pub(super) fn permits_needed(&self) -> usize {
         self.waiting.iter().filter(|waiting| waiting.want.rate.is_some()).count()

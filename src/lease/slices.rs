@@ -127,8 +127,8 @@ impl<R: Run> Slices<R> {
         RunId { slot, serial }
     }
 
-    /// Ends a request for its owner, who [takes](Self::take) it out then: what it cost is spent, the
-    /// rest of its slice is free. `None` if it was handed back already.
+    /// Ends a request for its owner, who [takes](Self::take) it out then: what it cost is spent,
+    /// the rest of its slice is free. `None` if it was handed back already.
     ///
     /// A request that stops at its slice and used more takes from `spare` first. If that is not
     /// enough and `ask` is set, it is pending from now on; otherwise it is billed its slice.

@@ -279,10 +279,12 @@ impl CreditMeterBuilder {
     /// If it is more than five seconds, credits that are held ahead are given back twice that time
     /// after their last use. `docs/scaling.md` has the arithmetic.
     ///
-    /// Where others depend on a report, it is sent within 100 ms, if that is sooner: once an eighth
-    /// of what the account has left is spent or on hold and not reported, once half of the way to
-    /// the next [threshold](Self::thresholds) is, and always if a rate of requests counts over all
-    /// nodes. [`CreditMeter::statement`] asks for one of the identity's own usage at once.
+    /// Where others depend on a report, it is sent within 100 ms, if that is sooner: if what is not
+    /// reported (spent, free again, or held ahead) is an eighth of what the account, or a limit of
+    /// a day or a part, has left; if it is half of what is left to the next
+    /// [threshold](Self::thresholds); and always if a rate of requests counts over all nodes, which
+    /// is the default. [`CreditMeter::statement`] has the identity's own usage on this node
+    /// reported at once.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};

@@ -207,9 +207,10 @@ impl CreditMeter {
     /// Reads the statement of an identity's account for a month, by default for the current one.
     /// The terms are those of its tier; a month that has ended keeps the terms that it had.
     ///
-    /// What the identity has used on this node is reported before, if the ledger answers in time.
-    /// What it uses on other nodes is in the statement within a second
-    /// ([`report_within`](crate::CreditMeterBuilder::report_within)).
+    /// What this `Identity`, or a clone of it, has used on this node is reported before; this waits
+    /// for the ledger up to its timeout. An equal identity that was made anew does not count. What
+    /// other callers of the account use, and what is used on other nodes, is in the statement
+    /// within [`report_within`](crate::CreditMeterBuilder::report_within), 1 s by default.
     ///
     /// # Errors
     ///

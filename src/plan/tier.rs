@@ -304,8 +304,7 @@ pub enum LimitScope {
     /// * Of a request rate they bring permits: in any time `t` at most
     ///   `burst + count x (t + 200 ms) / per` requests begin.
     /// * Of concurrent requests they bring each lease its share. If a node does not reach the
-    ///   ledger
-    ///   for 30 s, others get its share, although its requests may still run.
+    ///   ledger for 30 s, others get its share, although its requests may still run.
     Account,
     /// Each node by itself, without the ledger.
     Node,

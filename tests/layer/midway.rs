@@ -366,9 +366,9 @@ async fn who_is_admitted_on_little_is_refilled_before_that_ends() {
 
 /// However rarely a node reports: what runs is refilled in time.
 #[tokio::test(start_paused = true)]
-async fn a_long_flush_cuts_no_stream_that_has_credits() {
-    for (flush, ahead) in [(60, false), (60, true), (10, false)] {
-        let builder = meter(MemoryLedger::new()).report_within(seconds(flush));
+async fn reports_that_wait_for_long_cut_no_stream_that_has_credits() {
+    for (within, ahead) in [(60, false), (60, true), (10, false)] {
+        let builder = meter(MemoryLedger::new()).report_within(seconds(within));
         let meter =
             if ahead { builder.hold_ahead(tower_credits::HoldAhead::default()) } else { builder }
                 .build()
@@ -395,7 +395,7 @@ async fn a_long_flush_cuts_no_stream_that_has_credits() {
         assert_eq!(
             read(response).await.expect("it is not cut").len(),
             50,
-            "flush {flush} s, ahead: {ahead}"
+            "within {within} s, ahead: {ahead}"
         );
         let settlement = meter.shutdown().await;
         assert!(

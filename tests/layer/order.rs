@@ -58,9 +58,9 @@ impl Ledger for Far {
     }
 }
 
-/// Alice's report is due `flush` after her request; bob asks just before that. How long after it
+/// Alice's report is due `within` her request's end; bob asks just before that. How long after it
 /// was due was it sent?
-async fn report_of_alice(flush: Duration, for_bob: Duration) -> Duration {
+async fn report_of_alice(within: Duration, for_bob: Duration) -> Duration {
     let asked = Arc::default();
     let ledger = Far {
         ledger: MemoryLedger::new(),
@@ -69,7 +69,7 @@ async fn report_of_alice(flush: Duration, for_bob: Duration) -> Duration {
         asked: Arc::clone(&asked),
     };
     let began = ledger.began;
-    let meter = meter(ledger).report_within(flush).build().unwrap();
+    let meter = meter(ledger).report_within(within).build().unwrap();
     let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
         async |_: Request<Empty<Bytes>>| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())),
     ));
@@ -77,7 +77,7 @@ async fn report_of_alice(flush: Duration, for_bob: Duration) -> Duration {
         service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap().status(),
         200
     );
-    sleep((flush - Duration::from_millis(1)).saturating_sub(began.elapsed())).await;
+    sleep((within - Duration::from_millis(1)).saturating_sub(began.elapsed())).await;
     assert_eq!(service.oneshot(request("bob", "pro", Empty::new())).await.unwrap().status(), 200);
     settled(&meter, "alice", "pro", 1).await;
     let asked: &Mutex<Vec<(String, Duration)>> = &asked;
@@ -86,7 +86,7 @@ async fn report_of_alice(flush: Duration, for_bob: Duration) -> Duration {
         asked.iter().map(|(who, _)| who.as_str()).take(3).collect::<Vec<_>>(),
         ["user:alice", "user:bob", "user:alice"]
     );
-    asked[2].1 - flush
+    asked[2].1 - within
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,9 +99,9 @@ async fn what_nobody_waits_for_is_not_sent_before_an_answer_that_somebody_waits_
 #[tokio::test(start_paused = true)]
 async fn but_five_milliseconds_later_it_is_however_long_reports_may_wait() {
     let ms = Duration::from_millis;
-    for flush in [ms(100), ms(5_000)] {
-        let late = report_of_alice(flush, ms(50)).await;
-        assert!((ms(5)..ms(8)).contains(&late), "{late:?} late, flush {flush:?}");
+    for within in [ms(100), ms(5_000)] {
+        let late = report_of_alice(within, ms(50)).await;
+        assert!((ms(5)..ms(8)).contains(&late), "{late:?} late, within {within:?}");
     }
 }
 

@@ -238,6 +238,15 @@ impl Node {
             rate: None,
             most_running: None,
         };
+        if let Some(lease) = &mut self.lease {
+            // Somebody reads the bill, or a threshold is near: neither may change any total.
+            if rng.u8(0..8) == 0 {
+                lease.report_now();
+            }
+            if rng.u8(0..8) == 0 {
+                lease.note_threshold(nanos(rng.i64(0..4 * HOLD)));
+            }
+        }
         for _ in 0..[1, 1, 5][rng.usize(0..3)] {
             let length = [1, 3, 10, 60, 150][rng.usize(0..5)];
             let settles = rng.u8(0..4) > 0;

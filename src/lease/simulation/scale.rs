@@ -25,8 +25,8 @@ const ROUND_TRIP: Duration = Duration::from_millis(2);
 
 /// Renewals a second of one account on one node, where leases hold ahead. Each report waits for a
 /// request and then for `report_within`; each pause longer than `admit_for` costs a renewal that
-/// gives back what was held, and one that admits the next request; one longer than 200 s a last word, and one
-/// that is longer by the time to live a goodbye.
+/// gives back what was held, and one that admits the next request; one longer than 200 s a last
+/// word, and one that is longer by the time to live a goodbye.
 fn formula(rate: f64, rules: &LeaseRules) -> f64 {
     let reports = rate / (1.0 + rate * (rules.report_within + ROUND_TRIP).as_secs_f64());
     let pauses_of = |longer_than: Duration| rate * (-rate * longer_than.as_secs_f64()).exp();

@@ -184,7 +184,7 @@ fn after_a_short_grant_it_asks_again_no_sooner_than_half_of_what_is_left() {
     let (request, _) = pair.start(0, s(0));
     request.0.set(60);
     pair.renew(s(1));
-    // 130 are granted of the 160 it wants: 70 ns are left, so the pause is the flush interval.
+    // 130 are granted of the 160 it wants: 70 ns are left, so the pause is `retry_delay`.
     assert_eq!(pair.book.held(), nanos(130));
     assert_eq!(pair.lease.next(&RULES, false, s(1)), Next::Wait(s(1) + RULES.flush));
 }

@@ -1,4 +1,5 @@
-//! The time at which spending is reported: at once where others depend on it, later otherwise.
+//! The time at which spending is reported: at once if somebody waits for it, soon where others
+//! depend on it, later otherwise.
 
 use super::{renewal::TERMS, *};
 use crate::ledger::AccountRate;
