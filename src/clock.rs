@@ -302,11 +302,7 @@ impl Time {
     /// Returns the month and the day of it. Also notes if the process was suspended: monotonic time
     /// stands still then, and the ledger may have granted to others what this node held.
     pub(crate) fn date(&self, now: Now) -> (Period, u8) {
-        self.date_at(now, self.unix_time())
-    }
-
-    /// The same, with a reading of the calendar's clock that was made just before.
-    pub(crate) fn date_at(&self, now: Now, unix_time: UnixTime) -> (Period, u8) {
+        let unix_time = self.unix_time();
         self.compare(now, unix_time);
         let day = unix_time.as_secs() / SECONDS_PER_DAY + 1;
         let dated = self.0.dated.load(Ordering::Relaxed);

@@ -162,8 +162,8 @@ pub(crate) struct MeteredRequest<'a> {
     pub(crate) hardware: &'a Name,
     pub(crate) feature: &'a Name,
     pub(crate) compute: Duration,
-    /// Compute time that the hold did not cover.
-    pub(crate) overshoot: Duration,
+    /// Returns the compute time that the hold did not cover; called only if somebody listens.
+    pub(crate) overshoot: &'a dyn Fn() -> Duration,
     pub(crate) cost: Credits,
     pub(crate) left: Credits,
     pub(crate) status: Option<u16>,
@@ -190,7 +190,7 @@ macro_rules! ended_event {
             %feature,
             $($path = $value,)?
             compute_seconds = $request.compute.as_secs_f64(),
-            overshoot_seconds = $request.overshoot.as_secs_f64(),
+            overshoot_seconds = ($request.overshoot)().as_secs_f64(),
             cost = %$request.cost,
             left = %$request.left,
             status = $request.status,
@@ -198,11 +198,6 @@ macro_rules! ended_event {
             $message
         );
     }};
-}
-
-/// `true` if events of requests that end go anywhere, or are counted.
-pub(crate) fn is_listened_to() -> bool {
-    cfg!(feature = "metrics") || tracing::enabled!(target: "tower_credits", tracing::Level::INFO)
 }
 
 /// Reports a metered request that ended.
@@ -231,8 +226,9 @@ pub(crate) fn ended(request: &MeteredRequest<'_>) {
         }
         meters::histogram!(meters::COMPUTE, &tags).record(request.compute.as_secs_f64());
         meters::counter!(meters::COST, &tags).increment(request.cost.as_nano_usd().unsigned_abs());
-        if !request.overshoot.is_zero() {
-            meters::histogram!(meters::OVERSHOOT, &tags).record(request.overshoot.as_secs_f64());
+        let overshoot = (request.overshoot)();
+        if !overshoot.is_zero() {
+            meters::histogram!(meters::OVERSHOOT, &tags).record(overshoot.as_secs_f64());
         }
     }
 }

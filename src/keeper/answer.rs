@@ -44,7 +44,6 @@ pub(super) fn apply(
 ) -> Option<Effect> {
     let entry = &landed.entry;
     let mut state = entry.lock();
-    state.landed(landed.lease, landed.seq);
     let mut failure_logged_at = state.failure_logged_at;
     let lease = state.leases_mut().find(|lease| lease.id() == landed.lease)?;
     let acknowledged = lease.acknowledged();
@@ -87,6 +86,7 @@ pub(super) fn apply(
     }
     effect.settled = lease.acknowledged().saturating_sub(acknowledged);
     table.note_in_journal(entry, &mut state);
+    state.tell_readers(landed.lease, landed.answer.is_ok());
     state.failure_logged_at = failure_logged_at;
     let is_full = effect.standing.is_some_and(|(standing, _)| standing.used == Credits::MAX);
     effect.is_newly_full = is_full && !std::mem::replace(&mut state.is_full_logged, is_full);

@@ -59,9 +59,7 @@ impl<'a> EndedRequest<'a> {
         else {
             return;
         };
-        if self.request.origin.span.is_some() || observe::is_listened_to() {
-            self.emit(finished, now);
-        }
+        self.emit(finished, now);
         if !table.records.is_empty() && !self.request.is_shut_down() {
             table.records.push(record_of(self.request, self.billed, finished, table, now));
         }
@@ -84,7 +82,7 @@ impl<'a> EndedRequest<'a> {
                 hardware: &workload.hardware,
                 feature: &workload.feature,
                 compute,
-                overshoot: compute.saturating_sub(self.request.runway_of_slice()),
+                overshoot: &|| compute.saturating_sub(self.request.runway_of_slice()),
                 cost,
                 left: self.left,
                 status,

@@ -55,8 +55,8 @@ pub(super) struct EntryState {
     /// The moment by which the worker was asked to examine it since the last examination, if it
     /// was.
     asked_by: Option<Duration>,
-    /// Those who wait for a report of all that is spent: the lease and the number of the renewal
-    /// that says it. They are told by dropping the sender.
+    /// Those who wait for a report of all that is spent: the lease and the number of the batch that
+    /// brings it. They are told by dropping the sender.
     readers: Vec<(LeaseId, u64, oneshot::Sender<()>)>,
     /// It waits in the worker's backlog.
     pub(super) is_in_backlog: bool,
@@ -266,24 +266,32 @@ impl EntryState {
         true
     }
 
-    /// Notes that the worker examines it now.
-    pub(super) fn examined(&mut self) {
-        self.asked_by = None;
+    /// Notes that the worker examines it now. Returns the moment by which it was asked to do so.
+    pub(super) fn examined(&mut self) -> Option<Duration> {
+        self.asked_by.take()
     }
 
     /// Has all that is spent reported now. The answer comes once the ledger has answered; `None` if
     /// there is nothing to report.
     pub(super) fn report_now(&mut self) -> Option<oneshot::Receiver<()>> {
-        let seq = self.lease.report_now()?;
+        let batch = self.lease.report_now()?;
         let (sender, receiver) = oneshot::channel();
         self.readers.retain(|(_, _, reader)| !reader.is_closed());
-        self.readers.push((self.lease.id(), seq, sender));
+        self.readers.push((self.lease.id(), batch, sender));
         Some(receiver)
     }
 
-    /// Tells those who wait for a report that a renewal has landed, whatever its answer.
-    pub(super) fn landed(&mut self, landed: LeaseId, seq: u64) {
-        self.readers.retain(|(lease, of, _)| *lease == landed && *of > seq);
+    /// Tells those who wait for a report that it is there, or that the ledger did not answer.
+    pub(super) fn tell_readers(&mut self, landed: LeaseId, is_answered: bool) {
+        if self.readers.is_empty() {
+            return;
+        }
+        let mut readers = std::mem::take(&mut self.readers);
+        readers.retain(|(of, batch, _)| {
+            let lease = self.leases().find(|lease| lease.id() == *of);
+            lease.is_some_and(|lease| *of != landed || (is_answered && !lease.has_reported(*batch)))
+        });
+        self.readers = readers;
     }
 
     /// Notes the terms that a request states.

@@ -71,6 +71,11 @@ impl AccountHandle {
         RateState { quota, remaining, reset }
     }
 
+    /// Returns the handle of an account's entry, if there is one.
+    pub(crate) fn find(table: &Arc<AccountTable>, scope: &LeaseScope) -> Option<Self> {
+        Some(Self { table: Arc::clone(table), entry: table.find(scope)? })
+    }
+
     /// Has all that is spent on this lease reported, and waits until the ledger has answered or
     /// does not in time.
     pub(crate) async fn report(&self) {
@@ -79,11 +84,6 @@ impl AccountHandle {
             self.attend();
             drop(timeout(self.table.rules.deadline, reported).await);
         }
-    }
-
-    /// `true` if it is a handle to the same entry.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.entry, &other.entry)
     }
 
     /// Has the worker examine the account's lease now.
@@ -209,29 +209,32 @@ impl HeldSlice {
         // It is not there if its lease is gone, with a month that ended long ago.
         state.lease.run_mut(id).map(look)?;
         let closing = state.lease.close(id, ask, now)?;
+        let request = state.lease.take(id);
         let has_waiting = state.lease.has_waiting();
         if has_waiting && let Some(woke_at) = table.time.notice() {
             state.lease.mark_suspended(&table.rules, woke_at);
         }
         let served = has_waiting.then(|| state.lease.grant_spare(oneshot::Sender::is_closed, now));
         let is_pending = matches!(closing, Closing::Pending(_));
-        let due = match state.lease.report_at(&table.rules) {
-            Duration::MAX => Duration::MAX,
-            due if table.phase.get() == Phase::Open => due,
-            _ => now,
+        let due = match (state.lease.report_at(&table.rules), table.phase.get()) {
+            (Duration::MAX, _) => Duration::MAX,
+            // Its turn comes.
+            (_, Phase::Open) if state.is_in_backlog => Duration::MAX,
+            (due, Phase::Open) => due,
+            (_, Phase::Closing | Phase::Orphaned) => now,
         };
         let must_ask = !is_pending && state.must_ask_for(due);
         table.note_in_journal(entry, &mut state);
         let standing = state.lease.standing().with_unreported(state.lease.unreported());
-        let request = state.lease.take(id);
         drop(state);
-        if let Some(served) = served {
-            deliver(&handle, served, None);
-        }
+        // First, so that the worker is told whatever the host's code does below.
         if is_pending {
             table.attend(entry);
         } else if must_ask {
             table.attend_by(entry, due);
+        }
+        if let Some(served) = served {
+            deliver(&handle, served, None);
         }
         let billed = match closing {
             Closing::Settled(billed) => billed,

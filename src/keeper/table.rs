@@ -142,13 +142,18 @@ impl AccountTable {
         self.entries.iter().map(|entry| Arc::clone(entry.value())).collect()
     }
 
+    /// Returns the entry of an account, or of a part of it, if there is one.
+    pub(super) fn find(&self, scope: &LeaseScope) -> Option<Arc<AccountEntry>> {
+        self.entries.get(scope).map(|entry| Arc::clone(&entry))
+    }
+
     /// Returns the entry of an account, or of a part of it, and makes it if there is none.
     pub(super) fn entry(&self, scope: &LeaseScope) -> Result<Arc<AccountEntry>, AdmissionError> {
         if self.phase.get() == Phase::Closing {
             return Err(AdmissionError::ShuttingDown);
         }
-        if let Some(entry) = self.entries.get(scope) {
-            return Ok(Arc::clone(&entry));
+        if let Some(entry) = self.find(scope) {
+            return Ok(entry);
         }
         let mut whole = None;
         while let (None, Some(scope)) = (&whole, scope.whole()) {
@@ -173,8 +178,8 @@ impl AccountTable {
     /// Returns the entry of an account that a journal has a lease of, however many there are.
     #[cfg(feature = "journal")]
     pub(super) fn entry_of_recovered(&self, scope: &LeaseScope) -> Option<Arc<AccountEntry>> {
-        if let Some(entry) = self.entries.get(scope) {
-            return Some(Arc::clone(&entry));
+        if let Some(entry) = self.find(scope) {
+            return Some(entry);
         }
         let mut whole = None;
         while let (None, Some(scope)) = (&whole, scope.whole()) {

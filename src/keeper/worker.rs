@@ -296,12 +296,14 @@ impl Worker {
         let shard = table.ledger.shard(&entry.account);
         let mut guard = entry.lock();
         let state = &mut **guard;
-        state.examined();
+        // Who asked for an examination later than now need not ask again.
+        let asked_by = state.examined().filter(|at| *at > now);
         state.lease.remove_waiting(oneshot::Sender::is_closed);
         if state.lease.only_probes() && !self.shards.get(shard).is_open() {
             state.lease.cancel_probe();
         }
         let mut next = self.renew_due((entry, shard), state, &rules, is_its_turn, now);
+        next = asked_by.map_or(next, |at| at.min(next));
 
         state.retired.retain(|lease| lease.next(&rules, is_ending, now) != Next::Gone);
         let mut becomes_dormant = false;

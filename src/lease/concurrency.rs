@@ -48,6 +48,11 @@ impl ConcurrencyPool {
         count(running) < self.share.min(most.get()) && now < self.admit_until
     }
 
+    /// Returns `true` if it has room that its requests do not use: others may lack it.
+    pub(super) fn is_unused(&self, running: usize) -> bool {
+        self.most.is_some() && count(running) < self.share
+    }
+
     /// Notes that so many requests run.
     pub(super) fn note_running(&mut self, running: usize) {
         self.peak = self.peak.max(count(running));

@@ -149,14 +149,19 @@ impl<W, R: Run> Lease<W, R> {
     }
 
     /// Has all that is spent reported now, because somebody waits for that. Returns the number of
-    /// the renewal that says it; `None` if the ledger knows it.
+    /// the batch that brings it; `None` if the ledger knows it.
     pub(crate) fn report_now(&mut self) -> Option<u64> {
         let is_known = self.pool.outbox().is_settled() && !self.is_running();
         if is_known || !self.life.is_open() {
             return None;
         }
         self.is_awaited = true;
-        Some(self.exchange.seq() + 1)
+        Some(self.pool.outbox().next_batch())
+    }
+
+    /// Returns `true` if the ledger has acknowledged the batch of this number.
+    pub(crate) fn has_reported(&self, batch: u64) -> bool {
+        self.pool.outbox().has_acknowledged(batch)
     }
 
     /// Admits no request on what was granted before the process was suspended, until `woke_at`: the
@@ -424,13 +429,16 @@ impl<W, R: Run> Lease<W, R> {
             self.life.leave();
         }
         let forget = self.life.is_leaving();
+        let is_resent = self.pool.outbox().has_frozen();
         let reported =
             if self.exchange.has_spoken() { self.pool.outbox().reported() } else { Credits::ZERO };
         // A lease that leaves holds nothing ahead.
         let ahead = rules.ahead.filter(|_| !forget);
         let Report { batch, keep, refill, need, extra, permits, concurrency } =
             self.pool.report(&LeaseRules { ahead, ..*rules }, now);
-        (self.probes, self.is_awaited) = (false, false);
+        self.probes = false;
+        // A batch that is sent again brings nothing that was spent since.
+        self.is_awaited &= is_resent;
         let seq = self.exchange.send(Flight {
             sent_at: now,
             batch: batch.number,

@@ -110,6 +110,16 @@ impl Outbox {
         self.dirty_since
     }
 
+    /// Returns the number of the batch that brings what is spent by now.
+    pub(super) fn next_batch(&self) -> u64 {
+        self.batches + 1
+    }
+
+    /// Returns `true` if the batch of this number is acknowledged.
+    pub(super) fn has_acknowledged(&self, number: u64) -> bool {
+        self.batches >= number && self.frozen.as_ref().is_none_or(|batch| batch.number > number)
+    }
+
     /// Returns `true` if a batch is frozen.
     pub(super) fn has_frozen(&self) -> bool {
         self.frozen.is_some()

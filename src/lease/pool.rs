@@ -169,11 +169,13 @@ impl<W, R: Run> Pool<W, R> {
     }
 
     /// Returns the time for which what is to be reported may wait. It is short if the ledger does
-    /// not know of so much that others would be denied for it, or learn it too late; and if it
-    /// counts permits, which are brought along.
+    /// not know of so much that others would be denied for it, or learn it too late; if part of a
+    /// share is free again; and if it counts permits, which are brought along.
     fn may_wait(&self, rules: &LeaseRules) -> Duration {
         let unsaid = self.outbox.unreported().saturating_add(self.spare());
-        let is_urgent = unsaid >= self.slack || self.permits.is_some();
+        let running = self.slices.running();
+        let has_share = self.concurrency.as_ref().is_some_and(|share| share.is_unused(running));
+        let is_urgent = unsaid >= self.slack || has_share || self.permits.is_some();
         if is_urgent { rules.flush } else { rules.report_within }
     }
 

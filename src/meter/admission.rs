@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Credits, Feature, Identity, Period, Plan, RequestId,
-    clock::{Now, UnixTime, until},
+    clock::{Now, until},
     contained::contained,
     identify::{IdentifyError, Identifying, RequestHead},
     keeper::{
@@ -133,8 +133,7 @@ impl CreditMeter {
             Some(classify) => match contained("the classifier", || classify(head, &plan)) {
                 Ok(classification) => classification,
                 Err(_) => {
-                    let arrived_at = self.inner.time.unix_time();
-                    let origin = self.origin(&plan, head, id, arrived_at);
+                    let origin = self.origin(&plan, head, id);
                     let denied = self.deny(Rejection::Unclassified, Whose::Unknown, &origin);
                     return Decision::now(denied);
                 }
@@ -163,14 +162,13 @@ impl CreditMeter {
             Classification::Unknown => Target::Unlisted(self.unlisted(head, &plan, None)),
         };
         self.ensure_worker();
-        let arrived_at = self.inner.time.unix_time();
-        let origin = self.origin(&plan, head, id, arrived_at);
+        let origin = self.origin(&plan, head, id);
         let bill_to = self.bill_to(head);
         match self.identifying(head) {
             Identifying::Ready(identity) => {
                 let payer =
                     identity.and_then(|identity| self.payer(identity, bill_to, Some(&origin)));
-                self.decide_for(&plan, payer, target, origin, Some(arrived_at))
+                self.decide_for(&plan, payer, target, origin)
             }
             Identifying::Later(identity) => {
                 let (meter, plan) = (self.clone(), Arc::clone(&plan));
@@ -181,7 +179,7 @@ impl CreditMeter {
                     observe::identified(began.elapsed());
                     let payer =
                         identity.and_then(|identity| meter.payer(identity, bill_to, Some(&origin)));
-                    match meter.decide_for(&plan, payer, target, origin, None) {
+                    match meter.decide_for(&plan, payer, target, origin) {
                         Decision::Now(known) => known,
                         Decision::Later(deciding) => deciding.await,
                     }
@@ -191,14 +189,13 @@ impl CreditMeter {
     }
 
     /// Decides on a request once its caller is known, or is not. An unknown caller does not learn
-    /// which paths there are. `arrived_at` is the calendar's time if that was read just before.
+    /// which paths there are.
     fn decide_for(
         &self,
         plan: &Arc<Plan>,
         payer: Result<Arc<Identity>, IdentifyError>,
         target: Target,
         origin: Origin,
-        arrived_at: Option<UnixTime>,
     ) -> Decision {
         let payer = match payer {
             Ok(payer) => payer,
@@ -208,7 +205,7 @@ impl CreditMeter {
             }
         };
         match target {
-            Target::Workload(workload) => self.ask(plan, &payer, workload, origin, arrived_at),
+            Target::Workload(workload) => self.ask(plan, &payer, workload, origin),
             Target::InBody(model) => Decision::Now(Known::NeedsBody(Box::new(NeedsBody {
                 payer,
                 origin,
@@ -240,7 +237,7 @@ impl CreditMeter {
         let NeedsBody { payer, plan, origin, .. } = needs;
         match classification {
             Ok(Classification::Workload(workload)) => {
-                self.ask(plan, payer, with_feature(head, plan, workload), origin.clone(), None)
+                self.ask(plan, payer, with_feature(head, plan, workload), origin.clone())
             }
             Ok(Classification::UnknownModel(model)) => {
                 let unlisted = self.unlisted_in_body(head, model);
@@ -270,16 +267,11 @@ impl CreditMeter {
     }
 
     /// Returns the origin of a request that is not free.
-    fn origin(
-        &self,
-        plan: &Plan,
-        head: RequestHead<'_>,
-        id: &mut Option<RequestId>,
-        arrived_at: UnixTime,
-    ) -> Origin {
+    fn origin(&self, plan: &Plan, head: RequestHead<'_>, id: &mut Option<RequestId>) -> Origin {
         let has_path = self.inner.settings.shadow
             || self.inner.host_policy.is_some()
             || plan.unbilled().is_some();
+        let arrived_at = self.inner.time.unix_time();
         let id = id.insert(RequestId::of_request(head.extensions, arrived_at)).clone();
         Origin::new(id, head.uri, head.headers, has_path)
     }
@@ -291,11 +283,9 @@ impl CreditMeter {
         identity: &Arc<Identity>,
         workload: Arc<Workload>,
         origin: Origin,
-        arrived_at: Option<UnixTime>,
     ) -> Decision {
-        let time = &self.inner.time;
-        let now = time.now();
-        let today = arrived_at.map_or_else(|| time.date(now), |read| time.date_at(now, read));
+        let now = self.inner.time.now();
+        let today = self.inner.time.date(now);
         let workload = if workload.has_dated_rates() {
             let now = self.inner.keeper.ledger_time();
             workload.in_force_at(now).cloned().unwrap_or(workload)

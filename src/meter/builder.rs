@@ -283,8 +283,8 @@ impl CreditMeterBuilder {
     /// reported (spent, free again, or held ahead) is an eighth of what the account, or a limit of
     /// a day or a part, has left; if it is half of what is left to the next
     /// [threshold](Self::thresholds); and always if a rate of requests counts over all nodes, which
-    /// is the default. [`CreditMeter::statement`] has the identity's own usage on this node
-    /// reported at once.
+    /// is the default. [`CreditMeter::statement`] has the account's usage on this node reported at
+    /// once.
     ///
     /// ```
     /// # use tower_credits::{CreditMeter, MemoryLedger, Plan, identify::IdentityFromExtensions};

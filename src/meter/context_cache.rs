@@ -119,29 +119,6 @@ pub(super) fn find_context(
     Ok((context, handle))
 }
 
-/// Returns the handles of the accounts' entries that an identity's requests in a month have used
-/// lately, as far as its cache has them.
-pub(super) fn used_entries(
-    meter: &CreditMeter,
-    identity: &Identity,
-    period: Period,
-) -> Vec<AccountHandle> {
-    let stored = identity.cache.load();
-    let stored = stored.as_ref().and_then(|stored| stored.downcast_ref::<Contexts>());
-    let (number, table) = (meter.inner.number, meter.inner.keeper.table());
-    let mut handles: Vec<AccountHandle> = Vec::new();
-    for cached in stored.into_iter().flatten() {
-        if cached.meter == number
-            && cached.period == period
-            && let Some(handle) = cached.handle.upgrade(table)
-            && !handles.iter().any(|known| known.is_same(&handle))
-        {
-            handles.push(handle);
-        }
-    }
-    handles
-}
-
 fn unknown_tier(identity: &Identity) -> Rejection {
     let Identity { account, tier, .. } = identity;
     tracing::error!(

@@ -14,7 +14,6 @@ use tokio::{runtime::Handle, time::timeout};
 
 use super::{
     bill_policy::HostPolicy,
-    context_cache::used_entries,
     denied::{Denied, Whose},
     settings::{Classify, FormatChoice, Settings},
     shadow::{ShadowCounts, ShadowDenials},
@@ -30,8 +29,9 @@ use crate::{
     keeper::{AccountHandle, Keeper, Settlement, Unsettled},
     ledger::{Ledger, LedgerError, Statement},
     metering::{Instruments, Origin},
-    plan::PlanHandle,
+    plan::{PlanHandle, Tier},
     records::RecordStats,
+    terms::LeaseScope,
 };
 
 /// The most paths that are logged because they are not in the plan, once each.
@@ -207,10 +207,10 @@ impl CreditMeter {
     /// Reads the statement of an identity's account for a month, by default for the current one.
     /// The terms are those of its tier; a month that has ended keeps the terms that it had.
     ///
-    /// What this `Identity`, or a clone of it, has used on this node is reported before; this waits
-    /// for the ledger up to its timeout. An equal identity that was made anew does not count. What
-    /// other callers of the account use, and what is used on other nodes, is in the statement
-    /// within [`report_within`](crate::CreditMeterBuilder::report_within), 1 s by default.
+    /// What the account, or the identity's part of it, has used on this node is reported before;
+    /// this waits for the ledger up to its timeout. What is used in other parts and on other nodes
+    /// is in the statement within
+    /// [`report_within`](crate::CreditMeterBuilder::report_within), 1 s by default.
     ///
     /// # Errors
     ///
@@ -226,9 +226,27 @@ impl CreditMeter {
         let tier = tier.ok_or_else(|| {
             LedgerError::Refused(format!("tier `{}` is not in the plan", identity.tier))
         })?;
-        let used = used_entries(self, identity, period);
-        join_all(used.iter().map(AccountHandle::report)).await;
+        if Handle::try_current().is_ok() {
+            self.ensure_worker();
+            let used = self.entries_of(identity, &tier, period);
+            join_all(used.iter().map(AccountHandle::report)).await;
+        }
         self.inner.ledger.statement(&identity.account, period, Some(tier.terms())).await
+    }
+
+    /// Returns the entries that requests of an identity use on this node: without models, and for
+    /// each rule of its tier that has limits for some.
+    fn entries_of(&self, identity: &Identity, tier: &Tier, period: Period) -> Vec<AccountHandle> {
+        let Identity { account, part, .. } = identity;
+        let table = self.inner.keeper.table();
+        tier.parts_of_models()
+            .map(Some)
+            .chain([None])
+            .filter_map(|models| {
+                let (account, part) = (account.clone(), part.clone());
+                AccountHandle::find(table, &LeaseScope { account, part, models, period })
+            })
+            .collect()
     }
 
     /// Returns the operator's handle on the accounts of this meter's ledger.

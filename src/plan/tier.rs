@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use super::TierName;
-use crate::{Credits, Limits, ledger::Terms, tariff::PriceFactor};
+use crate::{Credits, Limits, Part, ledger::Terms, tariff::PriceFactor};
 
 /// The hold of a tier that does not set one.
 const DEFAULT_HOLD: Duration = Duration::from_secs(1);
@@ -216,6 +216,12 @@ impl Tier {
     pub(crate) fn rule_for(&self, model: &str) -> Option<&TierModels> {
         let matching = self.models.iter().filter(|models| models.matches(model));
         matching.max_by_key(|models| (models.prefix().is_none(), models.pattern.len()))
+    }
+
+    /// Returns the parts of an account that the rules for models with limits make.
+    pub(crate) fn parts_of_models(&self) -> impl Iterator<Item = Part> {
+        let limited = self.models.iter().filter(|rule| !rule.limits.is_none());
+        limited.map(|rule| Part::of_models(&rule.pattern))
     }
 
     /// Returns what the tier allows an account.

@@ -122,7 +122,10 @@ async fn what_a_request_did_not_use_is_free_in_time_and_a_call_after_its_end() {
             let ledger = Switched::default();
             ledger.takes(call);
             let meter = meter(ledger).report_within(ms(1_000)).build().unwrap();
-            let held = async || statement(&meter, "alice", tier).await.held;
+            // As the ledger has it: to ask the meter would have it reported.
+            let (accounts, alice) = (meter.accounts(), Account::user("alice").unwrap());
+            let month = statement(&meter, "bob", tier).await.period;
+            let held = async || accounts.statement(&alice, month).await.unwrap().held;
             let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
                 move |request: Request<Empty<Bytes>>| async move {
                     let is_first = request.headers().contains_key("first");
@@ -164,13 +167,13 @@ async fn a_caller_who_asks_sees_at_once_what_it_used_on_this_node() {
                 Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
             },
         ));
-        let alice = std::sync::Arc::new(identity("alice", "pro"));
         for asked in 1..=3 {
-            let request = Request::post("/models/echo").extension(std::sync::Arc::clone(&alice));
-            drop(service.clone().oneshot(request.body(Empty::new()).unwrap()).await.unwrap());
+            // Of each request the host makes another identity.
+            let request = request("alice", "pro", Empty::new());
+            drop(service.clone().oneshot(request).await.unwrap());
             let began = Instant::now();
             ledger.off(is_away && asked == 3);
-            let statement = meter.statement(&alice, None).await.unwrap();
+            let statement = statement(&meter, "alice", "pro").await;
             let requests = if is_away && asked == 3 { 2 } else { asked };
             assert_eq!(statement.requests(), requests);
             let longest = if requests == asked { call * 2 + ms(8) } else { ms(260) };

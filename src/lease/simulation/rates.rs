@@ -152,7 +152,7 @@ fn run_with_faults(seed: u64, rate: AccountRate) -> (Vec<u64>, bool) {
     let ahead = rng.bool().then(HoldAhead::default);
     let rules = LeaseRules {
         flush: at(FLUSH),
-        report_within: at(FLUSH),
+        report_within: at(10 * FLUSH),
         deadline: at(DEADLINE),
         ahead,
         ..Default::default()

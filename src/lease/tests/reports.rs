@@ -96,15 +96,49 @@ fn somebody_who_waits_for_it_has_all_reported_at_once() {
     let (_, first) = pair.start(30, s(0));
     let (_, key) = pair.start(1, s(0));
     pair.lease.end(first, true, s(4));
-    assert_eq!(pair.lease.report_now(), Some(3));
+    let batch = pair.lease.report_now().unwrap();
+    assert!(!pair.lease.has_reported(batch));
     assert_eq!(pair.until(s(4), s(6)), [s(4)]);
+    assert!(pair.lease.has_reported(batch));
     assert_eq!(pair.book.used(), nanos(30));
-    assert_eq!(pair.lease.report_now(), Some(4), "what runs may have spent more");
+    assert!(pair.lease.report_now().is_some(), "what runs may have spent more");
+    pair.until(s(6), s(6));
     pair.lease.end(key, true, s(7));
-    let in_flight = pair.lease.renew(&pair.rules, TERMS, false, s(7));
-    assert_eq!(pair.lease.report_now(), Some(in_flight.seq + 1), "that one was sent before");
-    pair.lease.unanswered(&pair.rules, in_flight.seq, s(8));
-    let retry = pair.rules.retry_delay() / 4;
-    assert_eq!(pair.until(s(8), s(9))[0], s(8) + retry, "not sooner than it is tried again");
+    pair.until(s(7), s(9));
     assert_eq!(pair.lease.report_now(), None, "all is known");
+}
+
+/// A batch that was lost is sent again unchanged. What was spent since comes in the one after it,
+/// which does not wait either.
+#[test]
+fn what_was_spent_after_a_renewal_that_was_lost_is_in_the_one_after_its_copy() {
+    let mut pair = Pair::patient(1_000_000);
+    let (_, first) = pair.start(30, s(0));
+    let (_, second) = pair.start(1, s(0));
+    pair.lease.end(first, true, s(7));
+    let lost = pair.lease.renew(&pair.rules, TERMS, false, s(7));
+    pair.lease.end(second, true, s(7));
+    let batch = pair.lease.report_now().unwrap();
+    assert!(batch > lost.batch);
+    pair.lease.unanswered(&pair.rules, lost.seq, s(8));
+    let retry = s(8) + pair.rules.retry_delay() / 4;
+    assert_eq!(pair.until(s(8), s(9)), [retry, retry], "its copy, and all since");
+    assert!(pair.lease.has_reported(batch));
+    assert_eq!(pair.book.used(), nanos(31));
+}
+
+#[test]
+fn a_share_that_is_free_again_is_given_back_soon() {
+    let most = SliceRequest { most_running: NonZeroU32::new(15), ..WANT };
+    let mut pair = Pair::patient(1_000_000);
+    let begin = |pair: &mut Pair| {
+        pair.lease.enqueue(most, unused(), ());
+        pair.renew(s(0)).admitted[0].1
+    };
+    let (first, second) = (begin(&mut pair), begin(&mut pair));
+    pair.lease.end(first, true, s(1));
+    assert_eq!(pair.lease.report_at(&pair.rules), s(1) + SOON);
+    pair.until(s(1), s(2));
+    pair.lease.end(second, true, s(3));
+    assert_eq!(pair.lease.report_at(&pair.rules), s(3) + SOON);
 }
