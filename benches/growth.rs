@@ -48,12 +48,15 @@ impl Ledger for Generous {
             .into_iter()
             .try_fold(renewal.keep, Credits::checked_add)
             .unwrap();
+        let mut standing = Standing::default();
+        standing.limit = Credits::MAX;
         let outcome = if renewal.forget {
             Outcome::Forgotten
         } else {
             Outcome::Renewed {
                 hold,
-                standing: Standing::default(),
+                // So much is left that reports can wait.
+                standing,
                 permits: None,
                 concurrency: None,
                 parts: Default::default(),

@@ -106,6 +106,8 @@ pub(super) fn find_context(
     let others = stored.into_iter().flatten().filter(is_current).rev();
     let mut contexts: Contexts = others.take(MAX_CACHED_CONTEXTS - 1).cloned().collect();
     contexts.reverse();
+    // Most identities have one, and it stays as long as they do.
+    contexts.reserve_exact(1);
     contexts.push(CachedContext {
         meter: number,
         plan: plan.number(),
