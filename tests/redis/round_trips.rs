@@ -7,7 +7,9 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::Empty;
 use tower::{ServiceBuilder, ServiceExt, service_fn};
-use tower_credits::{Identity, RedisLedger};
+use tower_credits::{
+    Account, CreditMeter, Identity, Period, RedisLedger, clock::UnixTime, ledger::Statement,
+};
 
 use crate::support::{proxy::Proxy, redis_server::RedisServer, *};
 
@@ -106,15 +108,17 @@ async fn a_call_that_takes_a_while_asks_no_more_than_its_refills() {
     settled(&meter, "bob", "pro", 1).await;
     let (before, began) = (renewals(&server), std::time::Instant::now());
     let alice = tokio::spawn(service.clone().oneshot(request("alice", "pro", Empty::new())));
-    eventually(async || {
-        (statement(&meter, "alice", "pro").await.held == nanos(SLICE)).then_some(())
-    })
-    .await;
+    eventually(async || (in_ledger(&meter, "alice").await.held == nanos(SLICE)).then_some(()))
+        .await;
     // While hers runs, others are admitted and report what they spent, many times the interval of
     // reports.
     for requests in 1..=8 {
         service.clone().oneshot(request("carol", "pro", Empty::new())).await.unwrap();
-        settled(&meter, "carol", "pro", requests).await;
+        eventually(async || {
+            let carol = in_ledger(&meter, "carol").await;
+            (carol.held.is_zero() && carol.requests() == requests).then_some(())
+        })
+        .await;
     }
     // One for alice's admission; carol's are admitted and reported. Hers is refilled after each
     // half of its hold, of a second.
@@ -206,7 +210,7 @@ async fn those_who_wait_together_share_one() {
         running.push(tokio::spawn(service.clone().oneshot(request("alice", "pro", Empty::new()))));
     }
     let held = eventually(async || {
-        let held = statement(&meter, "alice", "pro").await.held;
+        let held = in_ledger(&meter, "alice").await.held;
         (held >= nanos(50 * HOLD)).then_some(held)
     })
     .await;
@@ -215,4 +219,10 @@ async fn those_who_wait_together_share_one() {
     assert!(asked <= 2, "the first asks at once, the others together: {asked}");
     running.iter().for_each(tokio::task::JoinHandle::abort);
     settled(&meter, "alice", "pro", 50).await;
+}
+
+/// The statement as the ledger has it: to ask the meter would have more reported.
+async fn in_ledger(meter: &CreditMeter, user: &str) -> Statement {
+    let month = Period::containing(UnixTime::now());
+    meter.accounts().statement(&Account::user(user).unwrap(), month).await.unwrap()
 }
