@@ -126,7 +126,7 @@ impl QuotaBucket {
     }
 }
 
-/// What the header fields of a response say about its account's request rate. It travels with every
+/// The header fields in which a response says its account's request rate. It travels with every
 /// request, so it is small.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RateFields {

@@ -41,8 +41,8 @@ pub(crate) struct CutRequest {
 }
 
 impl CutRequest {
-    /// `true` if a request is one.
-    pub(super) fn is_one(request: &RunningRequest) -> bool {
+    /// `true` if that is said of a request.
+    pub(super) fn is_said_of(request: &RunningRequest) -> bool {
         let is_cut_off = request.finished().is_some_and(|finished| finished.end == End::CutOff);
         is_cut_off || request.is_shadow()
     }

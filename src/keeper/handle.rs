@@ -242,7 +242,8 @@ impl HeldSlice {
         };
         let Some(request) = request else { return Some(Ended { billed, cut: None }) };
         EndedRequest::new(&request, billed, standing.left(Credits::ZERO)).observe(table, both);
-        let cut = CutRequest::is_one(&request).then(|| Box::new(CutRequest { request, standing }));
+        let cut =
+            CutRequest::is_said_of(&request).then(|| Box::new(CutRequest { request, standing }));
         Some(Ended { billed, cut })
     }
 }

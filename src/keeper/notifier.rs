@@ -85,9 +85,9 @@ impl ThresholdNotifier {
             }
         }
         for (bit, &threshold) in thresholds.iter().enumerate() {
+            next = next.min(threshold.distance(standing));
             // The limit of a month that has ended shrinks with the purchased credits that later
             // months draw.
-            next = next.min(threshold.distance(standing));
             if !(standing.ended && matches!(threshold, Threshold::Limit(_) | Threshold::Left(_)))
                 && let Some(of) = threshold.reached(standing)
             {

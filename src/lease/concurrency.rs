@@ -12,7 +12,7 @@ use crate::ledger::{Concurrency, ConcurrencyRequest, SHARE_LIFETIME};
 /// Asked for ahead is at most one part in this many of what is left.
 const AHEAD_DIVISOR: u32 = 4;
 
-/// The time for which it counts how many ran, in units of [`LeaseRules::flush`].
+/// The time for which it counts how many ran, in units of [`LeaseRules::report_soon`].
 const WINDOW: u32 = 5;
 
 /// The share of a lease.
@@ -74,7 +74,7 @@ impl ConcurrencyPool {
         let most = self.most?;
         let (running, waiting) = (count(running), count(waiting));
         let ahead = if rules.ahead.is_some() { self.ahead(running) } else { 0 };
-        if now >= self.since + rules.flush * WINDOW {
+        if now >= self.since + rules.report_soon * WINDOW {
             (self.before, self.peak, self.since) = (self.peak, running, now);
         }
         let wanted = running.saturating_add(waiting.max(ahead));
@@ -116,10 +116,10 @@ impl ConcurrencyPool {
         match count(running) {
             _ if self.share == 0 && running == 0 => Duration::MAX,
             // Others are denied for lack of it.
-            running if running < self.share && self.left == 0 => asked_at + rules.flush / 10,
+            running if running < self.share && self.left == 0 => asked_at + rules.report_soon / 10,
             // More than is kept ahead of so few.
             running if running.saturating_mul(2) < self.share => {
-                asked_at + (rules.flush * WINDOW).min(admit_for(rules))
+                asked_at + (rules.report_soon * WINDOW).min(admit_for(rules))
             }
             _ => asked_at + admit_for(rules),
         }
@@ -187,8 +187,8 @@ mod tests {
     #[test]
     fn the_ledger_is_asked_before_a_share_lapses_and_soon_if_others_need_it() {
         let rules = LeaseRules::default();
-        let (soon, lapses) = (ms(1_000) + rules.flush / 10, ms(1_000) + admit_for(&rules));
-        let unneeded = ms(1_000) + (rules.flush * WINDOW).min(admit_for(&rules));
+        let (soon, lapses) = (ms(1_000) + rules.report_soon / 10, ms(1_000) + admit_for(&rules));
+        let unneeded = ms(1_000) + (rules.report_soon * WINDOW).min(admit_for(&rules));
         for (share, left, running, due) in [
             (0, 0, 0, Duration::MAX),
             (0, 5, 0, Duration::MAX),
@@ -224,7 +224,7 @@ mod tests {
     fn it_asks_for_those_that_wait_and_for_twice_as_many_as_lately_ran() {
         let rules =
             LeaseRules { ahead: Some(crate::HoldAhead::default()), ..LeaseRules::default() };
-        let window = rules.flush * WINDOW;
+        let window = rules.report_soon * WINDOW;
         let mut pool = pool(10, 90);
         pool.note_running(6);
         let asked = |pool: &mut ConcurrencyPool, running, waiting, now| {

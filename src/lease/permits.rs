@@ -1,9 +1,9 @@
 //! (14) The permits that a lease has for requests to begin, by an account's rate over all nodes.
 //!
-//! A permit lapses twice [`LeaseRules::flush`] after the renewal that asked for it was sent. So in
-//! any time at most as many requests begin as the rate allows in that time and in twice `flush`,
-//! whatever the number of nodes. A renewal asks for those that wait, and for as many as begin in
-//! the time in which they lapse, where they come steadily: the next ones need not wait then.
+//! A permit lapses twice [`LeaseRules::report_soon`] after the renewal that asked for it was sent.
+//! So in any time at most as many requests begin as the rate allows in that time and the time in
+//! which a permit lapses, whatever the number of nodes. A renewal asks for those that wait, and for
+//! as many as begin before they lapse, where they come steadily: the next ones need not wait then.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -23,7 +23,7 @@ pub(super) struct PermitPool {
     /// Requests that began since the last renewal was composed, and when that was.
     begun: u32,
     composed_at: Duration,
-    /// As many as began in `flush` before that.
+    /// As many as began in `report_soon` before that.
     pace: u32,
     /// Until then the ledger has none.
     none_until: Duration,
@@ -96,7 +96,7 @@ impl PermitPool {
         }
         match self.at_hand.back_mut() {
             // Those that come close together lapse together, none too late.
-            Some((count, at)) if *at + rules.flush / 4 >= lapses => *count += granted,
+            Some((count, at)) if *at + rules.report_soon / 4 >= lapses => *count += granted,
             _ => self.at_hand.push_back((granted, lapses)),
         }
     }
@@ -111,8 +111,8 @@ impl PermitPool {
         let rate = self.rate?;
         self.drop_lapsed(now);
         let waiting = u32::try_from(waiting).unwrap_or(u32::MAX);
-        let elapsed = now.saturating_sub(self.composed_at).max(rules.flush);
-        let pace = rules.flush.mul_f64(self.begun.into()).div_duration_f64(elapsed);
+        let elapsed = now.saturating_sub(self.composed_at).max(rules.report_soon);
+        let pace = rules.report_soon.mul_f64(self.begun.into()).div_duration_f64(elapsed);
         // Where they come steadily, enough for the time in which they lapse, as far as that is
         // little of what is left: what nobody takes is lost for the account.
         let left = self.said.map_or(0, |(permits, _)| permits.remaining);
@@ -130,7 +130,7 @@ impl PermitPool {
         }
         self.said = Some((permits, sent_at));
         self.none_until = sent_at + permits.next_after;
-        self.landing = (permits.granted, sent_at + rules.flush * 2);
+        self.landing = (permits.granted, sent_at + rules.report_soon * 2);
     }
 
     /// Returns permits that are left, at hand or by the ledger's last answer, and the time until
@@ -206,8 +206,8 @@ mod tests {
 
     #[test]
     fn permits_that_come_close_together_lapse_together_and_none_too_late() {
-        let lapse = LeaseRules::default().flush * 2;
-        let apart = LeaseRules::default().flush / 4;
+        let lapse = LeaseRules::default().report_soon * 2;
+        let apart = LeaseRules::default().report_soon / 4;
         let mut pool = PermitPool::default();
         pool.answered(2, ms(0), ms(1_000));
         pool.answered(3, ms(0), ms(1_000) + apart);
@@ -225,7 +225,7 @@ mod tests {
         pool.answered(30, ms(0), ms(1_000));
         // What waits beyond those at hand; then a few ahead.
         for (flushes, waiting, asked) in [(1, 25, Some(5)), (2, 0, Some(2)), (3, 0, None)] {
-            let now = ms(1_000) + rules.flush * flushes;
+            let now = ms(1_000) + rules.report_soon * flushes;
             // Ten came in each of the first two intervals, and 32 are left.
             for _ in (0..10).filter(|_| flushes < 3) {
                 assert_eq!(pool.take(rate(), now - ms(1)), PermitAnswer::AtHand);

@@ -176,7 +176,7 @@ impl<W, R: Run> Pool<W, R> {
         let running = self.slices.running();
         let has_share = self.concurrency.as_ref().is_some_and(|share| share.is_unused(running));
         let is_urgent = unsaid >= self.slack || has_share || self.permits.is_some();
-        if is_urgent { rules.flush } else { rules.report_within }
+        if is_urgent { rules.report_soon } else { rules.report_within }
     }
 
     /// Returns when what is to be reported has to be, if that is known by now.

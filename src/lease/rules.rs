@@ -19,7 +19,7 @@ pub(crate) struct LeaseRules {
     /// Time for which spending may stay unreported where that matters to others: little is left, a
     /// threshold is near, or permits are counted. Default 100 ms, or `report_within` if that is
     /// shorter.
-    pub(crate) flush: Duration,
+    pub(crate) report_soon: Duration,
     /// Time for which spending may stay unreported otherwise. Default 1 s.
     pub(crate) report_within: Duration,
     /// (3) How long after sending a renewal requests are admitted on its answer. Default 10 s, or
@@ -37,7 +37,7 @@ impl Default for LeaseRules {
     fn default() -> Self {
         Self {
             deadline: Duration::from_millis(250),
-            flush: Duration::from_millis(100),
+            report_soon: Duration::from_millis(100),
             report_within: Duration::from_secs(1),
             admit_for: Duration::from_secs(10),
             ttl: Duration::from_secs(600),
@@ -53,7 +53,7 @@ impl LeaseRules {
     pub(crate) fn set_report_within(&mut self, within: Duration) {
         let default = Self::default();
         self.report_within = within;
-        self.flush = default.flush.min(within);
+        self.report_soon = default.report_soon.min(within);
         self.admit_for = default.admit_for.max(within.saturating_mul(2));
     }
 
@@ -68,12 +68,12 @@ impl LeaseRules {
     /// Returns how long work that is not urgent may wait for other work to come with it. It is
     /// short against the time that a slice lasts, which is at least four deadlines.
     pub(crate) fn batching_delay(&self) -> Duration {
-        (self.flush / 20).min(self.deadline / 8)
+        (self.report_soon / 20).min(self.deadline / 8)
     }
 
     /// Returns how long after a failure or a short grant the ledger is asked again.
     pub(crate) fn retry_delay(&self) -> Duration {
-        self.flush
+        self.report_soon
     }
 
     /// Returns the span over which the most that was held at once is remembered. A surplus shrinks

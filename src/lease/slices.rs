@@ -153,9 +153,15 @@ impl<R: Run> Slices<R> {
 
     /// Takes out a request that was billed.
     pub(super) fn take(&mut self, id: RunId) -> Option<R> {
-        self.named_mut(id)?.billed()?;
+        self.named_mut(id)?;
+        self.remove(id.slot)
+    }
+
+    /// Removes a request that was billed.
+    fn remove(&mut self, slot: usize) -> Option<R> {
+        self.running.get(slot)?.billed()?;
         self.ended -= 1;
-        self.running.try_remove(id.slot).map(Running::into_run)
+        self.running.try_remove(slot).map(Running::into_run)
     }
 
     /// Returns the slots of the requests that run.
@@ -213,8 +219,7 @@ impl<R: Run> Slices<R> {
 
     fn hand_back(&mut self, slot: usize) -> Option<Billed<R>> {
         let billed = self.running.get(slot)?.billed()?;
-        self.ended -= 1;
-        self.running.try_remove(slot).map(|running| (running.into_run(), billed))
+        Some((self.remove(slot)?, billed))
     }
 
     /// Bills pending requests no more than their slices: there will be no answer. Returns the

@@ -115,7 +115,7 @@ enum Taken {
 impl CreditRequest {
     /// Returns what is left of it once it has its slice.
     fn admitted(self) -> AdmittedRequest {
-        let has_client_caps = matches!(self.origin.caps, Ok(Some(_)));
+        let has_client_caps = self.origin.has_client_caps();
         AdmittedRequest { context: self.context, identity: self.identity, has_client_caps }
     }
 }
@@ -483,7 +483,7 @@ impl CreditMeter {
     #[inline]
     fn take_slice(&self, request: CreditRequest, handle: AccountHandle, now: Now) -> Taken {
         let CreditRequest { context, origin, identity, today } = request;
-        let has_client_caps = matches!(origin.caps, Ok(Some(_)));
+        let has_client_caps = origin.has_client_caps();
         let running = self.running(Arc::clone(&context), origin, today);
         let request =
             |context, origin, identity| CreditRequest { context, origin, identity, today };

@@ -279,7 +279,7 @@ impl CreditMeterBuilder {
     /// If it is more than five seconds, credits that are held ahead are given back twice that time
     /// after their last use. `docs/scaling.md` has the arithmetic.
     ///
-    /// Where others depend on a report, it is sent within 100 ms, if that is sooner: if what is not
+    /// A report that others depend on is sent within 100 ms, if that is sooner: if what is not
     /// reported (spent, free again, or held ahead) is an eighth of what the account, or a limit of
     /// a day or a part, has left; if it is half of what is left to the next
     /// [threshold](Self::thresholds); and always if a rate of requests counts over all nodes, which

@@ -207,9 +207,9 @@ impl CreditMeter {
     /// Reads the statement of an identity's account for a month, by default for the current one.
     /// The terms are those of its tier; a month that has ended keeps the terms that it had.
     ///
-    /// What the account, or the identity's part of it, has used on this node is reported before;
-    /// this waits for the ledger up to its timeout. What is used in other parts and on other nodes
-    /// is in the statement within
+    /// This has the ledger told before what the account, or the identity's part of it, has used on
+    /// this node, and waits for that up to the ledger's timeout. Use in other parts and on other
+    /// nodes is in the statement within
     /// [`report_within`](crate::CreditMeterBuilder::report_within), 1 s by default.
     ///
     /// # Errors

@@ -114,7 +114,7 @@ mod tests {
         let Settings { rules, max_accounts, read_ahead, uploads, upload_memory, .. } =
             Settings::default();
         let (second, mib) = (Duration::from_secs(1), 1024 * 1024);
-        assert_eq!((rules.deadline, rules.flush), (second / 4, second / 10));
+        assert_eq!((rules.deadline, rules.report_soon), (second / 4, second / 10));
         assert_eq!(rules.report_within, second);
         assert_eq!((rules.admit_for, rules.ttl), (second * 10, second * 600));
         assert_eq!(max_accounts, 262_144);

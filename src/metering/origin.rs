@@ -51,6 +51,11 @@ impl Origin {
         }
     }
 
+    /// `true` if its client set caps.
+    pub(crate) fn has_client_caps(&self) -> bool {
+        matches!(self.caps, Ok(Some(_)))
+    }
+
     /// Returns the path, without the query.
     pub(crate) fn path(&self) -> Option<&str> {
         self.path.as_deref().map(PathAndQuery::path)

@@ -84,7 +84,7 @@ impl Scene {
     pub(super) fn rules(&self) -> LeaseRules {
         LeaseRules {
             deadline: at(super::DEADLINE),
-            flush: at(1),
+            report_soon: at(1),
             report_within: at(1),
             admit_for: at(super::ADMIT_FOR),
             ttl: at(TTL),

@@ -57,7 +57,7 @@ struct Seen {
 fn run(seed: u64, scene: &Scene) -> Seen {
     let mut rng = Rng::with_seed(seed);
     let rules = LeaseRules {
-        flush: at(FLUSH),
+        report_soon: at(FLUSH),
         report_within: at(10 * FLUSH),
         deadline: at(DEADLINE),
         ahead: scene.ahead.then(HoldAhead::default),

@@ -46,7 +46,7 @@ struct Seen {
 fn run(seed: u64, rate: AccountRate, loads: &[f64], ahead: bool) -> Seen {
     let mut rng = Rng::with_seed(seed);
     let rules = LeaseRules {
-        flush: at(FLUSH),
+        report_soon: at(FLUSH),
         report_within: at(FLUSH),
         ahead: ahead.then(HoldAhead::default),
         ..LeaseRules::default()
@@ -151,7 +151,7 @@ fn run_with_faults(seed: u64, rate: AccountRate) -> (Vec<u64>, bool) {
     let mut rng = Rng::with_seed(seed);
     let ahead = rng.bool().then(HoldAhead::default);
     let rules = LeaseRules {
-        flush: at(FLUSH),
+        report_soon: at(FLUSH),
         report_within: at(10 * FLUSH),
         deadline: at(DEADLINE),
         ahead,

@@ -89,7 +89,7 @@ impl World {
             rng,
             rules: LeaseRules {
                 deadline: at(DEADLINE),
-                flush: at(3),
+                report_soon: at(3),
                 report_within: at(report_within),
                 admit_for: at(60),
                 ttl: at(200),

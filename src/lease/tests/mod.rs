@@ -65,7 +65,7 @@ type TestLease = Lease<(), Rc<Manual>>;
 
 const RULES: LeaseRules = LeaseRules {
     deadline: Duration::from_millis(250),
-    flush: Duration::from_millis(100),
+    report_soon: Duration::from_millis(100),
     report_within: Duration::from_millis(100),
     admit_for: Duration::from_secs(10),
     ttl: Duration::from_secs(600),
@@ -142,7 +142,7 @@ impl Pair {
                 }
                 // As the worker does: a request that uses nothing just before its refill must not
                 // be examined all the time.
-                Next::Wait(at) => now = at.max(now + self.rules.flush / 20),
+                Next::Wait(at) => now = at.max(now + self.rules.report_soon / 20),
                 Next::LeaveJournal | Next::Gone => break,
             }
         }
@@ -186,7 +186,7 @@ fn after_a_short_grant_it_asks_again_no_sooner_than_half_of_what_is_left() {
     pair.renew(s(1));
     // 130 are granted of the 160 it wants: 70 ns are left, so the pause is `retry_delay`.
     assert_eq!(pair.book.held(), nanos(130));
-    assert_eq!(pair.lease.next(&RULES, false, s(1)), Next::Wait(s(1) + RULES.flush));
+    assert_eq!(pair.lease.next(&RULES, false, s(1)), Next::Wait(s(1) + RULES.report_soon));
 }
 
 #[test]
@@ -294,7 +294,7 @@ fn its_owner_learns_when_it_has_something_to_report() {
     assert_eq!(pair.lease.report_at(&RULES), Duration::MAX);
     request.0.set(7);
     pair.lease.end(key, true, s(1));
-    assert_eq!(pair.lease.report_at(&RULES), s(1) + RULES.flush);
+    assert_eq!(pair.lease.report_at(&RULES), s(1) + RULES.report_soon);
     let terms = Terms {
         included: nanos(1_000),
         included_per_day: Credits::ZERO,

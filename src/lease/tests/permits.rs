@@ -7,7 +7,7 @@ use crate::{
     ledger::{AccountRate, Renewal},
 };
 
-const FLUSH: Duration = RULES.flush;
+const FLUSH: Duration = RULES.report_soon;
 
 fn rate(count: u32) -> AccountRate {
     AccountRate { count: count.try_into().unwrap(), per: s(60), burst: count.try_into().ok() }

@@ -187,7 +187,7 @@ fn a_grant_that_nobody_took_is_given_back() {
         .unwrap();
     let served = pair.lease.answered(&RULES, renewal.seq, &answer, |()| true, s(0));
     assert!(served.admitted.is_empty() && pair.book.held() == nanos(100));
-    assert_eq!(pair.until(s(0), s(1)), [RULES.flush]);
+    assert_eq!(pair.until(s(0), s(1)), [RULES.report_soon]);
     assert_eq!(pair.book.held(), nanos(0));
 }
 
@@ -211,7 +211,7 @@ fn usage_while_a_batch_is_resent_is_in_the_next() {
     let answer = pair.book.renew(&mut pair.record, &again, None, clock, clock).unwrap();
     pair.lease.answered(&RULES, again.seq, &answer, |()| false, s(2));
     assert_eq!((pair.book.used(), pair.lease.unreported()), (nanos(7), nanos(5)));
-    assert_eq!(pair.until(s(2), s(3)), [s(2) + RULES.flush]);
+    assert_eq!(pair.until(s(2), s(3)), [s(2) + RULES.report_soon]);
     assert_eq!((pair.book.used(), pair.book.lines_cost()), (nanos(12), nanos(12)));
 }
 
@@ -227,7 +227,7 @@ fn free_requests_that_end_while_a_batch_is_resent_are_in_the_next() {
     pair.lease.end(free, true, s(2));
     pair.renew(s(2));
     assert_eq!(pair.book.lines().map(|(_, usage)| usage.requests).sum::<u64>(), 1);
-    assert_eq!(pair.until(s(2), s(3)), [s(2) + RULES.flush]);
+    assert_eq!(pair.until(s(2), s(3)), [s(2) + RULES.report_soon]);
     assert_eq!(pair.book.lines().map(|(_, usage)| usage.requests).sum::<u64>(), 2);
 }
 

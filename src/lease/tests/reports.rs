@@ -4,7 +4,7 @@
 use super::{renewal::TERMS, *};
 use crate::ledger::AccountRate;
 
-const SOON: Duration = RULES.flush;
+const SOON: Duration = RULES.report_soon;
 const LATER: Duration = Duration::from_secs(1);
 
 impl Pair {

@@ -36,7 +36,7 @@ fn a_request_that_needs_nothing_more_frees_its_slice_and_is_not_refilled() {
     let (mut pair, _, key) = with_one_running(1_000);
     pair.lease.release(key, s(1));
     assert_eq!(pair.lease.slice_of(key), nanos(0));
-    assert_eq!(pair.until(s(1), s(2)), [s(1) + RULES.flush]);
+    assert_eq!(pair.until(s(1), s(2)), [s(1) + RULES.report_soon]);
     assert_eq!(pair.book.held(), nanos(0));
     assert!(pair.lease.is_running());
 }
