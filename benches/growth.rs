@@ -48,8 +48,7 @@ impl Ledger for Generous {
             .into_iter()
             .try_fold(renewal.keep, Credits::checked_add)
             .unwrap();
-        let mut standing = Standing::default();
-        standing.limit = Credits::MAX;
+        let standing = Standing { limit: Credits::MAX, ..Standing::default() };
         let outcome = if renewal.forget {
             Outcome::Forgotten
         } else {
