@@ -87,7 +87,7 @@ async fn play(history: Vec<Step>) -> Result<(), String> {
             }
         }
     }));
-    let mut running = Vec::new();
+    let (mut running, mut answered) = (Vec::new(), Vec::new());
     for step in history {
         match step {
             Step::Begin { user, runs } => {
@@ -100,10 +100,14 @@ async fn play(history: Vec<Step>) -> Result<(), String> {
             }
             Step::Pass(millis) => sleep(Duration::from_millis(millis)).await,
             Step::Leave => {
-                // Those that have their answers are gone already.
                 if !running.is_empty() {
-                    let (_, task): (usize, JoinHandle<_>) = running.remove(0);
-                    task.abort();
+                    let (user, task): (usize, JoinHandle<_>) = running.remove(0);
+                    if task.is_finished() {
+                        // It has its answer, and is gone already.
+                        answered.push((user, task));
+                    } else {
+                        task.abort();
+                    }
                 }
             }
             Step::LedgerOff(off) => ledger.off(off),
@@ -120,7 +124,7 @@ async fn play(history: Vec<Step>) -> Result<(), String> {
     }
     ledger.off(false);
     ledger.takes(Duration::ZERO);
-    for (user, task) in running {
+    for (user, task) in answered.into_iter().chain(running) {
         let status = task.await.unwrap().unwrap().status();
         let is_known = matches!(
             status,

@@ -1,6 +1,6 @@
 //! The worked example of docs/redis-schema.md is what a server has.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tower_credits::{
     Account, Accounts, Credits, Period, RedisLedger,
@@ -103,7 +103,10 @@ async fn the_worked_example_of_the_docs_is_what_the_server_has() {
     plays_the_example(ledger, &alice, month).await;
 
     let client = redis::Client::open(server.url()).unwrap();
-    let mut link = client.get_multiplexed_async_connection().await.unwrap();
+    // A busy machine may need longer than the half second that is the default.
+    let config =
+        redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60)));
+    let mut link = client.get_multiplexed_async_connection_with_config(&config).await.unwrap();
     let keys: Vec<String> = redis::cmd("KEYS").arg("tc:*").query_async(&mut link).await.unwrap();
     let mut found = BTreeMap::new();
     for key in keys.iter().filter(|key| *key != "tc:schema") {

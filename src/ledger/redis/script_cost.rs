@@ -14,7 +14,7 @@ use super::{
     call,
     schema::Keys,
     script,
-    tests::{SCHEMA_4, TEST_CLOCK, downgraded},
+    tests::{SCHEMA_4, TEST_CLOCK, connected, downgraded},
 };
 use crate::{
     Account, Credits, Limits, Part, Period, clock::UnixTime,
@@ -148,8 +148,7 @@ async fn round(
 #[ignore = "a table: scripts/faults prints it"]
 async fn what_the_script_costs() {
     let server = RedisServer::start_with(&["--appendonly", "no"]);
-    let client = redis::Client::open(server.url()).unwrap();
-    let mut link = client.get_multiplexed_async_connection().await.unwrap();
+    let mut link = connected(&server).await;
     let texts = [SCHEMA_4[0].replace("--CLOCK--\n", TEST_CLOCK), script::renew_text(TEST_CLOCK)];
     let scripts = texts.map(|text| Script::new(&text));
     for script in &scripts {

@@ -184,6 +184,15 @@ async fn by_script(
     seen
 }
 
+/// Opens a connection that waits for an answer for as long as a busy machine may need: by default
+/// it is half a second, and a whole history is one answer.
+pub(super) async fn connected(server: &RedisServer) -> redis::aio::MultiplexedConnection {
+    let config =
+        redis::AsyncConnectionConfig::new().set_response_timeout(Some(Duration::from_secs(60)));
+    let client = redis::Client::open(server.url()).unwrap();
+    client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
+}
+
 async fn scripts(link: &mut redis::aio::MultiplexedConnection) -> [Script; 4] {
     let old = |at: usize| SCHEMA_4[at].replace("--CLOCK--\n", TEST_CLOCK);
     let new = [script::renew_text(TEST_CLOCK), script::amend_text(TEST_CLOCK)];
@@ -200,11 +209,7 @@ async fn the_script_and_the_book_agree_state_for_state() {
     let histories = std::env::var("HISTORIES")
         .map_or(10_000, |histories| histories.parse().expect("HISTORIES is a number"));
     let server = RedisServer::start_with(&["--appendonly", "no"]);
-    let mut link = redis::Client::open(server.url())
-        .unwrap()
-        .get_multiplexed_async_connection()
-        .await
-        .unwrap();
+    let mut link = connected(&server).await;
     let scripts = scripts(&mut link).await;
     let mut outcomes: BTreeMap<String, usize> = BTreeMap::new();
     let (mut debited_late, mut given_back, mut repaired, mut set_aside) = (0, 0, 0, 0);
@@ -300,11 +305,7 @@ async fn nodes_of_the_version_before_share_accounts_with_those_of_this_one() {
     let histories = std::env::var("HISTORIES")
         .map_or(10_000, |histories| histories.parse().expect("HISTORIES is a number"));
     let server = RedisServer::start_with(&["--appendonly", "no"]);
-    let mut link = redis::Client::open(server.url())
-        .unwrap()
-        .get_multiplexed_async_connection()
-        .await
-        .unwrap();
+    let mut link = connected(&server).await;
     let scripts = scripts(&mut link).await;
     let (mut by_old, mut by_new, mut in_parts) = (0, 0, 0);
     for seed in 0..histories / 5 {
@@ -359,11 +360,7 @@ async fn nodes_of_the_version_before_share_accounts_with_those_of_this_one() {
 #[tokio::test]
 async fn usage_beyond_the_most_lines_goes_to_one_line() {
     let server = RedisServer::start_with(&["--appendonly", "no"]);
-    let mut link = redis::Client::open(server.url())
-        .unwrap()
-        .get_multiplexed_async_connection()
-        .await
-        .unwrap();
+    let mut link = connected(&server).await;
     let scripts = scripts(&mut link).await;
     let period = months()[0];
     let now = period.begins() + Duration::from_secs(1);
