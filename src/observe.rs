@@ -118,13 +118,13 @@ mod meters {
         describe_gauge!(
             LEDGER_AWAY,
             Unit::Count,
-            "1 while the ledger does not answer, otherwise 0."
+            "Meters of the process whose ledger does not answer."
         );
         describe_histogram!(RENEWAL, Unit::Seconds, "Duration of a lease renewal. Label: outcome.");
         describe_gauge!(
             BREAKER_OPEN,
             Unit::Count,
-            "1 while requests do not wait for a server of the ledger, otherwise 0. Label: server."
+            "Meters whose requests do not wait for a server of the ledger. Label: server."
         );
         describe_histogram!(
             JOURNAL_WRITE,
@@ -375,35 +375,56 @@ pub(crate) fn not_reloaded(what: &'static str, error: &dyn std::error::Error) {
     meters::counter!(meters::RELOADS, "what" => what, "outcome" => "refused").increment(1);
 }
 
-/// Reports that the ledger has stopped answering, or answers again.
-pub(crate) fn ledger_away(away: bool) {
-    if away {
-        tracing::error!(
-            target: "tower_credits",
-            "the ledger does not answer: until it does, requests that need it follow the outage \
-             policy of their tier at once"
-        );
-    } else {
-        tracing::info!(target: "tower_credits", "the ledger answers again");
+/// Whether a meter's ledger is away. The gauge counts the meters of the process of which that is
+/// so: they may have a ledger each.
+#[derive(Debug, Default)]
+pub(crate) struct LedgerAway(bool);
+
+impl LedgerAway {
+    /// Reports that the ledger has stopped answering, or answers again, if that is news.
+    pub(crate) fn set(&mut self, is_away: bool) {
+        if std::mem::replace(&mut self.0, is_away) == is_away {
+            return;
+        }
+        if is_away {
+            tracing::error!(
+                target: "tower_credits",
+                "the ledger does not answer: until it does, requests that need it follow the \
+                 outage policy of their tier at once"
+            );
+            count_away(1.0);
+        } else {
+            tracing::info!(target: "tower_credits", "the ledger answers again");
+            count_away(-1.0);
+        }
     }
-    #[cfg(feature = "metrics")]
-    meters::gauge!(meters::LEDGER_AWAY).set(if away { 1.0 } else { 0.0 });
+
+    /// Takes it for one that answers, when the meter's worker begins or ends.
+    pub(crate) fn reset(&mut self) {
+        // The gauge is there from the begin on.
+        count_away(if std::mem::take(&mut self.0) { -1.0 } else { 0.0 });
+    }
 }
 
-/// Resets the metric when a meter's worker begins or ends: its ledger is not known to be away.
-pub(crate) fn ledger_expected() {
-    #[cfg(feature = "metrics")]
-    meters::gauge!(meters::LEDGER_AWAY).set(0.0);
+impl Drop for LedgerAway {
+    fn drop(&mut self) {
+        self.reset();
+    }
 }
 
-/// Reports that requests stop waiting for a server of the ledger, or wait for it again.
+fn count_away(change: f64) {
+    #[cfg(feature = "metrics")]
+    meters::gauge!(meters::LEDGER_AWAY).increment(change);
+    let _ = change;
+}
+
+/// Reports that a meter's requests stop waiting for a server of its ledger, or wait for it again.
 pub(crate) fn breaker(server: u64, is_open: bool) {
     #[cfg(feature = "metrics")]
-    meters::gauge!(meters::BREAKER_OPEN, "server" => server.to_string()).set(if is_open {
-        1.0
-    } else {
-        0.0
-    });
+    {
+        let open = meters::gauge!(meters::BREAKER_OPEN, "server" => server.to_string());
+        open.increment(if is_open { 1.0 } else { -1.0 });
+    }
     let _ = (server, is_open);
 }
 

@@ -60,6 +60,9 @@ fn service(
     ))
 }
 
+/// Held by tests with ledgers that are away, for the same reason as [`DENIALS`].
+static OUTAGES: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// Held by tests that count denials: the recorder is the whole process's.
 static DENIALS: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -190,6 +193,7 @@ async fn a_reload_that_is_refused_is_counted() {
 
 #[tokio::test]
 async fn an_outage_shows_in_a_gauge() {
+    let _alone = OUTAGES.lock().await;
     let recorded = Recorded::all();
     let ledger = Switched::default();
     let meter = CreditMeter::new(plan(), ledger.clone(), IdentityFromExtensions);
@@ -202,6 +206,43 @@ async fn an_outage_shows_in_a_gauge() {
     ledger.off(false);
     eventually(async || (ask().await == 200 && recorded.value(away) == 0.0).then_some(())).await;
     assert!(recorded.value("tower_credits_renewal_seconds_count{outcome=\"unreachable\"}") > 0.0);
+}
+
+/// A meter that starts, ends, or has a ledger that answers says nothing of another one's.
+#[tokio::test]
+async fn the_ledger_of_one_meter_is_away_whatever_another_ones_does() {
+    let _alone = OUTAGES.lock().await;
+    let recorded = Recorded::all();
+    let away = || recorded.value("tower_credits_ledger_away");
+    let open = || recorded.value("tower_credits_breaker_open{server=\"0\"}");
+    let fails = async |ledger: &Switched, meter: &CreditMeter, number: f64| {
+        ledger.off(true);
+        // The breaker opens once several accounts had no answer.
+        let mut users = 0;
+        eventually(async || {
+            users += 1;
+            let user = format!("user-{users}");
+            let answer = service(meter).oneshot(request(&user, "free", Empty::new())).await;
+            assert_eq!(answer.unwrap().status(), 503);
+            ((away(), open()) == (number, number)).then_some(())
+        })
+        .await;
+    };
+    let (first, second) = (Switched::default(), Switched::default());
+    let meters = [&first, &second].map(|ledger| meter(ledger.clone()).build().unwrap());
+    fails(&first, &meters[0], 1.0).await;
+    let third = meter(MemoryLedger::new()).build().unwrap();
+    let answer = service(&third).oneshot(request("bob", "pro", Empty::new())).await.unwrap();
+    assert_eq!((answer.status().as_u16(), away(), open()), (200, 1.0, 1.0));
+    third.shutdown().await;
+    assert_eq!((away(), open()), (1.0, 1.0));
+    fails(&second, &meters[1], 2.0).await;
+    let [meter, other] = meters;
+    meter.shutdown().await;
+    assert_eq!((away(), open()), (1.0, 1.0), "one is left");
+    second.off(false);
+    drop(other);
+    eventually(async || ((away(), open()) == (0.0, 0.0)).then_some(())).await;
 }
 
 /// The load of a node, at the moment at which it is asked for.

@@ -13,7 +13,7 @@ use super::{entry::AccountEntry, shards::Shards};
 use crate::{
     clock::until,
     ledger::{Answer, LeaseId, Ledger, LedgerError, Renewal},
-    observe,
+    observe::{self, LedgerAway},
 };
 
 /// The calls that are under way.
@@ -21,8 +21,7 @@ pub(super) struct Calls {
     in_flight: FuturesUnordered<Pin<Box<dyn Future<Output = Landed> + Send>>>,
     /// Number of calls that a request waits for.
     awaited: usize,
-    /// The ledger was reported as away.
-    is_away: bool,
+    ledger_away: LedgerAway,
 }
 
 /// A call that was answered, or given up.
@@ -39,11 +38,13 @@ pub(super) struct Landed {
 
 impl Calls {
     pub(super) fn new() -> Self {
-        Self { in_flight: FuturesUnordered::new(), awaited: 0, is_away: false }
+        Self { in_flight: FuturesUnordered::new(), awaited: 0, ledger_away: LedgerAway::default() }
     }
 
-    /// Forgets the calls that are under way: nobody reads their answers.
+    /// Forgets the calls that are under way, whose answers nobody reads, and what was known of the
+    /// ledger.
     pub(super) fn abandon(&mut self) {
+        self.ledger_away.reset();
         self.in_flight = FuturesUnordered::new();
         self.awaited = 0;
     }
@@ -110,10 +111,7 @@ impl Calls {
             landed.answer.as_ref().map_or_else(LedgerError::label, |answer| answer.outcome.label());
         observe::renewed(outcome, landed.took);
         shards.get(landed.shard).landed(landed.entry.id, !landed.is_outage(), now);
-        let is_silent = shards.is_one_silent();
-        if std::mem::replace(&mut self.is_away, is_silent) != is_silent {
-            observe::ledger_away(is_silent);
-        }
+        self.ledger_away.set(shards.is_one_silent());
     }
 }
 

@@ -177,6 +177,13 @@ impl AwayShards {
     }
 }
 
+/// Its meter is gone.
+impl Drop for AwayShards {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

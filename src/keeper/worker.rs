@@ -36,7 +36,6 @@ use super::{
 use crate::{
     lease::{Lease, LeaseRules, MAX_RENEWAL_DELAY, Next},
     ledger::Renewal,
-    observe,
 };
 
 /// Interval at which an entry that cannot be removed yet is examined.
@@ -118,7 +117,7 @@ impl Worker {
             );
             sleep(PAUSE_AFTER_PANIC).await;
         }
-        observe::ledger_expected();
+        self.calls.abandon();
         self.table.away.clear();
         if self.table.phase.get() == Phase::Orphaned {
             // Nobody else does.
@@ -130,7 +129,6 @@ impl Worker {
 
     /// Forgets what was under way, and has every account examined.
     fn start(&mut self) {
-        observe::ledger_expected();
         self.schedule.clear();
         self.shards.clear_backlogs();
         self.shards.abandon();

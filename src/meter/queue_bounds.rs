@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use http_body::Frame;
 
-use super::queue::{Reader, Writer, queue};
+use super::queue::{EndOfFrames, Reader, Writer, queue};
 use crate::{
     clock::Time,
     metering::{ReadAheadBudget, ReadAheadLimits},
@@ -85,4 +85,43 @@ fn if_all_queues_together_are_full_it_takes_less_than_64_kib_and_only_until_the_
     for pushed in 1..=4 {
         assert_eq!(push(&writer, 200, false), pushed < 4, "{pushed}");
     }
+}
+
+/// The reader's connection closes once it is told that nothing follows.
+#[test]
+fn it_is_at_its_end_once_nothing_follows_and_not_before() {
+    let ended = || {
+        let (_, writer, reader) = bounded(usize::MAX, usize::MAX);
+        assert!(!reader.is_end_stream(), "something may follow");
+        push(&writer, 200, true);
+        (writer, reader)
+    };
+    let (writer, reader) = ended();
+    writer.end(None, EndOfFrames::WithLast);
+    assert!(!reader.is_end_stream(), "a frame is left");
+    take(&reader);
+    assert!(reader.is_end_stream());
+    let (writer, reader) = ended();
+    writer.end(None, EndOfFrames::AfterLast);
+    take(&reader);
+    assert!(!reader.is_end_stream(), "as its service had it");
+    let (writer, reader) = ended();
+    writer.fail("it broke".into(), EndOfFrames::WithLast);
+    while !reader.is_end_stream() {
+        take(&reader);
+    }
+}
+
+#[test]
+fn what_was_taken_last_is_known_and_when_if_that_was_waited_for() {
+    let (_, writer, reader) = bounded(2_000, usize::MAX);
+    assert_eq!(writer.taken(), (None, 0));
+    push(&writer, 300, true);
+    take(&reader);
+    assert_eq!(writer.taken(), (None, 300));
+    while push(&writer, 500, true) {}
+    assert!(!has_room_again(&writer, true));
+    take(&reader);
+    let (at, bytes) = writer.taken();
+    assert!(at.is_some() && bytes == 500);
 }

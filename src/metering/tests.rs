@@ -155,21 +155,50 @@ fn what_its_answer_may_still_say_is_not_settled_before() {
     assert_eq!(request.settleable(s(102)).unwrap().cost, nanos(2_000));
 }
 
+/// As long as something may still report compute time, nothing is certain of a stream.
+#[test]
+fn what_a_clock_may_still_report_is_not_settled_before_it_is_gone() {
+    let mut request = running("stop");
+    request.set_streaming();
+    let clock: Arc<dyn std::any::Any + Send + Sync> = Arc::new(());
+    request.set_clock(Arc::downgrade(&clock));
+    assert_eq!(request.settleable(s(102)), None);
+    drop(clock);
+    assert_eq!(request.settleable(s(102)).unwrap().cost, nanos(2_000));
+}
+
+#[test]
+fn what_is_billed_of_the_time_in_which_it_was_held_back_counts() {
+    let mut request = running("stop");
+    request.hold_back(s(101));
+    assert_eq!(request.resume(s(107)), s(6));
+    assert_eq!(request.used(s(107)).unwrap().cost, nanos(1_000));
+    request.bill_held_back(s(2));
+    assert_eq!(request.used(s(107)).unwrap().cost, nanos(3_000));
+}
+
 /// A report, or an amount, that uses the slice up makes older denials worthless. One that comes
 /// when it is used up already does not.
 #[test]
 fn a_need_that_arises_at_once_is_asked_for_once() {
     type Grow = fn(&mut RunningRequest, Now);
-    let report: Grow = |request, now| assert!(request.report(s(20), now));
-    let add: Grow = |request, now| request.add(nanos(20_000), now);
-    for grow in [report, add] {
+    // A little beyond the slice: one that is far beyond it is asked for again in any case.
+    let ms = Duration::from_millis;
+    let report: [Grow; 2] = [
+        |request, now| assert!(request.report(Duration::from_millis(10_020), now)),
+        |request, now| assert!(request.report(Duration::from_millis(10_030), now)),
+    ];
+    let add: [Grow; 2] =
+        [|request, now| request.add(nanos(8_020), now), |request, now| request.add(nanos(10), now)];
+    for [grow, grow_more] in [report, add] {
         let mut request = running("stop");
         request.denied(denied(s(101)));
         grow(&mut request, at(s(102)));
         assert_eq!(remaining(&mut request, s(102)), "ask", "the denial is older than the need");
-        request.denied(denied(s(103)));
-        grow(&mut request, at(s(104)));
-        assert_eq!(remaining(&mut request, s(104)), "none", "it was denied what it needs");
+        request.denied(denied(s(102)));
+        grow_more(&mut request, at(s(102) + ms(1)));
+        let what = remaining(&mut request, s(102) + ms(1));
+        assert_eq!(what, "none", "it was denied what it needs");
     }
     // One that has enough after it needs nothing.
     let mut request = running("stop");
@@ -251,7 +280,7 @@ fn shadow_mode_says_what_it_let_pass_and_no_more() {
     assert_eq!(refused.passed_in_shadow(s(110) + ms(1)), Some(Passed::Credits));
     let mut in_debt = shadow("stop", &[]);
     in_debt.in_debt(nanos(20_000));
-    assert_eq!(in_debt.passed_in_shadow(s(111)), Some(Passed::Credits));
+    assert_eq!(in_debt.passed_in_shadow(s(105)), Some(Passed::Credits), "nobody pays for it");
     let mut served = shadow("stop", &[]);
     served.granted(nanos(10_000), s(102));
     assert_eq!(served.passed_in_shadow(s(120)), None, "nothing was refused");
@@ -270,6 +299,8 @@ fn of_two_caps_the_lower_one_is_named() {
         let request = begun(asked("echo", "capped", &[("x-max-compute", seconds)], false));
         assert_eq!(request.is_capped_by_client(), is_clients, "{seconds}");
     }
+    let same = [("x-max-cost", "0.000002")];
+    assert!(!begun(asked("echo", "capped", &same, false)).is_capped_by_client(), "they are one");
     let request = begun(asked("echo", "stop", &[("x-max-cost", "0.000003")], false));
     assert!(request.is_capped_by_client());
     assert!(!request.is_beyond_client_caps(s(103)));

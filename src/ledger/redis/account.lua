@@ -3,16 +3,37 @@
 -- text; see `script.rs`. docs/redis-schema.md describes the keys.
 --
 -- All amounts are whole nano-dollars up to 2^53 - 1, which a Lua number holds exactly; larger sums
--- are reduced to it. Numbers are written with `%.0f`, because `tostring` rounds to 14 digits.
+-- are reduced to it. Numbers are written with `%d`, because `tostring` rounds to 14 digits.
 -- Everything is read and checked before the first write: an error in the middle of a script would
 -- leave what was written before it. Values of more than 64 bytes would take twice the memory.
+--
+-- Each call makes the functions anew: those that few accounts need, only when they are needed.
+-- Arithmetic makes numbers of digits in a quarter of the time that `tonumber` takes.
 --
 -- KEYS[1]  the account's record
 -- KEYS[2]  its spent grants
 
-local function add(x, y) return math.min(MAX_AMOUNT, x + y) end
-local function subtract(x, y) return math.max(0, x - y) end
-local function text(x) return string.format('%.0f', x) end
+local tonumber, match, format, min, max =
+  tonumber, string.match, string.format, math.min, math.max
+
+-- On a server of 32 bits, `%d` has no more than these.
+if format('%d', MAX_AMOUNT) ~= MAX_AMOUNT_TEXT then
+  local exact = format
+  function format(form, ...) return exact((string.gsub(form, '%%d', '%%.0f')), ...) end
+end
+
+local function add(x, y)
+  local sum = x + y
+  if sum > MAX_AMOUNT then return MAX_AMOUNT end
+  return sum
+end
+
+local function subtract(x, y)
+  if x > y then return x - y end
+  return 0
+end
+
+local function text(x) return format('%d', x) end
 
 local now = clock()
 
@@ -22,10 +43,9 @@ local function is_live(moment) return now < moment and moment <= now + MAX_HOLD_
 
 -- The first error in what was read.
 local wrong
-local NOTHING = { 0, 0, 0, 0, 0, 0, 0, 0 }
 
 local function note_malformed(key, field, value, wanted)
-  wrong = wrong or string.format('%s %s "%s": write %s', key, field, value, wanted)
+  wrong = wrong or format('%s %s "%s": write %s', key, field, value, wanted)
 end
 
 local function malformed() return redis.error_reply(MALFORMED .. ' ' .. wrong) end
@@ -40,24 +60,22 @@ local function read(command, key, ...)
   return found
 end
 
-local PATTERNS = { '^(%d+)$', '^(%d+) (%d+)$', '^(%d+) (%d+) (%d+)$', '^(%d+) (%d+) (%d+) (%d+)$',
-  '^(%d+) (%d+) (%d+) (%d+) (%d+)$', nil, nil,
-  '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$' }
-
--- Parses `count` whole numbers; zeros if there is no value. `wanted` tells the operator what to
--- write.
-local function numbers(key, field, value, count, wanted)
-  if not value then return NOTHING end
-  local found = { string.match(value, PATTERNS[count]) }
-  for i = 1, count do
-    local n = tonumber(found[i])
-    if not n or n > MAX_AMOUNT then
-      note_malformed(key, field, value, wanted)
-      return NOTHING
+-- Parses whole numbers, up to eight, as one of the patterns NUMBERS_1 to NUMBERS_8 has them; zeros
+-- if there is no value. `wanted` tells the operator what to write.
+local function numbers(key, field, value, pattern, wanted)
+  if not value then return 0, 0, 0, 0, 0, 0, 0, 0 end
+  local a, b, c, d, e, f, g, h = match(value, pattern)
+  if a then
+    -- They are digits, of which arithmetic makes numbers.
+    a, b, c, d = a + 0, (b or 0) + 0, (c or 0) + 0, (d or 0) + 0
+    e, f, g, h = (e or 0) + 0, (f or 0) + 0, (g or 0) + 0, (h or 0) + 0
+    if a <= MAX_AMOUNT and b <= MAX_AMOUNT and c <= MAX_AMOUNT and d <= MAX_AMOUNT
+      and e <= MAX_AMOUNT and f <= MAX_AMOUNT and g <= MAX_AMOUNT and h <= MAX_AMOUNT then
+      return a, b, c, d, e, f, g, h
     end
-    found[i] = n
   end
-  return found
+  note_malformed(key, field, value, wanted)
+  return 0, 0, 0, 0, 0, 0, 0, 0
 end
 
 -- The account's record.
@@ -65,9 +83,12 @@ local seats, spending_limit, closed, erased = 1, nil, '', nil
 -- The most that the account may use on a day, what it used on the last one, and which that was.
 local per_day, last_day, used_on_last_day = nil, 0, 0
 local grants, reserved, purchased_used_by, rates = {}, {}, {}, {}
--- What few accounts have: the credits that are included each day, by month, with their functions,
--- and the shares that leases have of the requests that may run at the same time.
-local day_credits, shares, days, DAYS
+-- What few accounts have: the credits that are included each day, by month, and the shares that
+-- leases have of the requests that may run at the same time.
+local day_credits, shares
+-- The functions of credits of days and of purchased ones, as `days` and `purchased` make them; nil
+-- for an account that has none.
+local days, DAYS, purchased, PURCHASED
 -- Its changes: fields and values to write, and fields to delete.
 local record_changes, record_deletions = {}, {}
 
@@ -78,8 +99,10 @@ end
 
 local function delete_from_record(field) record_deletions[#record_deletions + 1] = field end
 
+local function has_prefix(field, prefix) return string.sub(field, 1, #prefix) == prefix end
+
 local function read_grant(key, field, value)
-  local amount, left, expires = string.match(value, '^(%d+) (%d+) (%w+)$')
+  local amount, left, expires = match(value, '^(%d+) (%d+) (%w+)$')
   amount, left = tonumber(amount), tonumber(left)
   expires = expires == NEVER and math.huge or tonumber(expires)
   if not (amount and left and expires) or amount > MAX_AMOUNT or left > MAX_AMOUNT then
@@ -90,54 +113,57 @@ local function read_grant(key, field, value)
   return { field = field, amount = amount, left = left, expires = expires }
 end
 
-local function has_prefix(field, prefix) return string.sub(field, 1, #prefix) == prefix end
-
-local function read_record_field(key, field, value)
-  if field == SEATS then
-    seats = numbers(key, field, value, 1, SEATS_FORM)[1]
-    if seats == 0 or seats > MAX_SEATS then note_malformed(key, field, value, SEATS_FORM) end
-  elseif field == LIMIT then
-    spending_limit = numbers(key, field, value, 1, 'nano-dollars')[1]
-  elseif field == CLOSED then
-    closed = value
-    if not string.match(value, '^%d%d%d%d%-%d%d$') then
-      note_malformed(key, field, value, 'a month like 2026-11')
+-- Reads the fields and values of the record.
+local function read_record_fields(key, record)
+  for i = 1, #record, 2 do
+    local field, value = record[i], record[i + 1]
+    if field == SEATS then
+      seats = numbers(key, field, value, NUMBERS_1, SEATS_FORM)
+      if seats == 0 or seats > MAX_SEATS then note_malformed(key, field, value, SEATS_FORM) end
+    elseif field == LIMIT then
+      spending_limit = numbers(key, field, value, NUMBERS_1, 'nano-dollars')
+    elseif field == CLOSED then
+      closed = value
+      if not match(value, '^%d%d%d%d%-%d%d$') then
+        note_malformed(key, field, value, 'a month like 2026-11')
+      end
+    elseif field == PER_DAY then
+      per_day = numbers(key, field, value, NUMBERS_1, 'nano-dollars')
+    elseif field == TODAY then
+      last_day, used_on_last_day = numbers(key, field, value, NUMBERS_2, '"day used"')
+    elseif field == ERASED then
+      erased = now
+        < numbers(key, field, value, NUMBERS_1, 'milliseconds since 1970') + ERASED_FOR
+    elseif has_prefix(field, RATE) then
+      local at, used = numbers(key, field, value, NUMBERS_2, '"at used"')
+      rates[string.sub(field, #RATE + 1)] = { at = at, used = used }
+    elseif has_prefix(field, DAY_CREDITS) then
+      local each, covered, day, today =
+        numbers(key, field, value, NUMBERS_4, '"each covered day today"')
+      day_credits = day_credits or {}
+      day_credits[string.sub(field, #DAY_CREDITS + 1)] =
+        { each = each, covered = covered, day = day, today = today }
+    elseif has_prefix(field, SHARE) then
+      local count, expires = numbers(key, field, value, NUMBERS_2, '"count expires"')
+      shares = shares or {}
+      shares[string.sub(field, #SHARE + 1)] = { count = count, expires = expires }
+    elseif has_prefix(field, GRANT) then
+      grants[#grants + 1] = read_grant(key, field, value)
+    elseif has_prefix(field, RESERVED) then
+      local amount, until_then = numbers(key, field, value, NUMBERS_2, '"amount until"')
+      reserved[string.sub(field, #RESERVED + 1)] = { amount = amount, ends = until_then }
+    elseif has_prefix(field, PURCHASED_USED) then
+      purchased_used_by[string.sub(field, #PURCHASED_USED + 1)] =
+        numbers(key, field, value, NUMBERS_1, 'nano-dollars')
     end
-  elseif field == PER_DAY then
-    per_day = numbers(key, field, value, 1, 'nano-dollars')[1]
-  elseif field == TODAY then
-    last_day, used_on_last_day = unpack(numbers(key, field, value, 2, '"day used"'))
-  elseif field == ERASED then
-    local at = numbers(key, field, value, 1, 'milliseconds since 1970')[1]
-    erased = now < at + ERASED_FOR
-  elseif has_prefix(field, RATE) then
-    local found = numbers(key, field, value, 2, '"at used"')
-    rates[string.sub(field, #RATE + 1)] = { at = found[1], used = found[2] }
-  elseif has_prefix(field, DAY_CREDITS) then
-    local found = numbers(key, field, value, 4, '"each covered day today"')
-    day_credits = day_credits or {}
-    day_credits[string.sub(field, #DAY_CREDITS + 1)] =
-      { each = found[1], covered = found[2], day = found[3], today = found[4] }
-  elseif has_prefix(field, SHARE) then
-    local found = numbers(key, field, value, 2, '"count expires"')
-    shares = shares or {}
-    shares[string.sub(field, #SHARE + 1)] = { count = found[1], expires = found[2] }
-  elseif has_prefix(field, GRANT) then
-    grants[#grants + 1] = read_grant(key, field, value)
-  elseif has_prefix(field, RESERVED) then
-    local found = numbers(key, field, value, 2, '"amount until"')
-    reserved[string.sub(field, #RESERVED + 1)] = { amount = found[1], ends = found[2] }
-  elseif has_prefix(field, PURCHASED_USED) then
-    local amount = numbers(key, field, value, 1, 'nano-dollars')[1]
-    purchased_used_by[string.sub(field, #PURCHASED_USED + 1)] = amount
   end
+  if day_credits then DAYS = days() end
+  if #grants > 0 or next(reserved) or next(purchased_used_by) then PURCHASED = purchased() end
 end
 
 local function read_record()
-  local key = KEYS[1]
-  local record = read('HGETALL', key)
-  for i = 1, #record, 2 do read_record_field(key, record[i], record[i + 1]) end
-  if day_credits then DAYS = days() end
+  local record = read('HGETALL', KEYS[1])
+  if #record > 0 then read_record_fields(KEYS[1], record) end
 end
 
 -- A call takes some thousands of arguments at most.
@@ -145,7 +171,7 @@ local CHUNK = 1000
 
 local function in_chunks(command, key, arguments)
   for from = 1, #arguments, CHUNK do
-    redis.call(command, key, unpack(arguments, from, math.min(#arguments, from + CHUNK - 1)))
+    redis.call(command, key, unpack(arguments, from, min(#arguments, from + CHUNK - 1)))
   end
 end
 
@@ -157,67 +183,59 @@ end
 -- Makes a book of what HMGET found under TOTAL, TERMS and the names of some lines. Its month ends
 -- at `ends`.
 local function open_book(key, found, names, ends)
-  local terms = found[2]
-  local b = {
+  local total, terms = found[1], found[2]
+  local used, purchased_used, charged, recovered, refunded, settled, forgotten, line_count =
+    numbers(key, TOTAL, total, NUMBERS_8, FORM_TOTAL)
+  local included_each, per_seat, max_pay_as_you_go, of_seats, stated_at
+  if terms and string.find(terms, UNLIMITED, 1, true) then
+    included_each, per_seat, of_seats, stated_at =
+      numbers(key, TERMS, terms, TERMS_UNLIMITED, FORM_TERMS)
+    max_pay_as_you_go = MAX_AMOUNT
+  else
+    included_each, per_seat, max_pay_as_you_go, of_seats, stated_at =
+      numbers(key, TERMS, terms, NUMBERS_5, FORM_TERMS)
+  end
+  local lines = {}
+  for i = 1, #names do
+    local value = found[i + 2]
+    if value then
+      local requests, micros, cost = numbers(key, names[i], value, NUMBERS_3, FORM_LINE)
+      lines[names[i]] = { requests, micros, cost }
+    end
+  end
+  if purchased_used > 0 then PURCHASED = PURCHASED or purchased() end
+  local period = string.sub(key, -7)
+  return {
     key = key,
     ends = ends,
-    period = string.sub(key, -7),
-    is_new = not found[1],
+    period = period,
+    is_new = not total,
     has_terms = terms and true or false,
-    lines = {},
+    lines = lines,
     changed_lines = {},
+    used = used,
+    purchased_used = purchased_used,
+    charged = charged,
+    recovered = recovered,
+    refunded = refunded,
+    settled = settled,
+    forgotten = forgotten,
+    line_count = line_count,
+    included_each = included_each,
+    per_seat = per_seat,
+    max_pay_as_you_go = max_pay_as_you_go,
+    seats = of_seats,
+    stated_at = stated_at,
+    included_per_day = DAYS and terms and DAYS.of(period).each or 0,
   }
-  b.used, b.purchased_used, b.charged, b.recovered, b.refunded, b.settled, b.forgotten,
-    b.line_count = unpack(numbers(key, TOTAL, found[1], 8, FORM_TOTAL))
-  terms = terms and string.gsub(terms, UNLIMITED_PATTERN, text(MAX_AMOUNT), 1)
-  b.included_each, b.per_seat, b.max_pay_as_you_go, b.seats, b.stated_at =
-    unpack(numbers(key, TERMS, terms, 5, FORM_TERMS))
-  b.included_per_day = DAYS and b.has_terms and DAYS.of(b.period).each or 0
-  for i, name in ipairs(names) do
-    local value = found[i + 2]
-    if value then b.lines[name] = numbers(key, name, value, 3, FORM_LINE) end
-  end
-  return b
-end
-
--- Amounts that were moved between months, by the other month.
-local function read_moved(key, field, value)
-  local moved = {}
-  if value and string.gsub(value, '%d%d%d%d%-%d%d %d+ ?', '') ~= '' then
-    note_malformed(key, field, value, FORM_MOVED)
-  end
-  for month, amount in string.gmatch(value or '', '(%S+) (%d+)') do
-    moved[month] = numbers(key, field, amount, 1, FORM_MOVED)[1]
-  end
-  return moved
-end
-
-local function moved_text(moved)
-  local words = {}
-  for month, amount in pairs(moved) do words[#words + 1] = month .. ' ' .. text(amount) end
-  return table.concat(words, ' ')
 end
 
 -- True if nothing was ever settled or put on hold; also if the book was lost.
 local function is_empty(b) return b.used == 0 and b.settled == 0 and not b.has_terms end
 
--- Purchased credits that are left of grants valid at a moment, without those that holds of other
--- periods than the book's may use.
-local function purchased_available(b, valid_at)
-  local left, taken = 0, 0
-  for _, grant in ipairs(grants) do
-    if grant.expires > valid_at then left = add(left, grant.left) end
-  end
-  for month, reservation in pairs(reserved) do
-    if month ~= b.period and is_live(reservation.ends) then
-      taken = add(taken, reservation.amount)
-    end
-  end
-  return subtract(left, taken)
-end
-
 local function for_seats(b, credits)
-  return math.min(MAX_AMOUNT, credits * (b.per_seat == 1 and b.seats or 1))
+  if b.per_seat ~= 1 then return credits end
+  return min(MAX_AMOUNT, credits * b.seats)
 end
 
 -- The month's included credits.
@@ -248,7 +266,7 @@ function days()
       return
     end
     day_credits[month] = state
-    change_record(DAY_CREDITS .. month, string.format('%.0f %.0f %.0f %.0f', state.each,
+    change_record(DAY_CREDITS .. month, format('%d %d %d %d', state.each,
       state.covered, state.day, state.today))
     local count, first = 0, nil
     for other in pairs(day_credits) do
@@ -265,16 +283,16 @@ function days()
   -- first.
   function self.state(b)
     local known = self.of(b.period)
-    local day = math.floor(math.min(now, b.ends - 1) / 86400000)
+    local day = math.floor(min(now, b.ends - 1) / 86400000)
     local of_day = for_seats(b, b.included_per_day)
     -- A clock that was ahead by more than a little wrote a day that is none.
     if of_day == 0 or day == known.day or day + 1 == known.day then return known end
     local paid = add(add(add(included(b), known.covered), b.purchased_used), b.charged)
     local debt = subtract(net(b), paid)
     -- Days without usage pay, too.
-    local idle = known.day == 0 and 0 or math.min(31, math.max(0, day - known.day - 1))
-    local of_idle = math.min(debt, MAX_AMOUNT, of_day * idle)
-    local of_today = math.min(subtract(debt, of_idle), of_day)
+    local idle = known.day == 0 and 0 or min(31, max(0, day - known.day - 1))
+    local of_idle = min(debt, MAX_AMOUNT, of_day * idle)
+    local of_today = min(subtract(debt, of_idle), of_day)
     return { each = known.each, covered = add(add(known.covered, of_idle), of_today), day = day,
       today = of_today }
   end
@@ -310,100 +328,112 @@ end
 -- far as included credits do not cover it since.
 local function pay_as_you_go(b)
   local included_used = add(included(b), DAYS and DAYS.of(b.period).covered or 0)
-  return math.min(b.charged, subtract(subtract(net(b), b.purchased_used), included_used))
+  return min(b.charged, subtract(subtract(net(b), b.purchased_used), included_used))
 end
 
 local function max_pay_as_you_go(b)
-  return math.min(b.max_pay_as_you_go, spending_limit or MAX_AMOUNT)
+  return min(b.max_pay_as_you_go, spending_limit or MAX_AMOUNT)
 end
 
--- Grants that expire first come first.
-local function sort_grants()
-  table.sort(grants, function(x, y)
-    if x.expires ~= y.expires then return x.expires < y.expires end
-    return x.field < y.field
-  end)
-end
+-- The functions of purchased credits.
+function purchased()
+  local self = {}
 
-local function grant_text(grant)
-  local expires = grant.expires == math.huge and NEVER or text(grant.expires)
-  return table.concat({ text(grant.amount), text(grant.left), expires }, ' ')
-end
-
--- Notes how much of the grants a period used, and forgets the oldest period if there are too many.
-local function note_purchased_used(period, amount)
-  purchased_used_by[period] = amount
-  change_record(PURCHASED_USED .. period, text(amount))
-  local count, first = 0, nil
-  for month in pairs(purchased_used_by) do
-    count = count + 1
-    if not first or month < first then first = month end
+  -- Purchased credits that are left of grants valid at a moment, without those that holds of other
+  -- periods than the book's may use.
+  function self.available(b, valid_at)
+    local left, taken = 0, 0
+    for _, grant in ipairs(grants) do
+      if grant.expires > valid_at then left = add(left, grant.left) end
+    end
+    for month, reservation in pairs(reserved) do
+      if month ~= b.period and is_live(reservation.ends) then
+        taken = add(taken, reservation.amount)
+      end
+    end
+    return subtract(left, taken)
   end
-  if count > MAX_PURCHASED_USED_PERIODS then
-    purchased_used_by[first] = nil
-    delete_from_record(PURCHASED_USED .. first)
-  end
-end
 
--- Uses up to `amount` of the grants valid at a moment. Answers how much they had.
-local function use_grants(b, amount, valid_at)
-  if amount == 0 then return 0 end
-  local rest = amount
-  sort_grants()
-  for _, grant in ipairs(grants) do
-    if grant.expires > valid_at and grant.left > 0 and rest > 0 then
-      local taken = math.min(rest, grant.left)
-      grant.left, rest = grant.left - taken, rest - taken
-      change_record(grant.field, grant_text(grant))
+  -- Grants that expire first come first.
+  function self.sort()
+    table.sort(grants, function(x, y)
+      if x.expires ~= y.expires then return x.expires < y.expires end
+      return x.field < y.field
+    end)
+  end
+
+  function self.grant_text(grant)
+    local expires = grant.expires == math.huge and NEVER or text(grant.expires)
+    return table.concat({ text(grant.amount), text(grant.left), expires }, ' ')
+  end
+
+  -- Notes how much of the grants a period used, and forgets the oldest period if there are too
+  -- many.
+  function self.note_used(period, amount)
+    purchased_used_by[period] = amount
+    change_record(PURCHASED_USED .. period, text(amount))
+    local count, first = 0, nil
+    for month in pairs(purchased_used_by) do
+      count = count + 1
+      if not first or month < first then first = month end
+    end
+    if count > MAX_PURCHASED_USED_PERIODS then
+      purchased_used_by[first] = nil
+      delete_from_record(PURCHASED_USED .. first)
     end
   end
-  local taken = amount - rest
-  if taken > 0 then
-    note_purchased_used(b.period, add(purchased_used_by[b.period] or 0, taken))
-  end
-  return taken
-end
 
--- Makes the grants and the book agree on what was used of them: the larger of the two is right.
--- Answers if the book changed.
-local function match_purchased_used(b, valid_at)
-  local before, noted = b.purchased_used, purchased_used_by[b.period] or 0
-  b.purchased_used = math.max(before, noted)
-  use_grants(b, subtract(b.purchased_used, noted), valid_at)
-  return b.purchased_used ~= before
+  -- Uses up to `amount` of the grants valid at a moment. Answers how much they had.
+  function self.use(b, amount, valid_at)
+    if amount == 0 then return 0 end
+    local rest = amount
+    self.sort()
+    for _, grant in ipairs(grants) do
+      if grant.expires > valid_at and grant.left > 0 and rest > 0 then
+        local taken = min(rest, grant.left)
+        grant.left, rest = grant.left - taken, rest - taken
+        change_record(grant.field, self.grant_text(grant))
+      end
+    end
+    local taken = amount - rest
+    if taken > 0 then
+      self.note_used(b.period, add(purchased_used_by[b.period] or 0, taken))
+    end
+    return taken
+  end
+
+  -- Makes the grants and the book agree on what was used of them: the larger of the two is right.
+  -- Answers if the book changed.
+  function self.match(b, valid_at)
+    local before, noted = b.purchased_used, purchased_used_by[b.period] or 0
+    b.purchased_used = max(before, noted)
+    self.use(b, subtract(b.purchased_used, noted), valid_at)
+    return b.purchased_used ~= before
+  end
+
+  return self
 end
 
 -- Debits `cost`: of the day's credits first, then of the month's, then of grants valid at a moment,
 -- then as pay-as-you-go as far as that goes.
 local function debit(b, cost, grants_valid_at)
+  if cost == 0 then return end
   local day, of_day = DAYS and DAYS.state(b), 0
-  if day then of_day = math.min(cost, DAYS.left(b, day)) end
+  if day then of_day = min(cost, DAYS.left(b, day)) end
   local rest = subtract(subtract(cost, of_day), included_left(b, day and day.covered or 0))
-  local purchased = math.min(rest, purchased_available(b, grants_valid_at))
-  local chargeable = subtract(max_pay_as_you_go(b), pay_as_you_go(b))
-  b.purchased_used = add(b.purchased_used, use_grants(b, purchased, grants_valid_at))
-  b.charged = add(b.charged, math.min(rest - purchased, chargeable))
+  if rest > 0 then
+    local chargeable = subtract(max_pay_as_you_go(b), pay_as_you_go(b))
+    local paid = PURCHASED and min(rest, PURCHASED.available(b, grants_valid_at)) or 0
+    if paid > 0 then
+      b.purchased_used = add(b.purchased_used, PURCHASED.use(b, paid, grants_valid_at))
+    end
+    b.charged = add(b.charged, min(rest - paid, chargeable))
+  end
   b.used = add(b.used, cost)
-  if day and cost > 0 then
+  if day then
     DAYS.note(b.period, { each = b.included_per_day, covered = add(day.covered, of_day),
       day = day.day, today = add(day.today, of_day) })
   end
-end
-
--- Accounted for by the leases and missing in the book: a write was torn. The terms of a book that
--- was lost are not known before a request states them, or someone reads the statement.
-local function missing_in(b, settled_by_leases)
-  if is_empty(b) then return 0 end
-  return math.min(subtract(settled_by_leases, b.settled), MAX_AMOUNT - b.used)
-end
-
--- Debits what was missing. Answers if the book changed.
-local function repair(b, missing)
-  local changed = match_purchased_used(b, now) or missing > 0
-  b.settled = add(b.settled, missing)
-  debit(b, missing, now)
-  b.recovered = add(b.recovered, missing)
-  return changed
 end
 
 -- The line of this name, which is made if there is none.
@@ -417,17 +447,17 @@ end
 local function write_book(b, ends, terms_changed, fields)
   local count = #fields
   fields[count + 1] = TOTAL
-  fields[count + 2] = string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f', b.used,
+  fields[count + 2] = format('%d %d %d %d %d %d %d %d', b.used,
     b.purchased_used, b.charged, b.recovered, b.refunded, b.settled, b.forgotten, b.line_count)
   if terms_changed then
     local max = b.max_pay_as_you_go
     fields[count + 3] = TERMS
-    fields[count + 4] = string.format('%.0f %.0f %s %.0f %.0f', b.included_each, b.per_seat,
+    fields[count + 4] = format('%d %d %s %d %d', b.included_each, b.per_seat,
       max == MAX_AMOUNT and UNLIMITED or text(max), b.seats, b.stated_at)
   end
   for name in pairs(b.changed_lines) do
     fields[#fields + 1] = name
-    fields[#fields + 1] = string.format('%.0f %.0f %.0f', unpack(b.lines[name]))
+    fields[#fields + 1] = format('%d %d %d', unpack(b.lines[name]))
   end
   redis.call('HSET', b.key, unpack(fields))
   if b.is_new then redis.call('PEXPIREAT', b.key, text(ends + BOOK_LIFETIME)) end

@@ -11,8 +11,8 @@
 -- ARGV     lease seq batch settled reported keep refill need extra included per_seat pay_as_you_go
 --          stated_at ttl forget not_after begins ends current_begins current_ends max_lines "parts
 --          most_per_day permits rate included_per_day most_running running wanted", of which the
---          last words can be left out, and `-` stands for none; then three for each part: name per_month per_day, and four
---          for each line: name requests micros cost
+--          last words can be left out, and `-` stands for none; then three for each part: name
+--          per_month per_day, and four for each line: name requests micros cost
 --
 -- Answers "outcome now", and of a renewal that took effect also "hold used held limit included
 -- limited_by_owner early ended". If a limit of the account's day or of a part leaves less than the
@@ -21,21 +21,21 @@
 -- if a share is asked for, "running granted remaining"; and if permits are asked for, "permits
 -- granted remaining next_after reset_after", in microseconds.
 
-local lease = ARGV[1]
-local a = {}
-for i = 2, FIRST_PART - 2 do a[i] = tonumber(ARGV[i]) end
-local seq, batch, settled, reported = a[2], a[3], a[4], a[5]
-local keep, refill, need, extra = a[6], a[7], a[8], a[9]
-local terms_included, terms_per_seat, terms_max = a[10], a[11], a[12]
+local ARGV = ARGV
+local lease, seq, batch, settled, reported =
+  ARGV[1], ARGV[2] + 0, ARGV[3] + 0, ARGV[4] + 0, ARGV[5] + 0
+local keep, refill, need, extra = ARGV[6] + 0, ARGV[7] + 0, ARGV[8] + 0, ARGV[9] + 0
+local terms_included, terms_per_seat, terms_max = ARGV[10] + 0, ARGV[11] + 0, ARGV[12] + 0
 local now_seconds = math.floor(now / 1000)
 -- A node whose clock is ahead must not pin its terms.
-local stated_at = math.min(a[13], now_seconds)
-local ttl, forget, not_after, begins, ends = a[14], a[15] == 1, a[16], a[17], a[18]
-local current_begins, current_ends, max_lines = a[19], a[20], a[21]
+local stated_at = min(ARGV[13] + 0, now_seconds)
+local ttl, forget, not_after = ARGV[14] + 0, ARGV[15] == '1', ARGV[16] + 0
+local begins, ends = ARGV[17] + 0, ARGV[18] + 0
 -- What few renewals have: the parts of the account that the lease draws on (`count`), the limit of
 -- the account's day, permits, a share of concurrent requests, credits of a day; and the functions
 -- of these, which are only made if they are needed.
-local P = { count = 0, most_per_day = MAX_AMOUNT, included_per_day = 0, drawn = {} }
+local P = { count = 0, most_per_day = MAX_AMOUNT, included_per_day = 0, drawn = {},
+  has_limits = false, cost = 0, share_answer = '' }
 if ARGV[FIRST_PART - 1] ~= '0' then
   local words = {}
   for word in string.gmatch(ARGV[FIRST_PART - 1], '%S+') do words[#words + 1] = word end
@@ -46,7 +46,29 @@ if ARGV[FIRST_PART - 1] ~= '0' then
     tonumber(words[6]), tonumber(words[7]), tonumber(words[8])
 end
 local FIRST_LINE = FIRST_PART + 3 * P.count
-local current_key = KEYS[P.count > 0 and 8 or 6]
+local current_key, current_begins, current_ends = KEYS[P.count > 0 and 8 or 6], nil, nil
+local read_moved, moved_text
+if current_key then
+  current_begins, current_ends = ARGV[19] + 0, ARGV[20] + 0
+
+  -- Amounts that were moved between months, by the other month.
+  function read_moved(key, field, value)
+    local moved = {}
+    if value and string.gsub(value, '%d%d%d%d%-%d%d %d+ ?', '') ~= '' then
+      note_malformed(key, field, value, FORM_MOVED)
+    end
+    for month, amount in string.gmatch(value or '', '(%S+) (%d+)') do
+      moved[month] = numbers(key, field, amount, NUMBERS_1, FORM_MOVED)
+    end
+    return moved
+  end
+
+  function moved_text(moved)
+    local words = {}
+    for month, amount in pairs(moved) do words[#words + 1] = month .. ' ' .. text(amount) end
+    return table.concat(words, ' ')
+  end
+end
 
 if P.count > 0 then
   -- `own_hold` and `next_expiry`, `totals` by name, and their changes: fields and values of the
@@ -61,7 +83,7 @@ if P.count > 0 then
 
   function P.read_limits(part, field, value)
     if not value then return end
-    for i, word in ipairs({ string.match(value, '^(%S+) (%S+)$') }) do
+    for i, word in ipairs({ match(value, '^(%S+) (%S+)$') }) do
       local limit = tonumber(word)
       if limit and limit <= MAX_AMOUNT then
         part[i == 1 and 'per_month' or 'per_day'] = limit
@@ -69,19 +91,19 @@ if P.count > 0 then
         note_malformed(KEYS[6], field, value, '"per_month per_day"')
       end
     end
-    if not string.match(value, '^%S+ %S+$') then
+    if not match(value, '^%S+ %S+$') then
       note_malformed(KEYS[6], field, value, '"per_month per_day"')
     end
   end
 
   function P.read_total(name, field, value)
-    local used, held = unpack(numbers(KEYS[7], field, value, 2, '"used held"'))
+    local used, held = numbers(KEYS[7], field, value, NUMBERS_2, '"used held"')
     P.totals[name] = { used = used, held = held }
   end
 
   -- Answers a hold's amount, when it expires, and its parts.
   function P.read_hold(field, value)
-    local amount, expires, names = string.match(value, '^(%d+) (%d+) (.*)$')
+    local amount, expires, names = match(value, '^(%d+) (%d+) (.*)$')
     amount, expires = tonumber(amount), tonumber(expires)
     if not (amount and expires) or amount > MAX_AMOUNT then
       note_malformed(KEYS[7], field, value, '"amount expires parts"')
@@ -129,21 +151,22 @@ if P.count > 0 then
     for i = 1, P.count do
       local at = FIRST_PART + 3 * (i - 1)
       local name = ARGV[at]
-      drawn[i] = { name = name, per_month = tonumber(ARGV[at + 1]), per_day = tonumber(ARGV[at + 2]) }
+      drawn[i] = { name = name, per_month = ARGV[at + 1] + 0, per_day = ARGV[at + 2] + 0 }
       of_account[2 * i - 1], of_account[2 * i] = PART_LIMITS .. name, PART_TODAY .. name
       of_month[i + 2] = PART_TOTAL .. name
     end
     of_account[2 * P.count + 1] = PARTS_DAY
     local found = read('HMGET', KEYS[6], unpack(of_account))
     local found_month = read('HMGET', KEYS[7], unpack(of_month))
-    P.parts_day = numbers(KEYS[6], PARTS_DAY, found[2 * P.count + 1], 1, 'days since 1970')[1]
+    P.parts_day =
+      numbers(KEYS[6], PARTS_DAY, found[2 * P.count + 1], NUMBERS_1, 'days since 1970')
     P.next_expiry =
-      numbers(KEYS[7], NEXT_EXPIRY, found_month[1], 1, 'milliseconds since 1970')[1]
+      numbers(KEYS[7], NEXT_EXPIRY, found_month[1], NUMBERS_1, 'milliseconds since 1970')
     if found_month[2] then P.own_hold = P.read_hold(of_month[2], found_month[2]) end
     for i, part in ipairs(drawn) do
       P.read_limits(part, of_account[2 * i - 1], found[2 * i - 1])
       part.last_day, part.used_on_last_day =
-        unpack(numbers(KEYS[6], of_account[2 * i], found[2 * i], 2, '"day used"'))
+        numbers(KEYS[6], of_account[2 * i], found[2 * i], NUMBERS_2, '"day used"')
       if found_month[i + 2] then P.read_total(part.name, of_month[i + 2], found_month[i + 2]) end
       part.is_new = not found_month[i + 2]
     end
@@ -173,11 +196,11 @@ if wrong then return malformed() end
 
 local known = found_lease[1] and true or false
 local entry_seq, entry_batch, entry_settled =
-  unpack(numbers(KEYS[4], lease, found_lease[1], 3, '"seq batch settled"'))
+  numbers(KEYS[4], lease, found_lease[1], NUMBERS_3, '"seq batch settled"')
 local lease_settled, lease_forgotten, behind_until, lease_moved =
-  unpack(numbers(KEYS[4], SUM, found_lease[2], 4, FORM_LEASE_SUM))
-local own_hold = numbers(KEYS[5], lease, found_hold[1], 2, '"amount expires"')[1]
-local held, next_expiry = unpack(numbers(KEYS[5], SUM, found_hold[2], 2, '"held next"'))
+  numbers(KEYS[4], SUM, found_lease[2], NUMBERS_4, FORM_LEASE_SUM)
+local own_hold = numbers(KEYS[5], lease, found_hold[1], NUMBERS_2, '"amount expires"')
+local held, next_expiry = numbers(KEYS[5], SUM, found_hold[2], NUMBERS_2, '"held next"')
 local current = found_current and open_book(current_key, found_current, { LATE_LINE }, current_ends)
 local book = open_book(KEYS[3], found_book, names, ends)
 local moved_to = current_key and read_moved(KEYS[3], MOVED_TO, found_to[1])
@@ -193,8 +216,8 @@ if scanned then
   held, next_expiry = 0, 0
   for i = 1, #all, 2 do
     if all[i] ~= SUM then
-      local found = numbers(KEYS[5], all[i], all[i + 1], 2, '"amount expires"')
-      local amount, expires = found[1], found[2]
+      local amount, expires =
+        numbers(KEYS[5], all[i], all[i + 1], NUMBERS_2, '"amount expires"')
       if is_live(expires) then
         held, hold_count = add(held, amount), hold_count + 1
         if next_expiry == 0 or expires < next_expiry then next_expiry = expires end
@@ -229,11 +252,11 @@ if is_closed and not elsewhere then return without_effect(LATE_RENEWAL) end
 local settled_before, forgotten_before = book.settled, book.forgotten
 local was_empty = is_empty(book)
 if not found_lease[2] then
-  lease_settled, lease_forgotten = math.min(book.forgotten, book.settled), book.forgotten
+  lease_settled, lease_forgotten = min(book.forgotten, book.settled), book.forgotten
 end
 local missing = subtract(lease_settled, book.settled)
 book.settled = add(book.settled, missing)
-lease_forgotten = math.max(lease_forgotten, book.forgotten)
+lease_forgotten = max(lease_forgotten, book.forgotten)
 local behind = subtract(book.settled, lease_settled)
 if behind_until == 0 then behind_until = now + REPORT_AGAIN_WITHIN end
 if behind == 0 or not is_live(behind_until) then
@@ -261,19 +284,19 @@ if is_news then
   delta = subtract(settled, entry_settled)
   if batch > entry_batch then
     brings_lines = #names > 0
-    for i = FIRST_LINE, #ARGV, 4 do lines_cost = add(lines_cost, tonumber(ARGV[i + 3])) end
+    for i = FIRST_LINE, #ARGV, 4 do lines_cost = add(lines_cost, ARGV[i + 3]) end
   end
   if lines_cost > delta then
-    return refused(string.format('the lines of batch %.0f cost %.0f nano-dollars, and only %.0f '
+    return refused(format('the lines of batch %d cost %d nano-dollars, and only %d '
       .. 'are newly settled: send lines that cost no more', batch, lines_cost, delta))
   end
 end
 
 -- What leases report again because their entries were lost is in the book already.
-local reported_again = math.min(subtract(book.settled, lease_settled),
-  subtract(math.min(reported, settled), entry_settled), delta)
+local reported_again = min(subtract(book.settled, lease_settled),
+  subtract(min(reported, settled), entry_settled), delta)
 local cost = delta - reported_again
-local debited = math.min(add(cost, repaired), MAX_AMOUNT - (elsewhere and current or book).used)
+local debited = min(add(cost, repaired), MAX_AMOUNT - (elsewhere and current or book).used)
 if lines_cost > subtract(debited, repaired) then lines_cost, brings_lines = 0, false end
 
 -- Of a month that has ended its own terms count, else the newest that were stated. Terms that are
@@ -294,7 +317,7 @@ if now < ends or not book.has_terms then
   if book.seats ~= seats then book.seats, terms_changed = seats, true end
 end
 
-P.most_per_day = math.min(P.most_per_day, per_day or MAX_AMOUNT)
+P.most_per_day = min(P.most_per_day, per_day or MAX_AMOUNT)
 P.has_limits = P.most_per_day < MAX_AMOUNT or P.count > 0
 if P.has_limits then
   P.today = math.floor(now / 86400000)
@@ -313,7 +336,7 @@ if P.has_limits and is_news and P.cost > 0 then
     -- Else the counts of parts that are used no more would stay for ever.
     local all = redis.call('HGETALL', KEYS[6])
     for i = 1, #all, 2 do
-      local day = has_prefix(all[i], PART_TODAY) and string.match(all[i + 1], '^(%d+) ')
+      local day = has_prefix(all[i], PART_TODAY) and match(all[i + 1], '^(%d+) ')
       if day and day + PART_DAYS < P.today then P.day_deletions[#P.day_deletions + 1] = all[i] end
     end
     P.day_changes = { PARTS_DAY, text(P.today) }
@@ -337,13 +360,15 @@ if DAYS and P.keeps_terms then DAYS.note_terms(book) end
 local book_changed = is_news or missing > 0 or book.settled ~= settled_before
   or book.forgotten ~= forgotten_before
 if not elsewhere or restored > 0 then
-  book_changed = match_purchased_used(book, grants_valid_at) or book_changed or restored > 0
+  book_changed = (PURCHASED and PURCHASED.match(book, grants_valid_at)) or book_changed
+    or restored > 0
   if brings_lines and not elsewhere then
+    local max_lines = ARGV[21] + 0
     for i = FIRST_LINE, #ARGV, 4 do
       local name = ARGV[i]
       if not book.lines[name] and book.line_count >= max_lines then name = OTHER_LINE end
       local line = line_of(book, name)
-      for part = 1, 3 do line[part] = add(line[part], tonumber(ARGV[i + part])) end
+      for part = 1, 3 do line[part] = add(line[part], ARGV[i + part]) end
     end
   end
   debit(book, elsewhere and restored or debited, grants_valid_at)
@@ -352,14 +377,16 @@ if not elsewhere or restored > 0 then
 end
 
 -- Included credits of the month, of its days as far as they were used, and of today.
-local function included_so_far() return DAYS and DAYS.included_so_far(book) or included(book) end
+local included_so_far = DAYS and DAYS.included_so_far(book) or included(book)
 
 -- The most that can be used. Usage of a closed month, or of one that has not begun, is debited in
 -- another. No total grows beyond the largest amount.
-local function limit()
-  if is_closed or early or book.used == MAX_AMOUNT then return net(book) end
-  local prepaid = add(add(included_so_far(), book.purchased_used), purchased_available(book, now))
-  return add(prepaid, max_pay_as_you_go(book))
+local cost_of_month, pay_as_you_go_limit = net(book), max_pay_as_you_go(book)
+local limit = cost_of_month
+if not (is_closed or early or book.used == MAX_AMOUNT) then
+  limit = add(included_so_far, book.purchased_used)
+  if PURCHASED then limit = add(limit, PURCHASED.available(book, now)) end
+  limit = add(limit, pay_as_you_go_limit)
 end
 
 if P.has_limits then
@@ -384,17 +411,17 @@ if P.rate then
   -- them.
   function P.permits()
     local micros, wanted = now * 1000, is_news and P.wanted or 0
-    local count, per, burst = string.match(P.rate, '^(%d+)/(%d+)/?(%d*)$')
+    local count, per, burst = match(P.rate, '^(%d+)/(%d+)/?(%d*)$')
     count, per, burst = tonumber(count), tonumber(per), tonumber(burst)
     local cell = rates[P.rate] or { at = 0, used = 0 }
     local available, granted, next_after, reset_after
     if burst then
       local interval = math.ceil(per / count)
-      local tolerance = math.min(interval * burst, MAX_TOLERANCE)
+      local tolerance = min(interval * burst, MAX_TOLERANCE)
       -- A cell that is farther ahead was written by a clock that was.
-      local at = math.min(math.max(cell.at, micros), micros + tolerance)
+      local at = min(max(cell.at, micros), micros + tolerance)
       available = math.floor((micros + tolerance - at) / interval)
-      granted = math.min(available, wanted)
+      granted = min(available, wanted)
       cell = { at = at + granted * interval, used = 0 }
       reset_after = cell.at - micros
       next_after = subtract(reset_after + interval, tolerance)
@@ -402,7 +429,7 @@ if P.rate then
       local window = math.floor(micros / per)
       if cell.at ~= window then cell = { at = window, used = 0 } end
       available = subtract(count, cell.used)
-      granted = math.min(available, wanted)
+      granted = min(available, wanted)
       cell.used = cell.used + granted
       reset_after = (window + 1) * per - micros
       next_after = reset_after
@@ -411,7 +438,7 @@ if P.rate then
     if is_news then
       rates[P.rate] = cell
       for rate, other in pairs(rates) do
-        local _, other_per, other_burst = string.match(rate, '^(%d+)/(%d+)/?(%d*)$')
+        local _, other_per, other_burst = match(rate, '^(%d+)/(%d+)/?(%d*)$')
         local is_over = other_burst == '' and other.at ~= math.floor(micros / other_per)
           or other_burst ~= '' and other.at <= micros
         if is_over then
@@ -421,7 +448,7 @@ if P.rate then
         end
       end
     end
-    return string.format('%.0f %.0f %.0f %.0f', granted, available - granted, next_after, reset_after)
+    return format('%d %d %d %d', granted, available - granted, next_after, reset_after)
   end
 end
 
@@ -431,12 +458,14 @@ if P.most_running or (shares and shares[lease]) then
   shares = shares or {}
   function P.share()
     local before = shares[lease]
-    local function lasts(share) return now < share.expires and share.expires <= now + SHARE_LIFETIME end
+    local function lasts(share)
+      return now < share.expires and share.expires <= now + SHARE_LIFETIME
+    end
     before = before and lasts(before) and before.count or 0
     local others = 0
     for other, share in pairs(shares) do
       if lasts(share) then
-        if other ~= lease then others = math.min(MAX_RUNNING, others + share.count) end
+        if other ~= lease then others = min(MAX_RUNNING, others + share.count) end
       elseif is_news and other ~= lease then
         delete_from_record(SHARE .. other)
       end
@@ -445,8 +474,8 @@ if P.most_running or (shares and shares[lease]) then
     local granted = 0
     if P.most_running then
       -- In another month than the current one, nothing begins.
-      local wanted = (now >= ends or early) and math.min(P.share_wanted, P.running) or P.share_wanted
-      granted = is_news and math.max(math.min(P.running, before), math.min(wanted, left)) or before
+      local wanted = (now >= ends or early) and min(P.share_wanted, P.running) or P.share_wanted
+      granted = is_news and max(min(P.running, before), min(wanted, left)) or before
     end
     if is_news and granted > 0 then
       change_record(SHARE .. lease, text(granted) .. ' ' .. text(now + SHARE_LIFETIME))
@@ -491,18 +520,18 @@ if is_news then
   -- The hold: what is kept is kept by right, and scarcity limits only what is more. In another
   -- month than the current one, only running requests get more.
   local others = subtract(held, own_hold)
-  local kept = math.min(keep, subtract(own_hold, cost))
-  local available = subtract(subtract(subtract(limit(), net(book)), others), kept)
+  local kept = min(keep, subtract(own_hold, cost))
+  local available = subtract(subtract(subtract(limit, cost_of_month), others), kept)
   if P.has_limits then
     P.each_limit(function(level, _, most, used, on_hold)
       local own = level == 0 and own_hold or P.own_hold
       local left = subtract(subtract(most, used), subtract(on_hold, own))
-      available = math.min(available, subtract(left, kept))
+      available = min(available, subtract(left, kept))
     end)
   end
   if now >= ends or early then need, extra = 0, 0 end
-  local more = math.min(add(add(keep - kept, refill), need), available)
-  hold = kept + more + math.min(extra, math.floor((available - more) / SURPLUS_DIVISOR))
+  local more = min(add(add(keep - kept, refill), need), available)
+  hold = kept + more + min(extra, math.floor((available - more) / SURPLUS_DIVISOR))
   if hold > 0 then
     held = add(others, hold)
     if next_expiry == 0 or expires < next_expiry then next_expiry = expires end
@@ -531,44 +560,45 @@ if is_news then
 
   -- Purchased credits that this period's holds may use are reserved, so that another period does
   -- not hold them too.
-  local amount =
-    math.min(subtract(held, DAYS and DAYS.all_left(book) or included_left(book, 0)), purchased_available(book, now))
-  for month, reservation in pairs(reserved) do
-    local is_own = month == book.period
-    if (is_own and amount == 0) or (not is_own and not is_live(reservation.ends)) then
-      delete_from_record(RESERVED .. month)
-      reserved[month] = nil
+  if PURCHASED then
+    local amount = min(subtract(held, DAYS and DAYS.all_left(book) or included_left(book, 0)),
+      PURCHASED.available(book, now))
+    for month, reservation in pairs(reserved) do
+      local is_own = month == book.period
+      if (is_own and amount == 0) or (not is_own and not is_live(reservation.ends)) then
+        delete_from_record(RESERVED .. month)
+        reserved[month] = nil
+      end
     end
-  end
-  if amount > 0 then
-    reserved[book.period] = { amount = amount, ends = expires }
-    change_record(RESERVED .. book.period, text(amount) .. ' ' .. text(expires))
+    if amount > 0 then
+      reserved[book.period] = { amount = amount, ends = expires }
+      change_record(RESERVED .. book.period, text(amount) .. ' ' .. text(expires))
+    end
   end
 
   -- An entry that still settles something is not removed.
   leaves = forget and hold == 0 and delta == 0
   if leaves then
-    local forgotten = add(lease_forgotten, math.max(settled, entry_settled))
-    lease_forgotten = math.min(forgotten, lease_settled)
+    local forgotten = add(lease_forgotten, max(settled, entry_settled))
+    lease_forgotten = min(forgotten, lease_settled)
     book.forgotten, outcome = lease_forgotten, FORGOTTEN
   end
 end
 
-local answer = without_effect(outcome)
+local answer
 if outcome == RENEWED then
-  answer = string.format('%s %.0f %.0f %.0f %.0f %.0f %.0f %d %d %d', outcome, now, hold,
-    net(book), held, limit(), included_so_far(),
-    max_pay_as_you_go(book) < book.max_pay_as_you_go and 1 or 0, early and 1 or 0,
-    now >= ends and 1 or 0)
+  answer = format('%s %d %d %d %d %d %d %d %d %d', outcome, now, hold, cost_of_month,
+    held, limit, included_so_far, pay_as_you_go_limit < book.max_pay_as_you_go and 1 or 0,
+    early and 1 or 0, now >= ends and 1 or 0)
   if P.has_limits then
-    local least, tightest = subtract(subtract(limit(), net(book)), held), ''
+    local least, tightest = subtract(subtract(limit, cost_of_month), held), ''
     P.each_limit(function(level, is_day, most, used, on_hold)
       local left = subtract(subtract(most, used), on_hold)
       local resets = is_day == 1 and (P.today + 1) * 86400000 or ends
       -- Of two that leave the same, the one that does so for longer.
       if left < least or (left == least and tightest ~= '' and resets > P.resets) then
         least, P.resets = left, resets
-        tightest = string.format(' %d %d %.0f %.0f %.0f %.0f', level, is_day, most, used, on_hold,
+        tightest = format(' %d %d %d %d %d %d', level, is_day, most, used, on_hold,
           resets)
       end
     end)
@@ -576,12 +606,14 @@ if outcome == RENEWED then
   end
   answer = answer .. P.share_answer
   if P.rate then answer = answer .. PERMITS .. P.permits() end
+else
+  answer = without_effect(outcome)
 end
 
 local debits_elsewhere = elsewhere and (brings_lines or debited > 0)
 local book_fields, current_fields, newly_moved = {}, {}, 0
 if elsewhere then
-  local noted = math.max(moved_here, moved_there)
+  local noted = max(moved_here, moved_there)
   local all = add(noted, subtract(debited, subtract(moved_here, moved_there)))
   if all > moved_here then
     moved_to[current.period] = all
@@ -606,11 +638,11 @@ if debits_elsewhere then
   local late = line_of(current, LATE_LINE)
   if brings_lines then
     for i = FIRST_LINE, #ARGV, 4 do
-      for part = 1, 2 do late[part] = add(late[part], tonumber(ARGV[i + part])) end
+      for part = 1, 2 do late[part] = add(late[part], ARGV[i + part]) end
     end
   end
   late[3] = add(late[3], debited)
-  match_purchased_used(current, grants_valid_at)
+  if PURCHASED then PURCHASED.match(current, grants_valid_at) end
   debit(current, debited, grants_valid_at)
 end
 
@@ -618,14 +650,14 @@ end
 -- between them is seen in their sums.
 if is_news then
   for _, grant in ipairs(spent) do
-    redis.call('HSET', KEYS[2], grant.field, grant_text(grant))
+    redis.call('HSET', KEYS[2], grant.field, PURCHASED.grant_text(grant))
     delete_from_record(grant.field)
   end
 end
 write_record()
 
 local function lease_sum_text()
-  return string.format('%.0f %.0f %.0f %.0f', lease_settled, lease_forgotten, behind_until,
+  return format('%d %d %d %d', lease_settled, lease_forgotten, behind_until,
     lease_moved)
 end
 
@@ -640,8 +672,8 @@ if leaves then
   redis.call('HDEL', KEYS[4], lease)
   delete_lease_sums_if_alone()
 elseif is_news then
-  local entry = string.format('%.0f %.0f %.0f', seq, math.max(batch, entry_batch),
-    math.max(settled, entry_settled))
+  local entry = format('%d %d %d', seq, max(batch, entry_batch),
+    max(settled, entry_settled))
   redis.call('HSET', KEYS[4], lease, entry, SUM, lease_sums)
   if not known then redis.call('PEXPIREAT', KEYS[4], text(ends + SETTLEMENT_WINDOW)) end
 elseif (found_lease[2] or known or behind_until > 0) and lease_sums ~= found_lease[2] then
@@ -672,8 +704,8 @@ end
 
 for _, gone in ipairs(expired) do redis.call('HDEL', KEYS[5], gone) end
 if is_news and hold > 0 then
-  redis.call('HSET', KEYS[5], lease, text(hold) .. ' ' .. text(expires), SUM,
-    text(held) .. ' ' .. text(next_expiry))
+  redis.call('HSET', KEYS[5], lease, format('%d %d', hold, expires), SUM,
+    format('%d %d', held, next_expiry))
   if not found_hold[2] then redis.call('PEXPIREAT', KEYS[5], text(ends + SETTLEMENT_WINDOW)) end
 elseif scanned or (is_news and own_hold > 0) then
   if is_news and own_hold > 0 then redis.call('HDEL', KEYS[5], lease) end

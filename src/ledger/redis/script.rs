@@ -128,6 +128,7 @@ pub(super) fn amend_text(clock: &str) -> String {
 fn account_constants() -> Vec<Constant> {
     vec![
         number("MAX_AMOUNT", Credits::MAX.as_nano_usd().unsigned_abs()),
+        word("MAX_AMOUNT_TEXT", &Credits::MAX.as_nano_usd().to_string()),
         number("MAX_SEATS", u32::MAX.into()),
         word("SEATS_FORM", &format!("a whole number from 1 to {}", u32::MAX)),
         number("MAX_PURCHASED_USED_PERIODS", MAX_PURCHASED_USED_PERIODS as u64),
@@ -150,8 +151,6 @@ fn account_constants() -> Vec<Constant> {
         word("TOTAL", schema::TOTAL),
         word("TERMS", schema::TERMS),
         word("UNLIMITED", schema::UNLIMITED),
-        // A character with a meaning in patterns, as itself.
-        word("UNLIMITED_PATTERN", &format!("%{}", schema::UNLIMITED)),
         word("MOVED_TO", schema::MOVED_TO),
         word("MOVED_FROM", schema::MOVED_FROM),
         word("SUM", schema::SUM),
@@ -167,7 +166,20 @@ fn account_constants() -> Vec<Constant> {
         word("FORM_LINE", "\"requests micros cost\""),
         word("FORM_LEASE_SUM", "\"settled forgotten behind_until moved\""),
         word("FORM_MOVED", "\"month amount\""),
+        // Patterns of values.
+        word("NUMBERS_1", &numbers(1)),
+        word("NUMBERS_2", &numbers(2)),
+        word("NUMBERS_3", &numbers(3)),
+        word("NUMBERS_4", &numbers(4)),
+        word("NUMBERS_5", &numbers(5)),
+        word("NUMBERS_8", &numbers(8)),
+        word("TERMS_UNLIMITED", "^(%d+) (%d+) %* (%d+) (%d+)$"),
     ]
+}
+
+/// The pattern of so many whole numbers.
+fn numbers(count: usize) -> String {
+    format!("^{}$", ["(%d+)"].repeat(count).join(" "))
 }
 
 /// The name of a constant, and what stands for it in Lua.
