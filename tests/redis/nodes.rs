@@ -126,9 +126,41 @@ impl Drop for Node {
     }
 }
 
-/// Twenty of them, four at a time.
+/// The longest time for which a thread that does nothing is kept from running, on a machine on
+/// which a call of Redis is answered within its 250 ms: it takes some threads, one after the other.
+const FAIR: Duration = Duration::from_millis(30);
+
+/// Plays a scenario whose times are bounded. If it fails on a machine that is too busy to tell, it
+/// is played again, nine times at most.
+async fn on_a_fair_machine(scenario: impl AsyncFn() -> Result<(), String>) {
+    for attempt in 1.. {
+        let (ends, ended) = std::sync::mpsc::channel::<()>();
+        let canary = std::thread::spawn(move || {
+            let (nap, mut longest) = (Duration::from_millis(5), Duration::ZERO);
+            loop {
+                let began = Instant::now();
+                if ended.recv_timeout(nap) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+                    return longest;
+                }
+                longest = longest.max(began.elapsed().saturating_sub(nap));
+            }
+        });
+        let played = scenario().await;
+        drop(ends);
+        let longest = canary.join().unwrap();
+        let Err(what) = played else { return };
+        assert!(longest > FAIR && attempt < 10, "{what}; threads waited {longest:?} at most");
+        eprintln!("once more, since threads waited {longest:?}: {what}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_killed_loses_half_a_hold_of_each_stream_at_most() {
+    on_a_fair_machine(kill_nodes).await;
+}
+
+/// Twenty of them, four at a time.
+async fn kill_nodes() -> Result<(), String> {
     let redis = RedisServer::start();
     let ledger = RedisLedger::connect(&*redis.url()).await.unwrap();
     let mut lost = Vec::new();
@@ -168,8 +200,9 @@ async fn a_node_that_is_killed_loses_half_a_hold_of_each_stream_at_most() {
         lost[lost.len() - 1]
     );
     // Half a hold is 500 ms; the rest is what a busy machine takes to ask, and to be killed.
-    assert!(lost[lost.len() - 1] <= Duration::from_millis(650), "{lost:?}");
-    assert!(lost[lost.len() / 2] <= Duration::from_millis(500), "{lost:?}");
+    let is_bounded = lost[lost.len() - 1] <= Duration::from_millis(650)
+        && lost[lost.len() / 2] <= Duration::from_millis(500);
+    if is_bounded { Ok(()) } else { Err(format!("lost {lost:?}")) }
 }
 
 /// It goes on for longer than a slice lasts while nothing that it reports arrives.
@@ -207,10 +240,14 @@ async fn a_node_that_is_killed_while_redis_is_away_loses_what_ran_since() {
     }
 }
 
-/// Stopped for longer than a slice lasts, at any moment: nobody who has credits is cut, and all of
-/// it is billed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_stopped_for_a_while_cuts_nobody() {
+    on_a_fair_machine(stop_nodes).await;
+}
+
+/// Stopped for longer than a slice lasts, at any moment: nobody who has credits is cut, and all of
+/// it is billed.
+async fn stop_nodes() -> Result<(), String> {
     let redis = RedisServer::start();
     let ledger = RedisLedger::connect(&*redis.url()).await.unwrap();
     let stopped = (0..6_u64).map(|node| {
@@ -236,14 +273,15 @@ async fn a_node_that_is_stopped_for_a_while_cuts_nobody() {
                     }
                 });
                 if let Ok(ended) = reading.await {
-                    panic!("node {node}, stream {number} was cut: {ended}");
+                    return Err(format!("node {node}, stream {number} was cut: {ended}"));
                 }
             }
             for number in 0..STREAMS {
                 let statement = node_process.statement(ledger, number).await;
                 assert!(statement.compute() > Duration::from_secs(3), "{statement:?}");
             }
+            Ok(())
         }
     });
-    futures_util::future::join_all(stopped).await;
+    futures_util::future::join_all(stopped).await.into_iter().collect()
 }
