@@ -31,12 +31,6 @@ use tower_credits::{
 
 use self::redis_server::RedisServer;
 
-const SCRIPT: &str = concat!(
-    include_str!("../src/ledger/redis/clock.lua"),
-    include_str!("../src/ledger/redis/account.lua"),
-    include_str!("../src/ledger/redis/renew.lua")
-);
-
 fn users(count: u64) -> Arc<Vec<Arc<Identity>>> {
     Arc::new((0..count).map(|user| Arc::new(identity(&format!("user-{user}"), "pro"))).collect())
 }
@@ -68,45 +62,60 @@ async fn ask(
     assert!(response.into_body().collect().await.is_ok());
 }
 
-/// The renewal of a strict admission, as the ledger sends it, by a client of the bench's own.
+/// The first renewal of a strict admission, as the ledger sends it, by a client of the bench's own.
 #[derive(Clone)]
 struct Bare {
     link: MultiplexedConnection,
-    hash: String,
+    /// The call that the ledger sent for the account `user-0`, as the server's log has it.
+    words: Vec<String>,
+    /// The place of the first argument after the keys.
+    first: usize,
 }
 
 impl Bare {
     async fn connect(server: &RedisServer) -> Self {
         let client = redis::Client::open(server.url()).unwrap();
         let mut link = client.get_multiplexed_async_connection().await.unwrap();
-        let hash =
-            redis::cmd("SCRIPT").arg("LOAD").arg(SCRIPT).query_async(&mut link).await.unwrap();
-        Self { link, hash }
+        let set = |micros: &'static str| {
+            redis::cmd("CONFIG").arg(&["SET", "slowlog-log-slower-than", micros]).to_owned()
+        };
+        // With room for the script itself, which the first call brings.
+        for logs in ["10000", "0"] {
+            set(logs).exec_async(&mut link).await.unwrap();
+            let meter = builder(server).await.build().unwrap();
+            ask(&mut meter.layer(Echo), &users(1)[0]).await;
+            drop(meter.shutdown().await);
+        }
+        set("10000").exec_async(&mut link).await.unwrap();
+        let log: Vec<Vec<redis::Value>> =
+            redis::cmd("SLOWLOG").arg("GET").arg(1_000).query_async(&mut link).await.unwrap();
+        let words = log
+            .into_iter()
+            .rev()
+            .filter_map(|entry| redis::from_redis_value::<Vec<String>>(entry.get(3)?.clone()).ok())
+            .find(|words| words[0] == "EVALSHA" && words.get(9).is_some_and(|seq| seq == "1"))
+            .expect("the log has the first renewal");
+        let first = 3 + words[2].parse::<usize>().unwrap();
+        Self { link, words, first }
+    }
+
+    /// The words of a call for another account and lease.
+    fn words(&self, account: &str, lease: &str, seq: &str) -> Vec<String> {
+        let mut words = self.words.clone();
+        for key in &mut words[3..self.first] {
+            *key = key.replace("user-0", account);
+        }
+        let not_after = tower_credits::clock::UnixTime::now().as_millis() + 600_000;
+        for (at, word) in [(0, lease), (1, seq), (2, seq), (15, &not_after.to_string())] {
+            words[self.first + at] = word.to_owned();
+        }
+        words
     }
 
     async fn renew(&mut self, account: &str, lease: u64, seq: u64) {
-        let now = tower_credits::clock::UnixTime::now();
-        let period = tower_credits::Period::containing(now);
-        let record = format!("bare:{{user:{account}}}");
-        let mut call = redis::cmd("EVALSHA");
-        call.arg(&self.hash)
-            .arg(3)
-            .arg(&record)
-            .arg(format!("{record}:{period}"))
-            .arg(format!("{record}:{period}:l"));
-        call.arg(format!("{lease:032x}"))
-            .arg(seq)
-            .arg(seq)
-            .arg(0)
-            .arg(0)
-            .arg(0)
-            .arg(120_000)
-            .arg(0);
-        call.arg(2_000_000_000_u64).arg(0).arg(9_007_199_254_740_991_u64);
-        call.arg(now.as_secs()).arg(600_000).arg(0);
-        call.arg(now.as_millis() + 60_000);
-        let (begins, ends) = (period.begins().as_millis(), period.ends().as_millis());
-        call.arg(begins.to_string()).arg(ends.to_string()).arg(ends.to_string());
+        let words = self.words(account, &format!("{lease:032x}"), &seq.to_string());
+        let mut call = redis::cmd(&words[0]);
+        call.arg(&words[1..]);
         let answer: String = call.query_async(&mut self.link).await.unwrap();
         assert!(answer.starts_with("renewed "), "{answer}");
     }
@@ -147,8 +156,12 @@ async fn latency(name: &str) {
         pause().await;
         let asked = timed(ask(&mut service, user)).await;
         pause().await;
-        let called =
-            timed(bare.renew(user.subject.as_str(), 1, number / users.len() as u64 + 1)).await;
+        let called = timed(bare.renew(
+            &format!("bare-{number}", number = number % 2_000),
+            1,
+            number / users.len() as u64 + 1,
+        ))
+        .await;
         pause().await;
         let nothing = timed(async {
             let answer: u64 = redis::cmd("EVALSHA")
@@ -220,7 +233,7 @@ async fn one_account() {
         each.push(
             rate(move |_| {
                 let (mut bare, lease) = (bare.clone(), seq.fetch_add(1, Ordering::Relaxed));
-                async move { bare.renew("alice", 1 + lease % 1_000, 1 + lease).await }
+                async move { bare.renew("bare", 1 + lease % 1_000, 1 + lease).await }
             })
             .await,
         );
@@ -281,20 +294,8 @@ async fn many_accounts() {
 async fn redis_benchmark(depth: u64) -> f64 {
     let server = RedisServer::start();
     let bare = Bare::connect(&server).await;
-    let now = tower_credits::clock::UnixTime::now();
-    let period = tower_credits::Period::containing(now);
-    let record = "bench:{user:user-__rand_int__}";
-    let (keys, hash) = (
-        [record.to_owned(), format!("{record}:{period}"), format!("{record}:{period}:l")],
-        bare.hash.clone(),
-    );
     // Each call names a lease that is mostly new, so that it has its whole effect.
-    let (millis, said, ends) = (now.as_millis(), now.as_secs(), period.ends().as_millis());
-    let rest = format!(
-        "00000000000000000000__rand_int__ 1 1 0 0 0 120000 0 2000000000 0 9007199254740991 {said} 600000 0 {} {} {ends} {ends}",
-        millis + 600_000,
-        period.begins().as_millis(),
-    );
+    let words = bare.words("user-__rand_int__", "00000000000000000000__rand_int__", "1");
     let port = server.port.to_string();
     let output = tokio::task::spawn_blocking(move || {
         Command::new("redis-benchmark")
@@ -310,12 +311,8 @@ async fn redis_benchmark(depth: u64) -> f64 {
                 "-r",
                 "100000",
                 "--csv",
-                "EVALSHA",
-                &hash,
-                "3",
             ])
-            .args(&keys)
-            .args(rest.split(' '))
+            .args(&words)
             .output()
             .expect("redis-benchmark runs: install redis-tools")
     })
@@ -385,7 +382,8 @@ async fn memory() {
     }
     drop(meter.shutdown().await);
     let with_leases = used();
-    let mut link = Bare::connect(&server).await.link;
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut link = client.get_multiplexed_async_connection().await.unwrap();
     // As each lease does once it has rested for its time to live.
     for user in users.iter() {
         let period = tower_credits::Period::containing(tower_credits::clock::UnixTime::now());

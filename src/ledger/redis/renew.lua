@@ -1,5 +1,5 @@
 -- Renews a lease. The same function as `Book::renew` in `../book/renewal.rs`, step for step: change
--- both or neither. `account.lua` comes before this.
+-- both or neither. `numbers.lua` and `account.lua` come before this.
 --
 -- KEYS[3]  the period's book
 -- KEYS[4]  the period's leases

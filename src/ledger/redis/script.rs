@@ -22,6 +22,7 @@ use super::{
 use crate::{Credits, redis_server::Link};
 
 const CLOCK: &str = include_str!("clock.lua");
+const NUMBERS: &str = include_str!("numbers.lua");
 const ACCOUNT: &str = include_str!("account.lua");
 const RENEW: &str = include_str!("renew.lua");
 const AMEND: &str = include_str!("amend.lua");
@@ -109,7 +110,7 @@ pub(super) fn renew_text(clock: &str) -> String {
         word("PERIOD_CLOSED", schema::PERIOD_CLOSED),
         word("ACCOUNT_ERASED", schema::ACCOUNT_ERASED),
     ];
-    filled_in(&[clock, ACCOUNT, RENEW], &constants)
+    changing(clock, RENEW, &constants)
 }
 
 /// The text of the script that amends, on a clock as [`renew_text`] has it.
@@ -121,10 +122,16 @@ pub(super) fn amend_text(clock: &str) -> String {
         word("REFUND", schema::REFUND),
         word("CLAIM", schema::CLAIM),
     ];
-    filled_in(&[clock, ACCOUNT, AMEND], &constants)
+    changing(clock, AMEND, &constants)
 }
 
-/// The constants of `account.lua`.
+/// The text of a script that changes an account. What follows the numbers is in a function: what is
+/// captured from outside of one is found at once, and from inside only by a search.
+fn changing(clock: &str, script: &str, constants: &[Constant]) -> String {
+    filled_in(&[clock, NUMBERS, "return (function()", ACCOUNT, script, "end)()"], constants)
+}
+
+/// The constants of `numbers.lua` and `account.lua`.
 fn account_constants() -> Vec<Constant> {
     vec![
         number("MAX_AMOUNT", Credits::MAX.as_nano_usd().unsigned_abs()),
