@@ -19,7 +19,7 @@ use tower_credits::{
     ledger::{Ledger, Statement},
 };
 
-use crate::support::{redis_server::RedisServer, *};
+use crate::support::{fair::on_a_fair_machine, redis_server::RedisServer, *};
 
 const NODE: &str = "NODE_REDIS_URL";
 
@@ -123,34 +123,6 @@ impl Drop for Node {
     fn drop(&mut self) {
         drop(self.process.kill());
         drop(self.process.wait());
-    }
-}
-
-/// The longest time for which a thread that does nothing is kept from running, on a machine on
-/// which a call of Redis is answered within its 250 ms: it takes some threads, one after the other.
-const FAIR: Duration = Duration::from_millis(30);
-
-/// Plays a scenario whose times are bounded. If it fails on a machine that is too busy to tell, it
-/// is played again, nine times at most.
-async fn on_a_fair_machine(scenario: impl AsyncFn() -> Result<(), String>) {
-    for attempt in 1.. {
-        let (ends, ended) = std::sync::mpsc::channel::<()>();
-        let canary = std::thread::spawn(move || {
-            let (nap, mut longest) = (Duration::from_millis(5), Duration::ZERO);
-            loop {
-                let began = Instant::now();
-                if ended.recv_timeout(nap) != Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
-                    return longest;
-                }
-                longest = longest.max(began.elapsed().saturating_sub(nap));
-            }
-        });
-        let played = scenario().await;
-        drop(ends);
-        let longest = canary.join().unwrap();
-        let Err(what) = played else { return };
-        assert!(longest > FAIR && attempt < 10, "{what}; threads waited {longest:?} at most");
-        eprintln!("once more, since threads waited {longest:?}: {what}");
     }
 }
 

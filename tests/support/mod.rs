@@ -4,6 +4,7 @@
 
 pub mod bodies;
 pub mod broken;
+pub mod fair;
 pub mod folder;
 pub mod logs;
 #[cfg(feature = "redis")]

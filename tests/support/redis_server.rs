@@ -2,6 +2,8 @@
 //! test.
 
 use std::{
+    collections::hash_map::RandomState,
+    hash::{BuildHasher, Hasher},
     io::{Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
@@ -115,11 +117,14 @@ impl RedisServer {
         server
     }
 
+    /// Returns a port that is free, below those that the system gives to clients: one of these could
+    /// take it while the server is down.
     pub fn free_port() -> u16 {
-        TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
+        let random = || 10_000 + (RandomState::new().build_hasher().finish() % 22_000) as u16;
+        std::iter::repeat_with(random)
+            .take(1_000)
+            .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
             .expect("a free port")
-            .port()
     }
 
     pub fn url(&self) -> String {
