@@ -68,7 +68,7 @@ pub(crate) enum TicketAnswer {
 /// Asks for a slice. `stated` is what the request's context states.
 pub(crate) fn admit(
     mut handle: AccountHandle,
-    stated: &StatedTerms,
+    stated: &Arc<StatedTerms>,
     want: SliceRequest,
     mut request: RunningRequest,
     now: Duration,

@@ -7,7 +7,7 @@ use crate::{
     clock::Now,
     lease::Lease,
     ledger::{Standing, Usage},
-    metering::{BillingContext, End, FinishedRequest, RunningRequest},
+    metering::{BillingContext, End, FinishedRequest, PlanContext, RunningRequest},
     observe::{self, MeteredRequest},
     records::UsageRecord,
 };
@@ -67,7 +67,8 @@ impl<'a> EndedRequest<'a> {
 
     fn emit(&self, finished: FinishedRequest, now: Now) {
         let RunningRequest { context, origin, .. } = self.request;
-        let BillingContext { account, part, subject, tier, workload, .. } = &**context;
+        let BillingContext { account, part, subject, plan, .. } = &**context;
+        let PlanContext { tier, workload, .. } = &**plan;
         let (compute, cost) = used(self.request, self.billed, now);
         let status = finished.status.map(|status| status.as_u16());
         let forgiven = self.billed.is_none().then(|| origin.path().unwrap_or_default());
@@ -119,7 +120,8 @@ fn record_of(
     table: &AccountTable,
     now: Now,
 ) -> UsageRecord {
-    let BillingContext { account, part, subject, tier, workload, .. } = &*request.context;
+    let BillingContext { account, part, subject, plan, .. } = &*request.context;
+    let PlanContext { tier, workload, .. } = &**plan;
     let (compute, cost) = used(request, billed, now);
     let age = request.age(now.compute).unwrap_or_default();
     UsageRecord {

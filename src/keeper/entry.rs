@@ -47,7 +47,7 @@ pub(super) struct EntryState {
     pub(super) lease: AccountLease,
     /// Leases that are being closed while a newer one is in use.
     pub(super) retired: Vec<AccountLease>,
-    pub(super) stated: StatedTerms,
+    pub(super) stated: Arc<StatedTerms>,
     /// Moment at which a request last brought the terms.
     pub(super) terms_at: StatedAt,
     /// Next examination by the worker.
@@ -164,7 +164,7 @@ impl AccountEntry {
             state: Mutex::new(Box::new(EntryState {
                 lease,
                 retired: Vec::new(),
-                stated: StatedTerms::nothing(),
+                stated: Arc::new(StatedTerms::nothing()),
                 terms_at: StatedAt::Here(Duration::ZERO),
                 timer: None,
                 asked_by: None,
@@ -295,11 +295,9 @@ impl EntryState {
     }
 
     /// Notes the terms that a request states.
-    pub(super) fn state_terms(&mut self, stated: &StatedTerms, at: StatedAt) {
-        self.stated.terms = stated.terms;
-        self.stated.most_per_day = stated.most_per_day;
-        if !Arc::ptr_eq(&self.stated.parts, &stated.parts) {
-            self.stated.parts = Arc::clone(&stated.parts);
+    pub(super) fn state_terms(&mut self, stated: &Arc<StatedTerms>, at: StatedAt) {
+        if !Arc::ptr_eq(&self.stated, stated) {
+            self.stated = Arc::clone(stated);
         }
         self.terms_at = at;
     }

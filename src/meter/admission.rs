@@ -22,7 +22,7 @@ use crate::{
         AccountHandle, Admission, HeldSlice, Ticket, TicketAnswer, admit, admit_without_ledger,
     },
     limit::{RateFields, RateState},
-    metering::{BillingContext, Origin, RunningRequest},
+    metering::{BillingContext, Origin, PlanContext, RunningRequest},
     observe,
     plan::{
         BodyProblem, Classification, DuringOutage, Midway, ModelInBody, RequestQuota, UpstreamTime,
@@ -300,19 +300,19 @@ impl CreditMeter {
             }
         };
         let identity = self.inner.settings.request_extensions.then(|| Arc::clone(identity));
-        let denied = context.is_model_denied.then(|| Rejection::ModelDenied {
-            model: context.workload.model.clone(),
-            hint: context.tier.hint.as_deref().map(Into::into),
+        let denied = context.plan.is_model_denied.then(|| Rejection::ModelDenied {
+            model: context.plan.workload.model.clone(),
+            hint: context.plan.tier.hint.as_deref().map(Into::into),
         });
         let denied = denied.or_else(|| beyond_cap(&context, &origin));
-        origin.runs(&context.workload.model);
+        origin.runs(&context.plan.workload.model);
         let request = CreditRequest { context, origin, identity, today };
         if let Some(rejection) = denied {
             return Decision::now(self.deny_metered(rejection, request, None));
         }
         // A rate over all nodes is counted by the ledger.
         let on_this_node =
-            request.context.tier.requests.filter(|_| request.context.want.rate.is_none());
+            request.context.plan.tier.requests.filter(|_| request.context.plan.want.rate.is_none());
         let counted = on_this_node
             .map(|quota| count(&handle, &request.context, quota, now.lease))
             .transpose();
@@ -420,7 +420,7 @@ impl CreditMeter {
 
     /// Admits a request within its tier's allowance for outages, or denies it.
     fn without_ledger(&self, request: CreditRequest, mut rate: Rate) -> Decided {
-        let BillingContext { tier, want, .. } = &*request.context;
+        let PlanContext { tier, want, .. } = &*request.context.plan;
         if tier.during_outage == DuringOutage::Deny && !want.hold.is_zero() {
             return self.deny_metered(Rejection::LedgerUnreachable, request, rate);
         }
@@ -430,7 +430,7 @@ impl CreditMeter {
                 Err(rejection) => return self.deny_metered(rejection, request, rate),
             }
         }
-        let slice = match request.context.tier.during_outage {
+        let slice = match request.context.plan.tier.during_outage {
             // What costs nothing needs no ledger.
             DuringOutage::Deny => self.take_unheld_slice(&request, Credits::ZERO),
             DuringOutage::Allow(allowance) => self.take_unheld_slice(&request, allowance),
@@ -487,8 +487,7 @@ impl CreditMeter {
         let running = self.running(Arc::clone(&context), origin, today);
         let request =
             |context, origin, identity| CreditRequest { context, origin, identity, today };
-        let BillingContext { stated, want, .. } = &*context;
-        match admit(handle, stated, *want, running, now.lease) {
+        match admit(handle, &context.stated, context.plan.want, running, now.lease) {
             Admission::Admitted(slice) => {
                 Taken::Admitted(slice, AdmittedRequest { context, identity, has_client_caps })
             }
@@ -510,7 +509,7 @@ impl CreditMeter {
         let CreditRequest { context, origin, today, .. } = request;
         let running = self.running(Arc::clone(context), origin.clone(), *today);
         let table = self.inner.keeper.table();
-        admit_without_ledger(table, &context.scope(), context.want, running, allowance)
+        admit_without_ledger(table, &context.scope(), context.plan.want, running, allowance)
     }
 
     #[inline]
@@ -520,7 +519,7 @@ impl CreditMeter {
         origin: Origin,
         today: (Period, u8),
     ) -> RunningRequest {
-        let is_undecided = self.inner.host_policy.is_some() || context.unbilled.is_some();
+        let is_undecided = self.inner.host_policy.is_some() || context.plan.unbilled.is_some();
         RunningRequest::new(context, origin, today, self.inner.settings.shadow, is_undecided)
     }
 
@@ -528,18 +527,19 @@ impl CreditMeter {
         if !self.inner.settings.response.rate_limit {
             rate = None;
         } else if rate.is_none()
-            && request.context.want.rate.is_some()
-            && let Some(quota) = request.context.tier.requests
+            && request.context.plan.want.rate.is_some()
+            && let Some(quota) = request.context.plan.tier.requests
         {
             rate = slice.permit_state(quota).map(RateFields::from);
         }
         let AdmittedRequest { context, identity, has_client_caps } = request;
-        let policy = BillPolicy::new(self.inner.host_policy.as_ref(), context.unbilled.as_ref());
+        let policy =
+            BillPolicy::new(self.inner.host_policy.as_ref(), context.plan.unbilled.as_ref());
         let shadow = self.inner.settings.shadow.then(|| self.clone());
         let charge = Charge::new(slice, policy, shadow, has_client_caps);
-        let upstream_time = context.workload.upstream_time.clone();
-        let may_be_cut = context.tier.midway == Midway::Stop
-            || context.tier.most_per_request.is_some()
+        let upstream_time = context.plan.workload.upstream_time.clone();
+        let may_be_cut = context.plan.tier.midway == Midway::Stop
+            || context.plan.tier.most_per_request.is_some()
             || has_client_caps;
         Admitted { charge, identity, has_begun: false, may_be_cut, rate, upstream_time }
     }
@@ -576,12 +576,14 @@ fn with_feature(head: RequestHead<'_>, plan: &Plan, workload: Arc<Workload>) -> 
 /// Returns the reason why a request is denied by a cap: its client's, or one of the plan's that
 /// does not pay for its begin.
 fn beyond_cap(context: &BillingContext, origin: &Origin) -> Option<Rejection> {
-    if context.is_cap_too_low {
+    if context.plan.is_cap_too_low {
         return Some(Rejection::RequestCap);
     }
     match &origin.caps {
         Ok(None) => None,
-        Ok(Some(caps)) => (!caps.pay_for_begin(&context.tariff)).then_some(Rejection::ClientCap),
+        Ok(Some(caps)) => {
+            (!caps.pay_for_begin(&context.plan.tariff)).then_some(Rejection::ClientCap)
+        }
         Err(field) => Some(Rejection::InvalidCap { field }),
     }
 }
@@ -593,7 +595,7 @@ fn count(
     quota: RequestQuota,
     now: Duration,
 ) -> Result<RateState, Rejection> {
-    let hint = || context.tier.hint.as_deref().map(Into::into);
+    let hint = || context.plan.tier.hint.as_deref().map(Into::into);
     handle.count(quota, now).map_err(|state| Rejection::RequestRate {
         retry_after: state.reset,
         quota: state.quota,

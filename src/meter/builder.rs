@@ -28,7 +28,9 @@ use crate::{
     keeper::{Keeper, Worker},
     lease::LeaseRules,
     ledger::{Ledger, MAX_KEPT_FOR},
-    metering::{FinishedRequest, Instruments, ReadAheadBudget, ReportHistories, SharedClocks},
+    metering::{
+        FinishedRequest, Instruments, PlanContexts, ReadAheadBudget, ReportHistories, SharedClocks,
+    },
     observe,
     plan::{Classification, PlanHandle},
     records::{KeptCosts, RecordDelivery, Records},
@@ -823,6 +825,7 @@ impl CreditMeterBuilder {
             shared_clocks: SharedClocks::default(),
             read_ahead: Arc::new(ReadAheadBudget::new(settings.read_ahead)),
             min_hold: settings.rules.deadline * TIMEOUTS_PER_SLICE,
+            plan_contexts: PlanContexts::default(),
         };
         let inner = Inner {
             number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),

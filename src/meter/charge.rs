@@ -140,13 +140,13 @@ impl Charge {
     /// Returns the limits on reading the response ahead, and the clocks, while the charge is open.
     pub(super) fn read_ahead(&self) -> Option<(Arc<ReadAheadBudget>, Time)> {
         let time = self.slice.as_ref()?.time()?;
-        self.with_request(|request| Arc::clone(&request.context.read_ahead))
+        self.with_request(|request| Arc::clone(&request.context.plan.read_ahead))
             .map(|budget| (budget, time))
     }
 
     /// Returns the time after which the response is abandoned if its client takes nothing.
     pub(super) fn stall_timeout(&self) -> Duration {
-        self.with_request(|request| request.context.read_ahead.limits.stall_timeout)
+        self.with_request(|request| request.context.plan.read_ahead.limits.stall_timeout)
             .unwrap_or(Duration::MAX)
     }
 

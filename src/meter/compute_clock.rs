@@ -102,7 +102,7 @@ impl ComputeClock {
     /// days is ignored, and logged.
     pub fn report(&self, total: Duration) {
         let ignored = self.with(|request, now| {
-            (!request.report(total, now)).then(|| request.context.workload.model.clone())
+            (!request.report(total, now)).then(|| request.context.plan.workload.model.clone())
         });
         if let Some(Some(model)) = ignored {
             tracing::error!(
@@ -158,7 +158,7 @@ impl ComputeClock {
     /// A service that runs several models runs this one: a second reading of the request could
     /// lead to another.
     pub fn workload(&self) -> Option<Arc<Workload>> {
-        self.0.run.as_ref()?.with(|request| Arc::clone(&request.context.workload))
+        self.0.run.as_ref()?.with(|request| Arc::clone(&request.context.plan.workload))
     }
 
     /// Returns the compute time so far, as it would be billed now; zero once the request has ended.

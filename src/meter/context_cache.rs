@@ -5,11 +5,10 @@ use std::sync::Arc;
 
 use super::credit_meter::CreditMeter;
 use crate::{
-    Account, Identity, Part, Period, Plan,
-    identify::Subject,
+    Identity, Period, Plan,
     keeper::{AccountHandle, WeakAccountHandle},
     metering::BillingContext,
-    plan::{TierName, Workload},
+    plan::Workload,
     rejection::Rejection,
 };
 
@@ -19,48 +18,33 @@ const MAX_CACHED_CONTEXTS: usize = 8;
 /// The contexts of one identity, the newest last.
 type Contexts = Vec<CachedContext>;
 
-/// A context, and beside it all that says for which requests it is: with many accounts, each step
-/// to another place in memory costs more than what is done there.
+/// A context, and beside it what says for which requests it is and the context does not. With many
+/// accounts, each step to another place in memory costs more than what is done there: that to the
+/// context is taken in any case.
 #[derive(Clone)]
 struct CachedContext {
     /// Number of the meter that made it.
     meter: u64,
     /// Number of the plan by which it was made.
     plan: u64,
-    period: Period,
-    workload: Arc<Workload>,
-    payer: Payer,
     context: Arc<BillingContext>,
     handle: WeakAccountHandle,
 }
 
-/// The fields of an identity that its contexts depend on. They may be changed in a clone, which
-/// shares its cache.
-#[derive(Clone)]
-struct Payer {
-    account: Account,
-    part: Option<Part>,
-    subject: Subject,
-    tier: TierName,
-}
-
-impl Payer {
-    fn of(identity: &Identity) -> Self {
-        let Identity { account, part, subject, tier, .. } = identity.clone();
-        Self { account, part, subject, tier }
-    }
-
-    /// `true` if it is that of an identity. The texts are the same memory, unless they were
-    /// changed.
-    fn is(&self, identity: &Identity) -> bool {
-        let is_same_part = match (&self.part, &identity.part) {
+impl CachedContext {
+    /// `true` if it is that of an identity for a workload. The fields of an identity may be changed
+    /// in a clone, which shares its cache; if they were not, their texts are the same memory.
+    fn is(&self, identity: &Identity, workload: &Arc<Workload>) -> bool {
+        let BillingContext { account, part, subject, tier, plan, .. } = &*self.context;
+        let is_same_part = match (part, &identity.part) {
             (None, None) => true,
             (Some(one), Some(other)) => one.is(other),
             _ => false,
         };
-        self.account.is(&identity.account)
-            && self.subject.is(&identity.subject)
-            && self.tier.is(&identity.tier)
+        Arc::ptr_eq(&plan.workload, workload)
+            && account.is(&identity.account)
+            && subject.is(&identity.subject)
+            && tier.is(&identity.tier)
             && is_same_part
     }
 }
@@ -80,9 +64,8 @@ pub(super) fn find_context(
     let is_it = |cached: &&CachedContext| {
         cached.meter == number
             && cached.plan == plan.number()
-            && cached.period == period
-            && Arc::ptr_eq(&cached.workload, &workload)
-            && cached.payer.is(identity)
+            && cached.context.period == period
+            && cached.is(identity, &workload)
     };
     if let Some(cached) = stored.and_then(|stored| stored.iter().find(is_it))
         && let Some(handle) = cached.handle.upgrade(meter.inner.keeper.table())
@@ -93,14 +76,12 @@ pub(super) fn find_context(
     let context = BillingContext::new(instruments, plan, identity, workload, period);
     let context = Arc::new(context.map_err(|_| unknown_tier(identity))?);
     let handle = AccountHandle::open(meter.inner.keeper.table(), &context.scope())?;
-    if Arc::strong_count(&context.workload) == 1 {
+    if Arc::strong_count(&context.plan.workload) == 1 {
         // Made for this request alone: no other request has this workload.
         return Ok((context, handle));
     }
     let is_current = |other: &&CachedContext| {
-        let is_replaced = other.meter == number
-            && Arc::ptr_eq(&other.workload, &context.workload)
-            && other.payer.is(identity);
+        let is_replaced = other.meter == number && other.is(identity, &context.plan.workload);
         !is_replaced && other.plan == plan.number()
     };
     let others = stored.into_iter().flatten().filter(is_current).rev();
@@ -111,9 +92,6 @@ pub(super) fn find_context(
     contexts.push(CachedContext {
         meter: number,
         plan: plan.number(),
-        period,
-        workload: Arc::clone(&context.workload),
-        payer: Payer::of(identity),
         context: Arc::clone(&context),
         handle: handle.downgrade(),
     });

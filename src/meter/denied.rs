@@ -48,10 +48,10 @@ impl Denied {
                 DeniedRequest { account, part, subject, tier, ..event }
             }
             Whose::Request(context) => {
-                let BillingContext { account, part, subject, tier, workload, .. } = &**context;
+                let BillingContext { account, part, subject, plan, .. } = &**context;
                 let part = event.part.or(part.as_ref());
                 let (account, subject) = (Some(account), Some(subject));
-                let (tier, model) = (Some(&tier.name), Some(workload.model.as_str()));
+                let (tier, model) = (Some(&plan.tier.name), Some(plan.workload.model.as_str()));
                 DeniedRequest { account, part, subject, tier, model, ..event }
             }
         }

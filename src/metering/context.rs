@@ -1,9 +1,12 @@
 //! The context of billing: everything that is the same for all requests of an identity for a
-//! workload in a month. It is made once, and shared by these requests.
+//! workload in a month. It is made once, and shared by these requests. Most of it is the plan's, and
+//! shared by all accounts of a tier: with many of them, what each has of its own is what memory and
+//! caches are full of.
 
 use std::{
+    collections::HashMap,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -20,7 +23,10 @@ use crate::{
     identify::Subject,
     lease::SliceRequest,
     ledger::AccountRate,
-    plan::{Currency, LimitScope, RateWindow, RequestCap, RequestQuota, Tier, Unbilled, Workload},
+    plan::{
+        Currency, LimitScope, RateWindow, RequestCap, RequestQuota, Tier, TierName, Unbilled,
+        Workload,
+    },
     tariff::Tariff,
     terms::{LeaseScope, PartTerms, StatedTerms},
 };
@@ -38,6 +44,7 @@ pub(crate) struct Instruments {
     pub(crate) read_ahead: Arc<ReadAheadBudget>,
     /// The shortest slice: long enough to be refilled in time.
     pub(crate) min_hold: Duration,
+    pub(crate) plan_contexts: PlanContexts,
 }
 
 /// The tier of an identity is not in the plan.
@@ -53,18 +60,28 @@ pub(crate) struct BillingContext {
     /// The part of the account that asks.
     pub(crate) part: Option<Part>,
     pub(crate) subject: Subject,
+    /// The tier's name, in the memory in which the identity has it.
+    pub(crate) tier: TierName,
+    pub(crate) stated: Arc<StatedTerms>,
+    pub(crate) plan: Arc<PlanContext>,
+    pub(crate) period: Period,
+}
+
+/// Everything that is the same for all requests of a tier for a workload.
+#[derive(Debug)]
+pub(crate) struct PlanContext {
     pub(crate) tier: Arc<Tier>,
-    pub(crate) stated: StatedTerms,
-    /// The models of its workload, if the tier limits what is used of them.
-    models: Option<Part>,
-    /// `true` if the tier does not allow the workload's model.
-    pub(crate) is_model_denied: bool,
     pub(crate) workload: Arc<Workload>,
     /// The prices of its workload in its tier.
     pub(crate) tariff: Tariff,
+    /// The terms of identities without a part.
+    stated: Arc<StatedTerms>,
+    /// The models of its workload, if the tier limits what is used of them.
+    models: Option<(Part, Limits)>,
+    /// `true` if the tier does not allow the workload's model.
+    pub(crate) is_model_denied: bool,
     /// The hold that a running request is refilled to.
     pub(super) refill: Credits,
-    pub(crate) period: Period,
     pub(crate) want: SliceRequest,
     /// The most that a request may use, in compute time or in cost.
     pub(super) cap: Option<RequestCap>,
@@ -90,13 +107,54 @@ impl BillingContext {
         workload: Arc<Workload>,
         period: Period,
     ) -> Result<Self, UnknownTier> {
-        let tier = plan.tier(&identity.tier).cloned().ok_or(UnknownTier)?;
+        let plan = instruments.plan_contexts.of(instruments, plan, &identity.tier, workload)?;
+        let stated = if identity.part.is_none() {
+            Arc::clone(&plan.stated)
+        } else {
+            Arc::new(stated_terms(&plan.tier, identity.part.as_ref(), plan.models.as_ref()))
+        };
+        Ok(Self {
+            number: next_number(),
+            account: identity.account.clone(),
+            part: identity.part.clone(),
+            subject: identity.subject.clone(),
+            tier: identity.tier.clone(),
+            stated,
+            plan,
+            period,
+        })
+    }
+
+    /// Returns what its leases draw on.
+    pub(crate) fn scope(&self) -> LeaseScope {
+        LeaseScope {
+            account: self.account.clone(),
+            part: self.part.clone(),
+            models: self.plan.models.as_ref().map(|(part, _)| part.clone()),
+            period: self.period,
+        }
+    }
+
+    /// Returns the same context in another month.
+    pub(crate) fn in_period(&self, period: Period) -> Self {
+        Self { number: next_number(), period, ..self.clone() }
+    }
+}
+
+impl PlanContext {
+    fn new(
+        instruments: &Instruments,
+        plan: &Plan,
+        tier: &TierName,
+        workload: Arc<Workload>,
+    ) -> Result<Self, UnknownTier> {
+        let tier = plan.tier(tier).cloned().ok_or(UnknownTier)?;
         let tariff = workload.tariff(tier.price_factor);
         let rule = tier.rule_for(workload.model.as_str());
         let is_model_denied = rule.is_some_and(|rule| rule.deny);
         let models = rule.filter(|rule| !rule.limits.is_none());
         let models = models.map(|rule| (Part::of_models(&rule.pattern), rule.limits));
-        let stated = stated_terms(&tier, identity.part.as_ref(), models.as_ref());
+        let stated = Arc::new(stated_terms(&tier, None, models.as_ref()));
         let cap = tier.most_per_request;
         let longest = cap.map(|cap| match cap {
             RequestCap::Compute(time) => time,
@@ -121,11 +179,8 @@ impl BillingContext {
                 .filter(|_| tier.most_running_scope == LimitScope::Account),
         };
         Ok(Self {
-            number: next_number(),
-            account: identity.account.clone(),
-            subject: identity.subject.clone(),
             stated,
-            models: models.map(|(part, _)| part),
+            models,
             is_model_denied,
             is_cap_too_low: cap.is_some_and(|cap| match cap {
                 RequestCap::Cost(most) => most < tariff.cost(Duration::ZERO),
@@ -133,30 +188,50 @@ impl BillingContext {
             }),
             unbilled: plan.unbilled().cloned(),
             currency: plan.currency(),
-            part: identity.part.clone(),
             tier,
             shared_clock: workload.shared.then(|| instruments.shared_clocks.of(&workload.hardware)),
             history: instruments.histories.of(&workload),
             tariff,
             refill,
             workload,
-            period,
             want,
             cap,
             clock: instruments.clock.clone(),
             read_ahead: Arc::clone(&instruments.read_ahead),
         })
     }
+}
 
-    /// Returns what its leases draw on.
-    pub(crate) fn scope(&self) -> LeaseScope {
-        let (account, part) = (self.account.clone(), self.part.clone());
-        LeaseScope { account, part, models: self.models.clone(), period: self.period }
-    }
+/// The contexts of a meter's plan, made once for each tier and workload.
+#[derive(Debug, Default)]
+pub(crate) struct PlanContexts(Mutex<HashMap<PlanKey, Arc<PlanContext>>>);
 
-    /// Returns the same context in another month.
-    pub(crate) fn in_period(&self, period: Period) -> Self {
-        Self { number: next_number(), period, ..self.clone() }
+/// The number of a plan, a tier's name, and where a workload of the plan is in memory: it stays
+/// there as long as the context has it.
+type PlanKey = (u64, TierName, usize);
+
+impl PlanContexts {
+    fn of(
+        &self,
+        instruments: &Instruments,
+        plan: &Plan,
+        tier: &TierName,
+        workload: Arc<Workload>,
+    ) -> Result<Arc<PlanContext>, UnknownTier> {
+        if Arc::strong_count(&workload) == 1 {
+            // Made for this request alone: no other request has this workload.
+            return PlanContext::new(instruments, plan, tier, workload).map(Arc::new);
+        }
+        let key = (plan.number(), tier.clone(), Arc::as_ptr(&workload).addr());
+        let lock = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(context) = lock().get(&key) {
+            return Ok(Arc::clone(context));
+        }
+        let context = Arc::new(PlanContext::new(instruments, plan, tier, workload)?);
+        let mut contexts = lock();
+        // A plan that was replaced by this one is of no use any more.
+        contexts.retain(|(number, ..), _| *number >= plan.number());
+        Ok(Arc::clone(contexts.entry(key).or_insert(context)))
     }
 }
 

@@ -1,8 +1,8 @@
 //! The measurement of a running request: its compute time, and the context by which that becomes a
 //! cost. Pure state; the [keeper](crate::keeper) holds it with the request's slice.
 //!
-//! * [`BillingContext`] is the same for all requests of an identity for a workload in a month:
-//!   account, tier, price, slice size.
+//! * [`BillingContext`] is the same for all requests of an identity for a workload in a month. Its
+//!   [`PlanContext`] is the same for all of a tier: prices, slice size, limits.
 //! * [`Compute`] is the compute time of one request; [`Pace`] estimates the part of it that cannot
 //!   be seen.
 //! * [`SharedClock`](shared_clock::SharedClock) is the time of hardware that runs several requests
@@ -30,7 +30,7 @@ mod tests;
 pub(crate) use self::context::MIN_ADMITTED_TIME;
 pub use self::end::{End, FinishedRequest};
 pub(crate) use self::{
-    context::{BillingContext, Instruments},
+    context::{BillingContext, Instruments, PlanContext, PlanContexts},
     origin::Origin,
     pace::Pace,
     read_ahead::{ReadAheadBudget, ReadAheadLimits},

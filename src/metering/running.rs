@@ -119,9 +119,10 @@ impl RunningRequest {
             (period, _) if period < context.period => 1,
             _ => Period::day(context.period.ends() - Duration::from_millis(1)),
         };
-        let shared = context.shared_clock.as_ref().map(|clock| Box::new(SharedTime::new(clock)));
+        let shared =
+            context.plan.shared_clock.as_ref().map(|clock| Box::new(SharedTime::new(clock)));
         Self {
-            awaits_report: context.workload.upstream_time.is_some(),
+            awaits_report: context.plan.workload.upstream_time.is_some(),
             context,
             origin,
             began: NEVER,
@@ -288,7 +289,7 @@ impl RunningRequest {
         self.end_compute(now);
         self.forgiven |= !is_billed;
         self.finished = Some(finished);
-        let history = &self.context.history;
+        let history = &self.context.plan.history;
         if self.compute.is_reported() {
             history.add_report();
         } else if finished.end == End::Complete
@@ -393,7 +394,7 @@ impl RunningRequest {
             return None;
         }
         let clients = self.client_caps().filter(|_| self.is_bounded_by_client());
-        clients.chain(self.context.cap).map(|cap| self.longest(cap)).min()
+        clients.chain(self.context.plan.cap).map(|cap| self.longest(cap)).min()
     }
 
     /// Returns the compute time for which it stays within a cap.
@@ -407,7 +408,7 @@ impl RunningRequest {
     /// Returns the compute time that an amount pays for, beside what the service added.
     fn runway(&self, amount: Credits) -> Duration {
         match amount >= self.added {
-            true => self.context.tariff.runway(amount.saturating_sub(self.added)),
+            true => self.context.plan.tariff.runway(amount.saturating_sub(self.added)),
             false => Duration::ZERO,
         }
     }
@@ -419,7 +420,7 @@ impl RunningRequest {
         }
         let clients = self.client_caps().filter(|_| self.is_bounded_by_client());
         clients
-            .chain(self.context.cap)
+            .chain(self.context.plan.cap)
             .filter_map(|cap| match cap {
                 RequestCap::Cost(cost) => Some(cost),
                 RequestCap::Compute(_) => None,
@@ -438,12 +439,12 @@ impl RunningRequest {
         if self.client_caps().any(is_beyond) {
             return Some(Passed::ClientCap);
         }
-        if self.context.cap.is_some_and(is_beyond) {
+        if self.context.plan.cap.is_some_and(is_beyond) {
             return Some(Passed::RequestCap);
         }
         let is_beyond = self.is_in_debt || self.cost_of(compute) > self.slice;
         let is_refused = self.refill.denial().is_some_and(|denial| denial.answered);
-        (self.context.tier.midway == Midway::Stop && is_refused && is_beyond)
+        (self.context.plan.tier.midway == Midway::Stop && is_refused && is_beyond)
             .then_some(Passed::Credits)
     }
 
@@ -462,7 +463,7 @@ impl RunningRequest {
             };
             caps.map(|cap| (self.longest(cap), cost(cap))).min()
         };
-        let plans = longest(&mut self.context.cap.into_iter());
+        let plans = longest(&mut self.context.plan.cap.into_iter());
         let clients = longest(&mut self.client_caps());
         clients.is_some_and(|clients| plans.is_none_or(|plans| clients < plans))
     }
@@ -481,11 +482,11 @@ impl RunningRequest {
 
     /// Returns the cost of some compute time, and of what the service added.
     fn cost_of(&self, compute: Duration) -> Credits {
-        self.context.tariff.cost(compute).saturating_add(self.added)
+        self.context.plan.tariff.cost(compute).saturating_add(self.added)
     }
 
     fn stops_at_slice(&self) -> bool {
-        self.context.tier.midway == Midway::Stop && !self.is_unstoppable && !self.forgiven
+        self.context.plan.tier.midway == Midway::Stop && !self.is_unstoppable && !self.forgiven
     }
 
     fn watch(&mut self, waker: &Waker) {
@@ -518,7 +519,7 @@ impl RunningRequest {
 
     /// Reads the clock of compute time, when the leases' clock says `lease`.
     fn now(&self, lease: Duration) -> Duration {
-        self.context.clock.as_ref().map_or(lease, |clock| clock.monotonic())
+        self.context.plan.clock.as_ref().map_or(lease, |clock| clock.monotonic())
     }
 }
 
@@ -549,7 +550,7 @@ impl Run for RunningRequest {
     }
 
     fn refilled_to(&self, hold: Credits) -> Credits {
-        hold.min(self.context.refill)
+        hold.min(self.context.plan.refill)
     }
 
     fn denied(&mut self, denial: RefillDenial) {
@@ -568,7 +569,7 @@ impl Run for RunningRequest {
     fn settleable(&self, now: Duration) -> Option<Usage> {
         let can_report = || self.clock.as_ref().is_some_and(|clock| clock.strong_count() > 0);
         let is_certain = self.compute.is_reported()
-            || (!can_report() && (self.is_streaming || self.context.history.never_reports()));
+            || (!can_report() && (self.is_streaming || self.context.plan.history.never_reports()));
         if self.is_undecided || self.awaits_report || !is_certain {
             None
         } else {
@@ -584,7 +585,8 @@ impl Run for RunningRequest {
     }
 
     fn line(&self) -> LineKey {
-        let BillingContext { workload, subject, .. } = &*self.context;
+        let BillingContext { plan, subject, .. } = &*self.context;
+        let workload = &plan.workload;
         LineKey::Of {
             day: self.day,
             model: workload.model.clone(),

@@ -12,8 +12,8 @@ use std::{
 use http::{HeaderMap, StatusCode, Uri};
 
 use super::{
-    BillingContext, End, FinishedRequest, Instruments, Origin, Passed, ReadAheadBudget,
-    ReadAheadLimits, RemainingTime, ReportHistories, RunningRequest, SharedClocks,
+    BillingContext, End, FinishedRequest, Instruments, Origin, Passed, PlanContexts,
+    ReadAheadBudget, ReadAheadLimits, RemainingTime, ReportHistories, RunningRequest, SharedClocks,
 };
 use crate::{
     Account, Credits, Identity, Period, Plan, RequestId,
@@ -86,6 +86,7 @@ fn asked(
         shared_clocks: SharedClocks::default(),
         read_ahead: Arc::new(ReadAheadBudget::new(ReadAheadLimits::default())),
         min_hold: Duration::ZERO,
+        plan_contexts: PlanContexts::default(),
     };
     let alice = Account::user("alice").unwrap();
     let identity = Identity::new("alice".parse().unwrap(), alice, tier.parse().unwrap());

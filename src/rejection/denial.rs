@@ -198,8 +198,8 @@ impl Rejection {
     /// Returns the reason why a request to an account with this standing is granted less than the
     /// least that it needs.
     pub(crate) fn of(standing: &Standing, context: &BillingContext) -> Self {
-        let (least, period) = (context.want.min_slice, context.period);
-        let hint = context.tier.hint.as_deref();
+        let (least, period) = (context.plan.want.min_slice, context.period);
+        let hint = context.plan.tier.hint.as_deref();
         if let Some(LimitStanding { level, span, limit, used, resets_at, .. }) = standing.tightest {
             let left = limit.saturating_sub(used);
             if left >= least {
@@ -208,10 +208,10 @@ impl Rejection {
             let at = level.checked_sub(1);
             let part = at.and_then(|at| context.stated.parts.get(at));
             let part = part.map(|terms| terms.part.clone());
-            let currency = context.currency;
+            let currency = context.plan.currency;
             return Self::Budget { part, span, limit, left, resets_at, currency };
         }
-        let is_daily = !context.tier.included_per_day.is_zero();
+        let is_daily = !context.plan.tier.included_per_day.is_zero();
         let day_ends_at = is_daily.then(|| standing.at.next_day());
         let left = standing.limit.saturating_sub(standing.used);
         if left >= least {
@@ -410,15 +410,15 @@ impl Rejection {
 
     /// Returns the denial of a request beside which as many run on all nodes as may.
     pub(crate) fn too_many_running(context: &BillingContext) -> Self {
-        let limit = context.want.most_running;
+        let limit = context.plan.want.most_running;
         limit.map_or(Self::Busy, |limit| Self::TooManyRunning { limit })
     }
 
     /// Returns the denial of a request for which there is no permit for some time.
     pub(crate) fn beyond_rate(retry_after: Duration, context: &BillingContext) -> Self {
-        match context.tier.requests {
+        match context.plan.tier.requests {
             Some(quota) => {
-                let hint = context.tier.hint.as_deref().map(Into::into);
+                let hint = context.plan.tier.hint.as_deref().map(Into::into);
                 Self::RequestRate { retry_after, quota, hint }
             }
             None => Self::Busy,

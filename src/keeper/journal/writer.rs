@@ -100,7 +100,7 @@ impl Writer {
             // Of several leases of an account, the terms that were stated last.
             let known = writer.rows.get(&entry.id).into_iter().flatten();
             if known.clone().all(|known| known.terms_at <= row.terms_at) {
-                state.state_terms(&row.stated(), StatedAt::Before(row.terms_at));
+                state.state_terms(&Arc::new(row.stated()), StatedAt::Before(row.terms_at));
             }
             state.retired.push(lease);
             writer.list.note(&entry, &mut state);
@@ -183,7 +183,7 @@ impl Writer {
         for lease in state.leases_mut() {
             if let Some(record) = lease.store(now) {
                 kept.push(record.id());
-                let is_known = |row: &Row| row.lease == record && row.stated() == stated;
+                let is_known = |row: &Row| row.lease == record && row.stated() == *stated;
                 if !known.iter().any(is_known) {
                     put.push(Row::new(&entry.scope, &stated, terms_at, record));
                 }
