@@ -8,7 +8,7 @@
 //! another one goes on from there.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     fmt,
     panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering},
@@ -51,9 +51,15 @@ const CLOSING_PATIENCE: Duration = Duration::from_secs(1);
 /// Time between a panic and the next try.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_millis(100);
 
+/// The most entries that are examined before others have their turn: a hundred thousand that are
+/// due at once would keep a thread from requests for a tenth of a second.
+const MAX_EXAMINED: usize = 128;
+
 /// The task that renews leases.
 pub(crate) struct Worker {
     table: Arc<AccountTable>,
+    /// Entries that were in the inbox and have yet to be examined.
+    mail: VecDeque<Arc<AccountEntry>>,
     schedule: Schedule,
     shards: Shards,
     calls: Calls,
@@ -90,6 +96,7 @@ impl Worker {
         let notifier = table.hook.clone().map(ThresholdNotifier::new);
         Some(Self {
             table,
+            mail: VecDeque::new(),
             schedule: Schedule::default(),
             shards: Shards::default(),
             calls: Calls::new(),
@@ -135,6 +142,7 @@ impl Worker {
         self.calls.abandon();
         // What a panic left there, or in hand, is attended to below.
         drop(self.table.inbox.take());
+        self.mail.clear();
         let now = self.table.now();
         for entry in self.table.entries() {
             let mut state = entry.lock();
@@ -150,7 +158,7 @@ impl Worker {
     async fn work(&mut self) {
         loop {
             self.follow_phase();
-            self.examine_due();
+            let is_more_due = self.examine_due();
             let now = self.table.now();
             let next_claim =
                 self.notifier.as_mut().and_then(|notifier| notifier.claim(&self.table.ledger, now));
@@ -167,7 +175,12 @@ impl Worker {
                     return;
                 }
             }
-            self.wait(next_claim).await;
+            if is_more_due {
+                self.land_come();
+                tokio::task::yield_now().await;
+            } else {
+                self.wait(next_claim).await;
+            }
         }
     }
 
@@ -181,11 +194,7 @@ impl Worker {
         tokio::select! {
             Some(landed) = self.calls.next() => {
                 self.land(landed);
-                // What landed with it, and no more: others must have their turn.
-                for _ in 0..self.calls.len() {
-                    let Some(landed) = self.calls.next_now() else { break };
-                    self.land(landed);
-                }
+                self.land_come();
                 // Requests that have their answers go on before the next renewals are composed.
                 tokio::task::yield_now().await;
             }
@@ -198,6 +207,14 @@ impl Worker {
             () = std::future::ready(()), if has_mail => {}
             () = self.table.inbox.woken() => {}
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+        }
+    }
+
+    /// Takes note of the answers that have come, and no more: others must have their turn.
+    fn land_come(&mut self) {
+        for _ in 0..self.calls.len() {
+            let Some(landed) = self.calls.next_now() else { break };
+            self.land(landed);
         }
     }
 
@@ -250,19 +267,24 @@ impl Worker {
         }
     }
 
-    /// Examines every entry that asked for it, whose time has come, or whose turn it is.
-    fn examine_due(&mut self) {
-        for entry in self.table.inbox.take() {
-            self.examine(&entry);
-        }
+    /// Examines entries that asked for it, whose time has come, or whose turn it is. Returns `true`
+    /// if there are more than others should wait for.
+    fn examine_due(&mut self) -> bool {
+        self.mail.extend(self.table.inbox.take());
         let now = self.table.now();
         let due = now.saturating_sub(self.report_delay());
-        while let Some(entry) = self.schedule.pop_due(due) {
-            self.examine(&entry);
+        // One of each, so that none of them waits until the others are empty.
+        for _ in 0..MAX_EXAMINED {
+            let (asked, due) = (self.mail.pop_front(), self.schedule.pop_due(due));
+            let is_last = asked.is_none() && due.is_none();
+            asked.into_iter().chain(due).for_each(|entry| self.examine(&entry));
+            let turn = self.shards.pop_backlog(now);
+            if is_last && turn.is_none() {
+                return false;
+            }
+            turn.into_iter().for_each(|entry| self.examine_in_turn(&entry, true));
         }
-        while let Some(entry) = self.shards.pop_backlog(now) {
-            self.examine_in_turn(&entry, true);
-        }
+        true
     }
 
     /// Returns by how much renewals that no request waits for are delayed.

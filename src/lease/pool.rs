@@ -336,11 +336,9 @@ impl<W, R: Run> Pool<W, R> {
         let waiting = if is_dry { 0 } else { self.queue.shares_needed() };
         let concurrency = self.concurrency.as_mut();
         let concurrency = concurrency.and_then(|share| share.request(running, waiting, rules, now));
-        if keep.is_zero() {
-            // What holds nothing takes little memory.
-            self.slices.free_memory();
-            self.queue.free_memory();
-        }
+        // Once in a report, not with each request: an account that rests takes little memory.
+        self.slices.free_memory();
+        self.queue.free_memory();
         // (1) Given up when it is sent.
         self.hold.lower_to(batch.settled.saturating_add(keep));
         let extra = surplus.saturating_sub(ahead);

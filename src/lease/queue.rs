@@ -52,6 +52,10 @@ impl<W, R> Queue<W, R> {
     }
 
     pub(super) fn push(&mut self, want: SliceRequest, run: R, handle: W) {
+        if self.waiting.capacity() == 0 {
+            // Most accounts have one request at a time.
+            self.waiting.reserve_exact(1);
+        }
         self.waiting.push_back(Waiting { want, run, handle, is_requested: false, asked_again: 0 });
     }
 

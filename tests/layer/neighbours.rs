@@ -19,13 +19,14 @@ use http_body_util::Empty;
 use tokio::time::{Instant, sleep};
 use tower::{Layer, ServiceBuilder, ServiceExt, service_fn};
 use tower_credits::{
-    Account, CreditMeter, HoldAhead, MemoryLedger, Period, Rejection,
-    identify::{Identify, Identifying, RequestHead},
+    Account, ComputeTime, CreditMeter, HoldAhead, MemoryLedger, Period, Rejection,
+    clock::TokioClock,
+    identify::{Identify, Identifying, IdentityFromExtensions, RequestHead},
     ledger::{Amendment, Answer, Ledger, LedgerError, LedgerFuture, Renewal, Statement, Terms},
     plan::DuringOutage,
 };
 
-use crate::support::*;
+use crate::support::{switched::Switched, *};
 
 type Body = Empty<Bytes>;
 
@@ -665,4 +666,31 @@ async fn if_the_ledgers_clock_steps_ahead_the_limit_is_passed_by_what_was_on_hol
     }
     let statement = settled(&nodes[0], "alice", "ten", 14).await;
     assert_eq!((statement.limit, statement.used), (nanos(10 * SLICE), nanos(14 * SLICE)));
+}
+
+/// The worker and requests share threads: however many accounts are due at once, others have their
+/// turn.
+#[tokio::test(start_paused = true)]
+async fn accounts_that_are_due_at_once_keep_nobody_waiting() {
+    const ACCOUNTS: usize = 5_000;
+    let ledger = Switched::default();
+    let builder = CreditMeter::builder(plan(), ledger.clone(), IdentityFromExtensions);
+    let meter = builder.clock(TokioClock).build().unwrap();
+    let service = meter.layer(service_fn(async |_: Request<Empty<Bytes>>| {
+        let answer = Response::builder().extension(ComputeTime(Duration::from_millis(1)));
+        Ok::<_, Infallible>(answer.body(Empty::<Bytes>::new()).unwrap())
+    }));
+    for user in 0..ACCOUNTS {
+        let request = request(&format!("user-{user}"), "pro", Empty::new());
+        assert_eq!(service.clone().oneshot(request).await.unwrap().status(), 200);
+    }
+    let before = ledger.examined();
+    tokio::time::advance(seconds(3)).await;
+    let (mut most, mut last) = (0, ledger.examined());
+    while ledger.examined() < before + ACCOUNTS {
+        tokio::task::yield_now().await;
+        let now = ledger.examined();
+        (most, last) = (most.max(now - last), now);
+    }
+    assert!(most <= 1_000, "{most} accounts were examined in one turn");
 }

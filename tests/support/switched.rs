@@ -29,6 +29,7 @@ pub struct Switched {
     goodbyes: Arc<AtomicUsize>,
     leases: Arc<Mutex<(Vec<LeaseId>, Vec<LeaseId>)>>,
     copied: Arc<Mutex<Option<PathBuf>>>,
+    examined: Arc<AtomicUsize>,
 }
 
 impl Switched {
@@ -55,6 +56,11 @@ impl Switched {
     /// The most renewals that were under way at once since that was set.
     pub fn most_under_way(&self) -> usize {
         self.most.load(Ordering::SeqCst)
+    }
+
+    /// How often a meter's worker examined an account.
+    pub fn examined(&self) -> usize {
+        self.examined.load(Ordering::SeqCst)
     }
 
     /// How many goodbyes were sent, answered or not.
@@ -122,6 +128,11 @@ impl Ledger for Switched {
             }
             Ok(answer)
         })
+    }
+
+    fn shard(&self, _: &Account) -> u64 {
+        self.examined.fetch_add(1, Ordering::SeqCst);
+        0
     }
 
     fn statement<'a>(

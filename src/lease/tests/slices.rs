@@ -1,6 +1,7 @@
 //! The requests of a lease: their names, their slices, their memory.
 
 use super::*;
+use crate::HoldAhead;
 
 #[test]
 fn no_request_has_the_name_of_one_of_the_lease_before() {
@@ -51,17 +52,22 @@ fn a_request_that_got_less_than_it_wants_asks_again_at_once_if_told_to() {
 }
 
 #[test]
-fn a_lease_takes_memory_for_one_request_and_none_while_it_holds_nothing() {
-    let (mut pair, _, key) = with_one_running(1_000);
+fn a_lease_takes_memory_for_one_request_and_none_once_nothing_runs() {
     let capacities = |pair: &Pair| {
         let pool = &pair.lease.pool;
-        (pool.slices().capacity(), pool.queue().capacity() > 0)
+        (pool.slices().capacity(), pool.queue().capacity())
     };
-    assert_eq!(capacities(&pair), (1, true), "it waited in the queue");
-    pair.lease.end(key, true, s(1));
-    assert_eq!(capacities(&pair), (1, true));
-    pair.renew(s(1));
-    assert_eq!(capacities(&pair), (0, false));
+    for ahead in [None, Some(HoldAhead::default())] {
+        let mut pair = Pair::new(1_000_000);
+        pair.rules.ahead = ahead;
+        let (_, key) = pair.start(0, s(0));
+        assert_eq!(capacities(&pair), (1, 1), "it waited in the queue");
+        pair.lease.end(key, true, s(1));
+        assert_eq!(capacities(&pair), (1, 1));
+        pair.renew(s(1));
+        assert_eq!(capacities(&pair), (0, 0));
+        assert_eq!(pair.book.held() > nanos(0), ahead.is_some());
+    }
 }
 
 #[cfg(feature = "metrics")]
