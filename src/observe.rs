@@ -392,17 +392,16 @@ impl LedgerAway {
                 "the ledger does not answer: until it does, requests that need it follow the \
                  outage policy of their tier at once"
             );
-            count_away(1.0);
         } else {
             tracing::info!(target: "tower_credits", "the ledger answers again");
-            count_away(-1.0);
         }
+        outages::count_ledger(if is_away { 1 } else { -1 });
     }
 
     /// Takes it for one that answers, when the meter's worker begins or ends.
     pub(crate) fn reset(&mut self) {
         // The gauge is there from the begin on.
-        count_away(if std::mem::take(&mut self.0) { -1.0 } else { 0.0 });
+        outages::count_ledger(if std::mem::take(&mut self.0) { -1 } else { 0 });
     }
 }
 
@@ -412,20 +411,44 @@ impl Drop for LedgerAway {
     }
 }
 
-fn count_away(change: f64) {
-    #[cfg(feature = "metrics")]
-    meters::gauge!(meters::LEDGER_AWAY).increment(change);
-    let _ = change;
-}
-
 /// Reports that a meter's requests stop waiting for a server of its ledger, or wait for it again.
 pub(crate) fn breaker(server: u64, is_open: bool) {
-    #[cfg(feature = "metrics")]
-    {
-        let open = meters::gauge!(meters::BREAKER_OPEN, "server" => server.to_string());
-        open.increment(if is_open { 1.0 } else { -1.0 });
+    outages::count_breaker(server, if is_open { 1 } else { -1 });
+}
+
+/// The numbers that the gauges of outages show. They are kept here, and set: a recorder may be
+/// installed late, or forget a gauge that does not change.
+mod outages {
+    use std::{
+        collections::BTreeMap,
+        sync::{Mutex, PoisonError},
+    };
+
+    /// Number of meters whose ledger is away.
+    static LEDGERS: Mutex<i32> = Mutex::new(0);
+
+    /// Number of meters that do not wait for a server, by its number.
+    static BREAKERS: Mutex<BTreeMap<u64, i32>> = Mutex::new(BTreeMap::new());
+
+    pub(super) fn count_ledger(change: i32) {
+        // Set under the lock, so that the last number is the one that stays.
+        let mut number = LEDGERS.lock().unwrap_or_else(PoisonError::into_inner);
+        *number += change;
+        #[cfg(feature = "metrics")]
+        super::meters::gauge!(super::meters::LEDGER_AWAY).set(f64::from(*number));
     }
-    let _ = (server, is_open);
+
+    pub(super) fn count_breaker(server: u64, change: i32) {
+        let mut breakers = BREAKERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = breakers.entry(server).or_default();
+        *number += change;
+        #[cfg(feature = "metrics")]
+        super::meters::gauge!(super::meters::BREAKER_OPEN, "server" => server.to_string())
+            .set(f64::from(*number));
+        if *number == 0 {
+            breakers.remove(&server);
+        }
+    }
 }
 
 /// Reports a write of the journal, and how many leases are in it.

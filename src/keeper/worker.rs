@@ -51,8 +51,9 @@ const CLOSING_PATIENCE: Duration = Duration::from_secs(1);
 /// Time between a panic and the next try.
 const PAUSE_AFTER_PANIC: Duration = Duration::from_millis(100);
 
-/// The most entries that are examined before others have their turn: a hundred thousand that are
-/// due at once would keep a thread from requests for a tenth of a second.
+/// The most entries of each kind (asked for, due, deferred) that are examined before others have
+/// their turn: a hundred thousand that are due at once would keep a thread from requests for a tenth
+/// of a second.
 const MAX_EXAMINED: usize = 128;
 
 /// The task that renews leases.
@@ -177,6 +178,9 @@ impl Worker {
             }
             if is_more_due {
                 self.land_come();
+                if let Some(answered) = claim_answered(&mut self.notifier).now_or_never() {
+                    self.land_claim(answered);
+                }
                 tokio::task::yield_now().await;
             } else {
                 self.wait(next_claim).await;
@@ -198,15 +202,18 @@ impl Worker {
                 // Requests that have their answers go on before the next renewals are composed.
                 tokio::task::yield_now().await;
             }
-            answered = claim_answered(&mut self.notifier) => {
-                let now = self.table.now();
-                if let Some(notifier) = &mut self.notifier {
-                    notifier.land(answered, now);
-                }
-            }
+            answered = claim_answered(&mut self.notifier) => self.land_claim(answered),
             () = std::future::ready(()), if has_mail => {}
             () = self.table.inbox.woken() => {}
             () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
+        }
+    }
+
+    /// Takes note of the answer to a claim of a threshold.
+    fn land_claim(&mut self, answered: Answered) {
+        let now = self.table.now();
+        if let Some(notifier) = &mut self.notifier {
+            notifier.land(answered, now);
         }
     }
 
@@ -270,7 +277,10 @@ impl Worker {
     /// Examines entries that asked for it, whose time has come, or whose turn it is. Returns `true`
     /// if there are more than others should wait for.
     fn examine_due(&mut self) -> bool {
-        self.mail.extend(self.table.inbox.take());
+        if self.mail.is_empty() {
+            // Only then: what is in the inbox is there once, however often it is asked for.
+            self.mail.extend(self.table.inbox.take());
+        }
         let now = self.table.now();
         let due = now.saturating_sub(self.report_delay());
         // One of each, so that none of them waits until the others are empty.

@@ -229,7 +229,8 @@ impl PlanContexts {
         }
         let context = Arc::new(PlanContext::new(instruments, plan, tier, workload)?);
         let mut contexts = lock();
-        // A plan that was replaced by this one is of no use any more.
+        // A plan that was replaced by this one is of no use any more. Of one that comes back, a
+        // few contexts may stay until the next.
         contexts.retain(|(number, ..), _| *number >= plan.number());
         Ok(Arc::clone(contexts.entry(key).or_insert(context)))
     }

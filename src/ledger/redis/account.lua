@@ -35,7 +35,13 @@ local function has_prefix(field, prefix) return string.sub(field, 1, #prefix) ==
 local function read_grant(key, field, value)
   local amount, left, expires = match(value, '^(%d+) (%d+) (%w+)$')
   amount, left = tonumber(amount), tonumber(left)
-  expires = expires == NEVER and math.huge or tonumber(expires)
+  if expires == NEVER then
+    expires = math.huge
+  else
+    expires = tonumber(expires)
+    -- As far as numbers are written.
+    if expires then expires = min(expires, MAX_AMOUNT) end
+  end
   if not (amount and left and expires) or amount > MAX_AMOUNT or left > MAX_AMOUNT then
     note_malformed(key, field, value,
       '"amount left expires", with `' .. NEVER .. '` if it does not expire')
