@@ -378,7 +378,7 @@ async fn export_all(
     standin.fail_one_in(one_in);
     let exporter = Exporter::create(ledger.accounts(), receiver, folder.0.join("state"))
         .unwrap()
-        .retry_for(Duration::from_secs(20));
+        .retry_for(Duration::from_secs(300));
     for round in 0..5 {
         let report = exporter.export(&[this_month()]).await.unwrap();
         assert!(report.is_complete(), "{report:?}");
