@@ -52,8 +52,8 @@ const CLOSING_PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE_AFTER_PANIC: Duration = Duration::from_millis(100);
 
 /// The most entries of each kind (asked for, due, deferred) that are examined before others have
-/// their turn: a hundred thousand that are due at once would keep a thread from requests for a tenth
-/// of a second.
+/// their turn: a hundred thousand that are due at once would keep a thread from requests for a
+/// tenth of a second.
 const MAX_EXAMINED: usize = 128;
 
 /// The task that renews leases.

@@ -1,7 +1,7 @@
 //! The context of billing: everything that is the same for all requests of an identity for a
-//! workload in a month. It is made once, and shared by these requests. Most of it is the plan's, and
-//! shared by all accounts of a tier: with many of them, what each has of its own is what memory and
-//! caches are full of.
+//! workload in a month. It is made once, and shared by these requests. Most of it is the plan's,
+//! and shared by all accounts of a tier: with many of them, what each has of its own is what memory
+//! and caches are full of.
 
 use std::{
     collections::HashMap,

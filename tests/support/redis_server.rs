@@ -117,8 +117,8 @@ impl RedisServer {
         server
     }
 
-    /// Returns a port that is free, below those that the system gives to clients: one of these could
-    /// take it while the server is down.
+    /// Returns a port that is free, below those that the system gives to clients: one of these
+    /// could take it while the server is down.
     pub fn free_port() -> u16 {
         let random = || 10_000 + (RandomState::new().build_hasher().finish() % 22_000) as u16;
         std::iter::repeat_with(random)
