@@ -5,7 +5,7 @@ use std::{
     net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
+    sync::mpsc::{Receiver, RecvTimeoutError, channel},
     time::{Duration, Instant},
 };
 
@@ -51,14 +51,15 @@ impl Process {
 
     /// What follows `text` in the first line that has it.
     fn says(&self, text: &str, within: Duration) -> String {
+        self.may_say(text, within).unwrap_or_else(|error| panic!("it goes on: {error}"))
+    }
+
+    fn may_say(&self, text: &str, within: Duration) -> Result<String, RecvTimeoutError> {
         let until = Instant::now() + within;
         loop {
-            let line = self
-                .lines
-                .recv_timeout(until.saturating_duration_since(Instant::now()))
-                .expect("it goes on");
-            if let Some((_, after)) = line.split_once(text) {
-                return after.to_owned();
+            let left = until.saturating_duration_since(Instant::now());
+            if let Some((_, after)) = self.lines.recv_timeout(left)?.split_once(text) {
+                return Ok(after.to_owned());
             }
         }
     }
@@ -149,15 +150,25 @@ const LOOKS: [(&str, u32, &str); 4] = [
     ("narrow", 360, "dark"),
 ];
 
+/// Starts a driver, and returns its port. It takes one that is free for IPv4, and ends if it is not
+/// for IPv6: then another one is started.
+fn start_driver() -> (Process, u16) {
+    let said = "started successfully on port ";
+    for _ in 0..5 {
+        let driver =
+            Process::start(Command::new("chromedriver").arg("--port=0").stderr(Stdio::null()));
+        match driver.may_say(said, Duration::from_secs(30)) {
+            Ok(port) => return (driver, port.trim_end_matches('.').parse().expect("a port")),
+            Err(RecvTimeoutError::Disconnected) => {}
+            Err(RecvTimeoutError::Timeout) => panic!("chromedriver does not say its port"),
+        }
+    }
+    panic!("chromedriver and chromium are installed, and start")
+}
+
 impl Browser {
     pub async fn open(name: &str, url: &str) -> Self {
-        let mut driver =
-            Process::start(Command::new("chromedriver").arg("--port=0").stderr(Stdio::null()));
-        let port = driver
-            .says("started successfully on port ", Duration::from_secs(30))
-            .trim_end_matches('.')
-            .parse()
-            .expect("a port");
+        let (mut driver, port) = start_driver();
         driver.ends = Ends::ByRequest(port);
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let (downloads, pictures) = (folder.join("downloads"), folder.join("pictures"));
