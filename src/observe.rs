@@ -375,8 +375,8 @@ pub(crate) fn not_reloaded(what: &'static str, error: &dyn std::error::Error) {
     meters::counter!(meters::RELOADS, "what" => what, "outcome" => "refused").increment(1);
 }
 
-/// Whether a meter's ledger is away. The gauge counts the meters of the process of which that is
-/// so: they may have a ledger each.
+/// The state of a meter's ledger: away, or not. The gauge counts the meters of the process whose
+/// ledger is away: they may have one each.
 #[derive(Debug, Default)]
 pub(crate) struct LedgerAway(bool);
 

@@ -300,6 +300,27 @@ async fn the_script_and_the_book_agree_state_for_state() {
 }
 
 /// An upgrade while old and new nodes run: they share accounts, and none disturbs the other.
+/// There, `%d` has 32 bits, which the script finds out by a number: here by another one.
+#[tokio::test]
+async fn numbers_are_written_whole_where_whole_numbers_have_32_bits() {
+    let server = RedisServer::start_with(&["--appendonly", "no"]);
+    let mut link = connected(&server).await;
+    let max = format!("~= '{}'", Credits::MAX.as_nano_usd());
+    let texts = [script::renew_text(TEST_CLOCK), script::amend_text(TEST_CLOCK)].map(|text| {
+        assert!(text.contains(&max), "the script asks");
+        Script::new(&text.replace(&max, "~= ''"))
+    });
+    for script in &texts {
+        script.load_async(&mut link).await.unwrap();
+    }
+    for seed in 0..300 {
+        let steps = history(&mut Rng::with_seed(seed));
+        let account = Account::user(&format!("u{seed}")).unwrap();
+        let found = by_script(&mut link, &texts, &account, &steps, &[]).await;
+        assert_eq!(by_book(&steps), found, "history {seed}");
+    }
+}
+
 #[tokio::test]
 async fn nodes_of_the_version_before_share_accounts_with_those_of_this_one() {
     let histories = std::env::var("HISTORIES")
