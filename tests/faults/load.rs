@@ -26,8 +26,8 @@ hardware = "gpu-small"
 [routes]
 "/models/{model}" = { model = "{model}" }
 
-[tiers.free]
-included = "0.10"
+[tiers.free]                   # more than a scenario uses, however long it waits
+included = "10"
 when_used_up = "block"
 
 [tiers.tight]                  # thirty requests

@@ -343,7 +343,7 @@ pub async fn under_load(meter: &CreditMeter, harm: impl AsyncFnOnce(&Load)) -> u
                     let user = format!("alice-{number}");
                     let began = Instant::now();
                     let answer =
-                        service.clone().oneshot(request(&user, "free", Empty::new())).await;
+                        service.clone().oneshot(request(&user, "plenty", Empty::new())).await;
                     let took = u64::try_from(began.elapsed().as_micros()).unwrap();
                     load.slowest_micros[number].fetch_max(took, Ordering::SeqCst);
                     match answer.unwrap().status() {
@@ -369,7 +369,7 @@ pub async fn under_load(meter: &CreditMeter, harm: impl AsyncFnOnce(&Load)) -> u
         let (user, used) =
             (format!("alice-{number}"), nanos(COST * i64::try_from(served).unwrap()));
         eventually(async || {
-            let statement = statement(meter, &user, "free").await;
+            let statement = statement(meter, &user, "plenty").await;
             assert!(statement.used <= used, "{user}, {served} served: {statement:?}");
             (statement.held.is_zero() && statement.used == used).then_some(())
         })

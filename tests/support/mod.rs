@@ -76,6 +76,11 @@ included = "2.00"
 when_used_up = "pay-as-you-go"
 during_outage = { allow = "0.00024" }
 
+# What a load that goes on for as long as it must cannot use up.
+[tiers.plenty]
+included = "1000"
+when_used_up = "block"
+
 [tiers.slow]
 included = "2.00"
 when_used_up = "block"
