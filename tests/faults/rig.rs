@@ -368,7 +368,7 @@ impl Rig {
                         .push("no node wrote to the old master during the partition".to_owned());
                 }
                 link.set(Network::Well);
-                block_in_place(|| until_replica_again(watched));
+                block_in_place(|| watched.until_replicated());
             }
             Fault::OldMasterAlive => {
                 self.servers.watched().servers[0].stop();
@@ -379,7 +379,7 @@ impl Rig {
                 });
                 watched.servers[0].go_on();
                 // What it acknowledges until then, nodes report again, if they go on.
-                block_in_place(|| until_replica_again(watched));
+                block_in_place(|| watched.until_replicated());
             }
             _ => self.harm_cluster(&user).await,
         }
@@ -628,11 +628,4 @@ impl Rig {
 fn replication_offset(watched: &Watched) -> Option<String> {
     let role = watched.role(0);
     role.lines().find(|line| line.starts_with("master_repl_offset:")).map(str::to_owned)
-}
-
-fn until_replica_again(watched: &Watched) {
-    until("the old master is a replica", || {
-        let role = watched.role(0);
-        role.contains("role:slave") && role.contains("link_status:up")
-    });
 }

@@ -38,7 +38,7 @@ impl Watched {
         let lines = [
             format!("sentinel monitor mymaster 127.0.0.1 {port} 2"),
             format!("sentinel auth-pass mymaster {PASSWORD}"),
-            "sentinel down-after-milliseconds mymaster 500".to_owned(),
+            "sentinel down-after-milliseconds mymaster 1000".to_owned(),
             "sentinel failover-timeout mymaster 3000".to_owned(),
             "requirepass watch".to_owned(),
             "sentinel sentinel-pass watch".to_owned(),
@@ -67,6 +67,23 @@ impl Watched {
     /// What a server says of its role; nothing while it closes connections, since that changes.
     pub fn role(&self, at: usize) -> String {
         self.servers[at].try_command_as(PASSWORD, &["INFO", "replication"]).unwrap_or_default()
+    }
+
+    /// Waits until one server is the master and the other its replica, whichever: on a busy machine
+    /// the Sentinels may change them once more.
+    pub fn until_replicated(&self) {
+        until("a server is the master, and the other its replica", || {
+            let roles = [self.role(0), self.role(1)];
+            let is_replica =
+                |role: &String| role.contains("role:slave") && role.contains("link_status:up");
+            roles.iter().any(|role| role.contains("role:master")) && roles.iter().any(is_replica)
+        });
+    }
+
+    /// Number of the last failover, as a Sentinel knows it.
+    pub fn failovers(&self, sentinel: usize) -> u64 {
+        let state = self.ask_sentinel::<HashMap<String, String>>(sentinel, &["MASTER", "mymaster"]);
+        state.ok().and_then(|state| state.get("config-epoch")?.parse().ok()).unwrap_or_default()
     }
 
     pub fn url(&self) -> String {
