@@ -21,8 +21,8 @@ use crate::{
     Credits, Period,
     lease::{PermitAnswer, SliceRequest},
     ledger::Standing,
-    metering::{Origin, RunningRequest},
-    terms::{LeaseScope, StatedTerms},
+    metering::{BillingContext, Origin, RunningRequest},
+    terms::LeaseScope,
 };
 
 /// The answer to a request that asks for a slice.
@@ -30,7 +30,7 @@ pub(crate) enum Admission {
     /// It runs.
     Admitted(HeldSlice),
     /// It waits for the ledger.
-    Waiting(Ticket, Origin),
+    Waiting(Ticket, Arc<BillingContext>, Origin),
     /// The ledger would have to be asked, and has not answered for a while.
     LedgerAway(Box<RunningRequest>),
     /// It cannot ask.
@@ -65,14 +65,13 @@ pub(crate) enum TicketAnswer {
     ShuttingDown,
 }
 
-/// Asks for a slice. `stated` is what the request's context states.
+/// Asks for a slice.
 pub(crate) fn admit(
     mut handle: AccountHandle,
-    stated: &Arc<StatedTerms>,
-    want: SliceRequest,
     mut request: RunningRequest,
     now: Duration,
 ) -> Admission {
+    let want = request.context.plan.want;
     let refused = |error, request| Admission::Refused(error, Box::new(request));
     loop {
         let AccountHandle { table, entry } = &handle;
@@ -89,7 +88,7 @@ pub(crate) fn admit(
             }
             continue;
         }
-        state.state_terms(stated, StatedAt::Here(now));
+        state.state_terms(&request.context.stated, StatedAt::Here(now));
         // Of a part it counts first: two of different parts must not both find the last place.
         if entry.is_part() {
             request.count_in(entry.whole().running_in_parts());
@@ -148,11 +147,11 @@ pub(crate) fn admit(
             }
             Err(request) => {
                 let (sender, receiver) = oneshot::channel();
-                let origin = request.origin.clone();
+                let (context, origin) = (Arc::clone(&request.context), request.origin.clone());
                 state.lease.enqueue(want, request, sender);
                 drop(state);
                 table.attend(entry);
-                Admission::Waiting(Ticket { handle, receiver }, origin)
+                Admission::Waiting(Ticket { handle, receiver }, context, origin)
             }
         };
     }

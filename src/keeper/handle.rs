@@ -193,21 +193,39 @@ impl HeldSlice {
         ask: bool,
         look: impl FnOnce(&mut RunningRequest),
     ) -> Option<Ended> {
-        self.close(now, ask, look)
+        self.close(now, ask, |request| {
+            look(request);
+            true
+        })
+    }
+
+    /// The same, unless `look` returns `false`: the slice goes on then, and is given back.
+    pub(crate) fn end_if(
+        mut self,
+        now: Now,
+        ask: bool,
+        look: impl FnOnce(&mut RunningRequest) -> bool,
+    ) -> Result<Option<Ended>, Self> {
+        let ended = self.close(now, ask, look);
+        if self.0.is_none() { Ok(ended) } else { Err(self) }
     }
 
     fn close(
         &mut self,
         now: Now,
         ask: bool,
-        look: impl FnOnce(&mut RunningRequest),
+        look: impl FnOnce(&mut RunningRequest) -> bool,
     ) -> Option<Ended> {
         let RunRef { handle, id } = self.0.take()?;
         let AccountHandle { table, entry } = &handle;
         let (both, now) = (now, now.lease);
         let mut state = entry.lock();
         // It is not there if its lease is gone, with a month that ended long ago.
-        state.lease.run_mut(id).map(look)?;
+        if !look(state.lease.run_mut(id)?) {
+            drop(state);
+            self.0 = Some(RunRef { handle, id });
+            return None;
+        }
         let closing = state.lease.close(id, ask, now)?;
         let request = state.lease.take(id);
         let has_waiting = state.lease.has_waiting();
@@ -251,7 +269,7 @@ impl HeldSlice {
 impl Drop for HeldSlice {
     fn drop(&mut self) {
         if let Some(now) = self.now() {
-            self.close(now, false, |_| ());
+            self.close(now, false, |_| true);
         }
     }
 }

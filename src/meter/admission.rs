@@ -1,6 +1,6 @@
 //! The way from a request's head to a charge, or to a denial.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     Credits, Feature, Identity, Period, Plan, RequestId,
-    clock::{Now, until},
+    clock::{Now, Reading, UnixTime, until},
     contained::contained,
     identify::{IdentifyError, Identifying, RequestHead},
     keeper::{
@@ -73,8 +73,9 @@ pub(super) struct NeedsBody {
 }
 
 /// A request that is not free, before its caller is known.
-enum Target {
-    Workload(Arc<Workload>),
+enum Target<'a> {
+    /// Mostly the plan's own, which is not counted anew for each request.
+    Workload(Cow<'a, Arc<Workload>>),
     InBody(Arc<ModelInBody>),
     Authenticated,
     Unlisted(Unlisted),
@@ -93,31 +94,28 @@ struct CreditRequest {
     today: (Period, u8),
 }
 
-/// A request that has its slice.
-struct AdmittedRequest {
-    context: Arc<BillingContext>,
+/// What the call of a request needs once that has its slice, which has its context then.
+struct CallTerms {
+    /// `Some` if it is inserted into the request's extensions.
     identity: Option<Arc<Identity>>,
+    policy: Option<Box<BillPolicy>>,
     has_client_caps: bool,
+    may_be_cut: bool,
+    /// The request rate over all nodes, if the response says what is left of it.
+    quota: Option<RequestQuota>,
+    upstream_time: Option<Arc<UpstreamTime>>,
 }
 
 /// The answer to a request that asked for a slice.
 enum Taken {
     /// It has one.
-    Admitted(HeldSlice, AdmittedRequest),
+    Admitted(HeldSlice, CallTerms),
     /// It waits for the ledger.
     Waiting(Ticket, CreditRequest),
     /// The ledger would have to be asked, and has not answered for a while.
     LedgerAway(CreditRequest),
     /// It gets none.
     Refused(Rejection, CreditRequest),
-}
-
-impl CreditRequest {
-    /// Returns what is left of it once it has its slice.
-    fn admitted(self) -> AdmittedRequest {
-        let has_client_caps = self.origin.has_client_caps();
-        AdmittedRequest { context: self.context, identity: self.identity, has_client_caps }
-    }
 }
 
 impl CreditMeter {
@@ -131,16 +129,16 @@ impl CreditMeter {
         let plan = self.inner.plan.load();
         let classification = match &self.inner.classify {
             Some(classify) => match contained("the classifier", || classify(head, &plan)) {
-                Ok(classification) => classification,
+                Ok(classification) => Cow::Owned(classification),
                 Err(_) => {
-                    let origin = self.origin(&plan, head, id);
+                    let origin = self.origin(&plan, head, id, self.inner.time.unix_time());
                     let denied = self.deny(Rejection::Unclassified, Whose::Unknown, &origin);
                     return Decision::now(denied);
                 }
             },
             None => plan.classify_parts(head.uri.path(), head.uri.query(), head.headers),
         };
-        let target = match classification {
+        let target = match &*classification {
             Classification::Free => return Decision::now(Ok(None)),
             // A browser's preflight has no credentials, and a CORS layer inside of this one answers
             // it. A request that could carry a model's input is no preflight.
@@ -154,23 +152,27 @@ impl CreditMeter {
             Classification::Workload(workload) => {
                 Target::Workload(with_feature(head, &plan, workload))
             }
-            Classification::InBody(model) => Target::InBody(model),
+            Classification::InBody(model) => Target::InBody(Arc::clone(model)),
             Classification::Authenticated => Target::Authenticated,
             Classification::UnknownModel(model) => {
-                Target::Unlisted(self.unlisted(head, &plan, Some(model)))
+                Target::Unlisted(self.unlisted(head, &plan, Some(model.clone())))
             }
             Classification::Unknown => Target::Unlisted(self.unlisted(head, &plan, None)),
         };
         self.ensure_worker();
-        let origin = self.origin(&plan, head, id);
         let bill_to = self.bill_to(head);
-        match self.identifying(head) {
+        let identifying = self.identifying(head);
+        // One reading for all that begins now. The time that the host's code took is not billed.
+        let reading = self.inner.time.read();
+        let origin = self.origin(&plan, head, id, reading.unix_time);
+        match identifying {
             Identifying::Ready(identity) => {
                 let payer =
                     identity.and_then(|identity| self.payer(identity, bill_to, Some(&origin)));
-                self.decide_for(&plan, payer, target, origin)
+                self.decide_for(&plan, payer, target, origin, reading)
             }
             Identifying::Later(identity) => {
+                let target = target.into_owned();
                 let (meter, plan) = (self.clone(), Arc::clone(&plan));
                 let bill_to = bill_to.map(|bill_to| bill_to.map(str::to_owned));
                 Decision::Later(Box::pin(async move {
@@ -179,7 +181,8 @@ impl CreditMeter {
                     observe::identified(began.elapsed());
                     let payer =
                         identity.and_then(|identity| meter.payer(identity, bill_to, Some(&origin)));
-                    match meter.decide_for(&plan, payer, target, origin) {
+                    let reading = meter.inner.time.read();
+                    match meter.decide_for(&plan, payer, target, origin, reading) {
                         Decision::Now(known) => known,
                         Decision::Later(deciding) => deciding.await,
                     }
@@ -194,8 +197,9 @@ impl CreditMeter {
         &self,
         plan: &Arc<Plan>,
         payer: Result<Arc<Identity>, IdentifyError>,
-        target: Target,
+        target: Target<'_>,
         origin: Origin,
+        reading: Reading,
     ) -> Decision {
         let payer = match payer {
             Ok(payer) => payer,
@@ -205,7 +209,7 @@ impl CreditMeter {
             }
         };
         match target {
-            Target::Workload(workload) => self.ask(plan, &payer, workload, origin),
+            Target::Workload(workload) => self.ask(plan, &payer, workload, origin, reading),
             Target::InBody(model) => Decision::Now(Known::NeedsBody(Box::new(NeedsBody {
                 payer,
                 origin,
@@ -237,7 +241,9 @@ impl CreditMeter {
         let NeedsBody { payer, plan, origin, .. } = needs;
         match classification {
             Ok(Classification::Workload(workload)) => {
-                self.ask(plan, payer, with_feature(head, plan, workload), origin.clone())
+                let workload = with_feature(head, plan, &workload).into_owned();
+                let reading = self.inner.time.read();
+                self.ask(plan, payer, Cow::Owned(workload), origin.clone(), reading)
             }
             Ok(Classification::UnknownModel(model)) => {
                 let unlisted = self.unlisted_in_body(head, model);
@@ -267,11 +273,16 @@ impl CreditMeter {
     }
 
     /// Returns the origin of a request that is not free.
-    fn origin(&self, plan: &Plan, head: RequestHead<'_>, id: &mut Option<RequestId>) -> Origin {
+    fn origin(
+        &self,
+        plan: &Plan,
+        head: RequestHead<'_>,
+        id: &mut Option<RequestId>,
+        arrived_at: UnixTime,
+    ) -> Origin {
         let has_path = self.inner.settings.shadow
             || self.inner.host_policy.is_some()
             || plan.unbilled().is_some();
-        let arrived_at = self.inner.time.unix_time();
         let id = id.insert(RequestId::of_request(head.extensions, arrived_at)).clone();
         Origin::new(id, head.uri, head.headers, has_path)
     }
@@ -281,17 +292,17 @@ impl CreditMeter {
         &self,
         plan: &Plan,
         identity: &Arc<Identity>,
-        workload: Arc<Workload>,
+        mut workload: Cow<'_, Arc<Workload>>,
         origin: Origin,
+        reading: Reading,
     ) -> Decision {
-        let now = self.inner.time.now();
-        let today = self.inner.time.date(now);
-        let workload = if workload.has_dated_rates() {
-            let now = self.inner.keeper.ledger_time();
-            workload.in_force_at(now).cloned().unwrap_or(workload)
-        } else {
-            workload
-        };
+        let now = reading.now;
+        let today = self.inner.time.date(reading);
+        if workload.has_dated_rates()
+            && let Some(dated) = workload.in_force_at(self.inner.keeper.ledger_time())
+        {
+            workload = Cow::Owned(Arc::clone(dated));
+        }
         let (context, handle) = match find_context(self, plan, identity, workload, today.0) {
             Ok(found) => found,
             Err(rejection) => {
@@ -324,9 +335,9 @@ impl CreditMeter {
         };
         match self.take_slice(request, handle, now) {
             // A request that is admitted at once begins at once.
-            Taken::Admitted(slice, request) => {
+            Taken::Admitted(slice, terms) => {
                 observe::admitted("local", None);
-                let admitted = self.admitted(slice, request, rate);
+                let admitted = self.admitted(slice, terms, rate);
                 Decision::now(Ok(Some(Admitted { has_begun: true, ..admitted })))
             }
             Taken::Refused(rejection, request) => {
@@ -361,7 +372,7 @@ impl CreditMeter {
             let period = match answer {
                 TicketAnswer::Admitted(slice) => {
                     observe::admitted("ledger", Some(began.elapsed()));
-                    return Ok(Some(self.admitted(slice, request.admitted(), rate)));
+                    return Ok(Some(self.admitted(slice, self.call_terms(request), rate)));
                 }
                 TicketAnswer::NotEnough(standing) => {
                     let rejection = Rejection::of(&standing, &request.context);
@@ -402,9 +413,9 @@ impl CreditMeter {
                 };
             request.context = Arc::new(request.context.in_period(period));
             match self.take_slice(request, handle, self.inner.time.now()) {
-                Taken::Admitted(slice, request) => {
+                Taken::Admitted(slice, terms) => {
                     observe::admitted("ledger", Some(began.elapsed()));
-                    return Ok(Some(self.admitted(slice, request, rate)));
+                    return Ok(Some(self.admitted(slice, terms, rate)));
                 }
                 Taken::Refused(rejection, request) => {
                     return self.deny_metered(rejection, request, rate);
@@ -438,7 +449,7 @@ impl CreditMeter {
         match slice {
             Some(slice) => {
                 observe::admitted("allowance", None);
-                Ok(Some(self.admitted(slice, request.admitted(), rate)))
+                Ok(Some(self.admitted(slice, self.call_terms(request), rate)))
             }
             None => self.deny_metered(Rejection::LedgerUnreachable, request, rate),
         }
@@ -476,7 +487,7 @@ impl CreditMeter {
     fn deny_metered(&self, rejection: Rejection, request: CreditRequest, rate: Rate) -> Decided {
         self.deny_asked(rejection, &request)?;
         let slice = self.take_unheld_slice(&request, Credits::MAX);
-        Ok(slice.map(|slice| self.admitted(slice, request.admitted(), rate)))
+        Ok(slice.map(|slice| self.admitted(slice, self.call_terms(request), rate)))
     }
 
     /// Asks for a slice of the account's lease.
@@ -484,22 +495,23 @@ impl CreditMeter {
     fn take_slice(&self, request: CreditRequest, handle: AccountHandle, now: Now) -> Taken {
         let CreditRequest { context, origin, identity, today } = request;
         let has_client_caps = origin.has_client_caps();
-        let running = self.running(Arc::clone(&context), origin, today);
-        let request =
-            |context, origin, identity| CreditRequest { context, origin, identity, today };
-        match admit(handle, &context.stated, context.plan.want, running, now.lease) {
-            Admission::Admitted(slice) => {
-                Taken::Admitted(slice, AdmittedRequest { context, identity, has_client_caps })
-            }
-            Admission::Waiting(ticket, origin) => {
-                Taken::Waiting(ticket, request(context, origin, identity))
+        let terms = self.terms_of(&context.plan, identity, has_client_caps);
+        // It has the context from here on: a count of it saved.
+        let running = self.running(context, origin, today);
+        let identity = terms.identity;
+        match admit(handle, running, now.lease) {
+            Admission::Admitted(slice) => Taken::Admitted(slice, CallTerms { identity, ..terms }),
+            Admission::Waiting(ticket, context, origin) => {
+                Taken::Waiting(ticket, CreditRequest { context, origin, identity, today })
             }
             Admission::LedgerAway(running) => {
-                Taken::LedgerAway(request(context, running.origin, identity))
+                let RunningRequest { context, origin, .. } = *running;
+                Taken::LedgerAway(CreditRequest { context, origin, identity, today })
             }
             Admission::Refused(error, running) => {
+                let RunningRequest { context, origin, .. } = *running;
                 let rejection = Rejection::of_admission(error, &context);
-                Taken::Refused(rejection, request(context, running.origin, identity))
+                Taken::Refused(rejection, CreditRequest { context, origin, identity, today })
             }
         }
     }
@@ -523,25 +535,54 @@ impl CreditMeter {
         RunningRequest::new(context, origin, today, self.inner.settings.shadow, is_undecided)
     }
 
-    fn admitted(&self, slice: HeldSlice, request: AdmittedRequest, mut rate: Rate) -> Admitted {
+    fn call_terms(&self, request: CreditRequest) -> CallTerms {
+        let has_client_caps = request.origin.has_client_caps();
+        self.terms_of(&request.context.plan, request.identity, has_client_caps)
+    }
+
+    #[inline]
+    fn terms_of(
+        &self,
+        plan: &PlanContext,
+        identity: Option<Arc<Identity>>,
+        has_client_caps: bool,
+    ) -> CallTerms {
+        let PlanContext { tier, workload, want, unbilled, .. } = plan;
+        let has_quota = want.rate.is_some() && self.inner.settings.response.rate_limit;
+        CallTerms {
+            identity,
+            policy: BillPolicy::new(self.inner.host_policy.as_ref(), unbilled.as_ref()),
+            has_client_caps,
+            may_be_cut: tier.midway == Midway::Stop
+                || tier.most_per_request.is_some()
+                || has_client_caps,
+            quota: if has_quota { tier.requests } else { None },
+            upstream_time: workload.upstream_time.clone(),
+        }
+    }
+
+    fn admitted(&self, slice: HeldSlice, terms: CallTerms, mut rate: Rate) -> Admitted {
+        let CallTerms { identity, policy, has_client_caps, may_be_cut, quota, upstream_time } =
+            terms;
         if !self.inner.settings.response.rate_limit {
             rate = None;
-        } else if rate.is_none()
-            && request.context.plan.want.rate.is_some()
-            && let Some(quota) = request.context.plan.tier.requests
-        {
+        } else if let (None, Some(quota)) = (&rate, quota) {
             rate = slice.permit_state(quota).map(RateFields::from);
         }
-        let AdmittedRequest { context, identity, has_client_caps } = request;
-        let policy =
-            BillPolicy::new(self.inner.host_policy.as_ref(), context.plan.unbilled.as_ref());
         let shadow = self.inner.settings.shadow.then(|| self.clone());
         let charge = Charge::new(slice, policy, shadow, has_client_caps);
-        let upstream_time = context.plan.workload.upstream_time.clone();
-        let may_be_cut = context.plan.tier.midway == Midway::Stop
-            || context.plan.tier.most_per_request.is_some()
-            || has_client_caps;
         Admitted { charge, identity, has_begun: false, may_be_cut, rate, upstream_time }
+    }
+}
+
+impl Target<'_> {
+    fn into_owned(self) -> Target<'static> {
+        match self {
+            Self::Workload(workload) => Target::Workload(Cow::Owned(workload.into_owned())),
+            Self::InBody(model) => Target::InBody(model),
+            Self::Authenticated => Target::Authenticated,
+            Self::Unlisted(unlisted) => Target::Unlisted(unlisted),
+        }
     }
 }
 
@@ -564,12 +605,16 @@ impl NeedsBody {
 }
 
 /// Returns the workload under the feature that the host has named for the request.
-fn with_feature(head: RequestHead<'_>, plan: &Plan, workload: Arc<Workload>) -> Arc<Workload> {
+fn with_feature<'a>(
+    head: RequestHead<'_>,
+    plan: &Plan,
+    workload: &'a Arc<Workload>,
+) -> Cow<'a, Arc<Workload>> {
     match head.extensions.get() {
         Some(Feature(feature)) if *feature != workload.feature => {
-            plan.with_feature(&workload, feature)
+            Cow::Owned(plan.with_feature(workload, feature))
         }
-        _ => workload,
+        _ => Cow::Borrowed(workload),
     }
 }
 

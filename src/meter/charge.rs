@@ -256,11 +256,53 @@ impl Charge {
     pub(super) fn close_at(&mut self, end: End, now: Now) -> Option<Box<CutRequest>> {
         let slice = self.slice.take()?;
         self.watch.stop();
-        let finished = FinishedRequest { status: self.status, grpc_status: self.grpc_status, end };
+        let finished = self.finished(end);
         let is_billed = self.policy.take().is_none_or(|policy| policy.decide_at_end(&finished));
-        let Ended { billed, cut } = slice.end(now, !self.is_final, |request| {
+        let ended = slice.end(now, !self.is_final, |request| {
             request.finish(finished, is_billed, now.compute);
         })?;
+        self.closed(ended, now)
+    }
+
+    /// Closes it, unless its request ends at its slice and has used more. Returns `true` if it is
+    /// closed.
+    pub(super) fn close_if_paid(&mut self, end: End, now: Now) -> bool {
+        // The host's code decides outside of the account's lock.
+        if self.policy.is_some() {
+            let is_paid = !self.is_short(now);
+            if is_paid {
+                self.close_at(end, now);
+            }
+            return is_paid;
+        }
+        let Some(slice) = self.slice.take() else { return true };
+        let finished = self.finished(end);
+        let ended = slice.end_if(now, !self.is_final, |request| {
+            let is_paid = !request.is_short(now.compute);
+            if is_paid {
+                request.finish(finished, true, now.compute);
+            }
+            is_paid
+        });
+        match ended {
+            Ok(ended) => {
+                self.watch.stop();
+                ended.and_then(|ended| self.closed(ended, now));
+                true
+            }
+            Err(slice) => {
+                self.slice = Some(slice);
+                false
+            }
+        }
+    }
+
+    const fn finished(&self, end: End) -> FinishedRequest {
+        FinishedRequest { status: self.status, grpc_status: self.grpc_status, end }
+    }
+
+    /// Notes what it was billed.
+    fn closed(&mut self, Ended { billed, cut }: Ended, now: Now) -> Option<Box<CutRequest>> {
         self.billed = billed;
         if let (Some(meter), Some(cut)) = (&self.shadow, &cut) {
             meter.would_cut_off(cut, now);

@@ -1,7 +1,7 @@
 //! The billing contexts that a meter made for an identity, stored with the identity, so that its
 //! next request finds them at once.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use super::credit_meter::CreditMeter;
 use crate::{
@@ -55,7 +55,7 @@ pub(super) fn find_context(
     meter: &CreditMeter,
     plan: &Plan,
     identity: &Identity,
-    workload: Arc<Workload>,
+    workload: Cow<'_, Arc<Workload>>,
     period: Period,
 ) -> Result<(Arc<BillingContext>, AccountHandle), Rejection> {
     let number = meter.inner.number;
@@ -73,6 +73,7 @@ pub(super) fn find_context(
         return Ok((Arc::clone(&cached.context), handle));
     }
     let instruments = &meter.inner.instruments;
+    let workload = workload.into_owned();
     let context = BillingContext::new(instruments, plan, identity, workload, period);
     let context = Arc::new(context.map_err(|_| unknown_tier(identity))?);
     let handle = AccountHandle::open(meter.inner.keeper.table(), &context.scope())?;

@@ -180,12 +180,13 @@ impl CreditMeter {
         origin: Option<&Origin>,
     ) -> Result<Arc<Identity>, IdentifyError> {
         // An unknown caller learns nothing about organisations.
-        let paid = bill_to.and_then(|bill_to| match bill_to {
-            None => Ok(Arc::clone(&identity)),
-            Some(organisation) => {
+        let paid = match bill_to {
+            Ok(None) => return Ok(identity),
+            Ok(Some(organisation)) => {
                 identity.billed_to(organisation.as_ref()).ok_or(IdentifyError::NotAMember)
             }
-        });
+            Err(error) => Err(error),
+        };
         match paid {
             Err(error) if self.inner.settings.shadow => {
                 if let Some(origin) = origin {

@@ -126,9 +126,13 @@ impl Head<'_> {
         }
         let now = self.charge.now();
         let is_whole = (first.end.is_some() && first.more.is_none()) || first.is_past_length;
+        let is_failed = first.error.is_some();
+        let end = if is_failed { End::Failed } else { End::Complete };
+        let mut compute = if is_whole { self.compute(now) } else { None };
         // If it used more than its slice, the ledger is asked before it is billed.
-        let is_owed = || first.error.is_none() && self.charge.is_short(now);
-        if (!is_whole || is_owed())
+        let is_closed = is_whole && !is_failed && self.charge.close_if_paid(end, now);
+        let ends_here = is_closed || (is_whole && is_failed);
+        if !ends_here
             && let (Ok(runtime), Some((budget, time))) =
                 (Handle::try_current(), self.charge.read_ahead())
         {
@@ -139,8 +143,9 @@ impl Head<'_> {
                 now,
             );
         }
-        let compute =
-            self.close(if first.error.is_some() { End::Failed } else { End::Complete }, now);
+        if !is_closed {
+            compute = self.close(end, now);
+        }
         // Without a queue, two messages are handed on as one frame.
         if let (Some(data), Some(more)) = (&first.data, &first.more) {
             first.data = Some(Bytes::from([&data[..], &more[..]].concat()));

@@ -76,8 +76,7 @@ fn asked(
 ) -> RunningRequest {
     let plan = Plan::from_toml(PLAN).unwrap();
     let path = format!("/models/{model}");
-    let Classification::Workload(workload) = plan.classify_parts(&path, None, &HeaderMap::new())
-    else {
+    let Classification::Workload(workload) = plan.classify(&path, &HeaderMap::new()) else {
         panic!("{model} is in the plan");
     };
     let instruments = Instruments {

@@ -1,6 +1,7 @@
 //! The plan itself.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{
         Arc,
@@ -106,6 +107,7 @@ impl Plan {
             Some((path, query)) => self.classify_parts(path, Some(query), headers),
             None => self.classify_parts(target, None, headers),
         }
+        .into_owned()
     }
 
     /// Classifies a request by the path and the query of its target, and by its header fields.
@@ -114,10 +116,11 @@ impl Plan {
         path: &str,
         query: Option<&str>,
         headers: &HeaderMap,
-    ) -> Classification {
-        self.precomputed
-            .get(path)
-            .unwrap_or_else(|| self.routes.classify(&self.catalog, path, query, headers))
+    ) -> Cow<'_, Classification> {
+        self.precomputed.get(path).map_or_else(
+            || Cow::Owned(self.routes.classify(&self.catalog, path, query, headers)),
+            Cow::Borrowed,
+        )
     }
 
     /// Classifies a request whose body says what it runs, by that body.

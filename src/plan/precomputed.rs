@@ -32,8 +32,8 @@ impl PrecomputedPaths {
         Self(classified.collect())
     }
 
-    pub(super) fn get(&self, path: &str) -> Option<Classification> {
-        self.0.get(path).cloned()
+    pub(super) fn get(&self, path: &str) -> Option<&Classification> {
+        self.0.get(path)
     }
 }
 
