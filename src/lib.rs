@@ -21,6 +21,7 @@ mod body_fields;
 pub mod clock;
 #[cfg(any(feature = "cloud-events", feature = "export"))]
 mod cloud_event;
+mod compact_time;
 mod condition;
 mod contained;
 #[cfg(any(feature = "axum", feature = "export"))]

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     Credits, Period,
+    compact_time::CompactTime,
     lease::Served,
     ledger::{Answer, LeaseId, LedgerError, MAX_LEASE_PARTS, MonthStanding, Outcome, Standing},
     metering::RunningRequest,
@@ -44,7 +45,7 @@ pub(super) fn apply(
 ) -> Option<Effect> {
     let entry = &landed.entry;
     let mut state = entry.lock();
-    let mut failure_logged_at = state.failure_logged_at;
+    let mut failure_logged_at = state.failure_logged_at.map(CompactTime::get);
     let lease = state.leases_mut().find(|lease| lease.id() == landed.lease)?;
     let acknowledged = lease.acknowledged();
     if let Some(woke_at) = table.time.notice() {
@@ -87,7 +88,7 @@ pub(super) fn apply(
     effect.settled = lease.acknowledged().saturating_sub(acknowledged);
     table.note_in_journal(entry, &mut state);
     state.tell_readers(landed.lease, landed.answer.is_ok());
-    state.failure_logged_at = failure_logged_at;
+    state.failure_logged_at = failure_logged_at.map(CompactTime::from);
     let is_full = effect.standing.is_some_and(|(standing, _)| standing.used == Credits::MAX);
     effect.is_newly_full = is_full && !std::mem::replace(&mut state.is_full_logged, is_full);
     state.is_full_logged = is_full;

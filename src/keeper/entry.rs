@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::{
     Account, Credits, Period,
     clock::UnixTime,
+    compact_time::CompactTime,
     lease::{Lease, RunId},
     ledger::{LeaseId, MAX_LEASE_PARTS, Standing},
     limit::RequestRate,
@@ -51,10 +52,10 @@ pub(super) struct EntryState {
     /// Moment at which a request last brought the terms.
     pub(super) terms_at: StatedAt,
     /// Next examination by the worker.
-    pub(super) timer: Option<Duration>,
+    pub(super) timer: Option<CompactTime>,
     /// The moment by which the worker was asked to examine it since the last examination, if it
     /// was.
-    asked_by: Option<Duration>,
+    asked_by: Option<CompactTime>,
     /// Those who wait for a report of all that is spent: the lease and the number of the batch that
     /// brings it. They are told by dropping the sender.
     readers: Vec<(LeaseId, u64, oneshot::Sender<()>)>,
@@ -65,7 +66,7 @@ pub(super) struct EntryState {
     /// make room for others.
     pub(super) is_dormant: bool,
     /// Last log line that says that its lease could not be renewed.
-    pub(super) failure_logged_at: Option<Duration>,
+    pub(super) failure_logged_at: Option<CompactTime>,
     /// It was logged that its month can take no more.
     pub(super) is_full_logged: bool,
     /// The thread that writes the journal looks at it.
@@ -258,17 +259,17 @@ impl EntryState {
     /// Returns `true` if the worker has to be told to examine it by `due`, because it does not on
     /// its own, and has not been told. The caller tells it, once the lock is released.
     pub(super) fn must_ask_for(&mut self, due: Duration) -> bool {
-        let is_known = |at: Option<Duration>| at.is_some_and(|at| at <= due);
+        let is_known = |at: Option<CompactTime>| at.is_some_and(|at| at.get() <= due);
         if due == Duration::MAX || is_known(self.timer) || is_known(self.asked_by) {
             return false;
         }
-        self.asked_by = Some(due);
+        self.asked_by = Some(due.into());
         true
     }
 
     /// Notes that the worker examines it now. Returns the moment by which it was asked to do so.
     pub(super) fn examined(&mut self) -> Option<Duration> {
-        self.asked_by.take()
+        self.asked_by.take().map(CompactTime::get)
     }
 
     /// Has all that is spent reported now. The answer comes once the ledger has answered; `None` if

@@ -4,11 +4,12 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::entry::{AccountEntry, EntryState};
+use crate::compact_time::CompactTime;
 
 /// The worker's timers.
 #[derive(Default)]
 pub(super) struct Schedule {
-    timers: BTreeMap<(Duration, u64), Arc<AccountEntry>>,
+    timers: BTreeMap<(CompactTime, u64), Arc<AccountEntry>>,
 }
 
 impl Schedule {
@@ -29,17 +30,17 @@ impl Schedule {
 
     /// Sets a timer for an entry whose state says so already.
     pub(super) fn set(&mut self, entry: &Arc<AccountEntry>, at: Duration) {
-        self.timers.insert((at, entry.id), Arc::clone(entry));
+        self.timers.insert((at.into(), entry.id), Arc::clone(entry));
     }
 
     /// Returns the moment of the next timer.
     pub(super) fn next_timer(&self) -> Option<Duration> {
-        self.timers.first_key_value().map(|((at, _), _)| *at)
+        self.timers.first_key_value().map(|((at, _), _)| at.get())
     }
 
     /// Takes an entry whose timer is due by `due`.
     pub(super) fn pop_due(&mut self, due: Duration) -> Option<Arc<AccountEntry>> {
-        let first = self.timers.first_entry().filter(|first| first.key().0 <= due)?;
+        let first = self.timers.first_entry().filter(|first| first.key().0.get() <= due)?;
         let entry = first.remove();
         entry.lock().timer = None;
         Some(entry)

@@ -362,7 +362,7 @@ impl Worker {
             drop(guard);
             table.remove(entry);
         } else if next < Duration::MAX {
-            state.timer = Some(next);
+            state.timer = Some(next.into());
             drop(guard);
             self.schedule.set(entry, next);
         } else {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::rules::{LEDGER_CLOCK_UNIT, LeaseRules, MAX_RENEWAL_DELAY};
-use crate::Credits;
+use crate::{Credits, compact_time::CompactTime};
 
 /// Renewals in a row without an answer, after which no request waits for the next.
 const FAILING_AFTER: u32 = 3;
@@ -20,17 +20,17 @@ pub(super) struct Exchange {
     seq: u64,
     in_flight: Option<Flight>,
     /// The earliest next try: later than now after a failure.
-    retry_at: Duration,
+    retry_at: CompactTime,
     /// Failures in a row.
     failures: u32,
-    acts_until: Duration,
+    acts_until: CompactTime,
 }
 
 /// A renewal in flight, with what its answer is read with.
 #[derive(Clone, Copy, Debug)]
 #[cfg_attr(test, derive(Hash))]
 pub(super) struct Flight {
-    pub(super) sent_at: Duration,
+    pub(super) sent_at: CompactTime,
     /// The number of the batch that it carries.
     pub(super) batch: u64,
     /// The lease's running total with this batch.
@@ -48,9 +48,9 @@ impl Exchange {
         Self {
             seq: 0,
             in_flight: None,
-            retry_at: Duration::ZERO,
+            retry_at: CompactTime::ZERO,
             failures: 0,
-            acts_until: Duration::ZERO,
+            acts_until: CompactTime::ZERO,
         }
     }
 
@@ -75,12 +75,12 @@ impl Exchange {
     }
 
     pub(super) fn retry_at(&self) -> Duration {
-        self.retry_at
+        self.retry_at.get()
     }
 
     /// (7) Returns until when a renewal that was sent may still act.
     pub(super) fn acts_until(&self) -> Duration {
-        self.acts_until
+        self.acts_until.get()
     }
 
     /// Returns `true` if the last renewal failed.
@@ -110,7 +110,7 @@ impl Exchange {
     /// (7) Notes that a renewal has landed of which copies may still arrive, sent as late as now
     /// perhaps.
     pub(super) fn may_act_again(&mut self, rules: &LeaseRules, now: Duration) {
-        self.acts_until = now + rules.deadline + MAX_RENEWAL_DELAY + LEDGER_CLOCK_UNIT;
+        self.acts_until = (now + rules.deadline + MAX_RENEWAL_DELAY + LEDGER_CLOCK_UNIT).into();
     }
 
     /// Notes an answer that counts.
@@ -123,19 +123,19 @@ impl Exchange {
         let pause = rules.retry_delay() / 4 * 2_u32.saturating_pow(self.failures.min(8));
         let longest = Duration::from_secs(1).min(rules.ttl / 60);
         self.failures = self.failures.saturating_add(1);
-        self.retry_at = now + pause.min(longest);
+        self.retry_at = (now + pause.min(longest)).into();
     }
 
     /// Forgets earlier failures: the next renewal is sent without a pause.
     pub(super) fn forget_failures(&mut self) {
         self.failures = 0;
-        self.retry_at = Duration::ZERO;
+        self.retry_at = CompactTime::ZERO;
     }
 
     /// Notes that the process was suspended until `woke_at`.
     pub(super) fn mark_suspended(&mut self, woke_at: Duration) {
         if let Some(flight) = &mut self.in_flight
-            && flight.sent_at < woke_at
+            && flight.sent_at.get() < woke_at
         {
             flight.overslept = true;
         }
@@ -145,7 +145,7 @@ impl Exchange {
     pub(super) fn rename(&mut self) {
         self.seq = 0;
         self.in_flight = None;
-        self.retry_at = Duration::ZERO;
+        self.retry_at = CompactTime::ZERO;
     }
 }
 
@@ -155,7 +155,7 @@ mod tests {
 
     fn flight(sent_at: Duration) -> Flight {
         Flight {
-            sent_at,
+            sent_at: sent_at.into(),
             batch: 1,
             settled: Credits::ZERO,
             is_goodbye: false,
@@ -175,7 +175,7 @@ mod tests {
         assert!(exchange.land(1).is_some());
         assert_eq!(exchange.send(flight(s(2))), 2);
         assert!(exchange.land(1).is_none() && exchange.is_in_flight());
-        assert!(exchange.land(2).is_some_and(|flight| flight.sent_at == s(2)));
+        assert!(exchange.land(2).is_some_and(|flight| flight.sent_at.get() == s(2)));
         assert!(exchange.land(2).is_none() && !exchange.is_in_flight());
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{rules::LeaseRules, run::SliceRequest};
-use crate::Credits;
+use crate::{Credits, compact_time::CompactTime};
 
 /// The credits that the ledger has on hold for a lease, as far as the node may use them.
 ///
@@ -16,14 +16,14 @@ pub(super) struct Hold {
     /// The credits that may be spent and sliced in all under this name of the lease.
     budget: Credits,
     /// (3) Requests are admitted until then.
-    admit_until: Duration,
+    admit_until: CompactTime,
     /// The credits that were granted without the ledger, in all: bounded by an allowance.
     unbacked: Credits,
 }
 
 impl Hold {
     pub(super) fn new() -> Self {
-        Self { budget: Credits::ZERO, admit_until: Duration::ZERO, unbacked: Credits::ZERO }
+        Self { budget: Credits::ZERO, admit_until: CompactTime::ZERO, unbacked: Credits::ZERO }
     }
 
     /// Returns the credits that can still be sliced.
@@ -40,7 +40,7 @@ impl Hold {
     /// Takes what the ledger has on hold. (3) Requests are admitted until `admit_until`, long
     /// before the ledger releases it.
     pub(super) fn renew(&mut self, budget: Credits, admit_until: Duration) {
-        (self.budget, self.admit_until) = (budget, admit_until);
+        (self.budget, self.admit_until) = (budget, admit_until.into());
     }
 
     /// (8) Under a new name of the lease nothing is on hold yet: there is nothing beyond what is
@@ -52,8 +52,8 @@ impl Hold {
     /// Admits no request on what was granted before the process was suspended: the ledger may have
     /// released it since.
     pub(super) fn mark_suspended(&mut self, rules: &LeaseRules, woke_at: Duration) {
-        if self.admit_until < woke_at + rules.admit_for {
-            self.admit_until = Duration::ZERO;
+        if self.admit_until.get() < woke_at + rules.admit_for {
+            self.admit_until = CompactTime::ZERO;
         }
     }
 
@@ -66,7 +66,7 @@ impl Hold {
         now: Duration,
     ) -> Option<Credits> {
         let slice = spare.min(want.hold);
-        (now < self.admit_until && slice >= want.min_slice).then_some(slice)
+        (now < self.admit_until.get() && slice >= want.min_slice).then_some(slice)
     }
 
     /// Grants `hold` without the ledger, if all such grants stay within `allowance`.

@@ -440,7 +440,7 @@ impl<W, R: Run> Lease<W, R> {
         // A batch that is sent again brings nothing that was spent since.
         self.is_awaited &= is_resent;
         let seq = self.exchange.send(Flight {
-            sent_at: now,
+            sent_at: now.into(),
             batch: batch.number,
             settled: batch.settled,
             is_goodbye: forget,
@@ -484,10 +484,10 @@ impl<W, R: Run> Lease<W, R> {
             Outcome::Renewed { hold, standing, permits, concurrency, .. } => {
                 self.acknowledge(rules, &flight, now);
                 if let Some(permits) = permits.filter(|_| !flight.overslept) {
-                    self.pool.take_permits(rules, permits, flight.sent_at);
+                    self.pool.take_permits(rules, permits, flight.sent_at.get());
                 }
                 if let Some(share) = concurrency.filter(|_| !flight.overslept) {
-                    self.pool.take_share(rules, share, flight.sent_at);
+                    self.pool.take_share(rules, share, flight.sent_at.get());
                 }
                 // A copy of the renewal, that something on the way sent again, may come yet.
                 self.exchange.may_act_again(rules, now);
@@ -498,7 +498,7 @@ impl<W, R: Run> Lease<W, R> {
                 }
                 self.standing = standing;
                 self.take_hold(rules, &flight, hold);
-                self.pool.serve_answered(rules, flight.sent_at, is_gone, now)
+                self.pool.serve_answered(rules, flight.sent_at.get(), is_gone, now)
             }
             Outcome::Forgotten => {
                 self.acknowledge(rules, &flight, now);
@@ -536,7 +536,7 @@ impl<W, R: Run> Lease<W, R> {
             self.pool.queue_mut().forget_requests();
             Duration::ZERO
         } else {
-            flight.sent_at + rules.admit_for
+            flight.sent_at.get() + rules.admit_for
         };
         self.pool.take_hold(flight.settled, hold, self.standing.available_to_lease(), admit_until);
     }
@@ -546,7 +546,7 @@ impl<W, R: Run> Lease<W, R> {
         if let Some(flight) = self.exchange.land(seq) {
             self.exchange.failed(rules, now);
             self.exchange.may_act_again(rules, now);
-            self.pool.slices_mut().deny_requested(flight.sent_at);
+            self.pool.slices_mut().deny_requested(flight.sent_at.get());
         }
     }
 

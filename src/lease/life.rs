@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::rules::LeaseRules;
+use crate::compact_time::CompactTime;
 
 /// Stage of a lease in its life, and the time of its heartbeats.
 ///
@@ -20,10 +21,10 @@ use super::rules::LeaseRules;
 pub(super) struct Life {
     stage: Stage,
     /// Last answer of the ledger under this name of the lease.
-    answered_at: Option<Duration>,
+    answered_at: Option<CompactTime>,
     /// Last acknowledgement of something that the ledger may not have known, or may have forgotten
     /// since.
-    news_at: Duration,
+    news_at: CompactTime,
     /// `true` if the ledger has answered since the leases of its node are closed.
     is_confirmed: bool,
 }
@@ -40,7 +41,7 @@ enum Stage {
 
 impl Life {
     pub(super) fn new(now: Duration) -> Self {
-        Self { stage: Stage::Open, answered_at: None, news_at: now, is_confirmed: false }
+        Self { stage: Stage::Open, answered_at: None, news_at: now.into(), is_confirmed: false }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -78,11 +79,11 @@ impl Life {
     pub(super) fn answered(&mut self, rules: &LeaseRules, brought_news: bool, now: Duration) {
         // What was acknowledged before a silence may have been forgotten in it, and was news just
         // now.
-        let after_silence = self.answered_at.is_none_or(|at| now > at + rules.ttl / 2);
+        let after_silence = self.answered_at.is_none_or(|at| now > at.get() + rules.ttl / 2);
         if brought_news || after_silence {
-            self.news_at = now;
+            self.news_at = now.into();
         }
-        self.answered_at = Some(now);
+        self.answered_at = Some(now.into());
     }
 
     /// (6) Notes that the ledger has the running total of a node that ends: it answered since.
@@ -93,7 +94,7 @@ impl Life {
     /// Returns `true` if its node may end without the ledger's answer to its total once more: that
     /// came, or its last news is older than what a failover forgets.
     pub(super) fn is_confirmed(&self, rules: &LeaseRules, now: Duration) -> bool {
-        self.is_confirmed || now >= self.news_at + rules.quiet_after()
+        self.is_confirmed || now >= self.news_at.get() + rules.quiet_after()
     }
 
     /// (8) Begins anew, under a new name of the lease.
@@ -111,7 +112,7 @@ impl Life {
         resting_since: Option<Duration>,
     ) -> Duration {
         let quiet_at = resting_since.map(|used_at| self.quiet_at(rules, used_at));
-        match (self.answered_at, quiet_at) {
+        match (self.answered_at.map(CompactTime::get), quiet_at) {
             (None, quiet_at) => quiet_at.unwrap_or(Duration::MAX),
             // (6) It has told the ledger that it is quiet. The goodbye comes next.
             (Some(answered_at), Some(quiet_at)) if answered_at >= quiet_at => {
@@ -132,7 +133,8 @@ impl Life {
         resting_since: Option<Duration>,
         now: Duration,
     ) -> bool {
-        let (Some(answered_at), Some(used_at)) = (self.answered_at, resting_since) else {
+        let answered_at = self.answered_at.map(CompactTime::get);
+        let (Some(answered_at), Some(used_at)) = (answered_at, resting_since) else {
             return false;
         };
         answered_at >= self.quiet_at(rules, used_at) && now >= answered_at + rules.ttl
@@ -152,7 +154,7 @@ impl Life {
     }
 
     fn quiet_at(&self, rules: &LeaseRules, used_at: Duration) -> Duration {
-        used_at.max(self.news_at) + rules.quiet_after()
+        used_at.max(self.news_at.get()) + rules.quiet_after()
     }
 }
 
@@ -173,7 +175,7 @@ mod tests {
             [(1, false, 1), (2, false, 1), (3, true, 3), (303, false, 3), (604, false, 604)]
         {
             life.answered(&RULES(), brought_news, s(at));
-            assert_eq!(life.news_at, s(news_at), "at {at}");
+            assert_eq!(life.news_at.get(), s(news_at), "at {at}");
         }
     }
 

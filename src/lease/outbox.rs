@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::batch::{Batch, Tally};
 use crate::{
     Credits,
+    compact_time::CompactTime,
     ledger::{LineKey, Usage},
 };
 
@@ -31,7 +32,7 @@ pub(super) struct Outbox {
     frozen: Option<Batch>,
     /// Since when there is something to report that no renewal has said: usage, or a hold to give
     /// back.
-    dirty_since: Option<Duration>,
+    dirty_since: Option<CompactTime>,
 }
 
 impl Outbox {
@@ -58,7 +59,7 @@ impl Outbox {
                 .map(|(key, usage)| crate::ledger::UsageLine { key, usage })
                 .collect(),
         });
-        let (tally, dirty_since) = (Tally::of(lines), Some(now));
+        let (tally, dirty_since) = (Tally::of(lines), Some(now.into()));
         Self { spent, acknowledged, tally, batches, frozen, dirty_since }
     }
 
@@ -102,12 +103,12 @@ impl Outbox {
 
     /// Notes that there is something to report, if it is not noted yet.
     pub(super) fn mark_dirty(&mut self, now: Duration) {
-        self.dirty_since.get_or_insert(now);
+        self.dirty_since.get_or_insert_with(|| now.into());
     }
 
     /// Returns since when there is something to report that no renewal has said.
     pub(super) fn dirty_since(&self) -> Option<Duration> {
-        self.dirty_since
+        self.dirty_since.map(CompactTime::get)
     }
 
     /// Returns the number of the batch that brings what is spent by now.
@@ -147,7 +148,7 @@ impl Outbox {
         if self.frozen.is_some() {
             return now;
         }
-        self.dirty_since.map_or(Duration::MAX, |since| since.saturating_add(may_wait))
+        self.dirty_since.map_or(Duration::MAX, |since| since.get().saturating_add(may_wait))
     }
 
     /// Returns the most that a renewal under this name has said to be settled, if there was one.

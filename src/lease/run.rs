@@ -4,6 +4,7 @@ use std::{num::NonZeroU32, time::Duration};
 
 use crate::{
     Credits,
+    compact_time::CompactTime,
     ledger::{AccountRate, LineKey, Usage},
 };
 
@@ -46,7 +47,7 @@ pub(crate) trait Run {
 #[cfg_attr(test, derive(Hash))]
 pub(crate) struct RefillDenial {
     /// Sending of the renewal that asked.
-    pub(crate) requested_at: Duration,
+    pub(crate) requested_at: CompactTime,
     /// `true` if the ledger answered; `false` if the renewal's deadline has passed.
     pub(crate) answered: bool,
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::run::{RefillDenial, Run, SliceRequest};
-use crate::{Credits, ledger::Usage};
+use crate::{Credits, compact_time::CompactTime, ledger::Usage};
 
 /// A running request and its slice.
 ///
@@ -22,7 +22,7 @@ pub(super) struct Running<R> {
     /// Credits to which it is refilled beyond its use; zero once it needs nothing more.
     hold: Credits,
     /// The earliest next refill: later than now after a short grant.
-    refill_from: Duration,
+    refill_from: CompactTime,
     /// Credits that the renewal in flight asks for.
     requested: Credits,
 }
@@ -65,7 +65,7 @@ impl<R: Run> Running<R> {
             settled: Usage::default(),
             hold: run.refilled_to(hold),
             run,
-            refill_from,
+            refill_from: refill_from.into(),
             requested: Credits::ZERO,
         }
     }
@@ -123,7 +123,7 @@ impl<R: Run> Running<R> {
 
     /// Lets it ask for a refill now, though a short grant was to be followed by a pause.
     pub(super) fn refill_now(&mut self) {
-        self.refill_from = Duration::ZERO;
+        self.refill_from = CompactTime::ZERO;
     }
 
     /// Notes that its owner has ended it, and is told what it was billed once that is known.
@@ -226,14 +226,14 @@ impl<R: Run> Running<R> {
     /// (10) Tells it that the ledger had less than it was asked for at `requested_at`, and lets it
     /// ask again after a pause: half of what its slice still lasts, if that is longer.
     pub(super) fn refuse_refill(&mut self, requested_at: Duration, pause: Duration, now: Duration) {
-        self.run.denied(RefillDenial { requested_at, answered: true });
+        self.run.denied(RefillDenial { requested_at: requested_at.into(), answered: true });
         let runway = self.run.time_until(self.slice, now);
-        self.refill_from = now + pause.max(runway / 2);
+        self.refill_from = (now + pause.max(runway / 2)).into();
     }
 
     /// Tells it that the ledger did not answer.
     pub(super) fn deny_unanswered(&mut self, requested_at: Duration) {
-        self.run.denied(RefillDenial { requested_at, answered: false });
+        self.run.denied(RefillDenial { requested_at: requested_at.into(), answered: false });
     }
 
     /// Returns what it needs now, if it is due for more.
@@ -255,7 +255,7 @@ impl<R: Run> Running<R> {
     /// It needs more when only half of its hold is left.
     fn is_due(&self, now: Duration) -> bool {
         self.is_pending()
-            || (now >= self.refill_from
+            || (now >= self.refill_from.get()
                 && self.run.accrued(now) >= self.refill_level()
                 && (!self.hold.is_zero() || self.run.accrued(now) > self.slice))
     }
@@ -273,10 +273,11 @@ impl<R: Run> Running<R> {
         if self.hold.is_zero() {
             // It needs more only if it came to cost more, which nobody could foresee.
             let is_beyond = self.is_running() && self.run.accrued(now) > self.slice;
-            return if is_beyond { now.max(self.refill_from) } else { Duration::MAX };
+            return if is_beyond { now.max(self.refill_from.get()) } else { Duration::MAX };
         }
-        let refill_at =
-            now.saturating_add(self.run.time_until(self.refill_level(), now)).max(self.refill_from);
+        let refill_at = now
+            .saturating_add(self.run.time_until(self.refill_level(), now))
+            .max(self.refill_from.get());
         let Some(used) = self.run.settleable(now).filter(|_| self.is_running()) else {
             return refill_at;
         };

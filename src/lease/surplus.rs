@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::rules::LeaseRules;
-use crate::{Credits, ledger::SURPLUS_DIVISOR};
+use crate::{Credits, compact_time::CompactTime, ledger::SURPLUS_DIVISOR};
 
 /// The surplus of a lease: how large it is to be, and when it is filled up or given back.
 ///
@@ -16,7 +16,7 @@ pub(super) struct Surplus {
     /// With less than this to spare, more is asked for before anybody has to wait.
     low: Credits,
     /// Last moment at which a request began or ended.
-    used_at: Duration,
+    used_at: CompactTime,
     /// Credits that the account had left when the ledger last answered under this name of the
     /// lease.
     left: Option<Credits>,
@@ -24,16 +24,16 @@ pub(super) struct Surplus {
 
 impl Surplus {
     pub(super) fn new(now: Duration) -> Self {
-        Self { burn: Burn::new(now), low: Credits::ZERO, used_at: now, left: None }
+        Self { burn: Burn::new(now), low: Credits::ZERO, used_at: now.into(), left: None }
     }
 
     /// Notes that a request begins or ends.
     pub(super) fn used(&mut self, now: Duration) {
-        self.used_at = now;
+        self.used_at = now.into();
     }
 
     pub(super) fn used_at(&self) -> Duration {
-        self.used_at
+        self.used_at.get()
     }
 
     /// Notes that a request wants this much on hold.
@@ -71,7 +71,7 @@ impl Surplus {
     ) -> Credits {
         let Some(ahead) = rules.ahead else { return Credits::ZERO };
         let unused_for =
-            if has_waiting { Duration::ZERO } else { now.saturating_sub(self.used_at) };
+            if has_waiting { Duration::ZERO } else { now.saturating_sub(self.used_at.get()) };
         let target = if unused_for < rules.burn_span() {
             ahead.surplus(self.burn.hold(), self.burn.together())
         } else if unused_for < rules.admit_for {
@@ -100,7 +100,7 @@ impl Surplus {
     pub(super) fn give_back_at(&self, spare: Credits, rules: &LeaseRules) -> Duration {
         let least = rules.ahead.map(|ahead| ahead.least(self.burn.hold()));
         let shrinks = least.is_some_and(|least| is_twice(spare, least));
-        self.used_at + if shrinks { rules.burn_span() } else { rules.admit_for }
+        self.used_at.get() + if shrinks { rules.burn_span() } else { rules.admit_for }
     }
 }
 
@@ -119,7 +119,7 @@ struct Burn {
     peak: Peak,
     /// The most in the span before that.
     before: Peak,
-    since: Duration,
+    since: CompactTime,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -133,7 +133,7 @@ struct Peak {
 
 impl Burn {
     fn new(now: Duration) -> Self {
-        Self { peak: Peak::default(), before: Peak::default(), since: now }
+        Self { peak: Peak::default(), before: Peak::default(), since: now.into() }
     }
 
     /// One request wants this.
@@ -145,11 +145,11 @@ impl Burn {
     /// forgotten.
     fn sample(&mut self, together: Credits, span: Duration, now: Duration) {
         self.peak.together = self.peak.together.max(together);
-        if now >= self.since.saturating_add(span) && !self.peak.hold.is_zero() {
+        if now >= self.since.get().saturating_add(span) && !self.peak.hold.is_zero() {
             *self = Self {
                 peak: Peak { together, hold: Credits::ZERO },
                 before: self.peak,
-                since: now,
+                since: now.into(),
             };
         }
     }

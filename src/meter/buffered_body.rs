@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, Request};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
@@ -28,6 +28,12 @@ pub trait BodyMode<B>: sealed::Sealed {
 
     #[doc(hidden)]
     fn unread(body: B) -> Self::Body;
+
+    /// The request that the inner service gets: of a mode that leaves bodies as they are, itself.
+    #[doc(hidden)]
+    fn unread_request(request: Request<B>) -> Request<Self::Body> {
+        request.map(Self::unread)
+    }
 
     /// `None` if this mode reads no bodies.
     #[doc(hidden)]
@@ -55,6 +61,10 @@ impl<B> BodyMode<B> for AsIs {
 
     fn unread(body: B) -> B {
         body
+    }
+
+    fn unread_request(request: Request<B>) -> Request<B> {
+        request
     }
 
     fn read(_: BufferedBody<B>) -> Option<B> {

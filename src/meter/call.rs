@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderName, Response, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::{
     admission::Rate, charge::Charge, compute_clock::WeakComputeClock, credit_meter::CreditMeter,
@@ -55,24 +55,24 @@ impl Call {
 }
 
 /// Adds the layer's own header fields.
-pub(super) fn add_headers<B>(
-    mut response: Response<B>,
+pub(super) fn add_headers(
+    headers: &mut HeaderMap,
     rate: Rate,
     id: Option<&RequestId>,
     settings: ResponseSettings,
-) -> Response<B> {
+) {
     if let Some(rate) = rate {
-        rate.write(response.headers_mut());
+        rate.write(headers);
     }
-    let headers = response.headers_mut();
+    if !settings.inference_id {
+        return;
+    }
     // The service's own id is the response's.
     let own = headers.get(INFERENCE_ID).cloned();
-    if settings.inference_id
-        && let Some(id) = own.or_else(|| match id {
-            Some(id) => id.to_header(),
-            None => RequestId::now().to_header(),
-        })
-    {
+    if let Some(id) = own.or_else(|| match id {
+        Some(id) => id.to_header(),
+        None => RequestId::now().to_header(),
+    }) {
         // All three at once: the map grows no more than once.
         headers.reserve(REQUEST_IDS.len() + 1);
         for name in REQUEST_IDS {
@@ -80,5 +80,4 @@ pub(super) fn add_headers<B>(
         }
         headers.entry(INFERENCE_ID).or_insert(id);
     }
-    response
 }

@@ -15,8 +15,18 @@ use crate::{
 /// The most contexts that are stored with an identity; most identities use fewer workloads.
 const MAX_CACHED_CONTEXTS: usize = 8;
 
-/// The contexts of one identity, the newest last.
-type Contexts = Vec<CachedContext>;
+/// The contexts of one identity. Most identities have one, which is at hand here.
+struct Contexts {
+    newest: CachedContext,
+    /// The newer ones first.
+    others: Vec<CachedContext>,
+}
+
+impl Contexts {
+    fn iter(&self) -> impl Iterator<Item = &CachedContext> {
+        std::iter::once(&self.newest).chain(&self.others)
+    }
+}
 
 /// A context, and beside it what says for which requests it is and the context does not. With many
 /// accounts, each step to another place in memory costs more than what is done there: that to the
@@ -85,18 +95,15 @@ pub(super) fn find_context(
         let is_replaced = other.meter == number && other.is(identity, &context.plan.workload);
         !is_replaced && other.plan == plan.number()
     };
-    let others = stored.into_iter().flatten().filter(is_current).rev();
-    let mut contexts: Contexts = others.take(MAX_CACHED_CONTEXTS - 1).cloned().collect();
-    contexts.reverse();
-    // Most identities have one, and it stays as long as they do.
-    contexts.reserve_exact(1);
-    contexts.push(CachedContext {
+    let others = stored.into_iter().flat_map(Contexts::iter).filter(is_current);
+    let others = others.take(MAX_CACHED_CONTEXTS - 1).cloned().collect();
+    let newest = CachedContext {
         meter: number,
         plan: plan.number(),
         context: Arc::clone(&context),
         handle: handle.downgrade(),
-    });
-    identity.cache.store(Box::new(contexts));
+    };
+    identity.cache.store(Box::new(Contexts { newest, others }));
     Ok((context, handle))
 }
 

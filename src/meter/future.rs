@@ -103,7 +103,8 @@ where
         };
         let state = match decision {
             Decision::Now(Known::Decided(Ok(admitted))) => {
-                calling_state::<S, B, M>(admitted, service, request.map(M::unread), id, meter)
+                let request = M::unread_request(request);
+                calling_state::<S, B, M>(admitted, service, request, id, meter)
             }
             Decision::Now(Known::Decided(Err(denied))) => {
                 denied_state(&denied, request.map(RequestBody::<_, M::Body>::Unread), id, meter)
@@ -171,7 +172,9 @@ where
                                     charge.billed(),
                                 );
                             }
-                            add_headers(response, None, call.id.as_ref(), call.settings)
+                            let (id, settings) = (call.id.as_ref(), call.settings);
+                            add_headers(response.headers_mut(), None, id, settings);
+                            response
                         }
                     };
                     this.state.set(State::Done);
@@ -389,8 +392,8 @@ where
     let id = &id.unwrap_or_else(RequestId::now);
     observe::denied(&denied.event(id, request.uri().path()));
     let style = meter.denial_style(RequestHead::from(&request));
-    let response = denied.rejection.clone().into_styled_response(style);
-    let response = add_headers(response, None, Some(id), meter.inner.settings.response);
+    let mut response = denied.rejection.clone().into_styled_response(style);
+    add_headers(response.headers_mut(), None, Some(id), meter.inner.settings.response);
     let needs_no_drain = needs_no_drain(&request, style);
     let rest = match request.into_body() {
         RequestBody::Unread(body) => Some(Box::pin(body)),

@@ -65,9 +65,10 @@ where
         if call.style.grpc {
             usage_headers::add_to_trailers(response.headers_mut(), charge.billed());
         }
-        return add_headers(response, None, call.id.as_ref(), call.settings);
+        add_headers(response.headers_mut(), None, call.id.as_ref(), call.settings);
+        return response;
     }
-    let response = if call.switches_protocols(parts.status) {
+    let mut response = if call.switches_protocols(parts.status) {
         switch(call, Response::from_parts(parts, body), charge)
     } else {
         let has_usage_headers = call.has_usage_headers();
@@ -80,7 +81,8 @@ where
         }
         Response::from_parts(parts, metered.body)
     };
-    add_headers(response, call.rate.take(), call.id.as_ref(), call.settings)
+    add_headers(response.headers_mut(), call.rate.take(), call.id.as_ref(), call.settings);
+    response
 }
 
 /// Leaves the charge with the handler's clock: only the handler knows when the new protocol has

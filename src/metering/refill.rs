@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::lease::RefillDenial;
+use crate::{compact_time::CompactTime, lease::RefillDenial};
 
 /// A request that exceeds its slice by more than this was not polled in time.
 const POLLED_LATE: Duration = Duration::from_millis(50);
@@ -15,7 +15,7 @@ pub(super) struct Refill {
     denial: Option<RefillDenial>,
     /// Moment at which the need arose at once: by a report, or after the process stood still. An
     /// answer to an older renewal does not count.
-    needed_at: Duration,
+    needed_at: CompactTime,
     /// The slice is used up, and the ledger was asked for more since.
     is_requested: bool,
 }
@@ -48,7 +48,7 @@ impl Refill {
 
     /// The need arose at this moment of the leases' time.
     pub(super) fn needed(&mut self, now: Duration) {
-        self.needed_at = now;
+        self.needed_at = now.into();
     }
 
     pub(super) const fn denial(&self) -> Option<RefillDenial> {
@@ -62,8 +62,9 @@ impl Refill {
             (self.denial, self.is_requested) = (None, false);
         }
         let in_time = over <= POLLED_LATE;
-        let is_fresh =
-            |denial: RefillDenial| in_time && now <= denial.requested_at.saturating_add(fresh);
+        let is_fresh = |denial: RefillDenial| {
+            in_time && now <= denial.requested_at.get().saturating_add(fresh)
+        };
         if self.denial.is_some_and(|denial| self.is_requested || is_fresh(denial)) {
             return Overdue::End;
         }
@@ -72,7 +73,7 @@ impl Refill {
         }
         if !in_time {
             // A renewal that is under way was sent before the process stood still.
-            self.needed_at = now;
+            self.needed_at = now.into();
         }
         self.denial = None;
         Overdue::Ask
@@ -88,7 +89,7 @@ mod tests {
     }
 
     fn denial(requested_at: u64) -> RefillDenial {
-        RefillDenial { requested_at: ms(requested_at), answered: true }
+        RefillDenial { requested_at: ms(requested_at).into(), answered: true }
     }
 
     #[test]

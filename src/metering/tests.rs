@@ -122,7 +122,7 @@ fn remaining(request: &mut RunningRequest, now: Duration) -> &'static str {
 }
 
 fn denied(requested_at: Duration) -> RefillDenial {
-    RefillDenial { requested_at, answered: true }
+    RefillDenial { requested_at: requested_at.into(), answered: true }
 }
 
 fn finished(end: End) -> FinishedRequest {

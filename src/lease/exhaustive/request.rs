@@ -90,7 +90,7 @@ impl Request {
         if cost >= self.length || (is_over && denied.is_some()) {
             let asked_at = denied.filter(|_| is_over && cost < self.length);
             self.is_wronged |=
-                asked_at.is_some_and(|denial| Some(denial.requested_at) < self.needs_since);
+                asked_at.is_some_and(|denial| Some(denial.requested_at.get()) < self.needs_since);
             return Step::Ends { ask: denied.is_none() };
         }
         if is_over && !std::mem::replace(&mut self.is_overdue, true) {
@@ -130,7 +130,7 @@ impl Run for Request {
 
     fn denied(&mut self, denial: RefillDenial) {
         self.denied = Some(denial);
-        self.needs_since = self.needs_since.or(Some(denial.requested_at));
+        self.needs_since = self.needs_since.or(Some(denial.requested_at.get()));
     }
 
     fn stops_at_slice(&self) -> bool {

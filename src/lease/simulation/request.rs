@@ -98,17 +98,18 @@ impl Request {
         }
         let is_over = self.stop && cost >= self.slice.get();
         let in_time = cost - self.slice.get() <= 2;
-        if self.denied.get().is_some_and(|denial| denial.requested_at < self.needed_at.get()) {
+        if self.denied.get().is_some_and(|denial| denial.requested_at.get() < self.needed_at.get())
+        {
             self.denied.set(None);
             self.overdue.set(false);
         }
         let denied = self.denied.get().filter(|denial| {
-            self.overdue.get() || (in_time && now <= denial.requested_at + at(16))
+            self.overdue.get() || (in_time && now <= denial.requested_at.get() + at(16))
         });
         if cost >= self.length || (is_over && denied.is_some()) {
             if let Some(denial) = denied.filter(|_| is_over && cost < self.length) {
                 assert!(
-                    denial.requested_at >= self.needs_since.get().unwrap(),
+                    denial.requested_at.get() >= self.needs_since.get().unwrap(),
                     "cut before the ledger was asked: {self:?}, {now:?}"
                 );
             }
@@ -152,7 +153,7 @@ impl Run for Rc<Request> {
     fn denied(&mut self, denial: RefillDenial) {
         self.denied.set(Some(denial));
         // It asked because it needed more, and still does.
-        self.needs_since.set(self.needs_since.get().or(Some(denial.requested_at)));
+        self.needs_since.set(self.needs_since.get().or(Some(denial.requested_at.get())));
     }
 
     fn stops_at_slice(&self) -> bool {

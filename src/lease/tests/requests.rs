@@ -168,7 +168,10 @@ fn running_requests_are_settled_at_least_every_half_hold() {
     let (request, _) = world.start(s(0));
     request.used.set(700);
     world.renew(s(1));
-    assert_eq!(request.denied.get(), Some(RefillDenial { requested_at: s(1), answered: true }));
+    assert_eq!(
+        request.denied.get(),
+        Some(RefillDenial { requested_at: s(1).into(), answered: true })
+    );
     let Next::Wait(at) = world.lease.next(&RULES, false, s(1)) else {
         panic!("it has just been told")
     };
@@ -290,7 +293,10 @@ fn requests_that_need_more_learn_that_no_answer_came() {
     request.used.set(60);
     let lost = world.send(s(1));
     world.lease.unanswered(&RULES, lost.seq, s(2));
-    assert_eq!(request.denied.get(), Some(RefillDenial { requested_at: s(1), answered: false }));
+    assert_eq!(
+        request.denied.get(),
+        Some(RefillDenial { requested_at: s(1).into(), answered: false })
+    );
     // While nobody can be asked, those that need more are told so.
     let mut world = World::new(1_000);
     let (request, _) = world.start(s(0));
@@ -298,7 +304,10 @@ fn requests_that_need_more_learn_that_no_answer_came() {
     assert_eq!(request.denied.get(), None, "it needs nothing");
     request.used.set(60);
     world.lease.deny_unanswered(s(1));
-    assert_eq!(request.denied.get(), Some(RefillDenial { requested_at: s(1), answered: false }));
+    assert_eq!(
+        request.denied.get(),
+        Some(RefillDenial { requested_at: s(1).into(), answered: false })
+    );
 }
 
 #[test]
