@@ -223,7 +223,7 @@ struct Source {
     /// so that they always belong together.
     dated: AtomicU64,
     /// Nanoseconds by which the calendar's clock was ahead of the monotonic one at the last
-    /// reading.
+    /// reading, give or take a [`LEAD_STEP`].
     ahead: AtomicI64,
     /// The moment at which the process was last seen to continue after a suspension, in nanoseconds
     /// of the leases' time plus 1; 0 for never.
@@ -310,16 +310,16 @@ impl Time {
         self.0.other.as_ref().map_or_else(|| SystemClock.unix_time(), |clock| clock.unix_time())
     }
 
-    /// Reads all clocks.
+    /// Reads all clocks. Also notes if the process was suspended: monotonic time stands still then,
+    /// and the ledger may have granted to others what this node held.
     pub(crate) fn read(&self) -> Reading {
-        Reading { now: self.now(), unix_time: self.unix_time() }
+        let reading = Reading { now: self.now(), unix_time: self.unix_time() };
+        self.compare(reading);
+        reading
     }
 
-    /// Returns the month and the day of it. Also notes if the process was suspended: monotonic time
-    /// stands still then, and the ledger may have granted to others what this node held.
-    pub(crate) fn date(&self, reading: Reading) -> (Period, u8) {
-        let unix_time = reading.unix_time;
-        self.compare(reading);
+    /// Returns the month and the day of a reading.
+    pub(crate) fn date(&self, Reading { unix_time, .. }: Reading) -> (Period, u8) {
         let day = unix_time.as_secs() / SECONDS_PER_DAY + 1;
         let dated = self.0.dated.load(Ordering::Relaxed);
         if dated >> DATE_BITS == day {
@@ -335,7 +335,7 @@ impl Time {
     /// Reads the clocks to find out if the process was suspended, and returns
     /// [`woke_at`](Self::woke_at).
     pub(crate) fn notice(&self) -> Option<Duration> {
-        self.compare(self.read());
+        self.read();
         self.woke_at()
     }
 

@@ -89,7 +89,8 @@ impl RequestId {
     /// Makes an id.
     fn at(now: UnixTime) -> Self {
         // All but the time is random. To count the ids of a millisecond, as version 7 may, takes a
-        // lock that all requests share. Bytes 6 to 9 of version 4 say the version.
+        // lock that all requests share. Bytes 6 and 8 of version 4 have fixed bits, so 6 to 9 are
+        // left out.
         let [a, b, c, d, e, f, .., g, h, i, j, _, _] = Uuid::new_v4().into_bytes();
         let random = [a, b, c, d, e, f, g, h, i, j];
         Text::Made(Builder::from_unix_timestamp_millis(now.as_millis(), &random).into_uuid()).into()

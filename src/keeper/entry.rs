@@ -259,11 +259,12 @@ impl EntryState {
     /// Returns `true` if the worker has to be told to examine it by `due`, because it does not on
     /// its own, and has not been told. The caller tells it, once the lock is released.
     pub(super) fn must_ask_for(&mut self, due: Duration) -> bool {
-        let is_known = |at: Option<CompactTime>| at.is_some_and(|at| at.get() <= due);
-        if due == Duration::MAX || is_known(self.timer) || is_known(self.asked_by) {
+        let due = CompactTime::from(due);
+        let is_known = |at: Option<CompactTime>| at.is_some_and(|at| at <= due);
+        if due.get() == Duration::MAX || is_known(self.timer) || is_known(self.asked_by) {
             return false;
         }
-        self.asked_by = Some(due.into());
+        self.asked_by = Some(due);
         true
     }
 

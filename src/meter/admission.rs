@@ -94,7 +94,7 @@ struct CreditRequest {
     today: (Period, u8),
 }
 
-/// What the call of a request needs once that has its slice, which has its context then.
+/// What is needed to call a request's service, once the slice has the request's context.
 struct CallTerms {
     /// `Some` if it is inserted into the request's extensions.
     identity: Option<Arc<Identity>>,
@@ -138,31 +138,38 @@ impl CreditMeter {
             },
             None => plan.classify_parts(head.uri.path(), head.uri.query(), head.headers),
         };
-        let target = match &*classification {
-            Classification::Free => return Decision::now(Ok(None)),
-            // A browser's preflight has no credentials, and a CORS layer inside of this one answers
-            // it. A request that could carry a model's input is no preflight.
-            Classification::Workload(_)
-            | Classification::InBody(_)
-            | Classification::Authenticated
-                if plan.has_free_preflights() && body_is_empty && head.is_preflight() =>
-            {
-                return Decision::now(Ok(None));
+        let is_preflight = plan.has_free_preflights() && body_is_empty && head.is_preflight();
+        let target = match classification {
+            Cow::Borrowed(Classification::Workload(workload)) if !is_preflight => {
+                Target::Workload(with_feature(head, &plan, Cow::Borrowed(workload)))
             }
-            Classification::Workload(workload) => {
-                Target::Workload(with_feature(head, &plan, workload))
-            }
-            Classification::InBody(model) => Target::InBody(Arc::clone(model)),
-            Classification::Authenticated => Target::Authenticated,
-            Classification::UnknownModel(model) => {
-                Target::Unlisted(self.unlisted(head, &plan, Some(model.clone())))
-            }
-            Classification::Unknown => Target::Unlisted(self.unlisted(head, &plan, None)),
+            // By value: who finds a workload's only reference knows that no other request has it.
+            classification => match classification.into_owned() {
+                Classification::Free => return Decision::now(Ok(None)),
+                // A browser's preflight has no credentials, and a CORS layer inside of this one
+                // answers it. A request that could carry a model's input is no preflight.
+                Classification::Workload(_)
+                | Classification::InBody(_)
+                | Classification::Authenticated
+                    if is_preflight =>
+                {
+                    return Decision::now(Ok(None));
+                }
+                Classification::Workload(workload) => {
+                    Target::Workload(with_feature(head, &plan, Cow::Owned(workload)))
+                }
+                Classification::InBody(model) => Target::InBody(model),
+                Classification::Authenticated => Target::Authenticated,
+                Classification::UnknownModel(model) => {
+                    Target::Unlisted(self.unlisted(head, &plan, Some(model)))
+                }
+                Classification::Unknown => Target::Unlisted(self.unlisted(head, &plan, None)),
+            },
         };
         self.ensure_worker();
         let bill_to = self.bill_to(head);
         let identifying = self.identifying(head);
-        // One reading for all that begins now. The time that the host's code took is not billed.
+        // One reading for all that begins now: the time that identification took is not billed.
         let reading = self.inner.time.read();
         let origin = self.origin(&plan, head, id, reading.unix_time);
         match identifying {
@@ -241,9 +248,8 @@ impl CreditMeter {
         let NeedsBody { payer, plan, origin, .. } = needs;
         match classification {
             Ok(Classification::Workload(workload)) => {
-                let workload = with_feature(head, plan, &workload).into_owned();
-                let reading = self.inner.time.read();
-                self.ask(plan, payer, Cow::Owned(workload), origin.clone(), reading)
+                let workload = with_feature(head, plan, Cow::Owned(workload));
+                self.ask(plan, payer, workload, origin.clone(), self.inner.time.read())
             }
             Ok(Classification::UnknownModel(model)) => {
                 let unlisted = self.unlisted_in_body(head, model);
@@ -496,7 +502,7 @@ impl CreditMeter {
         let CreditRequest { context, origin, identity, today } = request;
         let has_client_caps = origin.has_client_caps();
         let terms = self.terms_of(&context.plan, identity, has_client_caps);
-        // It has the context from here on: a count of it saved.
+        // The running request takes the context: one count less.
         let running = self.running(context, origin, today);
         let identity = terms.identity;
         match admit(handle, running, now.lease) {
@@ -608,13 +614,13 @@ impl NeedsBody {
 fn with_feature<'a>(
     head: RequestHead<'_>,
     plan: &Plan,
-    workload: &'a Arc<Workload>,
+    workload: Cow<'a, Arc<Workload>>,
 ) -> Cow<'a, Arc<Workload>> {
     match head.extensions.get() {
         Some(Feature(feature)) if *feature != workload.feature => {
-            Cow::Owned(plan.with_feature(workload, feature))
+            Cow::Owned(plan.with_feature(&workload, feature))
         }
-        _ => Cow::Borrowed(workload),
+        _ => workload,
     }
 }
 

@@ -115,3 +115,94 @@ fn unknown_tier(identity: &Identity) -> Rejection {
     );
     Rejection::UnknownTier
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use bytes::Bytes;
+    use http::{Request, Response};
+    use http_body_util::Empty;
+    use tower::{Layer, ServiceExt, service_fn};
+
+    use super::*;
+    use crate::{
+        MemoryLedger,
+        identify::{Identify, IdentifyError, Identifying, RequestHead},
+        plan::Classification,
+    };
+
+    /// One caller, who is known at once or after a while.
+    #[derive(Debug)]
+    struct One(Arc<Identity>, bool);
+
+    impl Identify for One {
+        fn identify(&self, _: RequestHead<'_>) -> Identifying {
+            let answer: Result<_, IdentifyError> = Ok(Arc::clone(&self.0));
+            if self.1 {
+                Identifying::Later(Box::pin(async { answer }))
+            } else {
+                Identifying::Ready(answer)
+            }
+        }
+    }
+
+    const PLAN: &str = r#"
+        [hardware.gpu]
+        price_per_second = "0.00012"
+        [models.echo]
+        hardware = "gpu"
+        [routes]
+        "/echo" = { model = "echo" }
+        otherwise = { hardware = "gpu" }
+        [tiers.pro]
+        included = "2.00"
+        when_used_up = "pay-as-you-go"
+    "#;
+
+    const LATER_PRICES: &str = r#"
+        [[hardware.gpu.prices]]
+        from = "2020-01-01T00:00:00Z"
+        price_per_second = "0.00024"
+    "#;
+
+    /// Requests that run what no other runs, by the plan's `otherwise` and by the host's
+    /// classifier, leave nothing behind; those of a workload of the plan leave one context.
+    #[tokio::test]
+    async fn a_context_of_a_single_request_is_not_kept() {
+        for (is_later, prices) in
+            [(false, ""), (true, ""), (false, LATER_PRICES), (true, LATER_PRICES)]
+        {
+            let name = |text: &str| text.parse().unwrap();
+            let account = crate::Account::user("alice").unwrap();
+            let alice =
+                Arc::new(Identity::new("alice".parse().unwrap(), account, "pro".parse().unwrap()));
+            let identify = || One(Arc::clone(&alice), is_later);
+            let builder = |plan| CreditMeter::builder(plan, MemoryLedger::new(), identify());
+            let number = std::sync::atomic::AtomicUsize::new(0);
+            let made = move |_: RequestHead<'_>, plan: &Plan| {
+                let number = number.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+                plan.workload("echo", &name(&format!("feature-{number}")))
+                    .map_or(Classification::Unknown, Classification::Workload)
+            };
+            let plan = Plan::from_toml(&format!("{PLAN}{prices}")).unwrap();
+            let by_plan = builder(plan.clone()).build().unwrap();
+            let by_host = builder(plan).classify(made).build().unwrap();
+            for (meter, path, kept) in
+                [(&by_plan, "/x", 0), (&by_host, "/x", 0), (&by_plan, "/echo", 1)]
+            {
+                for number in 0..20 {
+                    let service = meter.layer(service_fn(async |_: Request<Empty<Bytes>>| {
+                        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+                    }));
+                    let path = if kept == 0 { format!("{path}/{number}") } else { path.to_owned() };
+                    let request = Request::post(path).body(Empty::new()).unwrap();
+                    assert_eq!(service.oneshot(request).await.unwrap().status(), 200);
+                }
+                let has_cache = alice.cache.load().is_some();
+                let contexts = meter.inner.instruments.plan_contexts.len();
+                assert_eq!((contexts, has_cache), (kept, kept == 1), "{path}, later: {is_later}");
+            }
+        }
+    }
+}

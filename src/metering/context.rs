@@ -211,6 +211,11 @@ pub(crate) struct PlanContexts(Mutex<HashMap<PlanKey, Arc<PlanContext>>>);
 type PlanKey = (u64, TierName, usize);
 
 impl PlanContexts {
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
     fn of(
         &self,
         instruments: &Instruments,

@@ -97,14 +97,15 @@ async fn crash() -> Result<(), String> {
     while Instant::now() < until {
         stream.frame().await.unwrap().unwrap();
     }
-    let before = began.elapsed();
-    let crashed = copy(&journal, folder.0.join("crashed"));
-
-    let next = eventually(async || {
-        // A copy in mid-write is what a crash in mid-write leaves.
+    // A copy is taken piece by piece, which a crash is not: one that a write went on in may be of
+    // no time at all, and cannot be opened.
+    let crashed = folder.0.join("crashed");
+    let (before, next) = eventually(async || {
+        let before = began.elapsed();
+        copy(&journal, crashed.clone());
         let journal = Journal::open(&crashed).ok()?;
         let builder = CreditMeter::builder(plan(), memory.clone(), IdentityFromExtensions);
-        builder.journal(journal).build().ok()
+        Some((before, builder.journal(journal).build().ok()?))
     })
     .await;
     let most = 4 * COST + i64::try_from(before.as_micros()).unwrap() * 120 / 1_000 + 1;
@@ -125,31 +126,20 @@ async fn crash() -> Result<(), String> {
     Ok(())
 }
 
-/// Shuts a meter down, whose leases all say goodbye. `false` if that took longer than a shutdown
-/// has for it, which it does if the disk is busy: the scenario is to be played again.
-async fn shut_down(meter: &CreditMeter, ledger: &Switched) -> bool {
-    const LIMIT: Duration = Duration::from_secs(2);
-    let began = Instant::now();
+/// Shuts a meter down, whose leases all say goodbye. `Err` if some did not: a shutdown has two
+/// seconds for that, which a machine that is too busy to tell may exceed.
+async fn shut_down(meter: &CreditMeter, ledger: &Switched) -> Result<(), String> {
     assert!(meter.shutdown().await.unsettled.is_empty());
-    let ((spoke, left), took) = (ledger.leases(), began.elapsed());
-    assert!(left == spoke || took >= LIMIT, "{left} of {spoke} said goodbye within {took:?}");
-    left == spoke
+    let (spoke, left) = ledger.leases();
+    if left == spoke { Ok(()) } else { Err(format!("{left} of {spoke} said goodbye")) }
 }
-
-/// The times that a scenario is played at most.
-const MOST_PLAYED: usize = 10;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_shuts_down_leaves_an_empty_journal_and_two_cannot_share_one() {
-    for _ in 0..MOST_PLAYED {
-        if shuts_down_and_shares_no_journal().await {
-            return;
-        }
-    }
-    panic!("a shutdown takes two seconds or more each time");
+    on_a_fair_machine(shuts_down_and_shares_no_journal).await;
 }
 
-async fn shuts_down_and_shares_no_journal() -> bool {
+async fn shuts_down_and_shares_no_journal() -> Result<(), String> {
     let folder = Folder::new("journal-shutdown");
     let journal = folder.0.join("journal");
     let ledger = Switched::default();
@@ -160,43 +150,34 @@ async fn shuts_down_and_shares_no_journal() -> bool {
     let error = Journal::open(&journal).unwrap_err().to_string();
     assert!(error.contains("in use by another process"), "{error}");
     assert!(error.contains("give each node a journal of its own"), "{error}");
-    if !shut_down(&meter, &ledger).await {
-        return false;
-    }
+    shut_down(&meter, &ledger).await?;
     assert_eq!(ledger.leases(), (20, 20), "every lease has said goodbye");
     drop(meter);
     let opened = Journal::open(&journal).unwrap();
     assert!(opened.is_empty(), "{opened:?}");
-    true
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn when_a_lease_says_goodbye_the_file_has_no_record_of_it() {
-    for _ in 0..MOST_PLAYED {
-        if has_no_record_at_goodbyes().await {
-            return;
-        }
-    }
-    panic!("a shutdown takes two seconds or more each time");
+    on_a_fair_machine(has_no_record_at_goodbyes).await;
 }
 
-async fn has_no_record_at_goodbyes() -> bool {
+async fn has_no_record_at_goodbyes() -> Result<(), String> {
     let folder = Folder::new("journal-goodbye");
     let journal = folder.0.join("journal");
     let ledger = Switched::default();
     ledger.copies_at_goodbyes(&journal);
     let meter = process(ledger.clone(), &journal);
     spend(&meter, "alice", 3).await;
-    if !shut_down(&meter, &ledger).await {
-        return false;
-    }
+    shut_down(&meter, &ledger).await?;
     assert!(ledger.goodbyes() > 0, "it said goodbye");
     for number in 0..ledger.goodbyes() {
         // A copy in mid-write would not open, and would fail this test.
         let opened = Journal::open(journal.with_extension(number.to_string())).unwrap();
         assert!(opened.is_empty(), "{opened:?}");
     }
-    true
+    Ok(())
 }
 
 /// A journal of what twelve users spent while the ledger was away.

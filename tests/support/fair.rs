@@ -1,12 +1,18 @@
 //! Scenarios whose times are bounded, on machines that may be busy.
 
 use std::{
-    sync::mpsc::{RecvTimeoutError, channel},
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{RecvTimeoutError, channel},
+    },
     time::{Duration, Instant},
 };
 
-/// The longest time for which a thread that does nothing is kept from running, on a machine on
-/// which a call of Redis is answered within its 250 ms: it takes some threads, one after the other.
+use super::folder::Folder;
+
+/// The longest time for which a thread that does nothing but write a small file now and then is
+/// held up, on a machine on which a call of Redis is answered within its 250 ms: it takes some
+/// threads, one after the other.
 const FAIR: Duration = Duration::from_millis(30);
 
 /// Plays a scenario whose times are bounded. If it fails on a machine that is too busy to tell, it
@@ -14,6 +20,10 @@ const FAIR: Duration = Duration::from_millis(30);
 pub async fn on_a_fair_machine(scenario: impl AsyncFn() -> Result<(), String>) {
     for attempt in 1.. {
         let (ends, ended) = channel::<()>();
+        static CANARIES: AtomicUsize = AtomicUsize::new(0);
+        let number = CANARIES.fetch_add(1, Ordering::Relaxed);
+        let folder = Folder::new(&format!("canary-{number}"));
+        let file = folder.0.join("file");
         let canary = std::thread::spawn(move || {
             let (nap, mut longest) = (Duration::from_millis(5), Duration::ZERO);
             loop {
@@ -21,6 +31,8 @@ pub async fn on_a_fair_machine(scenario: impl AsyncFn() -> Result<(), String>) {
                 if ended.recv_timeout(nap) != Err(RecvTimeoutError::Timeout) {
                     return longest;
                 }
+                // As a journal is written.
+                std::fs::write(&file, [0; 4_096]).unwrap();
                 longest = longest.max(began.elapsed().saturating_sub(nap));
             }
         });

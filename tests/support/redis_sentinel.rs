@@ -82,8 +82,14 @@ impl Watched {
 
     /// Number of the last failover, as a Sentinel knows it.
     pub fn failovers(&self, sentinel: usize) -> u64 {
-        let state = self.ask_sentinel::<HashMap<String, String>>(sentinel, &["MASTER", "mymaster"]);
-        state.ok().and_then(|state| state.get("config-epoch")?.parse().ok()).unwrap_or_default()
+        let mut number = None;
+        until("a Sentinel says the number of the last failover", || {
+            let words = ["MASTER", "mymaster"];
+            let state = self.ask_sentinel::<HashMap<String, String>>(sentinel, &words);
+            number = state.ok().and_then(|state| state.get("config-epoch")?.parse().ok());
+            number.is_some()
+        });
+        number.unwrap_or_default()
     }
 
     pub fn url(&self) -> String {
