@@ -3,6 +3,8 @@
 
 use std::{cmp::Ordering, fmt, num::NonZeroU64, time::Duration};
 
+const NANOS_PER_SECOND: u64 = 1_000_000_000;
+
 /// A [`Duration`] in whole nanoseconds. An `Option` of it takes eight bytes, too. What is longer
 /// than 584 years is endless, as [`Duration::MAX`] is.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -31,7 +33,11 @@ impl Default for CompactTime {
 
 impl From<Duration> for CompactTime {
     fn from(time: Duration) -> Self {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = time
+            .as_secs()
+            .checked_mul(NANOS_PER_SECOND)
+            .and_then(|nanos| nanos.checked_add(time.subsec_nanos().into()))
+            .unwrap_or(u64::MAX);
         Self { inverted: NonZeroU64::new(!nanos).unwrap_or(NonZeroU64::MIN) }
     }
 }

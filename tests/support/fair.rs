@@ -1,6 +1,8 @@
 //! Scenarios whose times are bounded, on machines that may be busy.
 
 use std::{
+    fs::File,
+    io::Write,
     sync::{
         atomic::{AtomicUsize, Ordering},
         mpsc::{RecvTimeoutError, channel},
@@ -23,7 +25,7 @@ pub async fn on_a_fair_machine(scenario: impl AsyncFn() -> Result<(), String>) {
         static CANARIES: AtomicUsize = AtomicUsize::new(0);
         let number = CANARIES.fetch_add(1, Ordering::Relaxed);
         let folder = Folder::new(&format!("canary-{number}"));
-        let file = folder.0.join("file");
+        let path = folder.0.join("file");
         let canary = std::thread::spawn(move || {
             let (nap, mut longest) = (Duration::from_millis(5), Duration::ZERO);
             loop {
@@ -31,8 +33,10 @@ pub async fn on_a_fair_machine(scenario: impl AsyncFn() -> Result<(), String>) {
                 if ended.recv_timeout(nap) != Err(RecvTimeoutError::Timeout) {
                     return longest;
                 }
-                // As a journal is written.
-                std::fs::write(&file, [0; 4_096]).unwrap();
+                // As a journal is written, and flushed.
+                let mut file = File::create(&path).unwrap();
+                file.write_all(&[0; 4_096]).unwrap();
+                file.sync_data().unwrap();
                 longest = longest.max(began.elapsed().saturating_sub(nap));
             }
         });
