@@ -94,7 +94,7 @@ struct CreditRequest {
     today: (Period, u8),
 }
 
-/// What is needed to call a request's service, once the slice has the request's context.
+/// Everything that a request's service is called with, once the slice has the request's context.
 struct CallTerms {
     /// `Some` if it is inserted into the request's extensions.
     identity: Option<Arc<Identity>>,

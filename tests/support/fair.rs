@@ -15,7 +15,7 @@ use super::folder::Folder;
 /// The longest time for which a thread that does nothing but write a small file now and then is
 /// held up, on a machine on which a call of Redis is answered within its 250 ms: it takes some
 /// threads, one after the other.
-const FAIR: Duration = Duration::from_millis(30);
+const FAIR: Duration = Duration::from_millis(20);
 
 /// Plays a scenario whose times are bounded. If it fails on a machine that is too busy to tell, it
 /// is played again, nine times at most.
