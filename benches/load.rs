@@ -93,7 +93,7 @@ fn build(ledger: impl Ledger, tokens: BearerTokens) -> tower_credits::CreditMete
 struct Server {
     child: Child,
     port: u16,
-    _redis: RedisServer,
+    redis: RedisServer,
 }
 
 impl Server {
@@ -105,12 +105,45 @@ impl Server {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let (server, began) = (Self { child, port, _redis: redis }, Instant::now());
+        let (server, began) = (Self { child, port, redis }, Instant::now());
         while TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(began.elapsed() < Duration::from_secs(60), "the server came up");
             std::thread::sleep(Duration::from_millis(20));
         }
         server
+    }
+}
+
+/// What a server and its Redis have used so far.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    /// Processor time of the server, in microseconds.
+    server: f64,
+    /// Processor time of Redis, in microseconds.
+    redis: f64,
+    /// Calls of scripts.
+    calls: f64,
+}
+
+impl Server {
+    /// What was used since the start, or 0 where the system does not say it.
+    fn used(&self) -> Used {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.unwrap_or_default();
+        // Fields 14 and 15, in hundredths of a second; the second is a name in parentheses.
+        let after_name = stat.rsplit(')').next().unwrap_or_default();
+        let ticks = after_name.split_whitespace().skip(11).take(2);
+        let ticks: f64 = ticks.filter_map(|word| word.parse::<f64>().ok()).sum();
+        let info = self.redis.command(&["INFO", "cpu"]);
+        let seconds = ["used_cpu_user:", "used_cpu_sys:"].map(|name| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.trim().parse::<f64>().ok()).unwrap_or_default()
+        });
+        Used {
+            server: ticks * 10_000.0,
+            redis: seconds.iter().sum::<f64>() * 1_000_000.0,
+            calls: self.redis.calls("evalsha") as f64,
+        }
     }
 }
 
@@ -215,6 +248,7 @@ fn compare(
     load: impl Fn(&Server, u64) -> Run,
 ) {
     let mut runs = vec![Vec::new(); kinds.len()];
+    let mut used = vec![Vec::new(); kinds.len()];
     for round in 0..rounds {
         for turn in 0..kinds.len() {
             let at = (turn + round) % kinds.len();
@@ -222,14 +256,23 @@ fn compare(
             let server = Server::start(kind, accounts);
             // Connections, leases and caches.
             load(&server, 1);
-            runs[at].push(load(&server, 0));
+            let (before, began) = (server.used(), Instant::now());
+            let run = load(&server, 0);
+            let (after, took) = (server.used(), began.elapsed().as_secs_f64());
+            runs[at].push(run);
+            let requests = run.rate * took;
+            used[at].push(Used {
+                server: (after.server - before.server) / requests,
+                redis: (after.redis - before.redis) / requests,
+                calls: (after.calls - before.calls) / took,
+            });
         }
     }
     println!("\n{title}; {rounds} rounds\n");
     println!(
-        "| server | requests/s: median (least .. most) | against the first, same round: median (least .. most) | p99 ms: median | p99 against the first |"
+        "| server | requests/s: median (least .. most) | against the first, same round: median (least .. most) | p99 ms: median | p99 against the first | us of processor a request: server | Redis | script calls/s |"
     );
-    println!("|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|");
     let mut bars = Vec::new();
     for (at, (kind, accounts)) in kinds.iter().enumerate() {
         let spread = |of: &[f64]| {
@@ -246,8 +289,12 @@ fn compare(
         let p99 = median(runs[at].iter().map(|run| run.p99).collect());
         let p99_ratio =
             median(runs[at].iter().zip(&runs[0]).map(|(run, first)| run.p99 / first.p99).collect());
+        let of = |what: fn(&Used) -> f64| median(used[at].iter().map(what).collect());
         println!(
-            "| {kind}, {accounts} accounts | {rate:.0} ({least:.0} .. {most:.0}) | {ratio:.3} ({least_ratio:.3} .. {most_ratio:.3}) | {p99:.2} | {p99_ratio:.2} |"
+            "| {kind}, {accounts} accounts | {rate:.0} ({least:.0} .. {most:.0}) | {ratio:.3} ({least_ratio:.3} .. {most_ratio:.3}) | {p99:.2} | {p99_ratio:.2} | {:.2} | {:.2} | {:.0} |",
+            of(|used| used.server),
+            of(|used| used.redis),
+            of(|used| used.calls),
         );
         let ours = ["ahead", "strict"].contains(kind);
         bars.push(Bar {
