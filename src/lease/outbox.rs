@@ -143,14 +143,6 @@ impl Outbox {
         self.frozen.is_none() && self.spent == self.acknowledged && self.dirty_since.is_none()
     }
 
-    /// Returns when a renewal is due for what is to be reported, which may wait for so long.
-    pub(super) fn due(&self, may_wait: Duration, now: Duration) -> Duration {
-        if self.frozen.is_some() {
-            return now;
-        }
-        self.dirty_since.map_or(Duration::MAX, |since| since.get().saturating_add(may_wait))
-    }
-
     /// Returns the most that a renewal under this name has said to be settled, if there was one.
     pub(super) fn reported(&self) -> Credits {
         self.frozen.as_ref().map_or(self.acknowledged, |batch| batch.settled)
@@ -254,21 +246,6 @@ mod tests {
         };
         outbox.spend(2, || line, usage(7));
         assert_eq!(nanos(&outbox.freeze()), (1, largest, largest));
-    }
-
-    #[test]
-    fn a_report_is_due_after_the_time_that_it_may_wait_and_a_resend_at_once() {
-        let (wait, now) = (Duration::from_millis(100), Duration::from_secs(5));
-        let mut outbox = Outbox::new();
-        assert_eq!(outbox.due(Duration::ZERO, now), Duration::MAX);
-        outbox.mark_dirty(now);
-        outbox.mark_dirty(now + wait);
-        assert_eq!(outbox.due(wait, now), now + wait);
-        assert_eq!(outbox.due(Duration::ZERO, now), now);
-        outbox.freeze();
-        assert_eq!(outbox.due(wait, now), now);
-        outbox.acknowledge(1);
-        assert!(outbox.is_settled());
     }
 
     #[test]

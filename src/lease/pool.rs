@@ -149,40 +149,43 @@ impl<W, R: Run> Pool<W, R> {
     /// that the node ends: all of it is due at once.
     pub(super) fn due(&self, rules: &LeaseRules, flush: bool, now: Duration) -> Duration {
         let spare = self.spare();
-        let may_wait = if flush { Duration::ZERO } else { self.may_wait(rules) };
         let give_back_at = match spare.is_zero() {
             true => Duration::MAX,
             false if flush => now,
             false => self.surplus.give_back_at(spare, rules),
         };
         let fill_at = if self.is_low() { now } else { Duration::MAX };
+        let report_at = match self.outbox.has_frozen() {
+            true => Some(now),
+            false if flush => self.outbox.dirty_since(),
+            false => self.report_at(rules),
+        };
         let running = self.slices.running();
         let share_at =
             self.concurrency.as_ref().map_or(Duration::MAX, |share| share.due(rules, running));
         self.queue
             .due(now)
-            .min(self.outbox.due(may_wait, now))
+            .min(report_at.unwrap_or(Duration::MAX))
             .min(self.slices.due(now))
             .min(give_back_at)
             .min(fill_at)
             .min(share_at)
     }
 
-    /// Returns the time for which what is to be reported may wait. It is short if the ledger does
-    /// not know of so much that others would be denied for it, or learn it too late; if part of a
-    /// share is free again; and if it counts permits, which are brought along.
-    fn may_wait(&self, rules: &LeaseRules) -> Duration {
+    /// Returns when what is to be reported has to be, if that is known by now. It is soon if the
+    /// ledger does not know of so much that others would be denied for it, or learn it too late; if
+    /// part of a share is free again; and if it counts permits, which are brought along.
+    pub(super) fn report_at(&self, rules: &LeaseRules) -> Option<Duration> {
+        let since = self.outbox.dirty_since()?;
         let unsaid = self.outbox.unreported().saturating_add(self.spare());
         let running = self.slices.running();
         let has_share = self.concurrency.as_ref().is_some_and(|share| share.is_unused(running));
         let is_urgent = unsaid >= self.slack || has_share || self.permits.is_some();
-        if is_urgent { rules.report_soon } else { rules.report_within }
-    }
-
-    /// Returns when what is to be reported has to be, if that is known by now.
-    pub(super) fn report_at(&self, rules: &LeaseRules) -> Option<Duration> {
-        let since = self.outbox.dirty_since()?;
-        Some(since.saturating_add(self.may_wait(rules)))
+        Some(if is_urgent || rules.report_within <= rules.report_soon {
+            since.saturating_add(rules.report_soon)
+        } else {
+            rules.report_with_others(since)
+        })
     }
 
     /// Notes that something happens once so much more is spent: half of it may stay unsaid.

@@ -7,6 +7,13 @@ use crate::ledger::AccountRate;
 const SOON: Duration = RULES.report_soon;
 const LATER: Duration = Duration::from_secs(1);
 
+/// Returns when spending since a moment is reported, if that may wait.
+fn later(since: Duration) -> Duration {
+    let at = LeaseRules { report_within: LATER, ..RULES }.report_with_others(since);
+    assert!(at <= since + LATER && at + LATER / 64 > since + LATER);
+    at
+}
+
 impl Pair {
     /// A pair whose reports may wait for a second.
     fn patient(limit: i64) -> Self {
@@ -29,7 +36,8 @@ impl Pair {
 #[test]
 fn it_waits_until_what_others_do_not_know_of_is_an_eighth_of_what_is_left() {
     // A hold of 100: so much of the rest is not known to be free or spent.
-    for (limit, due) in [(2_000, LATER), (908, LATER), (907, SOON), (150, SOON)] {
+    let later = later(s(5)) - s(5);
+    for (limit, due) in [(2_000, later), (908, later), (907, SOON), (150, SOON)] {
         for used in [0, 1, 30, 100] {
             assert_eq!(Pair::patient(limit).due_after(used), due, "{used} of {limit}");
         }
@@ -50,7 +58,7 @@ fn more_that_is_spent_meanwhile_makes_it_due_sooner() {
     let (_, fifth) = pair.start(1, s(0));
     pair.lease.end(third, true, s(1));
     pair.lease.end(fourth, true, s(1));
-    assert_eq!(pair.lease.report_at(&pair.rules), s(1) + LATER, "200 of 1 700");
+    assert_eq!(pair.lease.report_at(&pair.rules), later(s(1)), "200 of 1 700");
     pair.lease.end(fifth, true, s(1) + SOON * 5);
     assert_eq!(pair.lease.report_at(&pair.rules), s(1) + SOON, "300: as early as can be");
     assert_eq!(pair.until(s(1) + SOON * 5, s(2)), [s(1) + SOON * 5]);
@@ -58,13 +66,13 @@ fn more_that_is_spent_meanwhile_makes_it_due_sooner() {
 
 #[test]
 fn before_a_threshold_half_of_the_way_may_stay_unsaid() {
-    for (distance, due) in [(202, LATER), (201, SOON), (0, SOON)] {
+    for (distance, at) in [(202, later(s(5))), (201, s(5) + SOON), (0, s(5) + SOON)] {
         let mut pair = Pair::patient(1_000_000);
         let (_, key) = pair.start(30, s(0));
         pair.lease.note_threshold(nanos(distance));
         pair.lease.note_threshold(nanos(1_000_000));
         pair.lease.end(key, true, s(5));
-        assert_eq!(pair.lease.report_at(&pair.rules), s(5) + due, "{distance}");
+        assert_eq!(pair.lease.report_at(&pair.rules), at, "{distance}");
     }
 }
 
