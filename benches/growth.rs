@@ -3,6 +3,8 @@
 //!
 //! The ledger behind the layer grants everything and keeps nothing, so that what is measured is the
 //! node's own. Every request is of another account, in an order that jumps about.
+//!
+//! Arguments: parts by name (memory, time), the number of rounds, and numbers of accounts.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
 
 use std::{
@@ -169,9 +171,8 @@ async fn ask(service: &mut CreditService<Echo>, user: &Arc<Identity>) -> bool {
     response.status() == 200 && response.into_body().collect().await.is_ok()
 }
 
-fn time(runtime: &Runtime, rounds: usize) {
+fn time(runtime: &Runtime, rounds: usize, counts: &[usize]) {
     const REQUESTS: usize = 100_000;
-    let counts = [1, 10_000, 1_000_000];
     let mut worlds: Vec<_> = counts.iter().map(|accounts| World::new(*accounts, true)).collect();
     let mut nanos = vec![Vec::new(); worlds.len()];
     for round in 0..=rounds {
@@ -239,6 +240,11 @@ fn main() {
         memory(&runtime, true);
     }
     if chosen("time") {
-        time(&runtime, numbers.first().copied().unwrap_or(11));
+        let counts = numbers.get(1..).filter(|counts| !counts.is_empty());
+        time(
+            &runtime,
+            numbers.first().copied().unwrap_or(11),
+            counts.unwrap_or(&[1, 10_000, 1_000_000]),
+        );
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn admit(
     let refused = |error, request| Admission::Refused(error, Box::new(request));
     loop {
         let AccountHandle { table, entry } = &handle;
-        let is_away = table.is_away(&entry.account);
+        let is_away = table.is_away(&entry.scope.account);
         let mut state = entry.lock();
         if table.phase.get() == Phase::Closing {
             return refused(AdmissionError::ShuttingDown, request);

@@ -11,10 +11,10 @@ use super::{
 };
 use crate::{
     Credits, Period,
-    compact_time::CompactTime,
     lease::Served,
     ledger::{Answer, LeaseId, LedgerError, MAX_LEASE_PARTS, MonthStanding, Outcome, Standing},
     metering::RunningRequest,
+    terms::LeaseScope,
 };
 
 /// Time between two log lines that say the same of an account, or of the ledger.
@@ -45,7 +45,8 @@ pub(super) fn apply(
 ) -> Option<Effect> {
     let entry = &landed.entry;
     let mut state = entry.lock();
-    let mut failure_logged_at = state.failure_logged_at.map(CompactTime::get);
+    let failure_logged_at = state.failure_logged_at();
+    let mut failure_logged_now = failure_logged_at;
     let lease = state.leases_mut().find(|lease| lease.id() == landed.lease)?;
     let acknowledged = lease.acknowledged();
     if let Some(woke_at) = table.time.notice() {
@@ -66,7 +67,7 @@ pub(super) fn apply(
             } else {
                 // Nobody needs to wait for what the ledger has said.
                 send_all(lease.drain_queue(), || Verdict::Unanswered);
-                &mut failure_logged_at
+                &mut failure_logged_now
             };
             if logged_at.is_none_or(|at| now >= at + LOG_INTERVAL) {
                 *logged_at = Some(now);
@@ -88,7 +89,9 @@ pub(super) fn apply(
     effect.settled = lease.acknowledged().saturating_sub(acknowledged);
     table.note_in_journal(entry, &mut state);
     state.tell_readers(landed.lease, landed.answer.is_ok());
-    state.failure_logged_at = failure_logged_at.map(CompactTime::from);
+    if failure_logged_now != failure_logged_at {
+        state.log_failure_at(now);
+    }
     let is_full = effect.standing.is_some_and(|(standing, _)| standing.used == Credits::MAX);
     effect.is_newly_full = is_full && !std::mem::replace(&mut state.is_full_logged, is_full);
     state.is_full_logged = is_full;
@@ -97,7 +100,7 @@ pub(super) fn apply(
 
 /// Goes on after a renewal that did not renew.
 fn handle_outcome(entry: &AccountEntry, id: LeaseId, lease: &mut AccountLease, answer: &Answer) {
-    let AccountEntry { account, period, .. } = entry;
+    let LeaseScope { account, period, .. } = &entry.scope;
     let other_period = || Verdict::OtherPeriod(Period::containing(answer.now));
     match answer.outcome {
         Outcome::Renewed { .. } | Outcome::Forgotten | Outcome::Late => {}
@@ -143,7 +146,7 @@ fn send_all(waiters: Vec<Waiter>, verdict: impl Fn() -> Verdict) {
 }
 
 fn log_failure(entry: &Arc<AccountEntry>, error: &LedgerError) {
-    let AccountEntry { account, period, .. } = &**entry;
+    let LeaseScope { account, period, .. } = &entry.scope;
     tracing::warn!(
         target: "tower_credits", %account, %period, %error,
         "a lease could not be renewed; it is tried again"
@@ -156,7 +159,7 @@ impl Effect {
         if !self.is_newly_full {
             return;
         }
-        let AccountEntry { account, period, .. } = entry;
+        let LeaseScope { account, period, .. } = &entry.scope;
         tracing::error!(
             target: "tower_credits", %account, %period, most = %Credits::MAX,
             "the account's month has reached the largest amount that can be stored: usage beyond \

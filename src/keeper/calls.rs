@@ -71,7 +71,7 @@ impl Calls {
         self.in_flight.push(Box::pin(async move {
             let sent_at = Instant::now();
             let renewing = AssertUnwindSafe(async {
-                ledger.renew(&entry.account, entry.period, &renewal, timeout).await
+                ledger.renew(&entry.scope.account, entry.scope.period, &renewal, timeout).await
             })
             .catch_unwind();
             let answer = match until(sent_at + timeout, renewing).await {

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::oneshot;
 
 use crate::{
-    Account, Credits, Period,
+    Credits, Period,
     clock::UnixTime,
     compact_time::CompactTime,
     lease::{Lease, RunId},
@@ -25,8 +25,6 @@ use crate::{
 /// An account's entry in the [table](super::AccountTable) for one month.
 pub(super) struct AccountEntry {
     pub(super) id: u64,
-    pub(super) account: Account,
-    pub(super) period: Period,
     /// Of a part of the account: the entry of the account as a whole, which has what all parts
     /// share.
     whole: Option<WholeAccount>,
@@ -46,8 +44,6 @@ pub(super) struct AccountEntry {
 
 pub(super) struct EntryState {
     pub(super) lease: AccountLease,
-    /// Leases that are being closed while a newer one is in use.
-    pub(super) retired: Vec<AccountLease>,
     pub(super) stated: Arc<StatedTerms>,
     /// Moment at which a request last brought the terms.
     pub(super) terms_at: StatedAt,
@@ -56,22 +52,32 @@ pub(super) struct EntryState {
     /// The moment by which the worker was asked to examine it since the last examination, if it
     /// was.
     asked_by: Option<CompactTime>,
-    /// Those who wait for a report of all that is spent: the lease and the number of the batch that
-    /// brings it. They are told by dropping the sender.
-    readers: Vec<(LeaseId, u64, oneshot::Sender<()>)>,
+    /// What few accounts have.
+    rare: Option<Box<RareState>>,
     /// It waits in the worker's backlog.
     pub(super) is_in_backlog: bool,
-    pub(super) thresholds_seen: ThresholdsSeen,
     /// It has no lease any more, only a request rate or an outage allowance that is used up. It may
     /// make room for others.
     pub(super) is_dormant: bool,
-    /// Last log line that says that its lease could not be renewed.
-    pub(super) failure_logged_at: Option<CompactTime>,
     /// It was logged that its month can take no more.
     pub(super) is_full_logged: bool,
     /// The thread that writes the journal looks at it.
     #[cfg(feature = "journal")]
     pub(super) is_in_journal_list: bool,
+}
+
+/// The part of an entry's state that few accounts have.
+#[derive(Default)]
+pub(super) struct RareState {
+    /// Leases that are being closed while a newer one is in use.
+    retired: Vec<AccountLease>,
+    /// Those who wait for a report of all that is spent: the lease and the number of the batch that
+    /// brings it. They are told by dropping the sender.
+    readers: Vec<(LeaseId, u64, oneshot::Sender<()>)>,
+    /// If the host has a hook for thresholds.
+    thresholds_seen: ThresholdsSeen,
+    /// Last log line that says that its lease could not be renewed.
+    failure_logged_at: Option<CompactTime>,
 }
 
 /// One bit for each threshold that was seen to be reached, by the account and by the parts that it
@@ -153,8 +159,6 @@ impl AccountEntry {
     ) -> Self {
         Self {
             id,
-            account: scope.account.clone(),
-            period: scope.period,
             scope,
             whole,
             rate: RequestRate::default(),
@@ -164,16 +168,13 @@ impl AccountEntry {
             is_removed: AtomicBool::new(false),
             state: Mutex::new(Box::new(EntryState {
                 lease,
-                retired: Vec::new(),
                 stated: Arc::new(StatedTerms::nothing()),
                 terms_at: StatedAt::Here(Duration::ZERO),
                 timer: None,
                 asked_by: None,
-                readers: Vec::new(),
+                rare: None,
                 is_in_backlog: false,
-                thresholds_seen: ThresholdsSeen::default(),
                 is_dormant: false,
-                failure_logged_at: None,
                 is_full_logged: false,
                 #[cfg(feature = "journal")]
                 is_in_journal_list: false,
@@ -253,7 +254,58 @@ impl EntryState {
     pub(super) fn replace_lease(&mut self, id: LeaseId, now: Duration) {
         let old = std::mem::replace(&mut self.lease, Lease::new(id, now));
         self.lease.inherit(&old);
-        self.retired.push(old);
+        self.add_retired(old);
+    }
+
+    /// Has a lease closed while a newer one is in use.
+    pub(super) fn add_retired(&mut self, lease: AccountLease) {
+        self.rare().retired.push(lease);
+    }
+
+    /// Returns `true` if leases are being closed while a newer one is in use.
+    pub(super) fn has_retired(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| !rare.retired.is_empty())
+    }
+
+    /// Keeps only those of the leases that are being closed for which `keep` is `true`.
+    pub(super) fn retain_retired(&mut self, keep: impl FnMut(&AccountLease) -> bool) {
+        if let Some(rare) = &mut self.rare {
+            rare.retired.retain(keep);
+        }
+    }
+
+    /// Returns when it was last logged that its lease could not be renewed.
+    pub(super) fn failure_logged_at(&self) -> Option<Duration> {
+        self.rare.as_ref()?.failure_logged_at.map(CompactTime::get)
+    }
+
+    /// Notes that it is logged that its lease could not be renewed.
+    pub(super) fn log_failure_at(&mut self, now: Duration) {
+        self.rare().failure_logged_at = Some(now.into());
+    }
+
+    /// Returns the lease in use, and the thresholds that were seen to be reached.
+    pub(super) fn lease_and_thresholds(&mut self) -> (&mut AccountLease, &mut ThresholdsSeen) {
+        (&mut self.lease, &mut self.rare.get_or_insert_default().thresholds_seen)
+    }
+
+    /// Returns the leases, and the terms that requests stated.
+    pub(super) fn leases_and_terms(
+        &mut self,
+    ) -> (impl Iterator<Item = &mut AccountLease>, &StatedTerms) {
+        let retired = self.rare.iter_mut().flat_map(|rare| &mut rare.retired);
+        (std::iter::once(&mut self.lease).chain(retired), &self.stated)
+    }
+
+    /// Forgets which thresholds were seen to be reached.
+    pub(super) fn forget_thresholds(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.thresholds_seen = ThresholdsSeen::default();
+        }
+    }
+
+    fn rare(&mut self) -> &mut RareState {
+        self.rare.get_or_insert_default()
     }
 
     /// Returns `true` if the worker has to be told to examine it by `due`, because it does not on
@@ -278,22 +330,22 @@ impl EntryState {
     pub(super) fn report_now(&mut self) -> Option<oneshot::Receiver<()>> {
         let batch = self.lease.report_now()?;
         let (sender, receiver) = oneshot::channel();
-        self.readers.retain(|(_, _, reader)| !reader.is_closed());
-        self.readers.push((self.lease.id(), batch, sender));
+        let id = self.lease.id();
+        let readers = &mut self.rare().readers;
+        readers.retain(|(_, _, reader)| !reader.is_closed());
+        readers.push((id, batch, sender));
         Some(receiver)
     }
 
     /// Tells those who wait for a report that it is there, or that the ledger did not answer.
     pub(super) fn tell_readers(&mut self, landed: LeaseId, is_answered: bool) {
-        if self.readers.is_empty() {
-            return;
-        }
-        let mut readers = std::mem::take(&mut self.readers);
+        let Some(rare) = self.rare.as_mut().filter(|rare| !rare.readers.is_empty()) else { return };
+        let mut readers = std::mem::take(&mut rare.readers);
         readers.retain(|(of, batch, _)| {
             let lease = self.leases().find(|lease| lease.id() == *of);
             lease.is_some_and(|lease| *of != landed || (is_answered && !lease.has_reported(*batch)))
         });
-        self.readers = readers;
+        self.rare().readers = readers;
     }
 
     /// Notes the terms that a request states.
@@ -305,10 +357,12 @@ impl EntryState {
     }
 
     pub(super) fn leases(&self) -> impl Iterator<Item = &AccountLease> {
-        std::iter::once(&self.lease).chain(&self.retired)
+        let retired = self.rare.iter().flat_map(|rare| &rare.retired);
+        std::iter::once(&self.lease).chain(retired)
     }
 
     pub(super) fn leases_mut(&mut self) -> impl Iterator<Item = &mut AccountLease> {
-        std::iter::once(&mut self.lease).chain(&mut self.retired)
+        let retired = self.rare.iter_mut().flat_map(|rare| &mut rare.retired);
+        std::iter::once(&mut self.lease).chain(retired)
     }
 }

@@ -310,7 +310,7 @@ pub(super) fn deliver(
         return;
     }
     let standing = entry.lock().lease.standing();
-    let other_period = month.unwrap_or(entry.period.next());
+    let other_period = month.unwrap_or(entry.scope.period.next());
     for waiter in served.refused {
         let verdict = if standing.ended || standing.early {
             Verdict::OtherPeriod(other_period)
@@ -330,8 +330,8 @@ impl fmt::Debug for WeakAccountHandle {
 impl fmt::Debug for AccountHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AccountHandle")
-            .field("account", &self.entry.account)
-            .field("period", &self.entry.period)
+            .field("account", &self.entry.scope.account)
+            .field("period", &self.entry.scope.period)
             .finish_non_exhaustive()
     }
 }

@@ -137,7 +137,9 @@ impl ThresholdNotifier {
             let ledger = Arc::clone(ledger);
             self.under_way.push(Box::pin(async move {
                 let claiming = async {
-                    ledger.claim(&claim.entry.account, claim.entry.period, name, claim.by).await
+                    ledger
+                        .claim(&claim.entry.scope.account, claim.entry.scope.period, name, claim.by)
+                        .await
                 };
                 let answer =
                     match timeout(CLAIM_TIMEOUT, AssertUnwindSafe(claiming).catch_unwind()).await {
@@ -171,9 +173,9 @@ impl ThresholdNotifier {
         match answer {
             Ok(true) => {
                 let reached = ThresholdReached {
-                    account: entry.account.clone(),
+                    account: entry.scope.account.clone(),
                     part: part.clone(),
-                    period: entry.period,
+                    period: entry.scope.period,
                     threshold: *threshold,
                     used: *used,
                     of: *of,
@@ -181,7 +183,7 @@ impl ThresholdNotifier {
                 // A fault of the host's code must not stop the worker.
                 if catch_unwind(AssertUnwindSafe(|| (self.hook.call)(reached))).is_err() {
                     tracing::error!(
-                        target: "tower_credits", account = %entry.account, %threshold,
+                        target: "tower_credits", account = %entry.scope.account, %threshold,
                         "the hook for thresholds panicked"
                     );
                 }
@@ -189,20 +191,20 @@ impl ThresholdNotifier {
             Ok(false) => {}
             Err(error @ LedgerError::Refused(_)) => {
                 tracing::error!(
-                    target: "tower_credits", account = %entry.account, %threshold, %error,
+                    target: "tower_credits", account = %entry.scope.account, %threshold, %error,
                     "the hook is not called for a threshold that was reached"
                 );
             }
             // The account's next entry sees it again.
             Err(error) if entry.is_removed() => {
                 tracing::error!(
-                    target: "tower_credits", account = %entry.account, %threshold, %error,
+                    target: "tower_credits", account = %entry.scope.account, %threshold, %error,
                     "a threshold could not be claimed in time"
                 );
             }
             Err(error) => {
                 tracing::warn!(
-                    target: "tower_credits", account = %entry.account, %threshold, %error,
+                    target: "tower_credits", account = %entry.scope.account, %threshold, %error,
                     "a threshold could not be claimed; it is tried again"
                 );
                 self.queue.push_back(Claim { not_before: now + CLAIM_PAUSE, ..claim });

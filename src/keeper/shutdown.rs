@@ -170,7 +170,7 @@ impl Keeper {
                 .leases()
                 .fold(Credits::ZERO, |sum, lease| sum.saturating_add(lease.unreported()));
             if !amount.is_zero() {
-                let (account, period) = (entry.account.clone(), entry.period);
+                let (account, period) = (entry.scope.account.clone(), entry.scope.period);
                 unsettled.push(Unsettled { account, period, amount });
             }
             drop(state);

@@ -1,8 +1,10 @@
 //! The table of the accounts that this node has leases of, and everything that they share.
 
 use std::{
+    borrow::Borrow,
     collections::VecDeque,
     fmt,
+    hash::{Hash, Hasher},
     sync::{
         Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering},
@@ -10,13 +12,13 @@ use std::{
     time::Duration,
 };
 
-use dashmap::DashMap;
+use dashmap::DashSet;
 use tokio::{sync::watch, time::Instant};
 
 #[cfg(feature = "journal")]
 use super::journal::JournalList;
 use super::{
-    entry::{AccountEntry, AdmissionError, EntryState, Verdict, WholeAccount},
+    entry::{AccountEntry, AccountLease, AdmissionError, EntryState, Verdict, WholeAccount},
     inbox::Inbox,
     phase::{Phase, SharedPhase},
     shards::AwayShards,
@@ -39,7 +41,7 @@ pub(crate) struct AccountTable {
     pub(super) ledger: Arc<dyn Ledger>,
     pub(super) time: Time,
     pub(super) rules: LeaseRules,
-    entries: DashMap<LeaseScope, Arc<AccountEntry>>,
+    entries: DashSet<ByScope>,
     max_accounts: usize,
     next_id: AtomicU64,
     pub(super) inbox: Inbox,
@@ -65,6 +67,29 @@ pub(crate) struct AccountTable {
     worker: AtomicU8,
 }
 
+/// An entry that is found by its scope, which is stored once.
+struct ByScope(Arc<AccountEntry>);
+
+impl Borrow<LeaseScope> for ByScope {
+    fn borrow(&self) -> &LeaseScope {
+        &self.0.scope
+    }
+}
+
+impl PartialEq for ByScope {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.scope == other.0.scope
+    }
+}
+
+impl Eq for ByScope {}
+
+impl Hash for ByScope {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.scope.hash(state);
+    }
+}
+
 /// No worker runs.
 const WORKER_VACANT: u8 = 0;
 /// One runs.
@@ -85,7 +110,7 @@ impl AccountTable {
             ledger,
             time,
             rules,
-            entries: DashMap::new(),
+            entries: DashSet::new(),
             max_accounts,
             next_id: AtomicU64::new(0),
             inbox: Inbox::new(),
@@ -139,12 +164,12 @@ impl AccountTable {
 
     /// Returns all entries, so that none of the map's shards is locked while they are examined.
     pub(super) fn entries(&self) -> Vec<Arc<AccountEntry>> {
-        self.entries.iter().map(|entry| Arc::clone(entry.value())).collect()
+        self.entries.iter().map(|entry| Arc::clone(&entry.0)).collect()
     }
 
     /// Returns the entry of an account, or of a part of it, if there is one.
     pub(super) fn find(&self, scope: &LeaseScope) -> Option<Arc<AccountEntry>> {
-        self.entries.get(scope).map(|entry| Arc::clone(&entry))
+        self.entries.get(scope).map(|entry| Arc::clone(&entry.0))
     }
 
     /// Returns the entry of an account, or of a part of it, and makes it if there is none.
@@ -163,13 +188,7 @@ impl AccountTable {
             return Err(AdmissionError::TooManyAccounts);
         }
         let lease = Lease::new(new_lease_id()?, self.now());
-        let make = || {
-            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-            Arc::new(AccountEntry::new(id, scope.clone(), whole, lease))
-        };
-        // The map's shard is unlocked before the clock is read and the worker is woken, which may
-        // run the host's code.
-        let entry = Arc::clone(&*self.entries.entry(scope.clone()).or_insert_with(make));
+        let entry = self.insert(scope, whole, lease);
         // So that an entry that is never used is removed in time.
         self.attend_by(&entry, self.now() + self.rules.quiet_after());
         Ok(entry)
@@ -186,11 +205,26 @@ impl AccountTable {
             whole = WholeAccount::of(&self.entry_of_recovered(&scope)?);
         }
         let lease = Lease::new(new_lease_id().ok()?, self.now());
-        let make = || {
-            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-            Arc::new(AccountEntry::new(id, scope.clone(), whole, lease))
-        };
-        Some(Arc::clone(&*self.entries.entry(scope.clone()).or_insert_with(make)))
+        Some(self.insert(scope, whole, lease))
+    }
+
+    /// Inserts an entry, and returns it; or the one that somebody else has inserted meanwhile.
+    fn insert(
+        &self,
+        scope: &LeaseScope,
+        whole: Option<WholeAccount>,
+        lease: AccountLease,
+    ) -> Arc<AccountEntry> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let entry = Arc::new(AccountEntry::new(id, scope.clone(), whole, lease));
+        loop {
+            if self.entries.insert(ByScope(Arc::clone(&entry))) {
+                return entry;
+            }
+            if let Some(other) = self.find(scope) {
+                return other;
+            }
+        }
     }
 
     /// Has the journal written while the account is in use. The caller holds its lock.
@@ -219,7 +253,7 @@ impl AccountTable {
     /// Removes an entry that is marked as removed. The caller has released the entry's lock: nobody
     /// waits for a lock of the map while it holds an entry's.
     pub(super) fn remove(&self, entry: &AccountEntry) {
-        self.entries.remove_if(&entry.scope, |_, known| known.id == entry.id);
+        self.entries.remove_if(&entry.scope, |known| known.0.id == entry.id);
     }
 
     /// Notes that an entry is dormant.
@@ -241,7 +275,7 @@ impl AccountTable {
             let Some(entry) = entry.upgrade().filter(|entry| !entry.is_removed()) else { continue };
             examined += 1;
             let mut state = entry.lock();
-            if !state.lease.is_leaving() || !state.retired.is_empty() {
+            if !state.lease.is_leaving() || state.has_retired() {
                 // It is in use again; once it is not, it comes back.
                 state.is_dormant = false;
                 continue;
@@ -264,7 +298,7 @@ impl AccountTable {
         if entry.is_removed() {
             return true;
         }
-        let month_ended = self.time.unix_time() >= entry.period.ends();
+        let month_ended = self.time.unix_time() >= entry.scope.period.ends();
         entry.rate.is_full(self.now())
             && !entry.has_parts()
             && (month_ended || !state.lease.has_granted_unbacked())

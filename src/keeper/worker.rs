@@ -25,7 +25,7 @@ use super::{
     answer::{Effect, apply},
     calls::{Calls, Landed},
     ended::record_running,
-    entry::{AccountEntry, EntryState, ThresholdsSeen},
+    entry::{AccountEntry, EntryState},
     handle::{AccountHandle, deliver},
     notifier::{Answered, ThresholdNotifier},
     phase::{Phase, SHUTDOWN_TIMEOUT},
@@ -149,7 +149,7 @@ impl Worker {
             let mut state = entry.lock();
             (state.timer, state.is_in_backlog) = (None, false);
             state.examined();
-            state.thresholds_seen = ThresholdsSeen::default();
+            state.forget_thresholds();
             state.leases_mut().for_each(|lease| lease.abandon_in_flight(&self.table.rules, now));
             drop(state);
             self.table.attend(&entry);
@@ -323,7 +323,7 @@ impl Worker {
             table.rules
         };
         let now = table.now();
-        let shard = table.ledger.shard(&entry.account);
+        let shard = table.ledger.shard(&entry.scope.account);
         let mut guard = entry.lock();
         let state = &mut **guard;
         // Who asked for an examination later than now need not ask again.
@@ -335,10 +335,10 @@ impl Worker {
         let mut next = self.renew_due((entry, shard), state, &rules, is_its_turn, now);
         next = asked_by.map_or(next, |at| at.min(next));
 
-        state.retired.retain(|lease| lease.next(&rules, is_ending, now) != Next::Gone);
+        state.retain_retired(|lease| lease.next(&rules, is_ending, now) != Next::Gone);
         let mut becomes_dormant = false;
         let mut is_gone =
-            state.retired.is_empty() && state.lease.next(&rules, is_ending, now) == Next::Gone;
+            !state.has_retired() && state.lease.next(&rules, is_ending, now) == Next::Gone;
         if is_gone && !is_ending && !table.is_removable(entry, state) {
             (is_gone, next) = (false, now + REMOVAL_INTERVAL);
             becomes_dormant = !std::mem::replace(&mut state.is_dormant, true);
@@ -385,21 +385,20 @@ impl Worker {
         now: Duration,
     ) -> Duration {
         let is_ending = self.ending.is_some();
-        let EntryState { lease, retired, stated, terms_at, is_in_backlog, .. } = state;
-        let (mut next, mut leaves_journal) = (Duration::MAX, false);
-        for lease in std::iter::once(lease).chain(retired) {
+        let terms_at = state.terms_at;
+        let (leases, stated) = state.leases_and_terms();
+        let (mut next, mut leaves_journal, mut is_deferred) = (Duration::MAX, false, false);
+        for lease in leases {
             match lease.next(rules, is_ending, now) {
                 Next::Renew
                     if (!is_its_turn && self.shards.get(shard).has_backlog())
                         || !self.shards.get(shard).allows(now) =>
                 {
-                    let shard = self.shards.get(shard);
-                    if shard.is_open() {
+                    if self.shards.get(shard).is_open() {
                         // No request needs to wait to learn that its server is away.
                         lease.deny_unanswered(now);
                     }
-                    shard.defer(entry, is_in_backlog);
-                    next = Duration::MAX;
+                    (next, is_deferred) = (Duration::MAX, true);
                     break;
                 }
                 Next::Renew => {
@@ -430,6 +429,9 @@ impl Worker {
                 Next::Gone => {}
             }
         }
+        if is_deferred {
+            self.shards.get(shard).defer(entry, &mut state.is_in_backlog);
+        }
         if leaves_journal {
             self.table.note_in_journal(entry, state);
         }
@@ -457,9 +459,9 @@ impl Worker {
         let entry = landed.entry;
         if let (Some(notifier), Some((standing, months))) = (&mut self.notifier, standing) {
             let mut state = entry.lock();
-            let EntryState { lease, thresholds_seen, stated, .. } = &mut **state;
-            let next =
-                notifier.check(&entry, thresholds_seen, (&standing, &months), &stated.parts, now);
+            let parts = Arc::clone(&state.stated.parts);
+            let (lease, seen) = state.lease_and_thresholds();
+            let next = notifier.check(&entry, seen, (&standing, &months), &parts, now);
             lease.note_threshold(next);
         }
         self.table.settled.fetch_add(settled.as_nano_usd(), Ordering::AcqRel);

@@ -18,7 +18,8 @@ const FAILING_AFTER: u32 = 3;
 #[cfg_attr(test, derive(Clone, Hash))]
 pub(super) struct Exchange {
     seq: u64,
-    in_flight: Option<Flight>,
+    /// In a box: most leases wait for no answer.
+    in_flight: Option<Box<Flight>>,
     /// The earliest next try: later than now after a failure.
     retry_at: CompactTime,
     /// Failures in a row.
@@ -97,14 +98,14 @@ impl Exchange {
     /// Notes that a renewal is sent, and returns its number.
     pub(super) fn send(&mut self, flight: Flight) -> u64 {
         self.seq += 1;
-        self.in_flight = Some(flight);
+        self.in_flight = Some(Box::new(flight));
         self.seq
     }
 
     /// Returns the renewal of this number if it is in flight. It is no longer. An answer to an
     /// older renewal says nothing.
     pub(super) fn land(&mut self, seq: u64) -> Option<Flight> {
-        self.in_flight.take_if(|_| seq == self.seq)
+        self.in_flight.take_if(|_| seq == self.seq).map(|flight| *flight)
     }
 
     /// (7) Notes that a renewal has landed of which copies may still arrive, sent as late as now

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     exchange::{Exchange, Flight},
+    last_standing::LastStanding,
     life::Life,
     permits::PermitAnswer,
     pool::{Pool, Report},
@@ -40,7 +41,7 @@ pub(crate) struct Lease<W, R> {
     /// `true` if somebody waits until all that is spent is reported.
     is_awaited: bool,
     /// Standing of the account when the ledger last answered.
-    standing: Standing,
+    standing: LastStanding,
     /// (13) What a journal has of it.
     pub(super) stored: Stored,
 }
@@ -73,6 +74,7 @@ impl<W, R: Run> Lease<W, R> {
         standing: Standing,
         stored: Stored,
     ) -> Self {
+        let standing = standing.into();
         Self { id, pool, exchange, life, probes: false, is_awaited: false, standing, stored }
     }
 
@@ -87,7 +89,7 @@ impl<W, R: Run> Lease<W, R> {
 
     /// Returns how the account stood when the ledger last answered.
     pub(crate) fn standing(&self) -> Standing {
-        self.standing
+        self.standing.get()
     }
 
     /// Returns what the ledger has acknowledged of what is spent here.
@@ -496,7 +498,7 @@ impl<W, R: Run> Lease<W, R> {
                 if flight.is_of_closing {
                     self.life.confirm();
                 }
-                self.standing = standing;
+                self.standing = standing.into();
                 self.take_hold(rules, &flight, hold);
                 self.pool.serve_answered(rules, flight.sent_at.get(), is_gone, now)
             }
@@ -538,7 +540,12 @@ impl<W, R: Run> Lease<W, R> {
         } else {
             flight.sent_at.get() + rules.admit_for
         };
-        self.pool.take_hold(flight.settled, hold, self.standing.available_to_lease(), admit_until);
+        self.pool.take_hold(
+            flight.settled,
+            hold,
+            self.standing.get().available_to_lease(),
+            admit_until,
+        );
     }
 
     /// Notes that no answer came to the renewal numbered `seq`, or none that counts.

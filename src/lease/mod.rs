@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `lease.rs`: `Lease` | the parts below; the conversation with the ledger |
 //! | `record.rs`: `LeaseRecord` | what a journal keeps of it |
+//! | `last_standing.rs`: `LastStanding` | the account's balance in the ledger's last answer |
 //! | `life.rs`: `Life` | its stages, from its first renewal to its last |
 //! | `exchange.rs`: `Exchange` | the numbers of renewals, the one in flight, retries |
 //! | `pool.rs`: `Pool` | the parts below; which request gets a slice of the spare credits |
@@ -35,6 +36,7 @@ mod exhaustive;
 mod fuzz;
 mod hold;
 mod hold_ahead;
+mod last_standing;
 #[expect(clippy::module_inception, reason = "the lease is what this module is named for")]
 mod lease;
 mod life;

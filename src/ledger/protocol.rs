@@ -32,24 +32,32 @@ pub(crate) const SETTLEMENT_WINDOW: Duration = Duration::from_secs(62 * 24 * 60 
 
 /// 128 random bits that name a lease. A name is never used twice.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct LeaseId(u128);
+pub struct LeaseId {
+    /// The upper half. A `u128` would be aligned to sixteen bytes, and what has one would grow.
+    high: u64,
+    low: u64,
+}
 
 impl LeaseId {
     /// Returns the name that has these bits.
     pub const fn from_bits(bits: u128) -> Self {
-        Self(bits)
+        Self { high: (bits >> 64) as u64, low: bits as u64 }
+    }
+
+    const fn bits(self) -> u128 {
+        (self.high as u128) << 64 | self.low as u128
     }
 
     pub(crate) fn random() -> Result<Self, getrandom::Error> {
         let mut bits = [0; 16];
         getrandom::fill(&mut bits)?;
-        Ok(Self(u128::from_ne_bytes(bits)))
+        Ok(Self::from_bits(u128::from_ne_bytes(bits)))
     }
 }
 
 impl fmt::Display for LeaseId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:032x}", self.0)
+        write!(f, "{:032x}", self.bits())
     }
 }
 
@@ -64,7 +72,7 @@ impl FromStr for LeaseId {
     type Err = std::num::ParseIntError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        u128::from_str_radix(text, 16).map(Self)
+        u128::from_str_radix(text, 16).map(Self::from_bits)
     }
 }
 

@@ -102,7 +102,7 @@ impl Writer {
             if known.clone().all(|known| known.terms_at <= row.terms_at) {
                 state.state_terms(&Arc::new(row.stated()), StatedAt::Before(row.terms_at));
             }
-            state.retired.push(lease);
+            state.add_retired(lease);
             writer.list.note(&entry, &mut state);
             drop(state);
             writer.rows.entry(entry.id).or_default().push(row);
