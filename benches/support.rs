@@ -1,6 +1,7 @@
 //! What the benches share: one inner service, one request, and the layers that are put between.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "benches")]
 
+pub mod least;
 pub mod plots;
 
 use std::{
@@ -268,6 +269,7 @@ pub const NAMES: &[&str] = &[
     "tower-http timeout",
     "tower-http trace",
     "free path",
+    "the least that a meter does",
     "ahead",
     "ahead, with a request rate",
     "ahead, with a request rate, without its fields",
@@ -309,6 +311,9 @@ pub fn contender(name: &str) -> Contender {
         }
         "tower-http trace" => {
             Contender::new(name, tower_http::trace::TraceLayer::new_for_http().layer(Echo), model)
+        }
+        "the least that a meter does" => {
+            Contender::new(name, least::LeastMeter::new(TOKEN).layer(Echo), model)
         }
         "free path" => Contender::new(name, ahead("pro").layer(Echo), "/health"),
         "ahead" => Contender::new(name, warm(ahead("pro")).layer(Echo), model),

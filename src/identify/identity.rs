@@ -1,11 +1,11 @@
 //! Identities: who asks, who pays, and which tier applies.
 
-use std::{any::Any, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 
 use arc_swap::ArcSwapOption;
 
 use super::Subject;
-use crate::{Account, NameError, Part, plan::TierName};
+use crate::{Account, NameError, Part, meter::Contexts, plan::TierName};
 
 /// The caller of a request, the account that pays, and its tier.
 ///
@@ -150,17 +150,14 @@ impl fmt::Debug for Identity {
 /// The fields of an identity may be changed after it was cached, so a reader checks that what it
 /// loads is about the identity that it has.
 #[derive(Clone, Default)]
-pub(crate) struct IdentityCache(Arc<ArcSwapOption<Cached>>);
-
-/// A value of the type that the meter chooses.
-pub(crate) type Cached = Box<dyn Any + Send + Sync>;
+pub(crate) struct IdentityCache(Arc<ArcSwapOption<Contexts>>);
 
 impl IdentityCache {
-    pub(crate) fn load(&self) -> arc_swap::Guard<Option<Arc<Cached>>> {
+    pub(crate) fn load(&self) -> arc_swap::Guard<Option<Arc<Contexts>>> {
         self.0.load()
     }
 
-    pub(crate) fn store(&self, value: Cached) {
-        self.0.store(Some(Arc::new(value)));
+    pub(crate) fn store(&self, contexts: Contexts) {
+        self.0.store(Some(Arc::new(contexts)));
     }
 }

@@ -28,8 +28,8 @@ pub(super) struct Outbox {
     tally: Tally,
     /// Number of batches under this name of the lease.
     batches: u64,
-    /// The batch that is not acknowledged yet.
-    frozen: Option<Batch>,
+    /// The batch that is not acknowledged yet. In a box: most leases wait for no answer.
+    frozen: Option<Box<Batch>>,
     /// Since when there is something to report that no renewal has said: usage, or a hold to give
     /// back.
     dirty_since: Option<CompactTime>,
@@ -51,13 +51,9 @@ impl Outbox {
     #[cfg(any(test, feature = "journal"))]
     pub(super) fn recovered(record: super::record::OutboxRecord, now: Duration) -> Self {
         let super::record::OutboxRecord { spent, acknowledged, batches, frozen, lines } = record;
-        let frozen = frozen.map(|(number, settled, lines)| Batch {
-            number,
-            settled,
-            lines: lines
-                .into_iter()
-                .map(|(key, usage)| crate::ledger::UsageLine { key, usage })
-                .collect(),
+        let line = |(key, usage)| crate::ledger::UsageLine { key, usage };
+        let frozen = frozen.map(|(number, settled, lines)| {
+            Box::new(Batch { number, settled, lines: lines.into_iter().map(line).collect() })
         });
         let (tally, dirty_since) = (Tally::of(lines), Some(now.into()));
         Self { spent, acknowledged, tally, batches, frozen, dirty_since }
@@ -71,7 +67,7 @@ impl Outbox {
             spent: self.spent,
             acknowledged: self.acknowledged,
             batches: self.batches,
-            frozen: self.frozen.as_ref().map(|Batch { number, settled, lines }| {
+            frozen: self.frozen.as_deref().map(|Batch { number, settled, lines }| {
                 (*number, *settled, lines.iter().map(line).collect())
             }),
             lines: self.tally.lines(),
@@ -154,9 +150,10 @@ impl Outbox {
         self.dirty_since = None;
         let frozen = self.frozen.get_or_insert_with(|| {
             self.batches += 1;
-            Batch { number: self.batches, settled: self.spent, lines: self.tally.take() }
+            let lines = self.tally.take();
+            Box::new(Batch { number: self.batches, settled: self.spent, lines })
         });
-        frozen.clone()
+        Batch::clone(frozen)
     }
 
     /// Notes that the ledger has the batch of this number. Returns `true` if its total grew by it.

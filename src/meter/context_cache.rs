@@ -16,7 +16,7 @@ use crate::{
 const MAX_CACHED_CONTEXTS: usize = 8;
 
 /// The contexts of one identity. Most identities have one, which is at hand here.
-struct Contexts {
+pub(crate) struct Contexts {
     newest: CachedContext,
     /// The newer ones first.
     others: Vec<CachedContext>,
@@ -70,7 +70,7 @@ pub(super) fn find_context(
 ) -> Result<(Arc<BillingContext>, AccountHandle), Rejection> {
     let number = meter.inner.number;
     let stored = identity.cache.load();
-    let stored = stored.as_ref().and_then(|stored| stored.downcast_ref::<Contexts>());
+    let stored = stored.as_deref();
     let is_it = |cached: &&CachedContext| {
         cached.meter == number
             && cached.plan == plan.number()
@@ -103,7 +103,7 @@ pub(super) fn find_context(
         context: Arc::clone(&context),
         handle: handle.downgrade(),
     };
-    identity.cache.store(Box::new(Contexts { newest, others }));
+    identity.cache.store(Contexts { newest, others });
     Ok((context, handle))
 }
 
