@@ -25,8 +25,11 @@ use http_body_util::{BodyExt, Full};
 use redis::aio::MultiplexedConnection;
 use tower::{Layer, Service, ServiceExt};
 use tower_credits::{
-    CreditMeter, CreditMeterBuilder, HoldAhead, Identity, RedisLedger,
+    Account, CreditMeter, CreditMeterBuilder, Credits, HoldAhead, Identity, MemoryLedger, Period,
+    RedisLedger,
+    clock::UnixTime,
     identify::IdentityFromExtensions,
+    ledger::{LeaseId, Ledger, Outcome, Renewal, Terms},
 };
 
 use self::redis_server::RedisServer;
@@ -140,6 +143,36 @@ async fn pause() {
     }
 }
 
+/// A renewal as the first of a strict admission is.
+fn renewal(seq: u64) -> Renewal {
+    let nanos = |nanos| Credits::from_nano_usd(nanos).unwrap();
+    Renewal {
+        lease: LeaseId::from_bits(1),
+        seq,
+        batch: seq,
+        settled: Credits::ZERO,
+        reported: Credits::ZERO,
+        lines: [].into(),
+        keep: Credits::ZERO,
+        refill: Credits::ZERO,
+        need: nanos(1_200_000),
+        extra: Credits::ZERO,
+        terms: Terms {
+            included: nanos(2_000_000_000),
+            included_per_day: Credits::ZERO,
+            per_seat: false,
+            pay_as_you_go: Credits::MAX,
+        },
+        terms_at: UnixTime::now(),
+        ttl: Duration::from_secs(600),
+        forget: false,
+        most_per_day: None,
+        parts: [].into(),
+        permits: None,
+        concurrency: None,
+    }
+}
+
 /// One request that has to ask the ledger, one bare call of the same script, and one call of a
 /// script that does nothing, in turns.
 async fn latency(name: &str) {
@@ -149,7 +182,11 @@ async fn latency(name: &str) {
     let mut bare = Bare::connect(&server).await;
     let nothing: String =
         redis::cmd("SCRIPT").arg("LOAD").arg("return 1").query_async(&mut bare.link).await.unwrap();
-    let [mut strict, mut script, mut one] = [const { Vec::new() }; 3];
+    let ledger = RedisLedger::connect(server.url()).await.unwrap();
+    let in_memory = CreditMeter::builder(plan(), MemoryLedger::new(), IdentityFromExtensions);
+    let in_memory = in_memory.inference_id(false).request_extensions(false);
+    let mut in_memory = in_memory.build().unwrap().layer(Echo);
+    let [mut strict, mut script, mut one, mut alone, mut memory] = [const { Vec::new() }; 5];
     for number in 0..12_000_u64 {
         // Each account again only after its lease has given back what the last request left.
         let user = &users[number as usize % users.len()];
@@ -163,6 +200,20 @@ async fn latency(name: &str) {
         ))
         .await;
         pause().await;
+        let called_by_ledger = {
+            let account = Account::user(&format!("alone-{}", number % 2_000)).unwrap();
+            let renewal = renewal(number / users.len() as u64 + 1);
+            let period = Period::containing(UnixTime::now());
+            timed(async {
+                let within = Duration::from_millis(250);
+                let answer = ledger.renew(&account, period, &renewal, within).await.unwrap();
+                assert!(matches!(answer.outcome, Outcome::Renewed { .. }), "{answer:?}");
+            })
+            .await
+        };
+        pause().await;
+        let asked_memory = timed(ask(&mut in_memory, user)).await;
+        pause().await;
         let nothing = timed(async {
             let answer: u64 = redis::cmd("EVALSHA")
                 .arg(&nothing)
@@ -174,14 +225,21 @@ async fn latency(name: &str) {
         })
         .await;
         if number >= 2_000 {
-            for (of, took) in [(&mut strict, asked), (&mut script, called), (&mut one, nothing)] {
+            for (of, took) in [
+                (&mut strict, asked),
+                (&mut script, called),
+                (&mut one, nothing),
+                (&mut alone, called_by_ledger),
+                (&mut memory, asked_memory),
+            ] {
                 of.push(took);
             }
         }
     }
     let (strict, script, one) = (median(&mut strict), median(&mut script), median(&mut one));
+    let (alone, memory) = (median(&mut alone), median(&mut memory));
     println!(
-        "latency, {name}: a strict request {strict:.1} us, a bare call of the script {script:.1} us, EVALSHA `return 1` {one:.1} us: \
+        "latency, {name}: the ledger's own call {alone:.1} us, a strict request that asks a ledger in memory {memory:.1} us; a strict request {strict:.1} us, a bare call of the script {script:.1} us, EVALSHA `return 1` {one:.1} us: \
          strict / script {:.2}, script / nothing {:.2}",
         strict / script,
         script / one
