@@ -7,6 +7,8 @@
 
 use std::{fmt, time::Duration};
 
+use tracing::Span;
+
 use crate::{
     Account, Credits, Name, Part, RequestId,
     names::{Subject, TierName},
@@ -200,16 +202,16 @@ macro_rules! ended_event {
     }};
 }
 
-/// Reports a metered request that ended.
-pub(crate) fn ended(request: &MeteredRequest<'_>) {
+/// Reports a metered request that ended, with the host's span that it belongs to, if there is one.
+/// The caller has entered it.
+pub(crate) fn ended(request: &MeteredRequest<'_>, span: Option<&Span>) {
     if let Some(path) = request.forgiven {
         ended_event!(request, path = shortened(path), "forgiven");
     } else {
         ended_event!(request, "metered");
     }
     // If the host has declared the fields. Otherwise this does nothing.
-    let span = tracing::Span::current();
-    if !span.is_disabled() {
+    if let Some(span) = span {
         span.record("credits.cost_nano_usd", request.cost.as_nano_usd());
         span.record("credits.compute_seconds", request.compute.as_secs_f64());
         span.record("credits.end", request.end.1);

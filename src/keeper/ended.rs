@@ -72,8 +72,8 @@ impl<'a> EndedRequest<'a> {
         let (compute, cost) = used(self.request, self.billed, now);
         let status = finished.status.map(|status| status.as_u16());
         let forgiven = self.billed.is_none().then(|| origin.path().unwrap_or_default());
-        origin.in_scope(|| {
-            observe::ended(&MeteredRequest {
+        origin.in_scope(|span| {
+            let ended = MeteredRequest {
                 id: &origin.id,
                 account,
                 part: part.as_ref(),
@@ -89,7 +89,8 @@ impl<'a> EndedRequest<'a> {
                 status,
                 end: (&finished.end, finished.end.as_str()),
                 forgiven,
-            });
+            };
+            observe::ended(&ended, span);
         });
     }
 }

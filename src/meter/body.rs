@@ -37,9 +37,9 @@ pin_project! {
 pin_project! {
     #[project = KindProj]
     enum Kind<B> {
-        /// The inner body, whose charge is closed or which is free. A frame that was polled already
+        /// The inner body, whose charge is closed or which is free. Data that was polled already
         /// comes first.
-        Free { first: Option<Frame<Bytes>>, #[pin] body: Polled<B> },
+        Free { first: Option<Bytes>, #[pin] body: Polled<B> },
         /// A body that has ended.
         Whole { whole: Whole },
         /// A body that is read ahead.
@@ -51,7 +51,8 @@ pin_project! {
 #[derive(Default)]
 pub(super) struct Whole {
     pub(super) data: Option<Bytes>,
-    pub(super) trailers: Option<HeaderMap>,
+    /// In a box: every response moves this, and few have trailers.
+    pub(super) trailers: Option<Box<HeaderMap>>,
     pub(super) error: Option<BoxError>,
     /// The length that the inner body said.
     pub(super) hint: SizeHint,
@@ -64,7 +65,7 @@ impl<B> MeterBody<B> {
         Self { kind: Kind::Free { first: None, body: Polled::Bare { body } } }
     }
 
-    pub(super) fn rest(first: Option<Frame<Bytes>>, body: Polled<B>) -> Self {
+    pub(super) fn rest(first: Option<Bytes>, body: Polled<B>) -> Self {
         Self { kind: Kind::Free { first, body } }
     }
 
@@ -125,7 +126,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.project().kind.project() {
             KindProj::Free { first, body } => match first.take() {
-                Some(first) => Poll::Ready(Some(Ok(first))),
+                Some(first) => Poll::Ready(Some(Ok(Frame::data(first)))),
                 None => body.poll_frame(cx).map_err(Into::into),
             },
             KindProj::Whole { whole } => Poll::Ready(whole.next()),
@@ -155,10 +156,8 @@ where
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Free { first, body } => {
-                let (mut hint, size) = (
-                    body.size_hint(),
-                    first.as_ref().and_then(Frame::data_ref).map_or(0, Bytes::len) as u64,
-                );
+                let (mut hint, size) =
+                    (body.size_hint(), first.as_ref().map_or(0, Bytes::len) as u64);
                 if size > 0 {
                     let upper = hint.upper().map(|upper| upper.saturating_add(size));
                     let lower = hint.lower().saturating_add(size);
@@ -182,8 +181,9 @@ impl Whole {
     }
 
     fn next(&mut self) -> Option<Result<Frame<Bytes>, BoxError>> {
-        let frame =
-            self.data.take().map(Frame::data).or_else(|| self.trailers.take().map(Frame::trailers));
+        let trailers = |trailers: Box<HeaderMap>| Frame::trailers(*trailers);
+        let frame = self.data.take().map(Frame::data);
+        let frame = frame.or_else(|| self.trailers.take().map(trailers));
         subtract(&mut self.hint, frame.as_ref());
         match frame {
             Some(frame) => Some(Ok(frame)),

@@ -19,7 +19,7 @@ const MAX_CACHED_CONTEXTS: usize = 8;
 pub(crate) struct Contexts {
     newest: CachedContext,
     /// The newer ones first.
-    others: Vec<CachedContext>,
+    others: Box<[CachedContext]>,
 }
 
 impl Contexts {

@@ -71,7 +71,8 @@ struct First {
     data: Option<Bytes>,
     /// From the second poll.
     more: Option<Bytes>,
-    trailers: Option<HeaderMap>,
+    /// In a box, as [`Whole`] has them.
+    trailers: Option<Box<HeaderMap>>,
     error: Option<BoxError>,
     end: Option<EndOfFrames>,
     /// The announced length has passed: nothing that follows is billed.
@@ -151,7 +152,7 @@ impl Head<'_> {
             first.data = Some(Bytes::from([&data[..], &more[..]].concat()));
         }
         if first.end.is_none() {
-            let body = MeterBody::rest(first.data.map(Frame::data), body);
+            let body = MeterBody::rest(first.data, body);
             return Metered { body, compute, cost: self.cost() };
         }
         if is_grpc && let Some(fields) = &mut first.trailers {
@@ -188,7 +189,8 @@ impl Head<'_> {
         if first.end.is_some() || first.is_past_length {
             self.charge.end_compute(now);
         }
-        let ended = first.end.map(|end| (first.trailers.map(Frame::trailers), end));
+        let ended =
+            first.end.map(|end| (first.trailers.map(|fields| Frame::trailers(*fields)), end));
         let pump = Pump::new(
             self.charge,
             writer,
@@ -283,7 +285,7 @@ impl First {
                 match frame.into_data() {
                     Ok(data) if self.data.is_some() => self.more = Some(data),
                     Ok(data) => self.data = Some(data),
-                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                    Err(frame) => self.trailers = frame.into_trailers().ok().map(Box::new),
                 }
             }
         }

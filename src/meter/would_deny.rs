@@ -18,7 +18,7 @@ impl CreditMeter {
     /// Reports a request that is admitted only because of shadow mode.
     pub(super) fn would_deny(&self, denied: &Denied, origin: &Origin) {
         let event = denied.event(&origin.id, origin.path().unwrap_or_default());
-        origin.in_scope(|| observe::would_deny(&event));
+        origin.in_scope(|_| observe::would_deny(&event));
         self.inner.shadow_denials.count(event.account, event.reason);
     }
 

@@ -43,11 +43,11 @@ impl Origin {
         }
     }
 
-    /// Does something inside of the host's span.
-    pub(crate) fn in_scope<T>(&self, act: impl FnOnce() -> T) -> T {
+    /// Does something inside of the host's span, if there is one.
+    pub(crate) fn in_scope<T>(&self, act: impl FnOnce(Option<&Span>) -> T) -> T {
         match &self.span {
-            Some(span) => span.in_scope(act),
-            None => act(),
+            Some(span) => span.in_scope(|| act(Some(span))),
+            None => act(None),
         }
     }
 

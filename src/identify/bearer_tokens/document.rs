@@ -64,6 +64,7 @@ fn table(text: &str) -> Result<TokenTable, Wrong> {
     for token in &tokens {
         table.add(digest(&token.sha256)?, identity(token)?);
     }
+    table.prepare();
     Ok(table)
 }
 

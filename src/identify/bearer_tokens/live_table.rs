@@ -73,6 +73,7 @@ impl LiveTable {
         for digest in revoked {
             table.remove(digest);
         }
+        table.prepare();
         self.table.store(Arc::new(table));
     }
 }

@@ -3,7 +3,10 @@
 //! A random token of high entropy needs no slow hash. It is found by the first bytes of its digest
 //! and confirmed by comparing all of the digest in constant time.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
 
 use subtle::ConstantTimeEq;
 
@@ -21,7 +24,7 @@ type DigestPrefix = [u8; 8];
 pub(super) struct TokenTable {
     identities: HashMap<DigestPrefix, Vec<(Sha256Digest, Arc<Identity>)>>,
     /// Each table has a cache of its own, so that nothing in it is older than the table.
-    cache: TokenCache,
+    cache: OnceLock<TokenCache>,
 }
 
 impl TokenTable {
@@ -32,15 +35,25 @@ impl TokenTable {
     }
 
     pub(super) fn remove(&mut self, digest: &Sha256Digest) {
-        self.cache = TokenCache::default();
+        self.cache = OnceLock::new();
         if let Some(same_prefix) = self.identities.get_mut(&prefix(digest)) {
             same_prefix.retain(|(known, _)| known != digest);
         }
     }
 
+    /// Makes its cache, so that no request waits for that: of a million tokens it takes some
+    /// hundredths of a second.
+    pub(super) fn prepare(&self) {
+        self.cache();
+    }
+
+    fn cache(&self) -> &TokenCache {
+        self.cache.get_or_init(|| TokenCache::for_tokens(self.len()))
+    }
+
     /// Finds a token's identity.
     pub(super) fn find(&self, token: &[u8]) -> Option<Arc<Identity>> {
-        self.cache.find_or_insert(token, || self.find_digest(&credentials::digest(token)))
+        self.cache().find_or_insert(token, || self.find_digest(&credentials::digest(token)))
     }
 
     pub(super) fn find_digest(&self, digest: &Sha256Digest) -> Option<Arc<Identity>> {
