@@ -1,11 +1,13 @@
 //! Identities: who asks, who pays, and which tier applies.
 
-use std::{fmt, sync::Arc};
-
-use arc_swap::ArcSwapOption;
+use std::{
+    any::Any,
+    fmt,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+};
 
 use super::Subject;
-use crate::{Account, NameError, Part, meter::Contexts, plan::TierName};
+use crate::{Account, NameError, Part, plan::TierName};
 
 /// The caller of a request, the account that pays, and its tier.
 ///
@@ -148,16 +150,27 @@ impl fmt::Debug for Identity {
 /// Results that a meter stores with an identity, shared by the identity's clones.
 ///
 /// The fields of an identity may be changed after it was cached, so a reader checks that what it
-/// loads is about the identity that it has.
+/// reads is about the identity that it has.
+///
+/// A lock, whose value is beside it in memory: with many accounts, each step to another place costs
+/// more than the lock.
 #[derive(Clone, Default)]
-pub(crate) struct IdentityCache(Arc<ArcSwapOption<Contexts>>);
+pub(crate) struct IdentityCache(Arc<RwLock<Option<Cached>>>);
+
+/// A value of the type that the meter chooses.
+pub(crate) type Cached = Box<dyn Any + Send + Sync>;
 
 impl IdentityCache {
-    pub(crate) fn load(&self) -> arc_swap::Guard<Option<Arc<Contexts>>> {
-        self.0.load()
+    /// Returns the value, locked: a reader keeps it shortly and calls no code of the host.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, Option<Cached>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn store(&self, contexts: Contexts) {
-        self.0.store(Some(Arc::new(contexts)));
+    pub(crate) fn store(&self, value: Cached) {
+        let mut stored = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let before = stored.replace(value);
+        drop(stored);
+        // What it held may be the last of an account's entry, which is freed without the lock.
+        drop(before);
     }
 }

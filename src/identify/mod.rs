@@ -78,3 +78,4 @@ pub use crate::names::Subject;
 
 #[cfg(feature = "axum")]
 pub(crate) use self::credentials::is_csrf_safe;
+pub(crate) use self::identity::Cached;

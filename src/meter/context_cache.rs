@@ -6,6 +6,7 @@ use std::{borrow::Cow, sync::Arc};
 use super::credit_meter::CreditMeter;
 use crate::{
     Identity, Period, Plan,
+    identify::Cached,
     keeper::{AccountHandle, WeakAccountHandle},
     metering::BillingContext,
     plan::Workload,
@@ -16,13 +17,18 @@ use crate::{
 const MAX_CACHED_CONTEXTS: usize = 8;
 
 /// The contexts of one identity. Most identities have one, which is at hand here.
-pub(crate) struct Contexts {
+struct Contexts {
     newest: CachedContext,
     /// The newer ones first.
     others: Box<[CachedContext]>,
 }
 
 impl Contexts {
+    /// Returns what an identity has of them.
+    fn of(stored: Option<&Cached>) -> Option<&Self> {
+        stored?.downcast_ref()
+    }
+
     fn iter(&self) -> impl Iterator<Item = &CachedContext> {
         std::iter::once(&self.newest).chain(&self.others)
     }
@@ -69,19 +75,19 @@ pub(super) fn find_context(
     period: Period,
 ) -> Result<(Arc<BillingContext>, AccountHandle), Rejection> {
     let number = meter.inner.number;
-    let stored = identity.cache.load();
-    let stored = stored.as_deref();
     let is_it = |cached: &&CachedContext| {
         cached.meter == number
             && cached.plan == plan.number()
             && cached.context.period == period
             && cached.is(identity, &workload)
     };
-    if let Some(cached) = stored.and_then(|stored| stored.iter().find(is_it))
+    let stored = identity.cache.read();
+    if let Some(cached) = Contexts::of(stored.as_ref()).and_then(|stored| stored.iter().find(is_it))
         && let Some(handle) = cached.handle.upgrade(meter.inner.keeper.table())
     {
         return Ok((Arc::clone(&cached.context), handle));
     }
+    drop(stored);
     let instruments = &meter.inner.instruments;
     let workload = workload.into_owned();
     let context = BillingContext::new(instruments, plan, identity, workload, period);
@@ -95,15 +101,18 @@ pub(super) fn find_context(
         let is_replaced = other.meter == number && other.is(identity, &context.plan.workload);
         !is_replaced && other.plan == plan.number()
     };
-    let others = stored.into_iter().flat_map(Contexts::iter).filter(is_current);
+    let stored = identity.cache.read();
+    let others = Contexts::of(stored.as_ref()).into_iter().flat_map(Contexts::iter);
+    let others = others.filter(is_current);
     let others = others.take(MAX_CACHED_CONTEXTS - 1).cloned().collect();
+    drop(stored);
     let newest = CachedContext {
         meter: number,
         plan: plan.number(),
         context: Arc::clone(&context),
         handle: handle.downgrade(),
     };
-    identity.cache.store(Contexts { newest, others });
+    identity.cache.store(Box::new(Contexts { newest, others }));
     Ok((context, handle))
 }
 
@@ -199,7 +208,7 @@ mod tests {
                     let request = Request::post(path).body(Empty::new()).unwrap();
                     assert_eq!(service.oneshot(request).await.unwrap().status(), 200);
                 }
-                let has_cache = alice.cache.load().is_some();
+                let has_cache = alice.cache.read().is_some();
                 let contexts = meter.inner.instruments.plan_contexts.len();
                 assert_eq!((contexts, has_cache), (kept, kept == 1), "{path}, later: {is_later}");
             }

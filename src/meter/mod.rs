@@ -73,7 +73,6 @@ mod upstream_time;
 mod usage_headers;
 mod would_deny;
 
-pub(crate) use self::context_cache::Contexts;
 pub use self::{
     body::MeterBody,
     buffered_body::{AsIs, BodyMode, Buffered, BufferedBody},
