@@ -167,10 +167,6 @@ impl IdentityCache {
     }
 
     pub(crate) fn store(&self, value: Cached) {
-        let mut stored = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let before = stored.replace(value);
-        drop(stored);
-        // What it held may be the last of an account's entry, which is freed without the lock.
-        drop(before);
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Some(value);
     }
 }

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// An account's entry in the [table](super::AccountTable) for one month. What each request touches
-/// comes first, and is in one line of a processor's cache.
+/// comes first, close together: with many accounts it comes from memory that is far away.
 #[repr(C)]
 pub(super) struct AccountEntry {
     /// In a box, so that a weak handle keeps little memory.
@@ -54,7 +54,7 @@ pub(super) struct EntryState {
     /// The moment by which the worker was asked to examine it since the last examination, if it
     /// was.
     asked_by: Option<CompactTime>,
-    /// What few accounts have.
+    /// What most accounts have none of.
     rare: Option<Box<RareState>>,
     /// It waits in the worker's backlog.
     pub(super) is_in_backlog: bool,
@@ -68,7 +68,7 @@ pub(super) struct EntryState {
     pub(super) is_in_journal_list: bool,
 }
 
-/// The part of an entry's state that few accounts have.
+/// The part of an entry's state that most accounts have none of, or for a moment only.
 #[derive(Default)]
 pub(super) struct RareState {
     /// Leases that are being closed while a newer one is in use.
@@ -82,9 +82,20 @@ pub(super) struct RareState {
     failure_logged_at: Option<CompactTime>,
 }
 
+impl RareState {
+    /// Returns `true` if nothing is lost with it.
+    fn is_empty(&self) -> bool {
+        let Self { retired, readers, thresholds_seen, failure_logged_at } = self;
+        retired.is_empty()
+            && readers.is_empty()
+            && *thresholds_seen == ThresholdsSeen::default()
+            && failure_logged_at.is_none()
+    }
+}
+
 /// One bit for each threshold that was seen to be reached, by the account and by the parts that it
 /// draws on.
-#[derive(Default)]
+#[derive(Default, PartialEq, Eq)]
 pub(super) struct ThresholdsSeen {
     /// The limit at which thresholds that can come again were last looked for.
     pub(super) limit: Option<Credits>,
@@ -274,6 +285,7 @@ impl EntryState {
         if let Some(rare) = &mut self.rare {
             rare.retired.retain(keep);
         }
+        self.rare.take_if(|rare| rare.is_empty());
     }
 
     /// Returns when it was last logged that its lease could not be renewed.

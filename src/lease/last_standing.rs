@@ -31,6 +31,7 @@ impl From<Standing> for LastStanding {
 }
 
 impl LastStanding {
+    /// Returns the standing.
     pub(super) fn get(&self) -> Standing {
         let Self { used, held, limit, included, at, limited_by_owner, early, ended, tightest } =
             self;

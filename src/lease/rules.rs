@@ -10,9 +10,12 @@ pub(crate) const MAX_RENEWAL_DELAY: Duration = Duration::from_millis(100);
 /// (7) The unit of the ledger's clock: what may act until a millisecond may act in all of it.
 pub(crate) const LEDGER_CLOCK_UNIT: Duration = Duration::from_millis(1);
 
-/// The part of `report_within` by which a report may be early, to be sent with others: at most one
-/// in so many.
-const EARLY_DIVISOR: u128 = 64;
+/// The most by which a report that may wait is early, to be sent with others. It is short, so that
+/// what a node sends at once is little: a request that waits for the ledger comes behind it.
+const MAX_EARLY: Duration = Duration::from_millis(10);
+
+/// The same as a part of `report_within`, as a divisor.
+const EARLY_DIVISOR: u32 = 64;
 
 /// The times of the lease protocol. The defaults fit a ledger in the same data centre.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,9 @@ pub(crate) struct LeaseRules {
     pub(crate) report_soon: Duration,
     /// Time for which spending may stay unreported otherwise. Default 1 s.
     pub(crate) report_within: Duration,
+    /// The most by which a report that may wait is early, to be sent with others. Default 10 ms, or
+    /// a sixty-fourth of `report_within` if that is shorter.
+    pub(crate) early: Duration,
     /// (3) How long after sending a renewal requests are admitted on its answer. Default 10 s, or
     /// twice `report_within` if that is longer.
     pub(crate) admit_for: Duration,
@@ -43,6 +49,7 @@ impl Default for LeaseRules {
             deadline: Duration::from_millis(250),
             report_soon: Duration::from_millis(100),
             report_within: Duration::from_secs(1),
+            early: MAX_EARLY,
             admit_for: Duration::from_secs(10),
             ttl: Duration::from_secs(600),
             ahead: None,
@@ -58,6 +65,7 @@ impl LeaseRules {
         let default = Self::default();
         self.report_within = within;
         self.report_soon = default.report_soon.min(within);
+        self.early = MAX_EARLY.min(within / EARLY_DIVISOR);
         self.admit_for = default.admit_for.max(within.saturating_mul(2));
     }
 
@@ -81,9 +89,8 @@ impl LeaseRules {
     /// server, and wake each of them once.
     pub(super) fn report_with_others(&self, since: Duration) -> Duration {
         let latest = since.saturating_add(self.report_within);
-        let (nanos, early) = (latest.as_nanos(), self.report_within.as_nanos() / EARLY_DIVISOR);
-        match (u64::try_from(nanos), early.checked_ilog2()) {
-            // A power of two: this is done at the end of each request.
+        match (u64::try_from(latest.as_nanos()), self.early.as_nanos().checked_ilog2()) {
+            // To a power of two: this is done at the end of each request.
             (Ok(nanos), Some(interval)) => Duration::from_nanos(nanos >> interval << interval),
             _ => latest,
         }
@@ -108,8 +115,8 @@ mod tests {
     use super::*;
 
     proptest! {
-        /// Reports that may wait are early by at most a sixty-fourth, never late, and at moments
-        /// that leases share.
+        /// Reports that may wait are early by at most a sixty-fourth and 10 ms, never late, and at
+        /// moments that leases share.
         #[test]
         fn reports_that_may_wait_are_sent_together(
             within in 0..=u64::from(u32::MAX) * 16,
@@ -120,7 +127,7 @@ mod tests {
             rules.set_report_within(within);
             let at = rules.report_with_others(since);
             prop_assert!(at <= since + within);
-            prop_assert!(at + within / 64 >= since + within);
+            prop_assert!(at + (within / 64).min(Duration::from_millis(10)) >= since + within);
             // Of those that fall due in the time between two moments, all come at the first.
             prop_assert_eq!(rules.report_with_others(at.saturating_sub(within)), at);
         }

@@ -58,9 +58,9 @@ impl Ledger for Far {
     }
 }
 
-/// Alice's report is due `within` her request's end; bob asks just before that. How long after it
-/// was due was it sent?
-async fn report_of_alice(within: Duration, for_bob: Duration) -> Duration {
+/// Alice's report is due `within` her request's end; bob asks so long before that. How many
+/// microseconds after it was due was it sent?
+async fn report_of_alice(within: Duration, before: Duration, for_bob: Duration) -> i128 {
     let asked = Arc::default();
     let ledger = Far {
         ledger: MemoryLedger::new(),
@@ -77,7 +77,7 @@ async fn report_of_alice(within: Duration, for_bob: Duration) -> Duration {
         service.clone().oneshot(request("alice", "pro", Empty::new())).await.unwrap().status(),
         200
     );
-    sleep((within - Duration::from_millis(1)).saturating_sub(began.elapsed())).await;
+    sleep((within - before).saturating_sub(began.elapsed())).await;
     assert_eq!(service.oneshot(request("bob", "pro", Empty::new())).await.unwrap().status(), 200);
     settled(&meter, "alice", "pro", 1).await;
     let asked: &Mutex<Vec<(String, Duration)>> = &asked;
@@ -86,23 +86,66 @@ async fn report_of_alice(within: Duration, for_bob: Duration) -> Duration {
         asked.iter().map(|(who, _)| who.as_str()).take(3).collect::<Vec<_>>(),
         ["user:alice", "user:bob", "user:alice"]
     );
-    asked[2].1 - within
+    asked[2].1.as_micros().cast_signed() - within.as_micros().cast_signed()
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_nobody_waits_for_is_not_sent_before_an_answer_that_somebody_waits_for() {
     let ms = Duration::from_millis;
-    let late = report_of_alice(ms(100), ms(3)).await;
-    assert!((ms(2)..ms(4)).contains(&late), "right after bob has his answer, {late:?} late");
+    let late = report_of_alice(ms(100), ms(1), ms(3)).await;
+    assert!((2_000..4_000).contains(&late), "right after bob has his answer, {late} us late");
 }
 
 #[tokio::test(start_paused = true)]
 async fn but_five_milliseconds_later_it_is_however_long_reports_may_wait() {
     let ms = Duration::from_millis;
-    for within in [ms(100), ms(5_000)] {
-        let late = report_of_alice(within, ms(50)).await;
-        assert!((ms(5)..ms(8)).contains(&late), "{late:?} late, within {within:?}");
+    // One that may wait for long is due up to 10 ms early, with those of others.
+    for (within, early) in [(ms(100), ms(0)), (ms(5_000), ms(10))] {
+        let late = report_of_alice(within, early + ms(1), ms(50)).await;
+        let least = 5_000 - early.as_micros().cast_signed();
+        assert!((least..8_000).contains(&late), "{late} us late, within {within:?}");
     }
+}
+
+/// Of accounts whose requests end one after the other, those that are due at nearly the same time
+/// are reported at once, and none later than it may be.
+#[tokio::test(start_paused = true)]
+async fn reports_of_accounts_that_fall_due_close_together_are_sent_together() {
+    let ms = Duration::from_millis;
+    let asked = Arc::default();
+    let ledger = Far {
+        ledger: MemoryLedger::new(),
+        for_bob: Duration::ZERO,
+        began: Instant::now(),
+        asked: Arc::clone(&asked),
+    };
+    let began = ledger.began;
+    let meter = meter(ledger).report_within(ms(1_000)).build().unwrap();
+    let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
+        async |_: Request<Empty<Bytes>>| Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())),
+    ));
+    let mut ended = Vec::new();
+    for user in 0..40 {
+        let user = format!("user-{user}");
+        let request = request(&user, "pro", Empty::new());
+        assert_eq!(service.clone().oneshot(request).await.unwrap().status(), 200);
+        ended.push((format!("user:{user}"), began.elapsed()));
+        sleep(ms(1)).await;
+    }
+    sleep(ms(1_100)).await;
+    let asked: Vec<_> = asked.lock().unwrap().clone();
+    let mut moments = Vec::new();
+    for (account, ended) in ended {
+        let reported: Vec<_> =
+            asked.iter().filter(|(of, at)| *of == account && *at > ended).collect();
+        let [(_, at)] = &reported[..] else { panic!("{account} was reported once: {reported:?}") };
+        // The timer's resolution is a millisecond.
+        let waited = *at - ended;
+        assert!(waited <= ms(1_001) && waited + ms(10) >= ms(1_000), "{account}: {waited:?}");
+        moments.push(*at);
+    }
+    moments.dedup();
+    assert!((2..=7).contains(&moments.len()), "40 reports within 40 ms: {moments:?}");
 }
 
 /// All the way from a request's end to the ledger.

@@ -31,18 +31,22 @@ impl TokenTable {
     /// Adds a token. One with the same digest is replaced.
     pub(super) fn add(&mut self, digest: Sha256Digest, identity: Identity) {
         self.remove(&digest);
+        self.cache = OnceLock::new();
         self.identities.entry(prefix(&digest)).or_default().push((digest, Arc::new(identity)));
     }
 
     pub(super) fn remove(&mut self, digest: &Sha256Digest) {
-        self.cache = OnceLock::new();
         if let Some(same_prefix) = self.identities.get_mut(&prefix(digest)) {
+            let before = same_prefix.len();
             same_prefix.retain(|(known, _)| known != digest);
+            if same_prefix.len() < before {
+                self.cache = OnceLock::new();
+            }
         }
     }
 
-    /// Makes its cache, so that no request waits for that: of a million tokens it takes some
-    /// hundredths of a second.
+    /// Makes the cache of a table that is complete, so that no request waits for that: of a million
+    /// tokens it takes some hundredths of a second. Otherwise the first request makes it.
     pub(super) fn prepare(&self) {
         self.cache();
     }

@@ -4,9 +4,9 @@
 //! can compute or guess them (Aumasson and Bernstein, "SipHash: a fast short-input PRF"). Neither
 //! the token nor anything that leads back to it is kept.
 //!
-//! A cache has two slots for each token of its table, and only those tokens enter it: it is never
-//! more than half full, and none loses its slot. A slot is written once, so that to read one is no
-//! more than a load.
+//! A cache has at least two slots for each token of its table, and only those tokens enter it: it
+//! is never more than half full, and none loses its slot. A slot is written once, so that to read
+//! one is no more than a load.
 
 use std::{
     fmt,
@@ -24,8 +24,8 @@ pub(super) struct TokenCache(Option<Arc<Slots>>);
 
 struct Slots {
     hasher: SipHasher13,
-    /// As many as a power of two. A token is in the first one that was free, from that which its
-    /// key chooses.
+    /// Their number is a power of two. A token is in the first one that was free, from that which
+    /// its key chooses.
     slots: Box<[OnceLock<Entry>]>,
 }
 

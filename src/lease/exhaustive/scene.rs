@@ -86,6 +86,7 @@ impl Scene {
             deadline: at(super::DEADLINE),
             report_soon: at(1),
             report_within: at(1),
+            early: at(0),
             admit_for: at(super::ADMIT_FOR),
             ttl: at(TTL),
             ahead: self.ahead.then(|| HoldAhead::default().at_least(1.try_into().unwrap())),

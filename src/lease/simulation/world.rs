@@ -82,6 +82,7 @@ impl World {
         }
         // In half of the runs a day ends, unless the clock may go back to it.
         let midnight = (!setting.glitches && rng.bool()).then(|| rng.u64(100..700));
+        // In half of the runs reports wait, and are early so that they come together.
         let report_within = if rng.bool() { 3 } else { 30 };
         let included_per_day = if rng.bool() { nanos(rng.i64(50..=500)) } else { Credits::ZERO };
         Self {
@@ -91,6 +92,7 @@ impl World {
                 deadline: at(DEADLINE),
                 report_soon: at(3),
                 report_within: at(report_within),
+                early: at(report_within / 4),
                 admit_for: at(60),
                 ttl: at(200),
                 ahead: setting.ahead.then(|| HoldAhead::default().at_least(3.try_into().unwrap())),

@@ -67,6 +67,7 @@ const RULES: LeaseRules = LeaseRules {
     deadline: Duration::from_millis(250),
     report_soon: Duration::from_millis(100),
     report_within: Duration::from_millis(100),
+    early: Duration::from_millis(15),
     admit_for: Duration::from_secs(10),
     ttl: Duration::from_secs(600),
     ahead: None,

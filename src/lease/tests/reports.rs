@@ -10,7 +10,7 @@ const LATER: Duration = Duration::from_secs(1);
 /// Returns when spending since a moment is reported, if that may wait.
 fn later(since: Duration) -> Duration {
     let at = LeaseRules { report_within: LATER, ..RULES }.report_with_others(since);
-    assert!(at <= since + LATER && at + LATER / 64 > since + LATER);
+    assert!(at <= since + LATER && at + RULES.early > since + LATER);
     at
 }
 
