@@ -136,12 +136,10 @@ async fn round(
     redis::cmd("CONFIG").arg("RESETSTAT").exec_async(link).await.unwrap();
     let answers: Vec<String> = pipe.query_async(link).await.unwrap();
     assert!(answers.iter().all(|answer| answer.starts_with("renewed ")), "{:?}", answers.first());
-    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(link).await.unwrap();
-    let stats: HashMap<_, _> = stats.lines().filter_map(|line| line.split_once(':')).collect();
-    let took = stats["cmdstat_evalsha"].split(',').find_map(|field| field.strip_prefix("usec="));
+    let took = evalsha_micros(link).await;
     let renewals = RENEWALS as usize;
     let answered = answers.iter().map(String::len).sum::<usize>();
-    (took.unwrap().parse::<f64>().unwrap() / RENEWALS as f64, bytes / renewals, answered / renewals)
+    (took / RENEWALS as f64, bytes / renewals, answered / renewals)
 }
 
 #[tokio::test]
@@ -185,4 +183,133 @@ async fn what_the_script_costs() {
             kind.name
         );
     }
+}
+
+/// Renewals in one call, which the ledger does not send: each calls the script's function.
+const IN_TURN: &str = "
+local keys, arguments, answers, key, at = KEYS, ARGV, {}, 0, 0
+while at < #arguments do
+  local more, count = arguments[at + 1] + 0, arguments[at + 2] + 0
+  at, wrong = at + 2, nil
+  local answer = renew({ unpack(keys, key + 1, key + more) },
+    { unpack(arguments, at + 1, at + count) })
+  answers[#answers + 1], key, at = answer, key + more, at + count
+end
+return answers";
+
+/// The commands of a renewal alone, on keys of its own.
+const COMMANDS: &str = "
+local keys, arguments, answers, key, at = KEYS, ARGV, {}, 0, 0
+redis.call('TIME')
+while at < #arguments do
+  local more, count = arguments[at + 1] + 0, arguments[at + 2] + 0
+  at = at + 2
+  local record, book, leases, holds = keys[key + 1], keys[key + 3], keys[key + 4], keys[key + 5]
+  local lease, line = arguments[at + 1], arguments[at + 23]
+  redis.call('HGETALL', record)
+  redis.call('HMGET', leases, lease, 'sum')
+  redis.call('HMGET', holds, lease, 'sum')
+  redis.call('HMGET', book, 'total', 'terms', line, 'other')
+  redis.call('HSET', leases, lease, '123 123 1234567', 'sum', '1234567 0 0 0')
+  redis.call('HSET', holds, lease, '120000 1793491200000', 'sum', '120000 1793491200000')
+  redis.call('HSET', book, 'total', '1234567 0 0 0 0 1234567 0 1', line, '123 1234567 1234567')
+  answers[#answers + 1], key, at = 'renewed ' .. line, key + more, at + count
+end
+return answers";
+
+/// What it would save to send renewals of several accounts in one call. In a cluster they could
+/// only be of one slot.
+#[tokio::test]
+#[ignore = "a table: scripts/faults prints it"]
+async fn what_several_renewals_in_a_call_would_save() {
+    const ACCOUNTS: u64 = 512;
+    let server = RedisServer::start_with(&["--appendonly", "no"]);
+    let mut link = connected(&server).await;
+    let one = script::renew_text(TEST_CLOCK);
+    let several = one.replace("return (function()", "local function renew(KEYS, ARGV)");
+    let several = several.trim_end().strip_suffix("end)()").expect("it is one function").to_owned();
+    let several = format!("{several}end{IN_TURN}");
+    let (one, several, commands) =
+        (Script::new(&one), Script::new(&several), Script::new(COMMANDS));
+    for script in [&one, &several, &commands] {
+        script.load_async(&mut link).await.unwrap();
+    }
+    let kinds = [
+        ("one in a call", &one, 1),
+        ("one in a call, as one of several", &several, 1),
+        ("8 in a call", &several, 8),
+        ("64 in a call", &several, 64),
+        ("the commands alone, 1 in a call", &commands, 1),
+        ("the commands alone, 64 in a call", &commands, 64),
+    ];
+    let mut times = vec![Vec::new(); kinds.len()];
+    for number in 0..=ROUNDS / 2 {
+        let now = UnixTime::now();
+        let millis = now.as_millis();
+        redis::cmd("SET").arg("test:clock").arg(millis).exec_async(&mut link).await.unwrap();
+        for (kind, (name, script, together)) in kinds.iter().enumerate() {
+            let calls: Vec<_> = (0..ACCOUNTS)
+                .map(|account| {
+                    let account = Account::user(&format!("several-{kind}-{account}")).unwrap();
+                    let keys = Keys::new("tc", &account, Period::containing(now));
+                    let renewal = renewal(number as u64 + 1);
+                    let not_after = now + Duration::from_secs(60);
+                    call::renewal(("", ""), &keys, &renewal, 20_000, now, not_after)
+                })
+                .collect();
+            let mut pipe = redis::pipe();
+            for calls in calls.chunks(*together) {
+                pipe.add_command(joined(calls, script.get_hash(), kind == 0));
+            }
+            redis::cmd("CONFIG").arg("RESETSTAT").exec_async(&mut link).await.unwrap();
+            let answers: Vec<redis::Value> = pipe.query_async(&mut link).await.unwrap();
+            assert!(format!("{:?}", answers[0]).contains("renewed "), "{name}: {:?}", answers[0]);
+            let took = evalsha_micros(&mut link).await / ACCOUNTS as f64;
+            if number > 0 {
+                times[kind].push(took);
+            }
+        }
+    }
+    println!("| renewals | us of the server for each (least) | / one in a call |");
+    println!("|---|---|---|");
+    let mut first = None;
+    for ((name, ..), times) in kinds.iter().zip(&mut times) {
+        times.sort_by(f64::total_cmp);
+        let median = times[times.len() / 2];
+        let first = *first.get_or_insert(median);
+        println!("| {name} | {median:.2} ({:.2}) | {:.3} |", times[0], median / first);
+    }
+}
+
+/// Joins calls to one. Each brings the numbers of its keys and arguments, unless it is `alone`.
+fn joined(calls: &[redis::Cmd], hash: &str, alone: bool) -> redis::Cmd {
+    let (mut all_keys, mut all_arguments) = (Vec::new(), Vec::new());
+    for call in calls {
+        let words: Vec<Vec<u8>> = call
+            .args_iter()
+            .filter_map(|word| match word {
+                redis::Arg::Simple(word) => Some(word.to_vec()),
+                _ => None,
+            })
+            .collect();
+        let keys: usize = String::from_utf8_lossy(&words[2]).parse().unwrap();
+        let (keys, arguments) = words[3..].split_at(keys);
+        if !alone {
+            let numbers = [keys.len(), arguments.len()];
+            all_arguments.extend(numbers.map(|number| number.to_string().into_bytes()));
+        }
+        all_keys.extend_from_slice(keys);
+        all_arguments.extend_from_slice(arguments);
+    }
+    let mut joined = redis::cmd("EVALSHA");
+    joined.arg(hash).arg(all_keys.len()).arg(all_keys).arg(all_arguments);
+    joined
+}
+
+/// Returns the time that the server took for all calls of scripts, by its own count.
+async fn evalsha_micros(link: &mut MultiplexedConnection) -> f64 {
+    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(link).await.unwrap();
+    let stats: HashMap<_, _> = stats.lines().filter_map(|line| line.split_once(':')).collect();
+    let took = stats["cmdstat_evalsha"].split(',').find_map(|field| field.strip_prefix("usec="));
+    took.unwrap().parse().unwrap()
 }
