@@ -159,6 +159,8 @@ impl Drop for Server {
 struct Run {
     rate: f64,
     p99: f64,
+    /// How many there were.
+    requests: f64,
 }
 
 fn output(command: &mut Command) -> String {
@@ -203,7 +205,8 @@ fn wrk(server: &Server, folder: &Path, accounts: u64, seconds: u64) -> Run {
     } else {
         number(&p99) * 1000.0
     };
-    Run { rate: number(&after("Requests/sec:")), p99 }
+    let rate = number(&after("Requests/sec:"));
+    Run { rate, p99, requests: rate * seconds as f64 }
 }
 
 fn h2load(server: &Server, folder: &Path, grpc: bool, seconds: u64) -> Run {
@@ -231,7 +234,8 @@ fn h2load(server: &Server, folder: &Path, grpc: bool, seconds: u64) -> Run {
         .filter_map(|line| line.split('\t').nth(2)?.parse().ok())
         .collect();
     took.sort_by(f64::total_cmp);
-    Run { rate: took.len() as f64 / seconds as f64, p99: took[took.len() * 99 / 100] / 1000.0 }
+    let requests = took.len() as f64;
+    Run { rate: requests / seconds as f64, p99: took[took.len() * 99 / 100] / 1000.0, requests }
 }
 
 fn median(mut of: Vec<f64>) -> f64 {
@@ -260,10 +264,9 @@ fn compare(
             let run = load(&server, 0);
             let (after, took) = (server.used(), began.elapsed().as_secs_f64());
             runs[at].push(run);
-            let requests = run.rate * took;
             used[at].push(Used {
-                server: (after.server - before.server) / requests,
-                redis: (after.redis - before.redis) / requests,
+                server: (after.server - before.server) / run.requests,
+                redis: (after.redis - before.redis) / run.requests,
                 calls: (after.calls - before.calls) / took,
             });
         }

@@ -54,7 +54,7 @@ pub(super) struct EntryState {
     /// The moment by which the worker was asked to examine it since the last examination, if it
     /// was.
     asked_by: Option<CompactTime>,
-    /// What most accounts have none of.
+    /// The part that most accounts have none of.
     rare: Option<Box<RareState>>,
     /// It waits in the worker's backlog.
     pub(super) is_in_backlog: bool,
@@ -376,7 +376,6 @@ impl EntryState {
     }
 
     pub(super) fn leases_mut(&mut self) -> impl Iterator<Item = &mut AccountLease> {
-        let retired = self.rare.iter_mut().flat_map(|rare| &mut rare.retired);
-        std::iter::once(&mut self.lease).chain(retired)
+        self.leases_and_terms().0
     }
 }

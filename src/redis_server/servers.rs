@@ -76,11 +76,12 @@ impl Servers {
         }
     }
 
-    /// Returns the server that has a key: a number, the same for keys on the same server.
-    pub(crate) fn shard(&self, key: &str) -> u64 {
+    /// Returns the server that has a key: a number, the same for keys on the same server. The key
+    /// is only made if there are several.
+    pub(crate) fn shard(&self, key: impl FnOnce() -> String) -> u64 {
         match self {
             Self::One(_) => 0,
-            Self::Cluster(cluster) => cluster.shard(key),
+            Self::Cluster(cluster) => cluster.shard(&key()),
         }
     }
 }

@@ -354,7 +354,7 @@ impl Ledger for RedisLedger {
     }
 
     fn shard(&self, account: &Account) -> u64 {
-        self.inner.servers.shard(&schema::record_key(&self.inner.prefix, account))
+        self.inner.servers.shard(|| schema::record_key(&self.inner.prefix, account))
     }
 }
 

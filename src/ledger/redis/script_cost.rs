@@ -217,8 +217,8 @@ while at < #arguments do
 end
 return answers";
 
-/// What it would save to send renewals of several accounts in one call. In a cluster they could
-/// only be of one slot.
+/// Prints what it would save to send renewals of several accounts in one call. In a cluster they
+/// could only be of one slot.
 #[tokio::test]
 #[ignore = "a table: scripts/faults prints it"]
 async fn what_several_renewals_in_a_call_would_save() {
