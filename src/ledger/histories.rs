@@ -316,6 +316,91 @@ pub(super) fn history(rng: &mut Rng) -> Vec<Step> {
     steps
 }
 
+/// A history of which many renewals are steady: in the middle of one month, with terms that stay and
+/// lines that come again, and with nothing but what every account has. Each of these is otherwise
+/// now and then.
+pub(super) fn steady_history(rng: &mut Rng) -> Vec<Step> {
+    let month = months()[0];
+    let lines = [line(rng, nanos(1)).key, line(rng, nanos(1)).key];
+    let (seldom, keeps_losses) = (rng.u8(4..80), rng.bool());
+    let [included, pay_as_you_go] =
+        [(); 2].map(|()| nanos([0, rng.i64(0..2_000), 1 << 40][rng.usize(0..3)]));
+    let included_per_day = Credits::ZERO;
+    // Most have no amounts and times that are as large as can be.
+    let is_small = |step: &Step| match step {
+        Step::Renew { renewal: Renewal { settled, lines, .. }, .. } => {
+            let is_short = |line: &UsageLine| line.usage.compute_micros < 1 << 40;
+            *settled < nanos(1 << 40) && lines.iter().all(is_short)
+        }
+        _ => true,
+    };
+    let mut steps = history(rng);
+    while !steps.iter().all(is_small) && rng.u8(0..8) > 0 {
+        steps = history(rng);
+    }
+    steps.retain(|step| match step {
+        Step::Renew { .. }
+        | Step::Amend { amendment: Amendment::Seats(_) | Amendment::SpendingLimit(_), .. } => true,
+        Step::Save | Step::Lose { .. } if keeps_losses => true,
+        _ => rng.u8(0..seldom) == 0,
+    });
+    if keeps_losses {
+        for at in (0..steps.len()).rev() {
+            let part = [StoredKey::Record, StoredKey::Book(0), StoredKey::Leases(0)];
+            let lost = Step::Lose { part: part[rng.usize(0..3)], restore: rng.u8(0..4) > 0 };
+            match rng.u8(0..12) {
+                0 => steps.insert(at, Step::Save),
+                1 => steps.insert(at, lost),
+                _ => {}
+            }
+        }
+    }
+    let earlier = Duration::from_secs(10 * 86_400);
+    let mut terms = None;
+    for step in &mut steps {
+        let Step::Renew { period, renewal, not_after, now } = step else { continue };
+        let mut usually = || rng.u8(0..seldom) > 0;
+        if usually() {
+            *now = (*now - earlier).max(month.begins());
+            renewal.terms_at = renewal.terms_at - earlier;
+        }
+        if usually() {
+            *period = month;
+        }
+        if usually() {
+            *not_after = *now + Duration::from_millis(300);
+        }
+        if usually() {
+            let stays = Terms { included, included_per_day, pay_as_you_go, ..renewal.terms };
+            renewal.terms = *terms.get_or_insert(stays);
+        }
+        if usually() {
+            renewal.ttl = Duration::from_secs(3_600);
+        }
+        renewal.forget = !usually();
+        if usually() {
+            renewal.most_per_day = None;
+        }
+        if usually() {
+            renewal.permits = None;
+        }
+        if usually() {
+            renewal.concurrency = None;
+        }
+        if usually() {
+            renewal.parts = [].into();
+        }
+        if usually() {
+            let again = |line: &UsageLine| {
+                let key = lines[usize::from(line.usage.cost.as_nano_usd() % 2 == 0)].clone();
+                UsageLine { key, ..*line }
+            };
+            renewal.lines = renewal.lines.iter().map(again).collect();
+        }
+    }
+    steps
+}
+
 /// The parts that a lease draws on.
 fn parts(lease: u128) -> Vec<Part> {
     let paths = ["research", "", "research/alice smith/ci", "ops/ü", "ops"];

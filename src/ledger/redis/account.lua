@@ -30,7 +30,7 @@ end
 
 local function delete_from_record(field) record_deletions[#record_deletions + 1] = field end
 
-local function has_prefix(field, prefix) return string.sub(field, 1, #prefix) == prefix end
+local function has_prefix(field, prefix) return sub(field, 1, #prefix) == prefix end
 
 local function read_grant(key, field, value)
   local amount, left, expires = match(value, '^(%d+) (%d+) (%w+)$')
@@ -73,24 +73,24 @@ local function read_record_fields(key, record)
         < numbers(key, field, value, NUMBERS_1, 'milliseconds since 1970') + ERASED_FOR
     elseif has_prefix(field, RATE) then
       local at, used = numbers(key, field, value, NUMBERS_2, '"at used"')
-      rates[string.sub(field, #RATE + 1)] = { at = at, used = used }
+      rates[sub(field, #RATE + 1)] = { at = at, used = used }
     elseif has_prefix(field, DAY_CREDITS) then
       local each, covered, day, today =
         numbers(key, field, value, NUMBERS_4, '"each covered day today"')
       day_credits = day_credits or {}
-      day_credits[string.sub(field, #DAY_CREDITS + 1)] =
+      day_credits[sub(field, #DAY_CREDITS + 1)] =
         { each = each, covered = covered, day = day, today = today }
     elseif has_prefix(field, SHARE) then
       local count, expires = numbers(key, field, value, NUMBERS_2, '"count expires"')
       shares = shares or {}
-      shares[string.sub(field, #SHARE + 1)] = { count = count, expires = expires }
+      shares[sub(field, #SHARE + 1)] = { count = count, expires = expires }
     elseif has_prefix(field, GRANT) then
       grants[#grants + 1] = read_grant(key, field, value)
     elseif has_prefix(field, RESERVED) then
       local amount, until_then = numbers(key, field, value, NUMBERS_2, '"amount until"')
-      reserved[string.sub(field, #RESERVED + 1)] = { amount = amount, ends = until_then }
+      reserved[sub(field, #RESERVED + 1)] = { amount = amount, ends = until_then }
     elseif has_prefix(field, PURCHASED_USED) then
-      purchased_used_by[string.sub(field, #PURCHASED_USED + 1)] =
+      purchased_used_by[sub(field, #PURCHASED_USED + 1)] =
         numbers(key, field, value, NUMBERS_1, 'nano-dollars')
     end
   end
@@ -98,8 +98,9 @@ local function read_record_fields(key, record)
   if #grants > 0 or next(reserved) or next(purchased_used_by) then PURCHASED = purchased() end
 end
 
-local function read_record()
-  local record = read('HGETALL', KEYS[1])
+-- Reads the record, of which the content may have been found before.
+local function read_record(found)
+  local record = found and checked(KEYS[1], found) or read('HGETALL', KEYS[1])
   if #record > 0 then read_record_fields(KEYS[1], record) end
 end
 
@@ -141,7 +142,7 @@ local function open_book(key, found, names, ends)
     end
   end
   if purchased_used > 0 then PURCHASED = PURCHASED or purchased() end
-  local period = string.sub(key, -7)
+  local period = sub(key, -7)
   return {
     key = key,
     ends = ends,
@@ -220,7 +221,7 @@ function days()
   -- first.
   function self.state(b)
     local known = self.of(b.period)
-    local day = math.floor(min(now, b.ends - 1) / 86400000)
+    local day = floor(min(now, b.ends - 1) / 86400000)
     local of_day = for_seats(b, b.included_per_day)
     -- A clock that was ahead by more than a little wrote a day that is none.
     if of_day == 0 or day == known.day or day + 1 == known.day then return known end

@@ -1,18 +1,5 @@
--- What every script that changes an account begins with: numbers, the ledger's clock, and what is
--- read. Rust writes the constants in capital letters into the text; see `script.rs`.
---
--- All amounts are whole nano-dollars up to 2^53 - 1, which a Lua number holds exactly; larger sums
--- are reduced to it. Numbers are written with `%d`, because `tostring` rounds to 14 digits.
--- Arithmetic makes numbers of digits in a quarter of the time that `tonumber` takes.
-
-local tonumber, match, format, min, max =
-  tonumber, string.match, string.format, math.min, math.max
-
--- On a server of 32 bits, `%d` has no more than these.
-if format('%d', MAX_AMOUNT) ~= MAX_AMOUNT_TEXT then
-  local exact = format
-  function format(form, ...) return exact((string.gsub(form, '%%d', '%%.0f')), ...) end
-end
+-- Sums and differences of amounts, and what is read, in every script that changes an account: after
+-- `head.lua`.
 
 local function add(x, y)
   local sum = x + y
@@ -26,8 +13,6 @@ local function subtract(x, y)
 end
 
 local function text(x) return format('%d', x) end
-
-local now = clock()
 
 -- True if what lasts until this moment still counts. A moment that is too far away was set when the
 -- clock was ahead.
@@ -43,14 +28,16 @@ end
 local function malformed() return redis.error_reply(MALFORMED .. ' ' .. wrong) end
 local function refused(why) return redis.error_reply(REFUSED .. ' ' .. why) end
 
-local function read(command, key, ...)
-  local found = redis.pcall(command, key, ...)
+-- What was read of a key, or nothing if it is of another type.
+local function checked(key, found)
   if type(found) == 'table' and found.err then
     wrong = wrong or key .. ' is not a hash: restore or delete it (' .. found.err .. ')'
     return {}
   end
   return found
 end
+
+local function read(command, key, ...) return checked(key, redis.pcall(command, key, ...)) end
 
 -- Parses whole numbers, up to eight, as one of the patterns NUMBERS_1 to NUMBERS_8 has them; zeros
 -- if there is no value. `wanted` tells the operator what to write.

@@ -26,7 +26,7 @@ local lease, seq, batch, settled, reported =
   ARGV[1], ARGV[2] + 0, ARGV[3] + 0, ARGV[4] + 0, ARGV[5] + 0
 local keep, refill, need, extra = ARGV[6] + 0, ARGV[7] + 0, ARGV[8] + 0, ARGV[9] + 0
 local terms_included, terms_per_seat, terms_max = ARGV[10] + 0, ARGV[11] + 0, ARGV[12] + 0
-local now_seconds = math.floor(now / 1000)
+local now_seconds = floor(now / 1000)
 -- A node whose clock is ahead must not pin its terms.
 local stated_at = min(ARGV[13] + 0, now_seconds)
 local ttl, forget, not_after = ARGV[14] + 0, ARGV[15] == '1', ARGV[16] + 0
@@ -120,7 +120,7 @@ if P.count > 0 then
     for i = 1, #all, 2 do
       local field, value = all[i], all[i + 1]
       if has_prefix(field, PART_TOTAL) then
-        P.read_total(string.sub(field, #PART_TOTAL + 1), field, value)
+        P.read_total(sub(field, #PART_TOTAL + 1), field, value)
       elseif has_prefix(field, PART_HOLD) then
         local amount, expires, names = P.read_hold(field, value)
         if is_live(expires) then
@@ -181,14 +181,15 @@ if now > not_after then return without_effect(LATE_RENEWAL) end
 if now > ends + SETTLEMENT_WINDOW then return without_effect(PERIOD_CLOSED) end
 
 -- Everything is read, and checked.
-read_record()
+read_record(found_record)
 if P.included_per_day > 0 then DAYS = DAYS or days() end
 local names = {}
 for i = FIRST_LINE, #ARGV, 4 do names[#names + 1] = ARGV[i] end
 if #names > 0 then names[#names + 1] = OTHER_LINE end
-local found_lease = read('HMGET', KEYS[4], lease, SUM)
-local found_hold = read('HMGET', KEYS[5], lease, SUM)
-local found_book = read('HMGET', KEYS[3], TOTAL, TERMS, unpack(names))
+found_lease = checked(KEYS[4], found_lease or redis.pcall('HMGET', KEYS[4], lease, SUM))
+found_hold = checked(KEYS[5], found_hold or redis.pcall('HMGET', KEYS[5], lease, SUM))
+found_book =
+  checked(KEYS[3], found_book or redis.pcall('HMGET', KEYS[3], TOTAL, TERMS, unpack(names)))
 local found_to = current_key and read('HMGET', KEYS[3], MOVED_TO)
 local found_current = current_key
   and read('HMGET', current_key, TOTAL, TERMS, LATE_LINE, MOVED_FROM)
@@ -320,7 +321,7 @@ end
 P.most_per_day = min(P.most_per_day, per_day or MAX_AMOUNT)
 P.has_limits = P.most_per_day < MAX_AMOUNT or P.count > 0
 if P.has_limits then
-  P.today = math.floor(now / 86400000)
+  P.today = floor(now / 86400000)
   function P.on_today(day, used) return day == P.today and used or 0 end
 end
 
@@ -420,13 +421,13 @@ if P.rate then
       local tolerance = min(interval * burst, MAX_TOLERANCE)
       -- A cell that is farther ahead was written by a clock that was.
       local at = min(max(cell.at, micros), micros + tolerance)
-      available = math.floor((micros + tolerance - at) / interval)
+      available = floor((micros + tolerance - at) / interval)
       granted = min(available, wanted)
       cell = { at = at + granted * interval, used = 0 }
       reset_after = cell.at - micros
       next_after = subtract(reset_after + interval, tolerance)
     else
-      local window = math.floor(micros / per)
+      local window = floor(micros / per)
       if cell.at ~= window then cell = { at = window, used = 0 } end
       available = subtract(count, cell.used)
       granted = min(available, wanted)
@@ -439,7 +440,7 @@ if P.rate then
       rates[P.rate] = cell
       for rate, other in pairs(rates) do
         local _, other_per, other_burst = match(rate, '^(%d+)/(%d+)/?(%d*)$')
-        local is_over = other_burst == '' and other.at ~= math.floor(micros / other_per)
+        local is_over = other_burst == '' and other.at ~= floor(micros / other_per)
           or other_burst ~= '' and other.at <= micros
         if is_over then
           delete_from_record(RATE .. rate)
@@ -531,7 +532,7 @@ if is_news then
   end
   if now >= ends or early then need, extra = 0, 0 end
   local more = min(add(add(keep - kept, refill), need), available)
-  hold = kept + more + min(extra, math.floor((available - more) / SURPLUS_DIVISOR))
+  hold = kept + more + min(extra, floor((available - more) / SURPLUS_DIVISOR))
   if hold > 0 then
     held = add(others, hold)
     if next_expiry == 0 or expires < next_expiry then next_expiry = expires end

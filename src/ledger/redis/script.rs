@@ -22,6 +22,8 @@ use super::{
 use crate::{Credits, redis_server::Link};
 
 const CLOCK: &str = include_str!("clock.lua");
+const HEAD: &str = include_str!("head.lua");
+const STEADY: &str = include_str!("steady.lua");
 const NUMBERS: &str = include_str!("numbers.lua");
 const ACCOUNT: &str = include_str!("account.lua");
 const RENEW: &str = include_str!("renew.lua");
@@ -110,7 +112,7 @@ pub(super) fn renew_text(clock: &str) -> String {
         word("PERIOD_CLOSED", schema::PERIOD_CLOSED),
         word("ACCOUNT_ERASED", schema::ACCOUNT_ERASED),
     ];
-    changing(clock, RENEW, &constants)
+    changing(clock, STEADY, RENEW, &constants)
 }
 
 /// The text of the script that amends, on a clock as [`renew_text`] has it.
@@ -122,13 +124,14 @@ pub(super) fn amend_text(clock: &str) -> String {
         word("REFUND", schema::REFUND),
         word("CLAIM", schema::CLAIM),
     ];
-    changing(clock, AMEND, &constants)
+    changing(clock, "", AMEND, &constants)
 }
 
 /// The text of a script that changes an account. What follows the numbers is in a function: what is
 /// captured from outside of one is found at once, and from inside only by a search.
-fn changing(clock: &str, script: &str, constants: &[Constant]) -> String {
-    filled_in(&[clock, NUMBERS, "return (function()", ACCOUNT, script, "end)()"], constants)
+fn changing(clock: &str, first: &str, script: &str, constants: &[Constant]) -> String {
+    let texts = [clock, HEAD, first, NUMBERS, "return (function()", ACCOUNT, script, "end)()"];
+    filled_in(&texts, constants)
 }
 
 /// The constants of `numbers.lua` and `account.lua`.

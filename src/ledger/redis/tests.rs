@@ -12,7 +12,10 @@ use redis::{Script, Value};
 use super::{
     super::{
         Amendment, Book, LeaseId, LedgerError, LineKey, Renewal, Terms, Usage, UsageLine,
-        histories::{MAX_LINES, Seen, Step, StoredKey, by_book, history, months, nanos, shown},
+        histories::{
+            MAX_LINES, Seen, Step, StoredKey, by_book, history, months, nanos, shown,
+            steady_history,
+        },
     },
     call,
     codec::{Hash, Hashes},
@@ -299,7 +302,42 @@ async fn the_script_and_the_book_agree_state_for_state() {
     );
 }
 
-/// An upgrade while old and new nodes run: they share accounts, and none disturbs the other.
+/// Most renewals are steady, and answered by `steady.lua`.
+#[tokio::test]
+async fn steady_renewals_have_the_outcome_that_the_book_has() {
+    let histories = std::env::var("HISTORIES")
+        .map_or(10_000, |histories| histories.parse().expect("HISTORIES is a number"));
+    let server = RedisServer::start_with(&["--appendonly", "no"]);
+    let mut link = connected(&server).await;
+    let answered = "if steady_answer then ";
+    let counted = format!("{answered}redis.call('INCR', 'test:steady') ");
+    let renew = script::renew_text(TEST_CLOCK);
+    assert_eq!(renew.matches(answered).count(), 1);
+    let scripts = [renew.replace(answered, &counted), script::amend_text(TEST_CLOCK)]
+        .map(|text| Script::new(&text));
+    for script in &scripts {
+        script.load_async(&mut link).await.unwrap();
+    }
+    let (mut renewals, mut steady) = (0, 0);
+    for seed in 0..histories {
+        let steps = steady_history(&mut Rng::with_seed(seed));
+        let account = Account::user(&format!("u{seed}")).unwrap();
+        let found = by_script(&mut link, &scripts, &account, &steps, &[]).await;
+        for (step, (expected, found)) in by_book(&steps).iter().zip(&found).enumerate() {
+            assert_eq!(expected, found, "history {seed}, step {step}, {:?}", steps[step]);
+        }
+        renewals += steps.iter().filter(|step| matches!(step, Step::Renew { .. })).count();
+        if seed % 500 == 499 {
+            let count: usize =
+                redis::cmd("GETDEL").arg("test:steady").query_async(&mut link).await.unwrap();
+            steady += count;
+            redis::cmd("FLUSHDB").exec_async(&mut link).await.unwrap();
+        }
+    }
+    eprintln!("{steady} of {renewals} renewals were steady");
+    assert!(steady > renewals / 20 || histories < 1_000, "{steady} of {renewals}");
+}
+
 /// There, `%d` has 32 bits, which the script finds out by a number: here by another one.
 #[tokio::test]
 async fn numbers_are_written_whole_where_whole_numbers_have_32_bits() {
@@ -321,6 +359,7 @@ async fn numbers_are_written_whole_where_whole_numbers_have_32_bits() {
     }
 }
 
+/// An upgrade while old and new nodes run: they share accounts, and none disturbs the other.
 #[tokio::test]
 async fn nodes_of_the_version_before_share_accounts_with_those_of_this_one() {
     let histories = std::env::var("HISTORIES")

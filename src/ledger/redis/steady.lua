@@ -1,0 +1,135 @@
+-- Renews a lease that is steady, as most renewals find it: nothing of the account changed but what
+-- leases use, and the renewal asks for nothing that few accounts have. The outcome is that of
+-- `renew.lua`, whose keys and arguments it has, in less time: it makes no functions, and leaves
+-- text that stays as it is. All that is of another kind is left to `renew.lua`, with what was read.
+-- Between `head.lua` and `numbers.lua`. A test plays histories with and without it.
+
+-- What was read.
+local found_record, found_lease, found_hold, found_book
+
+-- Answers a renewal. If it is of another kind, answers nothing, and has written nothing.
+local function renew_steady(keys, arguments)
+  if arguments[FIRST_PART - 1] ~= '0' or arguments[15] ~= '0' or keys[6] then return end
+  local begins, ends = arguments[17] + 0, arguments[18] + 0
+  if now > arguments[16] + 0 or now >= ends or now + CLOCK_SKEW < begins then return end
+
+  local read = redis.pcall
+  found_record = read('HGETALL', keys[1])
+  local seats, spending_limit = '1', MAX_AMOUNT
+  for i = 1, #found_record, 2 do
+    local field, value = found_record[i], found_record[i + 1]
+    if field == SEATS and match(value, '^[1-9]%d*$') and value + 0 <= MAX_SEATS then
+      seats = value
+    elseif field == LIMIT and match(value, NUMBERS_1) and value + 0 <= MAX_AMOUNT then
+      spending_limit = value + 0
+    elseif field ~= CLOSED or not match(value, '^%d%d%d%d%-%d%d$') then
+      return
+    end
+  end
+  local lease, names = arguments[1], {}
+  for i = FIRST_PART, #arguments, 4 do names[#names + 1] = arguments[i] end
+  local line_count = #names
+  if line_count > 0 then names[line_count + 1] = OTHER_LINE end
+  found_lease = read('HMGET', keys[4], lease, SUM)
+  found_hold = read('HMGET', keys[5], lease, SUM)
+  found_book = read('HMGET', keys[3], TOTAL, TERMS, unpack(names))
+  local entry, lease_sum, own, hold_sum = found_lease[1], found_lease[2], found_hold[1], found_hold[2]
+  local total, terms = found_book[1], found_book[2]
+  if found_record.err or not (entry and lease_sum and own and hold_sum and total and terms) then
+    return
+  end
+
+  -- The terms are the book's.
+  local max_pay_as_you_go = arguments[12] + 0
+  local same = arguments[10] .. ' ' .. arguments[11] .. ' '
+    .. (max_pay_as_you_go == MAX_AMOUNT and UNLIMITED or arguments[12]) .. ' ' .. seats .. ' '
+  local noted_at = sub(terms, 1, #same) == same and match(terms, NUMBERS_1, #same + 1)
+  if not noted_at or noted_at * 1000 > now then return end
+
+  -- Nothing was purchased, and the book and the leases agree.
+  local used, purchased_used, charged, recovered, refunded, settled_in_all, forgotten, of_lines =
+    match(total, NUMBERS_8)
+  local lease_settled, lease_forgotten, behind_until, moved = match(lease_sum, NUMBERS_4)
+  if not (used and lease_settled) or purchased_used ~= '0' or settled_in_all ~= lease_settled
+    or forgotten ~= lease_forgotten or behind_until ~= '0' then
+    return
+  end
+  local entry_seq, entry_batch, entry_settled = match(entry, NUMBERS_3)
+  local own_hold, own_expires = match(own, NUMBERS_2)
+  local held, next_expiry = match(hold_sum, NUMBERS_2)
+  if not (entry_seq and own_hold and held) then return end
+
+  -- A Lua number holds these exactly, and what they can become here.
+  local batch, settled = arguments[3] + 0, arguments[4] + 0
+  used, charged, recovered, refunded = used + 0, charged + 0, recovered + 0, refunded + 0
+  settled_in_all, entry_batch, entry_settled = settled_in_all + 0, entry_batch + 0, entry_settled + 0
+  own_hold, held, next_expiry = own_hold + 0, held + 0, next_expiry + 0
+  if arguments[2] + 0 <= entry_seq + 0 or settled < entry_settled
+    or next_expiry <= now or next_expiry > now + MAX_HOLD_LIFETIME
+    or used + charged + recovered + refunded + settled_in_all + forgotten + of_lines + moved
+      + entry_seq + entry_batch + settled + own_hold + own_expires + held > MAX_AMOUNT then
+    return
+  end
+
+  -- The lines, if the batch is news.
+  local cost, lines_cost, changes = settled - entry_settled, 0, { TOTAL, '' }
+  if batch > entry_batch then
+    for line = 1, line_count do
+      local name, at = names[line], FIRST_PART + 4 * line - 4
+      local requests, micros, line_cost = match(found_book[line + 2] or '', NUMBERS_3)
+      if not requests or changes[name] then return end
+      requests, micros = requests + arguments[at + 1], micros + arguments[at + 2]
+      line_cost, lines_cost = line_cost + arguments[at + 3], lines_cost + arguments[at + 3]
+      if requests + micros + line_cost > MAX_AMOUNT then return end
+      changes[name] = true
+      changes[#changes + 1] = name
+      changes[#changes + 1] = format('%d %d %d', requests, micros, line_cost)
+    end
+    entry_batch = batch
+  end
+  if lines_cost > cost then return end
+
+  -- Debits the cost: of the included credits first, then as pay-as-you-go.
+  local included = arguments[10] + 0
+  if arguments[11] == '1' then included = min(MAX_AMOUNT, included * seats) end
+  local pay_as_you_go_limit = min(max_pay_as_you_go, spending_limit)
+  local net = max(used - refunded, 0)
+  local rest = cost - max(included - net, 0)
+  if rest > 0 then
+    local pay_as_you_go = min(charged, max(net - included, 0))
+    charged = charged + min(rest, max(pay_as_you_go_limit - pay_as_you_go, 0))
+  end
+  used, net = used + cost, max(used + cost - refunded, 0)
+
+  -- The hold.
+  local limit = min(MAX_AMOUNT, included + pay_as_you_go_limit)
+  local others, keep = max(held - own_hold, 0), arguments[6] + 0
+  local kept = min(keep, max(own_hold - cost, 0))
+  local available = max(limit - net - others - kept, 0)
+  local more = min(keep - kept + arguments[7] + arguments[8], available)
+  local hold = kept + more + min(arguments[9] + 0, floor((available - more) / SURPLUS_DIVISOR))
+  if hold == 0 then return end
+  local expires = now + arguments[14]
+  held, next_expiry = others + hold, min(next_expiry, expires)
+
+  local stated_at = min(arguments[13] + 0, floor(now / 1000))
+  if stated_at >= noted_at + NOTE_SAME_TERMS_EVERY then
+    changes[#changes + 1] = TERMS
+    changes[#changes + 1] = same .. format('%d', stated_at)
+  end
+  local settled_text = format('%d', settled_in_all + cost)
+  changes[2] = format('%d 0 %d %d %d ', used, charged, recovered + cost - lines_cost, refunded)
+    .. settled_text .. ' ' .. forgotten .. ' ' .. of_lines
+  -- As in `renew.lua`, the leases are written before the book.
+  local write = redis.call
+  write('HSET', keys[4], lease, arguments[2] .. format(' %d ', entry_batch) .. arguments[4],
+    SUM, settled_text .. ' ' .. forgotten .. ' 0 ' .. moved)
+  write('HSET', keys[5], lease, format('%d %d', hold, expires),
+    SUM, format('%d %d', held, next_expiry))
+  write('HSET', keys[3], unpack(changes))
+  return format('%s %d %d %d %d %d %d %d 0 0', RENEWED, now, hold, net, held, limit, included,
+    pay_as_you_go_limit < max_pay_as_you_go and 1 or 0)
+end
+
+local steady_answer = renew_steady(KEYS, ARGV)
+if steady_answer then return steady_answer end
