@@ -35,7 +35,8 @@ local function renew_steady(keys, arguments)
   found_book = read('HMGET', keys[3], TOTAL, TERMS, unpack(names))
   local entry, lease_sum, own, hold_sum = found_lease[1], found_lease[2], found_hold[1], found_hold[2]
   local total, terms = found_book[1], found_book[2]
-  if found_record.err or not (entry and lease_sum and own and hold_sum and total and terms) then
+  if found_record.err or found_hold.err or own and not hold_sum
+    or not (entry and lease_sum and total and terms) then
     return
   end
 
@@ -55,8 +56,8 @@ local function renew_steady(keys, arguments)
     return
   end
   local entry_seq, entry_batch, entry_settled = match(entry, NUMBERS_3)
-  local own_hold, own_expires = match(own, NUMBERS_2)
-  local held, next_expiry = match(hold_sum, NUMBERS_2)
+  local own_hold, own_expires = match(own or '0 0', NUMBERS_2)
+  local held, next_expiry = match(hold_sum or '0 0', NUMBERS_2)
   if not (entry_seq and own_hold and held) then return end
 
   -- A Lua number holds these exactly, and what they can become here.
@@ -65,7 +66,7 @@ local function renew_steady(keys, arguments)
   settled_in_all, entry_batch, entry_settled = settled_in_all + 0, entry_batch + 0, entry_settled + 0
   own_hold, held, next_expiry = own_hold + 0, held + 0, next_expiry + 0
   if arguments[2] + 0 <= entry_seq + 0 or settled < entry_settled
-    or next_expiry <= now or next_expiry > now + MAX_HOLD_LIFETIME
+    or next_expiry > now + MAX_HOLD_LIFETIME or next_expiry <= now and next_expiry + held > 0
     or used + charged + recovered + refunded + settled_in_all + forgotten + of_lines + moved
       + entry_seq + entry_batch + settled + own_hold + own_expires + held > MAX_AMOUNT then
     return
@@ -108,9 +109,14 @@ local function renew_steady(keys, arguments)
   local available = max(limit - net - others - kept, 0)
   local more = min(keep - kept + arguments[7] + arguments[8], available)
   local hold = kept + more + min(arguments[9] + 0, floor((available - more) / SURPLUS_DIVISOR))
-  if hold == 0 then return end
-  local expires = now + arguments[14]
-  held, next_expiry = others + hold, min(next_expiry, expires)
+  local expires, others_hold = now + arguments[14], true
+  if hold > 0 then
+    held = others + hold
+    if next_expiry == 0 or expires < next_expiry then next_expiry = expires end
+  elseif own_hold > 0 then
+    others_hold = redis.call('HLEN', keys[5]) > 2
+    held = others_hold and others or 0
+  end
 
   local stated_at = min(arguments[13] + 0, floor(now / 1000))
   if stated_at >= noted_at + NOTE_SAME_TERMS_EVERY then
@@ -124,8 +130,16 @@ local function renew_steady(keys, arguments)
   local write = redis.call
   write('HSET', keys[4], lease, arguments[2] .. format(' %d ', entry_batch) .. arguments[4],
     SUM, settled_text .. ' ' .. forgotten .. ' 0 ' .. moved)
-  write('HSET', keys[5], lease, format('%d %d', hold, expires),
-    SUM, format('%d %d', held, next_expiry))
+  if hold > 0 then
+    write('HSET', keys[5], lease, format('%d %d', hold, expires),
+      SUM, format('%d %d', held, next_expiry))
+    if not hold_sum then write('PEXPIREAT', keys[5], format('%d', ends + SETTLEMENT_WINDOW)) end
+  elseif not others_hold then
+    write('DEL', keys[5])
+  elseif own_hold > 0 then
+    write('HDEL', keys[5], lease)
+    write('HSET', keys[5], SUM, format('%d %d', held, next_expiry))
+  end
   write('HSET', keys[3], unpack(changes))
   return format('%s %d %d %d %d %d %d %d 0 0', RENEWED, now, hold, net, held, limit, included,
     pay_as_you_go_limit < max_pay_as_you_go and 1 or 0)
