@@ -316,10 +316,10 @@ pub(super) fn history(rng: &mut Rng) -> Vec<Step> {
     steps
 }
 
-/// A history of which many renewals are steady: in the middle of one month, with terms that stay and
+/// A history of which many renewals are plain: in the middle of one month, with terms that stay and
 /// lines that come again, and with nothing but what every account has. Each of these is otherwise
 /// now and then.
-pub(super) fn steady_history(rng: &mut Rng) -> Vec<Step> {
+pub(super) fn plain_history(rng: &mut Rng) -> Vec<Step> {
     let month = months()[0];
     let lines = [line(rng, nanos(1)).key, line(rng, nanos(1)).key];
     let (seldom, keeps_losses) = (rng.u8(4..80), rng.bool());
@@ -377,7 +377,7 @@ pub(super) fn steady_history(rng: &mut Rng) -> Vec<Step> {
         if usually() {
             renewal.ttl = Duration::from_secs(3_600);
         }
-        renewal.forget = !usually();
+        renewal.forget ^= !usually();
         if usually() {
             renewal.most_per_day = None;
         }

@@ -23,7 +23,7 @@ use crate::{Credits, redis_server::Link};
 
 const CLOCK: &str = include_str!("clock.lua");
 const HEAD: &str = include_str!("head.lua");
-const STEADY: &str = include_str!("steady.lua");
+const PLAIN: &str = include_str!("plain.lua");
 const NUMBERS: &str = include_str!("numbers.lua");
 const ACCOUNT: &str = include_str!("account.lua");
 const RENEW: &str = include_str!("renew.lua");
@@ -112,7 +112,7 @@ pub(super) fn renew_text(clock: &str) -> String {
         word("PERIOD_CLOSED", schema::PERIOD_CLOSED),
         word("ACCOUNT_ERASED", schema::ACCOUNT_ERASED),
     ];
-    changing(clock, STEADY, RENEW, &constants)
+    changing(clock, PLAIN, RENEW, &constants)
 }
 
 /// The text of the script that amends, on a clock as [`renew_text`] has it.

@@ -185,13 +185,13 @@ async fn what_the_script_costs() {
     }
 }
 
-/// Renewals of steady leases in one call, which the ledger does not send.
+/// Plain renewals in one call, which the ledger does not send.
 const IN_TURN: &str = "
 local keys, arguments, answers, key, at = KEYS, ARGV, {}, 0, 0
 while at < #arguments do
   local more, count = arguments[at + 1] + 0, arguments[at + 2] + 0
   at = at + 2
-  local answer = renew_steady({ unpack(keys, key + 1, key + more) },
+  local answer = renew_plain({ unpack(keys, key + 1, key + more) },
     { unpack(arguments, at + 1, at + count) })
   answers[#answers + 1], key, at = answer or 'of another kind', key + more, at + count
 end
@@ -217,8 +217,8 @@ while at < #arguments do
 end
 return answers";
 
-/// Prints what it would save to send steady renewals of several accounts in one call. In a cluster they
-/// could only be of one slot.
+/// Prints what it would save to send plain renewals of several accounts in one call. In a cluster
+/// they could only be of one slot.
 #[tokio::test]
 #[ignore = "a table: scripts/faults prints it"]
 async fn what_several_renewals_in_a_call_would_save() {
@@ -226,8 +226,8 @@ async fn what_several_renewals_in_a_call_would_save() {
     let server = RedisServer::start_with(&["--appendonly", "no"]);
     let mut link = connected(&server).await;
     let one = script::renew_text(TEST_CLOCK);
-    let (steady, _) = one.split_once("local steady_answer").expect("what is steady comes first");
-    let several = format!("{steady}{IN_TURN}");
+    let (plain, _) = one.split_once("local plain_answer").expect("what is plain comes first");
+    let several = format!("{plain}{IN_TURN}");
     let (one, several, commands) =
         (Script::new(&one), Script::new(&several), Script::new(COMMANDS));
     for script in [&one, &several, &commands] {

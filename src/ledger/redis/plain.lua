@@ -1,15 +1,16 @@
--- Renews a lease that is steady, as most renewals find it: nothing of the account changed but what
--- leases use, and the renewal asks for nothing that few accounts have. The outcome is that of
--- `renew.lua`, whose keys and arguments it has, in less time: it makes no functions, and leaves
--- text that stays as it is. All that is of another kind is left to `renew.lua`, with what was read.
--- Between `head.lua` and `numbers.lua`. A test plays histories with and without it.
+-- Renews a lease of an account that has nothing that few accounts have, as most renewals are. The
+-- outcome is that of `renew.lua`, whose keys and arguments it has, in less time: it makes no
+-- functions, and leaves text that stays as it is. All that is of another kind is left to
+-- `renew.lua`, with what was read: purchased credits, credits and limits of days, parts, permits,
+-- terms that changed, months that ended, holds that expired, sums that disagree, and what cannot be
+-- read. Between `head.lua` and `numbers.lua`. A test compares it with `Book::renew` on histories.
 
 -- What was read.
 local found_record, found_lease, found_hold, found_book
 
 -- Answers a renewal. If it is of another kind, answers nothing, and has written nothing.
-local function renew_steady(keys, arguments)
-  if arguments[FIRST_PART - 1] ~= '0' or arguments[15] ~= '0' or keys[6] then return end
+local function renew_plain(keys, arguments)
+  if arguments[FIRST_PART - 1] ~= '0' or keys[6] then return end
   local begins, ends = arguments[17] + 0, arguments[18] + 0
   if now > arguments[16] + 0 or now >= ends or now + CLOCK_SKEW < begins then return end
 
@@ -33,10 +34,12 @@ local function renew_steady(keys, arguments)
   found_lease = read('HMGET', keys[4], lease, SUM)
   found_hold = read('HMGET', keys[5], lease, SUM)
   found_book = read('HMGET', keys[3], TOTAL, TERMS, unpack(names))
-  local entry, lease_sum, own, hold_sum = found_lease[1], found_lease[2], found_hold[1], found_hold[2]
+  local entry, lease_sum = found_lease[1], found_lease[2]
+  local own, hold_sum = found_hold[1], found_hold[2]
   local total, terms = found_book[1], found_book[2]
-  if found_record.err or found_hold.err or own and not hold_sum
-    or not (entry and lease_sum and total and terms) then
+  local forget = arguments[15] == '1'
+  if found_record.err or found_lease.err or found_hold.err or found_book.err
+    or own and not hold_sum or not total ~= not terms or forget and not entry then
     return
   end
 
@@ -44,31 +47,36 @@ local function renew_steady(keys, arguments)
   local max_pay_as_you_go = arguments[12] + 0
   local same = arguments[10] .. ' ' .. arguments[11] .. ' '
     .. (max_pay_as_you_go == MAX_AMOUNT and UNLIMITED or arguments[12]) .. ' ' .. seats .. ' '
-  local noted_at = sub(terms, 1, #same) == same and match(terms, NUMBERS_1, #same + 1)
-  if not noted_at or noted_at * 1000 > now then return end
+  local noted_at = 0
+  if terms then
+    noted_at = sub(terms, 1, #same) == same and match(terms, NUMBERS_1, #same + 1)
+    if not noted_at or noted_at * 1000 > now then return end
+  end
 
   -- Nothing was purchased, and the book and the leases agree.
   local used, purchased_used, charged, recovered, refunded, settled_in_all, forgotten, of_lines =
-    match(total, NUMBERS_8)
-  local lease_settled, lease_forgotten, behind_until, moved = match(lease_sum, NUMBERS_4)
+    match(total or '0 0 0 0 0 0 0 0', NUMBERS_8)
+  local lease_settled, lease_forgotten, behind_until, moved =
+    match(lease_sum or '0 0 0 0', NUMBERS_4)
   if not (used and lease_settled) or purchased_used ~= '0' or settled_in_all ~= lease_settled
     or forgotten ~= lease_forgotten or behind_until ~= '0' then
     return
   end
-  local entry_seq, entry_batch, entry_settled = match(entry, NUMBERS_3)
+  local entry_seq, entry_batch, entry_settled = match(entry or '0 0 0', NUMBERS_3)
   local own_hold, own_expires = match(own or '0 0', NUMBERS_2)
   local held, next_expiry = match(hold_sum or '0 0', NUMBERS_2)
   if not (entry_seq and own_hold and held) then return end
 
-  -- A Lua number holds these exactly, and what they can become here.
+  -- A Lua number holds these exactly, and what becomes of them here, which is less than the most.
   local batch, settled = arguments[3] + 0, arguments[4] + 0
   used, charged, recovered, refunded = used + 0, charged + 0, recovered + 0, refunded + 0
-  settled_in_all, entry_batch, entry_settled = settled_in_all + 0, entry_batch + 0, entry_settled + 0
+  settled_in_all, forgotten, of_lines = settled_in_all + 0, forgotten + 0, of_lines + 0
+  entry_batch, entry_settled = entry_batch + 0, entry_settled + 0
   own_hold, held, next_expiry = own_hold + 0, held + 0, next_expiry + 0
   if arguments[2] + 0 <= entry_seq + 0 or settled < entry_settled
     or next_expiry > now + MAX_HOLD_LIFETIME or next_expiry <= now and next_expiry + held > 0
     or used + charged + recovered + refunded + settled_in_all + forgotten + of_lines + moved
-      + entry_seq + entry_batch + settled + own_hold + own_expires + held > MAX_AMOUNT then
+      + entry_seq + entry_batch + settled + own_hold + own_expires + held >= MAX_AMOUNT then
     return
   end
 
@@ -77,7 +85,12 @@ local function renew_steady(keys, arguments)
   if batch > entry_batch then
     for line = 1, line_count do
       local name, at = names[line], FIRST_PART + 4 * line - 4
-      local requests, micros, line_cost = match(found_book[line + 2] or '', NUMBERS_3)
+      local value = found_book[line + 2]
+      if not value then
+        of_lines, value = of_lines + 1, '0 0 0'
+        if of_lines > arguments[21] + 0 then return end
+      end
+      local requests, micros, line_cost = match(value, NUMBERS_3)
       if not requests or changes[name] then return end
       requests, micros = requests + arguments[at + 1], micros + arguments[at + 2]
       line_cost, lines_cost = line_cost + arguments[at + 3], lines_cost + arguments[at + 3]
@@ -118,18 +131,30 @@ local function renew_steady(keys, arguments)
     held = others_hold and others or 0
   end
 
+  -- An entry that still settles something is not removed.
+  local leaves = forget and hold == 0 and cost == 0
+  if leaves then forgotten = min(forgotten + settled, settled_in_all) end
+  settled_in_all = settled_in_all + cost
+  local sums = format('%d %d', settled_in_all, forgotten)
+  changes[2] = format('%d 0 %d %d %d %s %d', used, charged, recovered + cost - lines_cost, refunded,
+    sums, of_lines)
   local stated_at = min(arguments[13] + 0, floor(now / 1000))
-  if stated_at >= noted_at + NOTE_SAME_TERMS_EVERY then
+  if not terms or stated_at >= noted_at + NOTE_SAME_TERMS_EVERY then
     changes[#changes + 1] = TERMS
     changes[#changes + 1] = same .. format('%d', stated_at)
   end
-  local settled_text = format('%d', settled_in_all + cost)
-  changes[2] = format('%d 0 %d %d %d ', used, charged, recovered + cost - lines_cost, refunded)
-    .. settled_text .. ' ' .. forgotten .. ' ' .. of_lines
+
   -- As in `renew.lua`, the leases are written before the book.
   local write = redis.call
-  write('HSET', keys[4], lease, arguments[2] .. format(' %d ', entry_batch) .. arguments[4],
-    SUM, settled_text .. ' ' .. forgotten .. ' 0 ' .. moved)
+  if leaves then
+    write('HSET', keys[4], SUM, sums .. ' 0 ' .. moved)
+    write('HDEL', keys[4], lease)
+    if write('HLEN', keys[4]) == 1 then write('DEL', keys[4]) end
+  else
+    write('HSET', keys[4], lease, arguments[2] .. format(' %d ', entry_batch) .. arguments[4],
+      SUM, sums .. ' 0 ' .. moved)
+    if not entry then write('PEXPIREAT', keys[4], format('%d', ends + SETTLEMENT_WINDOW)) end
+  end
   if hold > 0 then
     write('HSET', keys[5], lease, format('%d %d', hold, expires),
       SUM, format('%d %d', held, next_expiry))
@@ -141,9 +166,11 @@ local function renew_steady(keys, arguments)
     write('HSET', keys[5], SUM, format('%d %d', held, next_expiry))
   end
   write('HSET', keys[3], unpack(changes))
+  if not total then write('PEXPIREAT', keys[3], format('%d', ends + BOOK_LIFETIME)) end
+  if leaves then return format('%s %d', FORGOTTEN, now) end
   return format('%s %d %d %d %d %d %d %d 0 0', RENEWED, now, hold, net, held, limit, included,
     pay_as_you_go_limit < max_pay_as_you_go and 1 or 0)
 end
 
-local steady_answer = renew_steady(KEYS, ARGV)
-if steady_answer then return steady_answer end
+local plain_answer = renew_plain(KEYS, ARGV)
+if plain_answer then return plain_answer end
