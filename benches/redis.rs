@@ -349,6 +349,65 @@ async fn many_accounts() {
     }
 }
 
+/// Renewals of leases that are known: each settles a request, and keeps its hold. Two connections
+/// send them by the hundred.
+async fn known_leases() {
+    const ACCOUNTS: u64 = 1_000;
+    let server = RedisServer::start();
+    let bare = Bare::connect(&server).await;
+    let client = redis::Client::open(server.url()).unwrap();
+    let renew_all = |connection: u64, from: u64, until: Instant| {
+        let (bare, client) = (bare.clone(), client.clone());
+        tokio::spawn(async move {
+            let mut link = client.get_multiplexed_async_connection().await.unwrap();
+            let mut seq = from;
+            while Instant::now() < until || seq == from {
+                for first in (0..ACCOUNTS).step_by(100) {
+                    let mut pipe = redis::pipe();
+                    for account in first..first + 100 {
+                        let account = format!("known-{connection}-{account}");
+                        let mut words =
+                            bare.words(&account, &format!("{connection:032x}"), &seq.to_string());
+                        words[bare.first + 3] = (seq * 1_200).to_string();
+                        words.extend(
+                            ["20000\techo\tgpu\tapi\talice", "1", "10", "1200"].map(Into::into),
+                        );
+                        let mut call = redis::cmd(&words[0]);
+                        call.arg(&words[1..]);
+                        pipe.add_command(call);
+                    }
+                    let answers: Vec<String> = pipe.query_async(&mut link).await.unwrap();
+                    assert!(answers.iter().all(|answer| answer.starts_with("renewed ")));
+                }
+                seq += 1;
+            }
+            seq
+        })
+    };
+    // The first round opens them.
+    let mut next = Vec::new();
+    for connection in 0..2 {
+        next.push(renew_all(connection, 1, Instant::now()).await.unwrap());
+    }
+    let mut rates = Vec::new();
+    for _ in 0..5 {
+        let (before, began) = (server.calls("evalsha"), Instant::now());
+        let until = began + Duration::from_secs(2);
+        let tasks =
+            [0, 1].map(|connection| renew_all(connection, next[connection as usize], until));
+        for (task, next) in tasks.into_iter().zip(&mut next) {
+            *next = task.await.unwrap();
+        }
+        rates.push((server.calls("evalsha") - before) as f64 / began.elapsed().as_secs_f64());
+    }
+    let rate = median(&mut rates);
+    println!(
+        "known leases, each renewal settles a request: {rate:.0} renewals a second ({:.0} .. {:.0})",
+        rates[0],
+        rates[rates.len() - 1]
+    );
+}
+
 async fn redis_benchmark(depth: u64) -> f64 {
     let server = RedisServer::start();
     let bare = Bare::connect(&server).await;
@@ -487,6 +546,7 @@ fn main() {
     };
     run("one-account", Box::pin(one_account()));
     run("many-accounts", Box::pin(many_accounts()));
+    run("known-leases", Box::pin(known_leases()));
     run("ahead", Box::pin(ahead_calls()));
     run("memory", Box::pin(memory()));
 }

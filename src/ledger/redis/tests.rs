@@ -13,8 +13,7 @@ use super::{
     super::{
         Amendment, Book, LeaseId, LedgerError, LineKey, Renewal, Terms, Usage, UsageLine,
         histories::{
-            MAX_LINES, Seen, Step, StoredKey, by_book, history, months, nanos, shown,
-            plain_history,
+            MAX_LINES, Seen, Step, StoredKey, by_book, history, months, nanos, plain_history, shown,
         },
     },
     call,
