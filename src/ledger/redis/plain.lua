@@ -29,8 +29,6 @@ local function renew_plain(keys, arguments)
   end
   local lease, names = arguments[1], {}
   for i = FIRST_PART, #arguments, 4 do names[#names + 1] = arguments[i] end
-  local line_count = #names
-  if line_count > 0 then names[line_count + 1] = OTHER_LINE end
   found_lease = read('HMGET', keys[4], lease, SUM)
   found_hold = read('HMGET', keys[5], lease, SUM)
   found_book = read('HMGET', keys[3], TOTAL, TERMS, unpack(names))
@@ -69,8 +67,7 @@ local function renew_plain(keys, arguments)
 
   -- A Lua number holds these exactly, and what becomes of them here, which is less than the most.
   local batch, settled = arguments[3] + 0, arguments[4] + 0
-  used, charged, recovered, refunded = used + 0, charged + 0, recovered + 0, refunded + 0
-  settled_in_all, forgotten, of_lines = settled_in_all + 0, forgotten + 0, of_lines + 0
+  used, settled_in_all, refunded = used + 0, settled_in_all + 0, refunded + 0
   entry_batch, entry_settled = entry_batch + 0, entry_settled + 0
   own_hold, held, next_expiry = own_hold + 0, held + 0, next_expiry + 0
   if arguments[2] + 0 <= entry_seq + 0 or settled < entry_settled
@@ -80,24 +77,24 @@ local function renew_plain(keys, arguments)
     return
   end
 
-  -- The lines, if the batch is news.
-  local cost, lines_cost, changes = settled - entry_settled, 0, { TOTAL, '' }
+  -- The lines, if the batch is news. What changes of the book begins with its totals.
+  local cost, lines_cost, changes, last = settled - entry_settled, 0, { TOTAL, '', '', '' }, 2
   if batch > entry_batch then
-    for line = 1, line_count do
-      local name, at = names[line], FIRST_PART + 4 * line - 4
-      local value = found_book[line + 2]
+    local seen = names[2] and {}
+    for line = 1, #names do
+      local name, value, at = names[line], found_book[line + 2], FIRST_PART + 4 * line - 4
       if not value then
         of_lines, value = of_lines + 1, '0 0 0'
         if of_lines > arguments[21] + 0 then return end
       end
       local requests, micros, line_cost = match(value, NUMBERS_3)
-      if not requests or changes[name] then return end
+      if not requests or seen and seen[name] then return end
       requests, micros = requests + arguments[at + 1], micros + arguments[at + 2]
       line_cost, lines_cost = line_cost + arguments[at + 3], lines_cost + arguments[at + 3]
       if requests + micros + line_cost > MAX_AMOUNT then return end
-      changes[name] = true
-      changes[#changes + 1] = name
-      changes[#changes + 1] = format('%d %d %d', requests, micros, line_cost)
+      if seen then seen[name] = true end
+      changes[last + 1], changes[last + 2] = name, format('%d %d %d', requests, micros, line_cost)
+      last = last + 2
     end
     entry_batch = batch
   end
@@ -111,9 +108,11 @@ local function renew_plain(keys, arguments)
   local rest = cost - max(included - net, 0)
   if rest > 0 then
     local pay_as_you_go = min(charged, max(net - included, 0))
-    charged = charged + min(rest, max(pay_as_you_go_limit - pay_as_you_go, 0))
+    local chargeable = max(pay_as_you_go_limit - pay_as_you_go, 0)
+    charged = format('%d', charged + min(rest, chargeable))
   end
   used, net = used + cost, max(used + cost - refunded, 0)
+  if cost > lines_cost then recovered = format('%d', recovered + cost - lines_cost) end
 
   -- The hold.
   local limit = min(MAX_AMOUNT, included + pay_as_you_go_limit)
@@ -133,15 +132,14 @@ local function renew_plain(keys, arguments)
 
   -- An entry that still settles something is not removed.
   local leaves = forget and hold == 0 and cost == 0
-  if leaves then forgotten = min(forgotten + settled, settled_in_all) end
-  settled_in_all = settled_in_all + cost
-  local sums = format('%d %d', settled_in_all, forgotten)
-  changes[2] = format('%d 0 %d %d %d %s %d', used, charged, recovered + cost - lines_cost, refunded,
-    sums, of_lines)
+  if leaves then forgotten = format('%d', min(forgotten + settled, settled_in_all)) end
+  local sums = format('%d', settled_in_all + cost) .. ' ' .. forgotten
+  changes[2] = format('%d 0 ', used) .. charged .. ' ' .. recovered .. format(' %d ', refunded)
+    .. sums .. ' ' .. of_lines
   local stated_at = min(arguments[13] + 0, floor(now / 1000))
   if not terms or stated_at >= noted_at + NOTE_SAME_TERMS_EVERY then
-    changes[#changes + 1] = TERMS
-    changes[#changes + 1] = same .. format('%d', stated_at)
+    changes[last + 1], changes[last + 2] = TERMS, same .. format('%d', stated_at)
+    last = last + 2
   end
 
   -- As in `renew.lua`, the leases are written before the book.
@@ -165,11 +163,11 @@ local function renew_plain(keys, arguments)
     write('HDEL', keys[5], lease)
     write('HSET', keys[5], SUM, format('%d %d', held, next_expiry))
   end
-  write('HSET', keys[3], unpack(changes))
+  write('HSET', keys[3], unpack(changes, 1, last))
   if not total then write('PEXPIREAT', keys[3], format('%d', ends + BOOK_LIFETIME)) end
   if leaves then return format('%s %d', FORGOTTEN, now) end
-  return format('%s %d %d %d %d %d %d %d 0 0', RENEWED, now, hold, net, held, limit, included,
-    pay_as_you_go_limit < max_pay_as_you_go and 1 or 0)
+  return format('%s %d %d %d %d %d %d', RENEWED, now, hold, net, held, limit, included)
+    .. (pay_as_you_go_limit < max_pay_as_you_go and ' 1 0 0' or ' 0 0 0')
 end
 
 local plain_answer = renew_plain(KEYS, ARGV)

@@ -185,11 +185,14 @@ read_record(found_record)
 if P.included_per_day > 0 then DAYS = DAYS or days() end
 local names = {}
 for i = FIRST_LINE, #ARGV, 4 do names[#names + 1] = ARGV[i] end
-if #names > 0 then names[#names + 1] = OTHER_LINE end
 found_lease = checked(KEYS[4], found_lease or redis.pcall('HMGET', KEYS[4], lease, SUM))
 found_hold = checked(KEYS[5], found_hold or redis.pcall('HMGET', KEYS[5], lease, SUM))
 found_book =
   checked(KEYS[3], found_book or redis.pcall('HMGET', KEYS[3], TOTAL, TERMS, unpack(names)))
+if #names > 0 then
+  names[#names + 1] = OTHER_LINE
+  found_book[#names + 2] = read('HGET', KEYS[3], OTHER_LINE)
+end
 local found_to = current_key and read('HMGET', KEYS[3], MOVED_TO)
 local found_current = current_key
   and read('HMGET', current_key, TOTAL, TERMS, LATE_LINE, MOVED_FROM)
