@@ -340,8 +340,7 @@ fn main() {
         let kinds = ["bare", "tower_governor", "trace", "ahead", "strict", "ahead-memory"]
             .map(|kind| (kind, accounts));
         if wanted(part) {
-            let title =
-                format!("HTTP/1.1, wrk, 64 connections, {accounts} accounts by chance, Redis");
+            let title = format!("HTTP/1.1, wrk, 64 connections, {accounts} accounts by chance");
             compare(&format!("load-{part}.svg"), &title, &kinds, rounds, |server, warm_up| {
                 wrk(server, &folder, accounts, time(warm_up))
             });

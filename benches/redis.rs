@@ -349,7 +349,7 @@ async fn many_accounts() {
     }
 }
 
-/// Renewals of leases that are known: each settles a request, and keeps its hold. Two connections
+/// Renewals of leases that are known: each settles a request and has a hold again. Two connections
 /// send them by the hundred.
 async fn known_leases() {
     const ACCOUNTS: u64 = 1_000;

@@ -323,8 +323,9 @@ pub(super) fn plain_history(rng: &mut Rng) -> Vec<Step> {
     let month = months()[0];
     let lines = [line(rng, nanos(1)).key, line(rng, nanos(1)).key];
     let (seldom, keeps_losses) = (rng.u8(4..80), rng.bool());
-    let [included, pay_as_you_go] =
-        [(); 2].map(|()| nanos([0, rng.i64(0..2_000), 1 << 40][rng.usize(0..3)]));
+    let included = nanos([0, rng.i64(0..2_000), 1 << 40][rng.usize(0..3)]);
+    let most = Credits::MAX.as_nano_usd();
+    let pay_as_you_go = nanos([0, rng.i64(0..2_000), 1 << 40, most][rng.usize(0..4)]);
     let included_per_day = Credits::ZERO;
     // Most have no amounts and times that are as large as can be.
     let is_small = |step: &Step| match step {
@@ -346,8 +347,9 @@ pub(super) fn plain_history(rng: &mut Rng) -> Vec<Step> {
     });
     if keeps_losses {
         for at in (0..steps.len()).rev() {
-            let part = [StoredKey::Record, StoredKey::Book(0), StoredKey::Leases(0)];
-            let lost = Step::Lose { part: part[rng.usize(0..3)], restore: rng.u8(0..4) > 0 };
+            let part =
+                [StoredKey::Record, StoredKey::Book(0), StoredKey::Leases(0), StoredKey::Holds(0)];
+            let lost = Step::Lose { part: part[rng.usize(0..4)], restore: rng.u8(0..4) > 0 };
             match rng.u8(0..12) {
                 0 => steps.insert(at, Step::Save),
                 1 => steps.insert(at, lost),

@@ -104,9 +104,6 @@ local function read_record(found)
   if #record > 0 then read_record_fields(KEYS[1], record) end
 end
 
--- A call takes some thousands of arguments at most.
-local CHUNK = 1000
-
 local function in_chunks(command, key, arguments)
   for from = 1, #arguments, CHUNK do
     redis.call(command, key, unpack(arguments, from, min(#arguments, from + CHUNK - 1)))
@@ -397,6 +394,6 @@ local function write_book(b, ends, terms_changed, fields)
     fields[#fields + 1] = name
     fields[#fields + 1] = format('%d %d %d', unpack(b.lines[name]))
   end
-  redis.call('HSET', b.key, unpack(fields))
+  in_chunks('HSET', b.key, fields)
   if b.is_new then redis.call('PEXPIREAT', b.key, text(ends + BOOK_LIFETIME)) end
 end

@@ -15,3 +15,6 @@ if format('%d', MAX_AMOUNT) ~= MAX_AMOUNT_TEXT then
 end
 
 local now = clock()
+
+-- The most arguments of a call: it takes some thousands.
+local CHUNK = 1000

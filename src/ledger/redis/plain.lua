@@ -1,11 +1,18 @@
 -- Renews a lease of an account that has nothing that few accounts have, as most renewals are. The
--- outcome is that of `renew.lua`, whose keys and arguments it has, in less time: it makes no
--- functions, and leaves text that stays as it is. All that is of another kind is left to
--- `renew.lua`, with what was read: purchased credits, credits and limits of days, parts, permits,
--- terms that changed, months that ended, holds that expired, sums that disagree, and what cannot be
--- read. Between `head.lua` and `numbers.lua`. A test compares it with `Book::renew` on histories.
+-- outcome is that of `renew.lua`, whose keys and arguments it has, in less time: it makes no other
+-- function, and leaves text that stays as it is. What is of another kind is left to `renew.lua`,
+-- with what was read:
+--
+-- * the account has purchased credits, credits or limits of days, or was erased;
+-- * the renewal is of parts, permits, a share of concurrent requests or another month, is an old
+--   one, names a line twice or one beyond the most, or says goodbye for a lease that is not known;
+-- * terms changed, holds expired, sums disagree, amounts are near the largest;
+-- * something cannot be read. The line of what is beyond the most lines is only read there.
+--
+-- Change this with `renew.lua` and `Book::renew`: tests compare them on histories. Between
+-- `head.lua` and `numbers.lua`.
 
--- What was read.
+-- What was read of the keys, for `renew.lua`; nil of those that were not read.
 local found_record, found_lease, found_hold, found_book
 
 -- Answers a renewal. If it is of another kind, answers nothing, and has written nothing.
@@ -14,8 +21,8 @@ local function renew_plain(keys, arguments)
   local begins, ends = arguments[17] + 0, arguments[18] + 0
   if now > arguments[16] + 0 or now >= ends or now + CLOCK_SKEW < begins then return end
 
-  local read = redis.pcall
-  found_record = read('HGETALL', keys[1])
+  local pcall, call = redis.pcall, redis.call
+  found_record = pcall('HGETALL', keys[1])
   local seats, spending_limit = '1', MAX_AMOUNT
   for i = 1, #found_record, 2 do
     local field, value = found_record[i], found_record[i + 1]
@@ -29,15 +36,15 @@ local function renew_plain(keys, arguments)
   end
   local lease, names = arguments[1], {}
   for i = FIRST_PART, #arguments, 4 do names[#names + 1] = arguments[i] end
-  found_lease = read('HMGET', keys[4], lease, SUM)
-  found_hold = read('HMGET', keys[5], lease, SUM)
-  found_book = read('HMGET', keys[3], TOTAL, TERMS, unpack(names))
+  found_lease = pcall('HMGET', keys[4], lease, SUM)
+  found_hold = pcall('HMGET', keys[5], lease, SUM)
+  found_book = pcall('HMGET', keys[3], TOTAL, TERMS, unpack(names))
   local entry, lease_sum = found_lease[1], found_lease[2]
   local own, hold_sum = found_hold[1], found_hold[2]
   local total, terms = found_book[1], found_book[2]
   local forget = arguments[15] == '1'
   if found_record.err or found_lease.err or found_hold.err or found_book.err
-    or own and not hold_sum or not total ~= not terms or forget and not entry then
+    or forget and not entry then
     return
   end
 
@@ -65,40 +72,39 @@ local function renew_plain(keys, arguments)
   local held, next_expiry = match(hold_sum or '0 0', NUMBERS_2)
   if not (entry_seq and own_hold and held) then return end
 
-  -- A Lua number holds these exactly, and what becomes of them here, which is less than the most.
-  local batch, settled = arguments[3] + 0, arguments[4] + 0
+  -- Together they are less than the largest amount, so no sum below has to be reduced to it.
+  local seq, batch, settled = arguments[2] + 0, arguments[3] + 0, arguments[4] + 0
   used, settled_in_all, refunded = used + 0, settled_in_all + 0, refunded + 0
   entry_batch, entry_settled = entry_batch + 0, entry_settled + 0
   own_hold, held, next_expiry = own_hold + 0, held + 0, next_expiry + 0
-  if arguments[2] + 0 <= entry_seq + 0 or settled < entry_settled
+  if seq <= entry_seq + 0 or settled < entry_settled
     or next_expiry > now + MAX_HOLD_LIFETIME or next_expiry <= now and next_expiry + held > 0
     or used + charged + recovered + refunded + settled_in_all + forgotten + of_lines + moved
-      + entry_seq + entry_batch + settled + own_hold + own_expires + held >= MAX_AMOUNT then
+      + seq + batch + entry_batch + settled + own_hold + own_expires + held >= MAX_AMOUNT then
     return
   end
 
-  -- The lines, if the batch is news. What changes of the book begins with its totals.
+  -- The lines, which count if the batch is news. What changes of the book begins with its totals.
+  local is_batch_news, seen = batch > entry_batch, names[2] and {}
   local cost, lines_cost, changes, last = settled - entry_settled, 0, { TOTAL, '', '', '' }, 2
-  if batch > entry_batch then
-    local seen = names[2] and {}
-    for line = 1, #names do
-      local name, value, at = names[line], found_book[line + 2], FIRST_PART + 4 * line - 4
-      if not value then
-        of_lines, value = of_lines + 1, '0 0 0'
-        if of_lines > arguments[21] + 0 then return end
-      end
-      local requests, micros, line_cost = match(value, NUMBERS_3)
-      if not requests or seen and seen[name] then return end
-      requests, micros = requests + arguments[at + 1], micros + arguments[at + 2]
-      line_cost, lines_cost = line_cost + arguments[at + 3], lines_cost + arguments[at + 3]
-      if requests + micros + line_cost > MAX_AMOUNT then return end
-      if seen then seen[name] = true end
+  for line = 1, #names do
+    local name, value, at = names[line], found_book[line + 2], FIRST_PART + 4 * line - 4
+    local requests, micros, line_cost = match(value or '0 0 0', NUMBERS_3)
+    if not requests or seen and seen[name] then return end
+    requests, micros = requests + arguments[at + 1], micros + arguments[at + 2]
+    line_cost = line_cost + arguments[at + 3]
+    if requests + micros + line_cost > MAX_AMOUNT then return end
+    if seen then seen[name] = true end
+    if is_batch_news then
+      if not value then of_lines = of_lines + 1 end
+      lines_cost = lines_cost + arguments[at + 3]
       changes[last + 1], changes[last + 2] = name, format('%d %d %d', requests, micros, line_cost)
       last = last + 2
     end
-    entry_batch = batch
   end
-  if lines_cost > cost then return end
+  if is_batch_news then entry_batch = batch end
+  if of_lines + 0 > arguments[21] + 0 then return end
+  if lines_cost > cost or last > CHUNK then return end
 
   -- Debits the cost: of the included credits first, then as pay-as-you-go.
   local included = arguments[10] + 0
@@ -126,7 +132,7 @@ local function renew_plain(keys, arguments)
     held = others + hold
     if next_expiry == 0 or expires < next_expiry then next_expiry = expires end
   elseif own_hold > 0 then
-    others_hold = redis.call('HLEN', keys[5]) > 2
+    others_hold = call('HLEN', keys[5]) > 2
     held = others_hold and others or 0
   end
 
@@ -135,7 +141,7 @@ local function renew_plain(keys, arguments)
   if leaves then forgotten = format('%d', min(forgotten + settled, settled_in_all)) end
   local sums = format('%d', settled_in_all + cost) .. ' ' .. forgotten
   changes[2] = format('%d 0 ', used) .. charged .. ' ' .. recovered .. format(' %d ', refunded)
-    .. sums .. ' ' .. of_lines
+    .. sums .. format(' %d', of_lines)
   local stated_at = min(arguments[13] + 0, floor(now / 1000))
   if not terms or stated_at >= noted_at + NOTE_SAME_TERMS_EVERY then
     changes[last + 1], changes[last + 2] = TERMS, same .. format('%d', stated_at)
@@ -143,28 +149,27 @@ local function renew_plain(keys, arguments)
   end
 
   -- As in `renew.lua`, the leases are written before the book.
-  local write = redis.call
   if leaves then
-    write('HSET', keys[4], SUM, sums .. ' 0 ' .. moved)
-    write('HDEL', keys[4], lease)
-    if write('HLEN', keys[4]) == 1 then write('DEL', keys[4]) end
+    call('HSET', keys[4], SUM, sums .. ' 0 ' .. moved)
+    call('HDEL', keys[4], lease)
+    if call('HLEN', keys[4]) == 1 then call('DEL', keys[4]) end
   else
-    write('HSET', keys[4], lease, arguments[2] .. format(' %d ', entry_batch) .. arguments[4],
+    call('HSET', keys[4], lease, arguments[2] .. format(' %d ', entry_batch) .. arguments[4],
       SUM, sums .. ' 0 ' .. moved)
-    if not entry then write('PEXPIREAT', keys[4], format('%d', ends + SETTLEMENT_WINDOW)) end
+    if not entry then call('PEXPIREAT', keys[4], format('%d', ends + SETTLEMENT_WINDOW)) end
   end
   if hold > 0 then
-    write('HSET', keys[5], lease, format('%d %d', hold, expires),
+    call('HSET', keys[5], lease, format('%d %d', hold, expires),
       SUM, format('%d %d', held, next_expiry))
-    if not hold_sum then write('PEXPIREAT', keys[5], format('%d', ends + SETTLEMENT_WINDOW)) end
+    if not hold_sum then call('PEXPIREAT', keys[5], format('%d', ends + SETTLEMENT_WINDOW)) end
   elseif not others_hold then
-    write('DEL', keys[5])
+    call('DEL', keys[5])
   elseif own_hold > 0 then
-    write('HDEL', keys[5], lease)
-    write('HSET', keys[5], SUM, format('%d %d', held, next_expiry))
+    call('HDEL', keys[5], lease)
+    call('HSET', keys[5], SUM, format('%d %d', held, next_expiry))
   end
-  write('HSET', keys[3], unpack(changes, 1, last))
-  if not total then write('PEXPIREAT', keys[3], format('%d', ends + BOOK_LIFETIME)) end
+  call('HSET', keys[3], unpack(changes, 1, last))
+  if not total then call('PEXPIREAT', keys[3], format('%d', ends + BOOK_LIFETIME)) end
   if leaves then return format('%s %d', FORGOTTEN, now) end
   return format('%s %d %d %d %d %d %d', RENEWED, now, hold, net, held, limit, included)
     .. (pay_as_you_go_limit < max_pay_as_you_go and ' 1 0 0' or ' 0 0 0')

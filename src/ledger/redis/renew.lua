@@ -1,5 +1,7 @@
--- Renews a lease. The same function as `Book::renew` in `../book/renewal.rs`, step for step: change
--- both or neither. `numbers.lua` and `account.lua` come before this.
+-- Renews a lease. The same function as `Book::renew` in `../book/renewal.rs`, step for step, and as
+-- `plain.lua`: change all or none. `numbers.lua` and `account.lua` come before this, and before
+-- them `plain.lua`, which answers renewals that need none of what few accounts have, and else
+-- leaves what it read.
 --
 -- KEYS[3]  the period's book
 -- KEYS[4]  the period's leases

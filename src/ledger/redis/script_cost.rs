@@ -2,7 +2,7 @@
 //! wire: a table that `scripts/faults` prints. Schema version 4, which had no parts, is beside it
 //! in the same run.
 
-use std::{collections::HashMap, slice, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use redis::{Script, aio::MultiplexedConnection};
 
@@ -209,7 +209,7 @@ while at < #arguments do
   redis.call('HGETALL', record)
   redis.call('HMGET', leases, lease, 'sum')
   redis.call('HMGET', holds, lease, 'sum')
-  redis.call('HMGET', book, 'total', 'terms', line, 'other')
+  redis.call('HMGET', book, 'total', 'terms', line)
   redis.call('HSET', leases, lease, '123 123 1234567', 'sum', '1234567 0 0 0')
   redis.call('HSET', holds, lease, '120000 1793491200000', 'sum', '120000 1793491200000')
   redis.call('HSET', book, 'total', '1234567 0 0 0 0 1234567 0 1', line, '123 1234567 1234567')
@@ -257,15 +257,8 @@ async fn what_several_renewals_in_a_call_would_save() {
                 })
                 .collect();
             let mut pipe = redis::pipe();
-            if number == 0 {
-                // New leases are of another kind.
-                for call in &calls {
-                    pipe.add_command(joined(slice::from_ref(call), one.get_hash(), true));
-                }
-            } else {
-                for calls in calls.chunks(*together) {
-                    pipe.add_command(joined(calls, script.get_hash(), kind == 0));
-                }
+            for calls in calls.chunks(*together) {
+                pipe.add_command(joined(calls, script.get_hash(), kind == 0));
             }
             redis::cmd("CONFIG").arg("RESETSTAT").exec_async(&mut link).await.unwrap();
             let answers: Vec<redis::Value> = pipe.query_async(&mut link).await.unwrap();
