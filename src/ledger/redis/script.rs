@@ -127,9 +127,9 @@ pub(super) fn amend_text(clock: &str) -> String {
     changing(clock, "", AMEND, &constants)
 }
 
-/// The text of a script that changes an account, which begins with `first`. What follows the numbers
-/// is in a function: what is captured from outside of one is found at once, and from inside only by
-/// a search.
+/// The text of a script that changes an account, in which `first` comes before the numbers. What
+/// follows them is in a function: what is captured from outside of one is found at once, and from
+/// inside only by a search.
 fn changing(clock: &str, first: &str, script: &str, constants: &[Constant]) -> String {
     let texts = [clock, HEAD, first, NUMBERS, "return (function()", ACCOUNT, script, "end)()"];
     filled_in(&texts, constants)
