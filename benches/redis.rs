@@ -349,8 +349,8 @@ async fn many_accounts() {
     }
 }
 
-/// Renewals of leases that are known: each settles a request and has a hold again. Two connections
-/// send them by the hundred.
+/// Renewals of leases that the ledger already has. Each settles one request and asks for a new
+/// hold. Two connections send pipelines of 100, each for accounts of its own.
 async fn known_leases() {
     const ACCOUNTS: u64 = 1_000;
     let server = RedisServer::start();
@@ -384,7 +384,7 @@ async fn known_leases() {
             seq
         })
     };
-    // The first round opens them.
+    // The first round creates the leases.
     let mut next = Vec::new();
     for connection in 0..2 {
         next.push(renew_all(connection, 1, Instant::now()).await.unwrap());

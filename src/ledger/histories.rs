@@ -316,9 +316,10 @@ pub(super) fn history(rng: &mut Rng) -> Vec<Step> {
     steps
 }
 
-/// A history of which many renewals are plain: in the middle of one month, with terms that stay and
-/// lines that come again, and with nothing but what every account has. Each of these is otherwise
-/// now and then.
+/// A history with many plain renewals: in one month, with terms that stay and lines that come
+/// again, and without parts, permits, shares and limits of days. Each of these is broken once in
+/// `seldom` times.
+#[cfg(feature = "redis")]
 pub(super) fn plain_history(rng: &mut Rng) -> Vec<Step> {
     let month = months()[0];
     let lines = [line(rng, nanos(1)).key, line(rng, nanos(1)).key];
@@ -327,7 +328,7 @@ pub(super) fn plain_history(rng: &mut Rng) -> Vec<Step> {
     let most = Credits::MAX.as_nano_usd();
     let pay_as_you_go = nanos([0, rng.i64(0..2_000), 1 << 40, most][rng.usize(0..4)]);
     let included_per_day = Credits::ZERO;
-    // Most have no amounts and times that are as large as can be.
+    // Seven of eight have no amount or time of 2^40 or more.
     let is_small = |step: &Step| match step {
         Step::Renew { renewal: Renewal { settled, lines, .. }, .. } => {
             let is_short = |line: &UsageLine| line.usage.compute_micros < 1 << 40;
@@ -347,9 +348,9 @@ pub(super) fn plain_history(rng: &mut Rng) -> Vec<Step> {
     });
     if keeps_losses {
         for at in (0..steps.len()).rev() {
-            let part =
+            let keys =
                 [StoredKey::Record, StoredKey::Book(0), StoredKey::Leases(0), StoredKey::Holds(0)];
-            let lost = Step::Lose { part: part[rng.usize(0..4)], restore: rng.u8(0..4) > 0 };
+            let lost = Step::Lose { part: keys[rng.usize(0..4)], restore: rng.u8(0..4) > 0 };
             match rng.u8(0..12) {
                 0 => steps.insert(at, Step::Save),
                 1 => steps.insert(at, lost),

@@ -1,6 +1,6 @@
 -- Changes an account, corrects or closes one of its months, or erases it. The same functions as
 -- `AccountState::amend` and `AccountState::claim` in Rust, step for step: change both or neither.
--- `numbers.lua` and `account.lua` come before this.
+-- `head.lua`, `numbers.lua` and `account.lua` come before this.
 --
 -- ARGV[1]  the action, and its keys and arguments:
 --   grant  id "amount left expires"

@@ -1,5 +1,5 @@
--- What every script that changes an account begins with: exact numbers, and the moment. Rust writes
--- the constants in capital letters into the text; see `script.rs`.
+-- Start of every script that changes an account, after the clock: exact numbers, and the current
+-- time. Rust writes the constants in capital letters into the text; see `script.rs`.
 --
 -- All amounts are whole nano-dollars up to 2^53 - 1, which a Lua number holds exactly; larger sums
 -- are reduced to it. Numbers are written with `%d`, because `tostring` rounds to 14 digits.
@@ -16,5 +16,5 @@ end
 
 local now = clock()
 
--- The most arguments of a call: it takes some thousands.
+-- The most arguments that a script gives to one command: `unpack` takes some thousands.
 local CHUNK = 1000

@@ -1,9 +1,9 @@
 //! The ledger in Redis: balances that any number of nodes share.
 //!
 //! `renew.lua` runs a whole renewal in one atomic step on the server, `amend.lua` a change of an
-//! account. Most renewals are of accounts that have nothing special: `plain.lua`, which comes
-//! before `renew.lua` in the same script, does them in half the time. The keys of an account share
-//! a slot:
+//! account. Most renewals are plain: of accounts without purchased credits, limits or credits of
+//! days, parts, and rates over all nodes. `plain.lua` comes first in the same script and answers
+//! those, in less than half the time. The keys of an account share a slot:
 //!
 //! | key | content | lifetime |
 //! |---|---|---|

@@ -1,5 +1,5 @@
--- Sums and differences of amounts, and what is read, in every script that changes an account: after
--- `head.lua`.
+-- Sums and differences of amounts, and checks of what is read, for every script that changes an
+-- account.
 
 local function add(x, y)
   local sum = x + y
@@ -39,8 +39,8 @@ end
 
 local function read(command, key, ...) return checked(key, redis.pcall(command, key, ...)) end
 
--- Parses whole numbers, up to eight, as one of the patterns NUMBERS_1 to NUMBERS_8 has them; zeros
--- if there is no value. `wanted` tells the operator what to write.
+-- Parses the one to eight whole numbers that a pattern captures; zeros if there is no value.
+-- `wanted` tells the operator what to write.
 local function numbers(key, field, value, pattern, wanted)
   if not value then return 0, 0, 0, 0, 0, 0, 0, 0 end
   local a, b, c, d, e, f, g, h = match(value, pattern)

@@ -1,16 +1,21 @@
--- Renews a lease of an account that has nothing that few accounts have, as most renewals are. The
--- outcome is that of `renew.lua`, whose keys and arguments it has, in less time: it makes no other
--- function, and leaves text that stays as it is. What is of another kind is left to `renew.lua`,
--- with what was read:
+-- Renews a lease if nothing special is involved, as in most renewals. It has the keys, arguments
+-- and outcome of `renew.lua`, and takes less time: it is one function, and it copies text that does
+-- not change. It leaves a renewal to `renew.lua`, with what it has read, if
 --
--- * the account has purchased credits, credits or limits of days, or was erased;
--- * the renewal is of parts, permits, a share of concurrent requests or another month, is an old
---   one, names a line twice or one beyond the most, or says goodbye for a lease that is not known;
--- * terms changed, holds expired, sums disagree, amounts are near the largest;
--- * something cannot be read. The line of what is beyond the most lines is only read there.
+-- * the record has another field than seats, spending limit and closed month;
+-- * the renewal has parts, permits, a share of concurrent requests, or a limit or credits of a day;
+--   is not of the current month; is late or repeated; says goodbye for an unknown lease;
+-- * a line is named twice, or would exceed `max_lines`, or the lines cost more than is newly
+--   settled, or there are too many for one command;
+-- * the terms changed, a hold may have expired, the sums differ, or amounts are near the largest;
+-- * a value cannot be read. Only `renew.lua` reads the line `other`.
 --
--- Change this with `renew.lua` and `Book::renew`: tests compare them on histories. Between
--- `head.lua` and `numbers.lua`.
+-- It comes after `head.lua` and before `numbers.lua`. Whoever changes it changes `renew.lua` and
+-- `Book::renew`: tests compare the three.
+--
+-- Arguments by number, as in the head of `renew.lua`: 1 lease, 2 seq, 3 batch, 4 settled, 6 keep,
+-- 7 refill, 8 need, 9 extra, 10 included, 11 per_seat, 12 pay_as_you_go, 13 stated_at, 14 ttl,
+-- 15 forget, 16 not_after, 17 begins, 18 ends, 21 max_lines.
 
 -- What was read of the keys, for `renew.lua`; nil of those that were not read.
 local found_record, found_lease, found_hold, found_book
@@ -48,18 +53,18 @@ local function renew_plain(keys, arguments)
     return
   end
 
-  -- The terms are the book's.
+  -- The terms are those of the book.
   local max_pay_as_you_go = arguments[12] + 0
-  local same = arguments[10] .. ' ' .. arguments[11] .. ' '
+  local terms_text = arguments[10] .. ' ' .. arguments[11] .. ' '
     .. (max_pay_as_you_go == MAX_AMOUNT and UNLIMITED or arguments[12]) .. ' ' .. seats .. ' '
-  local noted_at = 0
+  local book_stated_at = 0
   if terms then
-    noted_at = sub(terms, 1, #same) == same and match(terms, NUMBERS_1, #same + 1)
-    if not noted_at or noted_at * 1000 > now then return end
+    book_stated_at = sub(terms, 1, #terms_text) == terms_text and match(terms, NUMBERS_1, #terms_text + 1)
+    if not book_stated_at or book_stated_at * 1000 > now then return end
   end
 
   -- Nothing was purchased, and the book and the leases agree.
-  local used, purchased_used, charged, recovered, refunded, settled_in_all, forgotten, of_lines =
+  local used, purchased_used, charged, recovered, refunded, settled_in_all, forgotten, line_count =
     match(total or '0 0 0 0 0 0 0 0', NUMBERS_8)
   local lease_settled, lease_forgotten, behind_until, moved =
     match(lease_sum or '0 0 0 0', NUMBERS_4)
@@ -72,19 +77,20 @@ local function renew_plain(keys, arguments)
   local held, next_expiry = match(hold_sum or '0 0', NUMBERS_2)
   if not (entry_seq and own_hold and held) then return end
 
-  -- Together they are less than the largest amount, so no sum below has to be reduced to it.
+  -- If all these amounts together are less than the largest one, so are sums of them. Sums with
+  -- terms are limited where they are made.
   local seq, batch, settled = arguments[2] + 0, arguments[3] + 0, arguments[4] + 0
   used, settled_in_all, refunded = used + 0, settled_in_all + 0, refunded + 0
   entry_batch, entry_settled = entry_batch + 0, entry_settled + 0
   own_hold, held, next_expiry = own_hold + 0, held + 0, next_expiry + 0
   if seq <= entry_seq + 0 or settled < entry_settled
     or next_expiry > now + MAX_HOLD_LIFETIME or next_expiry <= now and next_expiry + held > 0
-    or used + charged + recovered + refunded + settled_in_all + forgotten + of_lines + moved
+    or used + charged + recovered + refunded + settled_in_all + forgotten + line_count + moved
       + seq + batch + entry_batch + settled + own_hold + own_expires + held >= MAX_AMOUNT then
     return
   end
 
-  -- The lines, which count if the batch is news. What changes of the book begins with its totals.
+  -- The lines, which count only if the batch is news. `changes` begins with the book's totals.
   local is_batch_news, seen = batch > entry_batch, names[2] and {}
   local cost, lines_cost, changes, last = settled - entry_settled, 0, { TOTAL, '', '', '' }, 2
   for line = 1, #names do
@@ -96,14 +102,14 @@ local function renew_plain(keys, arguments)
     if requests + micros + line_cost > MAX_AMOUNT then return end
     if seen then seen[name] = true end
     if is_batch_news then
-      if not value then of_lines = of_lines + 1 end
+      if not value then line_count = line_count + 1 end
       lines_cost = lines_cost + arguments[at + 3]
       changes[last + 1], changes[last + 2] = name, format('%d %d %d', requests, micros, line_cost)
       last = last + 2
     end
   end
   if is_batch_news then entry_batch = batch end
-  if of_lines + 0 > arguments[21] + 0 then return end
+  if line_count + 0 > arguments[21] + 0 then return end
   if lines_cost > cost or last > CHUNK then return end
 
   -- Debits the cost: of the included credits first, then as pay-as-you-go.
@@ -141,10 +147,10 @@ local function renew_plain(keys, arguments)
   if leaves then forgotten = format('%d', min(forgotten + settled, settled_in_all)) end
   local sums = format('%d', settled_in_all + cost) .. ' ' .. forgotten
   changes[2] = format('%d 0 ', used) .. charged .. ' ' .. recovered .. format(' %d ', refunded)
-    .. sums .. format(' %d', of_lines)
+    .. sums .. format(' %d', line_count)
   local stated_at = min(arguments[13] + 0, floor(now / 1000))
-  if not terms or stated_at >= noted_at + NOTE_SAME_TERMS_EVERY then
-    changes[last + 1], changes[last + 2] = TERMS, same .. format('%d', stated_at)
+  if not terms or stated_at >= book_stated_at + NOTE_SAME_TERMS_EVERY then
+    changes[last + 1], changes[last + 2] = TERMS, terms_text .. format('%d', stated_at)
     last = last + 2
   end
 

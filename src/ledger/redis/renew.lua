@@ -1,7 +1,6 @@
--- Renews a lease. The same function as `Book::renew` in `../book/renewal.rs`, step for step, and as
--- `plain.lua`: change all or none. `numbers.lua` and `account.lua` come before this, and before
--- them `plain.lua`, which answers renewals that need none of what few accounts have, and else
--- leaves what it read.
+-- Renews a lease: the same function as `Book::renew` in `../book/renewal.rs`, step for step. Before
+-- it come `head.lua`, `plain.lua`, `numbers.lua` and `account.lua`. `plain.lua` answers plain
+-- renewals, and leaves the rest here, with what it read in `found_..`. Change all three or none.
 --
 -- KEYS[3]  the period's book
 -- KEYS[4]  the period's leases

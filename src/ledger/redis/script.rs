@@ -127,15 +127,15 @@ pub(super) fn amend_text(clock: &str) -> String {
     changing(clock, "", AMEND, &constants)
 }
 
-/// The text of a script that changes an account, in which `first` comes before the numbers. What
-/// follows them is in a function: what is captured from outside of one is found at once, and from
-/// inside only by a search.
+/// The text of a script that changes an account, in which `first` comes before `numbers.lua`. The
+/// rest is in a function: a closure that is made finds a variable of an outer function at once, and
+/// one of the same function only by a search.
 fn changing(clock: &str, first: &str, script: &str, constants: &[Constant]) -> String {
     let texts = [clock, HEAD, first, NUMBERS, "return (function()", ACCOUNT, script, "end)()"];
     filled_in(&texts, constants)
 }
 
-/// The constants that all scripts may have, but for those that only one has.
+/// Constants that every script may use. Each text adds its own.
 fn account_constants() -> Vec<Constant> {
     vec![
         number("MAX_AMOUNT", Credits::MAX.as_nano_usd().unsigned_abs()),

@@ -304,7 +304,7 @@ async fn the_script_and_the_book_agree_state_for_state() {
 /// The line of the script that answers a plain renewal.
 const IF_PLAIN: &str = "if plain_answer then return plain_answer end";
 
-/// Most renewals are plain, and answered by `plain.lua`.
+/// `plain.lua` answers many of these renewals, with the outcome of the book.
 #[tokio::test]
 async fn plain_renewals_have_the_outcome_that_the_book_has() {
     let histories = std::env::var("HISTORIES")
@@ -342,14 +342,16 @@ async fn plain_renewals_have_the_outcome_that_the_book_has() {
 /// What a key holds, and when it expires.
 type Stored = (BTreeMap<String, String>, i64);
 
-/// Word for word and key for key, also when something that is stored was damaged.
+/// The script answers and stores the same with and without `plain.lua`, also if a stored value is
+/// damaged.
 #[tokio::test]
 async fn without_the_short_way_the_script_does_the_same() {
-    const NAMES: [&str; 2] = ["with", "sans"];
+    // Of equal length, so that the accounts' keys are.
+    const NAMES: [&str; 2] = ["short", "whole"];
     let server = RedisServer::start_with(&["--appendonly", "no"]);
     let mut link = connected(&server).await;
     let text = script::renew_text(TEST_CLOCK);
-    // The keys that were found are read again.
+    // `plain.lua` is not called, so `renew.lua` reads the keys itself.
     let without =
         text.replace("local plain_answer = renew_plain(KEYS, ARGV)", "local plain_answer");
     assert_ne!(text, without);
@@ -370,7 +372,7 @@ async fn without_the_short_way_the_script_does_the_same() {
                 _ => continue,
             };
             let [keys, others] =
-                [0, 1].map(|side| Keys::new("tc", &accounts[side], period)).map(all_keys);
+                [0, 1].map(|side| Keys::new("tc", &accounts[side], period)).map(keys_of_month);
             let stored = damage(&mut link, &mut rng, is_damaged, [&keys, &others]).await;
             let mut pipe = redis::pipe();
             pipe.cmd("SET").arg("test:clock").arg(now.as_millis().to_string());
@@ -389,7 +391,7 @@ async fn without_the_short_way_the_script_does_the_same() {
                 });
             }
             let said: Vec<Value> = link.send_packed_commands(&pipe, 0, 3).await.unwrap();
-            let [with, sans] = [1, 2].map(|side| {
+            let [short, whole] = [1, 2].map(|side| {
                 let said = said[side].clone().extract_error().map_err(|error| {
                     // Redis adds the script's hash.
                     let text = error.to_string();
@@ -398,13 +400,14 @@ async fn without_the_short_way_the_script_does_the_same() {
                 });
                 format!("{said:?}")
             });
-            assert_eq!(with, sans, "history {seed}, {step:?}");
-            let (of_with, of_sans) =
+            assert_eq!(short, whole, "history {seed}, {step:?}");
+            let (of_short, of_whole) =
                 (state(&mut link, &keys).await, state(&mut link, &others).await);
-            assert_eq!(of_with, of_sans, "history {seed}, {step:?}");
-            *(if with.starts_with("Ok") { &mut answers } else { &mut errors }) += 1;
+            assert_eq!(of_short, of_whole, "history {seed}, {step:?}");
+            *(if short.starts_with("Ok") { &mut answers } else { &mut errors }) += 1;
             steps += 1;
-            if let Some((key, field, value, damaged)) = stored {
+            // Unless the step wrote another value.
+            if let Some(Damage { key, field, before, after }) = stored {
                 for key in [&keys[key], &others[key]] {
                     let found: Option<String> = redis::cmd("HGET")
                         .arg(key)
@@ -412,9 +415,9 @@ async fn without_the_short_way_the_script_does_the_same() {
                         .query_async(&mut link)
                         .await
                         .unwrap();
-                    if found.as_ref() == Some(&damaged) {
+                    if found.as_ref() == Some(&after) {
                         let mut set = redis::cmd("HSET");
-                        set.arg(key).arg(&field).arg(&value).exec_async(&mut link).await.unwrap();
+                        set.arg(key).arg(&field).arg(&before).exec_async(&mut link).await.unwrap();
                     }
                 }
             }
@@ -424,8 +427,8 @@ async fn without_the_short_way_the_script_does_the_same() {
     assert!(answers > 10_000 && errors > 500, "{answers} answers, {errors} errors");
 }
 
-/// The keys that a renewal writes.
-fn all_keys(keys: Keys) -> [String; 5] {
+/// The keys of an account and one month, without those of parts and claims.
+fn keys_of_month(keys: Keys) -> [String; 5] {
     [keys.record, keys.spent, keys.book, keys.leases, keys.holds]
 }
 
@@ -442,35 +445,42 @@ async fn state(link: &mut redis::aio::MultiplexedConnection, keys: &[String; 5])
     all.chunks(2).map(read).collect()
 }
 
-/// Now and then damages a value of the first account, and the same of the second one. Returns the
-/// key's place, the field, the value before, and the damaged one.
+/// A value that was damaged: the number of its key, its field, what it was and what it is.
+struct Damage {
+    key: usize,
+    field: String,
+    before: String,
+    after: String,
+}
+
+/// Damages the same value of both accounts, in a quarter of the steps.
 async fn damage(
     link: &mut redis::aio::MultiplexedConnection,
     rng: &mut Rng,
     is_damaged: bool,
     [keys, others]: [&[String; 5]; 2],
-) -> Option<(usize, String, String, String)> {
+) -> Option<Damage> {
     if !is_damaged || rng.u8(0..4) > 0 {
         return None;
     }
     let key = [0, 2, 3, 4][rng.usize(0..4)];
     let hash: BTreeMap<String, String> =
         redis::cmd("HGETALL").arg(&keys[key]).query_async(link).await.unwrap();
-    // What is beyond the most lines is only read with the lines of a renewal that has to use it.
+    // Only `renew.lua` reads the line `other`, and so finds damage there.
     let hash: Vec<_> = hash.into_iter().filter(|(field, _)| field != schema::OTHER_LINE).collect();
     if hash.is_empty() {
         return None;
     }
-    let (field, value) = hash[rng.usize(0..hash.len())].clone();
-    let mut words: Vec<&str> = value.split(' ').collect();
+    let (field, before) = hash[rng.usize(0..hash.len())].clone();
+    let mut words: Vec<&str> = before.split(' ').collect();
     let word = rng.usize(0..words.len());
     words[word] = ["x", "", "-1", "1e3", "0x10", "9007199254740992", "99999999999999999999", " 1"]
         [rng.usize(0..8)];
-    let damaged = words.join(" ");
+    let after = words.join(" ");
     for key in [&keys[key], &others[key]] {
-        redis::cmd("HSET").arg(key).arg(&field).arg(&damaged).exec_async(link).await.unwrap();
+        redis::cmd("HSET").arg(key).arg(&field).arg(&after).exec_async(link).await.unwrap();
     }
-    Some((key, field, value, damaged))
+    Some(Damage { key, field, before, after })
 }
 
 /// There, `%d` has 32 bits, which the script finds out by a number: here by another one.
