@@ -59,7 +59,8 @@ local function renew_plain(keys, arguments)
     .. (max_pay_as_you_go == MAX_AMOUNT and UNLIMITED or arguments[12]) .. ' ' .. seats .. ' '
   local book_stated_at = 0
   if terms then
-    book_stated_at = sub(terms, 1, #terms_text) == terms_text and match(terms, NUMBERS_1, #terms_text + 1)
+    book_stated_at = sub(terms, 1, #terms_text) == terms_text
+      and match(terms, NUMBERS_1, #terms_text + 1)
     if not book_stated_at or book_stated_at * 1000 > now then return end
   end
 

@@ -195,6 +195,12 @@ pub(super) async fn connected(server: &RedisServer) -> redis::aio::MultiplexedCo
     client.get_multiplexed_async_connection_with_config(&config).await.unwrap()
 }
 
+/// The number of histories that a test plays.
+fn histories() -> u64 {
+    let set = std::env::var("HISTORIES");
+    set.map_or(10_000, |histories| histories.parse().expect("HISTORIES is a number"))
+}
+
 async fn scripts(link: &mut redis::aio::MultiplexedConnection) -> [Script; 4] {
     let old = |at: usize| SCHEMA_4[at].replace("--CLOCK--\n", TEST_CLOCK);
     let new = [script::renew_text(TEST_CLOCK), script::amend_text(TEST_CLOCK)];
@@ -208,8 +214,7 @@ async fn scripts(link: &mut redis::aio::MultiplexedConnection) -> [Script; 4] {
 
 #[tokio::test]
 async fn the_script_and_the_book_agree_state_for_state() {
-    let histories = std::env::var("HISTORIES")
-        .map_or(10_000, |histories| histories.parse().expect("HISTORIES is a number"));
+    let histories = histories();
     let server = RedisServer::start_with(&["--appendonly", "no"]);
     let mut link = connected(&server).await;
     let scripts = scripts(&mut link).await;
@@ -301,20 +306,17 @@ async fn the_script_and_the_book_agree_state_for_state() {
     );
 }
 
-/// The line of the script that answers a plain renewal.
-const IF_PLAIN: &str = "if plain_answer then return plain_answer end";
-
 /// `plain.lua` answers many of these renewals, with the outcome of the book.
 #[tokio::test]
 async fn plain_renewals_have_the_outcome_that_the_book_has() {
-    let histories = std::env::var("HISTORIES")
-        .map_or(10_000, |histories| histories.parse().expect("HISTORIES is a number"));
+    let histories = histories();
     let server = RedisServer::start_with(&["--appendonly", "no"]);
     let mut link = connected(&server).await;
     let renew = script::renew_text(TEST_CLOCK);
-    assert_eq!(renew.matches(IF_PLAIN).count(), 1);
-    let counted = "if plain_answer then redis.call('INCR', 'test:plain') return plain_answer end";
-    let scripts = [renew.replace(IF_PLAIN, counted), script::amend_text(TEST_CLOCK)]
+    let answers = "if plain_answer then return plain_answer end";
+    assert_eq!(renew.matches(answers).count(), 1);
+    let counts = "if plain_answer then redis.call('INCR', 'test:plain') return plain_answer end";
+    let scripts = [renew.replace(answers, counts), script::amend_text(TEST_CLOCK)]
         .map(|text| Script::new(&text));
     for script in &scripts {
         script.load_async(&mut link).await.unwrap();
@@ -339,7 +341,7 @@ async fn plain_renewals_have_the_outcome_that_the_book_has() {
     assert!(plain > renewals / 5 || histories < 1_000, "{plain} of {renewals}");
 }
 
-/// What a key holds, and when it expires.
+/// The content of a key, and the moment at which it expires.
 type Stored = (BTreeMap<String, String>, i64);
 
 /// The script answers and stores the same with and without `plain.lua`, also if a stored value is
@@ -508,8 +510,7 @@ async fn numbers_are_written_whole_where_whole_numbers_have_32_bits() {
 /// An upgrade while old and new nodes run: they share accounts, and none disturbs the other.
 #[tokio::test]
 async fn nodes_of_the_version_before_share_accounts_with_those_of_this_one() {
-    let histories = std::env::var("HISTORIES")
-        .map_or(10_000, |histories| histories.parse().expect("HISTORIES is a number"));
+    let histories = histories();
     let server = RedisServer::start_with(&["--appendonly", "no"]);
     let mut link = connected(&server).await;
     let scripts = scripts(&mut link).await;
