@@ -29,7 +29,7 @@ use tower_credits::{
     RedisLedger,
     clock::UnixTime,
     identify::IdentityFromExtensions,
-    ledger::{LeaseId, Ledger, Outcome, Renewal, Terms},
+    ledger::{LeaseId, Ledger, LineKey, Outcome, Renewal, Terms, Usage, UsageLine},
 };
 
 use self::redis_server::RedisServer;
@@ -316,7 +316,7 @@ async fn many_accounts() {
         .build()
         .unwrap();
     let (service, next) = (meter.layer(Echo), Arc::new(AtomicU64::new(0)));
-    let (before, began) = (server.calls("evalsha"), Instant::now());
+    let (before, began) = (renewals(&server), Instant::now());
     let tasks: Vec<_> = (0..1_000)
         .map(|_| {
             let (mut service, users, next) =
@@ -335,7 +335,7 @@ async fn many_accounts() {
     for task in tasks {
         task.await.unwrap();
     }
-    let renewals = (server.calls("evalsha") - before) as f64 / began.elapsed().as_secs_f64();
+    let renewals = (renewals(&server) - before) as f64 / began.elapsed().as_secs_f64();
     let admissions = 3.0 * ACCOUNTS as f64 / began.elapsed().as_secs_f64();
     drop(meter.shutdown().await);
 
@@ -347,6 +347,21 @@ async fn many_accounts() {
             renewals / peer
         );
     }
+}
+
+/// The renewals that a server made: each reads the record once, and a call can be for several.
+fn renewals(server: &RedisServer) -> u64 {
+    server.calls("hgetall")
+}
+
+/// The processor time that a server took, in seconds.
+fn processor(server: &RedisServer) -> f64 {
+    let info = server.command(&["INFO", "cpu"]);
+    let of = |field: &str| -> f64 {
+        let value = info.lines().find_map(|line| line.strip_prefix(field));
+        value.and_then(|value| value.trim().parse().ok()).unwrap()
+    };
+    of("used_cpu_sys:") + of("used_cpu_user:")
 }
 
 /// Renewals of leases that the ledger already has. Each settles one request and asks for a new
@@ -408,6 +423,80 @@ async fn known_leases() {
     );
 }
 
+/// The same by the ledger, which sends several in one call: so many tasks, each with an account of
+/// its own.
+async fn by_ledger() {
+    for tasks in [4_u64, 64, 1_000] {
+        let server = RedisServer::start();
+        let ledger = RedisLedger::connect(server.url()).await.unwrap();
+        let work = |from: u64, until: Instant| {
+            let ledger = ledger.clone();
+            let tasks = (0..tasks).map(|task| {
+                let ledger = ledger.clone();
+                tokio::spawn(async move {
+                    let account = Account::user(&format!("known-{task}")).unwrap();
+                    let period = Period::containing(UnixTime::now());
+                    let mut seq = from;
+                    while Instant::now() < until || seq == from {
+                        let renewal = settles(seq);
+                        let within = Duration::from_secs(5);
+                        let answer =
+                            ledger.renew(&account, period, &renewal, within).await.unwrap();
+                        assert!(matches!(answer.outcome, Outcome::Renewed { .. }), "{answer:?}");
+                        seq += 1;
+                    }
+                    seq
+                })
+            });
+            futures_util::future::join_all(tasks)
+        };
+        // The first round creates the leases.
+        let mut next = 2;
+        work(1, Instant::now()).await;
+        let (mut rates, mut costs, mut calls) = (Vec::new(), Vec::new(), 0.0);
+        for _ in 0..5 {
+            let before = (renewals(&server), server.calls("evalsha"), processor(&server));
+            let began = Instant::now();
+            let reached = work(next, began + Duration::from_secs(1)).await;
+            next = reached.into_iter().map(Result::unwrap).max().unwrap();
+            let took = began.elapsed().as_secs_f64();
+            let renewed = (renewals(&server) - before.0) as f64;
+            rates.push(renewed / took);
+            costs.push((processor(&server) - before.2) / renewed * 1e6);
+            calls = renewed / (server.calls("evalsha") - before.1) as f64;
+        }
+        let (rate, cost) = (median(&mut rates), median(&mut costs));
+        println!(
+            "known leases, by the ledger, {tasks} tasks: {rate:.0} renewals a second ({:.0} .. {:.0}), {calls:.1} in a call; {cost:.1} us of the server's processor each ({:.1} .. {:.1}): {:.0} a second of one core",
+            rates[0],
+            rates[rates.len() - 1],
+            costs[0],
+            costs[costs.len() - 1],
+            1e6 / cost
+        );
+    }
+}
+
+/// A renewal that settles one request, and asks for a new hold.
+fn settles(seq: u64) -> Renewal {
+    let nanos = |nanos| Credits::from_nano_usd(nanos).unwrap();
+    let of = |settled: u64| nanos(i64::try_from(settled * 1_200).unwrap());
+    let key = LineKey::Of {
+        day: 20,
+        model: "echo".parse().unwrap(),
+        hardware: "gpu".parse().unwrap(),
+        feature: "api".parse().unwrap(),
+        subject: "alice".parse().unwrap(),
+    };
+    let usage = Usage { requests: 1, compute_micros: 10, cost: nanos(1_200) };
+    Renewal {
+        settled: of(seq),
+        reported: of(seq - 1),
+        lines: [UsageLine { key, usage }].into(),
+        ..renewal(seq)
+    }
+}
+
 async fn redis_benchmark(depth: u64) -> f64 {
     let server = RedisServer::start();
     let bare = Bare::connect(&server).await;
@@ -455,11 +544,12 @@ async fn ahead_calls() {
         let batch = a_second / 1_000;
         let (mut number, seconds) = (0_u64, 5);
         let mut tick = tokio::time::interval(Duration::from_millis(1));
-        let mut before = 0;
+        let (mut before, mut calls_before) = (0, 0);
         let mut began = Instant::now();
         for millisecond in 0..1_000 * (seconds + 1) {
             if millisecond == 1_000 {
-                (before, began, number) = (server.calls("evalsha"), Instant::now(), 0);
+                (before, began, number) = (renewals(&server), Instant::now(), 0);
+                calls_before = server.calls("evalsha");
             }
             tick.tick().await;
             for _ in 0..batch {
@@ -468,9 +558,10 @@ async fn ahead_calls() {
             }
         }
         let took = began.elapsed().as_secs_f64();
-        let calls = (server.calls("evalsha") - before) as f64 / took;
+        let calls = (server.calls("evalsha") - calls_before) as f64 / took;
+        let renewed = (renewals(&server) - before) as f64 / took;
         println!(
-            "ahead: {:.0} requests a second over {accounts} accounts: {calls:.0} calls of the script a second; accounts x 1 s / (report_within + a round trip) is at most {}",
+            "ahead: {:.0} requests a second over {accounts} accounts: {renewed:.0} renewals a second in {calls:.0} calls; accounts x 1 s / (report_within + a round trip) is at most {}",
             number as f64 / took,
             accounts
         );
@@ -547,6 +638,7 @@ fn main() {
     run("one-account", Box::pin(one_account()));
     run("many-accounts", Box::pin(many_accounts()));
     run("known-leases", Box::pin(known_leases()));
+    run("by-ledger", Box::pin(by_ledger()));
     run("ahead", Box::pin(ahead_calls()));
     run("memory", Box::pin(memory()));
 }

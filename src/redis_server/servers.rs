@@ -43,6 +43,11 @@ impl Servers {
         })
     }
 
+    /// `true` if one server has all keys, so that a call may have those of several accounts.
+    pub(crate) const fn is_one(&self) -> bool {
+        matches!(self, Self::One(_))
+    }
+
     /// Opens the connections.
     pub(crate) async fn open(&self, within: Duration) -> Result<(), Fault> {
         match self {

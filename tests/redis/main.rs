@@ -28,4 +28,5 @@ mod round_trips;
 mod schema;
 mod sentinel;
 mod thresholds;
+mod together;
 mod tokens;

@@ -24,6 +24,15 @@ use crate::{Account, Credits, Name, Period, clock::UnixTime};
 /// The number of arguments of a renewal before its parts and its lines.
 pub(super) const RENEWAL_ARGUMENTS: usize = 22;
 
+/// A renewal that is to be sent.
+#[derive(Clone, Copy)]
+pub(super) struct ToSend<'a> {
+    pub(super) keys: &'a Keys,
+    pub(super) renewal: &'a Renewal,
+    /// Moment after which it must have no effect.
+    pub(super) not_after: UnixTime,
+}
+
 /// A call that renews a lease, at about `now` by the ledger's clock.
 pub(super) fn renewal(
     how: (&str, &str),
@@ -33,53 +42,99 @@ pub(super) fn renewal(
     now: UnixTime,
     not_after: UnixTime,
 ) -> Cmd {
-    let (period, today) = (keys.period, Period::containing(now));
-    let current = (today != period).then(|| keys.book_of(today));
-    let nanos = |amount: Credits| amount.as_nano_usd().unsigned_abs();
-    // The lease comes before them, and the account's day after them.
-    let numbers: [u64; RENEWAL_ARGUMENTS - 2] = [
-        renewal.seq,
-        renewal.batch,
-        nanos(renewal.settled),
-        nanos(renewal.reported),
-        nanos(renewal.keep),
-        nanos(renewal.refill),
-        nanos(renewal.need),
-        nanos(renewal.extra),
-        nanos(renewal.terms.included),
-        u64::from(renewal.terms.per_seat),
-        nanos(renewal.terms.pay_as_you_go),
-        renewal.terms_at.as_secs(),
-        (UnixTime::EPOCH + renewal.ttl).as_millis(),
-        u64::from(renewal.forget),
-        not_after.as_millis(),
-        period.begins().as_millis(),
-        period.ends().as_millis(),
-        today.begins().as_millis(),
-        today.ends().as_millis(),
-        max_lines as u64,
-    ];
+    let renewal = ToSend { keys, renewal, not_after };
     let mut call = redis::cmd(how.0);
-    let parts = renewal.parts.len();
-    let further = if parts > 0 { 2 } else { 0 };
-    call.arg(how.1).arg(5 + further + usize::from(current.is_some()));
-    call.arg(&keys.record).arg(&keys.spent).arg(&keys.book).arg(&keys.leases).arg(&keys.holds);
-    if parts > 0 {
-        call.arg(&keys.parts).arg(&keys.month_parts);
+    call.arg(how.1).arg(renewal.number_of_keys(now));
+    renewal.write_keys(&mut call, now);
+    renewal.write_arguments(&mut call, max_lines, now);
+    call
+}
+
+/// A call that renews several leases.
+pub(super) fn several(
+    how: (&str, &str),
+    renewals: &[ToSend<'_>],
+    max_lines: usize,
+    now: UnixTime,
+) -> Cmd {
+    let mut call = redis::cmd(how.0);
+    let keys: usize = renewals.iter().map(|renewal| renewal.number_of_keys(now)).sum();
+    call.arg(how.1).arg(keys);
+    for renewal in renewals {
+        renewal.write_keys(&mut call, now);
     }
-    call.arg(current).arg(renewal.lease.to_string()).arg(&numbers);
-    call.arg(further_words(renewal));
-    for PartTerms { part, limits } in renewal.parts.iter() {
-        let limit = |limit: Option<Credits>| nanos(limit.unwrap_or(Credits::MAX));
-        call.arg(part.as_str()).arg(limit(limits.per_month)).arg(limit(limits.per_day));
-    }
-    for line in renewal.lines.iter() {
-        call.arg(LineField(&line.key))
-            .arg(line.usage.requests)
-            .arg(line.usage.compute_micros)
-            .arg(nanos(line.usage.cost));
+    for renewal in renewals {
+        call.arg(renewal.number_of_keys(now)).arg(number_of_arguments(renewal.renewal));
+        renewal.write_arguments(&mut call, max_lines, now);
     }
     call
+}
+
+/// The number of arguments of a renewal.
+pub(super) fn number_of_arguments(renewal: &Renewal) -> usize {
+    RENEWAL_ARGUMENTS + 3 * renewal.parts.len() + 4 * renewal.lines.len()
+}
+
+impl ToSend<'_> {
+    /// The month that it is now, if that is another than the renewal's.
+    fn current(&self, now: UnixTime) -> Option<Period> {
+        Some(Period::containing(now)).filter(|today| *today != self.keys.period)
+    }
+
+    fn number_of_keys(&self, now: UnixTime) -> usize {
+        let of_parts = if self.renewal.parts.is_empty() { 0 } else { 2 };
+        5 + of_parts + usize::from(self.current(now).is_some())
+    }
+
+    fn write_keys(&self, call: &mut Cmd, now: UnixTime) {
+        let keys = self.keys;
+        call.arg(&keys.record).arg(&keys.spent).arg(&keys.book).arg(&keys.leases).arg(&keys.holds);
+        if !self.renewal.parts.is_empty() {
+            call.arg(&keys.parts).arg(&keys.month_parts);
+        }
+        call.arg(self.current(now).map(|today| keys.book_of(today)));
+    }
+
+    fn write_arguments(&self, call: &mut Cmd, max_lines: usize, now: UnixTime) {
+        let Self { keys, renewal, not_after } = *self;
+        let (period, today) = (keys.period, Period::containing(now));
+        let nanos = |amount: Credits| amount.as_nano_usd().unsigned_abs();
+        // The lease comes before them, and what few renewals have after them.
+        let numbers: [u64; RENEWAL_ARGUMENTS - 2] = [
+            renewal.seq,
+            renewal.batch,
+            nanos(renewal.settled),
+            nanos(renewal.reported),
+            nanos(renewal.keep),
+            nanos(renewal.refill),
+            nanos(renewal.need),
+            nanos(renewal.extra),
+            nanos(renewal.terms.included),
+            u64::from(renewal.terms.per_seat),
+            nanos(renewal.terms.pay_as_you_go),
+            renewal.terms_at.as_secs(),
+            (UnixTime::EPOCH + renewal.ttl).as_millis(),
+            u64::from(renewal.forget),
+            not_after.as_millis(),
+            period.begins().as_millis(),
+            period.ends().as_millis(),
+            today.begins().as_millis(),
+            today.ends().as_millis(),
+            max_lines as u64,
+        ];
+        call.arg(renewal.lease.to_string()).arg(&numbers);
+        call.arg(further_words(renewal));
+        for PartTerms { part, limits } in renewal.parts.iter() {
+            let limit = |limit: Option<Credits>| nanos(limit.unwrap_or(Credits::MAX));
+            call.arg(part.as_str()).arg(limit(limits.per_month)).arg(limit(limits.per_day));
+        }
+        for line in renewal.lines.iter() {
+            call.arg(LineField(&line.key))
+                .arg(line.usage.requests)
+                .arg(line.usage.compute_micros)
+                .arg(nanos(line.usage.cost));
+        }
+    }
 }
 
 /// The words of a renewal that most have none of, but for the number of its parts.

@@ -13,6 +13,7 @@ use super::{
     call,
     codec::{Hash, Hashes},
     list::Listing,
+    renewals::Renewals,
     schema::{self, Keys},
     script::LoadedScript,
 };
@@ -21,9 +22,6 @@ use crate::{
     clock::UnixTime,
     redis_server::{Fault, Link, Servers, concerns_one_account, says, server_time},
 };
-
-/// The error that a node's copy of the server's clock may have, beyond a renewal's own deadline.
-const CLOCK_TOLERANCE: Duration = Duration::from_millis(50);
 
 /// The most costs that are written or read in one call, so that others do not wait for long.
 const MAX_COSTS_OF_CALL: usize = 1_000;
@@ -42,8 +40,7 @@ struct Inner {
     servers: Servers,
     prefix: String,
     timeout: Duration,
-    max_lines: usize,
-    renew: LoadedScript,
+    renewals: Renewals,
     amend: LoadedScript,
     read: LoadedScript,
     costs: LoadedScript,
@@ -61,8 +58,7 @@ impl RedisLedger {
                 servers,
                 prefix,
                 timeout,
-                max_lines,
-                renew: LoadedScript::renew(),
+                renewals: Renewals::new(max_lines),
                 amend: LoadedScript::amend(),
                 read: LoadedScript::read(),
                 costs: LoadedScript::costs(),
@@ -128,22 +124,9 @@ impl RedisLedger {
         renewal: &Renewal,
         within: Duration,
     ) -> Result<Answer, LedgerError> {
-        let inner = &*self.inner;
-        let keys = Keys::new(&inner.prefix, account, period);
-        let deadline = Instant::now() + within;
-        let (keys, key) = (&keys, &*keys.record);
-        let invoke = |link: Link| async move {
-            let clock = Arc::clone(link.clock());
-            let now = clock.now();
-            let left = deadline.saturating_duration_since(Instant::now());
-            let not_after = now + (left + CLOCK_TOLERANCE);
-            let call = |how: (&str, &str)| {
-                call::renewal(how, keys, renewal, inner.max_lines, now, not_after)
-            };
-            let answer: String = inner.renew.call(link, call).await?;
-            Ok((answer, clock))
-        };
-        let (answer, clock) = inner.servers.run(key, within, invoke).await?;
+        let Inner { servers, prefix, renewals, .. } = &*self.inner;
+        let keys = Keys::new(prefix, account, period);
+        let (answer, clock) = renewals.send(servers, keys, renewal, within).await?;
         let answer = call::read_answer(&answer)?;
         clock.set(answer.now);
         Ok(answer)

@@ -28,6 +28,7 @@
 //! * `ledger.rs`: [`RedisLedger`], the implementation of [`Ledger`](super::Ledger).
 //! * `list.rs`: the list of a month's accounts.
 //! * `inspection.rs`: whether a server is fit for balances, and how fast it is.
+//! * `renewals.rs`: the calls that renew leases, several in one where many wait.
 //! * `script.rs`: the scripts; `call.rs`: their arguments and answers.
 //! * `schema.rs`: keys and fields; `codec.rs`: reads them.
 
@@ -40,6 +41,7 @@ mod fuzz;
 mod inspection;
 mod ledger;
 mod list;
+mod renewals;
 mod schema;
 mod script;
 #[cfg(test)]

@@ -181,6 +181,3 @@ local function renew_plain(keys, arguments)
   return format('%s %d %d %d %d %d %d', RENEWED, now, hold, net, held, limit, included)
     .. (pay_as_you_go_limit < max_pay_as_you_go and ' 1 0 0' or ' 0 0 0')
 end
-
-local plain_answer = renew_plain(KEYS, ARGV)
-if plain_answer then return plain_answer end

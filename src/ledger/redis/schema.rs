@@ -110,6 +110,7 @@ pub(super) const MALFORMED: &str = "MALFORMED";
 pub(super) const REFUSED: &str = "REFUSED";
 
 /// The keys of an account and a period. All share the account's slot of a cluster.
+#[derive(Clone)]
 pub(super) struct Keys {
     pub(super) period: Period,
     pub(super) record: String,

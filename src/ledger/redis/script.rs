@@ -27,6 +27,7 @@ const PLAIN: &str = include_str!("plain.lua");
 const NUMBERS: &str = include_str!("numbers.lua");
 const ACCOUNT: &str = include_str!("account.lua");
 const RENEW: &str = include_str!("renew.lua");
+const SEVERAL: &str = include_str!("several.lua");
 const AMEND: &str = include_str!("amend.lua");
 const COSTS: &str = include_str!("costs.lua");
 const READ: &str = include_str!("read.lua");
@@ -45,6 +46,11 @@ impl LoadedScript {
     /// The script that renews a lease.
     pub(super) fn renew() -> Self {
         Self::new(renew_text(CLOCK))
+    }
+
+    /// The script that renews several leases.
+    pub(super) fn renew_several() -> Self {
+        Self::new(several_text(CLOCK))
     }
 
     /// The script that amends an account.
@@ -80,7 +86,24 @@ impl LoadedScript {
 
 /// The text of the script that renews, on a clock: Lua code that defines `clock()`.
 pub(super) fn renew_text(clock: &str) -> String {
-    let constants = [
+    // What is plain is answered before the functions of the rest are made.
+    let plain = "local plain_answer = renew_plain(KEYS, ARGV)\n\
+                 if plain_answer then return plain_answer end";
+    let texts =
+        [clock, HEAD, PLAIN, plain, NUMBERS, "return (function()", ACCOUNT, RENEW, "end)()"];
+    filled_in(&texts, &renewal_constants())
+}
+
+/// The text of the script that renews several leases, on a clock as [`renew_text`] has it.
+pub(super) fn several_text(clock: &str) -> String {
+    let renew = "local function renew(KEYS, ARGV)";
+    let texts = [clock, HEAD, PLAIN, NUMBERS, renew, ACCOUNT, RENEW, "end", SEVERAL];
+    filled_in(&texts, &renewal_constants())
+}
+
+/// Constants of the scripts that renew.
+fn renewal_constants() -> Vec<Constant> {
+    vec![
         number("FIRST_PART", RENEWAL_ARGUMENTS as u64 + 1),
         number("SURPLUS_DIVISOR", SURPLUS_DIVISOR.unsigned_abs()),
         number("NOTE_SAME_TERMS_EVERY", NOTE_SAME_TERMS_EVERY.as_secs()),
@@ -111,8 +134,7 @@ pub(super) fn renew_text(clock: &str) -> String {
         word("NOT_BEGUN", schema::NOT_BEGUN),
         word("PERIOD_CLOSED", schema::PERIOD_CLOSED),
         word("ACCOUNT_ERASED", schema::ACCOUNT_ERASED),
-    ];
-    changing(clock, PLAIN, RENEW, &constants)
+    ]
 }
 
 /// The text of the script that amends, on a clock as [`renew_text`] has it.
@@ -124,15 +146,8 @@ pub(super) fn amend_text(clock: &str) -> String {
         word("REFUND", schema::REFUND),
         word("CLAIM", schema::CLAIM),
     ];
-    changing(clock, "", AMEND, &constants)
-}
-
-/// The text of a script that changes an account, in which `first` comes before `numbers.lua`. The
-/// rest is in a function: a closure that is made finds a variable of an outer function at once, and
-/// one of the same function only by a search.
-fn changing(clock: &str, first: &str, script: &str, constants: &[Constant]) -> String {
-    let texts = [clock, HEAD, first, NUMBERS, "return (function()", ACCOUNT, script, "end)()"];
-    filled_in(&texts, constants)
+    let texts = [clock, HEAD, NUMBERS, "return (function()", ACCOUNT, AMEND, "end)()"];
+    filled_in(&texts, &constants)
 }
 
 /// Constants that every script may use. Each text adds its own.
@@ -210,6 +225,9 @@ fn word(name: &'static str, value: &str) -> Constant {
 
 /// Returns the texts as one, with the constants in place of their names: each call runs the whole
 /// text, and a script may have only 200 local variables.
+///
+/// `account.lua` and what comes after it are in a function: a closure that is made finds a variable
+/// of an outer function at once, and one of the same function only by a search.
 fn filled_in(texts: &[&str], constants: &[Constant]) -> String {
     let constants: HashMap<_, _> =
         account_constants().into_iter().chain(constants.iter().cloned()).collect();

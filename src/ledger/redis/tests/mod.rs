@@ -4,6 +4,8 @@
 //! The script runs on a real server, on a clock that the test sets. `HISTORIES` sets how many
 //! histories are played.
 
+mod several;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use fastrand::Rng;
@@ -11,7 +13,7 @@ use redis::{Script, Value};
 
 use super::{
     super::{
-        Amendment, Book, LeaseId, LedgerError, LineKey, Renewal, Terms, Usage, UsageLine,
+        Amendment, Book, LeaseId, LedgerError, LineKey, Record, Renewal, Terms, Usage, UsageLine,
         histories::{
             MAX_LINES, Seen, Step, StoredKey, by_book, history, months, nanos, plain_history, shown,
         },
@@ -22,7 +24,8 @@ use super::{
     script,
 };
 use crate::{
-    Account, Credits,
+    Account, Credits, Period,
+    clock::UnixTime,
     redis_server::{Fault, tests::redis_server::RedisServer},
 };
 
@@ -49,8 +52,8 @@ fn key_of(part: StoredKey, keys: &[Keys; 4]) -> &str {
 
 /// The scripts of schema version 4, which was released before this one.
 pub(super) const SCHEMA_4: [&str; 2] = [
-    include_str!("../../../tests/redis/schema-4/renew.lua"),
-    include_str!("../../../tests/redis/schema-4/amend.lua"),
+    include_str!("../../../../tests/redis/schema-4/renew.lua"),
+    include_str!("../../../../tests/redis/schema-4/amend.lua"),
 ];
 
 /// Returns the same call by a node of schema version 4, which has no parts.
@@ -79,85 +82,131 @@ async fn by_script(
     steps: &[Step],
     old: &[bool],
 ) -> Vec<Seen> {
-    let keys = months().map(|period| Keys::new("tc", account, period));
-    let of = |period| &keys[months().iter().position(|month| month == period).unwrap()];
-    let all = || {
-        let months =
-            keys.iter().flat_map(|Keys { book, leases, holds, claims, month_parts, .. }| {
-                [book, leases, holds, claims, month_parts]
-            });
-        [&keys[0].record, &keys[0].spent, &keys[0].parts].into_iter().chain(months)
-    };
+    let player = Player::new(account.clone(), scripts);
     let mut pipe = redis::pipe();
     let mut commands = Vec::new();
     for (number, step) in steps.iter().enumerate() {
-        let is_old = old.get(number) == Some(&true);
-        let [renew, amend] = [0, 1].map(|at| scripts[at + if is_old { 2 } else { 0 }].get_hash());
         let before = pipe.len();
-        if let Step::Amend { now, .. } | Step::Claim { now, .. } | Step::Renew { now, .. } = step {
+        if let Some(now) = moment(step) {
             pipe.cmd("SET").arg("test:clock").arg(now.as_millis().to_string());
         }
+        player.make(step, old.get(number) == Some(&true), &mut pipe);
+        commands.push(pipe.len() - before);
+        player.look(&mut pipe);
+    }
+    let answers: Vec<Value> = server.send_packed_commands(&pipe, 0, pipe.len()).await.unwrap();
+    let mut answers = answers.into_iter();
+    let mut seen = Vec::new();
+    for (step, commands) in steps.iter().zip(commands) {
+        let answer = said(step, answers.by_ref().take(commands).last().unwrap_or(Value::Nil));
+        let (record, books) = player.looked(&mut answers);
+        seen.push((answer, record, books));
+    }
+    seen
+}
+
+/// The moment of a step, if it has one.
+fn moment(step: &Step) -> Option<UnixTime> {
+    match step {
+        Step::Amend { now, .. } | Step::Claim { now, .. } | Step::Renew { now, .. } => Some(*now),
+        Step::Save | Step::Lose { .. } => None,
+    }
+}
+
+/// The answer to a step.
+fn said(step: &Step, answer: Value) -> String {
+    let refused = |error| LedgerError::from(Fault::from(error));
+    match (step, answer.extract_error().map_err(refused)) {
+        (Step::Save | Step::Lose { .. }, _) => String::new(),
+        (_, Err(error)) => shown(Err::<(), _>(error)),
+        (Step::Amend { amendment, .. }, Ok(answer)) => {
+            shown(Ok(call::read_amended(amendment, redis::from_redis_value(answer).unwrap())))
+        }
+        (Step::Claim { .. }, Ok(answer)) => {
+            shown(Ok(redis::from_redis_value::<bool>(answer).unwrap()))
+        }
+        (Step::Renew { .. }, Ok(answer)) => {
+            let answer: String = redis::from_redis_value(answer).unwrap();
+            shown(call::read_answer(&answer))
+        }
+    }
+}
+
+/// An account on the server, and the scripts that change it.
+struct Player<'a> {
+    account: Account,
+    keys: [Keys; 4],
+    scripts: &'a [Script],
+}
+
+impl<'a> Player<'a> {
+    fn new(account: Account, scripts: &'a [Script]) -> Self {
+        let keys = months().map(|period| Keys::new("tc", &account, period));
+        Self { account, keys, scripts }
+    }
+
+    fn all_keys(&self) -> impl Iterator<Item = &String> {
+        let months = self.keys.iter().flat_map(
+            |Keys { book, leases, holds, claims, month_parts, .. }| {
+                [book, leases, holds, claims, month_parts]
+            },
+        );
+        let Keys { record, spent, parts, .. } = &self.keys[0];
+        [record, spent, parts].into_iter().chain(months)
+    }
+
+    /// The keys of the account in a month.
+    fn of(&self, period: Period) -> &Keys {
+        self.keys.iter().find(|keys| keys.period == period).unwrap()
+    }
+
+    /// Makes a step, at the moment that was set.
+    fn make(&self, step: &Step, is_old: bool, pipe: &mut redis::Pipeline) {
+        let [renew, amend] =
+            [0, 1].map(|at| self.scripts[at + if is_old { 2 } else { 0 }].get_hash());
+        let how = ("EVALSHA", amend);
         match step {
             Step::Amend { amendment, now } => {
-                pipe.add_command(call::amendment(
-                    ("EVALSHA", amend),
-                    "tc",
-                    account,
-                    amendment,
-                    *now,
-                ));
+                pipe.add_command(call::amendment(how, "tc", &self.account, amendment, *now));
             }
             Step::Claim { period, threshold, by, .. } => {
-                pipe.add_command(call::claim(("EVALSHA", amend), of(period), threshold, *by));
+                pipe.add_command(call::claim(how, self.of(*period), threshold, *by));
             }
             Step::Renew { period, renewal, not_after, now } => {
                 let how = ("EVALSHA", renew);
-                let call = call::renewal(how, of(period), renewal, MAX_LINES, *now, *not_after);
+                let keys = self.of(*period);
+                let call = call::renewal(how, keys, renewal, MAX_LINES, *now, *not_after);
                 pipe.add_command(if is_old { downgraded(&call) } else { call });
             }
             Step::Save => {
-                for key in all() {
+                for key in self.all_keys() {
                     let saved = format!("saved:{key}");
                     pipe.cmd("DEL").arg(&saved).cmd("COPY").arg(key).arg(saved);
                 }
             }
             Step::Lose { part, restore } => {
-                let key = key_of(*part, &keys);
+                let key = key_of(*part, &self.keys);
                 pipe.cmd("DEL").arg(key);
                 if *restore {
                     pipe.cmd("COPY").arg(format!("saved:{key}")).arg(key);
                 }
             }
         }
-        commands.push(pipe.len() - before);
-        for key in all() {
+    }
+
+    /// Reads everything.
+    fn look(&self, pipe: &mut redis::Pipeline) {
+        for key in self.all_keys() {
             pipe.cmd("HGETALL").arg(key);
         }
     }
-    let answers: Vec<Value> = server.send_packed_commands(&pipe, 0, pipe.len()).await.unwrap();
-    let mut answers = answers.into_iter();
-    let mut seen = Vec::new();
-    for (step, commands) in steps.iter().zip(commands) {
-        let last = answers.by_ref().take(commands).last();
-        let mut next = || answers.next().unwrap();
-        let refused = |error| LedgerError::from(Fault::from(error));
-        let flag = |answer| shown(Ok(redis::from_redis_value::<bool>(answer).unwrap()));
-        let answer = match (step, last.unwrap_or(Value::Nil).extract_error().map_err(refused)) {
-            (Step::Save | Step::Lose { .. }, _) => String::new(),
-            (_, Err(error)) => shown(Err::<(), _>(error)),
-            (Step::Amend { amendment, .. }, Ok(answer)) => {
-                shown(Ok(call::read_amended(amendment, redis::from_redis_value(answer).unwrap())))
-            }
-            (Step::Claim { .. }, Ok(answer)) => flag(answer),
-            (Step::Renew { .. }, Ok(answer)) => {
-                let answer: String = redis::from_redis_value(answer).unwrap();
-                shown(call::read_answer(&answer))
-            }
-        };
-        let mut hash = || -> Hash { redis::from_redis_value(next()).unwrap() };
+
+    /// Returns what was read.
+    fn looked(&self, answers: &mut impl Iterator<Item = Value>) -> (Record, Vec<Book>) {
+        let mut hash = || -> Hash { redis::from_redis_value(answers.next().unwrap()).unwrap() };
         let (record, spent, parts) = (hash(), hash(), hash());
         let mut hashes = Hashes {
-            keys: &keys[0],
+            keys: &self.keys[0],
             record,
             spent,
             book: hash(),
@@ -169,7 +218,7 @@ async fn by_script(
         };
         let record = hashes.record().unwrap();
         let mut books = vec![hashes.book().unwrap().with_max_lines(MAX_LINES)];
-        for keys in &keys[1..] {
+        for keys in &self.keys[1..] {
             hashes = Hashes {
                 keys,
                 book: hash(),
@@ -181,9 +230,8 @@ async fn by_script(
             };
             books.push(hashes.book().unwrap().with_max_lines(MAX_LINES));
         }
-        seen.push((answer, record, books));
+        (record, books)
     }
-    seen
 }
 
 /// Opens a connection that waits for an answer for as long as a busy machine may need: by default

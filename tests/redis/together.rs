@@ -1,0 +1,275 @@
+//! Many renewals at once, which go together in calls: each has its own answer, deadline and error.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    task::Poll,
+    time::Duration,
+};
+
+use fastrand::Rng;
+use futures_util::future::join_all;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
+use tower_credits::{
+    Account, Period, RedisLedger,
+    clock::UnixTime,
+    ledger::{LeaseId, Ledger, LedgerError, LineKey, Outcome, Renewal, Terms, Usage, UsageLine},
+};
+
+use crate::support::{redis_server::RedisServer, *};
+
+fn account(number: usize) -> Account {
+    Account::user(&format!("user-{number}")).unwrap()
+}
+
+fn month() -> Period {
+    Period::containing(UnixTime::now())
+}
+
+/// A renewal that settles a nano-dollar more than the one before.
+fn settles(seq: u64) -> Renewal {
+    let key = LineKey::Of {
+        day: 1,
+        model: "echo".parse().unwrap(),
+        hardware: "gpu".parse().unwrap(),
+        feature: "api".parse().unwrap(),
+        subject: "alice".parse().unwrap(),
+    };
+    Renewal {
+        lease: LeaseId::from_bits(1),
+        seq,
+        batch: seq,
+        settled: nanos(seq as i64),
+        reported: nanos(seq as i64 - 1),
+        lines: [UsageLine { key, usage: Usage { requests: 1, compute_micros: 1, cost: nanos(1) } }]
+            .into(),
+        keep: nanos(0),
+        refill: nanos(0),
+        need: nanos(5),
+        extra: nanos(0),
+        terms: Terms {
+            included: nanos(1_000),
+            included_per_day: nanos(0),
+            per_seat: false,
+            pay_as_you_go: nanos(0),
+        },
+        terms_at: UnixTime::now(),
+        ttl: seconds(600),
+        forget: false,
+        most_per_day: None,
+        parts: Arc::default(),
+        permits: None,
+        concurrency: None,
+    }
+}
+
+async fn used(ledger: &RedisLedger, number: usize) -> i64 {
+    ledger.statement(&account(number), month(), None).await.unwrap().used.as_nano_usd()
+}
+
+#[tokio::test]
+async fn each_has_its_own_answer_in_a_few_calls() {
+    const ACCOUNTS: usize = 500;
+    let server = RedisServer::start();
+    let ledger = RedisLedger::connect(server.url()).await.unwrap();
+    let renew_all = async |seq: u64| {
+        let renewal = settles(seq);
+        let renew =
+            async |number| ledger.renew(&account(number), month(), &renewal, seconds(20)).await;
+        join_all((0..ACCOUNTS).map(renew)).await
+    };
+    for seq in 1..=3 {
+        let calls = server.calls("evalsha") + server.calls("eval");
+        for (number, answer) in renew_all(seq).await.into_iter().enumerate() {
+            let Outcome::Renewed { hold, standing, .. } = answer.unwrap().outcome else {
+                panic!("account {number} was not renewed")
+            };
+            assert_eq!((hold, standing.used), (nanos(5), nanos(seq as i64)));
+        }
+        let calls = server.calls("evalsha") + server.calls("eval") - calls;
+        assert!(calls < 40, "{ACCOUNTS} renewals in {calls} calls");
+    }
+
+    // What is wrong with one account, or with one renewal, is not the others'.
+    let book = |number: usize| format!("tc:{{user:user-{number}}}:{}", month());
+    server.command(&["HSET", &book(123), "total", "x"]);
+    server.command(&["DEL", &book(321)]);
+    server.command(&["SET", &book(321), "not a hash"]);
+    for seq in [4, 4, 5] {
+        for (number, answer) in renew_all(seq).await.into_iter().enumerate() {
+            match (number, answer) {
+                (123 | 321, Err(LedgerError::Malformed(reason))) => {
+                    assert!(reason.contains(&book(number)), "{reason}");
+                }
+                (123 | 321, other) => panic!("{other:?}"),
+                (_, answer) => {
+                    let outcome = answer.unwrap().outcome;
+                    assert!(matches!(outcome, Outcome::Renewed { .. }), "{number}: {outcome:?}");
+                }
+            }
+        }
+    }
+    for number in (0..ACCOUNTS).filter(|number| ![123, 321].contains(number)) {
+        assert_eq!(used(&ledger, number).await, 5);
+    }
+}
+
+/// Callers go away at any moment, also those whose renewals lead a call: the others have their
+/// answers, and nothing is debited twice or lost once it is sent again.
+#[tokio::test]
+async fn callers_may_go_away() {
+    const ACCOUNTS: usize = 120;
+    let server = RedisServer::start();
+    let ledger = RedisLedger::connect(server.url()).await.unwrap();
+    for seed in 1..=60 {
+        let mut rng = Rng::with_seed(seed);
+        let renewal = settles(seed);
+        let calls = (0..ACCOUNTS).map(|number| {
+            // How often it is polled before it is dropped; some never are.
+            let polls = [0, 1, 2, 3, 4, usize::MAX][rng.usize(0..6)];
+            let (ledger, renewal) = (&ledger, &renewal);
+            async move {
+                let account = account(number);
+                let mut renewing =
+                    pin!(ledger.renew(&account, month(), renewal, Duration::from_secs(20)));
+                let mut polled = 0;
+                let answer = poll_fn(|context| {
+                    if polled == polls {
+                        return Poll::Ready(None);
+                    }
+                    polled += 1;
+                    renewing.as_mut().poll(context).map(Some)
+                });
+                // A caller that goes away does so as soon as it is polled again.
+                answer.await
+            }
+        });
+        for (number, answer) in join_all(calls).await.into_iter().enumerate() {
+            if let Some(answer) = answer {
+                let outcome = answer.unwrap().outcome;
+                assert!(matches!(outcome, Outcome::Renewed { .. }), "{number}: {outcome:?}");
+            }
+        }
+    }
+    for number in 0..ACCOUNTS {
+        let answer = ledger.renew(&account(number), month(), &settles(60), seconds(20)).await;
+        assert!(matches!(answer.unwrap().outcome, Outcome::Renewed { .. }));
+        assert_eq!(used(&ledger, number).await, 60);
+    }
+}
+
+/// While the server is silent, those with little time give up at their deadlines, and have no
+/// effect later. Those that wait with them have their answers once it goes on.
+#[tokio::test]
+async fn each_has_its_own_deadline() {
+    const ACCOUNTS: usize = 100;
+    let server = RedisServer::start();
+    let ledger = RedisLedger::connect(server.url()).await.unwrap();
+    server.stop();
+    let renewal = settles(1);
+    let (short, long) = (Duration::from_millis(300), seconds(20));
+    let within = |number: usize| if number.is_multiple_of(3) { short } else { long };
+    let given_up = counter();
+    let renew = async |number| {
+        let answer = ledger.renew(&account(number), month(), &renewal, within(number)).await;
+        given_up.fetch_add(usize::from(answer.is_err()), Ordering::SeqCst);
+        answer
+    };
+    let all = join_all((0..ACCOUNTS).map(renew));
+    let goes_on = async {
+        let short = (0..ACCOUNTS).filter(|number| within(*number) == short).count();
+        eventually(async || (given_up.load(Ordering::SeqCst) == short).then_some(())).await;
+        // For 50 ms more they may have one.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        server.go_on();
+    };
+    let (answers, ()) = tokio::join!(all, goes_on);
+    for (number, answer) in answers.into_iter().enumerate() {
+        if within(number) == short {
+            let Err(LedgerError::Deadline(given)) = answer else { panic!("{number}: {answer:?}") };
+            assert!(given <= short, "{given:?}");
+            assert_eq!(used(&ledger, number).await, 0, "account {number}");
+        } else {
+            assert!(matches!(answer.unwrap().outcome, Outcome::Renewed { .. }), "{number}");
+            assert_eq!(used(&ledger, number).await, 1, "account {number}");
+        }
+    }
+}
+
+/// Some servers behind one address take no call with keys of several slots: each renewal is a call
+/// of its own then.
+#[tokio::test]
+async fn a_server_may_take_no_calls_for_several_accounts() {
+    const ACCOUNTS: usize = 200;
+    let server = RedisServer::start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis://{}", listener.local_addr().unwrap());
+    let port = server.port;
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let ((mut commands, mut to_client), (mut answers, mut to_server)) =
+                (client.into_split(), server.into_split());
+            tokio::spawn(async move { tokio::io::copy(&mut answers, &mut to_client).await });
+            tokio::spawn(async move {
+                let mut read = Vec::new();
+                while commands.read_buf(&mut read).await.is_ok_and(|size| size > 0) {
+                    while let Some((words, len)) = command(&read) {
+                        let sent = if is_of_one_slot(&words) { &read[..len] } else { REFUSES };
+                        to_server.write_all(sent).await.unwrap();
+                        read.drain(..len);
+                    }
+                }
+            });
+        }
+    });
+    let ledger = RedisLedger::connect(&*url).await.unwrap();
+    for seq in 1..=3 {
+        let renewal = settles(seq);
+        let renew = async |number| {
+            ledger.renew(&account(number), month(), &renewal, seconds(20)).await.unwrap().outcome
+        };
+        for outcome in join_all((0..ACCOUNTS).map(renew)).await {
+            assert!(matches!(outcome, Outcome::Renewed { .. }), "{outcome:?}");
+        }
+    }
+    // None that is refused is tried again and again.
+    assert!(server.calls("echo") <= 4, "{} calls were refused", server.calls("echo"));
+    for number in 0..ACCOUNTS {
+        assert_eq!(used(&ledger, number).await, 3);
+    }
+}
+
+/// Has the server count a call that is refused, and answer with an error in its place.
+const REFUSES: &[u8] = b"*3\r\n$4\r\nEVAL\r\n$100\r\nredis.call('ECHO', '') return \
+    redis.error_reply('CROSSSLOT Keys in request don\\'t hash to one slot')\r\n$1\r\n0\r\n";
+
+/// The words of the first command, and its length.
+fn command(read: &[u8]) -> Option<(Vec<String>, usize)> {
+    let line = |at: usize| {
+        let end = at + read.get(at..)?.windows(2).position(|two| two == b"\r\n")?;
+        let number = std::str::from_utf8(&read[at + 1..end]).unwrap().parse().unwrap();
+        Some((number, end + 2))
+    };
+    let (count, mut at): (usize, _) = line(0)?;
+    let mut words = Vec::new();
+    for _ in 0..count {
+        let (len, begin) = line(at)?;
+        words.push(String::from_utf8_lossy(read.get(begin..begin + len)?).into_owned());
+        at = begin + len + 2;
+    }
+    (at <= read.len()).then_some((words, at))
+}
+
+fn is_of_one_slot(words: &[String]) -> bool {
+    if !words[0].starts_with("EVAL") {
+        return true;
+    }
+    let keys = &words[3..3 + words[2].parse::<usize>().unwrap()];
+    let tag = |key: &String| key.split(['{', '}']).nth(1).map(str::to_owned);
+    keys.iter().all(|key| tag(key) == tag(&keys[0]))
+}
