@@ -1,4 +1,4 @@
-//! What the Redis ledger costs, beside bare calls by the same client and beside `redis-benchmark`:
+//! What the Redis ledger costs, beside bare calls by the same client:
 //! `cargo bench -p benches --bench redis`.
 //!
 //! Each part starts a server of its own on a free port of the loopback interface. Figures that are
@@ -10,7 +10,6 @@
 mod redis_server;
 
 use std::{
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -23,6 +22,10 @@ use bytes::Bytes;
 use http::Request;
 use http_body_util::{BodyExt, Full};
 use redis::aio::MultiplexedConnection;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+};
 use tower::{Layer, Service, ServiceExt};
 use tower_credits::{
     Account, CreditMeter, CreditMeterBuilder, Credits, HoldAhead, Identity, MemoryLedger, Period,
@@ -69,55 +72,105 @@ async fn ask(
 #[derive(Clone)]
 struct Bare {
     link: MultiplexedConnection,
-    /// The call that the ledger sent for the account `user-0`, as the server's log has it.
-    words: Vec<String>,
+    /// The call that the ledger sent for the account `user-0`, as the server saw it.
+    words: Vec<Vec<u8>>,
     /// The place of the first argument after the keys.
     first: usize,
+}
+
+/// The places of a renewal's numbers among them, and of them among the arguments.
+const SEQ: usize = 0;
+const BATCH: usize = 1;
+const SETTLED: usize = 2;
+const NOT_AFTER: usize = 14;
+const NUMBERS: usize = 3;
+
+/// Numbers as the script reads them.
+fn packed(numbers: &[u64]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| (*number as f64).to_le_bytes()).collect()
+}
+
+/// The words of a line of `MONITOR`.
+fn monitored(line: &str) -> Vec<Vec<u8>> {
+    let (mut words, mut in_word) = (Vec::new(), false);
+    let mut bytes = line.bytes();
+    while let Some(byte) = bytes.next() {
+        let mut next = || bytes.next().unwrap();
+        let byte = match byte {
+            b'"' => {
+                in_word = !in_word;
+                if in_word {
+                    words.push(Vec::new());
+                }
+                continue;
+            }
+            b'\\' => match next() {
+                b'x' => {
+                    let digits = [next(), next()];
+                    u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
+                }
+                b'n' => b'\n',
+                b'r' => b'\r',
+                b't' => b'\t',
+                b'a' => 7,
+                b'b' => 8,
+                other => other,
+            },
+            other => other,
+        };
+        if in_word {
+            words.last_mut().unwrap().push(byte);
+        }
+    }
+    words
 }
 
 impl Bare {
     async fn connect(server: &RedisServer) -> Self {
         let client = redis::Client::open(server.url()).unwrap();
-        let mut link = client.get_multiplexed_async_connection().await.unwrap();
-        let set = |micros: &'static str| {
-            redis::cmd("CONFIG").arg(&["SET", "slowlog-log-slower-than", micros]).to_owned()
-        };
-        // With room for the script itself, which the first call brings.
-        for logs in ["10000", "0"] {
-            set(logs).exec_async(&mut link).await.unwrap();
+        let link = client.get_multiplexed_async_connection().await.unwrap();
+        let ask_once = async || {
             let meter = builder(server).await.build().unwrap();
             ask(&mut meter.layer(Echo), &users(1)[0]).await;
             drop(meter.shutdown().await);
-        }
-        set("10000").exec_async(&mut link).await.unwrap();
-        let log: Vec<Vec<redis::Value>> =
-            redis::cmd("SLOWLOG").arg("GET").arg(1_000).query_async(&mut link).await.unwrap();
-        let words = log
-            .into_iter()
-            .rev()
-            .filter_map(|entry| redis::from_redis_value::<Vec<String>>(entry.get(3)?.clone()).ok())
-            .find(|words| words[0] == "EVALSHA" && words.get(9).is_some_and(|seq| seq == "1"))
-            .expect("the log has the first renewal");
-        let first = 3 + words[2].parse::<usize>().unwrap();
+        };
+        // The first call brings the script itself.
+        ask_once().await;
+        let mut monitor = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+        monitor.write_all(b"MONITOR\r\n").await.unwrap();
+        let mut lines = BufReader::new(monitor).lines();
+        assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("+OK"));
+        ask_once().await;
+        let words = loop {
+            let line = lines.next_line().await.unwrap().expect("the server goes on");
+            let words = monitored(&line);
+            if words.first().is_some_and(|word| word == b"EVALSHA") {
+                break words;
+            }
+        };
+        let first = 3 + String::from_utf8_lossy(&words[2]).parse::<usize>().unwrap();
+        assert_eq!(words.len(), first + NUMBERS + 1, "a renewal without lines");
         Self { link, words, first }
     }
 
     /// The words of a call for another account and lease.
-    fn words(&self, account: &str, lease: &str, seq: &str) -> Vec<String> {
+    fn words(&self, account: &str, lease: &str, seq: u64, settled: u64) -> Vec<Vec<u8>> {
         let mut words = self.words.clone();
         for key in &mut words[3..self.first] {
-            *key = key.replace("user-0", account);
+            *key = String::from_utf8_lossy(key).replace("user-0", account).into_bytes();
         }
+        words[self.first] = lease.into();
         let not_after = tower_credits::clock::UnixTime::now().as_millis() + 600_000;
-        for (at, word) in [(0, lease), (1, seq), (2, seq), (15, &not_after.to_string())] {
-            words[self.first + at] = word.to_owned();
+        let numbers = &mut words[self.first + NUMBERS];
+        for (at, number) in [(SEQ, seq), (BATCH, seq), (SETTLED, settled), (NOT_AFTER, not_after)] {
+            numbers[8 * at..][..8].copy_from_slice(&packed(&[number]));
         }
         words
     }
 
     async fn renew(&mut self, account: &str, lease: u64, seq: u64) {
-        let words = self.words(account, &format!("{lease:032x}"), &seq.to_string());
-        let mut call = redis::cmd(&words[0]);
+        let words = self.words(account, &format!("{lease:032x}"), seq, 0);
+        let mut call = redis::cmd("EVALSHA");
         call.arg(&words[1..]);
         let answer: String = call.query_async(&mut self.link).await.unwrap();
         assert!(answer.starts_with("renewed "), "{answer}");
@@ -303,8 +356,8 @@ async fn one_account() {
     );
 }
 
-/// A thousand tasks on a hundred thousand accounts: renewals, against `redis-benchmark` with the
-/// same script and as many commands under way.
+/// A thousand tasks on a hundred thousand accounts: renewals, against bare calls of the same script
+/// with as many under way.
 async fn many_accounts() {
     const ACCOUNTS: u64 = 100_000;
     let server = RedisServer::start();
@@ -340,9 +393,9 @@ async fn many_accounts() {
     drop(meter.shutdown().await);
 
     for depth in [1_000, 100] {
-        let peer = redis_benchmark(depth).await;
+        let peer = pipelines(depth).await;
         println!(
-            "100 000 accounts, 1 000 tasks, strict: {renewals:.0} renewals and {admissions:.0} admissions a second; redis-benchmark, {depth} commands at once: \
+            "100 000 accounts, 1 000 tasks, strict: {renewals:.0} renewals and {admissions:.0} admissions a second; a bare client, {depth} commands at once: \
              {peer:.0} calls of the script a second: {:.2}",
             renewals / peer
         );
@@ -381,13 +434,11 @@ async fn known_leases() {
                     let mut pipe = redis::pipe();
                     for account in first..first + 100 {
                         let account = format!("known-{connection}-{account}");
-                        let mut words =
-                            bare.words(&account, &format!("{connection:032x}"), &seq.to_string());
-                        words[bare.first + 3] = (seq * 1_200).to_string();
-                        words.extend(
-                            ["20000\techo\tgpu\tapi\talice", "1", "10", "1200"].map(Into::into),
-                        );
-                        let mut call = redis::cmd(&words[0]);
+                        let lease = format!("{connection:032x}");
+                        let mut words = bare.words(&account, &lease, seq, seq * 1_200);
+                        words.push("20\techo\tgpu\tapi\talice".into());
+                        words.push(packed(&[1, 10, 1_200]));
+                        let mut call = redis::cmd("EVALSHA");
                         call.arg(&words[1..]);
                         pipe.add_command(call);
                     }
@@ -497,41 +548,24 @@ fn settles(seq: u64) -> Renewal {
     }
 }
 
-async fn redis_benchmark(depth: u64) -> f64 {
+/// Calls of the script a second by a bare client: one connection, pipelines of this depth, a hundred
+/// thousand accounts, and leases that are mostly new, so that each call has its whole effect.
+async fn pipelines(depth: u64) -> f64 {
+    const CALLS: u64 = 300_000;
     let server = RedisServer::start();
-    let bare = Bare::connect(&server).await;
-    // Each call names a lease that is mostly new, so that it has its whole effect.
-    let words = bare.words("user-__rand_int__", "00000000000000000000__rand_int__", "1");
-    let port = server.port.to_string();
-    let output = tokio::task::spawn_blocking(move || {
-        Command::new("redis-benchmark")
-            .args([
-                "-p",
-                &port,
-                "-n",
-                "300000",
-                "-c",
-                "1",
-                "-P",
-                &depth.to_string(),
-                "-r",
-                "100000",
-                "--csv",
-            ])
-            .args(&words)
-            .output()
-            .expect("redis-benchmark runs: install redis-tools")
-    })
-    .await
-    .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text.lines().last().unwrap_or_default();
-    // "test","rps",...; the test's name has no commas of its own before the quote.
-    line.rsplit("\",\"")
-        .nth(6)
-        .or_else(|| line.split(',').nth(1))
-        .and_then(|rps| rps.trim_matches('"').parse().ok())
-        .unwrap_or_else(|| panic!("{text}"))
+    let mut bare = Bare::connect(&server).await;
+    let began = Instant::now();
+    for first in (0..CALLS).step_by(depth as usize) {
+        let mut pipe = redis::pipe();
+        for number in first..first + depth {
+            let number = number * 7_919 % 100_000;
+            let words = bare.words(&format!("user-{number}"), &format!("{number:032x}"), 1, 0);
+            pipe.cmd("EVALSHA").arg(&words[1..]);
+        }
+        let answers: Vec<String> = pipe.query_async(&mut bare.link).await.unwrap();
+        assert_eq!(answers.len() as u64, depth);
+    }
+    CALLS as f64 / began.elapsed().as_secs_f64()
 }
 
 /// Fifty thousand requests a second over a thousand accounts, held ahead: what reaches the server.

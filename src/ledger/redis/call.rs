@@ -11,18 +11,24 @@ use super::{
     super::{
         Amendment, Answer, Concurrency, ConcurrencyRequest, LeaseId, LedgerError, LimitStanding,
         LineKey, MonthStanding, Outcome, PartTerms, Permits, Renewal, RequestCost, Span, Standing,
+        Terms, UsageLine,
     },
     buckets::Bucket,
     schema::{
         self, ACCOUNT_ERASED, FORGOTTEN, Keys, LATE_LINE, LATE_RENEWAL, LIMIT, NEVER, NOT_BEGUN,
         NOT_SET, OTHER_LINE, PART_LIMITS, PARTS, PER_DAY, PERIOD_CLOSED, PERMITS, RENEWED, RUNNING,
-        SEATS, SEPARATOR, STORED_MONTHS, SUPERSEDED,
+        SEATS, SEPARATOR, STORED_MONTHS, SUPERSEDED, UNLIMITED,
     },
 };
 use crate::{Account, Credits, Name, Period, clock::UnixTime};
 
 /// The number of arguments of a renewal before its parts and its lines.
-pub(super) const RENEWAL_ARGUMENTS: usize = 22;
+pub(super) const RENEWAL_ARGUMENTS: usize = 4;
+
+/// The numbers of a renewal, of a part and of a line.
+pub(super) const RENEWAL_NUMBERS: usize = 20;
+pub(super) const PART_NUMBERS: usize = 2;
+pub(super) const LINE_NUMBERS: usize = 3;
 
 /// A renewal that is to be sent.
 #[derive(Clone, Copy)]
@@ -72,7 +78,7 @@ pub(super) fn several(
 
 /// The number of arguments of a renewal.
 pub(super) fn number_of_arguments(renewal: &Renewal) -> usize {
-    RENEWAL_ARGUMENTS + 3 * renewal.parts.len() + 4 * renewal.lines.len()
+    RENEWAL_ARGUMENTS + 2 * (renewal.parts.len() + renewal.lines.len())
 }
 
 impl ToSend<'_> {
@@ -99,8 +105,8 @@ impl ToSend<'_> {
         let Self { keys, renewal, not_after } = *self;
         let (period, today) = (keys.period, Period::containing(now));
         let nanos = |amount: Credits| amount.as_nano_usd().unsigned_abs();
-        // The lease comes before them, and what few renewals have after them.
-        let numbers: [u64; RENEWAL_ARGUMENTS - 2] = [
+        let Terms { included, per_seat, pay_as_you_go, .. } = renewal.terms;
+        let numbers: [u64; RENEWAL_NUMBERS] = [
             renewal.seq,
             renewal.batch,
             nanos(renewal.settled),
@@ -109,9 +115,9 @@ impl ToSend<'_> {
             nanos(renewal.refill),
             nanos(renewal.need),
             nanos(renewal.extra),
-            nanos(renewal.terms.included),
-            u64::from(renewal.terms.per_seat),
-            nanos(renewal.terms.pay_as_you_go),
+            nanos(included),
+            u64::from(per_seat),
+            nanos(pay_as_you_go),
             renewal.terms_at.as_secs(),
             (UnixTime::EPOCH + renewal.ttl).as_millis(),
             u64::from(renewal.forget),
@@ -122,19 +128,37 @@ impl ToSend<'_> {
             today.ends().as_millis(),
             max_lines as u64,
         ];
-        call.arg(renewal.lease.to_string()).arg(&numbers);
-        call.arg(further_words(renewal));
+        call.arg(renewal.lease.to_string()).arg(terms_text(renewal.terms));
+        call.arg(further_words(renewal)).arg(packed(numbers));
         for PartTerms { part, limits } in renewal.parts.iter() {
             let limit = |limit: Option<Credits>| nanos(limit.unwrap_or(Credits::MAX));
-            call.arg(part.as_str()).arg(limit(limits.per_month)).arg(limit(limits.per_day));
+            let numbers: [u64; PART_NUMBERS] = [limit(limits.per_month), limit(limits.per_day)];
+            call.arg(part.as_str()).arg(packed(numbers));
         }
-        for line in renewal.lines.iter() {
-            call.arg(LineField(&line.key))
-                .arg(line.usage.requests)
-                .arg(line.usage.compute_micros)
-                .arg(nanos(line.usage.cost));
+        for UsageLine { key, usage } in renewal.lines.iter() {
+            let numbers: [u64; LINE_NUMBERS] =
+                [usage.requests, usage.compute_micros, nanos(usage.cost)];
+            call.arg(LineField(key)).arg(packed(numbers));
         }
     }
+}
+
+/// Terms as a book has them, before its seats.
+fn terms_text(terms: Terms) -> String {
+    let Terms { included, per_seat, pay_as_you_go, .. } = terms;
+    let (included, per_seat) = (included.as_nano_usd(), u8::from(per_seat));
+    if pay_as_you_go == Credits::MAX {
+        format!("{included} {per_seat} {UNLIMITED}")
+    } else {
+        format!("{included} {per_seat} {}", pay_as_you_go.as_nano_usd())
+    }
+}
+
+/// Numbers as the scripts read them: doubles, the lowest byte first. They are exact up to 2^53,
+/// which no amount exceeds.
+#[expect(clippy::cast_precision_loss, reason = "the scripts count in doubles")]
+fn packed<const N: usize>(numbers: [u64; N]) -> Vec<u8> {
+    numbers.into_iter().flat_map(|number| (number as f64).to_le_bytes()).collect()
 }
 
 /// The words of a renewal that most have none of, but for the number of its parts.
@@ -392,7 +416,7 @@ pub(super) fn summary(keys: &Keys) -> [(&str, &str); SUMMARY_FIELDS] {
 pub(super) const SUMMARY_FIELDS: usize = 5;
 
 /// The name of a usage line in a book.
-struct LineField<'a>(&'a LineKey);
+pub(super) struct LineField<'a>(pub(super) &'a LineKey);
 
 impl fmt::Display for LineField<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -12,19 +12,20 @@
 --
 -- It comes after `head.lua` and before `numbers.lua`. Whoever changes it changes `renew.lua` and
 -- `Book::renew`: tests compare the three.
---
--- Arguments by number, as in the head of `renew.lua`: 1 lease, 2 seq, 3 batch, 4 settled, 6 keep,
--- 7 refill, 8 need, 9 extra, 10 included, 11 per_seat, 12 pay_as_you_go, 13 stated_at, 14 ttl,
--- 15 forget, 16 not_after, 17 begins, 18 ends, 21 max_lines.
 
 -- What was read of the keys, for `renew.lua`; nil of those that were not read.
 local found_record, found_lease, found_hold, found_book
 
+local read_packed = struct.unpack
+
 -- Answers a renewal. If it is of another kind, answers nothing, and has written nothing.
 local function renew_plain(keys, arguments)
-  if arguments[FIRST_PART - 1] ~= '0' or keys[6] then return end
-  local begins, ends = arguments[17] + 0, arguments[18] + 0
-  if now > arguments[16] + 0 or now >= ends or now + CLOCK_SKEW < begins then return end
+  if arguments[3] ~= '0' or keys[6] then return end
+  local lease = arguments[1]
+  local seq, batch, settled, _, keep, refill, need, extra, included_each, per_seat,
+    max_pay_as_you_go, stated_at, ttl, forget, not_after, begins, ends, _, _, max_lines =
+    read_packed(RENEWAL_NUMBERS, arguments[4])
+  if now > not_after or now >= ends or now + CLOCK_SKEW < begins then return end
 
   local pcall, call = redis.pcall, redis.call
   found_record = pcall('HGETALL', keys[1])
@@ -39,24 +40,21 @@ local function renew_plain(keys, arguments)
       return
     end
   end
-  local lease, names = arguments[1], {}
-  for i = FIRST_PART, #arguments, 4 do names[#names + 1] = arguments[i] end
+  local names = {}
+  for i = FIRST_PART, #arguments, 2 do names[#names + 1] = arguments[i] end
   found_lease = pcall('HMGET', keys[4], lease, SUM)
   found_hold = pcall('HMGET', keys[5], lease, SUM)
   found_book = pcall('HMGET', keys[3], TOTAL, TERMS, unpack(names))
   local entry, lease_sum = found_lease[1], found_lease[2]
   local own, hold_sum = found_hold[1], found_hold[2]
   local total, terms = found_book[1], found_book[2]
-  local forget = arguments[15] == '1'
   if found_record.err or found_lease.err or found_hold.err or found_book.err
-    or forget and not entry then
+    or forget == 1 and not entry then
     return
   end
 
   -- The terms are those of the book.
-  local max_pay_as_you_go = arguments[12] + 0
-  local terms_text = arguments[10] .. ' ' .. arguments[11] .. ' '
-    .. (max_pay_as_you_go == MAX_AMOUNT and UNLIMITED or arguments[12]) .. ' ' .. seats .. ' '
+  local terms_text = arguments[2] .. ' ' .. seats .. ' '
   local book_stated_at = 0
   if terms then
     book_stated_at = sub(terms, 1, #terms_text) == terms_text
@@ -80,7 +78,6 @@ local function renew_plain(keys, arguments)
 
   -- If all these amounts together are less than the largest one, so are sums of them. Sums with
   -- terms are limited where they are made.
-  local seq, batch, settled = arguments[2] + 0, arguments[3] + 0, arguments[4] + 0
   used, settled_in_all, refunded = used + 0, settled_in_all + 0, refunded + 0
   entry_batch, entry_settled = entry_batch + 0, entry_settled + 0
   own_hold, held, next_expiry = own_hold + 0, held + 0, next_expiry + 0
@@ -95,27 +92,28 @@ local function renew_plain(keys, arguments)
   local is_batch_news, seen = batch > entry_batch, names[2] and {}
   local cost, lines_cost, changes, last = settled - entry_settled, 0, { TOTAL, '', '', '' }, 2
   for line = 1, #names do
-    local name, value, at = names[line], found_book[line + 2], FIRST_PART + 4 * line - 4
+    local name, value = names[line], found_book[line + 2]
     local requests, micros, line_cost = match(value or '0 0 0', NUMBERS_3)
     if not requests or seen and seen[name] then return end
-    requests, micros = requests + arguments[at + 1], micros + arguments[at + 2]
-    line_cost = line_cost + arguments[at + 3]
+    local more_requests, more_micros, more_cost =
+      read_packed(LINE_NUMBERS, arguments[FIRST_PART + 2 * line - 1])
+    requests, micros, line_cost =
+      requests + more_requests, micros + more_micros, line_cost + more_cost
     if requests + micros + line_cost > MAX_AMOUNT then return end
     if seen then seen[name] = true end
     if is_batch_news then
       if not value then line_count = line_count + 1 end
-      lines_cost = lines_cost + arguments[at + 3]
+      lines_cost = lines_cost + more_cost
       changes[last + 1], changes[last + 2] = name, format('%d %d %d', requests, micros, line_cost)
       last = last + 2
     end
   end
   if is_batch_news then entry_batch = batch end
-  if line_count + 0 > arguments[21] + 0 then return end
+  if line_count + 0 > max_lines then return end
   if lines_cost > cost or last > CHUNK then return end
 
   -- Debits the cost: of the included credits first, then as pay-as-you-go.
-  local included = arguments[10] + 0
-  if arguments[11] == '1' then included = min(MAX_AMOUNT, included * seats) end
+  local included = per_seat == 1 and min(MAX_AMOUNT, included_each * seats) or included_each
   local pay_as_you_go_limit = min(max_pay_as_you_go, spending_limit)
   local net = max(used - refunded, 0)
   local rest = cost - max(included - net, 0)
@@ -129,12 +127,12 @@ local function renew_plain(keys, arguments)
 
   -- The hold.
   local limit = min(MAX_AMOUNT, included + pay_as_you_go_limit)
-  local others, keep = max(held - own_hold, 0), arguments[6] + 0
+  local others = max(held - own_hold, 0)
   local kept = min(keep, max(own_hold - cost, 0))
   local available = max(limit - net - others - kept, 0)
-  local more = min(keep - kept + arguments[7] + arguments[8], available)
-  local hold = kept + more + min(arguments[9] + 0, floor((available - more) / SURPLUS_DIVISOR))
-  local expires, others_hold = now + arguments[14], true
+  local more = min(keep - kept + refill + need, available)
+  local hold = kept + more + min(extra, floor((available - more) / SURPLUS_DIVISOR))
+  local expires, others_hold = now + ttl, true
   if hold > 0 then
     held = others + hold
     if next_expiry == 0 or expires < next_expiry then next_expiry = expires end
@@ -144,12 +142,12 @@ local function renew_plain(keys, arguments)
   end
 
   -- An entry that still settles something is not removed.
-  local leaves = forget and hold == 0 and cost == 0
+  local leaves = forget == 1 and hold == 0 and cost == 0
   if leaves then forgotten = format('%d', min(forgotten + settled, settled_in_all)) end
   local sums = format('%d', settled_in_all + cost) .. ' ' .. forgotten
   changes[2] = format('%d 0 ', used) .. charged .. ' ' .. recovered .. format(' %d ', refunded)
     .. sums .. format(' %d', line_count)
-  local stated_at = min(arguments[13] + 0, floor(now / 1000))
+  stated_at = min(stated_at, floor(now / 1000))
   if not terms or stated_at >= book_stated_at + NOTE_SAME_TERMS_EVERY then
     changes[last + 1], changes[last + 2] = TERMS, terms_text .. format('%d', stated_at)
     last = last + 2
@@ -161,7 +159,7 @@ local function renew_plain(keys, arguments)
     call('HDEL', keys[4], lease)
     if call('HLEN', keys[4]) == 1 then call('DEL', keys[4]) end
   else
-    call('HSET', keys[4], lease, arguments[2] .. format(' %d ', entry_batch) .. arguments[4],
+    call('HSET', keys[4], lease, format('%d %d %d', seq, entry_batch, settled),
       SUM, sums .. ' 0 ' .. moved)
     if not entry then call('PEXPIREAT', keys[4], format('%d', ends + SETTLEMENT_WINDOW)) end
   end

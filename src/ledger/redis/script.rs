@@ -16,7 +16,7 @@ use super::{
             ERASED_FOR, MAX_PART_FIELDS, MAX_PURCHASED_USED_PERIODS, PART_DAYS, TOO_MANY_PARTS,
         },
     },
-    call::RENEWAL_ARGUMENTS,
+    call::{LINE_NUMBERS, PART_NUMBERS, RENEWAL_ARGUMENTS, RENEWAL_NUMBERS},
     schema::{self, BOOK_LIFETIME},
 };
 use crate::{Credits, redis_server::Link};
@@ -105,6 +105,9 @@ pub(super) fn several_text(clock: &str) -> String {
 fn renewal_constants() -> Vec<Constant> {
     vec![
         number("FIRST_PART", RENEWAL_ARGUMENTS as u64 + 1),
+        packed("RENEWAL_NUMBERS", RENEWAL_NUMBERS),
+        packed("PART_NUMBERS", PART_NUMBERS),
+        packed("LINE_NUMBERS", LINE_NUMBERS),
         number("SURPLUS_DIVISOR", SURPLUS_DIVISOR.unsigned_abs()),
         number("NOTE_SAME_TERMS_EVERY", NOTE_SAME_TERMS_EVERY.as_secs()),
         number("MAX_TOLERANCE", MAX_TOLERANCE),
@@ -221,6 +224,11 @@ fn millis(name: &'static str, value: Duration) -> Constant {
 
 fn word(name: &'static str, value: &str) -> Constant {
     (name, format!("'{value}'"))
+}
+
+/// The format of so many doubles, for `struct.unpack`.
+fn packed(name: &'static str, count: usize) -> Constant {
+    word(name, &format!("<{}", "d".repeat(count)))
 }
 
 /// Returns the texts as one, with the constants in place of their names: each call runs the whole

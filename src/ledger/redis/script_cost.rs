@@ -14,7 +14,7 @@ use super::{
     call,
     schema::Keys,
     script,
-    tests::{SCHEMA_4, TEST_CLOCK, connected, downgraded},
+    tests::{SCHEMA_4, TEST_CLOCK, connected, renewal_of_schema_4},
 };
 use crate::{
     Account, Credits, Limits, Part, Period, clock::UnixTime,
@@ -128,8 +128,12 @@ async fn round(
     for seq in from..from + RENEWALS {
         let renewal = (kind.change)(renewal(seq));
         let how = ("EVALSHA", script.get_hash());
-        let call = call::renewal(how, &keys, &renewal, 20_000, now, now + Duration::from_secs(60));
-        let call = if kind.is_old { downgraded(&call) } else { call };
+        let not_after = now + Duration::from_secs(60);
+        let call = if kind.is_old {
+            renewal_of_schema_4(how, &keys, &renewal, now, not_after)
+        } else {
+            call::renewal(how, &keys, &renewal, 20_000, now, not_after)
+        };
         bytes += call.get_packed_command().len();
         pipe.add_command(call);
     }
@@ -193,7 +197,7 @@ while at < #arguments do
   local more, count = arguments[at + 1] + 0, arguments[at + 2] + 0
   at = at + 2
   local record, book, leases, holds = keys[key + 1], keys[key + 3], keys[key + 4], keys[key + 5]
-  local lease, line = arguments[at + 1], arguments[at + 23]
+  local lease, line = arguments[at + 1], arguments[at + 5]
   redis.call('HGETALL', record)
   redis.call('HMGET', leases, lease, 'sum')
   redis.call('HMGET', holds, lease, 'sum')

@@ -56,21 +56,48 @@ pub(super) const SCHEMA_4: [&str; 2] = [
     include_str!("../../../../tests/redis/schema-4/amend.lua"),
 ];
 
-/// Returns the same call by a node of schema version 4, which has no parts.
-pub(super) fn downgraded(call: &redis::Cmd) -> redis::Cmd {
-    let args: Vec<_> = call.args_iter().collect();
-    let text = |at: usize| match args[at] {
-        redis::Arg::Simple(text) => std::str::from_utf8(text).unwrap(),
-        _ => panic!("a cursor"),
-    };
-    let keys: usize = text(2).parse().unwrap();
-    let parts = 3 + keys + call::RENEWAL_ARGUMENTS - 1;
-    assert_eq!(text(parts), "0");
-    let mut old = redis::Cmd::new();
-    for at in (0..args.len()).filter(|at| *at != parts) {
-        old.arg(text(at));
+/// Returns a renewal's call by a node of schema version 4, which has no parts, and sends each number
+/// as an argument.
+pub(super) fn renewal_of_schema_4(
+    how: (&str, &str),
+    keys: &Keys,
+    renewal: &Renewal,
+    now: UnixTime,
+    not_after: UnixTime,
+) -> redis::Cmd {
+    let (period, today) = (keys.period, Period::containing(now));
+    let current = (today != period).then(|| keys.book_of(today));
+    let nanos = |amount: Credits| amount.as_nano_usd().unsigned_abs();
+    let mut call = redis::cmd(how.0);
+    call.arg(how.1).arg(5 + usize::from(current.is_some()));
+    call.arg(&[&keys.record, &keys.spent, &keys.book, &keys.leases, &keys.holds]).arg(current);
+    call.arg(renewal.lease.to_string()).arg(&[
+        renewal.seq,
+        renewal.batch,
+        nanos(renewal.settled),
+        nanos(renewal.reported),
+        nanos(renewal.keep),
+        nanos(renewal.refill),
+        nanos(renewal.need),
+        nanos(renewal.extra),
+        nanos(renewal.terms.included),
+        u64::from(renewal.terms.per_seat),
+        nanos(renewal.terms.pay_as_you_go),
+        renewal.terms_at.as_secs(),
+        (UnixTime::EPOCH + renewal.ttl).as_millis(),
+        u64::from(renewal.forget),
+        not_after.as_millis(),
+        period.begins().as_millis(),
+        period.ends().as_millis(),
+        today.begins().as_millis(),
+        today.ends().as_millis(),
+        MAX_LINES as u64,
+    ]);
+    for line in renewal.lines.iter() {
+        let Usage { requests, compute_micros, cost } = line.usage;
+        call.arg(call::LineField(&line.key)).arg(&[requests, compute_micros, nanos(cost)]);
     }
-    old
+    call
 }
 
 /// Plays a history on the server, in one round trip. Steps that are `old` are made by nodes of
@@ -175,8 +202,11 @@ impl<'a> Player<'a> {
             Step::Renew { period, renewal, not_after, now } => {
                 let how = ("EVALSHA", renew);
                 let keys = self.of(*period);
-                let call = call::renewal(how, keys, renewal, MAX_LINES, *now, *not_after);
-                pipe.add_command(if is_old { downgraded(&call) } else { call });
+                pipe.add_command(if is_old {
+                    renewal_of_schema_4(how, keys, renewal, *now, *not_after)
+                } else {
+                    call::renewal(how, keys, renewal, MAX_LINES, *now, *not_after)
+                });
             }
             Step::Save => {
                 for key in self.all_keys() {
