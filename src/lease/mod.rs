@@ -65,4 +65,5 @@ pub(crate) use self::{
     permits::PermitAnswer,
     rules::{LeaseRules, MAX_RENEWAL_DELAY},
     run::{Closing, RefillDenial, Run, RunId, Served, SliceRequest},
+    slices::RunMemory,
 };

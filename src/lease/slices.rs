@@ -32,6 +32,19 @@ pub(super) struct Slices<R> {
     last_serial: u64,
 }
 
+/// Memory in which requests ran, and others may: see [`Run::take_memory`].
+pub(crate) struct RunMemory<R>(Slab<Running<R>>);
+
+impl<R> RunMemory<R> {
+    /// Memory that is not there yet.
+    pub(crate) fn new() -> Self {
+        Self(Slab::new())
+    }
+}
+
+/// The most requests at a time that leave their memory to those of other leases.
+const MAX_LEFT: usize = 4;
+
 /// With its requests, which a slab shows only where `#` is given.
 impl<R: fmt::Debug> fmt::Debug for Slices<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -117,6 +130,7 @@ impl<R: Run> Slices<R> {
     /// Begins a request with a slice, of the `hold` that it wants.
     pub(super) fn begin(&mut self, slice: Credits, hold: Credits, run: R, now: Duration) -> RunId {
         if self.running.capacity() == 0 {
+            self.running = R::take_memory().0;
             // Most accounts have one request at a time.
             self.running.reserve_exact(1);
         }
@@ -161,7 +175,13 @@ impl<R: Run> Slices<R> {
     fn remove(&mut self, slot: usize) -> Option<R> {
         self.running.get(slot)?.billed()?;
         self.ended -= 1;
-        self.running.try_remove(slot).map(Running::into_run)
+        let run = self.running.try_remove(slot).map(Running::into_run);
+        if self.running.is_empty() && self.running.capacity() <= MAX_LEFT {
+            let mut memory = std::mem::take(&mut self.running);
+            memory.clear();
+            R::leave_memory(RunMemory(memory));
+        }
+        run
     }
 
     /// Returns the slots of the requests that run.

@@ -2,6 +2,7 @@
 
 use std::{
     any::Any,
+    cell::RefCell,
     sync::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering},
@@ -22,7 +23,7 @@ use super::{
 use crate::{
     Credits, Period, RequestId,
     clock::Now,
-    lease::{RefillDenial, Run},
+    lease::{RefillDenial, Run, RunMemory},
     ledger::{LineKey, Usage},
     plan::{Midway, RequestCap},
 };
@@ -523,7 +524,30 @@ impl RunningRequest {
     }
 }
 
+/// The most of a thread's memory for running requests that waits for others.
+const MAX_SPARE: usize = 64;
+
+thread_local! {
+    /// Memory in which requests of this thread ran, the last one at the end.
+    static SPARE: RefCell<Vec<RunMemory<RunningRequest>>> = const { RefCell::new(Vec::new()) };
+}
+
 impl Run for RunningRequest {
+    fn take_memory() -> RunMemory<Self> {
+        // There is none while the thread ends.
+        let spare = SPARE.try_with(|spare| spare.borrow_mut().pop());
+        spare.ok().flatten().unwrap_or_else(RunMemory::new)
+    }
+
+    fn leave_memory(memory: RunMemory<Self>) {
+        let _ = SPARE.try_with(|spare| {
+            let mut spare = spare.borrow_mut();
+            if spare.len() < MAX_SPARE {
+                spare.push(memory);
+            }
+        });
+    }
+
     fn accrued(&self, now: Duration) -> Credits {
         // A fee is not owed before the service is called.
         if self.forgiven || !self.compute.has_begun() {

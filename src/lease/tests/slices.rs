@@ -63,7 +63,7 @@ fn a_lease_takes_memory_for_one_request_and_none_once_nothing_runs() {
         let (_, key) = pair.start(0, s(0));
         assert_eq!(capacities(&pair), (1, 1), "it waited in the queue");
         pair.lease.end(key, true, s(1));
-        assert_eq!(capacities(&pair), (1, 1));
+        assert_eq!(capacities(&pair), (0, 1));
         pair.renew(s(1));
         assert_eq!(capacities(&pair), (0, 0));
         assert_eq!(pair.book.held() > nanos(0), ahead.is_some());
