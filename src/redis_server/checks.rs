@@ -21,11 +21,11 @@ pub(super) enum Mode {
 }
 
 /// Refuses a server that does not run as it is expected to: a node of a cluster has only some of
-/// the accounts, and a sentinel none.
+/// the accounts, and a sentinel none. Returns the mode if the server says it: a proxy may not.
 pub(super) async fn check_mode(
     link: &mut (impl ConnectionLike + Send),
     expected: Mode,
-) -> Result<(), Fault> {
+) -> Result<Option<Mode>, Fault> {
     let info: Result<String, _> = redis::cmd("INFO").arg("server").query_async(link).await;
     let mode = match &info {
         Ok(info) => info.lines().find_map(|line| {
@@ -48,7 +48,10 @@ pub(super) async fn check_mode(
             "a Redis Sentinel, which stores no data: write `redis+sentinel://.../master`"
         }
         (Some("standalone"), Mode::Cluster) => "no node of a Redis Cluster: write `redis://`",
-        _ => return Ok(()),
+        (Some("standalone"), Mode::Standalone) | (Some("cluster"), Mode::Cluster) => {
+            return Ok(Some(expected));
+        }
+        _ => return Ok(None),
     };
     Err(Fault::Unfit(format!("the server is {problem}")))
 }

@@ -10,7 +10,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -26,7 +26,7 @@ use super::{
     checks::{Mode, check_mode, check_schema, eviction_policy, must_not_evict},
     connector::Connector,
     fault::{Fault, is_lost},
-    link::Link,
+    link::{Link, Socket},
     server_clock::{ServerClock, server_time},
 };
 use crate::clock::until;
@@ -58,6 +58,8 @@ pub(crate) struct Connection {
     connector: Arc<Connector>,
     role: Role,
     slot: Arc<Mutex<Slot>>,
+    /// The server that was connected to last has said that it is one by itself.
+    is_to_standalone: Arc<AtomicBool>,
 }
 
 /// Role of a server for this node.
@@ -74,6 +76,7 @@ type Opening = Shared<BoxFuture<'static, Result<Open, Fault>>>;
 #[derive(Clone)]
 struct Open {
     link: Link,
+    is_to_standalone: bool,
     /// Calls in a row without an answer.
     unanswered: Arc<AtomicU32>,
     /// Last check of the server.
@@ -91,7 +94,18 @@ struct Slot {
 impl Connection {
     /// Returns a connection. The first call opens it.
     pub(super) fn new(connector: Connector, role: Role) -> Self {
-        Self { connector: Arc::new(connector), role, slot: Arc::default() }
+        Self {
+            connector: Arc::new(connector),
+            role,
+            slot: Arc::default(),
+            is_to_standalone: Arc::default(),
+        }
+    }
+
+    /// `true` if it is to one server by itself: to none before it is open, and not if the server
+    /// does not say so, as a proxy before several.
+    pub(super) fn is_to_standalone(&self) -> bool {
+        self.is_to_standalone.load(Ordering::Relaxed)
     }
 
     /// Opens the connection if there is none.
@@ -164,7 +178,14 @@ impl Connection {
         {
             return Err(error.clone());
         }
-        let opening = open(Arc::clone(&self.connector), self.role.clone()).boxed().shared();
+        let (connector, role) = (Arc::clone(&self.connector), self.role.clone());
+        let is_to_standalone = Arc::clone(&self.is_to_standalone);
+        let opening = async move {
+            let open = open(connector, role).await?;
+            is_to_standalone.store(open.is_to_standalone, Ordering::Relaxed);
+            Ok(open)
+        };
+        let opening = opening.boxed().shared();
         let generation = slot.generation;
         slot.opening = Some(opening.clone());
         // A runtime that ends drops a task at once, and its guard with it, which locks the slot.
@@ -247,7 +268,9 @@ async fn open_once(connector: &Connector, role: &Role) -> Result<Open, Fault> {
         Role::Whole { .. } => Mode::Standalone,
         Role::NodeOfCluster => Mode::Cluster,
     };
-    check_mode(&mut link, expected).await?;
+    // A connection of the host may lead to several servers, of which one answers.
+    let is_to_standalone = check_mode(&mut link, expected).await? == Some(Mode::Standalone)
+        && matches!(link, Socket::Own(_));
     if let Some(policy) = eviction_policy(&mut link).await? {
         must_not_evict(&policy)?;
     } else {
@@ -262,7 +285,8 @@ async fn open_once(connector: &Connector, role: &Role) -> Result<Open, Fault> {
     }
     let time = redis::cmd("TIME").query_async(&mut link).await?;
     let link = Link::new(link, Arc::new(ServerClock::new(server_time(time))));
-    Ok(Open { link, unanswered: Arc::default(), checked: Arc::new(Mutex::new(Instant::now())) })
+    let checked = Arc::new(Mutex::new(Instant::now()));
+    Ok(Open { link, is_to_standalone, unanswered: Arc::default(), checked })
 }
 
 impl Open {

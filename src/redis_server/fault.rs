@@ -41,7 +41,7 @@ impl Fault {
     }
 
     /// `true` if calls for other keys of the server would fail, too.
-    pub(crate) fn is_about_the_server(&self) -> bool {
+    pub(super) fn is_about_the_server(&self) -> bool {
         let Self::Failed { source: Some(error), .. } = self else { return true };
         !concerns_one_account(error)
     }

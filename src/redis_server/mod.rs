@@ -33,6 +33,6 @@ pub(crate) use self::{
     fault::{Fault, concerns_one_account, says},
     link::Link,
     server::{CONNECT_TIMEOUT, DEFAULT_PREFIX},
-    server_clock::{ServerClock, server_time},
+    server_clock::server_time,
     servers::Servers,
 };

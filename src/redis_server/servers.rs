@@ -43,9 +43,10 @@ impl Servers {
         })
     }
 
-    /// `true` if one server has all keys, so that a call may have those of several accounts.
-    pub(crate) const fn is_one(&self) -> bool {
-        matches!(self, Self::One(_))
+    /// `true` if one server is known to have all keys, so that a call may have those of several
+    /// accounts.
+    pub(crate) fn is_one(&self) -> bool {
+        matches!(self, Self::One(one) if one.connection.is_to_standalone())
     }
 
     /// Opens the connections.

@@ -70,15 +70,20 @@ pub(super) fn several(
         renewal.write_keys(&mut call, now);
     }
     for renewal in renewals {
-        call.arg(renewal.number_of_keys(now)).arg(number_of_arguments(renewal.renewal));
+        call.arg(renewal.number_of_keys(now)).arg(renewal.number_of_arguments());
         renewal.write_arguments(&mut call, max_lines, now);
     }
     call
 }
 
-/// The number of arguments of a renewal.
-pub(super) fn number_of_arguments(renewal: &Renewal) -> usize {
-    RENEWAL_ARGUMENTS + 2 * (renewal.parts.len() + renewal.lines.len())
+/// `true` if `plain.lua` may answer a renewal, by what it asks for.
+pub(super) fn is_plain(renewal: &Renewal) -> bool {
+    let Renewal { most_per_day, permits, terms, concurrency, parts, .. } = renewal;
+    parts.is_empty()
+        && most_per_day.is_none()
+        && permits.is_none()
+        && concurrency.is_none()
+        && terms.included_per_day.is_zero()
 }
 
 impl ToSend<'_> {
@@ -90,6 +95,10 @@ impl ToSend<'_> {
     fn number_of_keys(&self, now: UnixTime) -> usize {
         let of_parts = if self.renewal.parts.is_empty() { 0 } else { 2 };
         5 + of_parts + usize::from(self.current(now).is_some())
+    }
+
+    fn number_of_arguments(&self) -> usize {
+        RENEWAL_ARGUMENTS + 2 * (self.renewal.parts.len() + self.renewal.lines.len())
     }
 
     fn write_keys(&self, call: &mut Cmd, now: UnixTime) {

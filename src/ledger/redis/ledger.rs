@@ -37,7 +37,7 @@ pub struct RedisLedger {
 }
 
 struct Inner {
-    servers: Servers,
+    servers: Arc<Servers>,
     prefix: String,
     timeout: Duration,
     renewals: Renewals,
@@ -53,12 +53,13 @@ impl RedisLedger {
         timeout: Duration,
         max_lines: usize,
     ) -> Self {
+        let servers = Arc::new(servers);
         Self {
             inner: Arc::new(Inner {
+                renewals: Renewals::new(Arc::clone(&servers), max_lines),
                 servers,
                 prefix,
                 timeout,
-                renewals: Renewals::new(max_lines),
                 amend: LoadedScript::amend(),
                 read: LoadedScript::read(),
                 costs: LoadedScript::costs(),
@@ -124,12 +125,8 @@ impl RedisLedger {
         renewal: &Renewal,
         within: Duration,
     ) -> Result<Answer, LedgerError> {
-        let Inner { servers, prefix, renewals, .. } = &*self.inner;
-        let keys = Keys::new(prefix, account, period);
-        let (answer, clock) = renewals.send(servers, keys, renewal, within).await?;
-        let answer = call::read_answer(&answer)?;
-        clock.set(answer.now);
-        Ok(answer)
+        let Inner { prefix, renewals, .. } = &*self.inner;
+        renewals.send(Keys::new(prefix, account, period), renewal, within).await
     }
 
     /// Reads an account's record, one of its months (with `all`, also every lease of it), and the

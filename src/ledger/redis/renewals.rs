@@ -1,21 +1,17 @@
 //! [`Renewals`]: the calls that renew leases.
 //!
 //! A renewal is a call of its own, sent at once, while few are under way. Beyond that, renewals
-//! wait until one of those calls ends, and what waits then goes together in one call: a group
-//! commit. It takes the server less time for each, and adds a wait only where the server would have
-//! let them wait.
+//! wait until one of those calls ends, there are enough of them, or a millisecond has passed. Those
+//! that wait go together in one call, which takes the server less time for each: a group commit. A
+//! task sends it, so no renewal depends on the caller of another. Each has its own deadline and its
+//! own error.
 //!
-//! The first renewal that waited leads such a call: it sends the others' with its own, and hands
-//! them their answers. Each has its own deadline and its own error. If the caller of the one that
-//! leads goes away, the others are sent again, alone: a renewal that is repeated has no second
-//! effect.
-//!
-//! In a cluster each renewal is a call of its own: a call has keys of one slot, and hardly two
-//! accounts of a node share one.
+//! Only a call to one server that has all accounts can be for several. A cluster has none, a proxy
+//! may stand before several servers, and a connection of the host may lead anywhere: there each
+//! renewal is a call of its own.
 
 use std::{
-    collections::VecDeque,
-    iter,
+    mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -23,291 +19,341 @@ use std::{
     time::Duration,
 };
 
-use redis::RedisResult;
-use tokio::{sync::oneshot, time::Instant};
+use redis::{RedisError, RedisResult, Value};
+use tokio::{
+    runtime::Handle,
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
 
 use super::{
-    super::Renewal,
+    super::{Answer, LedgerError, Renewal},
     call::{self, ToSend},
     schema::Keys,
     script::LoadedScript,
 };
 use crate::{
     clock::{UnixTime, until},
-    redis_server::{Fault, Link, ServerClock, Servers},
+    redis_server::{Fault, Link, Servers, concerns_one_account, says},
 };
 
 /// The error that a node's copy of the server's clock may have, beyond a renewal's own deadline.
 const CLOCK_TOLERANCE: Duration = Duration::from_millis(50);
 
-/// Calls under way from which further renewals wait. With an answer after a millisecond, a renewal
-/// waits for a quarter of one on average.
+/// Calls under way from which further renewals wait.
 const MAX_CALLS: usize = 4;
 
-/// The most renewals of one call. They take the server about half a millisecond, for which other
-/// clients wait.
-const MAX_TOGETHER: usize = 32;
+/// The longest time that a renewal waits to be sent.
+const MAX_WAIT: Duration = Duration::from_millis(1);
 
-/// The most arguments of a call of several: the server's Lua takes some thousands at a time.
-const MAX_ARGUMENTS: usize = 2_000;
+/// The most that renewals of one call weigh, as so many plain ones. They take the server about half
+/// a millisecond, for which its other clients wait.
+const MAX_WEIGHT: usize = 32;
 
-/// The calls that renew leases.
+/// The weight of a renewal that is not plain.
+const WHOLE_WEIGHT: usize = 4;
+
+/// The lines that weigh as much as a plain renewal.
+const LINES_OF_ONE: usize = 4;
+
+/// The calls that renew leases. Clones share them.
+#[derive(Clone)]
 pub(super) struct Renewals {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    servers: Arc<Servers>,
     one: LoadedScript,
     several: LoadedScript,
     max_lines: usize,
-    queue: Arc<Queue>,
-    /// The server refuses calls for several accounts.
+    queue: Mutex<Queue>,
+    /// The server has said that a call is for one account only.
     refuses_several: AtomicBool,
 }
 
-/// The answer to a renewal, as text, and the clock of the server that gave it.
-pub(super) type Answered = (String, Arc<ServerClock>);
-
-/// The renewals that wait.
+/// The renewals that wait for the next call.
 #[derive(Default)]
 struct Queue {
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    /// Calls under way: permits that exist.
+    /// Calls under way.
     calls: usize,
-    waiting: VecDeque<Waiting>,
+    waiting: Vec<Waiting>,
+    weight: usize,
+    /// The number of the call that they wait for.
+    number: u64,
 }
 
 /// A renewal that is to be sent.
 struct Job {
     keys: Keys,
     renewal: Renewal,
+    within: Duration,
     deadline: Instant,
 }
 
-/// A renewal that waits, for somebody to send it.
+/// A renewal that waits, and the way to its caller. If no answer comes, the caller sends it.
 struct Waiting {
     job: Arc<Job>,
-    turn: oneshot::Sender<Turn>,
+    answer: oneshot::Sender<Result<Answer, LedgerError>>,
 }
 
-/// What a renewal waited for. It is sent alone if neither comes.
-enum Turn {
-    /// It is to lead the next call.
-    Lead(Permit),
-    /// Another one led, and this is the answer.
-    Answered(Result<Answered, Fault>),
+/// A call that counts as being under way. Once it has ended, those that wait have their turn.
+struct Turn {
+    renewals: Renewals,
 }
 
-/// A permit for a call. Once it is dropped, the renewal that has waited longest leads the next one.
-struct Permit {
-    /// None once it was passed on.
-    queue: Option<Arc<Queue>>,
+/// The place of a renewal in the queue.
+enum Place {
+    /// It goes at once.
+    First(Turn),
+    /// It waits for the call of this number.
+    Behind(u64, oneshot::Receiver<Result<Answer, LedgerError>>),
 }
 
 impl Renewals {
-    pub(super) fn new(max_lines: usize) -> Self {
-        Self {
+    pub(super) fn new(servers: Arc<Servers>, max_lines: usize) -> Self {
+        let inner = Inner {
+            servers,
             one: LoadedScript::renew(),
             several: LoadedScript::renew_several(),
             max_lines,
-            queue: Arc::default(),
+            queue: Mutex::default(),
             refuses_several: AtomicBool::new(false),
-        }
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// Sends a renewal, and returns the answer to it.
     pub(super) async fn send(
         &self,
-        servers: &Servers,
         keys: Keys,
         renewal: &Renewal,
         within: Duration,
-    ) -> Result<Answered, Fault> {
+    ) -> Result<Answer, LedgerError> {
         let deadline = Instant::now() + within;
-        let job = Arc::new(Job { keys, renewal: renewal.clone(), deadline });
-        if !servers.is_one()
-            || self.refuses_several.load(Ordering::Relaxed)
-            || job.arguments() > MAX_ARGUMENTS / 2
-        {
-            return self.send_alone(servers, &job).await;
+        let job = Arc::new(Job { keys, renewal: renewal.clone(), within, deadline });
+        if !self.sends_several() || job.weight() >= MAX_WEIGHT {
+            return self.send_alone(&job).await;
         }
-        let turn = match self.queue.enter(&job) {
-            Ok(_permit) => return self.send_alone(servers, &job).await,
-            Err(turn) => turn,
+        let (number, mut answer) = match self.enter(&job) {
+            Place::First(_turn) => return self.send_alone(&job).await,
+            Place::Behind(number, answer) => (number, answer),
         };
-        match until(deadline, turn).await {
-            Some(Ok(Turn::Answered(answer))) => answer,
-            Some(Ok(Turn::Lead(_permit))) if job.has_time() => {
-                self.lead(servers, &job, within).await
+        let sent_by = deadline.min(Instant::now() + MAX_WAIT);
+        let answered = match timeout_at(sent_by, &mut answer).await {
+            Ok(answered) => Some(answered),
+            Err(_) => {
+                self.send_waiting(number);
+                until(deadline, answer).await
             }
-            Some(Err(_)) if job.has_time() => self.send_alone(servers, &job).await,
-            Some(_) | None => Err(Fault::Deadline(within)),
+        };
+        match answered {
+            Some(Ok(answered)) => answered,
+            Some(Err(_)) if !job.left().is_zero() => self.send_alone(&job).await,
+            Some(Err(_)) | None => Err(LedgerError::Deadline(within)),
         }
     }
 
-    async fn send_alone(&self, servers: &Servers, job: &Job) -> Result<Answered, Fault> {
+    fn sends_several(&self) -> bool {
+        self.inner.servers.is_one() && !self.inner.refuses_several.load(Ordering::Relaxed)
+    }
+
+    async fn send_alone(&self, job: &Job) -> Result<Answer, LedgerError> {
+        let Inner { servers, one, max_lines, .. } = &*self.inner;
         let invoke = |link: Link| async move {
             let clock = Arc::clone(link.clock());
             let now = clock.now();
             let ToSend { keys, renewal, not_after } = job.to_send(now);
-            let call = |how: (&str, &str)| {
-                call::renewal(how, keys, renewal, self.max_lines, now, not_after)
-            };
-            let answer: String = self.one.call(link, call).await?;
-            Ok((answer, clock))
+            let call =
+                |how: (&str, &str)| call::renewal(how, keys, renewal, *max_lines, now, not_after);
+            let answer: String = one.call(link, call).await?;
+            let answer = call::read_answer(&answer);
+            if let Ok(answer) = &answer {
+                clock.set(answer.now);
+            }
+            Ok(answer)
         };
-        servers.run(&job.keys.record, job.left(), invoke).await
+        match servers.run(&job.keys.record, job.left(), invoke).await {
+            Ok(answer) => answer,
+            Err(fault) => Err(job.failed(fault)),
+        }
     }
 
-    /// Sends a renewal together with those that wait, and hands them their answers.
-    async fn lead(
-        &self,
-        servers: &Servers,
-        job: &Job,
-        within: Duration,
-    ) -> Result<Answered, Fault> {
-        let is_alone = self.refuses_several.load(Ordering::Relaxed);
-        let others = if is_alone { Vec::new() } else { self.queue.take(job) };
-        if others.is_empty() {
-            return self.send_alone(servers, job).await;
-        }
-        match servers
-            .run(&job.keys.record, job.left(), |link| self.send_all(link, job, &others))
-            .await
-        {
-            Ok((own, answers, clock)) => {
-                let answered = |answer| (answer, Arc::clone(&clock));
-                for (other, answer) in others.into_iter().zip(answers) {
+    /// Sends renewals in one call, and hands their callers the answers.
+    async fn send_together(&self, waiting: Vec<Waiting>) {
+        let Some(last) = waiting.iter().max_by_key(|waiting| waiting.job.deadline) else { return };
+        let (key, left) = (&last.job.keys.record, last.job.left());
+        let invoke = |link| self.call_several(link, &waiting);
+        match self.inner.servers.run(key, left, invoke).await {
+            Ok(answers) => {
+                for (waiting, answer) in waiting.into_iter().zip(answers) {
                     if let Some(answer) = answer {
-                        let _ = other.turn.send(Turn::Answered(Ok(answered(answer))));
+                        let _ = waiting.answer.send(answer);
                     }
                 }
-                match own {
-                    Some(own) => Ok(answered(own)),
-                    None => self.send_alone(servers, job).await,
-                }
             }
-            // The others may have more time.
-            Err(Fault::Deadline(_)) => Err(Fault::Deadline(within)),
-            Err(fault) if fault.is_about_the_server() => {
-                for other in others {
-                    let _ = other.turn.send(Turn::Answered(Err(fault.clone())));
-                }
-                Err(fault)
-            }
-            Err(fault) => {
-                if !self.refuses_several.swap(true, Ordering::Relaxed) {
+            // It may be the fault of one of them, or of sending several.
+            Err(Fault::Failed { reason, source: Some(error) })
+                if concerns_one_account(&error) || says(&error, "NOPERM") =>
+            {
+                let is_first = says(&error, "CROSSSLOT")
+                    && !self.inner.refuses_several.swap(true, Ordering::Relaxed);
+                if is_first {
                     tracing::warn!(
                         target: "tower_credits",
-                        %fault,
+                        reason,
                         "the server takes no call for several accounts: each renewal is a call of \
                          its own"
                     );
                 }
-                drop(others);
-                self.send_alone(servers, job).await
+            }
+            Err(fault) => {
+                for Waiting { job, answer } in waiting {
+                    let _ = answer.send(Err(job.failed(fault.clone())));
+                }
             }
         }
     }
 
-    /// Sends a renewal and others in one call. Returns its answer, and theirs; none for those that
-    /// are to be sent alone, because they failed.
-    async fn send_all(
+    /// Calls the script with the renewals that somebody still waits for. Returns their answers, and
+    /// none of the others.
+    async fn call_several(
         &self,
         link: Link,
-        job: &Job,
-        others: &[Waiting],
-    ) -> RedisResult<(Option<String>, Vec<Option<String>>, Arc<ServerClock>)> {
+        waiting: &[Waiting],
+    ) -> RedisResult<Vec<Option<Result<Answer, LedgerError>>>> {
+        let Inner { several, max_lines, .. } = &*self.inner;
         let clock = Arc::clone(link.clock());
         let now = clock.now();
-        // Some may have given up while a connection was opened.
-        let are_sent: Vec<bool> =
-            others.iter().map(|other| other.job.has_time() && !other.turn.is_closed()).collect();
-        let sent = others.iter().zip(&are_sent).filter(|(_, is_sent)| **is_sent);
-        let jobs = iter::once(job).chain(sent.map(|(other, _)| &*other.job));
-        let renewals: Vec<_> = jobs.map(|job| job.to_send(now)).collect();
-        let call = |how: (&str, &str)| call::several(how, &renewals, self.max_lines, now);
-        let answers: Vec<String> = self.several.call(link, call).await?;
-        let mut answers =
-            answers.into_iter().map(|answer| Some(answer).filter(|answer| !answer.is_empty()));
-        let mut next = || answers.next().flatten();
-        let own = next();
-        let of_others = are_sent.into_iter().map(|is_sent| if is_sent { next() } else { None });
-        Ok((own, of_others.collect(), clock))
+        let are_sent: Vec<bool> = waiting.iter().map(Waiting::is_waited_for).collect();
+        let sent = waiting.iter().zip(&are_sent).filter(|(_, is_sent)| **is_sent);
+        let renewals: Vec<_> = sent.map(|(waiting, _)| waiting.job.to_send(now)).collect();
+        if renewals.is_empty() {
+            return Ok(Vec::new());
+        }
+        let call = |how: (&str, &str)| call::several(how, &renewals, *max_lines, now);
+        let answers: Vec<Value> = match several.call_with_errors(link, call).await? {
+            Value::Array(answers) => answers,
+            other => redis::from_redis_value(other)?,
+        };
+        let mut answers = answers.into_iter();
+        let mut read = Vec::new();
+        for is_sent in are_sent {
+            let answer = if is_sent { answers.next() } else { None };
+            let answer = answer.map(|answer| {
+                let answer: RedisResult<String> =
+                    answer.extract_error().and_then(|answer| Ok(redis::from_redis_value(answer)?));
+                match answer {
+                    Ok(answer) => Ok(call::read_answer(&answer)),
+                    Err(error) if concerns_one_account(&error) => Ok(Err(failed(error))),
+                    // The server answers none as it should.
+                    Err(error) => Err(error),
+                }
+            });
+            read.push(answer.transpose()?);
+        }
+        if let Some(Ok(answer)) = read.iter().flatten().next_back() {
+            clock.set(answer.now);
+        }
+        Ok(read)
+    }
+
+    /// Lets a renewal go, or puts it with those that wait.
+    fn enter(&self, job: &Arc<Job>) -> Place {
+        let mut queue = self.queue();
+        if queue.calls < MAX_CALLS && queue.waiting.is_empty() {
+            return Place::First(self.begin(&mut queue));
+        }
+        let (answer, receiver) = oneshot::channel();
+        queue.weight += job.weight();
+        queue.waiting.push(Waiting { job: Arc::clone(job), answer });
+        let number = queue.number;
+        if queue.weight >= MAX_WEIGHT {
+            self.send_all(queue);
+        }
+        Place::Behind(number, receiver)
+    }
+
+    /// Sends those that wait for a call, if it has not begun.
+    fn send_waiting(&self, number: u64) {
+        let queue = self.queue();
+        if queue.number == number {
+            self.send_all(queue);
+        }
+    }
+
+    /// Sends all that wait, if there is a runtime.
+    fn send_all(&self, mut queue: MutexGuard<'_, Queue>) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        let (waiting, turn) = (queue.take(), self.begin(&mut queue));
+        // A runtime that ends drops a task at once.
+        drop(queue);
+        runtime.spawn(async move {
+            turn.renewals.send_together(waiting).await;
+        });
+    }
+
+    fn begin(&self, queue: &mut Queue) -> Turn {
+        queue.calls += 1;
+        Turn { renewals: self.clone() }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.inner.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let mut queue = self.renewals.queue();
+        queue.calls -= 1;
+        if !queue.waiting.is_empty() {
+            self.renewals.send_all(queue);
+        }
+    }
+}
+
+impl Queue {
+    /// Takes all that wait.
+    fn take(&mut self) -> Vec<Waiting> {
+        self.number += 1;
+        self.weight = 0;
+        mem::take(&mut self.waiting)
+    }
+}
+
+impl Waiting {
+    fn is_waited_for(&self) -> bool {
+        !self.answer.is_closed() && !self.job.left().is_zero()
     }
 }
 
 impl Job {
-    fn arguments(&self) -> usize {
-        call::number_of_arguments(&self.renewal)
+    fn weight(&self) -> usize {
+        let one = if call::is_plain(&self.renewal) { 1 } else { WHOLE_WEIGHT };
+        one + self.renewal.lines.len() / LINES_OF_ONE
     }
 
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    fn has_time(&self) -> bool {
-        !self.left().is_zero()
-    }
-
     /// What is sent at `now` by the server's clock.
     fn to_send(&self, now: UnixTime) -> ToSend<'_> {
-        let not_after = now + (self.left() + CLOCK_TOLERANCE);
+        let end = self.deadline + CLOCK_TOLERANCE;
+        let not_after = now + end.saturating_duration_since(Instant::now());
         ToSend { keys: &self.keys, renewal: &self.renewal, not_after }
     }
-}
 
-impl Queue {
-    /// Returns a permit for a call, or puts the renewal with those that wait.
-    fn enter(self: &Arc<Self>, job: &Arc<Job>) -> Result<Permit, oneshot::Receiver<Turn>> {
-        let mut state = self.lock();
-        if state.calls < MAX_CALLS {
-            state.calls += 1;
-            return Ok(Permit { queue: Some(Arc::clone(self)) });
+    /// The error of a call that failed.
+    fn failed(&self, fault: Fault) -> LedgerError {
+        match fault {
+            Fault::Deadline(_) => LedgerError::Deadline(self.within),
+            fault => fault.into(),
         }
-        let (turn, receiver) = oneshot::channel();
-        state.waiting.push_back(Waiting { job: Arc::clone(job), turn });
-        Err(receiver)
-    }
-
-    /// Takes the renewals that go together with this one.
-    fn take(&self, job: &Job) -> Vec<Waiting> {
-        let mut arguments = job.arguments();
-        let mut taken = Vec::new();
-        let mut state = self.lock();
-        while taken.len() < MAX_TOGETHER - 1 {
-            let Some(next) = state.waiting.front() else { break };
-            arguments += next.job.arguments();
-            if arguments > MAX_ARGUMENTS {
-                break;
-            }
-            // Others have given up.
-            taken.extend(state.waiting.pop_front().filter(|next| !next.turn.is_closed()));
-        }
-        taken
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Permit {
-    fn drop(&mut self) {
-        let Some(queue) = self.queue.take() else { return };
-        loop {
-            let mut state = queue.lock();
-            let Some(next) = state.waiting.pop_front() else {
-                state.calls -= 1;
-                return;
-            };
-            drop(state);
-            let permit = Self { queue: Some(Arc::clone(&queue)) };
-            match next.turn.send(Turn::Lead(permit)) {
-                // Its caller is gone.
-                Err(Turn::Lead(mut permit)) => permit.queue = None,
-                Err(Turn::Answered(_)) | Ok(()) => return,
-            }
-        }
-    }
+fn failed(error: RedisError) -> LedgerError {
+    Fault::from(error).into()
 }

@@ -3,7 +3,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind};
+use redis::{
+    Cmd, ErrorKind, FromRedisValue, RedisResult, Script, ServerErrorKind, Value,
+    aio::ConnectionLike,
+};
 
 use super::{
     super::{
@@ -72,12 +75,29 @@ impl LoadedScript {
     /// once, calls it with its text, which needs no memory.
     pub(super) async fn call<T: FromRedisValue>(
         &self,
-        mut link: Link,
+        link: Link,
         call: impl Fn((&str, &str)) -> Cmd,
     ) -> RedisResult<T> {
-        match call(("EVALSHA", self.script.get_hash())).query_async(&mut link).await {
+        let answer = self.call_with_errors(link, call).await?;
+        Ok(redis::from_redis_value(answer.extract_error()?)?)
+    }
+
+    /// The same, for an answer that may have errors in a list.
+    pub(super) async fn call_with_errors(
+        &self,
+        mut link: Link,
+        call: impl Fn((&str, &str)) -> Cmd,
+    ) -> RedisResult<Value> {
+        let mut ask = async |how: (&str, &str)| {
+            let call = call(how);
+            match link.req_packed_command(&call).await? {
+                error @ Value::ServerError(_) => error.extract_error(),
+                answer => Ok(answer),
+            }
+        };
+        match ask(("EVALSHA", self.script.get_hash())).await {
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {
-                call(("EVAL", &self.text)).query_async(&mut link).await
+                ask(("EVAL", &self.text)).await
             }
             answered => answered,
         }

@@ -1,9 +1,7 @@
 -- Renews several leases of one server, one after another, as calls of their own would. Each has its
 -- arguments as `renew.lua` has them, after how many keys and arguments it has.
 --
--- Answers a list: what each renewal answered, or an empty text for one that failed. That one is sent
--- again in a call of its own, which says why it fails and repairs what it left, so that it fails
--- alone.
+-- Answers a list: what each renewal answered, or the error of one that failed.
 
 local function renew_either(keys, arguments)
   return renew_plain(keys, arguments) or renew(keys, arguments)
@@ -17,6 +15,9 @@ while at < #ARGV do
   local arguments = { unpack(ARGV, first, at) }
   found_record, found_lease, found_hold, found_book, wrong = nil, nil, nil, nil, nil
   local is_done, answer = pcall(renew_either, keys, arguments)
-  answers[#answers + 1] = is_done and type(answer) == 'string' and answer or ''
+  if not is_done and type(answer) ~= 'table' then
+    answer = redis.error_reply('ERR ' .. tostring(answer))
+  end
+  answers[#answers + 1] = answer
 end
 return answers
