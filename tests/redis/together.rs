@@ -110,7 +110,9 @@ async fn each_has_its_own_answer_in_a_few_calls() {
             assert_eq!((hold, standing.used), (nanos(5 * cost), nanos(seq as i64 * cost)));
         }
         let calls = calls(&server) - before;
-        assert!(calls < ACCOUNTS as u64 / 4, "{ACCOUNTS} renewals in {calls} calls");
+        // Other clients of the server wait for a call of 32 at most.
+        let few = ACCOUNTS as u64 / 32..ACCOUNTS as u64 / 4;
+        assert!(few.contains(&calls), "{ACCOUNTS} renewals in {calls} calls");
     }
 
     // What is wrong with one account is not the others'.

@@ -19,7 +19,7 @@ use std::{
     time::Duration,
 };
 
-use redis::{RedisError, RedisResult, Value};
+use redis::{RedisResult, Value};
 use tokio::{
     runtime::Handle,
     sync::oneshot,
@@ -236,22 +236,18 @@ impl Renewals {
             Value::Array(answers) => answers,
             other => redis::from_redis_value(other)?,
         };
-        let mut answers = answers.into_iter();
-        let mut read = Vec::new();
-        for is_sent in are_sent {
-            let answer = if is_sent { answers.next() } else { None };
-            let answer = answer.map(|answer| {
-                let answer: RedisResult<String> =
-                    answer.extract_error().and_then(|answer| Ok(redis::from_redis_value(answer)?));
-                match answer {
-                    Ok(answer) => Ok(call::read_answer(&answer)),
-                    Err(error) if concerns_one_account(&error) => Ok(Err(failed(error))),
-                    // The server answers none as it should.
-                    Err(error) => Err(error),
-                }
-            });
-            read.push(answer.transpose()?);
-        }
+        let mut answers = answers.into_iter().map(|answer| {
+            let answer: RedisResult<String> =
+                answer.extract_error().and_then(|answer| Ok(redis::from_redis_value(answer)?));
+            match answer {
+                Ok(answer) => call::read_answer(&answer),
+                Err(error) => Err(Fault::from(error).into()),
+            }
+        });
+        let read: Vec<_> = are_sent
+            .into_iter()
+            .map(|is_sent| if is_sent { answers.next() } else { None })
+            .collect();
         if let Some(Ok(answer)) = read.iter().flatten().next_back() {
             clock.set(answer.now);
         }
@@ -352,8 +348,4 @@ impl Job {
             fault => fault.into(),
         }
     }
-}
-
-fn failed(error: RedisError) -> LedgerError {
-    Fault::from(error).into()
 }
