@@ -1,7 +1,11 @@
 //! Strict mode asks the ledger once before a call and never before its response, and those who wait
 //! together share one question. Counted at the server.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -194,8 +198,11 @@ async fn those_who_wait_together_share_one() {
         .report_within(seconds(5))
         .build()
         .unwrap();
+    let called = counter();
+    let counting = called.clone();
     let service = ServiceBuilder::new().layer(meter.clone()).service(service_fn(
-        |_: Request<Empty<Bytes>>| {
+        move |_: Request<Empty<Bytes>>| {
+            counting.fetch_add(1, Ordering::SeqCst);
             std::future::pending::<Result<Response<Empty<Bytes>>, Infallible>>()
         },
     ));
@@ -217,6 +224,8 @@ async fn those_who_wait_together_share_one() {
     assert_eq!(held, nanos(50 * HOLD), "what they own, and no more");
     let asked = renewals(&server) - before;
     assert!(asked <= 2, "the first asks at once, the others together: {asked}");
+    // The answer is on its way: who is not called by then is not billed.
+    eventually(async || (called.load(Ordering::SeqCst) == 51).then_some(())).await;
     running.iter().for_each(tokio::task::JoinHandle::abort);
     settled(&meter, "alice", "pro", 50).await;
 }
