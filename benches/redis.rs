@@ -548,8 +548,9 @@ fn settles(seq: u64) -> Renewal {
     }
 }
 
-/// Calls of the script a second by a bare client: one connection, pipelines of this depth, a hundred
-/// thousand accounts, and leases that are mostly new, so that each call has its whole effect.
+/// Calls of the script a second by a bare client: one connection, pipelines of this depth, a
+/// hundred thousand accounts, and leases that are mostly new, so that each call has its whole
+/// effect.
 async fn pipelines(depth: u64) -> f64 {
     const CALLS: u64 = 300_000;
     let server = RedisServer::start();

@@ -7,11 +7,12 @@ use super::{
     exchange::{Exchange, Flight},
     last_standing::LastStanding,
     life::Life,
+    memory::ReusesMemory,
     permits::PermitAnswer,
     pool::{Pool, Report},
     record::Stored,
     rules::LeaseRules,
-    run::{Closing, Run, RunId, Served, SliceRequest},
+    run::{Closing, RunId, Served, SliceRequest},
 };
 use crate::{
     Credits,
@@ -59,7 +60,7 @@ pub(crate) enum Next {
     Gone,
 }
 
-impl<W, R: Run> Lease<W, R> {
+impl<W, R: ReusesMemory> Lease<W, R> {
     /// Returns a lease that the ledger has not heard of yet, and that has nothing on hold.
     pub(crate) fn new(id: LeaseId, now: Duration) -> Self {
         let (pool, life) = (Pool::new(now), Life::new(now));
@@ -574,7 +575,7 @@ impl<W, R: Run> Lease<W, R> {
 
 /// Access for tests.
 #[cfg(test)]
-impl<W, R: Run> Lease<W, R> {
+impl<W, R: ReusesMemory> Lease<W, R> {
     /// Ends a request and takes it out, as its owner does in one step.
     pub(super) fn end(&mut self, id: RunId, ask: bool, now: Duration) -> Option<Closing> {
         let closing = self.close(id, ask, now)?;

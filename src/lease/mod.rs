@@ -14,6 +14,7 @@
 //! | `pool.rs`: `Pool` | the parts below; which request gets a slice of the spare credits |
 //! | `slices.rs`: `Slices` | the requests that run, and the sum of their slices |
 //! | `running.rs`: `Running` | one of these: its slice, what is settled, what it needs |
+//! | `memory.rs`: `RunMemory` | the memory in which they run |
 //! | `queue.rs`: `Queue` | the requests that wait |
 //! | `hold.rs`: `Hold` | the budget |
 //! | `permits.rs`: `PermitPool` | permits of a request rate over all nodes |
@@ -40,6 +41,7 @@ mod last_standing;
 #[expect(clippy::module_inception, reason = "the lease is what this module is named for")]
 mod lease;
 mod life;
+mod memory;
 mod outbox;
 mod permits;
 mod pool;
@@ -62,8 +64,8 @@ pub use self::hold_ahead::HoldAhead;
 pub(crate) use self::record::LeaseRecord;
 pub(crate) use self::{
     lease::{Lease, Next},
+    memory::{ReusesMemory, RunMemory},
     permits::PermitAnswer,
     rules::{LeaseRules, MAX_RENEWAL_DELAY},
     run::{Closing, RefillDenial, Run, RunId, Served, SliceRequest},
-    slices::RunMemory,
 };

@@ -6,11 +6,12 @@ use super::{
     batch::Batch,
     concurrency::ConcurrencyPool,
     hold::Hold,
+    memory::ReusesMemory,
     outbox::Outbox,
     permits::{PermitAnswer, PermitPool},
     queue::Queue,
     rules::LeaseRules,
-    run::{Billed, Closing, Run, RunId, Served, SliceRequest},
+    run::{Billed, Closing, RunId, Served, SliceRequest},
     slices::Slices,
     surplus::{Surplus, is_twice},
 };
@@ -67,7 +68,7 @@ pub(super) struct Report {
     pub(super) concurrency: Option<ConcurrencyRequest>,
 }
 
-impl<W, R: Run> Pool<W, R> {
+impl<W, R: ReusesMemory> Pool<W, R> {
     pub(super) fn new(now: Duration) -> Self {
         Self {
             slices: Slices::new(),

@@ -6,11 +6,11 @@ use super::{
     exchange::Exchange,
     lease::Lease,
     life::Life,
+    memory::ReusesMemory,
     outbox::Outbox,
     pool::Pool,
     record::{LeaseRecord, Stored},
     rules::LeaseRules,
-    run::Run,
 };
 use crate::ledger::Standing;
 
@@ -18,7 +18,7 @@ use crate::ledger::Standing;
 /// process may have sent that many after the record was made.
 const SEQ_AHEAD: u64 = 1 << 32;
 
-impl<W, R: Run> Lease<W, R> {
+impl<W, R: ReusesMemory> Lease<W, R> {
     /// Returns the lease of a process that died: what its record has is reported, what it held is
     /// given back, and it says goodbye in time. Nothing runs on it.
     pub(crate) fn recovered(record: LeaseRecord, rules: &LeaseRules, now: Duration) -> Self {

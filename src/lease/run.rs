@@ -2,7 +2,6 @@
 
 use std::{num::NonZeroU32, time::Duration};
 
-use super::slices::RunMemory;
 use crate::{
     Credits,
     compact_time::CompactTime,
@@ -41,20 +40,6 @@ pub(crate) trait Run {
     /// Returns a number that stands for the line: requests with the same number have the same
     /// line.
     fn line_number(&self) -> u64;
-    /// Returns memory for requests of a lease of which none runs. With memory that others left
-    /// just now, a request of any of many accounts runs in memory that is near.
-    fn take_memory() -> RunMemory<Self>
-    where
-        Self: Sized,
-    {
-        RunMemory::new()
-    }
-    /// Takes the memory of a lease of which no request runs any more.
-    fn leave_memory(_memory: RunMemory<Self>)
-    where
-        Self: Sized,
-    {
-    }
 }
 
 /// A request came to need more, the ledger was asked for it after that, and did not grant it.

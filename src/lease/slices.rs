@@ -5,9 +5,10 @@ use std::{fmt, time::Duration};
 use slab::Slab;
 
 use super::{
+    memory::{ReusesMemory, RunMemory},
     outbox::Outbox,
     rules::LeaseRules,
-    run::{Billed, Closing, Run, RunId, SliceRequest},
+    run::{Billed, Closing, RunId, SliceRequest},
     running::Running,
 };
 use crate::{Credits, ledger::Usage};
@@ -30,16 +31,6 @@ pub(super) struct Slices<R> {
     pending: usize,
     /// The last serial number that was given.
     last_serial: u64,
-}
-
-/// Memory in which requests ran, and others may: see [`Run::take_memory`].
-pub(crate) struct RunMemory<R>(Slab<Running<R>>);
-
-impl<R> RunMemory<R> {
-    /// Memory that is not there yet.
-    pub(crate) fn new() -> Self {
-        Self(Slab::new())
-    }
 }
 
 /// The most requests at a time that leave their memory to those of other leases.
@@ -68,7 +59,7 @@ impl<R: std::hash::Hash> std::hash::Hash for Slices<R> {
     }
 }
 
-impl<R: Run> Slices<R> {
+impl<R: ReusesMemory> Slices<R> {
     pub(super) fn new() -> Self {
         Self { running: Slab::new(), total: Credits::ZERO, ended: 0, pending: 0, last_serial: 0 }
     }

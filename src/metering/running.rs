@@ -23,7 +23,7 @@ use super::{
 use crate::{
     Credits, Period, RequestId,
     clock::Now,
-    lease::{RefillDenial, Run, RunMemory},
+    lease::{RefillDenial, ReusesMemory, Run, RunMemory},
     ledger::{LineKey, Usage},
     plan::{Midway, RequestCap},
 };
@@ -532,7 +532,13 @@ thread_local! {
     static SPARE: RefCell<Vec<RunMemory<RunningRequest>>> = const { RefCell::new(Vec::new()) };
 }
 
-impl Run for RunningRequest {
+/// Returns how much of it there is.
+#[cfg(test)]
+pub(super) fn spare_memory() -> usize {
+    SPARE.with(|spare| spare.borrow().len())
+}
+
+impl ReusesMemory for RunningRequest {
     fn take_memory() -> RunMemory<Self> {
         // There is none while the thread ends.
         let spare = SPARE.try_with(|spare| spare.borrow_mut().pop());
@@ -547,7 +553,9 @@ impl Run for RunningRequest {
             }
         });
     }
+}
 
+impl Run for RunningRequest {
     fn accrued(&self, now: Duration) -> Credits {
         // A fee is not owed before the service is called.
         if self.forgiven || !self.compute.has_begun() {

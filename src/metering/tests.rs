@@ -14,11 +14,13 @@ use http::{HeaderMap, StatusCode, Uri};
 use super::{
     BillingContext, End, FinishedRequest, Instruments, Origin, Passed, PlanContexts,
     ReadAheadBudget, ReadAheadLimits, RemainingTime, ReportHistories, RunningRequest, SharedClocks,
+    running::spare_memory,
 };
 use crate::{
     Account, Credits, Identity, Period, Plan, RequestId,
     clock::Now,
-    lease::{RefillDenial, Run},
+    lease::{Lease, RefillDenial, Run},
+    ledger::LeaseId,
     plan::Classification,
 };
 
@@ -315,4 +317,37 @@ fn what_was_delivered_beyond_its_clients_cap_is_billed() {
         request.finish(finished(end), true, s(105));
         assert_eq!(request.used(s(110)).unwrap().cost, nanos(cost), "{end:?}");
     }
+}
+
+/// With a lease for each of many accounts, requests run in the memory that the one before left.
+#[test]
+fn a_request_runs_in_memory_that_another_left() {
+    let leases = [1, 2].map(|id| Lease::<(), _>::new(LeaseId::from_bits(id), s(0)));
+    let want = |request: &RunningRequest| request.context.plan.want;
+    let begin = |lease: &mut Lease<(), RunningRequest>| {
+        let request = asked("echo", "finish", &[], false);
+        let want = want(&request);
+        lease.grant_unbacked(want, request, Credits::MAX, s(1)).expect("there is an allowance")
+    };
+    let end = |lease: &mut Lease<(), RunningRequest>, id| {
+        assert!(lease.close(id, false, s(2)).is_some() && lease.take(id).is_some());
+    };
+    let [mut first, mut second] = leases;
+    assert_eq!(spare_memory(), 0);
+    let (one, other) = (begin(&mut first), begin(&mut first));
+    end(&mut first, one);
+    assert_eq!(spare_memory(), 0, "another one runs in it");
+    end(&mut first, other);
+    assert_eq!(spare_memory(), 1);
+    let one = begin(&mut second);
+    assert_eq!(spare_memory(), 0);
+    // Of another account, on memory of its own.
+    let other = begin(&mut first);
+    end(&mut second, one);
+    end(&mut first, other);
+    assert_eq!(spare_memory(), 2);
+    // So much at a time keeps its memory for itself.
+    let many: Vec<_> = (0..20).map(|_| begin(&mut first)).collect();
+    many.into_iter().for_each(|id| end(&mut first, id));
+    assert_eq!(spare_memory(), 1);
 }

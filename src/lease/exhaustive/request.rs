@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{HOLD, TICK, nanos};
 use crate::{
     Credits,
-    lease::{RefillDenial, Run},
+    lease::{RefillDenial, ReusesMemory, Run},
     ledger::{LineKey, Usage},
 };
 
@@ -100,6 +100,8 @@ impl Request {
         Step::Runs
     }
 }
+
+impl ReusesMemory for Request {}
 
 impl Run for Request {
     fn accrued(&self, now: Duration) -> Credits {

@@ -7,7 +7,7 @@ use fastrand::Rng;
 use super::{HOLD, at, nanos, ticks};
 use crate::{
     Credits,
-    lease::{RefillDenial, Run},
+    lease::{RefillDenial, ReusesMemory, Run},
     ledger::{LineKey, Usage},
 };
 
@@ -122,6 +122,8 @@ impl Request {
         Step::Runs
     }
 }
+
+impl ReusesMemory for Rc<Request> {}
 
 impl Run for Rc<Request> {
     fn accrued(&self, now: Duration) -> Credits {

@@ -14,6 +14,7 @@ use std::{cell::Cell, num::NonZeroU32, rc::Rc, time::Duration};
 
 use super::{
     lease::{Lease, Next},
+    memory::ReusesMemory,
     rules::LeaseRules,
     run::{Closing, RefillDenial, Run, RunId, Served, SliceRequest},
 };
@@ -26,6 +27,8 @@ use crate::{
 /// A request that has used this much, and uses more only if a test says so.
 #[derive(Debug)]
 struct Manual(Cell<i64>);
+
+impl ReusesMemory for Rc<Manual> {}
 
 impl Run for Rc<Manual> {
     fn accrued(&self, _: Duration) -> Credits {

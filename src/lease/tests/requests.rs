@@ -11,6 +11,8 @@ struct Stopping {
     ended: Cell<bool>,
 }
 
+impl ReusesMemory for Rc<Stopping> {}
+
 impl Run for Rc<Stopping> {
     fn accrued(&self, _: Duration) -> Credits {
         nanos(self.used.get())

@@ -19,6 +19,8 @@ fn steady(stops_at_slice: bool, is_settleable: bool) -> Steady {
     Steady { stops_at_slice, is_settleable, debt: None }
 }
 
+impl ReusesMemory for Steady {}
+
 impl Run for Steady {
     fn accrued(&self, now: Duration) -> Credits {
         nanos(i64::try_from(now.as_millis()).unwrap())

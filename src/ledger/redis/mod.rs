@@ -3,7 +3,8 @@
 //! `renew.lua` runs a whole renewal in one atomic step on the server, `amend.lua` a change of an
 //! account. Most renewals are plain: of accounts without purchased credits, limits or credits of
 //! days, parts, and rates over all nodes. `plain.lua` comes first in the same script and answers
-//! those, in less than half the time. The keys of an account share a slot:
+//! those, in less than half the time. Where many wait, `several.lua` renews several leases, of any
+//! accounts, in one call. The keys of an account share a slot:
 //!
 //! | key | content | lifetime |
 //! |---|---|---|

@@ -56,8 +56,8 @@ pub(super) const SCHEMA_4: [&str; 2] = [
     include_str!("../../../../tests/redis/schema-4/amend.lua"),
 ];
 
-/// Returns a renewal's call by a node of schema version 4, which has no parts, and sends each number
-/// as an argument.
+/// Returns a renewal's call by a node of schema version 4, which has no parts, and sends each
+/// number as an argument.
 pub(super) fn renewal_of_schema_4(
     how: (&str, &str),
     keys: &Keys,
