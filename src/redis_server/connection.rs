@@ -76,7 +76,6 @@ type Opening = Shared<BoxFuture<'static, Result<Open, Fault>>>;
 #[derive(Clone)]
 struct Open {
     link: Link,
-    is_to_standalone: bool,
     /// Calls in a row without an answer.
     unanswered: Arc<AtomicU32>,
     /// Last check of the server.
@@ -102,8 +101,8 @@ impl Connection {
         }
     }
 
-    /// `true` if it is to one server by itself: to none before it is open, and not if the server
-    /// does not say so, as a proxy before several.
+    /// `true` if the last one was [to one server by itself](Link::is_to_standalone); `false` before
+    /// it is open.
     pub(super) fn is_to_standalone(&self) -> bool {
         self.is_to_standalone.load(Ordering::Relaxed)
     }
@@ -182,7 +181,7 @@ impl Connection {
         let is_to_standalone = Arc::clone(&self.is_to_standalone);
         let opening = async move {
             let open = open(connector, role).await?;
-            is_to_standalone.store(open.is_to_standalone, Ordering::Relaxed);
+            is_to_standalone.store(open.link.is_to_standalone(), Ordering::Relaxed);
             Ok(open)
         };
         let opening = opening.boxed().shared();
@@ -284,9 +283,10 @@ async fn open_once(connector: &Connector, role: &Role) -> Result<Open, Fault> {
         check_schema(&mut link, schema_key).await?;
     }
     let time = redis::cmd("TIME").query_async(&mut link).await?;
-    let link = Link::new(link, Arc::new(ServerClock::new(server_time(time))));
+    let clock = Arc::new(ServerClock::new(server_time(time)));
+    let link = Link::new(link, clock, is_to_standalone);
     let checked = Arc::new(Mutex::new(Instant::now()));
-    Ok(Open { link, is_to_standalone, unanswered: Arc::default(), checked })
+    Ok(Open { link, unanswered: Arc::default(), checked })
 }
 
 impl Open {

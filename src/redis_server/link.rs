@@ -12,6 +12,8 @@ use super::server_clock::ServerClock;
 pub(crate) struct Link {
     socket: Socket,
     clock: Arc<ServerClock>,
+    /// The server has said that it is one by itself.
+    is_to_standalone: bool,
     /// Each command asks the server to serve a slot that is moving to it.
     asks: bool,
 }
@@ -24,8 +26,18 @@ pub(super) enum Socket {
 }
 
 impl Link {
-    pub(super) const fn new(socket: Socket, clock: Arc<ServerClock>) -> Self {
-        Self { socket, clock, asks: false }
+    pub(super) const fn new(
+        socket: Socket,
+        clock: Arc<ServerClock>,
+        is_to_standalone: bool,
+    ) -> Self {
+        Self { socket, clock, is_to_standalone, asks: false }
+    }
+
+    /// `true` if it is to one server by itself, so that a call may have keys of several accounts:
+    /// not if the server does not say so, as a proxy before several.
+    pub(crate) const fn is_to_standalone(&self) -> bool {
+        self.is_to_standalone
     }
 
     /// Returns the server's clock.

@@ -227,6 +227,59 @@ async fn a_login_may_have_rights_to_some_accounts_only() {
     }
 }
 
+/// A command that only one of them needs fails: those before it in its call had their effect, and
+/// are not sent again. A permit of a request rate would be lost by it.
+#[tokio::test]
+async fn only_what_had_no_answer_is_sent_again() {
+    const ACCOUNTS: usize = 100;
+    let server = RedisServer::start();
+    server.command(&["ACL", "SETUSER", "some", "on", "nopass", "+@all", "-hdel", "~*"]);
+    let url = server.url().replace("redis://", "redis://some:any@");
+    let ledger = RedisLedger::connect(url).await.unwrap();
+    let renew_all = async |seq: u64| {
+        let renew = async |number| {
+            let renewal = settles(seq);
+            // A goodbye, which settles nothing more, removes an entry.
+            let renewal = match (number, seq) {
+                (50, 2) => Renewal { seq, forget: true, need: nanos(0), ..settles(1) },
+                _ => renewal,
+            };
+            ledger.renew(&account(number), month(), &renewal, seconds(20)).await
+        };
+        join_all((0..ACCOUNTS).map(renew)).await
+    };
+    assert!(renew_all(1).await.iter().all(is_renewed));
+    // Each reads the record once.
+    let before = server.calls("hgetall");
+    for (number, answer) in renew_all(2).await.into_iter().enumerate() {
+        assert_eq!(is_renewed(&answer), number != 50, "account {number}");
+    }
+    assert_eq!(server.calls("hgetall") - before, ACCOUNTS as u64 + 1);
+}
+
+/// A replica that has lost its master has data for nobody, which is no damage.
+#[tokio::test]
+async fn a_replica_without_its_master_is_an_outage() {
+    let server = RedisServer::start();
+    let ledger = RedisLedger::connect(server.url()).await.unwrap();
+    let renew_all = async |seq: u64| {
+        let renewal = settles(seq);
+        let renew =
+            async |number| ledger.renew(&account(number), month(), &renewal, seconds(20)).await;
+        join_all((0..50).map(renew)).await
+    };
+    assert!(renew_all(1).await.iter().all(is_renewed));
+    server.command(&["CONFIG", "SET", "replica-serve-stale-data", "no"]);
+    let nobody = RedisServer::free_port().to_string();
+    server.command(&["REPLICAOF", "127.0.0.1", &nobody]);
+    for answer in renew_all(2).await {
+        assert!(matches!(answer, Err(LedgerError::Unreachable { .. })), "{answer:?}");
+    }
+    server.command(&["REPLICAOF", "NO", "ONE"]);
+    eventually(async || renew_all(2).await.iter().all(is_renewed).then_some(())).await;
+    assert_eq!(used(&ledger, 7).await, 2);
+}
+
 /// A server that does not say that it is one by itself may be a proxy before several, which finds
 /// the server by the first key. So may a connection of the host.
 #[tokio::test]

@@ -28,9 +28,10 @@ end
 local function malformed() return redis.error_reply(MALFORMED .. ' ' .. wrong) end
 local function refused(why) return redis.error_reply(REFUSED .. ' ' .. why) end
 
--- What was read of a key, or nothing if it is of another type.
+-- What was read of a key, or nothing if it is of another type. Any other error is the server's.
 local function checked(key, found)
   if type(found) == 'table' and found.err then
+    if not string.find(found.err, 'WRONGTYPE', 1, true) then error(found.err, 0) end
     wrong = wrong or key .. ' is not a hash: restore or delete it (' .. found.err .. ')'
     return {}
   end

@@ -14,7 +14,7 @@ use std::{
     mem,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -43,15 +43,19 @@ const CLOCK_TOLERANCE: Duration = Duration::from_millis(50);
 /// Calls under way from which further renewals wait.
 const MAX_CALLS: usize = 4;
 
-/// The longest time that a renewal waits to be sent.
+/// The time after which a renewal that waits is sent; timers are up to a millisecond late.
 const MAX_WAIT: Duration = Duration::from_millis(1);
 
-/// The most that renewals of one call weigh, as so many plain ones. They take the server about half
-/// a millisecond, for which its other clients wait.
+/// The most that renewals of one call weigh, as so many plain ones. Plain ones take the server about
+/// half a millisecond, for which its other clients wait. Others take some times that: only the
+/// script sees whether an account has purchased credits.
 const MAX_WEIGHT: usize = 32;
 
 /// The weight of a renewal that is not plain.
 const WHOLE_WEIGHT: usize = 4;
+
+/// Calls in a row that were refused, after which none is for several.
+const MAX_REFUSED: u32 = 3;
 
 /// The lines that weigh as much as a plain renewal.
 const LINES_OF_ONE: usize = 4;
@@ -68,8 +72,8 @@ struct Inner {
     several: LoadedScript,
     max_lines: usize,
     queue: Mutex<Queue>,
-    /// The server has said that a call is for one account only.
-    refuses_several: AtomicBool,
+    /// Calls for several in a row that the server refused as a whole.
+    refused: AtomicU32,
 }
 
 /// The renewals that wait for the next call.
@@ -118,7 +122,7 @@ impl Renewals {
             several: LoadedScript::renew_several(),
             max_lines,
             queue: Mutex::default(),
-            refuses_several: AtomicBool::new(false),
+            refused: AtomicU32::new(0),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -155,7 +159,7 @@ impl Renewals {
     }
 
     fn sends_several(&self) -> bool {
-        self.inner.servers.is_one() && !self.inner.refuses_several.load(Ordering::Relaxed)
+        self.inner.servers.is_one() && self.inner.refused.load(Ordering::Relaxed) < MAX_REFUSED
     }
 
     async fn send_alone(&self, job: &Job) -> Result<Answer, LedgerError> {
@@ -186,6 +190,7 @@ impl Renewals {
         let invoke = |link| self.call_several(link, &waiting);
         match self.inner.servers.run(key, left, invoke).await {
             Ok(answers) => {
+                self.inner.refused.store(0, Ordering::Relaxed);
                 for (waiting, answer) in waiting.into_iter().zip(answers) {
                     if let Some(answer) = answer {
                         let _ = waiting.answer.send(answer);
@@ -196,9 +201,9 @@ impl Renewals {
             Err(Fault::Failed { reason, source: Some(error) })
                 if concerns_one_account(&error) || says(&error, "NOPERM") =>
             {
-                let is_first = says(&error, "CROSSSLOT")
-                    && !self.inner.refuses_several.swap(true, Ordering::Relaxed);
-                if is_first {
+                let by = if says(&error, "CROSSSLOT") { MAX_REFUSED } else { 1 };
+                let before = self.inner.refused.fetch_add(by, Ordering::Relaxed);
+                if before < MAX_REFUSED && before + by >= MAX_REFUSED {
                     tracing::warn!(
                         target: "tower_credits",
                         reason,
@@ -223,6 +228,9 @@ impl Renewals {
         waiting: &[Waiting],
     ) -> RedisResult<Vec<Option<Result<Answer, LedgerError>>>> {
         let Inner { several, max_lines, .. } = &*self.inner;
+        if !link.is_to_standalone() {
+            return Ok(Vec::new());
+        }
         let clock = Arc::clone(link.clock());
         let now = clock.now();
         let are_sent: Vec<bool> = waiting.iter().map(Waiting::is_waited_for).collect();
@@ -248,7 +256,7 @@ impl Renewals {
             .into_iter()
             .map(|is_sent| if is_sent { answers.next() } else { None })
             .collect();
-        if let Some(Ok(answer)) = read.iter().flatten().next_back() {
+        if let Some(answer) = read.iter().flatten().rev().find_map(|read| read.as_ref().ok()) {
             clock.set(answer.now);
         }
         Ok(read)
@@ -259,6 +267,10 @@ impl Renewals {
         let mut queue = self.queue();
         if queue.calls < MAX_CALLS && queue.waiting.is_empty() {
             return Place::First(self.begin(&mut queue));
+        }
+        if queue.weight + job.weight() > MAX_WEIGHT {
+            self.send_all(queue);
+            queue = self.queue();
         }
         let (answer, receiver) = oneshot::channel();
         queue.weight += job.weight();
@@ -344,7 +356,7 @@ impl Job {
     /// The error of a call that failed.
     fn failed(&self, fault: Fault) -> LedgerError {
         match fault {
-            Fault::Deadline(_) => LedgerError::Deadline(self.within),
+            Fault::Deadline(_) if self.left().is_zero() => LedgerError::Deadline(self.within),
             fault => fault.into(),
         }
     }

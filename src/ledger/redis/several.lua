@@ -1,8 +1,13 @@
--- Renews several leases of one server, one after another, as calls of their own would. Each has its
--- arguments as `renew.lua` has them, after how many keys and arguments it has.
+-- Renews several leases of one server, one after another, as calls of their own would. Before the
+-- arguments of each, which are those of `renew.lua`, are two numbers: of its keys and of its
+-- arguments.
 --
--- Answers a list: what each renewal answered, which may be an error. A command that fails ends the
--- call: the error is that of all if it is about the server, or else each is sent again alone.
+-- Answers a list: what each renewal answered, which may be an error. After a command that fails the
+-- list ends; if it is the first, the error is the answer. What has no answer is sent again alone.
+
+local function renew_either(keys, arguments)
+  return renew_plain(keys, arguments) or renew(keys, arguments)
+end
 
 local answers, key, at = {}, 0, 0
 while at < #ARGV do
@@ -11,6 +16,11 @@ while at < #ARGV do
   key, at = last_key, first - 1 + ARGV[at + 2]
   local arguments = { unpack(ARGV, first, at) }
   found_record, found_lease, found_hold, found_book, wrong = nil, nil, nil, nil, nil
-  answers[#answers + 1] = renew_plain(keys, arguments) or renew(keys, arguments)
+  local is_done, answer = pcall(renew_either, keys, arguments)
+  if not is_done then
+    if #answers == 0 then error(answer, 0) end
+    return answers
+  end
+  answers[#answers + 1] = answer
 end
 return answers
