@@ -227,6 +227,22 @@ async fn a_login_may_have_rights_to_some_accounts_only() {
     }
 }
 
+/// Nothing is malformed because a login may not read it.
+#[tokio::test]
+async fn what_cannot_be_read_is_not_called_malformed() {
+    let server = RedisServer::start();
+    server.command(&["ACL", "SETUSER", "some", "on", "nopass", "+@all", "-hmget", "~*"]);
+    let url = server.url().replace("redis://", "redis://some:any@");
+    let ledger = RedisLedger::connect(url).await.unwrap();
+    let renewal = settles(1);
+    let renew = async |number| ledger.renew(&account(number), month(), &renewal, seconds(20)).await;
+    for answer in join_all((0..50).map(renew)).await {
+        let Err(error) = answer else { panic!("{answer:?}") };
+        assert!(!matches!(error, LedgerError::Malformed(_)), "{error}");
+        assert!(!error.to_string().contains("delete it"), "{error}");
+    }
+}
+
 /// A command that only one of them needs fails: those before it in its call had their effect, and
 /// are not sent again. A permit of a request rate would be lost by it.
 #[tokio::test]
