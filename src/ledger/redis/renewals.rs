@@ -46,9 +46,9 @@ const MAX_CALLS: usize = 4;
 /// The time after which a renewal that waits is sent; timers are up to a millisecond late.
 const MAX_WAIT: Duration = Duration::from_millis(1);
 
-/// The most that renewals of one call weigh, as so many plain ones. Plain ones take the server about
-/// half a millisecond, for which its other clients wait. Others take some times that: only the
-/// script sees whether an account has purchased credits.
+/// The most that renewals of one call weigh, as so many plain ones. Plain ones take the server
+/// about half a millisecond, for which its other clients wait. Others take some times that: only
+/// the script sees whether an account has purchased credits.
 const MAX_WEIGHT: usize = 32;
 
 /// The weight of a renewal that is not plain.
