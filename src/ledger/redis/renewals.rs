@@ -190,7 +190,12 @@ impl Renewals {
         let invoke = |link| self.call_several(link, &waiting);
         match self.inner.servers.run(key, left, invoke).await {
             Ok(answers) => {
-                self.inner.refused.store(0, Ordering::Relaxed);
+                // Once none goes together any more, it stays so: this one was under way before.
+                let _ = self.inner.refused.fetch_update(
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                    |refused| (refused < MAX_REFUSED).then_some(0),
+                );
                 for (waiting, answer) in waiting.into_iter().zip(answers) {
                     if let Some(answer) = answer {
                         let _ = waiting.answer.send(answer);
@@ -201,7 +206,12 @@ impl Renewals {
             Err(Fault::Failed { reason, source: Some(error) })
                 if concerns_one_account(&error) || says(&error, "NOPERM") =>
             {
-                let by = if says(&error, "CROSSSLOT") { MAX_REFUSED } else { 1 };
+                let by = if says(&error, "CROSSSLOT") {
+                    MAX_REFUSED
+                } else {
+                    // A right that is missing for an account says nothing of groups.
+                    u32::from(!says(&error, "NOPERM"))
+                };
                 let before = self.inner.refused.fetch_add(by, Ordering::Relaxed);
                 if before < MAX_REFUSED && before + by >= MAX_REFUSED {
                     tracing::warn!(
@@ -346,7 +356,7 @@ impl Job {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// What is sent at `now` by the server's clock.
+    /// Returns the renewal as it is sent at `now` by the server's clock.
     fn to_send(&self, now: UnixTime) -> ToSend<'_> {
         let end = self.deadline + CLOCK_TOLERANCE;
         let not_after = now + end.saturating_duration_since(Instant::now());
